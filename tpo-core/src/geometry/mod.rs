@@ -1,0 +1,12 @@
+//! Boxes, time spans and masks, as plain values and as tensor operations.
+
+pub mod assignment;
+pub mod box_ops;
+mod boxes;
+mod mask;
+pub mod span_ops;
+mod span;
+
+pub use boxes::{BoxCxcywh, BoxPixels, BoxXyxy};
+pub use mask::{Mask, Rle};
+pub use span::{ScoredSpan, TimeSpan};

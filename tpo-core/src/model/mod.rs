@@ -1,0 +1,344 @@
+//! The assembled model: *vision encoder → connector → language model → task heads*.
+//!
+//! Figure 2 of the paper in one file: [`TpoModel`] holds the four parts and the task tokens,
+//! [`TpoModel::embed`] puts visual and task embeddings into their slots, [`TpoModel::forward`]
+//! runs the language model and the heads and sums their losses, [`TpoModel::generate`] answers.
+
+mod batch;
+mod generate;
+mod scatter;
+
+use burn::module::{Module, Param};
+use burn::nn::Initializer;
+use burn::tensor::activation::log_softmax;
+use burn::tensor::{Device, FloatDType, Int, Tensor, TensorData};
+
+pub use batch::{IGNORE_LABEL, PaddingSide, TokenBatch, TpoBatch};
+pub use generate::{CallOrder, Generate, GenerateEvent, GenerateOptions};
+pub use scatter::{Slot, scatter_rows};
+
+use crate::error::{CoreError, Result};
+use crate::geometry::BoxXyxy;
+use crate::head::{HeadContext, HeadSet, LossTerms, SampleContext};
+use crate::token::TaskRegistry;
+use crate::traits::{Connector, Instruction, LanguageModel, VisionEncoder};
+
+/// A video language model with task heads.
+#[derive(Module, Debug)]
+pub struct TpoModel<V, C, L, H> {
+    /// Frames to visual tokens.
+    pub vision: V,
+    /// Visual tokens to embeddings of the language model.
+    pub connector: C,
+    /// The language model.
+    pub llm: L,
+    /// The task heads.
+    pub heads: H,
+    /// One learnable task token `[1, 1, d_llm]` per head, in the heads' order.
+    pub task_tokens: Vec<Param<Tensor<3>>>,
+    #[module(skip)]
+    registry: TaskRegistry,
+}
+
+/// What [`TpoModel::forward`] computes.
+#[derive(Debug, Clone)]
+pub struct TpoOutput {
+    /// Input embeddings after all slots were filled `[batch, length, d_llm]`.
+    pub embeds: Tensor<3>,
+    /// Last hidden states, after the final norm `[batch, length, d_llm]`.
+    pub hidden: Tensor<3>,
+    /// Cross entropy of the language model `[1]`; `None` when no position has a label.
+    pub lm_loss: Option<Tensor<1>>,
+    /// Loss terms per head that fired and had targets.
+    pub head_losses: Vec<(String, LossTerms)>,
+}
+
+impl TpoOutput {
+    /// Language-model loss plus every head's weighted terms `[1]`.
+    pub fn total(&self) -> Option<Tensor<1>> {
+        self.lm_loss
+            .clone()
+            .into_iter()
+            .chain(self.head_losses.iter().filter_map(|(_, t)| t.total()))
+            .reduce(|a, b| a + b)
+    }
+}
+
+impl<V, C, L, H> TpoModel<V, C, L, H>
+where
+    V: VisionEncoder,
+    C: Connector,
+    L: LanguageModel,
+    H: HeadSet,
+{
+    /// Assembles a model and draws its task tokens (standard normal, as the reference does).
+    ///
+    /// The registry may name tasks for which there is no head.
+    ///
+    /// # Errors
+    /// [`CoreError::Task`] when a head is not in the registry, is there with other tokens, or two
+    /// heads share a name.
+    pub fn new(
+        vision: V,
+        connector: C,
+        llm: L,
+        heads: H,
+        registry: TaskRegistry,
+        device: &Device,
+    ) -> Result<Self> {
+        let specs = heads.specs();
+        for (i, spec) in specs.iter().enumerate() {
+            let task = registry.require(&spec.name)?;
+            let clash = if task.routing.token != spec.routing
+                || task.placeholder.token != spec.placeholder
+            {
+                Some(format!(
+                    "the head says {} {}, the registry {} {}",
+                    spec.routing, spec.placeholder, task.routing.token, task.placeholder.token
+                ))
+            } else if specs[..i].iter().any(|s| s.name == spec.name) {
+                Some("two heads have this name".to_string())
+            } else {
+                None
+            };
+            if let Some(why) = clash {
+                return Err(CoreError::Task {
+                    name: spec.name.clone(),
+                    why,
+                    known: specs.iter().map(|s| s.name.as_str()).collect::<Vec<_>>().join(", "),
+                });
+            }
+        }
+        let token = Initializer::Normal { mean: 0.0, std: 1.0 };
+        let d_llm = llm.dim();
+        Ok(Self {
+            vision,
+            connector,
+            llm,
+            heads,
+            task_tokens: specs.iter().map(|_| token.init([1, 1, d_llm], device)).collect(),
+            registry,
+        })
+    }
+
+    /// Tasks and tokens of this model.
+    pub fn registry(&self) -> &TaskRegistry {
+        &self.registry
+    }
+
+    /// The learnable token `[1, 1, d_llm]` of a task, if the model has its head.
+    pub fn task_token(&self, task: &str) -> Option<Tensor<3>> {
+        let at = self.heads.specs().iter().position(|s| s.name == task)?;
+        self.task_tokens.get(at).map(|t| t.val())
+    }
+
+    /// Encodes clips `[batch, frames, 3, height, width]` to embeddings `[batch, n_visual, d_llm]`.
+    pub fn encode_visual(
+        &self,
+        frames: Tensor<5>,
+        instruction: Option<&Instruction>,
+    ) -> Result<Tensor<3>> {
+        let features = self.vision.encode(frames)?;
+        self.connector.connect(features, instruction)
+    }
+
+    /// Embeds ids and fills the slots: visual embeddings, encoded boxes, task tokens.
+    ///
+    /// The embedding table gets no gradient from here, as in the reference.
+    ///
+    /// # Shapes
+    /// - visual `[clips, n_visual, d_llm]`, clips in the order of their slots
+    /// - output `[batch, length, d_llm]`
+    ///
+    /// # Errors
+    /// [`CoreError::SlotCount`] when slots and embeddings differ in number.
+    pub fn embed(
+        &self,
+        tokens: &TokenBatch,
+        visual: Option<Tensor<3>>,
+        boxes: &[Vec<BoxXyxy>],
+        device: &Device,
+    ) -> Result<Tensor<3>> {
+        let base = self.llm.embed(tokens.ids_tensor(device)).detach();
+        let d_llm = self.llm.dim();
+        let mut slots = Vec::new();
+
+        let at = tokens.visual_slots();
+        match visual {
+            Some(v) => slots.push(Slot::new("visual slots", at, v.reshape([-1, d_llm as i32]))),
+            None if !at.is_empty() => {
+                return Err(CoreError::SlotCount {
+                    what: "visual slots".into(),
+                    slots: at.len(),
+                    found: 0,
+                });
+            }
+            None => {}
+        }
+        if let Some(slot) = self.box_slot(tokens, boxes, device)? {
+            slots.push(slot);
+        }
+        for (spec, token) in self.heads.specs().iter().zip(&self.task_tokens) {
+            let task = self.registry.require(&spec.name)?;
+            let at = tokens.positions_of(task.placeholder.id);
+            if !at.is_empty() {
+                slots.push(Slot::repeated(
+                    &task.placeholder.token,
+                    at,
+                    token.val().reshape([1, d_llm]),
+                ));
+            }
+        }
+        scatter_rows(base, slots)
+    }
+
+    /// Per-sample box prompts. (The reference encodes the first sample's boxes for every row.)
+    fn box_slot(
+        &self,
+        tokens: &TokenBatch,
+        boxes: &[Vec<BoxXyxy>],
+        device: &Device,
+    ) -> Result<Option<Slot>> {
+        let Some(prompt) = &self.registry.box_prompt else {
+            return if boxes.iter().all(Vec::is_empty) {
+                Ok(None)
+            } else {
+                Err(CoreError::SlotCount {
+                    what: "box prompts (the model has no box placeholder)".into(),
+                    slots: 0,
+                    found: boxes.iter().map(Vec::len).sum(),
+                })
+            };
+        };
+        for (row, ids) in tokens.ids.iter().enumerate() {
+            let slots = ids.iter().filter(|id| **id == prompt.id).count();
+            let found = boxes.get(row).map_or(0, Vec::len);
+            if slots != found {
+                return Err(CoreError::SlotCount {
+                    what: format!("`{}` in sample {row}", prompt.token),
+                    slots,
+                    found,
+                });
+            }
+        }
+        let flat: Vec<f32> = boxes.iter().flatten().flat_map(|b| b.to_array()).collect();
+        if flat.is_empty() {
+            return Ok(None);
+        }
+        let n = flat.len() / 4;
+        let values = Tensor::<2>::from_data(TensorData::new(flat, [n, 4]), device);
+        let rows = self
+            .heads
+            .encode_boxes(values)
+            .ok_or_else(|| CoreError::MissingInput {
+                head: "box prompt".into(),
+                what: "a head that encodes boxes",
+                hint: "add the region head to the model",
+            })?;
+        Ok(Some(Slot::new(
+            &prompt.token,
+            tokens.positions_of(prompt.id),
+            rows,
+        )))
+    }
+
+    /// Training forward: embeddings, hidden states, language-model loss and head losses.
+    pub fn forward(&self, batch: TpoBatch, samples: &[SampleContext<'_>]) -> Result<TpoOutput> {
+        batch.tokens.check()?;
+        let device = batch.device.clone();
+        let visual = batch
+            .frames
+            .map(|f| self.encode_visual(f, batch.instruction.as_ref()))
+            .transpose()?;
+        let embeds = self.embed(&batch.tokens, visual, &batch.boxes, &device)?;
+        let hidden = self.llm.hidden(embeds.clone(), Some(&batch.tokens.mask))?;
+        let lm_loss = batch
+            .labels
+            .as_ref()
+            .map(|labels| self.lm_loss(hidden.clone(), labels))
+            .transpose()?
+            .flatten();
+
+        let [b, s, d] = hidden.dims();
+        let flat = hidden.clone().reshape([b * s, d]);
+        let mut head_losses = Vec::new();
+        for spec in self.heads.specs() {
+            let task = self.registry.require(&spec.name)?;
+            let at = batch.tokens.positions_of(task.placeholder.id);
+            if at.is_empty() {
+                continue;
+            }
+            let rows: Vec<usize> = at.iter().map(|p| p / s).collect();
+            let context = HeadContext {
+                samples,
+                rows: &rows,
+            };
+            let embeddings = flat.clone().select(0, index_tensor(&at, &device));
+            if let Some(terms) =
+                self.heads
+                    .loss(&spec.name, embeddings, &batch.targets, &context)?
+            {
+                head_losses.push((spec.name, terms));
+            }
+        }
+        Ok(TpoOutput {
+            embeds,
+            hidden,
+            lm_loss,
+            head_losses,
+        })
+    }
+
+    /// Cross entropy of the next token, shifted by one, mean over the labelled positions, in f32.
+    ///
+    /// Logits are computed only where there is a label. `None` without labels.
+    pub fn lm_loss(&self, hidden: Tensor<3>, labels: &[Vec<i64>]) -> Result<Option<Tensor<1>>> {
+        let [b, s, d] = hidden.dims();
+        if labels.len() != b || labels.iter().any(|r| r.len() != s) {
+            return Err(CoreError::Shape {
+                place: "TpoModel::lm_loss",
+                what: "labels",
+                expected: format!("[{b}, {s}]"),
+                found: labels.iter().map(Vec::len).collect(),
+            });
+        }
+        let vocab = self.llm.vocab_size();
+        let (mut at, mut targets) = (Vec::new(), Vec::new());
+        for (row, labels) in labels.iter().enumerate() {
+            for (t, label) in labels.iter().enumerate().skip(1) {
+                if *label == IGNORE_LABEL {
+                    continue;
+                }
+                if *label < 0 || *label as usize >= vocab {
+                    return Err(CoreError::Shape {
+                        place: "TpoModel::lm_loss",
+                        what: "label id",
+                        expected: format!("0..{vocab} or {IGNORE_LABEL}"),
+                        found: vec![*label as usize],
+                    });
+                }
+                at.push(row * s + t - 1);
+                targets.push(*label as usize);
+            }
+        }
+        if at.is_empty() {
+            return Ok(None);
+        }
+        let device = hidden.device();
+        let n = at.len();
+        let rows = hidden
+            .reshape([b * s, d])
+            .select(0, index_tensor(&at, &device))
+            .reshape([1, n, d]);
+        let logits = self.llm.logits(rows).cast(FloatDType::F32).reshape([n, vocab]);
+        let targets = index_tensor(&targets, &device).reshape([n, 1]);
+        let chosen = log_softmax(logits, 1).gather(1, targets);
+        Ok(Some(chosen.mean().neg()))
+    }
+}
+
+pub(crate) fn index_tensor(values: &[usize], device: &Device) -> Tensor<1, Int> {
+    let values: Vec<i64> = values.iter().map(|v| *v as i64).collect();
+    let n = values.len();
+    Tensor::from_data(TensorData::new(values, [n]), device)
+}

@@ -1,0 +1,16 @@
+//! Parameter-holding layers in PyTorch's layout and under PyTorch's names.
+//!
+//! A checkpoint key and the path of the parameter in the module tree are the same words
+//! (`norm1.weight`, `fc1.bias`), and a linear weight is `[d_out, d_in]` in memory as it is in the
+//! file. Nothing is transposed while loading or saving, and gradients compare directly with
+//! PyTorch's.
+
+mod embedding;
+mod linear;
+mod mlp;
+mod norm;
+
+pub use embedding::{Embedding, EmbeddingConfig};
+pub use linear::{Linear, LinearConfig};
+pub use mlp::{Mlp, MlpConfig};
+pub use norm::{LayerNorm, LayerNormConfig, RmsNorm, RmsNormConfig};

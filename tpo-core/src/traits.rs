@@ -1,0 +1,96 @@
+//! The traits of the three parts below the heads.
+
+use burn::module::{Module, ModuleDisplay};
+use burn::tensor::{Device, Int, Tensor};
+
+use crate::error::Result;
+
+/// Turns frames into visual tokens.
+pub trait VisionEncoder: Module + ModuleDisplay {
+    /// Encodes clips; one frame is an image.
+    ///
+    /// # Shapes
+    /// - frames `[batch, frames, 3, height, width]`, normalised as the encoder was trained
+    /// - output `[batch, tokens, dim]`
+    fn encode(&self, frames: Tensor<5>) -> Result<Tensor<3>>;
+
+    /// Width of a visual token.
+    fn dim(&self) -> usize;
+}
+
+/// A tokenised instruction that a connector may read beside the visual tokens.
+#[derive(Debug, Clone)]
+pub struct Instruction {
+    /// Token ids `[batch, length]` of the connector's own vocabulary.
+    pub ids: Tensor<2, Int>,
+    /// 1 where a token is real, 0 on padding, `[batch, length]`.
+    pub mask: Tensor<2, Int>,
+}
+
+/// Turns visual tokens into embeddings the language model reads.
+pub trait Connector: Module + ModuleDisplay {
+    /// # Shapes
+    /// - features `[batch, tokens, dim]`
+    /// - output `[batch, n_visual, d_llm]`
+    fn connect(&self, features: Tensor<3>, instruction: Option<&Instruction>)
+    -> Result<Tensor<3>>;
+
+    /// Number of slots one video or image takes in the prompt, given its visual tokens.
+    fn n_visual(&self, tokens: usize) -> usize;
+}
+
+/// State of a running generation, owned by the caller. Cloning it copies the state;
+/// [`DecodeCache::truncate`] rolls it back.
+pub trait DecodeCache: Clone {
+    /// Positions held.
+    fn len(&self) -> usize;
+    /// Whether nothing is held.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+    /// Positions that fit.
+    fn capacity(&self) -> usize;
+    /// Forgets every position from `len` on.
+    fn truncate(&mut self, len: usize);
+}
+
+/// Which positions of a batch are real, per row. Padding may stand on either side.
+pub type AttentionMask = [Vec<bool>];
+
+/// A causal language model that reads embeddings.
+pub trait LanguageModel: Module + ModuleDisplay {
+    /// Its cache.
+    type Cache: DecodeCache;
+
+    /// Width of the hidden state.
+    fn dim(&self) -> usize;
+
+    /// Number of logits.
+    fn vocab_size(&self) -> usize;
+
+    /// Embeds ids `[batch, length]` as `[batch, length, dim]`.
+    fn embed(&self, ids: Tensor<2, Int>) -> Tensor<3>;
+
+    /// Hidden states after the final norm `[batch, length, dim]`, with positions `0..length` on
+    /// every row whatever the mask, as the reference trains.
+    fn hidden(&self, embeds: Tensor<3>, mask: Option<&AttentionMask>) -> Result<Tensor<3>>;
+
+    /// Logits `[batch, length, vocab]` of hidden states `[batch, length, dim]`.
+    fn logits(&self, hidden: Tensor<3>) -> Tensor<3>;
+
+    /// An empty cache for `batch` rows of up to `capacity` positions.
+    fn cache(&self, batch: usize, capacity: usize, device: &Device) -> Self::Cache;
+
+    /// Appends embeddings `[batch, length, dim]` to the cache and returns their hidden states
+    /// after the final norm. `mask` marks the real positions of the *new* embeddings; padding
+    /// must be on the left.
+    ///
+    /// # Errors
+    /// When the cache is full or the shapes differ.
+    fn step(
+        &self,
+        embeds: Tensor<3>,
+        mask: Option<&AttentionMask>,
+        cache: &mut Self::Cache,
+    ) -> Result<Tensor<3>>;
+}

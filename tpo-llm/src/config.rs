@@ -1,0 +1,308 @@
+//! Architecture of a Llama-family decoder, and presets.
+
+use burn::config::Config;
+use serde::Deserialize;
+
+use crate::error::{LlmError, Result};
+
+/// Low-rank adapters on named linear layers.
+#[derive(Config, Debug, PartialEq)]
+pub struct LoraConfig {
+    /// Rank.
+    pub rank: usize,
+    /// Numerator of the scale `alpha / rank`.
+    pub alpha: f64,
+    /// Dropout on the adapter's input while training.
+    #[config(default = 0.0)]
+    pub dropout: f64,
+    /// Layers that get an adapter: `q_proj`, `k_proj`, `v_proj`, `o_proj`, `gate_proj`,
+    /// `up_proj`, `down_proj`, `lm_head`.
+    pub targets: Vec<String>,
+}
+
+/// Every linear layer a LoRA adapter can be put on.
+pub const LORA_TARGETS: [&str; 8] = [
+    "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "lm_head",
+];
+
+impl LoraConfig {
+    /// VideoChat-TPO's adapters: rank 16, alpha 32, dropout 0.1 on all linear layers and
+    /// `lm_head` (reference implementation; rank and alpha also in the paper's Table 17).
+    pub fn videochat_tpo() -> Self {
+        Self::new(16, 32.0, LORA_TARGETS.map(String::from).to_vec()).with_dropout(0.1)
+    }
+
+    /// `alpha / rank`.
+    pub fn scale(&self) -> f64 {
+        self.alpha / self.rank as f64
+    }
+}
+
+/// Configuration of a decoder of the Llama family. Field names are Hugging Face's.
+#[derive(Config, Debug, PartialEq)]
+pub struct LlmConfig {
+    /// Rows of the embedding table and number of logits.
+    pub vocab_size: usize,
+    /// Width of the hidden state.
+    pub hidden_size: usize,
+    /// Width of the gated MLP.
+    pub intermediate_size: usize,
+    /// Number of blocks.
+    pub num_hidden_layers: usize,
+    /// Query heads.
+    pub num_attention_heads: usize,
+    /// Key and value heads; divides the query heads.
+    pub num_key_value_heads: usize,
+    /// Width of a head; `hidden_size / num_attention_heads` unless the checkpoint says otherwise.
+    pub head_dim: usize,
+    /// Added to the mean square in RMSNorm.
+    #[config(default = 1e-5)]
+    pub rms_norm_eps: f64,
+    /// Base of the rotary frequencies.
+    #[config(default = 10000.0)]
+    pub rope_theta: f64,
+    /// Keys a query sees, itself included; `None` for all before it.
+    pub sliding_window: Option<usize>,
+    /// First layer that has the window (Qwen2's `max_window_layers`; 0 in Mistral).
+    #[config(default = 0)]
+    pub window_from_layer: usize,
+    /// Whether the logits use the embedding table.
+    #[config(default = false)]
+    pub tie_word_embeddings: bool,
+    /// Whether q, k and v have biases (Qwen2).
+    #[config(default = false)]
+    pub attention_bias: bool,
+    /// Longest sequence the model was made for.
+    #[config(default = 4096)]
+    pub max_position_embeddings: usize,
+    /// Adapters.
+    pub lora: Option<LoraConfig>,
+}
+
+impl LlmConfig {
+    /// Mistral-7B-Instruct as VideoChat-TPO ships it: 32,000 pieces and 7 task tokens, rope base
+    /// 1e6, no sliding window (reference implementation).
+    pub fn mistral_7b() -> Self {
+        Self::new(32007, 4096, 14336, 32, 32, 8, 128)
+            .with_rope_theta(1e6)
+            .with_max_position_embeddings(32768)
+    }
+
+    /// SmolLM2-135M (its published config).
+    pub fn smollm2_135m() -> Self {
+        Self::new(49152, 576, 1536, 30, 9, 3, 64)
+            .with_rope_theta(1e5)
+            .with_tie_word_embeddings(true)
+            .with_max_position_embeddings(8192)
+    }
+
+    /// Qwen2-0.5B (its published config).
+    pub fn qwen2_0_5b() -> Self {
+        Self::new(151936, 896, 4864, 24, 14, 2, 64)
+            .with_rms_norm_eps(1e-6)
+            .with_rope_theta(1e6)
+            .with_tie_word_embeddings(true)
+            .with_attention_bias(true)
+            .with_max_position_embeddings(32768)
+    }
+
+    /// A small model for tests and examples on a laptop; `vocab_size` comes from the tokenizer.
+    pub fn mini(vocab_size: usize) -> Self {
+        Self::new(vocab_size, 128, 352, 4, 4, 2, 32).with_max_position_embeddings(1024)
+    }
+
+    /// Adds adapters.
+    pub fn lora(self, lora: LoraConfig) -> Self {
+        self.with_lora(Some(lora))
+    }
+
+    /// Window of layer `index`, if it has one.
+    pub fn window_of(&self, index: usize) -> Option<usize> {
+        self.sliding_window
+            .filter(|_| index >= self.window_from_layer)
+    }
+
+    /// Checks that the numbers fit together, and returns every problem at once.
+    pub fn validate(&self) -> Result<()> {
+        let mut problems = Vec::new();
+        for (name, value) in [
+            ("vocab_size", self.vocab_size),
+            ("hidden_size", self.hidden_size),
+            ("intermediate_size", self.intermediate_size),
+            ("num_hidden_layers", self.num_hidden_layers),
+            ("num_attention_heads", self.num_attention_heads),
+            ("num_key_value_heads", self.num_key_value_heads),
+            ("head_dim", self.head_dim),
+        ] {
+            if value == 0 {
+                problems.push(format!("{name} is 0"));
+            } else if value > 1 << 24 {
+                problems.push(format!("{name} is {value}, more than any known model has"));
+            }
+        }
+        if self.num_key_value_heads > 0
+            && !self.num_attention_heads.is_multiple_of(self.num_key_value_heads)
+        {
+            problems.push(format!(
+                "num_attention_heads {} is not a multiple of num_key_value_heads {}",
+                self.num_attention_heads, self.num_key_value_heads
+            ));
+        }
+        if !self.head_dim.is_multiple_of(2) {
+            problems.push(format!("head_dim {} is odd", self.head_dim));
+        }
+        if self.sliding_window == Some(0) {
+            problems.push("sliding_window is 0".into());
+        }
+        if !(self.rms_norm_eps > 0.0 && self.rope_theta > 0.0) {
+            problems.push("rms_norm_eps and rope_theta must be positive".into());
+        }
+        if let Some(lora) = &self.lora {
+            if lora.rank == 0 {
+                problems.push("lora rank is 0".into());
+            }
+            for t in &lora.targets {
+                if !LORA_TARGETS.contains(&t.as_str()) {
+                    problems.push(format!(
+                        "lora target `{t}` is not one of {}",
+                        LORA_TARGETS.join(", ")
+                    ));
+                }
+            }
+            if self.tie_word_embeddings && lora.targets.iter().any(|t| t == "lm_head") {
+                problems.push("lm_head is tied to the embeddings and cannot have an adapter".into());
+            }
+        }
+        if problems.is_empty() {
+            Ok(())
+        } else {
+            Err(LlmError::Config {
+                problems: problems.join("; "),
+            })
+        }
+    }
+
+    /// Reads Hugging Face's `config.json`: `llama`, `mistral` and `qwen2`, in the spelling of
+    /// published files (`rope_theta`) and of transformers 5 (`rope_parameters`).
+    pub fn from_hf_json(text: &str) -> Result<Self> {
+        let hf: HfConfig = serde_json::from_str(text).map_err(|e| LlmError::Config {
+            problems: format!("config.json: {e}"),
+        })?;
+        hf.into_config()
+    }
+}
+
+#[derive(Deserialize)]
+struct HfConfig {
+    model_type: Option<String>,
+    vocab_size: usize,
+    hidden_size: usize,
+    intermediate_size: usize,
+    num_hidden_layers: usize,
+    num_attention_heads: usize,
+    num_key_value_heads: Option<usize>,
+    head_dim: Option<usize>,
+    rms_norm_eps: Option<f64>,
+    rope_theta: Option<f64>,
+    rope_parameters: Option<HfRope>,
+    rope_scaling: Option<HfRope>,
+    sliding_window: Option<usize>,
+    use_sliding_window: Option<bool>,
+    max_window_layers: Option<usize>,
+    tie_word_embeddings: Option<bool>,
+    attention_bias: Option<bool>,
+    max_position_embeddings: Option<usize>,
+    hidden_act: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct HfRope {
+    #[serde(alias = "type")]
+    rope_type: Option<String>,
+    rope_theta: Option<f64>,
+}
+
+impl HfConfig {
+    fn into_config(self) -> Result<LlmConfig> {
+        let kind = self.model_type.as_deref().unwrap_or("llama");
+        let unsupported = |what: String| Err(LlmError::Unsupported { what });
+        if !["llama", "mistral", "qwen2"].contains(&kind) {
+            return unsupported(format!(
+                "model_type `{kind}`; this decoder covers llama, mistral and qwen2"
+            ));
+        }
+        if let Some(act) = self.hidden_act.as_deref().filter(|a| *a != "silu") {
+            return unsupported(format!("hidden_act `{act}`; the family uses silu"));
+        }
+        for rope in [&self.rope_scaling, &self.rope_parameters].into_iter().flatten() {
+            if let Some(t) = rope.rope_type.as_deref().filter(|t| *t != "default") {
+                return unsupported(format!("rope scaling `{t}`; only unscaled RoPE is built"));
+            }
+        }
+        let qwen = kind == "qwen2";
+        let windowed = !qwen || self.use_sliding_window == Some(true);
+        let config = LlmConfig {
+            vocab_size: self.vocab_size,
+            hidden_size: self.hidden_size,
+            intermediate_size: self.intermediate_size,
+            num_hidden_layers: self.num_hidden_layers,
+            num_attention_heads: self.num_attention_heads,
+            num_key_value_heads: self.num_key_value_heads.unwrap_or(self.num_attention_heads),
+            head_dim: self
+                .head_dim
+                .unwrap_or_else(|| self.hidden_size.checked_div(self.num_attention_heads).unwrap_or(0)),
+            rms_norm_eps: self.rms_norm_eps.unwrap_or(1e-6),
+            rope_theta: self
+                .rope_parameters
+                .and_then(|r| r.rope_theta)
+                .or(self.rope_theta)
+                .unwrap_or(1e4),
+            sliding_window: self.sliding_window.filter(|_| windowed),
+            window_from_layer: if qwen {
+                self.max_window_layers.unwrap_or(0)
+            } else {
+                0
+            },
+            tie_word_embeddings: self.tie_word_embeddings.unwrap_or(false),
+            attention_bias: qwen || self.attention_bias.unwrap_or(false),
+            max_position_embeddings: self.max_position_embeddings.unwrap_or(4096),
+            lora: None,
+        };
+        config.validate()?;
+        Ok(config)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const QWEN: &str = r#"{"model_type":"qwen2","vocab_size":100,"hidden_size":56,
+        "intermediate_size":76,"num_hidden_layers":3,"num_attention_heads":14,
+        "num_key_value_heads":2,"sliding_window":8,"max_window_layers":2,
+        "rope_parameters":{"rope_type":"default","rope_theta":1000000.0}"#;
+
+    #[test]
+    fn qwen_window_is_off_unless_asked_for() {
+        let off = LlmConfig::from_hf_json(&format!("{QWEN}}}")).unwrap();
+        assert_eq!((off.window_of(2), off.rope_theta, off.head_dim), (None, 1e6, 4));
+        assert!(off.attention_bias);
+        let on = LlmConfig::from_hf_json(&format!("{QWEN},\"use_sliding_window\":true}}")).unwrap();
+        assert_eq!((on.window_of(1), on.window_of(2)), (None, Some(8)));
+    }
+
+    #[test]
+    fn problems_are_listed_together() {
+        let mut bad = LlmConfig::mini(10);
+        bad.num_key_value_heads = 3;
+        bad.head_dim = 7;
+        bad.lora = Some(LoraConfig::new(0, 1.0, vec!["nope".into()]));
+        let text = bad.validate().unwrap_err().to_string();
+        for part in ["multiple", "odd", "rank", "nope"] {
+            assert!(text.contains(part), "{text}");
+        }
+        assert!(LlmConfig::from_hf_json("{").is_err());
+        let scaled = format!("{QWEN},\"rope_scaling\":{{\"type\":\"yarn\"}}}}");
+        assert!(LlmConfig::from_hf_json(&scaled).unwrap_err().to_string().contains("yarn"));
+    }
+}

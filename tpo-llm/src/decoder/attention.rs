@@ -1,0 +1,110 @@
+//! Grouped-query self-attention.
+
+use burn::module::Module;
+use burn::tensor::{Bool, Device, Tensor};
+use tpo_core::ops::{self, AttentionOptions};
+
+use super::cache::KvCache;
+use super::lora::{LoraLinear, LoraLinearConfig};
+use super::rope::Rope;
+use crate::config::{LlmConfig, LoraConfig};
+
+/// Self-attention with rotary positions; parameters as Hugging Face names them.
+#[derive(Module, Debug)]
+pub struct SelfAttention {
+    /// Queries `[heads * head_dim, hidden]`.
+    pub q_proj: LoraLinear,
+    /// Keys `[kv_heads * head_dim, hidden]`.
+    pub k_proj: LoraLinear,
+    /// Values `[kv_heads * head_dim, hidden]`.
+    pub v_proj: LoraLinear,
+    /// Output `[hidden, heads * head_dim]`.
+    pub o_proj: LoraLinear,
+    heads: usize,
+    kv_heads: usize,
+    head_dim: usize,
+    window: Option<usize>,
+}
+
+/// What every layer of a forward pass shares.
+pub(crate) struct Pass {
+    pub rope: Rope,
+    /// `[batch, keys]`, true where padded.
+    pub padding: Option<Tensor<2, Bool>>,
+}
+
+pub(crate) fn adapter(config: &LlmConfig, name: &str) -> Option<LoraConfig> {
+    config
+        .lora
+        .clone()
+        .filter(|l| l.targets.iter().any(|t| t == name))
+}
+
+impl SelfAttention {
+    pub(crate) fn new(config: &LlmConfig, layer: usize, device: &Device) -> Self {
+        let linear = |name: &str, d_in: usize, d_out: usize, bias: bool| {
+            LoraLinearConfig::new(d_in, d_out)
+                .with_bias(bias)
+                .with_lora(adapter(config, name))
+                .init(device)
+        };
+        let (d, bias) = (config.hidden_size, config.attention_bias);
+        let q = config.num_attention_heads * config.head_dim;
+        let kv = config.num_key_value_heads * config.head_dim;
+        Self {
+            q_proj: linear("q_proj", d, q, bias),
+            k_proj: linear("k_proj", d, kv, bias),
+            v_proj: linear("v_proj", d, kv, bias),
+            o_proj: linear("o_proj", q, d, false),
+            heads: config.num_attention_heads,
+            kv_heads: config.num_key_value_heads,
+            head_dim: config.head_dim,
+            window: config.window_of(layer),
+        }
+    }
+
+    /// # Shapes
+    /// - x `[batch, length, hidden]`, output the same
+    pub(crate) fn forward(
+        &self,
+        x: Tensor<3>,
+        pass: &Pass,
+        cache: Option<(&mut KvCache, usize)>,
+    ) -> Tensor<3> {
+        let [b, s, _] = x.dims();
+        let split = |t: Tensor<3>, heads: usize| {
+            t.reshape([b, s, heads, self.head_dim]).swap_dims(1, 2)
+        };
+        let q = pass
+            .rope
+            .apply(split(self.q_proj.forward(x.clone()), self.heads));
+        let k = pass
+            .rope
+            .apply(split(self.k_proj.forward(x.clone()), self.kv_heads));
+        let v = split(self.v_proj.forward(x), self.kv_heads);
+        let (k, v) = match cache {
+            Some((cache, layer)) => cache.append(layer, k, v),
+            None => (k, v),
+        };
+        let options = AttentionOptions {
+            causal: true,
+            sliding_window: self.window,
+            key_padding: pass.padding.clone(),
+            ..Default::default()
+        };
+        let y = ops::attention(q, k, v, options)
+            .swap_dims(1, 2)
+            .reshape([b, s, self.heads * self.head_dim]);
+        self.o_proj.forward(y)
+    }
+
+    pub(crate) fn map_linears(self, f: &impl Fn(LoraLinear) -> LoraLinear) -> Self {
+        Self {
+            q_proj: f(self.q_proj),
+            k_proj: f(self.k_proj),
+            v_proj: f(self.v_proj),
+            o_proj: f(self.o_proj),
+            ..self
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! Keys and values of past positions.
+
+use burn::tensor::{Device, Tensor};
+use tpo_core::traits::{AttentionMask, DecodeCache};
+
+use crate::config::LlmConfig;
+use crate::error::{LlmError, Result};
+
+/// A preallocated key/value cache, owned by the caller and never by the model.
+///
+/// Cloning is cheap until one of the copies is written to. Rolling back is setting the length;
+/// what lies beyond it is overwritten by the next positions. With a sliding window the cache
+/// still holds every position and the mask hides the old ones.
+#[derive(Debug, Clone)]
+pub struct KvCache {
+    layers: Vec<Option<(Tensor<4>, Tensor<4>)>>,
+    len: usize,
+    capacity: usize,
+    batch: usize,
+    /// Real positions per row, if any row has padding.
+    mask: Option<Vec<Vec<bool>>>,
+}
+
+impl KvCache {
+    /// Allocates keys and values `[batch, kv_heads, capacity, head_dim]` for every layer, in the
+    /// dtype of `like`.
+    pub fn new(config: &LlmConfig, batch: usize, capacity: usize, like: &Tensor<2>) -> Self {
+        let device: Device = like.device();
+        let shape = [batch, config.num_key_value_heads, capacity, config.head_dim];
+        let zeros = || Tensor::<4>::zeros(shape, (&device, like.dtype()));
+        Self {
+            layers: (0..config.num_hidden_layers)
+                .map(|_| Some((zeros(), zeros())))
+                .collect(),
+            len: 0,
+            capacity,
+            batch,
+            mask: None,
+        }
+    }
+
+    /// Rows.
+    pub fn batch(&self) -> usize {
+        self.batch
+    }
+
+    /// Bytes of keys and values.
+    pub fn bytes(&self) -> usize {
+        self.layers
+            .iter()
+            .flatten()
+            .map(|(k, _)| 2 * k.shape().num_elements() * k.dtype().size())
+            .sum()
+    }
+
+    /// Keys and values of a layer up to the present length,
+    /// `[batch, kv_heads, len, head_dim]`, keys already rotated.
+    pub fn layer(&self, index: usize) -> Option<(Tensor<4>, Tensor<4>)> {
+        let (k, v) = self.layers.get(index)?.as_ref()?;
+        Some((self.head(k, self.len), self.head(v, self.len)))
+    }
+
+    /// Checks that `new` positions fit and notes which of them are real. Returns the positions
+    /// of the new tokens, one row per sample or one for all.
+    pub(crate) fn begin(
+        &mut self,
+        batch: usize,
+        new: usize,
+        mask: Option<&AttentionMask>,
+    ) -> Result<Vec<Vec<usize>>> {
+        if batch != self.batch {
+            return Err(LlmError::Shape {
+                place: "KvCache",
+                expected: format!("a batch of {}", self.batch),
+                found: vec![batch],
+            });
+        }
+        if self.len + new > self.capacity {
+            return Err(LlmError::CacheFull {
+                len: self.len,
+                capacity: self.capacity,
+                new,
+            });
+        }
+        if let Some(m) = mask {
+            if m.len() != batch || m.iter().any(|r| r.len() != new) {
+                return Err(LlmError::Shape {
+                    place: "KvCache",
+                    expected: format!("a mask of [{batch}, {new}]"),
+                    found: m.iter().map(Vec::len).collect(),
+                });
+            }
+            if self.mask.is_none() && m.iter().flatten().any(|real| !real) {
+                self.mask = Some(vec![vec![true; self.len]; batch]);
+            }
+        }
+        let Some(held) = &mut self.mask else {
+            return Ok(vec![(self.len..self.len + new).collect()]);
+        };
+        let mut positions = Vec::with_capacity(batch);
+        for (row, held) in held.iter_mut().enumerate() {
+            held.truncate(self.len);
+            let mut next = held.iter().filter(|real| **real).count();
+            let mut at = Vec::with_capacity(new);
+            for i in 0..new {
+                let real = mask.is_none_or(|m| m[row][i]);
+                at.push(next);
+                next += real as usize;
+                held.push(real);
+            }
+            positions.push(at);
+        }
+        Ok(positions)
+    }
+
+    /// Padding of all positions including the new ones, true where padded.
+    pub(crate) fn padding(&self) -> Option<&[Vec<bool>]> {
+        self.mask.as_deref()
+    }
+
+    /// Writes a layer's new keys and values behind the old ones and returns all of them. The
+    /// length grows when [`KvCache::commit`] is called, after the last layer.
+    pub(crate) fn append(
+        &mut self,
+        layer: usize,
+        k: Tensor<4>,
+        v: Tensor<4>,
+    ) -> (Tensor<4>, Tensor<4>) {
+        let [b, h, new, d] = k.dims();
+        let range = [0..b, 0..h, self.len..self.len + new, 0..d];
+        // Taken out so that the buffers have one owner and are written in place.
+        let (keys, values) = match self.layers[layer].take() {
+            Some((keys, values)) => (
+                keys.slice_assign(range.clone(), k),
+                values.slice_assign(range, v),
+            ),
+            None => (k, v),
+        };
+        let end = self.len + new;
+        let seen = (self.head(&keys, end), self.head(&values, end));
+        self.layers[layer] = Some((keys, values));
+        seen
+    }
+
+    pub(crate) fn commit(&mut self, new: usize) {
+        self.len += new;
+    }
+
+    fn head(&self, t: &Tensor<4>, end: usize) -> Tensor<4> {
+        let [b, h, _, d] = t.dims();
+        t.clone().slice([0..b, 0..h, 0..end, 0..d])
+    }
+}
+
+impl DecodeCache for KvCache {
+    fn len(&self) -> usize {
+        self.len
+    }
+
+    fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    fn truncate(&mut self, len: usize) {
+        self.len = self.len.min(len);
+    }
+}

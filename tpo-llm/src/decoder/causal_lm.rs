@@ -1,0 +1,246 @@
+//! The causal language model.
+
+use burn::module::Module;
+use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
+use tpo_core::nn::{Embedding, EmbeddingConfig, RmsNorm, RmsNormConfig};
+use tpo_core::ops;
+use tpo_core::traits::{AttentionMask, LanguageModel};
+
+use super::attention::{Pass, adapter};
+use super::block::Block;
+use super::cache::KvCache;
+use super::lora::{LoraLinear, LoraLinearConfig};
+use super::rope::Rope;
+use crate::config::LlmConfig;
+use crate::error::{LlmError, Result};
+
+/// Embeddings, blocks and the final norm.
+#[derive(Module, Debug)]
+pub struct Decoder {
+    /// Token embeddings `[vocab, hidden]`.
+    pub embed_tokens: Embedding,
+    /// Blocks.
+    pub layers: Vec<Block>,
+    /// Final norm.
+    pub norm: RmsNorm,
+}
+
+/// A decoder with its output layer. Parameter paths are Hugging Face's key names.
+#[derive(Module, Debug)]
+pub struct CausalLm {
+    /// The decoder.
+    pub model: Decoder,
+    /// Output layer `[vocab, hidden]`; `None` when tied to the embeddings.
+    pub lm_head: Option<LoraLinear>,
+    #[module(skip)]
+    config: LlmConfig,
+}
+
+impl LlmConfig {
+    /// Creates a model with random weights, drawn lazily.
+    ///
+    /// # Errors
+    /// Every problem of [`LlmConfig::validate`].
+    pub fn init(&self, device: &Device) -> Result<CausalLm> {
+        self.validate()?;
+        let lm_head = (!self.tie_word_embeddings).then(|| {
+            LoraLinearConfig::new(self.hidden_size, self.vocab_size)
+                .with_lora(adapter(self, "lm_head"))
+                .init(device)
+        });
+        Ok(CausalLm {
+            model: Decoder {
+                embed_tokens: EmbeddingConfig::new(self.vocab_size, self.hidden_size).init(device),
+                layers: (0..self.num_hidden_layers)
+                    .map(|i| Block::new(self, i, device))
+                    .collect(),
+                norm: RmsNormConfig::new(self.hidden_size)
+                    .with_eps(self.rms_norm_eps)
+                    .init(device),
+            },
+            lm_head,
+            config: self.clone(),
+        })
+    }
+}
+
+impl CausalLm {
+    /// The architecture.
+    pub fn config(&self) -> &LlmConfig {
+        &self.config
+    }
+
+    /// Hidden states `[batch, length, hidden]` before the first block, after each block, and —
+    /// last — after the final norm instead of the last block's raw output, as transformers
+    /// returns them.
+    ///
+    /// `positions` `[batch or 1][length]` default to `0..length`.
+    pub fn hidden_states(
+        &self,
+        embeds: Tensor<3>,
+        mask: Option<&AttentionMask>,
+        positions: Option<&[Vec<usize>]>,
+    ) -> Result<Vec<Tensor<3>>> {
+        let mut states = Vec::with_capacity(self.model.layers.len() + 1);
+        let last = self.run(embeds, mask, positions, |x| states.push(x.clone()))?;
+        states.push(last);
+        Ok(states)
+    }
+
+    /// Runs all blocks and the final norm; `before_block` sees the input of every block.
+    fn run(
+        &self,
+        embeds: Tensor<3>,
+        mask: Option<&AttentionMask>,
+        positions: Option<&[Vec<usize>]>,
+        mut before_block: impl FnMut(&Tensor<3>),
+    ) -> Result<Tensor<3>> {
+        let [b, s, _] = self.check(&embeds)?;
+        if let Some(m) = mask
+            && (m.len() != b || m.iter().any(|r| r.len() != s))
+        {
+            return Err(LlmError::Shape {
+                place: "CausalLm::hidden",
+                expected: format!("a mask of [{b}, {s}]"),
+                found: m.iter().map(Vec::len).collect(),
+            });
+        }
+        let default = [(0..s).collect::<Vec<_>>()];
+        let positions = positions.unwrap_or(&default);
+        if ![1, b].contains(&positions.len()) || positions.iter().any(|r| r.len() != s) {
+            return Err(LlmError::Shape {
+                place: "CausalLm::hidden",
+                expected: format!("positions of [1 or {b}, {s}]"),
+                found: positions.iter().map(Vec::len).collect(),
+            });
+        }
+        let pass = self.pass(positions, mask, &embeds.device());
+        let mut x = embeds;
+        for block in &self.model.layers {
+            before_block(&x);
+            x = block.forward(x, &pass, None);
+        }
+        Ok(self.model.norm.forward(x))
+    }
+
+    /// Folds every adapter into its weight (see [`LoraLinear::merge`]).
+    pub fn merge_lora(self) -> Self {
+        self.map_linears(LoraLinear::merge)
+    }
+
+    /// Takes merged adapters out again.
+    pub fn unmerge_lora(self) -> Self {
+        self.map_linears(LoraLinear::unmerge)
+    }
+
+    fn map_linears(self, f: impl Fn(LoraLinear) -> LoraLinear) -> Self {
+        Self {
+            model: Decoder {
+                layers: self
+                    .model
+                    .layers
+                    .into_iter()
+                    .map(|b| b.map_linears(&f))
+                    .collect(),
+                ..self.model
+            },
+            lm_head: self.lm_head.map(&f),
+            ..self
+        }
+    }
+
+    fn check(&self, embeds: &Tensor<3>) -> Result<[usize; 3]> {
+        let dims = embeds.dims();
+        if dims[2] != self.config.hidden_size || dims[0] == 0 || dims[1] == 0 {
+            return Err(LlmError::Shape {
+                place: "CausalLm",
+                expected: format!(
+                    "embeddings of [batch, length, {}], neither empty",
+                    self.config.hidden_size
+                ),
+                found: dims.to_vec(),
+            });
+        }
+        Ok(dims)
+    }
+
+    fn pass(
+        &self,
+        positions: &[Vec<usize>],
+        mask: Option<&AttentionMask>,
+        device: &Device,
+    ) -> Pass {
+        let padded = mask.filter(|m| m.iter().flatten().any(|real| !real));
+        Pass {
+            rope: Rope::new(
+                positions,
+                self.config.head_dim,
+                self.config.rope_theta,
+                device,
+            ),
+            padding: padded.map(|m| {
+                let (b, s) = (m.len(), m[0].len());
+                let flat: Vec<bool> = m.iter().flatten().map(|real| !real).collect();
+                Tensor::<2, Bool>::from_data(TensorData::new(flat, [b, s]), device)
+            }),
+        }
+    }
+}
+
+impl LanguageModel for CausalLm {
+    type Cache = KvCache;
+
+    fn dim(&self) -> usize {
+        self.config.hidden_size
+    }
+
+    fn vocab_size(&self) -> usize {
+        self.config.vocab_size
+    }
+
+    fn embed(&self, ids: Tensor<2, Int>) -> Tensor<3> {
+        self.model.embed_tokens.forward(ids)
+    }
+
+    fn hidden(
+        &self,
+        embeds: Tensor<3>,
+        mask: Option<&AttentionMask>,
+    ) -> tpo_core::Result<Tensor<3>> {
+        Ok(self.run(embeds, mask, None, |_| {})?)
+    }
+
+    fn logits(&self, hidden: Tensor<3>) -> Tensor<3> {
+        match &self.lm_head {
+            Some(head) => head.forward(hidden),
+            None => ops::linear(hidden, self.model.embed_tokens.weight.val().transpose(), None),
+        }
+    }
+
+    fn cache(&self, batch: usize, capacity: usize, _device: &Device) -> KvCache {
+        KvCache::new(
+            &self.config,
+            batch,
+            capacity,
+            &self.model.embed_tokens.weight.val(),
+        )
+    }
+
+    fn step(
+        &self,
+        embeds: Tensor<3>,
+        mask: Option<&AttentionMask>,
+        cache: &mut KvCache,
+    ) -> tpo_core::Result<Tensor<3>> {
+        let [b, s, _] = self.check(&embeds)?;
+        let positions = cache.begin(b, s, mask)?;
+        let all = cache.padding().map(<[Vec<bool>]>::to_vec);
+        let pass = self.pass(&positions, all.as_deref(), &embeds.device());
+        let mut x = embeds;
+        for (i, block) in self.model.layers.iter().enumerate() {
+            x = block.forward(x, &pass, Some((cache, i)));
+        }
+        cache.commit(s);
+        Ok(self.model.norm.forward(x))
+    }
+}

@@ -1,0 +1,15 @@
+//! One decoder for the Llama family: Mistral, Llama, Qwen2, SmolLM2.
+
+mod attention;
+mod block;
+mod cache;
+mod causal_lm;
+mod lora;
+mod rope;
+
+pub use attention::SelfAttention;
+pub use block::{Block, GatedMlp};
+pub use cache::KvCache;
+pub use causal_lm::{CausalLm, Decoder};
+pub use lora::{LoraAdapter, LoraLinear, LoraLinearConfig};
+pub use rope::Rope;
