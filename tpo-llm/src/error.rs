@@ -53,6 +53,66 @@ pub enum LlmError {
         #[source]
         source: std::io::Error,
     },
+    /// A file of a tokenizer directory that is missing, damaged or of another kind.
+    #[error("{path}: {problem}", path = path.display())]
+    TokenizerFile {
+        /// The file or directory; `<memory>` for bytes.
+        path: std::path::PathBuf,
+        /// What is wrong and what to do.
+        problem: String,
+    },
+    /// Text that the tokenizer cannot encode, or ids it cannot decode.
+    #[error("tokenizer: cannot {action}: {problem}")]
+    Tokenize {
+        /// `encode` or `decode`.
+        action: &'static str,
+        /// Why.
+        problem: String,
+    },
+    /// An id that is not in the vocabulary.
+    #[error("token id {id} is not in the vocabulary of {vocab_size} ids")]
+    UnknownTokenId {
+        /// The id.
+        id: u32,
+        /// Ids from 0 to this one, exclusive, can exist.
+        vocab_size: usize,
+    },
+    /// A token that cannot be added to the vocabulary.
+    #[error("cannot add token `{token}`: {problem}")]
+    AddedToken {
+        /// The token.
+        token: String,
+        /// Why, and what would work.
+        problem: String,
+    },
+    /// A chat template that does not compile or does not accept the messages.
+    #[error("chat template: {problem}")]
+    ChatTemplate {
+        /// The template engine's message with its line, or the template's own.
+        problem: String,
+    },
+    /// Sampling settings outside their range.
+    #[error("sampling settings: {problems}")]
+    Sampling {
+        /// Every problem, separated by semicolons.
+        problems: String,
+    },
+    /// Logits no token can be chosen from.
+    #[error("logits: {problem}")]
+    Logits {
+        /// The first bad value and its index, or why nothing is left.
+        problem: String,
+    },
+    /// A download from a model hub that failed.
+    #[error("hub repository `{repo}` at revision `{revision}`: {problem}")]
+    Hub {
+        /// `owner/name`.
+        repo: String,
+        /// Branch, tag or commit.
+        revision: String,
+        /// What failed and what to do.
+        problem: String,
+    },
     /// Weights that cannot be loaded.
     #[error(transparent)]
     Weights(#[from] tpo_core::weights::WeightsError),

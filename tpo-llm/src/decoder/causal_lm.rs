@@ -123,6 +123,25 @@ impl CausalLm {
         Ok(self.model.norm.forward(x))
     }
 
+    /// Appends embeddings to the cache; see [`LanguageModel::step`].
+    pub fn forward_cached(
+        &self,
+        embeds: Tensor<3>,
+        mask: Option<&AttentionMask>,
+        cache: &mut KvCache,
+    ) -> Result<Tensor<3>> {
+        let [b, s, _] = self.check(&embeds)?;
+        let positions = cache.begin(b, s, mask)?;
+        let all = cache.padding().map(<[Vec<bool>]>::to_vec);
+        let pass = self.pass(&positions, all.as_deref(), &embeds.device());
+        let mut x = embeds;
+        for (i, block) in self.model.layers.iter().enumerate() {
+            x = block.forward(x, &pass, Some((cache, i)));
+        }
+        cache.commit(s);
+        Ok(self.model.norm.forward(x))
+    }
+
     /// Folds every adapter into its weight (see [`LoraLinear::merge`]).
     pub fn merge_lora(self) -> Self {
         self.map_linears(LoraLinear::merge)
@@ -232,15 +251,6 @@ impl LanguageModel for CausalLm {
         mask: Option<&AttentionMask>,
         cache: &mut KvCache,
     ) -> tpo_core::Result<Tensor<3>> {
-        let [b, s, _] = self.check(&embeds)?;
-        let positions = cache.begin(b, s, mask)?;
-        let all = cache.padding().map(<[Vec<bool>]>::to_vec);
-        let pass = self.pass(&positions, all.as_deref(), &embeds.device());
-        let mut x = embeds;
-        for (i, block) in self.model.layers.iter().enumerate() {
-            x = block.forward(x, &pass, Some((cache, i)));
-        }
-        cache.commit(s);
-        Ok(self.model.norm.forward(x))
+        Ok(self.forward_cached(embeds, mask, cache)?)
     }
 }

@@ -1,0 +1,372 @@
+"""The PyTorch side of `cargo bench --bench twin`.
+
+Every row has the shapes and the dtype of the row of the same name in rows.rs, written in plain
+PyTorch: fused attention, preallocated key-value cache, inference mode. Prints one line of JSON.
+
+    python benches/twin/twin.py --row vit-l --threads 2
+"""
+
+import argparse
+import json
+import math
+import os
+import time
+from pathlib import Path
+
+# Before torch starts its pools.
+parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser.add_argument("--row", required=True)
+parser.add_argument("--threads", type=int, default=1)
+parser.add_argument("--device", default="cpu", help="a torch device")
+parser.add_argument("--dtype", default="f32", choices=["f32", "f16", "bf16"])
+parser.add_argument("--seconds", type=float, default=2.0, help="time to measure for")
+parser.add_argument("--video", default="assets/bouncing_shapes.mp4")
+parser.add_argument("--model", help="Hugging Face directory of SmolLM2; random weights without it")
+args = parser.parse_args()
+for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ[name] = str(args.threads)
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+torch.set_num_threads(args.threads)
+DEVICE = torch.device(args.device)
+DTYPE = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}[args.dtype]
+
+
+def status_mib(field):
+    """A line of /proc/self/status in MiB; None where there is no such file."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith(field)), None)
+
+
+def reset_peak():
+    """Makes VmHWM start again from the present size."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        pass
+
+
+def synchronise():
+    if DEVICE.type == "cuda":
+        torch.cuda.synchronize(DEVICE)
+
+
+def timed(step):
+    start = time.perf_counter()
+    step()
+    synchronise()
+    return (time.perf_counter() - start) * 1e3
+
+
+def measure(step, per_sample=1, note=""):
+    """Times `step` after a warm-up; `per_sample` units of work are done by one call."""
+    once = timed(step)
+    if once < 1e3:
+        once = timed(step)
+    reset_peak()
+    count = min(max(math.ceil(args.seconds * 1e3 / once), 1), 1000)
+    samples = [timed(step) / per_sample for _ in range(count)]
+    return {"samples_ms": samples, "peak_mib": status_mib("VmHWM:"), "note": note}
+
+
+def build(module):
+    return module.to(DEVICE, DTYPE).eval()
+
+
+def randn(*shape):
+    return torch.randn(*shape, device=DEVICE, dtype=DTYPE)
+
+
+# --- UMT-L ------------------------------------------------------------------------------------
+
+
+class VitBlock(nn.Module):
+    def __init__(self, dim, heads):
+        super().__init__()
+        self.heads = heads
+        self.norm1 = nn.LayerNorm(dim, eps=1e-6)
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
+        self.norm2 = nn.LayerNorm(dim, eps=1e-6)
+        self.fc1 = nn.Linear(dim, 4 * dim)
+        self.fc2 = nn.Linear(4 * dim, dim)
+
+    def forward(self, x):
+        b, n, d = x.shape
+        q, k, v = self.qkv(self.norm1(x)).view(b, n, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
+        x = x + self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, n, d))
+        return x + self.fc2(F.gelu(self.fc1(self.norm2(x))))
+
+
+class VideoVit(nn.Module):
+    def __init__(self, dim=1024, heads=16, blocks=23, tokens=3136):
+        super().__init__()
+        self.patch = nn.Conv3d(3, dim, (1, 16, 16), (1, 16, 16))
+        self.register_buffer("positions", torch.randn(1, tokens, dim))
+        self.blocks = nn.ModuleList(VitBlock(dim, heads) for _ in range(blocks))
+        self.norm = nn.LayerNorm(dim, eps=1e-12)
+
+    def forward(self, frames):
+        x = self.patch(frames.transpose(1, 2)).flatten(2).transpose(1, 2) + self.positions
+        for block in self.blocks:
+            x = block(x)
+        return self.norm(x)
+
+
+def vit_l():
+    model, frames = build(VideoVit()), randn(1, 16, 3, 224, 224)
+    return measure(lambda: model(frames))
+
+
+# --- Q-Former ---------------------------------------------------------------------------------
+
+
+class BertAttention(nn.Module):
+    def __init__(self, dim, heads, context):
+        super().__init__()
+        self.heads = heads
+        self.query = nn.Linear(dim, dim)
+        self.key = nn.Linear(context, dim)
+        self.value = nn.Linear(context, dim)
+        self.dense = nn.Linear(dim, dim)
+        self.norm = nn.LayerNorm(dim, eps=1e-12)
+
+    def forward(self, x, context):
+        b, n, d = x.shape
+        split = lambda t: t.view(b, t.shape[1], self.heads, d // self.heads).transpose(1, 2)
+        y = F.scaled_dot_product_attention(split(self.query(x)), split(self.key(context)), split(self.value(context)))
+        return self.norm(self.dense(y.transpose(1, 2).reshape(b, n, d)) + x)
+
+
+class QFormerLayer(nn.Module):
+    def __init__(self, dim, heads, hidden, context):
+        super().__init__()
+        self.attention = BertAttention(dim, heads, dim)
+        self.cross = BertAttention(dim, heads, context) if context else None
+        self.up = nn.Linear(dim, hidden)
+        self.down = nn.Linear(hidden, dim)
+        self.norm = nn.LayerNorm(dim, eps=1e-12)
+
+    def forward(self, x, visual):
+        x = self.attention(x, x)
+        if self.cross is not None:
+            x = self.cross(x, visual)
+        return self.norm(self.down(F.gelu(self.up(x))) + x)
+
+
+class QFormer(nn.Module):
+    def __init__(self, dim=768, heads=12, hidden=3072, layers=12, queries=96, context=1024):
+        super().__init__()
+        self.queries = nn.Parameter(torch.randn(1, queries, dim) * 0.02)
+        self.norm = nn.LayerNorm(dim, eps=1e-12)
+        self.layers = nn.ModuleList(
+            QFormerLayer(dim, heads, hidden, context if i % 2 == 0 else None) for i in range(layers)
+        )
+
+    def forward(self, visual):
+        x = self.norm(self.queries.expand(visual.shape[0], -1, -1))
+        for layer in self.layers:
+            x = layer(x, visual)
+        return x
+
+
+def qformer():
+    model, visual = build(QFormer()), randn(1, 3136, 1024)
+    return measure(lambda: model(visual))
+
+
+# --- Llama family -----------------------------------------------------------------------------
+
+
+class Decoder(nn.Module):
+    """Embedding, blocks, final norm and a tied output layer; the cache is preallocated."""
+
+    def __init__(self, c):
+        super().__init__()
+        self.c = c
+        self.embed_tokens = nn.Embedding(c["vocab_size"], c["hidden_size"])
+        self.layers = nn.ModuleList(DecoderLayer(c) for _ in range(c["num_hidden_layers"]))
+        self.norm = nn.RMSNorm(c["hidden_size"], eps=c["rms_norm_eps"])
+
+    def prepare(self, capacity):
+        """Rotary tables and an empty cache for `capacity` positions."""
+        c = self.c
+        self.length = 0
+        d = c["head_dim"]
+        inverse = 1.0 / c["rope_theta"] ** (torch.arange(0, d, 2, device=DEVICE, dtype=torch.float32) / d)
+        angles = torch.outer(torch.arange(capacity, device=DEVICE, dtype=torch.float32), inverse)
+        angles = torch.cat([angles, angles], -1)
+        self.cos, self.sin = angles.cos().to(DTYPE), angles.sin().to(DTYPE)
+        shape = (1, c["num_key_value_heads"], capacity, d)
+        for layer in self.layers:
+            layer.k = torch.zeros(shape, device=DEVICE, dtype=DTYPE)
+            layer.v = torch.zeros(shape, device=DEVICE, dtype=DTYPE)
+
+    def forward(self, x):
+        start, end = self.length, self.length + x.shape[1]
+        rope = self.cos[start:end], self.sin[start:end]
+        for layer in self.layers:
+            x = layer(x, rope, start, end)
+        self.length = end
+        return self.norm(x)
+
+
+class DecoderLayer(nn.Module):
+    def __init__(self, c):
+        super().__init__()
+        self.c = c
+        d, ff, hd = c["hidden_size"], c["intermediate_size"], c["head_dim"]
+        q, kv = c["num_attention_heads"] * hd, c["num_key_value_heads"] * hd
+        self.input_layernorm = nn.RMSNorm(d, eps=c["rms_norm_eps"])
+        self.q_proj = nn.Linear(d, q, bias=False)
+        self.k_proj = nn.Linear(d, kv, bias=False)
+        self.v_proj = nn.Linear(d, kv, bias=False)
+        self.o_proj = nn.Linear(q, d, bias=False)
+        self.post_attention_layernorm = nn.RMSNorm(d, eps=c["rms_norm_eps"])
+        self.gate_proj = nn.Linear(d, ff, bias=False)
+        self.up_proj = nn.Linear(d, ff, bias=False)
+        self.down_proj = nn.Linear(ff, d, bias=False)
+
+    def forward(self, x, rope, start, end):
+        c, (b, n, _) = self.c, x.shape
+        cos, sin = rope
+        split = lambda t: t.view(b, n, -1, c["head_dim"]).transpose(1, 2)
+        y = self.input_layernorm(x)
+        q = rotate(split(self.q_proj(y)), cos, sin)
+        self.k[:, :, start:end] = rotate(split(self.k_proj(y)), cos, sin)
+        self.v[:, :, start:end] = split(self.v_proj(y))
+        # A single new token sees everything; longer inputs are fed to an empty cache only.
+        y = F.scaled_dot_product_attention(
+            q, self.k[:, :, :end], self.v[:, :, :end], is_causal=n > 1, enable_gqa=True
+        )
+        x = x + self.o_proj(y.transpose(1, 2).reshape(b, n, -1))
+        y = self.post_attention_layernorm(x)
+        return x + self.down_proj(F.silu(self.gate_proj(y)) * self.up_proj(y))
+
+
+def rotate(x, cos, sin):
+    a, b = x.chunk(2, -1)
+    return x * cos + torch.cat([-b, a], -1) * sin
+
+
+MISTRAL = dict(vocab_size=64, hidden_size=4096, intermediate_size=14336, num_hidden_layers=1,
+               num_attention_heads=32, num_key_value_heads=8, head_dim=128, rms_norm_eps=1e-5, rope_theta=1e6)
+SMOLLM2 = dict(vocab_size=49152, hidden_size=576, intermediate_size=1536, num_hidden_layers=30,
+               num_attention_heads=9, num_key_value_heads=3, head_dim=64, rms_norm_eps=1e-5, rope_theta=1e5)
+
+
+def mistral(new):
+    past = 0 if new > 1 else 256
+    model = build(Decoder(MISTRAL))
+    model.prepare(past + new)
+    if past:
+        model(randn(1, past, 4096))
+    x = randn(1, new, 4096)
+
+    def step():
+        model.length = past
+        model(x)
+
+    return measure(step)
+
+
+def smollm2(prompt=32, new=64):
+    config, note = dict(SMOLLM2), "random weights"
+    model_dir = Path(args.model) if args.model else None
+    if model_dir:
+        hf = json.loads((model_dir / "config.json").read_text())
+        config.update({k: hf[k] for k in config if hf.get(k) is not None})
+        note = model_dir.name
+    model = build(Decoder(config))
+    if model_dir:
+        from safetensors.torch import load_file
+
+        weights = {}
+        for file in sorted(model_dir.glob("*.safetensors")):
+            for key, value in load_file(file).items():
+                key = key.removeprefix("model.").replace(".self_attn.", ".").replace(".mlp.", ".")
+                if key != "lm_head.weight":
+                    weights[key] = value
+        model.load_state_dict(weights)
+        del weights
+    embedding = model.embed_tokens.weight
+    ids = torch.arange(1, prompt + 1, device=DEVICE)[None]
+    model.prepare(prompt + new)
+    choose = lambda hidden: (hidden[:, -1:] @ embedding.T).argmax(-1)
+    prompt_hidden = model(F.embedding(ids, embedding))
+
+    def step():
+        # The prompt is in the cache; `new` tokens follow one by one.
+        model.length = prompt
+        token = choose(prompt_hidden)
+        for _ in range(new):
+            token = choose(model(F.embedding(token, embedding)))
+            token.item()
+
+    return measure(step, per_sample=new, note=note)
+
+
+# --- the rest ---------------------------------------------------------------------------------
+
+
+def region_head():
+    model = build(nn.Sequential(nn.Linear(4096, 2048), nn.ReLU(), nn.Linear(2048, 4)))
+    task = randn(1, 4096)
+    return measure(lambda: model(task))
+
+
+def video_decode():
+    import decord
+
+    def step():
+        reader = decord.VideoReader(args.video, num_threads=args.threads)
+        n = len(reader)
+        bounds = [int(i * n / 16) for i in range(17)]
+        middle = [(a + max(b - 1, 0)) // 2 for a, b in zip(bounds, bounds[1:])]
+        return reader.get_batch(middle).asnumpy()
+
+    h, w = step().shape[1:3]
+    return measure(step, note=f"decord, {w}x{h}")
+
+
+def peak():
+    """What the machine gives: a large product, and one pass over a large buffer."""
+    side = 3072 if DEVICE.type == "cpu" else 8192
+    a, b = randn(side, side), randn(side, side)
+    product = measure(lambda: a @ b)
+    x = torch.ones(1 << 27, device=DEVICE)
+    read = measure(lambda: x.sum())
+    return {
+        "samples_ms": product["samples_ms"],
+        "peak_mib": read["peak_mib"],
+        "note": f"torch {torch.__version__}",
+        "gflops": 2 * side**3 / min(product["samples_ms"]) / 1e6,
+        "gbytes": x.nbytes / min(read["samples_ms"]) / 1e6,
+    }
+
+
+ROWS = {
+    "vit-l": vit_l,
+    "qformer": qformer,
+    "mistral-prefill": lambda: mistral(256),
+    "mistral-decode": lambda: mistral(1),
+    "smollm2-decode": smollm2,
+    "region-head": region_head,
+    "video-decode": video_decode,
+    "peak": peak,
+}
+
+if __name__ == "__main__":
+    base = status_mib("VmRSS:")
+    with torch.inference_mode():
+        result = ROWS[args.row]()
+    result["base_mib"] = base
+    if DEVICE.type == "cuda":
+        result["device_mib"] = torch.cuda.max_memory_allocated(DEVICE) / 2**20
+    print(json.dumps(result))

@@ -1,0 +1,186 @@
+//! Comparing what was computed with what the fixture holds.
+
+use std::collections::{BTreeSet, HashMap};
+
+use burn::module::{Module, ModuleVisitor, Param};
+use burn::tensor::{FloatDType, Gradients, Tensor};
+
+use super::fixture::{Failure, Fixture, Values};
+
+/// Verdict on one fixture.
+#[derive(Debug)]
+pub enum Verdict {
+    /// Every expected tensor was compared.
+    Checked(Report),
+    /// There is no module for it yet.
+    NotBuilt,
+    /// Not a check: inputs of others, or information.
+    Input,
+}
+
+/// Comparisons of one fixture.
+#[derive(Debug, Default)]
+pub struct Report {
+    /// Tensors or items compared.
+    pub compared: usize,
+    /// Error over tolerance of the worst comparison, with its name, error and tolerance.
+    pub worst: Option<(f64, String, f64, f64)>,
+    /// What failed, in words.
+    pub failures: Vec<String>,
+    seen: BTreeSet<String>,
+}
+
+impl Report {
+    pub fn passed(&self) -> bool {
+        self.failures.is_empty() && self.compared > 0
+    }
+
+    /// Relative L2 distance `||got - ref|| / max(||ref||, 1e-7)` of a tensor against `key`, at
+    /// the tolerance of its class (the part of the key before the first dot).
+    pub fn close<const D: usize>(
+        &mut self,
+        fixture: &Fixture,
+        key: &str,
+        got: Tensor<D>,
+    ) -> Result<(), Failure> {
+        let shape = got.dims().to_vec();
+        let got = floats(got)?;
+        self.close_values(fixture, key, &shape, &got, |_| true)
+    }
+
+    /// As [`Report::close`], only where `keep` of the element's index is true.
+    pub fn close_values(
+        &mut self,
+        fixture: &Fixture,
+        key: &str,
+        shape: &[usize],
+        got: &[f32],
+        keep: impl Fn(usize) -> bool,
+    ) -> Result<(), Failure> {
+        let class = key.split('.').next().unwrap_or_default();
+        let tolerance = fixture.tolerance(class)?;
+        let stored = fixture.stored(key)?;
+        let same = stored.shape == shape
+            || (stored.shape.is_empty() && shape.iter().product::<usize>() == 1);
+        if !same {
+            self.fail(key, format!("shape {shape:?}, expected {:?}", stored.shape));
+            return Ok(());
+        }
+        let expected = fixture.floats(key)?;
+        let (mut diff, mut norm) = (0f64, 0f64);
+        for (i, (g, e)) in got.iter().zip(&expected).enumerate() {
+            if !keep(i) {
+                continue;
+            }
+            if !e.is_finite() {
+                // Not-a-number and the sign of an infinity must be the same.
+                if g.to_string() != e.to_string() {
+                    self.note(key);
+                    self.fail(key, format!("element {i} is {g}, expected {e}"));
+                    return Ok(());
+                }
+            } else {
+                diff += ((g - e) as f64).powi(2);
+                norm += (*e as f64).powi(2);
+            }
+        }
+        self.measure(key, diff.sqrt() / norm.sqrt().max(1e-7), tolerance);
+        Ok(())
+    }
+
+    /// Exact equality of integers with `key`.
+    pub fn equal(&mut self, fixture: &Fixture, key: &str, got: &[i64]) -> Result<(), Failure> {
+        let Values::Int(expected) = &fixture.stored(key)?.values else {
+            return Err(format!("`{key}` is not integer").into());
+        };
+        self.note(key);
+        if expected != got {
+            self.fail(key, format!("got {got:?}, expected {expected:?}"));
+        }
+        Ok(())
+    }
+
+    /// Notes an error against its tolerance.
+    pub fn measure(&mut self, name: &str, error: f64, tolerance: f64) {
+        self.note(name);
+        let share = error / tolerance;
+        if self.worst.as_ref().is_none_or(|w| share > w.0 || share.is_nan()) {
+            self.worst = Some((share, name.into(), error, tolerance));
+        }
+        if error.is_nan() || error > tolerance {
+            self.fail(name, format!("error {error:.2e}, tolerance {tolerance:.0e}"));
+        }
+    }
+
+    /// Notes a comparison that is either right or wrong.
+    pub fn expect(&mut self, name: &str, right: bool, otherwise: impl FnOnce() -> String) {
+        self.note(name);
+        if !right {
+            self.fail(name, otherwise());
+        }
+    }
+
+    pub fn fail(&mut self, name: &str, why: String) {
+        self.failures.push(format!("{name}: {why}"));
+    }
+
+    /// Marks a key of the fixture as compared.
+    pub fn note(&mut self, key: &str) {
+        self.compared += 1;
+        self.seen.insert(key.to_string());
+    }
+
+    /// Fails if the fixture holds outputs, activations or gradients that were not compared.
+    pub fn nothing_left(&mut self, fixture: &Fixture) {
+        let left: Vec<&str> = fixture
+            .tensors
+            .keys()
+            .filter(|k| ["out.", "mid.", "grad."].iter().any(|c| k.starts_with(c)))
+            .filter(|k| !self.seen.contains(*k))
+            .map(String::as_str)
+            .collect();
+        if !left.is_empty() {
+            self.failures.push(format!("not compared: {}", left.join(", ")));
+        }
+    }
+}
+
+/// A tensor's values in f32.
+pub fn floats<const D: usize>(t: Tensor<D>) -> Result<Vec<f32>, Failure> {
+    t.cast(FloatDType::F32)
+        .into_data()
+        .try_into_vec::<f32>()
+        .map_err(|e| format!("{e:?}").into())
+}
+
+/// Gradients of all parameters by module path; a parameter without gradient is absent.
+pub fn gradients<M: Module>(module: &M, grads: &Gradients) -> HashMap<String, (Vec<usize>, Vec<f32>)> {
+    struct Collect<'a> {
+        grads: &'a Gradients,
+        path: Vec<String>,
+        found: HashMap<String, (Vec<usize>, Vec<f32>)>,
+    }
+    impl ModuleVisitor for Collect<'_> {
+        fn enter_module(&mut self, name: &str, _: &str) {
+            self.path.push(name.into());
+        }
+        fn exit_module(&mut self, _: &str, _: &str) {
+            self.path.pop();
+        }
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            if let Some(grad) = param.val().grad(self.grads) {
+                let shape = grad.dims().to_vec();
+                if let Ok(values) = floats(grad) {
+                    self.found.insert(self.path.join("."), (shape, values));
+                }
+            }
+        }
+    }
+    let mut collect = Collect {
+        grads,
+        path: Vec::new(),
+        found: HashMap::new(),
+    };
+    module.visit(&mut collect);
+    collect.found
+}

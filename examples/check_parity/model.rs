@@ -1,0 +1,264 @@
+//! Fixtures of the assembled model.
+
+use std::path::PathBuf;
+
+use burn::tensor::{Device, Tensor};
+use tpo::core::geometry::BoxXyxy;
+use tpo::core::head::{HeadSet, SampleContext, TargetSet};
+use tpo::core::model::{GenerateEvent, GenerateOptions, TokenBatch, TpoBatch};
+use tpo::core::token::{TaskRegistry, TaskTokens, TokenId};
+use tpo::core::traits::LanguageModel;
+use tpo::heads::region::{REGION_KEYS, RegionHeadConfig, RegionPrediction};
+use tpo::llm::{LlmConfig, LoraConfig, config::LORA_TARGETS};
+use tpo::vision::{QFormerConfig, QFormerConnectorConfig, UmtConfig};
+use tpo::weights::KeyRules;
+use tpo::{InputConfig, TpoConfig, VideoChatTpo, videochat_tpo_keys};
+
+use super::check::Report;
+use super::fixture::{Failure, Fixture};
+use super::llm::{cross_entropy, mask_rows};
+use super::weights::{Stored, compare_gradients, load_from};
+
+/// The file a fixture takes its weights from: the JSON names it, in the same directory.
+pub fn weights_of(fixture: &Fixture) -> Result<PathBuf, Failure> {
+    let named = fixture.json["weights"].as_str().ok_or("no `weights` in the JSON")?;
+    let file = named.split_whitespace().next().unwrap_or(named);
+    Ok(fixture.dir.join(file))
+}
+
+pub fn region_rules() -> Result<KeyRules, Failure> {
+    let mut rules = KeyRules::new().owns(["loc_encoder.", "loc_decoder."]);
+    for (key, path) in REGION_KEYS {
+        rules = rules.prefix(key, path);
+    }
+    Ok(rules)
+}
+
+/// The configuration behind `tpo_weights` of the fixture's directory.
+fn config(weights: &Fixture) -> Result<TpoConfig, Failure> {
+    let n = |key: &str| weights.usize(key);
+    let shape = |key: &str| -> Result<Vec<usize>, Failure> { Ok(weights.stored(key)?.shape.clone()) };
+    let id = |key: &str| -> Result<u32, Failure> {
+        let id = weights.json["special_ids"][key].as_u64();
+        Ok(id.ok_or_else(|| format!("no special id `{key}`"))? as u32)
+    };
+    let token = |token: &str, key: &str| -> Result<TokenId, Failure> {
+        Ok(TokenId::new(token, id(key)?))
+    };
+    let mut tasks = TaskRegistry::new();
+    for (name, routing, placeholder) in [
+        ("region", "box_begin", "boxes"),
+        ("temporal", "time_begin", "temp"),
+        ("mask", "track_begin", "tracking"),
+    ] {
+        tasks.register(TaskTokens {
+            name: name.into(),
+            routing: token(&format!("<{routing}>"), routing)?,
+            placeholder: token(&format!("<{placeholder}>"), placeholder)?,
+        })?;
+    }
+    tasks.box_prompt = Some(token("<track_box>", "track_box")?);
+
+    let words = shape("w.qformer.bert.embeddings.word_embeddings.weight")?[0];
+    let positions = shape("w.qformer.bert.embeddings.position_embeddings.weight")?[0];
+    let region = shape("w.loc_decoder.0.weight")?;
+    // Everything random is off, as in the fixture.
+    let mut qformer = QFormerConfig::new(n("qh")?, n("ql")?, n("qheads")?, n("qi")?, n("D")?)
+        .with_num_query_token(n("nq")?)
+        .with_extra_num_query_token(n("nx")?)
+        .with_vocab_size(words)
+        .with_max_position_embeddings(positions);
+    qformer.hidden_dropout_prob = 0.0;
+    qformer.attention_probs_dropout_prob = 0.0;
+    qformer.drop_path_rate = 0.0;
+    let targets = LORA_TARGETS.map(String::from).to_vec();
+    Ok(TpoConfig {
+        input: InputConfig {
+            frames: n("T")?,
+            size: n("img")?,
+            antialias: true,
+        },
+        vision: UmtConfig::new(n("img")?, n("ps")?, n("D")?, n("vdepth")?, n("vheads")?)
+            .with_num_frames(n("T")?),
+        connector: QFormerConnectorConfig::new(qformer, n("lh")?).with_unused_projections(true),
+        llm: LlmConfig::new(
+            n("lv")?,
+            n("lh")?,
+            n("li")?,
+            n("ll")?,
+            n("lheads")?,
+            n("lkv")?,
+            n("lh")? / n("lheads")?,
+        )
+        .with_rope_theta(weights.f64("theta")?)
+        .lora(LoraConfig::new(n("r")?, weights.f64("alpha")?, targets)),
+        region: RegionHeadConfig::new(region[1], region[0]),
+        tasks,
+        ..TpoConfig::mini(n("lv")?)
+    })
+}
+
+fn model(fixture: &Fixture, device: &Device) -> Result<VideoChatTpo, Failure> {
+    let file = weights_of(fixture)?;
+    let stem = file.file_stem().and_then(|s| s.to_str()).ok_or("no weights file")?;
+    let weights = Fixture::open(&fixture.dir, stem)?;
+    let model = config(&weights)?.init(device)?;
+    load_from(model, &file, &Stored(&videochat_tpo_keys()?))
+}
+
+fn batch_of(fixture: &Fixture, index: &str) -> Result<TokenBatch, Failure> {
+    let ids = fixture.int_rows("in.input_ids")?;
+    let flags = |key: &str| mask_rows(fixture, key);
+    Ok(TokenBatch {
+        mask: if fixture.has("in.attention_mask") {
+            flags("in.attention_mask")?
+        } else {
+            ids.iter().map(|r| vec![true; r.len()]).collect()
+        },
+        visual: flags(index)?,
+        ids: ids
+            .iter()
+            .map(|r| r.iter().map(|id| *id as u32).collect())
+            .collect(),
+    })
+}
+
+fn boxes(fixture: &Fixture, prefix: &str) -> Result<Vec<Vec<BoxXyxy>>, Failure> {
+    let mut rows = Vec::new();
+    while fixture.has(&format!("{prefix}.{}", rows.len())) {
+        let flat = fixture.floats(&format!("{prefix}.{}", rows.len()))?;
+        rows.push(
+            flat.chunks_exact(4)
+                .map(|b| BoxXyxy::from([b[0], b[1], b[2], b[3]]))
+                .collect(),
+        );
+    }
+    Ok(rows)
+}
+
+/// `tpo_forward_region`: an image batch with a region loss.
+pub fn forward_region(fixture: &Fixture, device: &Device) -> Result<Report, Failure> {
+    let mut report = Report::default();
+    let device = device.clone().autodiff();
+    let model = model(fixture, &device)?;
+    let mut batch = TpoBatch::new(batch_of(fixture, "in.image_idx")?, &device);
+    let labels = fixture.int_rows("in.labels")?;
+    batch.frames = Some(fixture.tensor("in.image", &device)?);
+    batch.boxes = boxes(fixture, "in.input_boxes")?;
+    batch.labels = Some(labels.clone());
+    let targets: Vec<BoxXyxy> = boxes(fixture, "in.output_boxes")?.concat();
+    batch.targets = TargetSet::new().with("region", targets);
+    let mask = batch.tokens.mask.concat();
+
+    let out = model.forward(batch, &[])?;
+    let [b, s, d] = out.hidden.dims();
+    report.close(fixture, "out.text_embeds", out.embeds.clone())?;
+    let values = super::check::floats(out.hidden.clone())?;
+    report.close_values(fixture, "out.last_hidden", &[b, s, d], &values, |at| mask[at / d])?;
+    let logits = model.llm.logits(out.hidden.clone());
+    let vocab = model.llm.vocab_size();
+    let values = super::check::floats(logits.clone())?;
+    report.close_values(fixture, "out.logits", &[b, s, vocab], &values, |at| mask[at / vocab])?;
+    report.close(fixture, "out.lm_loss", out.lm_loss.clone().ok_or("no LM loss")?)?;
+    // The model computes logits only where there are labels; the long way must agree.
+    report.close(fixture, "out.lm_loss", cross_entropy(logits, &labels))?;
+    let total = out.total().ok_or("no loss")?;
+    report.close(fixture, "out.loss", total.clone())?;
+
+    let map = videochat_tpo_keys()?;
+    let grads = total.backward();
+    compare_gradients(&mut report, fixture, "grad.", &model, &map, &grads)?;
+    without_gradient(&mut report, fixture, &model, &map, &grads)?;
+    report.nothing_left(fixture);
+    Ok(report)
+}
+
+/// Parameters the fixture says get no gradient must get none, or exactly zero.
+fn without_gradient(
+    report: &mut Report,
+    fixture: &Fixture,
+    model: &VideoChatTpo,
+    map: &dyn tpo::weights::KeyMap,
+    grads: &burn::tensor::Gradients,
+) -> Result<(), Failure> {
+    let found = super::check::gradients(model, grads);
+    let listed = fixture.json["params_without_grad"].as_array();
+    for key in listed.into_iter().flatten().filter_map(|k| k.as_str()) {
+        if let tpo::weights::KeyTarget::Path(path) = map.module_path(key) {
+            let zero = found
+                .get(&path)
+                .is_none_or(|(_, v)| v.iter().all(|g| *g == 0.0));
+            report.expect(&format!("no gradient {key}"), zero, || {
+                "it got a gradient; the reference gives none".into()
+            });
+        }
+    }
+    Ok(())
+}
+
+/// `tpo_generate_*` without a head or with the region head.
+pub fn generate(fixture: &Fixture, device: &Device) -> Result<Report, Failure> {
+    let mut report = Report::default();
+    let mut model = model(fixture, device)?;
+    let head = fixture.tensor::<2>("w.lm.base_model.model.lm_head.base_layer.weight", device)?;
+    if let Some(lm_head) = &mut model.llm.lm_head {
+        lm_head.weight = lm_head.weight.clone().map(|_| head);
+    }
+    let tokens = batch_of(fixture, "in.video_index")?;
+    let visual = model.encode_visual(fixture.tensor("in.video", device)?, None)?;
+    let prompt = model.embed(&tokens, Some(visual), &[], device)?;
+    let greedy = |logits: &[f32], _: &[u32]| {
+        let mut best = 0;
+        for (i, v) in logits.iter().enumerate() {
+            if *v > logits[best] {
+                best = i;
+            }
+        }
+        Ok(best as u32)
+    };
+    let run = model.generate(
+        prompt,
+        SampleContext::default(),
+        GenerateOptions::default(),
+        greedy,
+    )?;
+    let mut got = Vec::new();
+    let mut task: Option<(String, Tensor<2>, Option<RegionPrediction>)> = None;
+    for event in run {
+        match event? {
+            GenerateEvent::Token(id) => got.push(id as i64),
+            GenerateEvent::Task { output, embedding } => {
+                task = Some((output.task.clone(), embedding, output.get().copied()));
+            }
+            GenerateEvent::NoHead { task, .. } => {
+                return Err(format!("the model has no head for `{task}`").into());
+            }
+        }
+    }
+    report.equal(fixture, "out.new_tokens", &got)?;
+    let expected = fixture.json["task_head"].as_str().map(str::to_lowercase);
+    let fired = task.as_ref().map(|t| t.0.clone());
+    report.expect("task_head", fired == expected, || {
+        format!("head {fired:?} fired, expected {expected:?}")
+    });
+    if let Some((_, embedding, prediction)) = task {
+        if fixture.has("out.prompt_token") {
+            let d = embedding.dims()[1];
+            report.close(fixture, "out.prompt_token", embedding.reshape([d]))?;
+        }
+        if let Some(p) = prediction.filter(|_| fixture.has("out.box")) {
+            report.close_values(fixture, "out.box", &[4], &p.raw.to_array(), |_| true)?;
+        }
+    }
+    report.nothing_left(fixture);
+    Ok(report)
+}
+
+/// Whether the heads of this build cover a generation fixture.
+pub fn can_generate(fixture: &Fixture, device: &Device) -> Result<bool, Failure> {
+    let Some(head) = fixture.json["task_head"].as_str() else {
+        return Ok(true);
+    };
+    let model = model(fixture, device)?;
+    Ok(model.heads.specs().iter().any(|s| s.name == head.to_lowercase()))
+}

@@ -1,0 +1,191 @@
+//! Tokenizer, prompt, frame-sampling and preprocessing fixtures.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+use tpo::core::prompt::{QuestionPrompt, Visual, encode_with_placeholders};
+use tpo::data::sampling::{FrameSampling, frame_indices};
+use tpo::data::{Frame, ImageTransform};
+use tpo::llm::tokenizer::{EncodeOptions, Tokenizer};
+
+use super::check::Report;
+use super::fixture::{Failure, Fixture, Stored, Values};
+
+/// The sentencepiece model: the given one, the directory's, or the one of the tests.
+fn tokenizer_file(fixture: &Fixture, given: Option<&Path>) -> Result<PathBuf, Failure> {
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tpo-llm/tests/fixtures/tokenizer.model.v1");
+    let candidates = [given.map(Path::to_path_buf), Some(fixture.dir.join("tokenizer.model")), Some(tests)];
+    candidates
+        .into_iter()
+        .flatten()
+        .find(|p| p.exists())
+        .ok_or_else(|| "no sentencepiece model; give one with --tokenizer".into())
+}
+
+pub fn tokenizer(fixture: &Fixture, given: Option<&Path>) -> Result<Report, Failure> {
+    let mut report = Report::default();
+    let json = &fixture.json;
+    let file = tokenizer_file(fixture, given)?;
+    let mut tokenizer = Tokenizer::from_sentencepiece(file, Default::default())?;
+    let added = json["tokenizer"]["added_tokens"].as_object().ok_or("no added_tokens")?;
+    let mut tokens: Vec<(String, u32)> = added
+        .iter()
+        .map(|(t, id)| (t.clone(), id.as_u64().unwrap_or_default() as u32))
+        .collect();
+    tokens.sort_by_key(|t| t.1);
+    tokenizer.add_tokens_with_ids(tokens.iter().map(|(t, id)| (t.as_str(), *id)))?;
+    let n_query = json["n_query"].as_u64().ok_or("no n_query")? as usize;
+
+    let bos = EncodeOptions {
+        add_bos: true,
+        ..EncodeOptions::default()
+    };
+    for (i, case) in cases(json, "plain").enumerate() {
+        let text = string(case, "text")?;
+        let got = tokenizer.encode(text, bos)?;
+        same(&mut report, &format!("plain {i}"), &got, case, "ids");
+    }
+    for (i, case) in cases(json, "prepare").enumerate() {
+        let got = encode_with_placeholders(string(case, "text")?, n_query, &tokenizer)?;
+        same(&mut report, &format!("prepare {i}"), &got.ids, case, "ids");
+        let index: Vec<u32> = got.visual.iter().map(|v| *v as u32).collect();
+        same(&mut report, &format!("prepare {i} index"), &index, case, "index");
+        let mask = vec![1u32; got.len()];
+        same(&mut report, &format!("prepare {i} mask"), &mask, case, "attention_mask");
+    }
+    for (i, case) in cases(json, "process_qa").enumerate() {
+        let visual = match string(case, "media")? {
+            "image" => Visual::Image,
+            _ => Visual::Video,
+        };
+        let prompt = QuestionPrompt::new(visual, string(case, "msg")?, string(case, "text")?);
+        let expected = string(case, "full_text")?;
+        report.expect(&format!("process_qa {i} text"), prompt.text() == expected, || {
+            format!("got {:?}, expected {expected:?}", prompt.text())
+        });
+        let mut got = prompt.encode(n_query, &tokenizer)?;
+        got.truncate(tpo::core::prompt::MAX_TOKENS);
+        same(&mut report, &format!("process_qa {i}"), &got.ids, case, "ids");
+        let index: Vec<u32> = got.visual.iter().map(|v| *v as u32).collect();
+        same(&mut report, &format!("process_qa {i} index"), &index, case, "index");
+    }
+    for (i, case) in cases(json, "decode").enumerate() {
+        let ids: Vec<u32> = serde_json::from_value(case["ids"].clone())?;
+        for (key, skip) in [("text", false), ("text_skip_special", true)] {
+            let got = tokenizer.decode(&ids, skip)?;
+            let expected = string(case, key)?;
+            report.expect(&format!("decode {i} {key}"), got == expected, || {
+                format!("got {got:?}, expected {expected:?}")
+            });
+        }
+    }
+    for (i, case) in cases(json, "frame_indices").enumerate() {
+        let number = |key: &str| case[key].as_u64().map(|v| v as usize);
+        let sampling: FrameSampling = string(case, "sample")?.parse()?;
+        let got = frame_indices(
+            sampling,
+            number("num_frames").ok_or("no num_frames")?,
+            number("vlen").ok_or("no vlen")?,
+            case["fps"].as_f64().unwrap_or(25.0),
+        )?;
+        let got: Vec<u32> = got.iter().map(|i| *i as u32).collect();
+        same(&mut report, &format!("frame_indices {i}"), &got, case, "out");
+    }
+    Ok(report)
+}
+
+fn cases<'a>(json: &'a Value, key: &str) -> impl Iterator<Item = &'a Value> {
+    json[key].as_array().into_iter().flatten()
+}
+
+fn string<'a>(case: &'a Value, key: &str) -> Result<&'a str, Failure> {
+    case[key].as_str().ok_or_else(|| format!("no string `{key}`").into())
+}
+
+fn same(report: &mut Report, name: &str, got: &[u32], case: &Value, key: &str) {
+    let expected: Option<Vec<u32>> = serde_json::from_value(case[key].clone()).ok();
+    report.expect(name, expected.as_deref() == Some(got), || {
+        format!("got {got:?}, expected {expected:?}")
+    });
+}
+
+pub fn preprocess(fixture: &Fixture) -> Result<Report, Failure> {
+    let mut report = Report::default();
+    let frames = frames_of(fixture.stored("in.frames_u8")?, 1)?;
+    let big = frames_of(fixture.stored("in.big_lowres_u8")?, 8)?;
+    for (suffix, antialias) in [("aa", true), ("noaa", false)] {
+        let vision = ImageTransform::vision().with_antialias(antialias);
+        compare(&mut report, fixture, &format!("out.vision.{suffix}"), &vision, &frames, [5, 7], true)?;
+        let down = format!("out.vision_down.{suffix}");
+        compare(&mut report, fixture, &down, &vision, &big, [3, 3], true)?;
+        let mask = ImageTransform::mask().with_antialias(antialias);
+        compare(&mut report, fixture, &format!("out.mask.{suffix}"), &mask, &frames, [37, 41], false)?;
+    }
+    compare(&mut report, fixture, "out.region", &ImageTransform::region(), &frames, [2, 2], false)?;
+    report.nothing_left(fixture);
+    Ok(report)
+}
+
+/// Compares every `stride`-th row and column at the fixture's absolute tolerance. On the uint8
+/// path up to 1 % of the values may differ by one step (the fixture's own rule).
+fn compare(
+    report: &mut Report,
+    fixture: &Fixture,
+    key: &str,
+    transform: &ImageTransform,
+    frames: &[Frame],
+    stride: [usize; 2],
+    steps_allowed: bool,
+) -> Result<(), Failure> {
+    let atol = fixture.json["tolerance"]["atol"].as_f64().ok_or("no atol")?;
+    let (values, [t, c, h, w]) = transform.apply(frames)?;
+    let expected = fixture.floats(key)?;
+    let shape = &fixture.stored(key)?.shape;
+    let (rows, columns) = (h.div_ceil(stride[0]), w.div_ceil(stride[1]));
+    if *shape != [t, c, rows, columns] {
+        report.fail(key, format!("shape {:?}, expected {shape:?}", [t, c, rows, columns]));
+        return Ok(());
+    }
+    let (mut worst, mut off) = (0f64, 0usize);
+    let mut at = 0;
+    for plane in values.chunks_exact(h * w) {
+        for y in (0..h).step_by(stride[0]) {
+            for x in (0..w).step_by(stride[1]) {
+                let error = (plane[y * w + x] - expected[at]).abs() as f64;
+                worst = worst.max(error);
+                // A value that differs by a whole step, not by rounding of the arithmetic.
+                off += (error > 1e-3) as usize;
+                at += 1;
+            }
+        }
+    }
+    report.measure(key, worst, atol);
+    if steps_allowed {
+        let share = off as f64 / expected.len() as f64;
+        report.measure(&format!("{key} share of values one step off"), share, 0.01);
+    }
+    Ok(())
+}
+
+/// Planar uint8 `[frames, 3, h, w]`, enlarged by a whole factor.
+fn frames_of(stored: &Stored, factor: usize) -> Result<Vec<Frame>, Failure> {
+    let [_, _, h, w] = stored.shape[..] else {
+        return Err("frames must have four axes".into());
+    };
+    let Values::Int(values) = &stored.values else {
+        return Err("frames must be integers".into());
+    };
+    let mut frames = Vec::new();
+    for frame in values.chunks_exact(3 * h * w) {
+        let (height, width) = (h * factor, w * factor);
+        let mut planes = Vec::with_capacity(3 * height * width);
+        for plane in frame.chunks_exact(h * w) {
+            for y in 0..height {
+                planes.extend((0..width).map(|x| plane[y / factor * w + x / factor] as u8));
+            }
+        }
+        frames.push(Frame::from_planar(width, height, &planes)?);
+    }
+    Ok(frames)
+}

@@ -1,0 +1,65 @@
+//! Errors of the facade.
+
+use std::path::PathBuf;
+
+use thiserror::Error;
+
+/// Result with [`Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Anything a session can fail with.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A device this build or machine does not have.
+    #[error("device `{asked}`: {why}")]
+    Device {
+        /// What was asked for.
+        asked: String,
+        /// Why it cannot be opened and what to do.
+        why: String,
+    },
+    /// A model whose parts do not fit together.
+    #[error("model configuration: {problems}")]
+    Config {
+        /// Every problem, separated by semicolons.
+        problems: String,
+    },
+    /// A model directory that is not one.
+    #[error("{path}: {why}")]
+    ModelDir {
+        /// The directory or file.
+        path: PathBuf,
+        /// What is wrong and what to do.
+        why: String,
+    },
+    /// A question that cannot be asked.
+    #[error("question: {why}")]
+    Question {
+        /// What is wrong and what to do.
+        why: String,
+    },
+    /// A picture that cannot be drawn.
+    #[error("{what}: {why}")]
+    Picture {
+        /// Which picture.
+        what: String,
+        /// Why.
+        why: String,
+    },
+    /// From the vocabulary, the assembled model or a head.
+    #[error(transparent)]
+    Core(#[from] tpo_core::CoreError),
+    /// From the weight import.
+    #[error(transparent)]
+    Weights(#[from] tpo_core::weights::WeightsError),
+    /// From the vision encoder or the connector.
+    #[error(transparent)]
+    Vision(#[from] tpo_vision::VisionError),
+    /// From the language model.
+    #[error(transparent)]
+    Llm(#[from] tpo_llm::LlmError),
+    /// From reading media.
+    #[error(transparent)]
+    Data(#[from] tpo_data::DataError),
+}

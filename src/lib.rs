@@ -1,0 +1,63 @@
+//! Task Preference Optimization (arXiv 2412.19326) in Rust: video language models that answer
+//! with boxes, time spans and masks.
+//!
+//! ```no_run
+//! use tpo::prelude::*;
+//!
+//! # fn main() -> tpo::Result<()> {
+//! let device = DeviceChoice::Auto.open()?;
+//! let (mut session, _) = Session::open("VideoChat-TPO", &device, SessionOptions::default(), None)?;
+//! session.load_video("clip.mp4", None)?;
+//! for event in session.ask(Question::new("Where is the dog?"))? {
+//!     match event? {
+//!         Event::Text(text) => print!("{text}"),
+//!         Event::Task(output) => println!("{}", output.to_json()),
+//!         Event::NoHead(task) => println!("(no {task} head in this build)"),
+//!     }
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! The parts are crates of their own, re-exported here: [`core`] (vocabulary, traits, the
+//! assembled model, weight import), [`vision`], [`llm`], [`heads`], [`data`] and [`train`].
+
+mod config;
+mod device;
+pub mod draw;
+mod error;
+mod model_dir;
+mod session;
+
+pub use tpo_core as core;
+pub use tpo_core::weights;
+pub use tpo_data as data;
+pub use tpo_heads as heads;
+pub use tpo_llm as llm;
+pub use tpo_train as train;
+pub use tpo_vision as vision;
+
+pub use config::{InputConfig, TpoConfig, VideoChatHeads, VideoChatTpo, videochat_tpo_keys};
+pub use device::DeviceChoice;
+pub use error::{Error, Result};
+pub use model_dir::CONFIG_FILE;
+pub use session::{Answer, Event, Media, Question, Reply, Session, SessionOptions};
+
+/// What most programs need.
+pub mod prelude {
+    pub use burn::module::Module;
+    pub use burn::tensor::{Device, Tensor};
+    pub use tpo_core::geometry::{BoxPixels, BoxXyxy, Mask, Rle, ScoredSpan, TimeSpan};
+    pub use tpo_core::head::{
+        HeadContext, HeadSet, HeadSpec, LossTerms, TargetSet, TaskHead, TaskOutput,
+    };
+    pub use tpo_core::heads;
+    pub use tpo_core::model::{CallOrder, TokenBatch, TpoBatch, TpoModel};
+    pub use tpo_core::nn::{Linear, LinearConfig, Mlp, MlpConfig};
+    pub use tpo_core::token::{TaskRegistry, TaskTokens, TokenId};
+    pub use tpo_heads::region::{RegionHead, RegionHeadConfig, RegionPrediction};
+
+    pub use crate::{
+        DeviceChoice, Event, Question, Reply, Session, SessionOptions, TpoConfig, VideoChatTpo,
+    };
+}

@@ -1,0 +1,167 @@
+//! Model directories: the reference's layout and ours, and the built-in mini model.
+//!
+//! Our layout is the reference's plus `tpo.json`: safetensors under the reference's key names, the
+//! tokenizer's files, and the sizes of all parts. A directory without `tpo.json` is taken for the
+//! published VideoChat-TPO.
+
+use std::path::Path;
+
+use burn::tensor::{Device, FloatDType};
+use tpo_core::weights::{
+    Checkpoint, DtypePolicy, LoadOptions, LoadReport, SaveOptions, load_module, save_module,
+};
+use tpo_llm::tokenizer::Tokenizer;
+
+use crate::config::{TpoConfig, videochat_tpo_keys};
+use crate::error::{Error, Result};
+use crate::session::{Session, SessionOptions};
+
+/// File with the sizes of all parts.
+pub const CONFIG_FILE: &str = "tpo.json";
+
+/// A byte-level tokenizer with the seven task tokens, for the mini model.
+const MINI_TOKENIZER: &str = include_str!("../assets/mini_tokenizer.json");
+const MINI_TOKENIZER_CONFIG: &str =
+    r#"{"bos_token":"<s>","eos_token":"</s>","unk_token":"<unk>","pad_token":"<unk>"}"#;
+
+/// The files a tokenizer is made of, as far as a directory has them.
+const TOKENIZER_FILES: [&str; 7] = [
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "generation_config.json",
+    "chat_template.jinja",
+];
+
+impl Session {
+    /// Loads a model directory, strictly. `progress` hears (bytes done, bytes in total).
+    ///
+    /// On the CPU weights become f32 unless [`SessionOptions::dtype`] says otherwise; the
+    /// published 7B model then needs 32 GB.
+    ///
+    /// # Errors
+    /// [`Error::ModelDir`] when the directory does not hold a model; [`Error::Weights`] naming
+    /// every missing, unexpected or mismatched tensor.
+    pub fn open(
+        dir: impl AsRef<Path>,
+        device: &Device,
+        options: SessionOptions,
+        progress: Option<&dyn Fn(u64, u64)>,
+    ) -> Result<(Self, LoadReport)> {
+        let dir = dir.as_ref();
+        if !dir.is_dir() {
+            return Err(Error::ModelDir {
+                path: dir.into(),
+                why: "is not a directory; give the folder that holds the safetensors files".into(),
+            });
+        }
+        let config = read_config(dir)?;
+        config.validate()?;
+        let checkpoint = Checkpoint::open(dir)?;
+        let mut tokenizer = Tokenizer::from_dir(dir)?;
+        add_task_tokens(&mut tokenizer, &config)?;
+        let mut options = options;
+        if options.dtype.is_none() && *device == Device::flex() {
+            options.dtype = Some(FloatDType::F32);
+        }
+        let load = LoadOptions {
+            dtype: options.dtype.map_or(DtypePolicy::Keep, DtypePolicy::Cast),
+            progress,
+            ..LoadOptions::default()
+        };
+        let model = config.init(device)?;
+        let (model, report) = load_module(model, &checkpoint, &videochat_tpo_keys()?, &load)?;
+        let mut session = Self::new(model, config, tokenizer, device, options)?;
+        session.tokenizer_files = tokenizer_files(dir)?;
+        Ok((session, report))
+    }
+
+    /// The mini model with **random weights** drawn from `seed`: it runs the whole chain and
+    /// knows nothing. It stands in until a trained one ships.
+    ///
+    /// # Errors
+    /// None that an intact build can cause.
+    pub fn mini(device: &Device, seed: u64, options: SessionOptions) -> Result<Self> {
+        let mut tokenizer = Tokenizer::from_tokenizer_json_bytes(MINI_TOKENIZER.as_bytes())?;
+        tokenizer.set_eos_id(tokenizer.token_to_id("</s>"));
+        let config = TpoConfig::mini(tokenizer.vocab_size());
+        device.seed(seed);
+        let model = config.init(device)?;
+        let mut session = Self::new(model, config, tokenizer, device, options)?;
+        session.tokenizer_files = vec![
+            ("tokenizer.json".into(), MINI_TOKENIZER.into()),
+            ("tokenizer_config.json".into(), MINI_TOKENIZER_CONFIG.into()),
+        ];
+        Ok(session)
+    }
+
+    /// Writes the session's model in our layout: `tpo.json`, weights under the reference's key
+    /// names, the tokenizer.
+    ///
+    /// # Errors
+    /// When a file cannot be written; nothing half-written is left under its final name.
+    pub fn save(&self, dir: impl AsRef<Path>) -> Result<()> {
+        let dir = dir.as_ref();
+        let failed = |path: &Path, e: String| Error::ModelDir {
+            path: path.into(),
+            why: e,
+        };
+        std::fs::create_dir_all(dir).map_err(|e| failed(dir, e.to_string()))?;
+        save_module(self.model(), &videochat_tpo_keys()?, dir, &SaveOptions::default())?;
+        for (name, bytes) in &self.tokenizer_files {
+            let path = dir.join(name);
+            std::fs::write(&path, bytes).map_err(|e| failed(&path, e.to_string()))?;
+        }
+        let json = serde_json::to_string_pretty(self.config())
+            .map_err(|e| failed(&dir.join(CONFIG_FILE), e.to_string()))?;
+        let path = dir.join(CONFIG_FILE);
+        let partial = dir.join("tpo.json.partial");
+        std::fs::write(&partial, json)
+            .and_then(|()| std::fs::rename(&partial, &path))
+            .map_err(|e| failed(&path, e.to_string()))
+    }
+}
+
+/// Adds the task tokens that the tokenizer's files do not name.
+fn add_task_tokens(tokenizer: &mut Tokenizer, config: &TpoConfig) -> Result<()> {
+    let mut missing: Vec<(&str, u32)> = config
+        .tasks
+        .tokens()
+        .filter(|t| tokenizer.token_to_id(&t.token).is_none())
+        .map(|t| (t.token.as_str(), t.id))
+        .collect();
+    missing.sort_by_key(|t| t.1);
+    Ok(tokenizer.add_tokens_with_ids(missing)?)
+}
+
+fn tokenizer_files(dir: &Path) -> Result<Vec<(String, Vec<u8>)>> {
+    let mut files = Vec::new();
+    for name in TOKENIZER_FILES {
+        let path = dir.join(name);
+        if path.is_file() {
+            let bytes = std::fs::read(&path).map_err(|e| Error::ModelDir {
+                path,
+                why: e.to_string(),
+            })?;
+            files.push((name.to_string(), bytes));
+        }
+    }
+    Ok(files)
+}
+
+fn read_config(dir: &Path) -> Result<TpoConfig> {
+    let path = dir.join(CONFIG_FILE);
+    match std::fs::read_to_string(&path) {
+        Ok(text) => serde_json::from_str(&text).map_err(|e| Error::ModelDir {
+            path,
+            why: format!("is not a model configuration: {e}"),
+        }),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(TpoConfig::videochat_tpo()),
+        Err(e) => Err(Error::ModelDir {
+            path,
+            why: e.to_string(),
+        }),
+    }
+}

@@ -1,0 +1,170 @@
+//! A head of one's own, added from outside the tpo crates: called by its routing token, trained
+//! through its task token, with gradients into the language model.
+
+use burn::module::Module;
+use burn::tensor::{Device, Tensor};
+use tpo::core::head::SampleContext;
+use tpo::core::model::{GenerateEvent, GenerateOptions, PaddingSide};
+use tpo::core::prompt::PromptIds;
+use tpo::llm::LlmConfig;
+use tpo::prelude::*;
+use tpo::vision::{QFormerConnectorConfig, UmtConfig, VideoEncoder};
+
+/// Counts something: one number from the task embedding.
+#[derive(Module, Debug)]
+struct CountHead {
+    mlp: Mlp,
+}
+
+impl TaskHead for CountHead {
+    type Target = f32;
+    type Output = Tensor<2>;
+    type Prediction = f32;
+
+    fn spec(&self) -> HeadSpec {
+        HeadSpec::new("count", "<count_begin>", "<count>")
+    }
+
+    fn forward(&self, task: Tensor<2>, _: &HeadContext<'_>) -> tpo::core::Result<Tensor<2>> {
+        Ok(self.mlp.forward(task))
+    }
+
+    fn loss(
+        &self,
+        output: &Tensor<2>,
+        targets: &[f32],
+        _: &HeadContext<'_>,
+    ) -> tpo::core::Result<LossTerms> {
+        let target = Tensor::<1>::from_floats(targets, &output.device()).unsqueeze_dim(1);
+        let l1 = (output.clone() - target).abs().mean();
+        Ok(LossTerms::new().with("l1", l1, 0.5))
+    }
+
+    fn decode(&self, output: Tensor<2>, _: &HeadContext<'_>) -> tpo::core::Result<Vec<f32>> {
+        Ok(output.into_data().iter::<f32>().collect())
+    }
+}
+
+const VOCAB: usize = 60;
+
+macro_rules! model {
+    ($device:expr) => {{
+        let mut tasks = TaskRegistry::with_base(50);
+        tasks
+            .register(TaskTokens {
+                name: "count".into(),
+                routing: TokenId::new("<count_begin>", 57),
+                placeholder: TokenId::new("<count>", 58),
+            })
+            .unwrap();
+        let llm = LlmConfig::mini(VOCAB);
+        let d = llm.hidden_size;
+        let count = CountHead {
+            mlp: MlpConfig::new(vec![d, 16, 1]).init($device),
+        };
+        TpoModel::new(
+            VideoEncoder::new(&UmtConfig::mini(), $device).unwrap(),
+            QFormerConnectorConfig::mini(d).init($device).unwrap(),
+            llm.init($device).unwrap(),
+            heads![RegionHeadConfig::for_llm(d).init($device), count],
+            tasks,
+            $device,
+        )
+        .unwrap()
+    }};
+}
+
+#[test]
+fn it_trains_through_its_token() {
+    let device = Device::flex().autodiff();
+    let model = model!(&device);
+    let row = |ids: &[u32]| {
+        let mut p = PromptIds::default();
+        p.push_text(ids);
+        p
+    };
+    // Two samples, three count tokens and a region token between them.
+    let rows = [row(&[1, 57, 58, 3, 57, 58]), row(&[1, 50, 53, 57, 58])];
+    let tokens = TokenBatch::pad(&rows, PaddingSide::Right, 0);
+    let mut batch = TpoBatch::new(tokens, &device);
+    batch.targets = TargetSet::new().with("count", vec![2.0f32, 3.0, 5.0]);
+    let out = model.forward(batch, &[]).unwrap();
+    assert_eq!(out.head_losses.len(), 1, "only the head with targets has a loss");
+    let (name, terms) = &out.head_losses[0];
+    assert_eq!(name, "count");
+    let total: f32 = terms.total().unwrap().into_scalar();
+    let l1: f32 = terms.terms()[0].value.clone().into_scalar();
+    assert!((total - 0.5 * l1).abs() < 1e-6);
+
+    let grads = out.total().unwrap().backward();
+    let some = |t: Option<Tensor<3>>| {
+        t.is_some_and(|g| g.abs().sum().into_scalar::<f32>() > 0.0)
+    };
+    assert!(some(model.task_tokens[1].val().grad(&grads)), "the count token learns");
+    assert!(!some(model.task_tokens[0].val().grad(&grads)), "the region token does not");
+    let q = model.llm.model.layers[0].self_attn.q_proj.weight.val();
+    assert!(q.grad(&grads).is_some(), "the language model learns");
+}
+
+#[test]
+fn wrong_targets_are_errors() {
+    let device = Device::flex().autodiff();
+    let model = model!(&device);
+    let mut p = PromptIds::default();
+    p.push_text(&[1, 57, 58]);
+    let tokens = TokenBatch::pad(&[p], PaddingSide::Right, 0);
+    for targets in [
+        TargetSet::new().with("count", vec![1.0f32, 2.0]),
+        TargetSet::new().with("count", vec![1i32]),
+    ] {
+        let mut batch = TpoBatch::new(tokens.clone(), &device);
+        batch.targets = targets;
+        let error = model.forward(batch, &[]).unwrap_err().to_string();
+        assert!(error.contains("count"), "{error}");
+    }
+}
+
+#[test]
+fn it_is_called_by_its_routing_token_in_both_orders() {
+    let device = Device::flex();
+    let model = model!(&device);
+    let prompt = Tensor::<3>::random(
+        [1, 5, model.llm.config().hidden_size],
+        burn::tensor::Distribution::Default,
+        &device,
+    );
+    let mut embeddings = Vec::new();
+    for call_order in [CallOrder::AsReference, CallOrder::AsTrained] {
+        let options = GenerateOptions {
+            max_new_tokens: 6,
+            stop: vec![2],
+            call_order,
+            force: vec![],
+        };
+        // A script in place of a sampler: words, count, region, a task without a head, the end.
+        let script = [5u32, 57, 50, 54, 9, 2];
+        let run = model
+            .generate(prompt.clone(), SampleContext::default(), options, |_, done| {
+                Ok(script[done.len()])
+            })
+            .unwrap();
+        let mut seen = Vec::new();
+        for event in run {
+            match event.unwrap() {
+                GenerateEvent::Token(id) => seen.push(format!("{id}")),
+                GenerateEvent::Task { output, embedding } => {
+                    if output.task == "count" {
+                        assert!(output.get::<f32>().is_some());
+                        assert_eq!(output.token, 1);
+                        embeddings.push(embedding.into_data().iter::<f32>().collect::<Vec<_>>());
+                    }
+                    seen.push(output.task);
+                }
+                GenerateEvent::NoHead { task, .. } => seen.push(format!("no {task}")),
+            }
+        }
+        let expected = ["5", "57", "count", "50", "region", "54", "no mask", "9", "2"];
+        assert_eq!(seen, expected, "answers come in order, each after its token");
+    }
+    assert_ne!(embeddings[0], embeddings[1], "the orders see different contexts");
+}

@@ -1,0 +1,27 @@
+//! The one place for hot tensor operations.
+//!
+//! Every function here is a plain function on [`Tensor`](burn::tensor::Tensor)s and means the same
+//! on every device. On a CPU (flex) device the bodies run our own vectorised, multi-threaded
+//! kernels on the tensor's storage, without copying it; with autodiff the same kernels record a
+//! hand-written backward step. On every other device the function is composed of Burn operations,
+//! so kernel fusion and flash attention of the GPU backends apply.
+//!
+//! Statistics (means, variances, soft-max sums) are taken in `f32` whatever the dtype.
+
+mod activation;
+mod attention;
+mod elementwise;
+mod flex;
+mod half;
+mod linear;
+mod norm;
+mod patch_embed;
+mod simd;
+mod softmax;
+
+pub use activation::{gelu, gelu_tanh, silu, swiglu};
+pub use attention::{AttentionOptions, attention};
+pub use linear::linear;
+pub use norm::{layer_norm, rms_norm};
+pub use patch_embed::conv_patch_embed;
+pub use softmax::softmax_last;

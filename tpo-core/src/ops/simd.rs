@@ -1,0 +1,118 @@
+//! Elementary functions on SIMD vectors, for any instruction set `pulp` knows.
+
+use pulp::Simd;
+
+/// `1.5 · 2²³`: adding and subtracting it rounds a small `f32` to the nearest integer.
+const ROUND: f32 = 12_582_912.0;
+
+// In `min` and `max` the constant comes first: x86 returns the second operand if one is NaN, so a
+// NaN argument gives a NaN.
+
+/// `2^x` to about 1 ulp. Below −126 the result is zero, above 127.49 it saturates.
+#[inline(always)]
+pub(super) fn exp2<S: Simd>(s: S, x: S::f32s) -> S::f32s {
+    let magic = s.splat_f32s(ROUND);
+    let clamped = s.min_f32s(s.splat_f32s(127.49), s.max_f32s(s.splat_f32s(-126.0), x));
+    let shifted = s.add_f32s(clamped, magic);
+    let r = s.sub_f32s(clamped, s.sub_f32s(shifted, magic));
+    // Cephes exp2f polynomial of 2^r on [-0.5, 0.5].
+    let mut p = s.splat_f32s(1.535_336_2e-4);
+    for c in [
+        1.339_887_4e-3,
+        9.618_437e-3,
+        5.550_332_5e-2,
+        2.402_264_8e-1,
+        6.931_472e-1,
+        1.0,
+    ] {
+        p = s.mul_add_e_f32s(p, r, s.splat_f32s(c));
+    }
+    // The low bits of `shifted` hold the integer part; move it to the exponent field.
+    let exponent = s.wrapping_dyn_shl_u32s(s.transmute_u32s_f32s(shifted), s.splat_u32s(23));
+    let scaled = s.transmute_f32s_u32s(s.add_u32s(s.transmute_u32s_f32s(p), exponent));
+    let underflow = s.less_than_f32s(x, s.splat_f32s(-126.0));
+    s.select_f32s(underflow, s.splat_f32s(0.0), scaled)
+}
+
+/// `e^x` to about 1 ulp (argument reduced in two parts).
+#[inline(always)]
+pub(super) fn exp<S: Simd>(s: S, x: S::f32s) -> S::f32s {
+    let magic = s.splat_f32s(ROUND);
+    let clamped = s.min_f32s(s.splat_f32s(88.37), s.max_f32s(s.splat_f32s(-87.336), x));
+    let shifted = s.mul_add_e_f32s(clamped, s.splat_f32s(std::f32::consts::LOG2_E), magic);
+    let n = s.sub_f32s(shifted, magic);
+    // ln 2 in two parts (Cephes expf); the first product is exact.
+    let r = s.mul_add_e_f32s(n, s.splat_f32s(-0.693_359_375), clamped);
+    let r = s.mul_add_e_f32s(n, s.splat_f32s(2.121_944_4e-4), r);
+    // Cephes expf polynomial on [-ln2/2, ln2/2].
+    let mut p = s.splat_f32s(1.987_569_1e-4);
+    for c in [
+        1.398_199_9e-3,
+        8.333_452e-3,
+        4.166_579_6e-2,
+        1.666_666_5e-1,
+        5.000_000_1e-1,
+    ] {
+        p = s.mul_add_e_f32s(p, r, s.splat_f32s(c));
+    }
+    let p = s.mul_add_e_f32s(s.mul_f32s(r, r), p, s.add_f32s(r, s.splat_f32s(1.0)));
+    let exponent = s.wrapping_dyn_shl_u32s(s.transmute_u32s_f32s(shifted), s.splat_u32s(23));
+    let scaled = s.transmute_f32s_u32s(s.add_u32s(s.transmute_u32s_f32s(p), exponent));
+    let underflow = s.less_than_f32s(x, s.splat_f32s(-87.336));
+    s.select_f32s(underflow, s.splat_f32s(0.0), scaled)
+}
+
+/// Logistic function `1 / (1 + e^−x)`.
+#[inline(always)]
+pub(super) fn sigmoid<S: Simd>(s: S, x: S::f32s) -> S::f32s {
+    let one = s.splat_f32s(1.0);
+    let e = exp(s, s.sub_f32s(s.splat_f32s(0.0), x));
+    s.div_f32s(one, s.add_f32s(one, e))
+}
+
+/// Error function to about 1 ulp: an odd polynomial near zero, `1 − e^−P(|x|)` beyond
+/// (coefficients: N. Juffa, "fast single-precision erff").
+#[inline(always)]
+pub(super) fn erf<S: Simd>(s: S, x: S::f32s) -> S::f32s {
+    let abs = s.abs_f32s(x);
+    let t = s.min_f32s(abs, s.splat_f32s(4.0));
+    let sq = s.mul_f32s(t, t);
+    let far = {
+        let r = s.mul_add_e_f32s(
+            s.splat_f32s(-1.728_534_7e-5),
+            t,
+            s.splat_f32s(3.831_971_3e-4),
+        );
+        let u = s.mul_add_e_f32s(
+            s.splat_f32s(-3.883_964_4e-3),
+            t,
+            s.splat_f32s(2.425_462_2e-2),
+        );
+        let mut r = s.mul_add_e_f32s(r, sq, u);
+        for c in [-1.067_778_8e-1, -6.348_467e-1, -1.287_175_1e-1] {
+            r = s.mul_add_e_f32s(r, t, s.splat_f32s(c));
+        }
+        let r = s.sub_f32s(s.mul_f32s(r, t), t);
+        s.sub_f32s(s.splat_f32s(1.0), exp(s, r))
+    };
+    let near = {
+        let mut r = s.splat_f32s(-5.967_617e-4);
+        for c in [
+            4.991_194_2e-3,
+            -2.676_813_5e-2,
+            1.128_199_2e-1,
+            -3.761_253_4e-1,
+            1.283_791_7e-1,
+        ] {
+            r = s.mul_add_e_f32s(r, sq, s.splat_f32s(c));
+        }
+        s.mul_add_e_f32s(r, t, t)
+    };
+    let magnitude = s.select_f32s(
+        s.greater_than_f32s(abs, s.splat_f32s(0.927_734_4)),
+        far,
+        near,
+    );
+    let sign = s.and_f32s(x, s.splat_f32s(-0.0));
+    s.or_f32s(magnitude, sign)
+}

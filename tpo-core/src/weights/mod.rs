@@ -1,0 +1,59 @@
+//! Reading, strictly importing and writing model weights in the safetensors format.
+//!
+//! * [`Checkpoint`] reads the headers of a file or of a sharded directory and checks them; no
+//!   tensor data is touched.
+//! * [`KeyMap`] translates between checkpoint keys and paths in the module tree. [`KeyRules`] is
+//!   the table of one part, [`KeyTables`] composes parts into a model.
+//! * [`load_module`] copies a checkpoint into a module. It checks every name and shape first;
+//!   when anything is missing, unexpected or of another shape it changes nothing and returns an
+//!   error that lists all of it.
+//! * [`save_module`] writes a module under the checkpoint's names, one tensor in memory at a
+//!   time.
+//! * [`inspect`] compares a checkpoint with a [`Manifest`] and accounts for its parts.
+//!
+//! Weights are stored in PyTorch's layout (see [`nn`](crate::nn)), so a key is only ever
+//! renamed; nothing is transposed.
+//!
+//! Files are treated as hostile: no size is believed before it is checked against the length of
+//! the file, a name in an index may not leave its directory, and no input makes this module
+//! panic.
+
+#[cfg(target_endian = "big")]
+compile_error!("safetensors files are little-endian and are read without swapping bytes");
+
+mod checkpoint;
+mod error;
+mod header;
+pub mod inspect;
+mod key_map;
+mod layout;
+mod load;
+mod manifest;
+mod nearest;
+mod params;
+mod parts;
+mod read;
+mod report;
+mod save;
+mod sparse;
+mod write;
+
+pub use checkpoint::{Checkpoint, INDEX_FILE, SINGLE_FILE};
+pub use error::{
+    MismatchedTensor, MissingTensor, NearTensor, Refusal, UnexpectedTensor, WeightsError};
+pub use header::{MAX_HEADER_BYTES, TensorEntry};
+pub use key_map::{KeyMap, KeyRules, KeyTables, KeyTarget, check_round_trip};
+pub use layout::{hugging_face_llm_layout, videochat_tpo_layout};
+pub use load::{DtypePolicy, KeyScope, LoadOptions, load_module};
+pub use manifest::{Manifest, ManifestTensor};
+pub use nearest::nearest;
+pub use params::{ParamInfo, ParamKind, module_params};
+pub use parts::{LoraSummary, PartSpec, PartSummary, account, videochat_tpo_parts};
+pub use read::Access;
+pub use report::{CastTensor, IgnoredTensor, LoadReport, LoadedTensor};
+pub use safetensors::Dtype;
+pub use save::{SaveOptions, SaveReport, save_module};
+pub use sparse::write_sparse;
+
+/// Result with [`WeightsError`].
+pub type Result<T, E = WeightsError> = std::result::Result<T, E>;

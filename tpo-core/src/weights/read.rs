@@ -1,0 +1,140 @@
+//! The bytes of one tensor at a time.
+
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::path::Path;
+use std::sync::Arc;
+
+use burn::store::{ModuleStore, SafetensorsStore};
+use burn::tensor::{BoolStore, Bytes, DType};
+use safetensors::Dtype;
+
+use super::header::TensorEntry;
+use super::{Result, WeightsError};
+
+/// How tensor data is read.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Access {
+    /// Through a memory map, one shard at a time. The map is file-backed, so its pages can be
+    /// reclaimed at any time; they are counted in the resident set of the process. A file that
+    /// another process truncates while it is mapped ends the process.
+    #[default]
+    MemoryMap,
+    /// By reading each tensor from its position into its own buffer. Uses no address space
+    /// beyond the tensors, and a file that shrinks meanwhile is an error.
+    Read,
+}
+
+/// The data type Burn holds this one in, or `None` when it has no such type.
+pub(crate) fn burn_dtype(dtype: Dtype) -> Option<DType> {
+    Some(match dtype {
+        Dtype::F64 => DType::F64,
+        Dtype::F32 => DType::F32,
+        Dtype::F16 => DType::F16,
+        Dtype::BF16 => DType::BF16,
+        Dtype::I64 => DType::I64,
+        Dtype::I32 => DType::I32,
+        Dtype::I16 => DType::I16,
+        Dtype::I8 => DType::I8,
+        Dtype::U64 => DType::U64,
+        Dtype::U32 => DType::U32,
+        Dtype::U16 => DType::U16,
+        Dtype::U8 => DType::U8,
+        Dtype::BOOL => DType::Bool(BoolStore::Native),
+        _ => return None,
+    })
+}
+
+/// Whether burn-store's reader knows this type. It refuses a file that holds any other.
+fn mappable(dtype: Dtype) -> bool {
+    burn_dtype(dtype).is_some() && dtype != Dtype::U16
+}
+
+/// Reads tensors, keeping the file of the last one open.
+pub(crate) struct TensorReader<'a> {
+    access: Access,
+    /// Files that hold a type burn-store does not read.
+    unmappable: Vec<&'a Arc<Path>>,
+    open: Option<(Arc<Path>, Source)>,
+}
+
+enum Source {
+    Map(Box<SafetensorsStore>),
+    File(File),
+}
+
+impl<'a> TensorReader<'a> {
+    /// A reader for a checkpoint with these tensors.
+    pub(crate) fn new(access: Access, tensors: impl Iterator<Item = &'a TensorEntry>) -> Self {
+        let mut unmappable: Vec<&Arc<Path>> = Vec::new();
+        for t in tensors {
+            if !mappable(t.dtype) && !unmappable.contains(&&t.file) {
+                unmappable.push(&t.file);
+            }
+        }
+        Self {
+            access,
+            unmappable,
+            open: None,
+        }
+    }
+
+    /// The bytes of one tensor.
+    pub(crate) fn read(&mut self, entry: &TensorEntry) -> Result<Bytes> {
+        let fail = |why: String| WeightsError::TensorData {
+            file: entry.file.to_path_buf(),
+            key: entry.key.clone(),
+            shape: entry.shape.clone(),
+            why,
+        };
+        let bytes = match self.source(entry)? {
+            Source::Map(store) => {
+                let tensor = store
+                    .get_tensor(&entry.key)
+                    .map_err(|e| fail(e.to_string()))?
+                    .ok_or_else(|| fail("it is gone; the file changed while loading".into()))?;
+                tensor.to_bytes().map_err(|e| fail(e.to_string()))?
+            }
+            Source::File(file) => {
+                let len = usize::try_from(entry.len)
+                    .map_err(|_| fail("it is larger than the address space".into()))?;
+                let mut bytes = Vec::new();
+                bytes
+                    .try_reserve_exact(len)
+                    .map_err(|e| fail(format!("no memory for {len} bytes: {e}")))?;
+                file.seek(SeekFrom::Start(entry.offset))
+                    .and_then(|_| file.take(entry.len).read_to_end(&mut bytes))
+                    .map_err(|e| fail(e.to_string()))?;
+                Bytes::from_bytes_vec(bytes)
+            }
+        };
+        if bytes.len() as u64 != entry.len {
+            return Err(fail(format!(
+                "{} bytes were read where the header says {}; the file changed while loading",
+                bytes.len(),
+                entry.len
+            )));
+        }
+        Ok(bytes)
+    }
+
+    fn source(&mut self, entry: &TensorEntry) -> Result<&mut Source> {
+        let current = self.open.take().filter(|(file, _)| *file == entry.file);
+        let open = match current {
+            Some(open) => open,
+            None => {
+                let map = self.access == Access::MemoryMap && !self.unmappable.contains(&&entry.file);
+                let source = if map {
+                    Source::Map(Box::new(SafetensorsStore::from_file(&*entry.file)))
+                } else {
+                    Source::File(
+                        File::open(&entry.file)
+                            .map_err(WeightsError::io("opening", &entry.file))?,
+                    )
+                };
+                (entry.file.clone(), source)
+            }
+        };
+        Ok(&mut self.open.insert(open).1)
+    }
+}

@@ -1,0 +1,311 @@
+//! Importing into a module.
+
+use std::cell::RefCell;
+
+use burn::module::{Module, Param};
+use burn::tensor::{DType, Device, FloatDType, Tensor};
+use tpo_core::weights::{
+    Access, Checkpoint, DtypePolicy, KeyRules, KeyScope, LoadOptions, WeightsError, load_module,
+};
+
+use crate::files::{NET, Net, T, checkpoint, net_with, write};
+
+fn open(tensors: &[T<'_>]) -> (tempfile::TempDir, Checkpoint) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = write(dir.path(), "model.safetensors", &checkpoint(tensors));
+    let checkpoint = Checkpoint::open(path).unwrap();
+    (dir, checkpoint)
+}
+
+fn refuse(tensors: &[T<'_>]) -> (String, tpo_core::weights::Refusal) {
+    let (_dir, checkpoint) = open(tensors);
+    let error = load_module(
+        Net::new(&Device::flex()),
+        &checkpoint,
+        &KeyRules::new(),
+        &LoadOptions::default(),
+    )
+    .unwrap_err();
+    let message = error.to_string();
+    assert!(!message.contains('\n'), "{message}");
+    match error {
+        WeightsError::Refused(refusal) => (message, *refusal),
+        other => panic!("{other}"),
+    }
+}
+
+fn values<const D: usize>(param: &Param<Tensor<D>>) -> Vec<f32> {
+    param.val().into_data().try_cast(DType::F32).unwrap().as_slice::<f32>().unwrap().to_vec()
+}
+
+#[test]
+fn values_arrive_in_the_order_of_the_file() {
+    for access in [Access::MemoryMap, Access::Read] {
+        let (_dir, checkpoint) = open(NET);
+        let options = LoadOptions {
+            access,
+            ..LoadOptions::default()
+        };
+        let net = Net::new(&Device::flex());
+        assert!(!net.token.is_initialized());
+        let (net, report) =
+            load_module(net, &checkpoint, &KeyRules::new(), &options).unwrap();
+        assert!(report.is_complete());
+        assert_eq!(report.loaded.len(), NET.len());
+        assert_eq!(report.bytes(), checkpoint.bytes());
+        assert_eq!(values(&net.blocks[0].fc.weight), [0., 1., 2., 3., 4., 5.]);
+        assert_eq!(net.blocks[0].fc.weight.val().dtype(), DType::BF16);
+        assert_eq!(net.blocks[1].fc.weight.val().dtype(), DType::F32);
+        let ids = net.blocks[1].ids.val();
+        let default_int = Tensor::<1, burn::tensor::Int>::zeros([1], &Device::flex()).dtype();
+        assert_eq!(ids.dtype(), default_int);
+        assert_eq!(
+            ids.into_data().try_cast(DType::I64).unwrap().as_slice::<i64>().unwrap(),
+            [0, 1, 2, 3]
+        );
+        let text = report.to_string();
+        assert!(text.contains("loaded") && text.contains("I64 → "), "{text}");
+    }
+}
+
+#[test]
+fn floats_are_cast_on_request_and_counted() {
+    let (_dir, checkpoint) = open(NET);
+    let options = LoadOptions {
+        dtype: DtypePolicy::Cast(FloatDType::F32),
+        ..LoadOptions::default()
+    };
+    let (net, report) = load_module(
+        Net::new(&Device::flex()),
+        &checkpoint,
+        &KeyRules::new(),
+        &options,
+    )
+    .unwrap();
+    assert_eq!(net.blocks[0].norm.weight.val().dtype(), DType::F32);
+    assert_eq!(values(&net.blocks[0].norm.weight), [0., 1.]);
+    // Eight of nine float tensors were bfloat16.
+    let floats = report.cast.iter().filter(|c| c.to == "F32").count();
+    assert_eq!(floats, 8);
+}
+
+#[test]
+fn gradients_flow_after_loading_and_frozen_stays_frozen() {
+    let (_dir, checkpoint) = open(NET);
+    let device = Device::flex().autodiff();
+    let mut net = Net::new(&device);
+    net.blocks[1].fc.weight = net.blocks[1].fc.weight.clone().set_require_grad(false);
+    let id = net.blocks[0].fc.weight.id;
+    let options = LoadOptions {
+        dtype: DtypePolicy::Cast(FloatDType::F32),
+        ..LoadOptions::default()
+    };
+    let (net, _) = load_module(net, &checkpoint, &KeyRules::new(), &options).unwrap();
+    assert_eq!(net.blocks[0].fc.weight.id, id);
+    assert!(net.blocks[0].fc.weight.val().device().is_autodiff());
+    assert!(net.blocks[0].fc.weight.val().is_require_grad());
+    assert!(!net.blocks[1].fc.weight.val().is_require_grad());
+
+    let x = Tensor::<2>::from_floats([[1., 10.]], &device);
+    let y = net.blocks[0].fc.forward(x.clone()) + net.blocks[1].fc.forward(x);
+    let grads = y.sum().backward();
+    let grad = net.blocks[0].fc.weight.val().grad(&grads).unwrap();
+    assert_eq!(
+        grad.into_data().as_slice::<f32>().unwrap(),
+        [1., 10., 1., 10., 1., 10.]
+    );
+    assert!(net.blocks[1].fc.weight.val().grad(&grads).is_none());
+}
+
+#[test]
+fn a_plain_model_becomes_trainable_after_loading() {
+    let (_dir, checkpoint) = open(NET);
+    let net = Net::new(&Device::flex());
+    let (net, _) =
+        load_module(net, &checkpoint, &KeyRules::new(), &LoadOptions::default()).unwrap();
+    let net = net.train();
+    assert!(net.blocks[0].fc.weight.val().is_require_grad());
+}
+
+#[test]
+fn a_missing_tensor_names_key_shape_file_and_nearest() {
+    let (message, refusal) = refuse(&net_with(
+        "blocks.1.fc.weight",
+        Some(T("blocks.1.fc.weigth", "F32", &[3, 2])),
+    ));
+    assert_eq!((refusal.missing.len(), refusal.unexpected.len()), (1, 1));
+    for part in [
+        "`blocks.1.fc.weight` of shape [3, 2]",
+        "nearest name in the checkpoint: `blocks.1.fc.weigth` of shape [3, 2] in model.safetensors",
+        "nearest expected name: `blocks.1.fc.weight`",
+    ] {
+        assert!(message.contains(part), "{message}");
+    }
+}
+
+#[test]
+fn other_shapes_other_kinds_and_unknown_types() {
+    let (message, refusal) =
+        refuse(&net_with("blocks.0.fc.weight", Some(T("blocks.0.fc.weight", "F32", &[2, 3]))));
+    assert_eq!(refusal.mismatched.len(), 1);
+    assert!(message.contains("expected [3, 2], found [2, 3]"), "{message}");
+
+    let (message, _) = refuse(&net_with("token", Some(T("token", "I64", &[1, 1, 2]))));
+    assert!(message.contains("I64") && message.contains("Float"), "{message}");
+
+    let (message, _) = refuse(&net_with("token", Some(T("token", "F8_E4M3", &[1, 1, 2]))));
+    assert!(message.contains("F8_E4M3 is not supported"), "{message}");
+}
+
+#[test]
+fn two_keys_for_one_parameter() {
+    let (_dir, checkpoint) = open(&[
+        T("w.base_layer.weight", "F32", &[3, 2]),
+        T("w.weight", "F32", &[3, 2]),
+    ]);
+    #[derive(Module, Debug)]
+    struct One {
+        w: tpo_core::nn::Linear,
+    }
+    let one = One {
+        w: tpo_core::nn::LinearConfig::new(2, 3)
+            .with_bias(false)
+            .init(&Device::flex()),
+    };
+    let rules = KeyRules::new().lora("default");
+    let error = load_module(one, &checkpoint, &rules, &LoadOptions::default()).unwrap_err();
+    assert!(error.to_string().contains("so does `w.base_layer.weight`"), "{error}");
+}
+
+#[test]
+fn a_refused_load_changes_nothing() {
+    let device = Device::flex();
+    let net = Net::new(&device);
+    let before = net.clone();
+    let kept = values(&before.blocks[0].fc.weight);
+    // Only the last tensor is wrong.
+    let (_dir, checkpoint) = open(&net_with("token", Some(T("token", "F32", &[1, 1, 3]))));
+    let result = load_module(net, &checkpoint, &KeyRules::new(), &LoadOptions::default());
+    assert!(result.is_err());
+    assert_eq!(values(&before.blocks[0].fc.weight), kept);
+    assert!(!before.blocks[1].fc.weight.is_initialized());
+}
+
+#[test]
+fn a_file_that_changes_after_its_header_was_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let bytes = checkpoint(NET);
+    let path = write(dir.path(), "model.safetensors", &bytes);
+    let opened = Checkpoint::open(&path).unwrap();
+    write(dir.path(), "model.safetensors", &bytes[..bytes.len() - 2]);
+    for access in [Access::MemoryMap, Access::Read] {
+        let options = LoadOptions {
+            access,
+            ..LoadOptions::default()
+        };
+        let net = Net::new(&Device::flex());
+        let error = load_module(net, &opened, &KeyRules::new(), &options).unwrap_err();
+        assert!(matches!(error, WeightsError::TensorData { .. }), "{error}");
+    }
+}
+
+#[test]
+fn partial_loads_only_when_asked() {
+    let mut tensors = net_with("token", Some(T("other.thing", "F32", &[5])));
+    tensors.retain(|t| t.0 != "blocks.0.ids");
+    tensors.push(T("blocks.0.ids", "I64", &[1, 5]));
+    let (_dir, checkpoint) = open(&tensors);
+    let options = LoadOptions {
+        strict_missing: false,
+        strict_unexpected: false,
+        strict_mismatched: false,
+        ..LoadOptions::default()
+    };
+    let net = Net::new(&Device::flex());
+    let (net, report) = load_module(net, &checkpoint, &KeyRules::new(), &options).unwrap();
+    assert_eq!(report.missing[0].path, "token");
+    assert_eq!(report.unexpected[0].key, "other.thing");
+    assert_eq!(report.mismatched[0].key, "blocks.0.ids");
+    assert!(!report.is_complete());
+    assert!(!net.token.is_initialized());
+    assert_eq!(values(net.blocks[0].fc.bias.as_ref().unwrap()), [0., 1., 2.]);
+
+    let options = LoadOptions {
+        allow_missing: vec!["^token$".into()],
+        strict_unexpected: false,
+        strict_mismatched: false,
+        ..LoadOptions::default()
+    };
+    let net = Net::new(&Device::flex());
+    assert!(load_module(net, &checkpoint, &KeyRules::new(), &options).is_ok());
+}
+
+#[test]
+fn one_part_out_of_a_whole_checkpoint() {
+    let whole = [
+        T("head.bias", "F32", &[3]),
+        T("head.old", "F32", &[9]),
+        T("head.weight", "F32", &[3, 2]),
+        T("lm.weight", "F32", &[4]),
+    ];
+    let (_dir, checkpoint) = open(&whole);
+    let rules = || {
+        KeyRules::new()
+            .owns(["head."])
+            .prefix("head.", "")
+            .ignore(r"\.old$", "left over from pre-training")
+            .unwrap()
+    };
+    let linear = || tpo_core::nn::LinearConfig::new(2, 3).init(&Device::flex());
+    let load = |scope| {
+        let options = LoadOptions {
+            scope,
+            ..LoadOptions::default()
+        };
+        load_module(linear(), &checkpoint, &rules(), &options)
+    };
+    let error = load(KeyScope::Whole).unwrap_err().to_string();
+    assert!(error.contains("KeyScope::Part"), "{error}");
+    for scope in [KeyScope::Part, KeyScope::Prefixes(vec!["head.".into()])] {
+        let (_, report) = load(scope).unwrap();
+        assert_eq!(report.other_parts, 1);
+        assert_eq!(report.ignored[0].key, "head.old");
+        assert_eq!(report.ignored[0].reason, "left over from pre-training");
+        assert!(serde_json::to_string(&report).unwrap().contains("head.old"));
+    }
+}
+
+#[test]
+fn variants_of_an_enum_have_no_segment() {
+    #[derive(Module, Debug)]
+    #[allow(clippy::large_enum_variant)]
+    enum Either {
+        Line(tpo_core::nn::Linear),
+        Norm(tpo_core::nn::LayerNorm),
+    }
+    let (_dir, checkpoint) = open(&[T("weight", "F32", &[2]), T("bias", "F32", &[2])]);
+    let either = Either::Norm(tpo_core::nn::LayerNormConfig::new(2).init(&Device::flex()));
+    let (either, _) =
+        load_module(either, &checkpoint, &KeyRules::new(), &LoadOptions::default()).unwrap();
+    match either {
+        Either::Norm(norm) => assert_eq!(values(&norm.weight), [0., 1.]),
+        Either::Line(_) => unreachable!(),
+    }
+}
+
+#[test]
+fn progress_ends_at_the_total() {
+    let (_dir, checkpoint) = open(NET);
+    let calls = RefCell::new(Vec::new());
+    let progress = |done, total| calls.borrow_mut().push((done, total));
+    let options = LoadOptions {
+        progress: Some(&progress),
+        ..LoadOptions::default()
+    };
+    let net = Net::new(&Device::flex());
+    load_module(net, &checkpoint, &KeyRules::new(), &options).unwrap();
+    let calls = calls.into_inner();
+    assert_eq!(calls.len(), NET.len());
+    assert!(calls.windows(2).all(|w| w[0].0 < w[1].0));
+    assert_eq!(calls.last(), Some(&(checkpoint.bytes(), checkpoint.bytes())));
+}

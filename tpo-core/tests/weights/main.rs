@@ -1,0 +1,7 @@
+//! Reading, importing and writing weights.
+
+mod files;
+mod hostile;
+mod keys;
+mod load;
+mod save;

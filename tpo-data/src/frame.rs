@@ -1,0 +1,220 @@
+//! A decoded picture.
+
+use crate::DataError;
+
+/// One RGB picture: 8 bits per channel, interleaved, rows from the top, no padding.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Frame {
+    width: usize,
+    height: usize,
+    rgb: Vec<u8>,
+}
+
+impl Frame {
+    /// A frame from interleaved RGB bytes, `[height, width, 3]`.
+    ///
+    /// # Errors
+    /// [`DataError::InvalidTransform`] when a side is 0 or the length is not
+    /// `width * height * 3`.
+    pub fn from_rgb(width: usize, height: usize, rgb: Vec<u8>) -> Result<Self, DataError> {
+        let expected = width
+            .checked_mul(height)
+            .and_then(|n| n.checked_mul(3))
+            .filter(|&n| n > 0);
+        if expected != Some(rgb.len()) {
+            return Err(DataError::InvalidTransform {
+                reason: format!(
+                    "a {width}x{height} RGB frame needs {expected:?} bytes, got {}",
+                    rgb.len()
+                ),
+            });
+        }
+        Ok(Self { width, height, rgb })
+    }
+
+    /// A frame from planar RGB bytes, `[3, height, width]`, the layout of a PyTorch image.
+    ///
+    /// # Errors
+    /// As [`Frame::from_rgb`].
+    pub fn from_planar(width: usize, height: usize, planes: &[u8]) -> Result<Self, DataError> {
+        let pixels = width.saturating_mul(height);
+        if pixels == 0 || pixels.checked_mul(3) != Some(planes.len()) {
+            return Err(DataError::InvalidTransform {
+                reason: format!(
+                    "three {width}x{height} planes cannot be made of {} bytes",
+                    planes.len()
+                ),
+            });
+        }
+        let mut rgb = vec![0; planes.len()];
+        for (channel, plane) in planes.chunks_exact(pixels).enumerate() {
+            for (pixel, &value) in rgb.chunks_exact_mut(3).zip(plane) {
+                pixel[channel] = value;
+            }
+        }
+        Ok(Self { width, height, rgb })
+    }
+
+    /// Width in pixels.
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
+    /// Height in pixels.
+    pub fn height(&self) -> usize {
+        self.height
+    }
+
+    /// The pixels, `[height, width, 3]`.
+    pub fn rgb(&self) -> &[u8] {
+        &self.rgb
+    }
+
+    /// Gives up the pixels, `[height, width, 3]`.
+    pub fn into_rgb(self) -> Vec<u8> {
+        self.rgb
+    }
+
+    /// The pixel in column `x` and row `y`, or `None` outside the frame.
+    pub fn pixel(&self, x: usize, y: usize) -> Option<[u8; 3]> {
+        if x >= self.width {
+            return None;
+        }
+        let at = (y.checked_mul(self.width)? + x) * 3;
+        self.rgb.get(at..at + 3)?.try_into().ok()
+    }
+
+    /// The frame turned clockwise by `rotation`.
+    pub fn rotated(self, rotation: Rotation) -> Self {
+        let (w, h) = (self.width, self.height);
+        match rotation {
+            Rotation::None => self,
+            Rotation::Half => {
+                let mut rgb = self.rgb;
+                rgb.reverse();
+                for pixel in rgb.chunks_exact_mut(3) {
+                    pixel.reverse();
+                }
+                Self {
+                    width: w,
+                    height: h,
+                    rgb,
+                }
+            }
+            Rotation::Clockwise | Rotation::Counterclockwise => {
+                let mut rgb = vec![0; self.rgb.len()];
+                for (y, row) in self.rgb.chunks_exact(w * 3).enumerate() {
+                    for (x, pixel) in row.chunks_exact(3).enumerate() {
+                        // The new frame is h wide and w high.
+                        let (nx, ny) = match rotation {
+                            Rotation::Clockwise => (h - 1 - y, x),
+                            _ => (y, w - 1 - x),
+                        };
+                        let at = (ny * h + nx) * 3;
+                        rgb[at..at + 3].copy_from_slice(pixel);
+                    }
+                }
+                Self {
+                    width: h,
+                    height: w,
+                    rgb,
+                }
+            }
+        }
+    }
+}
+
+/// Rotation a player must apply to show the coded pictures upright.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Rotation {
+    /// As coded.
+    #[default]
+    None,
+    /// 90 degrees clockwise.
+    Clockwise,
+    /// 180 degrees.
+    Half,
+    /// 90 degrees counterclockwise.
+    Counterclockwise,
+}
+
+impl Rotation {
+    /// Clockwise angle in degrees.
+    pub fn degrees(self) -> u32 {
+        match self {
+            Self::None => 0,
+            Self::Clockwise => 90,
+            Self::Half => 180,
+            Self::Counterclockwise => 270,
+        }
+    }
+
+    /// From the signs of a, b, c, d of a display matrix (x' = a x + c y, y' = b x + d y);
+    /// anything but a right angle is `None`.
+    pub(crate) fn from_matrix_signs(signs: [i32; 4]) -> Self {
+        match signs {
+            [0, 1, -1, 0] => Self::Clockwise,
+            [-1, 0, 0, -1] => Self::Half,
+            [0, -1, 1, 0] => Self::Counterclockwise,
+            _ => Self::None,
+        }
+    }
+
+    /// Whether width and height trade places.
+    pub fn swaps_sides(self) -> bool {
+        matches!(self, Self::Clockwise | Self::Counterclockwise)
+    }
+}
+
+/// A frame of a video with its place in it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TimedFrame {
+    /// Index in presentation order, 0-based.
+    pub index: usize,
+    /// Presentation time in seconds from the start of the video.
+    pub timestamp: f64,
+    /// The picture.
+    pub frame: Frame,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// 2 wide, 1 high: red, green.
+    fn two() -> Frame {
+        Frame::from_rgb(2, 1, vec![255, 0, 0, 0, 255, 0]).unwrap()
+    }
+
+    #[test]
+    fn rotations_by_hand() {
+        let red = [255, 0, 0];
+        let green = [0, 255, 0];
+        let cw = two().rotated(Rotation::Clockwise);
+        assert_eq!((cw.width(), cw.height()), (1, 2));
+        assert_eq!((cw.pixel(0, 0), cw.pixel(0, 1)), (Some(red), Some(green)));
+        let ccw = two().rotated(Rotation::Counterclockwise);
+        assert_eq!((ccw.pixel(0, 0), ccw.pixel(0, 1)), (Some(green), Some(red)));
+        let half = two().rotated(Rotation::Half);
+        assert_eq!(
+            (half.pixel(0, 0), half.pixel(1, 0)),
+            (Some(green), Some(red))
+        );
+        assert_eq!(half.pixel(2, 0), None);
+        assert_eq!(half.pixel(0, 1), None);
+    }
+
+    #[test]
+    fn planar_equals_interleaved() {
+        let planar = Frame::from_planar(2, 1, &[255, 0, 0, 255, 0, 0]).unwrap();
+        assert_eq!(planar, two());
+    }
+
+    #[test]
+    fn wrong_lengths_are_errors() {
+        assert!(Frame::from_rgb(2, 2, vec![0; 11]).is_err());
+        assert!(Frame::from_rgb(0, 2, vec![]).is_err());
+        assert!(Frame::from_rgb(usize::MAX, 2, vec![0]).is_err());
+        assert!(Frame::from_planar(usize::MAX, 3, &[0]).is_err());
+    }
+}

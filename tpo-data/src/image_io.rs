@@ -1,0 +1,109 @@
+//! Reading still images.
+
+use std::io::{BufRead, BufReader, Seek};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+
+use image::metadata::Orientation;
+use image::{DynamicImage, ImageDecoder, ImageReader, RgbaImage};
+
+use crate::video::Source;
+use crate::{DataError, Frame, MediaLimits};
+
+/// Reads a PNG, JPEG, WebP, BMP or GIF image (the first frame of an animation) as RGB.
+///
+/// The format is taken from the contents, not from the file name. The orientation in EXIF
+/// metadata is applied. Transparent pixels are blended with black; 16-bit channels are reduced
+/// to 8.
+///
+/// # Errors
+/// [`DataError::Io`], [`DataError::EmptyFile`], [`DataError::LimitExceeded`] from the header
+/// alone, [`DataError::Image`] for everything a decoder objects to.
+pub fn read_image(path: impl AsRef<Path>, limits: &MediaLimits) -> Result<Frame, DataError> {
+    let source = Source::file(path.as_ref(), limits)?;
+    decode(&source, limits)
+}
+
+/// As [`read_image`], from a buffer.
+///
+/// # Errors
+/// As [`read_image`].
+pub fn read_image_bytes(bytes: Vec<u8>, limits: &MediaLimits) -> Result<Frame, DataError> {
+    decode(&Source::memory(bytes, limits)?, limits)
+}
+
+fn decode(source: &Source, limits: &MediaLimits) -> Result<Frame, DataError> {
+    let path = source.path();
+    let reader = BufReader::new(source.open()?);
+    guarded(path, || decode_reader(reader, path, limits))
+}
+
+fn decode_reader(
+    reader: impl BufRead + Seek,
+    path: &Path,
+    limits: &MediaLimits,
+) -> Result<Frame, DataError> {
+    let fail = |e: image::ImageError| DataError::Image {
+        path: path.into(),
+        reason: e.to_string(),
+    };
+    let mut reader = ImageReader::new(reader)
+        .with_guessed_format()
+        .map_err(|source| DataError::Io {
+            path: path.into(),
+            source,
+        })?;
+    // Enforced by the decoders; the header is checked again below because some formats ignore
+    // it.
+    reader.limits(decoder_limits(limits));
+    let mut decoder = reader.into_decoder().map_err(fail)?;
+    let (width, height) = decoder.dimensions();
+    limits.check_frame(path, width.into(), height.into())?;
+    // Broken metadata must not cost the picture.
+    let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
+    let mut image = DynamicImage::from_decoder(decoder).map_err(fail)?;
+    image.apply_orientation(orientation);
+    let (width, height) = (image.width() as usize, image.height() as usize);
+    let rgb = if image.color().has_alpha() {
+        flatten(&image.into_rgba8())
+    } else {
+        image.into_rgb8().into_raw()
+    };
+    Frame::from_rgb(width, height, rgb)
+}
+
+/// Limits for the `image` crate: it has none on dimensions by default.
+pub(crate) fn decoder_limits(limits: &MediaLimits) -> image::Limits {
+    let mut out = image::Limits::default();
+    let side = u32::try_from(limits.max_pixels_per_frame).unwrap_or(u32::MAX);
+    out.max_image_width = Some(side);
+    out.max_image_height = Some(side);
+    // Up to 4 channels of 16 bits, and a working copy.
+    out.max_alloc = Some(limits.max_pixels_per_frame.saturating_mul(16));
+    out
+}
+
+/// RGB bytes of an image blended with black.
+pub(crate) fn flatten(image: &RgbaImage) -> Vec<u8> {
+    image
+        .pixels()
+        .flat_map(|p| {
+            let [r, g, b, a] = p.0.map(u16::from);
+            [r, g, b].map(|c| ((c * a + 127) / 255) as u8)
+        })
+        .collect()
+}
+
+/// Runs a third-party decoder; a panic inside it becomes an error (`catch_unwind` is safe
+/// code).
+pub(crate) fn guarded<T>(
+    path: &Path,
+    f: impl FnOnce() -> Result<T, DataError>,
+) -> Result<T, DataError> {
+    catch_unwind(AssertUnwindSafe(f)).unwrap_or_else(|_| {
+        Err(DataError::Image {
+            path: path.into(),
+            reason: "the decoder failed on malformed data".into(),
+        })
+    })
+}

@@ -1,0 +1,50 @@
+//! Video and image reading, frame sampling and transforms for TPO for Rust.
+//!
+//! - [`open_video`] reads MP4 / QuickTime with H.264 and animated GIF in pure Rust; any other
+//!   container or codec through FFmpeg with the `ffmpeg` feature.
+//! - [`read_image`] reads PNG, JPEG, WebP, BMP and GIF.
+//! - [`MediaLimits`] bound what a file may make us allocate; they are checked against headers
+//!   before anything is decoded. Malformed files give a [`DataError`], never a panic.
+//! - [`sampling`] picks frames as the reference implementation does.
+//! - [`ImageTransform`] turns frames into network inputs, equal to torchvision.
+//! - [`video_clip_tensor`] does all of it in one call.
+//!
+//! ```no_run
+//! use burn::tensor::Device;
+//! use tpo_data::{ClipConfig, MediaLimits, video_clip_tensor};
+//!
+//! # fn main() -> Result<(), tpo_data::DataError> {
+//! let clip = video_clip_tensor(
+//!     "assets/bouncing_shapes.mp4",
+//!     &ClipConfig::default(),
+//!     &MediaLimits::default(),
+//!     &Device::flex(),
+//!     None,
+//! )?;
+//! assert_eq!(clip.tensor.dims(), [1, 16, 3, 224, 224]);
+//! # Ok(())
+//! # }
+//! ```
+
+mod clip;
+mod error;
+mod frame;
+mod image_io;
+mod limits;
+pub mod sampling;
+mod transform;
+pub mod video;
+
+pub use clip::{
+    ClipConfig, ClipValues, Progress, VideoClip, read_clip, select_frames, video_clip_tensor,
+};
+pub use error::DataError;
+pub use frame::{Frame, Rotation, TimedFrame};
+pub use image_io::{read_image, read_image_bytes};
+pub use limits::MediaLimits;
+pub use sampling::{ClipRange, FrameSampling};
+pub use transform::{IMAGENET_MEAN, IMAGENET_STD, ImageTransform, Rounding, TransformPlan};
+pub use video::{
+    VideoInfo, VideoOptions, VideoReader, YuvConversion, open_video, open_video_bytes,
+    open_video_with,
+};

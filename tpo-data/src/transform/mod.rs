@@ -1,0 +1,276 @@
+//! From decoded frames to the tensors the networks expect.
+
+mod resize;
+
+use burn::tensor::{Device, Tensor, TensorData};
+use ndarray::Array5;
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use crate::{DataError, Frame};
+use resize::{Axis, Resampler};
+
+/// Mean per channel (R, G, B) on the 0-1 scale that ImageNet models subtract
+/// (reference implementation, all branches).
+pub const IMAGENET_MEAN: [f32; 3] = [0.485, 0.456, 0.406];
+/// Standard deviation per channel (R, G, B) on the 0-1 scale, with [`IMAGENET_MEAN`].
+pub const IMAGENET_STD: [f32; 3] = [0.229, 0.224, 0.225];
+
+/// Largest side a transform may produce, in pixels.
+const MAX_SIDE: usize = 16_384;
+
+/// Where the resized values are rounded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Rounding {
+    /// To whole 8-bit values in 0-255, as torchvision does to a resized `uint8` tensor.
+    Uint8,
+    /// Not at all, and not clamped: torchvision on a float tensor. Bicubic overshoot stays.
+    Float,
+}
+
+/// Resize (bicubic, aspect ratio not kept), scale to 0-1, normalise per channel.
+///
+/// Equal to torchvision's `Resize(size, BICUBIC)` + `Normalize`: with `antialias` the kernel
+/// is Pillow's (a = -0.5, widened when shrinking), without it PyTorch's interpolation
+/// (a = -0.75, 4 taps).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ImageTransform {
+    /// Output `[height, width]` in pixels; `None` keeps the size of the input.
+    pub size: Option<[usize; 2]>,
+    /// torchvision ≥ 0.17 antialiases by default, older versions did not.
+    pub antialias: bool,
+    /// Where values are rounded.
+    pub rounding: Rounding,
+    /// Subtracted per channel, 0-1 scale.
+    pub mean: [f32; 3],
+    /// Divided by per channel, 0-1 scale.
+    pub std: [f32; 3],
+}
+
+impl ImageTransform {
+    /// Input of the vision encoder: 224 × 224, 8-bit rounding (reference implementation).
+    pub fn vision() -> Self {
+        Self {
+            size: Some([224, 224]),
+            antialias: true,
+            rounding: Rounding::Uint8,
+            mean: IMAGENET_MEAN,
+            std: IMAGENET_STD,
+        }
+    }
+
+    /// Input of the mask head: 1024 × 1024, float path (reference implementation).
+    pub fn mask() -> Self {
+        Self {
+            size: Some([1024, 1024]),
+            rounding: Rounding::Float,
+            ..Self::vision()
+        }
+    }
+
+    /// The reference's image branch: no resize, only scaling and normalisation. The encoder
+    /// needs 224 × 224, so callers that do not replicate the reference want
+    /// [`ImageTransform::vision`].
+    pub fn region() -> Self {
+        Self {
+            size: None,
+            rounding: Rounding::Float,
+            ..Self::vision()
+        }
+    }
+
+    /// The same transform with another output `[height, width]`.
+    pub fn with_size(mut self, size: [usize; 2]) -> Self {
+        self.size = Some(size);
+        self
+    }
+
+    /// The same transform with antialiasing on or off.
+    pub fn with_antialias(mut self, antialias: bool) -> Self {
+        self.antialias = antialias;
+        self
+    }
+
+    /// Output `[height, width]` for a frame of `height` × `width` pixels.
+    pub fn output_size(&self, height: usize, width: usize) -> [usize; 2] {
+        self.size.unwrap_or([height, width])
+    }
+
+    /// Checks the configuration.
+    ///
+    /// # Errors
+    /// [`DataError::InvalidTransform`] for a side of 0 or above 16384 pixels, or a standard
+    /// deviation or mean that cannot be used.
+    pub fn validate(&self) -> Result<(), DataError> {
+        let bad_size = self
+            .size
+            .is_some_and(|s| s.iter().any(|&n| n == 0 || n > MAX_SIDE));
+        let bad_numbers = self.mean.iter().any(|m| !m.is_finite())
+            || self.std.iter().any(|s| !s.is_finite() || *s <= 0.0);
+        if bad_size || bad_numbers {
+            return Err(DataError::InvalidTransform {
+                reason: format!(
+                    "size {:?} must be 1 to {MAX_SIDE} per side, std {:?} positive, mean {:?} finite",
+                    self.size, self.std, self.mean
+                ),
+            });
+        }
+        Ok(())
+    }
+
+    /// Transforms frames of one common size.
+    ///
+    /// Returns the values and their shape `[frames, 3, height, width]`. Frames and bands of
+    /// rows are spread over the rayon pool; the result does not depend on the number of
+    /// threads.
+    ///
+    /// # Errors
+    /// [`DataError::InvalidTransform`] for no frames, frames of different sizes or an invalid
+    /// configuration.
+    pub fn apply(&self, frames: &[Frame]) -> Result<(Vec<f32>, [usize; 4]), DataError> {
+        let first = frames.first().ok_or_else(|| DataError::InvalidTransform {
+            reason: "no frames to transform".into(),
+        })?;
+        let plan = self.plan(first.height(), first.width())?;
+        let [h, w] = plan.output_size();
+        let mut values = vec![0.0; frames.len() * 3 * h * w];
+        frames
+            .par_iter()
+            .zip(values.par_chunks_exact_mut(3 * h * w))
+            .try_for_each(|(frame, out)| plan.apply_into(frame, out))?;
+        Ok((values, [frames.len(), 3, h, w]))
+    }
+
+    /// As [`ImageTransform::apply`], as an array `[1, frames, 3, height, width]`.
+    ///
+    /// # Errors
+    /// As [`ImageTransform::apply`].
+    pub fn apply_array(&self, frames: &[Frame]) -> Result<Array5<f32>, DataError> {
+        let (values, [t, c, h, w]) = self.apply(frames)?;
+        Array5::from_shape_vec((1, t, c, h, w), values).map_err(|e| DataError::InvalidTransform {
+            reason: e.to_string(),
+        })
+    }
+
+    /// As [`ImageTransform::apply`], as a tensor `[1, frames, 3, height, width]` (float32).
+    ///
+    /// # Errors
+    /// As [`ImageTransform::apply`].
+    pub fn apply_tensor(&self, frames: &[Frame], device: &Device) -> Result<Tensor<5>, DataError> {
+        let (values, [t, c, h, w]) = self.apply(frames)?;
+        Ok(Tensor::from_data(
+            TensorData::new(values, [1, t, c, h, w]),
+            device,
+        ))
+    }
+
+    /// Prepares the transform for frames of `height` × `width` pixels, for callers that feed
+    /// frames one at a time.
+    ///
+    /// # Errors
+    /// [`DataError::InvalidTransform`] for an invalid configuration or a side of 0.
+    pub fn plan(&self, height: usize, width: usize) -> Result<TransformPlan, DataError> {
+        self.validate()?;
+        if height == 0 || width == 0 {
+            return Err(DataError::InvalidTransform {
+                reason: format!("input of {width}x{height} pixels"),
+            });
+        }
+        let [out_h, out_w] = self.output_size(height, width);
+        // y = (x / 255 - mean) / std, folded into one multiplication and one addition.
+        let scale = self.std.map(|s| 1.0 / (255.0 * s));
+        let offset = std::array::from_fn(|c| -self.mean[c] / self.std[c]);
+        Ok(TransformPlan {
+            input: [height, width],
+            output: [out_h, out_w],
+            resampler: ((out_h, out_w) != (height, width)).then(|| Resampler {
+                rows: Axis::new(height, out_h, self.antialias),
+                columns: Axis::new(width, out_w, self.antialias),
+            }),
+            finish: Finish {
+                round: self.rounding == Rounding::Uint8,
+                scale,
+                offset,
+            },
+        })
+    }
+}
+
+/// An [`ImageTransform`] with its resampling weights computed for one input size.
+#[derive(Debug, Clone)]
+pub struct TransformPlan {
+    input: [usize; 2],
+    output: [usize; 2],
+    /// `None` when the size stays the same.
+    resampler: Option<Resampler>,
+    finish: Finish,
+}
+
+/// What happens to a resized value: rounding, then an affine map per channel.
+#[derive(Debug, Clone, Copy)]
+struct Finish {
+    round: bool,
+    scale: [f32; 3],
+    offset: [f32; 3],
+}
+
+impl Finish {
+    /// Maps a row of one channel, in place.
+    #[inline(always)]
+    fn apply(&self, channel: usize, row: &mut [f32]) {
+        let (scale, offset) = (self.scale[channel], self.offset[channel]);
+        if self.round {
+            // Adding and subtracting 1.5 * 2^23 rounds half to even, as torch.round does,
+            // for any |v| < 2^22, and vectorises on every target; 0 <= v <= 255 here.
+            const MAGIC: f32 = 12_582_912.0;
+            for v in row {
+                let rounded = (v.clamp(0.0, 255.0) + MAGIC) - MAGIC;
+                *v = rounded * scale + offset;
+            }
+        } else {
+            for v in row {
+                *v = *v * scale + offset;
+            }
+        }
+    }
+}
+
+impl TransformPlan {
+    /// Output `[height, width]` in pixels.
+    pub fn output_size(&self) -> [usize; 2] {
+        self.output
+    }
+
+    /// Transforms one frame into `out`, `[3, height, width]`.
+    ///
+    /// # Errors
+    /// [`DataError::InvalidTransform`] when the frame or `out` has another size than planned.
+    pub fn apply_into(&self, frame: &Frame, out: &mut [f32]) -> Result<(), DataError> {
+        let [h, w] = self.output;
+        if [frame.height(), frame.width()] != self.input || out.len() != 3 * h * w {
+            return Err(DataError::InvalidTransform {
+                reason: format!(
+                    "planned for {:?} -> {:?} ([height, width]), got a frame of {:?} and room for {} values",
+                    self.input,
+                    self.output,
+                    [frame.height(), frame.width()],
+                    out.len()
+                ),
+            });
+        }
+        let finish = self.finish;
+        if let Some(resampler) = &self.resampler {
+            resampler.run(frame.rgb(), out, |channel, row| finish.apply(channel, row));
+        } else {
+            for (channel, plane) in out.chunks_exact_mut(h * w).enumerate() {
+                for (v, pixel) in plane.iter_mut().zip(frame.rgb().chunks_exact(3)) {
+                    *v = f32::from(pixel[channel]);
+                }
+                finish.apply(channel, plane);
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,176 @@
+//! Animated GIF as a video.
+
+use std::io::BufReader;
+use std::path::Path;
+
+use image::codecs::gif::GifDecoder;
+use image::{AnimationDecoder, ImageDecoder};
+
+use super::source::{ReadSeek, Source};
+use super::{FrameStream, FrameVisitor, VideoInfo, VideoReader, distinct_indices};
+use crate::image_io::{decoder_limits, flatten, guarded};
+use crate::{DataError, Frame, MediaLimits, Rotation, TimedFrame};
+
+/// Seconds a frame without a delay is shown, as browsers do.
+const DEFAULT_DELAY: f64 = 0.1;
+
+/// Reads animated GIF files. Frames depend on each other, so reading one means decoding all
+/// before it. Transparent pixels are black.
+#[derive(Debug)]
+pub struct GifReader {
+    source: Source,
+    limits: MediaLimits,
+    info: VideoInfo,
+}
+
+type GifFrames = image::Frames<'static>;
+
+impl GifReader {
+    /// Opens a file. Decodes it once to learn the number of frames, holding one at a time.
+    ///
+    /// # Errors
+    /// As [`open_video`](super::open_video).
+    pub fn open(path: impl AsRef<Path>, limits: &MediaLimits) -> Result<Self, DataError> {
+        Self::from_source(Source::file(path.as_ref(), limits)?, limits)
+    }
+
+    pub(super) fn from_source(source: Source, limits: &MediaLimits) -> Result<Self, DataError> {
+        let (width, height, mut frames) = start(&source, limits)?;
+        let mut timestamps = Vec::new();
+        let mut duration = 0.0;
+        while let Some((delay, _)) = next(&source, &mut frames)? {
+            timestamps.push(duration);
+            duration += delay;
+            limits.check_frame_count(source.path(), timestamps.len() as u64)?;
+            limits.check_seconds(source.path(), duration)?;
+        }
+        if timestamps.is_empty() {
+            return Err(DataError::Corrupt {
+                path: source.path().into(),
+                what: "GIF",
+                reason: "it has no frames".into(),
+            });
+        }
+        let info = VideoInfo {
+            width,
+            height,
+            frame_count: timestamps.len(),
+            fps: timestamps.len() as f64 / duration,
+            duration,
+            timestamps,
+            rotation: Rotation::None,
+            codec: "gif".into(),
+        };
+        Ok(Self {
+            source,
+            limits: limits.clone(),
+            info,
+        })
+    }
+}
+
+/// Size of the canvas and its frames, none decoded yet.
+fn start(source: &Source, limits: &MediaLimits) -> Result<(usize, usize, GifFrames), DataError> {
+    let reader: BufReader<Box<dyn ReadSeek>> = BufReader::new(source.open()?);
+    guarded(source.path(), || {
+        let mut decoder = GifDecoder::new(reader).map_err(|e| image_error(source.path(), &e))?;
+        let (width, height) = decoder.dimensions();
+        limits.check_frame(source.path(), width.into(), height.into())?;
+        decoder
+            .set_limits(decoder_limits(limits))
+            .map_err(|e| image_error(source.path(), &e))?;
+        Ok((width as usize, height as usize, decoder.into_frames()))
+    })
+}
+
+/// The next frame with the seconds it is shown.
+fn next(source: &Source, frames: &mut GifFrames) -> Result<Option<(f64, Frame)>, DataError> {
+    guarded(source.path(), || match frames.next() {
+        None => Ok(None),
+        Some(Err(e)) => Err(image_error(source.path(), &e)),
+        Some(Ok(frame)) => {
+            let (numerator, denominator) = frame.delay().numer_denom_ms();
+            let delay = f64::from(numerator) / f64::from(denominator.max(1)) / 1000.0;
+            let delay = if delay > 0.0 { delay } else { DEFAULT_DELAY };
+            let buffer = frame.into_buffer();
+            let (width, height) = buffer.dimensions();
+            let rgb = flatten(&buffer);
+            Ok(Some((
+                delay,
+                Frame::from_rgb(width as usize, height as usize, rgb)?,
+            )))
+        }
+    })
+}
+
+fn image_error(path: &Path, error: &image::ImageError) -> DataError {
+    DataError::Image {
+        path: path.into(),
+        reason: error.to_string(),
+    }
+}
+
+impl VideoReader for GifReader {
+    fn info(&self) -> &VideoInfo {
+        &self.info
+    }
+
+    fn path(&self) -> &Path {
+        self.source.path()
+    }
+
+    fn limits(&self) -> &MediaLimits {
+        &self.limits
+    }
+
+    fn visit_frames(&self, indices: &[usize], visit: &FrameVisitor<'_>) -> Result<(), DataError> {
+        let wanted = distinct_indices(indices, self.info.frame_count)?;
+        let (_, _, mut frames) = start(&self.source, &self.limits)?;
+        let mut wanted = wanted.into_iter().peekable();
+        let mut index = 0;
+        while wanted.peek().is_some() {
+            let Some((_, frame)) = next(&self.source, &mut frames)? else {
+                return Err(shrunk(self.source.path(), index));
+            };
+            if wanted.next_if_eq(&index).is_some() {
+                visit(index, frame)?;
+            }
+            index += 1;
+        }
+        Ok(())
+    }
+
+    fn stream(&self, from: usize) -> Result<FrameStream<'_>, DataError> {
+        distinct_indices(&[from], self.info.frame_count)?;
+        let (_, _, mut frames) = start(&self.source, &self.limits)?;
+        let mut failed = false;
+        let all = self.info.timestamps.iter().enumerate();
+        Ok(Box::new(
+            all.map_while(move |(index, &timestamp)| {
+                if failed {
+                    return None;
+                }
+                let item = match next(&self.source, &mut frames) {
+                    Ok(Some((_, frame))) => Ok(TimedFrame {
+                        index,
+                        timestamp,
+                        frame,
+                    }),
+                    Ok(None) => Err(shrunk(self.source.path(), index)),
+                    Err(e) => Err(e),
+                };
+                failed = item.is_err();
+                Some(item)
+            })
+            .filter(move |item| item.as_ref().map_or(true, |f| f.index >= from)),
+        ))
+    }
+}
+
+fn shrunk(path: &Path, frame: usize) -> DataError {
+    DataError::Decode {
+        path: path.into(),
+        frame,
+        reason: "the file has fewer frames than when it was opened".into(),
+    }
+}

@@ -1,0 +1,256 @@
+//! Reading videos.
+//!
+//! [`open_video`] looks at the first bytes and picks a backend: MP4 / QuickTime with H.264 and
+//! animated GIF in pure Rust, everything else through FFmpeg when this crate is built with the
+//! `ffmpeg` feature. All of them implement [`VideoReader`].
+
+mod colour;
+#[cfg(feature = "ffmpeg")]
+mod ffmpeg;
+mod gif;
+mod h264;
+mod mp4;
+mod mp4_reader;
+mod mp4_stream;
+mod source;
+
+use std::path::Path;
+use std::sync::OnceLock;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{DataError, Frame, MediaLimits, Rotation, TimedFrame};
+pub use colour::YuvConversion;
+#[cfg(feature = "ffmpeg")]
+pub use ffmpeg::FfmpegReader;
+pub use gif::GifReader;
+pub use mp4_reader::Mp4Reader;
+pub(crate) use source::Source;
+
+/// What is known about a video before any picture is decoded.
+#[derive(Debug, Clone, PartialEq)]
+pub struct VideoInfo {
+    /// Width in pixels as shown, after rotation.
+    pub width: usize,
+    /// Height in pixels as shown, after rotation.
+    pub height: usize,
+    /// Number of frames shown; at least 1.
+    pub frame_count: usize,
+    /// Average frames per second; positive.
+    pub fps: f64,
+    /// `frame_count / fps`, in seconds, as the reference implementation computes it.
+    pub duration: f64,
+    /// Presentation time of every frame in seconds, ascending within an edit; the first is 0
+    /// unless the file starts with a pause.
+    pub timestamps: Vec<f64>,
+    /// Rotation the file asks for; already applied to every frame returned.
+    pub rotation: Rotation,
+    /// Codec, for example `h264`.
+    pub codec: String,
+}
+
+/// A callback that receives frames, with their index; it may be called from several threads.
+pub type FrameVisitor<'a> = dyn Fn(usize, Frame) -> Result<(), DataError> + Sync + 'a;
+
+/// Frames in presentation order, decoded as they are asked for. Ends after the first error.
+/// To decode on another thread, move a reference to the reader there and make the stream there.
+pub type FrameStream<'a> = Box<dyn Iterator<Item = Result<TimedFrame, DataError>> + 'a>;
+
+/// A video whose frames can be read by index or one after the other.
+///
+/// Frames are numbered from 0 in presentation order.
+pub trait VideoReader: Send + Sync {
+    /// Size, length and times.
+    fn info(&self) -> &VideoInfo;
+
+    /// The file, or `<memory>`.
+    fn path(&self) -> &Path;
+
+    /// The limits the video was opened with.
+    fn limits(&self) -> &MediaLimits;
+
+    /// Decodes the frames `indices` and hands each to `visit` once, in any order and possibly
+    /// from several threads at a time. Repeated indices count once.
+    ///
+    /// Only what these frames depend on is decoded.
+    ///
+    /// # Errors
+    /// [`DataError::FrameOutOfRange`] before anything is decoded; decoding errors; the first
+    /// error of `visit`, after which no more frames are delivered.
+    fn visit_frames(&self, indices: &[usize], visit: &FrameVisitor<'_>) -> Result<(), DataError>;
+
+    /// All frames from `start` on, holding a few at a time whatever the length of the video.
+    ///
+    /// # Errors
+    /// [`DataError::FrameOutOfRange`] when `start` is past the last frame.
+    fn stream(&self, start: usize) -> Result<FrameStream<'_>, DataError>;
+
+    /// Frames `indices`, in that order; an index may occur more than once.
+    ///
+    /// # Errors
+    /// As [`VideoReader::visit_frames`], and [`DataError::LimitExceeded`] when the result would
+    /// exceed [`MediaLimits::max_decoded_bytes`].
+    fn read_frames(&self, indices: &[usize]) -> Result<Vec<Frame>, DataError> {
+        let info = self.info();
+        self.limits()
+            .check_decoded(self.path(), indices.len(), info.width, info.height)?;
+        let unique = distinct_indices(indices, info.frame_count)?;
+        let slots: Vec<OnceLock<Frame>> = unique.iter().map(|_| OnceLock::new()).collect();
+        self.visit_frames(&unique, &|index, frame| {
+            if let Ok(at) = unique.binary_search(&index) {
+                // Every index is visited once, so the slot is empty.
+                let _ = slots[at].set(frame);
+            }
+            Ok(())
+        })?;
+        let mut uses = vec![0usize; unique.len()];
+        let positions: Vec<usize> = indices
+            .iter()
+            .map(|i| unique.partition_point(|u| u < i))
+            .collect();
+        positions.iter().for_each(|&p| uses[p] += 1);
+        let mut slots = slots;
+        positions
+            .iter()
+            .map(|&p| {
+                uses[p] -= 1;
+                let frame = if uses[p] == 0 {
+                    slots[p].take()
+                } else {
+                    slots[p].get().cloned()
+                };
+                frame.ok_or_else(|| DataError::Decode {
+                    path: self.path().into(),
+                    frame: unique[p],
+                    reason: "the decoder returned no picture".into(),
+                })
+            })
+            .collect()
+    }
+}
+
+/// How to open a video.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct VideoOptions {
+    /// Limits on what the file may make us allocate.
+    pub limits: MediaLimits,
+    /// Arithmetic of the colour conversion.
+    pub conversion: YuvConversion,
+}
+
+impl From<&MediaLimits> for VideoOptions {
+    fn from(limits: &MediaLimits) -> Self {
+        Self {
+            limits: limits.clone(),
+            conversion: YuvConversion::default(),
+        }
+    }
+}
+
+/// Opens a video file with the backend that reads it, colours as the reference.
+///
+/// # Errors
+/// [`DataError::Io`], [`DataError::EmptyFile`], [`DataError::LimitExceeded`],
+/// [`DataError::UnsupportedContainer`], [`DataError::UnsupportedCodec`],
+/// [`DataError::NoVideoTrack`], [`DataError::Corrupt`] or [`DataError::Truncated`]; no picture
+/// has been decoded by then.
+pub fn open_video(
+    path: impl AsRef<Path>,
+    limits: &MediaLimits,
+) -> Result<Box<dyn VideoReader>, DataError> {
+    open_video_with(path, &limits.into())
+}
+
+/// As [`open_video`], with all options.
+///
+/// # Errors
+/// As [`open_video`].
+pub fn open_video_with(
+    path: impl AsRef<Path>,
+    options: &VideoOptions,
+) -> Result<Box<dyn VideoReader>, DataError> {
+    open_source(Source::file(path.as_ref(), &options.limits)?, options)
+}
+
+/// As [`open_video`], from a buffer (an upload, an archive member). FFmpeg is not used: it
+/// reads files only.
+///
+/// # Errors
+/// As [`open_video`].
+pub fn open_video_bytes(
+    bytes: Vec<u8>,
+    limits: &MediaLimits,
+) -> Result<Box<dyn VideoReader>, DataError> {
+    open_source(Source::memory(bytes, limits)?, &limits.into())
+}
+
+fn open_source(source: Source, options: &VideoOptions) -> Result<Box<dyn VideoReader>, DataError> {
+    let head = source.head(16)?;
+    let boxed = |r: Mp4Reader| -> Box<dyn VideoReader> { Box::new(r) };
+    if looks_like_mp4(&head) {
+        #[cfg(feature = "ffmpeg")]
+        if !source.is_memory() {
+            return match Mp4Reader::from_source(source.clone(), options) {
+                Err(DataError::UnsupportedCodec { .. }) => {
+                    Ok(Box::new(FfmpegReader::open_with(source.path(), options)?))
+                }
+                result => result.map(boxed),
+            };
+        }
+        return Mp4Reader::from_source(source, options).map(boxed);
+    }
+    if head.starts_with(b"GIF8") {
+        return Ok(Box::new(GifReader::from_source(source, &options.limits)?));
+    }
+    #[cfg(feature = "ffmpeg")]
+    if !source.is_memory() {
+        return Ok(Box::new(FfmpegReader::open_with(source.path(), options)?));
+    }
+    Err(DataError::UnsupportedContainer {
+        path: source.path().into(),
+        found: describe(&head),
+        hint: "convert it to MP4 with H.264, or build with the `ffmpeg` feature",
+    })
+}
+
+/// Whether a file starts with a box an MP4 or QuickTime file starts with.
+fn looks_like_mp4(head: &[u8]) -> bool {
+    const FIRST: [&[u8]; 7] = [
+        b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot",
+    ];
+    head.get(4..8).is_some_and(|name| FIRST.contains(&name))
+}
+
+/// The first bytes of an unknown file, for people.
+fn describe(head: &[u8]) -> String {
+    let known: [(&[u8], &str); 6] = [
+        (b"\x1A\x45\xDF\xA3", "Matroska or WebM"),
+        (b"RIFF", "AVI or another RIFF file"),
+        (b"FLV", "Flash video"),
+        (b"\x89PNG", "PNG image"),
+        (b"\xFF\xD8\xFF", "JPEG image"),
+        (b"OggS", "Ogg"),
+    ];
+    known
+        .iter()
+        .find(|(magic, _)| head.starts_with(magic))
+        .map_or_else(
+            || format!("it starts with \"{}\"", head.escape_ascii()),
+            |(_, name)| (*name).to_owned(),
+        )
+}
+
+/// `indices` sorted and without repetitions, all checked to exist.
+pub(crate) fn distinct_indices(
+    indices: &[usize],
+    frame_count: usize,
+) -> Result<Vec<usize>, DataError> {
+    if let Some(&index) = indices.iter().find(|&&i| i >= frame_count) {
+        return Err(DataError::FrameOutOfRange { index, frame_count });
+    }
+    let mut unique = indices.to_vec();
+    unique.sort_unstable();
+    unique.dedup();
+    Ok(unique)
+}

@@ -1,0 +1,149 @@
+//! Values of the reference implementation: torchvision's transforms and the frame sampling.
+
+use std::path::PathBuf;
+
+use safetensors::SafeTensors;
+use serde_json::Value;
+use tpo_data::sampling::{frame_indices, timestamp_message};
+use tpo_data::{Frame, FrameSampling, ImageTransform};
+
+fn fixture(name: &str) -> Vec<u8> {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/fixtures")
+        .join(name);
+    std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+fn json(name: &str) -> Value {
+    serde_json::from_slice(&fixture(name)).unwrap()
+}
+
+#[test]
+fn frame_indices_equal_the_reference() {
+    let fixture = json("frame_indices.json");
+    let cases = fixture["frame_indices"].as_array().unwrap();
+    assert_eq!(cases.len(), 22);
+    for case in cases {
+        let sampling: FrameSampling = case["sample"].as_str().unwrap().parse().unwrap();
+        let got = frame_indices(
+            sampling,
+            case["num_frames"].as_u64().unwrap() as usize,
+            case["vlen"].as_u64().unwrap() as usize,
+            case["fps"].as_f64().unwrap_or(f64::NAN),
+        )
+        .unwrap();
+        let expected: Vec<usize> = serde_json::from_value(case["out"].clone()).unwrap();
+        assert_eq!(got, expected, "{case}");
+    }
+}
+
+#[test]
+fn timestamp_message_equals_the_reference() {
+    let fixture = json("frame_indices.json");
+    let messages = fixture["messages"].as_array().unwrap();
+    assert_eq!(
+        messages[0].as_str().unwrap(),
+        timestamp_message(&[0.3, 1.0, 2.5, 7.9])
+    );
+}
+
+struct Stored {
+    shape: Vec<usize>,
+    values: Vec<f32>,
+}
+
+fn float(tensors: &SafeTensors, name: &str) -> Stored {
+    let view = tensors.tensor(name).unwrap();
+    Stored {
+        shape: view.shape().to_vec(),
+        values: view
+            .data()
+            .chunks_exact(4)
+            .map(|b| f32::from_le_bytes(b.try_into().unwrap()))
+            .collect(),
+    }
+}
+
+/// Frames of a uint8 tensor `[frames, 3, height, width]`, every pixel repeated `zoom` times.
+fn frames(tensors: &SafeTensors, name: &str, zoom: usize) -> Vec<Frame> {
+    let view = tensors.tensor(name).unwrap();
+    let &[_, 3, h, w] = view.shape() else {
+        panic!("{:?}", view.shape());
+    };
+    view.data()
+        .chunks_exact(3 * h * w)
+        .map(|planes| {
+            let (big_h, big_w) = (h * zoom, w * zoom);
+            let mut out = vec![0; 3 * big_h * big_w];
+            for (i, v) in out.iter_mut().enumerate() {
+                let (c, y, x) = (i / (big_h * big_w), i / big_w % big_h, i % big_w);
+                *v = planes[(c * h + y / zoom) * w + x / zoom];
+            }
+            Frame::from_planar(big_w, big_h, &out).unwrap()
+        })
+        .collect()
+}
+
+/// Largest difference, and the share of values that differ at all, on every `step` [rows,
+/// columns].
+fn compare(
+    transform: &ImageTransform,
+    frames: &[Frame],
+    step: [usize; 2],
+    expected: &Stored,
+) -> (f32, f64) {
+    let (values, [t, 3, h, w]) = transform.apply(frames).unwrap() else {
+        panic!("three channels");
+    };
+    assert_eq!(
+        expected.shape,
+        [t, 3, h.div_ceil(step[0]), w.div_ceil(step[1])]
+    );
+    let mut expected = expected.values.iter();
+    let (mut largest, mut different, mut count) = (0.0f32, 0, 0);
+    for plane in values.chunks_exact(h * w) {
+        for row in plane.chunks_exact(w).step_by(step[0]) {
+            for v in row.iter().step_by(step[1]) {
+                let d = (v - expected.next().unwrap()).abs();
+                largest = largest.max(d);
+                different += usize::from(d > 1e-4);
+                count += 1;
+            }
+        }
+    }
+    (largest, different as f64 / count as f64)
+}
+
+#[test]
+fn transforms_equal_torchvision() {
+    let bytes = fixture("preprocess.safetensors");
+    let tensors = SafeTensors::deserialize(&bytes).unwrap();
+    let atol = json("preprocess.json")["tolerance"]["atol"]
+        .as_f64()
+        .unwrap() as f32;
+    let small = frames(&tensors, "in.frames_u8", 1);
+    let big = frames(&tensors, "in.big_lowres_u8", 8);
+
+    for (name, antialias) in [("aa", true), ("noaa", false)] {
+        let vision = ImageTransform::vision().with_antialias(antialias);
+        let mask = ImageTransform::mask().with_antialias(antialias);
+        for (out, transform, input, step) in [
+            ("vision", &vision, &small, [5, 7]),
+            ("vision_down", &vision, &big, [3, 3]),
+            ("mask", &mask, &small, [37, 41]),
+        ] {
+            let expected = float(&tensors, &format!("out.{out}.{name}"));
+            let (largest, different) = compare(transform, input, step, &expected);
+            println!("{out}.{name}: largest difference {largest}, {different} differ");
+            assert!(largest <= atol, "{out}.{name}: {largest}");
+            // 8-bit rounding of a value half way may fall on the other side: at most 1 %.
+            assert!(different <= 0.01, "{out}.{name}: {different} differ");
+            if out == "mask" {
+                assert!(largest <= 1e-5, "{out}.{name}: {largest}");
+            }
+        }
+    }
+    let expected = float(&tensors, "out.region");
+    let (largest, _) = compare(&ImageTransform::region(), &small, [2, 2], &expected);
+    assert!(largest <= 1e-6, "region: {largest}");
+}

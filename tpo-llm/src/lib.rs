@@ -1,0 +1,17 @@
+//! Llama-family decoders for TPO for Rust: LoRA, KV cache, tokenizers, chat templates, generation.
+
+pub mod chat_template;
+pub mod config;
+pub mod decoder;
+pub mod error;
+#[cfg(feature = "hub")]
+pub mod hub;
+pub mod generation;
+mod hf;
+pub mod sampling;
+pub mod tokenizer;
+
+pub use config::{LlmConfig, LoraConfig};
+pub use decoder::{CausalLm, KvCache};
+pub use error::LlmError;
+pub use hf::{HfModel, from_hf_dir};

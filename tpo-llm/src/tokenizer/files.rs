@@ -1,0 +1,252 @@
+//! The small JSON files beside a tokenizer.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+use super::added::AddedToken;
+use super::guard::read_file;
+use crate::error::{LlmError, Result};
+
+/// `"<s>"`, or an object with a `content`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(untagged)]
+pub(super) enum TokenName {
+    Plain(String),
+    Object { content: String },
+}
+
+impl TokenName {
+    fn into_string(self) -> String {
+        match self {
+            Self::Plain(s) | Self::Object { content: s } => s,
+        }
+    }
+}
+
+/// One entry of `added_tokens_decoder`.
+#[derive(Debug, Clone, Deserialize)]
+pub(super) struct AddedEntry {
+    content: String,
+    #[serde(default)]
+    lstrip: bool,
+    #[serde(default)]
+    rstrip: bool,
+    #[serde(default)]
+    single_word: bool,
+    #[serde(default)]
+    normalized: bool,
+    #[serde(default)]
+    special: bool,
+}
+
+impl From<AddedEntry> for AddedToken {
+    fn from(e: AddedEntry) -> Self {
+        Self {
+            content: e.content,
+            special: e.special,
+            lstrip: e.lstrip,
+            rstrip: e.rstrip,
+            single_word: e.single_word,
+            normalized: e.normalized,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+struct Names {
+    bos_token: Option<TokenName>,
+    eos_token: Option<TokenName>,
+    unk_token: Option<TokenName>,
+    pad_token: Option<TokenName>,
+    #[serde(default)]
+    additional_special_tokens: Option<Vec<TokenName>>,
+}
+
+/// One template, or several with names.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(untagged)]
+enum TemplateField {
+    One(String),
+    Many(Vec<NamedTemplate>),
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct NamedTemplate {
+    name: String,
+    template: String,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+struct ConfigFile {
+    #[serde(flatten)]
+    names: Names,
+    add_bos_token: Option<bool>,
+    add_eos_token: Option<bool>,
+    legacy: Option<bool>,
+    added_tokens_decoder: Option<HashMap<String, AddedEntry>>,
+    chat_template: Option<TemplateField>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+struct GenerationFile {
+    bos_token_id: Option<u32>,
+    eos_token_id: Option<OneOrMany>,
+    pad_token_id: Option<u32>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(untagged)]
+enum OneOrMany {
+    One(u32),
+    Many(Vec<u32>),
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct TemplateFile {
+    chat_template: Option<TemplateField>,
+}
+
+/// What the files of a directory say, merged.
+#[derive(Debug, Clone, Default)]
+pub(super) struct DirectoryFiles {
+    pub bos: Option<String>,
+    pub eos: Option<String>,
+    pub unk: Option<String>,
+    pub pad: Option<String>,
+    pub additional_special: Vec<String>,
+    pub add_bos: Option<bool>,
+    pub add_eos: Option<bool>,
+    pub legacy: Option<bool>,
+    /// Added tokens by ascending id.
+    pub added: Vec<(u32, AddedToken)>,
+    pub generation_bos: Option<u32>,
+    pub generation_eos: Vec<u32>,
+    pub generation_pad: Option<u32>,
+    /// Templates by name; the plain one is `default`.
+    pub templates: Vec<(String, String)>,
+}
+
+impl DirectoryFiles {
+    /// Reads `tokenizer_config.json`, `special_tokens_map.json`, `added_tokens.json`,
+    /// `generation_config.json` and `chat_template.jinja` / `.json`, each if it is there.
+    pub fn read(dir: &Path) -> Result<Self> {
+        let config: ConfigFile = read_json(&dir.join("tokenizer_config.json"))?.unwrap_or_default();
+        let map: Names = read_json(&dir.join("special_tokens_map.json"))?.unwrap_or_default();
+        let plain_added: HashMap<String, u32> =
+            read_json(&dir.join("added_tokens.json"))?.unwrap_or_default();
+        let generation: GenerationFile =
+            read_json(&dir.join("generation_config.json"))?.unwrap_or_default();
+
+        // transformers: the map wins unless the config lists its added tokens itself.
+        let names = if config.added_tokens_decoder.is_some() {
+            merge(config.names, map)
+        } else {
+            merge(map, config.names)
+        };
+        let mut out = Self {
+            bos: names.bos_token.map(TokenName::into_string),
+            eos: names.eos_token.map(TokenName::into_string),
+            unk: names.unk_token.map(TokenName::into_string),
+            pad: names.pad_token.map(TokenName::into_string),
+            additional_special: names
+                .additional_special_tokens
+                .unwrap_or_default()
+                .into_iter()
+                .map(TokenName::into_string)
+                .collect(),
+            add_bos: config.add_bos_token,
+            add_eos: config.add_eos_token,
+            legacy: config.legacy,
+            generation_bos: generation.bos_token_id,
+            generation_eos: match generation.eos_token_id {
+                Some(OneOrMany::One(id)) => vec![id],
+                Some(OneOrMany::Many(ids)) => ids,
+                None => Vec::new(),
+            },
+            generation_pad: generation.pad_token_id,
+            ..Self::default()
+        };
+        match config.added_tokens_decoder {
+            Some(entries) => {
+                for (id, entry) in entries {
+                    let id = id.parse().map_err(|_| LlmError::TokenizerFile {
+                        path: dir.join("tokenizer_config.json"),
+                        problem: format!("`{id}` in added_tokens_decoder is not an id"),
+                    })?;
+                    out.added.push((id, entry.into()));
+                }
+            }
+            None => {
+                let special = |name: &String| {
+                    out.additional_special.contains(name)
+                        || [&out.bos, &out.eos, &out.unk, &out.pad]
+                            .iter()
+                            .any(|t| t.as_ref() == Some(name))
+                };
+                let added = plain_added
+                    .into_iter()
+                    .map(|(name, id)| {
+                        let token = if special(&name) {
+                            AddedToken::special(name)
+                        } else {
+                            AddedToken::new(name)
+                        };
+                        (id, token)
+                    })
+                    .collect();
+                out.added = added;
+            }
+        }
+        out.added.sort_by_key(|(id, _)| *id);
+        out.templates = read_templates(dir, config.chat_template)?;
+        Ok(out)
+    }
+}
+
+fn merge(first: Names, second: Names) -> Names {
+    Names {
+        bos_token: first.bos_token.or(second.bos_token),
+        eos_token: first.eos_token.or(second.eos_token),
+        unk_token: first.unk_token.or(second.unk_token),
+        pad_token: first.pad_token.or(second.pad_token),
+        additional_special_tokens: first
+            .additional_special_tokens
+            .or(second.additional_special_tokens),
+    }
+}
+
+/// Template files win over the field of `tokenizer_config.json`, as in transformers.
+fn read_templates(dir: &Path, field: Option<TemplateField>) -> Result<Vec<(String, String)>> {
+    let jinja = dir.join("chat_template.jinja");
+    if jinja.is_file() {
+        let text = String::from_utf8(read_file(&jinja)?).map_err(|_| LlmError::TokenizerFile {
+            path: jinja,
+            problem: "not UTF-8 text".into(),
+        })?;
+        return Ok(vec![("default".into(), text)]);
+    }
+    let file: Option<TemplateFile> = read_json(&dir.join("chat_template.json"))?;
+    let field = file.and_then(|f| f.chat_template).or(field);
+    Ok(match field {
+        Some(TemplateField::One(text)) => vec![("default".into(), text)],
+        Some(TemplateField::Many(list)) => list.into_iter().map(|t| (t.name, t.template)).collect(),
+        None => Vec::new(),
+    })
+}
+
+/// A JSON file, or `None` when it does not exist.
+fn read_json<T: DeserializeOwned>(path: &PathBuf) -> Result<Option<T>> {
+    if !path.is_file() {
+        return Ok(None);
+    }
+    let bytes = read_file(path)?;
+    serde_json::from_slice(&bytes)
+        .map(Some)
+        .map_err(|e| LlmError::TokenizerFile {
+            path: path.clone(),
+            problem: e.to_string(),
+        })
+}

@@ -1,0 +1,211 @@
+//! Reading a tokenizer from files.
+
+use std::path::{Path, PathBuf};
+
+use super::files::DirectoryFiles;
+use super::sentencepiece::SentencePiece;
+use super::tokenizer_json::TokenizerJson;
+use super::{Backend, EncodeOptions, SentencePieceOptions, Tokenizer, TokenizerFormat, guard};
+use crate::chat_template::ChatTemplate;
+use crate::error::{LlmError, Result};
+
+impl Tokenizer {
+    /// Reads a checkpoint directory; see [`Self::from_dir_as`].
+    ///
+    /// # Errors
+    /// As [`Self::from_dir_as`].
+    pub fn from_dir(dir: impl AsRef<Path>) -> Result<Self> {
+        Self::from_dir_as(dir, TokenizerFormat::Auto)
+    }
+
+    /// Reads the tokenizer of a checkpoint directory, with special tokens, switches and chat
+    /// template from `tokenizer_config.json`, `special_tokens_map.json`, `added_tokens.json`,
+    /// `generation_config.json` and `chat_template.jinja`, as far as they exist.
+    ///
+    /// # Errors
+    /// [`LlmError::TokenizerFile`] when there is no tokenizer file or one is damaged,
+    /// [`LlmError::Io`], [`LlmError::ChatTemplate`] for a template that does not compile.
+    pub fn from_dir_as(dir: impl AsRef<Path>, format: TokenizerFormat) -> Result<Self> {
+        let dir = dir.as_ref();
+        let (json, model) = (dir.join("tokenizer.json"), dir.join("tokenizer.model"));
+        let use_json = match format {
+            TokenizerFormat::Auto => json.is_file() || !model.is_file(),
+            TokenizerFormat::TokenizerJson => true,
+            TokenizerFormat::SentencePiece => false,
+        };
+        let path = if use_json { json } else { model };
+        if !path.is_file() {
+            return Err(LlmError::TokenizerFile {
+                path: dir.to_path_buf(),
+                problem: match format {
+                    TokenizerFormat::Auto => {
+                        "the directory holds neither tokenizer.json nor tokenizer.model".into()
+                    }
+                    _ => format!("{} is missing", path.display()),
+                },
+            });
+        }
+        let files = DirectoryFiles::read(dir)?;
+        let bytes = guard::read_file(&path)?;
+        let mut this = if use_json {
+            Self::from_json_at(&bytes, &path)?
+        } else {
+            let options = SentencePieceOptions {
+                legacy: files.legacy.unwrap_or(true),
+            };
+            Self::from_sentencepiece_at(&bytes, &path, options)?
+        };
+        this.apply(files, &path)?;
+        Ok(this)
+    }
+
+    /// Reads a `tokenizer.json` file alone.
+    ///
+    /// # Errors
+    /// [`LlmError::TokenizerFile`], [`LlmError::Io`].
+    pub fn from_tokenizer_json(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        Self::from_json_at(&guard::read_file(path)?, path)
+    }
+
+    /// Reads the bytes of a `tokenizer.json`.
+    ///
+    /// # Errors
+    /// [`LlmError::TokenizerFile`].
+    pub fn from_tokenizer_json_bytes(bytes: &[u8]) -> Result<Self> {
+        Self::from_json_at(bytes, &memory())
+    }
+
+    /// Reads a sentencepiece model file alone. BOS is added by default, EOS is not (the defaults
+    /// of Hugging Face's Llama tokenizer).
+    ///
+    /// # Errors
+    /// [`LlmError::TokenizerFile`], [`LlmError::Io`].
+    pub fn from_sentencepiece(
+        path: impl AsRef<Path>,
+        options: SentencePieceOptions,
+    ) -> Result<Self> {
+        let path = path.as_ref();
+        Self::from_sentencepiece_at(&guard::read_file(path)?, path, options)
+    }
+
+    /// Reads the bytes of a sentencepiece model.
+    ///
+    /// # Errors
+    /// [`LlmError::TokenizerFile`].
+    pub fn from_sentencepiece_bytes(bytes: &[u8], options: SentencePieceOptions) -> Result<Self> {
+        Self::from_sentencepiece_at(bytes, &memory(), options)
+    }
+
+    fn from_json_at(bytes: &[u8], path: &Path) -> Result<Self> {
+        let json = TokenizerJson::from_bytes(bytes, path)?;
+        let one = |ids: &[u32]| match ids {
+            [id] => Some(*id),
+            _ => None,
+        };
+        let (bos, eos) = (one(&json.prefix), one(&json.suffix));
+        Ok(Self {
+            defaults: EncodeOptions {
+                add_bos: !json.prefix.is_empty(),
+                add_eos: !json.suffix.is_empty(),
+                max_length: None,
+            },
+            bos,
+            eos,
+            pad: None,
+            unk: None,
+            eos_ids: eos.into_iter().collect(),
+            backend: Backend::Json(Box::new(json)),
+            templates: Vec::new(),
+        })
+    }
+
+    fn from_sentencepiece_at(
+        bytes: &[u8],
+        path: &Path,
+        options: SentencePieceOptions,
+    ) -> Result<Self> {
+        let mut model = SentencePiece::from_bytes(bytes, path, options)?;
+        let [unk, bos, eos, pad] = model.trainer_ids;
+        for id in [unk, bos, eos].into_iter().flatten() {
+            if let Some(name) = model.id_to_token(id).map(String::from) {
+                model.mark_special(&name)?;
+            }
+        }
+        Ok(Self {
+            backend: Backend::SentencePiece(Box::new(model)),
+            bos,
+            eos,
+            pad,
+            unk,
+            eos_ids: eos.into_iter().collect(),
+            defaults: EncodeOptions {
+                add_bos: bos.is_some(),
+                add_eos: false,
+                max_length: None,
+            },
+            templates: Vec::new(),
+        })
+    }
+
+    /// Applies what the files beside the tokenizer say.
+    fn apply(&mut self, files: DirectoryFiles, path: &Path) -> Result<()> {
+        let bad = |problem: String| LlmError::TokenizerFile {
+            path: path.to_path_buf(),
+            problem,
+        };
+        for (id, token) in files.added {
+            match &mut self.backend {
+                Backend::SentencePiece(m) => m.add(token, id)?,
+                Backend::Json(m) => {
+                    m.add(token, Some(id))?;
+                }
+            }
+        }
+        let names = [&files.bos, &files.eos, &files.pad, &files.unk];
+        for name in names.into_iter().flatten().chain(&files.additional_special) {
+            match &mut self.backend {
+                Backend::SentencePiece(m) => {
+                    m.mark_special(name)?;
+                }
+                Backend::Json(m) if m.token_to_id(name).is_none() => {
+                    return Err(bad(format!(
+                        "the special token `{name}` named in tokenizer_config.json or \
+                         special_tokens_map.json is not in the vocabulary"
+                    )));
+                }
+                Backend::Json(_) => {}
+            }
+        }
+        let id = |name: &Option<String>| name.as_deref().and_then(|n| self.token_to_id(n));
+        let (bos, eos, pad, unk) = (
+            id(&files.bos),
+            id(&files.eos),
+            id(&files.pad),
+            id(&files.unk),
+        );
+        self.bos = bos.or(self.bos).or(files.generation_bos);
+        self.eos = eos.or(self.eos).or(files.generation_eos.first().copied());
+        self.pad = pad.or(self.pad).or(files.generation_pad);
+        self.unk = unk.or(self.unk);
+        self.eos_ids = files.generation_eos;
+        if let Some(eos) = self.eos
+            && !self.eos_ids.contains(&eos)
+        {
+            self.eos_ids.insert(0, eos);
+        }
+        // In a tokenizer.json the post-processor decides; the switches are for slow tokenizers.
+        if matches!(self.backend, Backend::SentencePiece(_)) {
+            self.defaults.add_bos = files.add_bos.unwrap_or(self.defaults.add_bos);
+            self.defaults.add_eos = files.add_eos.unwrap_or(self.defaults.add_eos);
+        }
+        for (name, source) in files.templates {
+            self.templates.push((name, ChatTemplate::new(&source)?));
+        }
+        Ok(())
+    }
+}
+
+fn memory() -> PathBuf {
+    PathBuf::from("<memory>")
+}

@@ -1,0 +1,357 @@
+//! Text to token ids and back.
+//!
+//! One [`Tokenizer`] over two formats: `tokenizer.json` (Hugging Face `tokenizers`) and
+//! sentencepiece `tokenizer.model` with the behaviour of Hugging Face's slow Llama tokenizer,
+//! which VideoChat-TPO was trained with.
+
+mod added;
+mod decode_stream;
+mod files;
+mod guard;
+mod load;
+mod sentencepiece;
+mod sentencepiece_decode;
+mod tokenizer_json;
+
+pub use added::AddedToken;
+pub use decode_stream::DecodeStream;
+pub use sentencepiece::SentencePieceOptions;
+
+use self::decode_stream::Backend as StreamBackend;
+use self::sentencepiece::SentencePiece;
+use self::sentencepiece_decode::PieceStream;
+use self::tokenizer_json::{TokenizerJson, WindowStream};
+use crate::chat_template::{ChatTemplate, Message, RenderOptions};
+use crate::error::{LlmError, Result};
+
+/// What is put around the ids of a text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct EncodeOptions {
+    /// Put the begin-of-text token in front (for a `tokenizer.json`: whatever its post-processor
+    /// puts there, `[CLS]` of BERT included).
+    pub add_bos: bool,
+    /// Put the end-of-text token behind (likewise `[SEP]`).
+    pub add_eos: bool,
+    /// Cut the text's ids at the right so that the whole, BOS and EOS included, is at most this
+    /// long.
+    pub max_length: Option<usize>,
+}
+
+/// Which file of a directory is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum TokenizerFormat {
+    /// `tokenizer.json` if there is one, else `tokenizer.model`.
+    #[default]
+    Auto,
+    /// `tokenizer.json`.
+    TokenizerJson,
+    /// `tokenizer.model`. The way to read VideoChat-TPO, whose ids come from the slow tokenizer.
+    SentencePiece,
+}
+
+/// A tokenizer with its special tokens and, if the directory has one, its chat template.
+#[derive(Debug)]
+pub struct Tokenizer {
+    backend: Backend,
+    bos: Option<u32>,
+    eos: Option<u32>,
+    pad: Option<u32>,
+    unk: Option<u32>,
+    /// Ids that end generation.
+    eos_ids: Vec<u32>,
+    defaults: EncodeOptions,
+    templates: Vec<(String, ChatTemplate)>,
+}
+
+#[derive(Debug)]
+enum Backend {
+    SentencePiece(Box<SentencePiece>),
+    Json(Box<TokenizerJson>),
+}
+
+impl Tokenizer {
+    /// What [`encode`](Self::encode) should add according to the files: BOS for Llama and Mistral,
+    /// nothing for Qwen2 and SmolLM2, `[CLS]`/`[SEP]` for BERT.
+    pub fn default_options(&self) -> EncodeOptions {
+        self.defaults
+    }
+
+    /// Ids of `text`.
+    ///
+    /// # Errors
+    /// [`LlmError::Tokenize`] when BOS or EOS is asked for and the tokenizer has none, when
+    /// `max_length` has no room for them, or when the text cannot be encoded.
+    pub fn encode(&self, text: &str, options: EncodeOptions) -> Result<Vec<u32>> {
+        let fail = |problem: String| LlmError::Tokenize {
+            action: "encode",
+            problem,
+        };
+        let (prefix, suffix): (&[u32], &[u32]) = match &self.backend {
+            Backend::Json(m) => (&m.prefix, &m.suffix),
+            Backend::SentencePiece(_) => (&[], &[]),
+        };
+        let around = |add: bool, ids: &[u32], id: Option<u32>, name: &str| match (add, ids, id) {
+            (false, ..) => Ok(Vec::new()),
+            (true, [], Some(id)) => Ok(vec![id]),
+            (true, [], None) => Err(fail(format!("the tokenizer has no {name} token to add"))),
+            (true, ids, _) => Ok(ids.to_vec()),
+        };
+        let mut ids = around(options.add_bos, prefix, self.bos, "BOS")?;
+        let tail = around(options.add_eos, suffix, self.eos, "EOS")?;
+        let mut body = self.encode_segment(text)?;
+        if let Some(max) = options.max_length {
+            let room = max.checked_sub(ids.len() + tail.len()).ok_or_else(|| {
+                fail(format!(
+                    "max_length {max} has no room for the tokens around the text"
+                ))
+            })?;
+            body.truncate(room);
+        }
+        ids.append(&mut body);
+        ids.extend(tail);
+        Ok(ids)
+    }
+
+    /// Ids of `text` alone: no BOS, no EOS.
+    ///
+    /// # Errors
+    /// [`LlmError::Tokenize`].
+    pub fn encode_segment(&self, text: &str) -> Result<Vec<u32>> {
+        match &self.backend {
+            Backend::SentencePiece(m) => m.encode(text),
+            Backend::Json(m) => m.encode(text),
+        }
+    }
+
+    /// Ids of `text` cut at the right and filled at the right with `pad` to exactly `length`, as
+    /// text towers want it (InternVideo2-CLIP: BOS, EOS, length 80, pad 0).
+    ///
+    /// # Errors
+    /// As [`encode`](Self::encode).
+    pub fn encode_padded(
+        &self,
+        text: &str,
+        options: EncodeOptions,
+        length: usize,
+        pad: u32,
+    ) -> Result<Vec<u32>> {
+        let max = options.max_length.map_or(length, |m| m.min(length));
+        let max_length = Some(max);
+        let mut ids = self.encode(
+            text,
+            EncodeOptions {
+                max_length,
+                ..options
+            },
+        )?;
+        ids.resize(length, pad);
+        Ok(ids)
+    }
+
+    /// Text of `ids`. With `skip_special`, BOS, EOS and other control tokens are left out; task
+    /// tokens like `<box_begin>` stay.
+    ///
+    /// # Errors
+    /// [`LlmError::UnknownTokenId`] for an id outside a sentencepiece vocabulary (ids unknown to a
+    /// `tokenizer.json` are left out, as Hugging Face does).
+    pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String> {
+        match &self.backend {
+            Backend::Json(m) => m.decode(ids, skip_special),
+            Backend::SentencePiece(m) => {
+                let mut stream = PieceStream::new(m, skip_special);
+                let mut text = String::new();
+                for &id in ids {
+                    text.push_str(&stream.push(id)?);
+                }
+                text.push_str(&stream.finish());
+                Ok(text)
+            }
+        }
+    }
+
+    /// A decoder for ids that arrive one at a time.
+    pub fn decode_stream(&self, skip_special: bool) -> DecodeStream<'_> {
+        DecodeStream(match &self.backend {
+            Backend::SentencePiece(m) => {
+                StreamBackend::SentencePiece(PieceStream::new(m, skip_special))
+            }
+            Backend::Json(m) => StreamBackend::Json(WindowStream::new(m, skip_special)),
+        })
+    }
+
+    /// Id of a token string, exactly as the vocabulary spells it (`▁the`, `<temp>`).
+    pub fn token_to_id(&self, token: &str) -> Option<u32> {
+        match &self.backend {
+            Backend::SentencePiece(m) => m.token_to_id(token),
+            Backend::Json(m) => m.token_to_id(token),
+        }
+    }
+
+    /// The vocabulary's spelling of an id.
+    pub fn id_to_token(&self, id: u32) -> Option<String> {
+        match &self.backend {
+            Backend::SentencePiece(m) => m.id_to_token(id).map(String::from),
+            Backend::Json(m) => m.id_to_token(id),
+        }
+    }
+
+    /// Whether `id` is a control token, left out by `decode(.., true)`.
+    pub fn is_special(&self, id: u32) -> bool {
+        match &self.backend {
+            Backend::SentencePiece(m) => m.is_special(id),
+            Backend::Json(m) => m.is_special(id),
+        }
+    }
+
+    /// Highest id plus one, added tokens included: the least number of embedding rows. Equals
+    /// Hugging Face's `len(tokenizer)` when ids have no gaps.
+    pub fn vocab_size(&self) -> usize {
+        let next = match &self.backend {
+            Backend::SentencePiece(m) => m.next_id(),
+            Backend::Json(m) => m.next_id(),
+        };
+        next as usize
+    }
+
+    /// Size of the vocabulary the model came with, without added tokens; `None` for a
+    /// `tokenizer.json`, which does not tell the two apart.
+    pub fn piece_count(&self) -> Option<usize> {
+        match &self.backend {
+            Backend::SentencePiece(m) => Some(m.len()),
+            Backend::Json(_) => None,
+        }
+    }
+
+    /// Adds tokens behind the vocabulary and returns their ids, in order. A token that exists
+    /// keeps its id. Grow the embeddings to [`vocab_size`](Self::vocab_size) afterwards.
+    ///
+    /// # Errors
+    /// [`LlmError::AddedToken`] for an empty token; tokens before it stay added.
+    pub fn add_tokens(&mut self, tokens: &[AddedToken]) -> Result<Vec<u32>> {
+        let mut ids = Vec::with_capacity(tokens.len());
+        for token in tokens {
+            let token = token.clone();
+            ids.push(match &mut self.backend {
+                Backend::Json(m) => m.add(token, None)?,
+                Backend::SentencePiece(m) => {
+                    let id = m.token_to_id(&token.content).unwrap_or_else(|| m.next_id());
+                    m.add(token, id)?;
+                    id
+                }
+            });
+        }
+        Ok(ids)
+    }
+
+    /// Adds tokens with given ids, such as the task tokens of a checkpoint.
+    ///
+    /// # Errors
+    /// [`LlmError::AddedToken`] when a token exists with another id, an id is taken, or (for a
+    /// `tokenizer.json`) an id is not the next free one; tokens before it stay added.
+    pub fn add_tokens_with_ids<'t>(
+        &mut self,
+        tokens: impl IntoIterator<Item = (&'t str, u32)>,
+    ) -> Result<()> {
+        for (name, id) in tokens {
+            let token = AddedToken::new(name);
+            match &mut self.backend {
+                Backend::SentencePiece(m) => m.add(token, id)?,
+                Backend::Json(m) => {
+                    m.add(token, Some(id))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Begin-of-text id.
+    pub fn bos_id(&self) -> Option<u32> {
+        self.bos
+    }
+
+    /// End-of-text id.
+    pub fn eos_id(&self) -> Option<u32> {
+        self.eos
+    }
+
+    /// Padding id.
+    pub fn pad_id(&self) -> Option<u32> {
+        self.pad
+    }
+
+    /// Id of unknown text.
+    pub fn unk_id(&self) -> Option<u32> {
+        self.unk
+    }
+
+    /// Every id that ends generation: the EOS token and those of `generation_config.json`.
+    pub fn eos_ids(&self) -> &[u32] {
+        &self.eos_ids
+    }
+
+    /// Sets the end-of-text id, for a tokenizer read without its configuration files.
+    pub fn set_eos_id(&mut self, id: Option<u32>) {
+        self.eos = id;
+        self.eos_ids = id.into_iter().collect();
+    }
+
+    /// Sets the padding id, for models that pad with an existing token (VideoChat-TPO: unk, 0).
+    pub fn set_pad_id(&mut self, id: Option<u32>) {
+        self.pad = id;
+    }
+
+    /// The chat template, if the directory has one (the one named `default`, or the only one).
+    pub fn chat_template(&self) -> Option<&ChatTemplate> {
+        self.chat_template_named("default")
+            .or(match &self.templates[..] {
+                [(_, only)] => Some(only),
+                _ => None,
+            })
+    }
+
+    /// A chat template by name, for directories with several.
+    pub fn chat_template_named(&self, name: &str) -> Option<&ChatTemplate> {
+        self.templates
+            .iter()
+            .find(|(n, _)| n == name)
+            .map(|(_, t)| t)
+    }
+
+    /// Renders `messages` with the directory's chat template. Encode the result with
+    /// [`encode_segment`](Self::encode_segment): templates write BOS themselves.
+    ///
+    /// # Errors
+    /// [`LlmError::ChatTemplate`] when there is no template or it refuses the messages.
+    pub fn apply_chat_template(
+        &self,
+        messages: &[Message],
+        add_generation_prompt: bool,
+    ) -> Result<String> {
+        let template = self.chat_template().ok_or_else(|| LlmError::ChatTemplate {
+            problem: "the tokenizer directory has no chat template".into(),
+        })?;
+        let name = |id: Option<u32>| id.and_then(|id| self.id_to_token(id));
+        template.render(
+            messages,
+            &RenderOptions {
+                add_generation_prompt,
+                bos_token: name(self.bos),
+                eos_token: name(self.eos),
+                pad_token: name(self.pad),
+                unk_token: name(self.unk),
+                ..RenderOptions::default()
+            },
+        )
+    }
+}
+
+/// BOS in front where this tokenizer puts one by default.
+impl tpo_core::prompt::TextEncoder for Tokenizer {
+    fn encode_with_bos(&self, text: &str) -> tpo_core::Result<Vec<u32>> {
+        let options = EncodeOptions {
+            add_bos: self.defaults.add_bos,
+            ..EncodeOptions::default()
+        };
+        Ok(self.encode(text, options)?)
+    }
+}

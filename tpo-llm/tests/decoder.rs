@@ -1,0 +1,193 @@
+//! Properties of the decoder that hold for any weights.
+
+use burn::tensor::{Device, Int, Tensor, TensorData};
+use tpo_core::traits::{DecodeCache, LanguageModel};
+use tpo_llm::config::LORA_TARGETS;
+use tpo_llm::generation::GenerationConfig;
+use tpo_llm::{CausalLm, LlmConfig, LlmError, LoraConfig};
+
+/// Grouped heads, a head width that is not hidden / heads, and every kind of the family.
+fn configs() -> Vec<LlmConfig> {
+    let base = LlmConfig::new(41, 24, 36, 3, 6, 2, 8);
+    vec![
+        base.clone(),
+        base.clone().with_sliding_window(Some(4)),
+        base.clone()
+            .with_attention_bias(true)
+            .with_tie_word_embeddings(true),
+        base.lora(lora()),
+    ]
+}
+
+fn lora() -> LoraConfig {
+    LoraConfig::new(3, 6.0, LORA_TARGETS.map(String::from).to_vec())
+}
+
+/// A model whose adapters are not zero.
+fn model(config: &LlmConfig) -> CausalLm {
+    let device = Device::flex();
+    device.seed(11);
+    let mut lm = config.init(&device).unwrap();
+    for block in &mut lm.model.layers {
+        if let Some(lora) = &mut block.self_attn.q_proj.lora {
+            lora.b = lora.b.clone().map(|b| b.random_like(burn::tensor::Distribution::Normal(0.0, 0.2)));
+        }
+        if let Some(lora) = &mut block.mlp.down_proj.lora {
+            lora.b = lora.b.clone().map(|b| b.random_like(burn::tensor::Distribution::Normal(0.0, 0.2)));
+        }
+    }
+    lm
+}
+
+fn ids(rows: &[&[i64]]) -> Tensor<2, Int> {
+    let shape = [rows.len(), rows[0].len()];
+    Tensor::from_data(TensorData::new(rows.concat(), shape), &Device::flex())
+}
+
+fn values<const D: usize>(t: Tensor<D>) -> Vec<f32> {
+    t.into_data().try_into_vec().unwrap()
+}
+
+fn assert_close<const D: usize>(a: Tensor<D>, b: Tensor<D>, what: &str) {
+    assert_eq!(a.dims(), b.dims(), "{what}");
+    let (a, b) = (values(a), values(b));
+    let norm = b.iter().map(|v| v * v).sum::<f32>().sqrt().max(1e-7);
+    let diff = a.iter().zip(&b).map(|(x, y)| (x - y).powi(2)).sum::<f32>().sqrt();
+    assert!(diff / norm < 1e-5, "{what}: {}", diff / norm);
+}
+
+const PROMPT: [i64; 9] = [1, 7, 30, 2, 2, 19, 40, 5, 11];
+
+#[test]
+fn prefill_and_decode_equal_one_forward() {
+    for config in configs() {
+        let lm = model(&config);
+        let embeds = lm.embed(ids(&[&PROMPT]));
+        let whole = lm.hidden(embeds.clone(), None).unwrap();
+        let d = config.hidden_size;
+        for split in [1, 4, 8] {
+            let mut cache = lm.cache(1, PROMPT.len(), &Device::flex());
+            let mut pieces = vec![
+                lm.step(embeds.clone().slice([0..1, 0..split, 0..d]), None, &mut cache).unwrap(),
+            ];
+            for at in split..PROMPT.len() {
+                let one = embeds.clone().slice([0..1, at..at + 1, 0..d]);
+                pieces.push(lm.step(one, None, &mut cache).unwrap());
+            }
+            assert_eq!(cache.len(), PROMPT.len());
+            assert_close(Tensor::cat(pieces, 1), whole.clone(), "decode");
+        }
+    }
+}
+
+#[test]
+fn left_padding_changes_nothing() {
+    for config in configs() {
+        let lm = model(&config);
+        let long: Vec<i64> = PROMPT.to_vec();
+        let short = [0, 0, 0, 9, 3, 17, 17, 6, 8];
+        let mask = vec![vec![true; 9], [vec![false; 3], vec![true; 6]].concat()];
+        let mut cache = lm.cache(2, 10, &Device::flex());
+        let embeds = lm.embed(ids(&[&long, &short]));
+        let prefill = lm.step(embeds, Some(&mask), &mut cache).unwrap();
+        let next = lm.step(lm.embed(ids(&[&[4], &[4]])), None, &mut cache).unwrap();
+
+        let mut alone = lm.cache(1, 7, &Device::flex());
+        let single = lm.step(lm.embed(ids(&[&short[3..]])), None, &mut alone).unwrap();
+        let single_next = lm.step(lm.embed(ids(&[&[4]])), None, &mut alone).unwrap();
+        let d = config.hidden_size;
+        assert_close(prefill.slice([1..2, 3..9, 0..d]), single, "padded prefill");
+        assert_close(next.slice([1..2, 0..1, 0..d]), single_next, "step after padding");
+    }
+}
+
+#[test]
+fn a_rolled_back_cache_forgets() {
+    let config = &configs()[0];
+    let lm = model(config);
+    let mut cache = lm.cache(1, 16, &Device::flex());
+    lm.step(lm.embed(ids(&[&PROMPT])), None, &mut cache).unwrap();
+    let before = cache.clone();
+    let mark = cache.len();
+    lm.step(lm.embed(ids(&[&[33, 34, 35]])), None, &mut cache).unwrap();
+    cache.truncate(mark);
+    let rolled = lm.step(lm.embed(ids(&[&[12]])), None, &mut cache).unwrap();
+    let mut copy = before.clone();
+    let clean = lm.step(lm.embed(ids(&[&[12]])), None, &mut copy).unwrap();
+    assert_close(rolled, clean, "after rollback");
+    assert_eq!(before.len(), mark, "a clone is not written to by its copy");
+    let (k, _) = before.layer(0).unwrap();
+    assert_eq!(k.dims()[2], mark);
+}
+
+#[test]
+fn merged_adapters_equal_unmerged_and_come_out_again() {
+    let lm = model(&configs()[3]);
+    let embeds = lm.embed(ids(&[&PROMPT]));
+    let run = |lm: &CausalLm| lm.logits(lm.hidden(embeds.clone(), None).unwrap());
+    let expected = run(&lm);
+    let base = values(lm.model.layers[0].self_attn.q_proj.weight.val());
+    let merged = lm.merge_lora();
+    assert_ne!(values(merged.model.layers[0].self_attn.q_proj.weight.val()), base);
+    assert_close(run(&merged), expected.clone(), "merged");
+    let again = merged.merge_lora();
+    assert_close(run(&again), expected.clone(), "merged twice");
+    let unmerged = again.unmerge_lora();
+    assert_close(run(&unmerged), expected, "unmerged");
+}
+
+#[test]
+fn a_batch_generates_what_its_rows_generate_alone() {
+    let lm = model(&configs()[1]);
+    let device = Device::flex();
+    let prompts: Vec<Vec<u32>> = vec![vec![1, 7, 30, 2, 8], vec![9], vec![3, 3, 21]];
+    let config = GenerationConfig::greedy(6, vec![]);
+    let batch = lm.generate_batch(&prompts, &config, &device).unwrap();
+    for (prompt, got) in prompts.iter().zip(&batch) {
+        let alone: Vec<u32> = lm
+            .stream(prompt, config.clone(), &device)
+            .unwrap()
+            .map(|id| id.unwrap())
+            .collect();
+        assert_eq!(&alone, got);
+    }
+    let stop = GenerationConfig::greedy(6, vec![batch[0][1]]);
+    let stopped = lm.generate_batch(&prompts, &stop, &device).unwrap();
+    let end = batch[0].iter().position(|id| *id == batch[0][1]).unwrap();
+    assert_eq!(stopped[0], batch[0][..=end], "a stop token is emitted and ends the row");
+}
+
+#[test]
+fn wrong_input_is_an_error() {
+    let lm = model(&configs()[0]);
+    let device = Device::flex();
+    let mut cache = lm.cache(1, 4, &device);
+    let full = lm.forward_cached(lm.embed(ids(&[&PROMPT])), None, &mut cache);
+    assert!(matches!(full, Err(LlmError::CacheFull { capacity: 4, new: 9, .. })));
+    assert_eq!(cache.len(), 0);
+    let narrow = Tensor::zeros([1, 2, 5], &device);
+    assert!(matches!(lm.hidden_states(narrow, None, None), Err(LlmError::Shape { .. })));
+    let two = lm.embed(ids(&[&[1], &[2]]));
+    assert!(lm.forward_cached(two, None, &mut cache).is_err());
+    let mask = [vec![true; 3]];
+    let embeds = lm.embed(ids(&[&[1, 2]]));
+    assert!(lm.hidden_states(embeds, Some(&mask), None).is_err());
+    let config = GenerationConfig::greedy(2, vec![]);
+    assert!(lm.stream(&[], config.clone(), &device).is_err());
+    assert!(lm.stream(&[41], config, &device).is_err());
+}
+
+#[test]
+fn gradients_reach_adapters_and_not_through_a_dense_product() {
+    let device = Device::flex().autodiff();
+    let config = LlmConfig::new(19, 16, 24, 1, 2, 1, 8).lora(lora());
+    let lm = config.init(&device).unwrap();
+    let embeds = Tensor::<3>::random([1, 5, 16], burn::tensor::Distribution::Default, &device);
+    let loss = lm.logits(lm.hidden(embeds, None).unwrap()).square().mean();
+    let grads = loss.backward();
+    let q = &lm.model.layers[0].self_attn.q_proj;
+    let adapter = q.lora.as_ref().unwrap();
+    // B starts at zero, so A's gradient is zero and B's is not.
+    assert!(values(adapter.a.val().grad(&grads).unwrap()).iter().all(|g| *g == 0.0));
+    assert!(values(adapter.b.val().grad(&grads).unwrap()).iter().any(|g| *g != 0.0));
+}

@@ -1,0 +1,1 @@
+//! Training vocabulary of TPO for Rust: stages and parameter groups.

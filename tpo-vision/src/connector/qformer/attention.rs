@@ -1,0 +1,163 @@
+//! Attention of the Q-Former, within the sequence and to the visual tokens.
+
+use burn::module::Module;
+use burn::nn::{Dropout, DropoutConfig, Initializer};
+use burn::tensor::{Device, Tensor};
+use tpo_core::nn::{LayerNorm, LayerNormConfig, Linear, LinearConfig};
+use tpo_core::ops::{self, AttentionOptions};
+
+use super::QFormerConfig;
+use crate::drop_path::{DropPath, DropPathConfig};
+
+/// Multi-head attention with separate projections.
+#[derive(Module, Debug)]
+pub struct QFormerSelfAttention {
+    /// Query projection.
+    pub query: Linear,
+    /// Key projection, from the visual width in cross-attention.
+    pub key: Linear,
+    /// Value projection, from the visual width in cross-attention.
+    pub value: Linear,
+    /// Dropout of the attention weights.
+    pub dropout: Dropout,
+    heads: usize,
+}
+
+/// Projection, dropout, drop-path, residual and norm, in this order.
+#[derive(Module, Debug)]
+pub struct ResidualOutput {
+    /// The projection.
+    pub dense: Linear,
+    /// Norm of the sum.
+    pub layer_norm: LayerNorm,
+    /// Dropout of the branch.
+    pub dropout: Dropout,
+    /// Stochastic depth of the branch.
+    pub drop_path: DropPath,
+}
+
+/// Post-norm attention: `LayerNorm(x + dense(attention(x)))`.
+#[derive(Module, Debug)]
+pub struct QFormerAttention {
+    /// The attention (`self` in the checkpoint, in cross-attention too).
+    pub self_attention: QFormerSelfAttention,
+    /// Output projection with residual and norm.
+    pub output: ResidualOutput,
+}
+
+/// A linear layer with the Q-Former's initialisation.
+pub(super) fn linear(config: &QFormerConfig, from: usize, to: usize, device: &Device) -> Linear {
+    LinearConfig::new(from, to)
+        .with_initializer(Initializer::Normal {
+            mean: 0.0,
+            std: config.initializer_range,
+        })
+        .init(device)
+}
+
+impl ResidualOutput {
+    pub(super) fn new(
+        config: &QFormerConfig,
+        d_input: usize,
+        drop_path: f64,
+        device: &Device,
+    ) -> Self {
+        Self {
+            dense: linear(config, d_input, config.hidden_size, device),
+            layer_norm: LayerNormConfig::new(config.hidden_size)
+                .with_eps(config.layer_norm_eps)
+                .init(device),
+            dropout: DropoutConfig::new(config.hidden_dropout_prob).init(),
+            drop_path: DropPathConfig::new(drop_path).init(),
+        }
+    }
+
+    /// # Shapes
+    /// - hidden `[batch, length, d_input]`
+    /// - residual and output `[batch, length, hidden_size]`
+    pub fn forward(&self, hidden: Tensor<3>, residual: Tensor<3>) -> Tensor<3> {
+        let branch = self.dropout.forward(self.dense.forward(hidden));
+        self.layer_norm
+            .forward(self.drop_path.forward(branch) + residual)
+    }
+}
+
+impl QFormerSelfAttention {
+    fn heads(&self, x: Tensor<3>) -> Tensor<4> {
+        let [batch, length, dim] = x.dims();
+        x.reshape([batch, length, self.heads, dim / self.heads])
+            .swap_dims(1, 2)
+    }
+
+    /// # Shapes
+    /// - x `[batch, length, hidden_size]`
+    /// - context `[batch, keys, d_key]`
+    /// - bias, added to the scores, `[batch, 1, 1, keys]`
+    /// - output `[batch, length, hidden_size]`
+    pub fn forward(&self, x: Tensor<3>, context: Tensor<3>, bias: Option<Tensor<4>>) -> Tensor<3> {
+        let [batch, length, dim] = x.dims();
+        let q = self.heads(self.query.forward(x));
+        let k = self.heads(self.key.forward(context.clone()));
+        let v = self.heads(self.value.forward(context));
+        let out = if self.drops_weights(&q) {
+            self.attention_with_dropout(q, k, v, bias)
+        } else {
+            let options = AttentionOptions {
+                bias,
+                ..AttentionOptions::default()
+            };
+            ops::attention(q, k, v, options)
+        };
+        out.swap_dims(1, 2).reshape([batch, length, dim])
+    }
+
+    fn drops_weights(&self, q: &Tensor<4>) -> bool {
+        self.dropout.prob > 0.0 && self.dropout.training.is_enabled() && q.device().is_autodiff()
+    }
+
+    /// Attention whose weights pass through dropout, which no fused attention offers.
+    fn attention_with_dropout(
+        &self,
+        q: Tensor<4>,
+        k: Tensor<4>,
+        v: Tensor<4>,
+        bias: Option<Tensor<4>>,
+    ) -> Tensor<4> {
+        let scale = (q.dims()[3] as f64).powf(-0.5);
+        let scores = (q * scale).matmul(k.swap_dims(2, 3));
+        let scores = match bias {
+            Some(bias) => scores + bias,
+            None => scores,
+        };
+        self.dropout.forward(ops::softmax_last(scores)).matmul(v)
+    }
+}
+
+impl QFormerAttention {
+    /// `d_context` is the width of keys and values before projection.
+    pub(super) fn new(
+        config: &QFormerConfig,
+        d_context: usize,
+        drop_path: f64,
+        device: &Device,
+    ) -> Self {
+        let dim = config.hidden_size;
+        Self {
+            self_attention: QFormerSelfAttention {
+                query: linear(config, dim, dim, device),
+                key: linear(config, d_context, dim, device),
+                value: linear(config, d_context, dim, device),
+                dropout: DropoutConfig::new(config.attention_probs_dropout_prob).init(),
+                heads: config.num_attention_heads,
+            },
+            output: ResidualOutput::new(config, dim, drop_path, device),
+        }
+    }
+
+    /// # Shapes
+    /// As [`QFormerSelfAttention::forward`].
+    pub fn forward(&self, x: Tensor<3>, context: Tensor<3>, bias: Option<Tensor<4>>) -> Tensor<3> {
+        let attended = self.self_attention.forward(x.clone(), context, bias);
+        self.output.forward(attended, x)
+    }
+}

@@ -1,0 +1,157 @@
+//! The UMT encoder.
+
+use burn::module::Module;
+use burn::tensor::{DType, Device, Tensor};
+
+use super::UmtConfig;
+use super::block::UmtBlock;
+use super::config::CHANNELS;
+use super::patch_embed::{PatchEmbed, PatchEmbedConfig};
+use super::position::{ClipGrid, PositionTables};
+use crate::drop_path::DropPathConfig;
+use crate::error::{Result, VisionError};
+
+/// The video transformer without the layer norm that follows it, see
+/// [`VideoEncoder`](super::VideoEncoder).
+#[derive(Module, Debug)]
+pub struct Umt {
+    /// Tubelet embedding.
+    pub patch_embed: PatchEmbed,
+    /// The blocks up to the one whose output is returned.
+    pub blocks: Vec<UmtBlock>,
+    #[module(skip)]
+    config: UmtConfig,
+    #[module(skip)]
+    positions: PositionTables,
+}
+
+impl UmtConfig {
+    /// Creates the encoder with the reference's initialisation (linear Xavier uniform, biases
+    /// zero, norms one). Values are drawn on first use.
+    ///
+    /// # Errors
+    /// [`VisionError::Config`] when [`validate`](Self::validate) finds problems.
+    pub fn init(&self, device: &Device) -> Result<Umt> {
+        self.validate()?;
+        let patch_embed =
+            PatchEmbedConfig::new(self.encoder_embed_dim, self.tubelet_size, self.patch_size)
+                .init(device);
+        let blocks = DropPathConfig::linear_decay(self.drop_path_rate, self.encoder_depth)
+            .into_iter()
+            .take(self.blocks())
+            .map(|drop_path| UmtBlock::new(self, drop_path, device))
+            .collect();
+        Ok(Umt {
+            patch_embed,
+            blocks,
+            config: self.clone(),
+            positions: PositionTables::default(),
+        })
+    }
+}
+
+impl Umt {
+    /// The architecture.
+    pub fn config(&self) -> &UmtConfig {
+        &self.config
+    }
+
+    /// Dtype of the parameters, to which frames are cast.
+    pub fn dtype(&self) -> DType {
+        self.patch_embed.proj.bias.val().dtype()
+    }
+
+    /// Encodes clips. One frame is an image and takes the image position table.
+    ///
+    /// Numbers of frames and frame sizes other than the configured ones are accepted as long as
+    /// they cut into whole tubelets and patches; the position table is interpolated as the
+    /// reference does for an encoder configured for that size.
+    ///
+    /// # Shapes
+    /// - frames `[batch, frames, 3, height, width]`, normalised with the ImageNet statistics
+    /// - output `[batch, steps · rows · columns, dim]`, time slowest, then patch rows
+    ///
+    /// # Errors
+    /// [`VisionError::EmptyVideo`], [`VisionError::Channels`], [`VisionError::FrameSize`] or
+    /// [`VisionError::FrameCount`].
+    pub fn forward(&self, frames: Tensor<5>) -> Result<Tensor<3>> {
+        let grid = self.check(frames.dims())?;
+        let dtype = self.dtype();
+        let tokens = self.patch_embed.forward(frames.cast(dtype));
+        let positions = self.table(grid, &tokens.device(), dtype);
+        let mut x = tokens + positions;
+        for block in &self.blocks {
+            x = block.forward(x);
+        }
+        Ok(x)
+    }
+
+    /// The position table added to the tokens of a clip, `[1, tokens, dim]` in f32, without
+    /// autodiff.
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward) for a clip of this size.
+    pub fn position_table(
+        &self,
+        frames: usize,
+        height: usize,
+        width: usize,
+        device: &Device,
+    ) -> Result<Tensor<3>> {
+        let grid = self.check([1, frames, CHANNELS, height, width])?;
+        Ok(self.table(grid, device, DType::F32))
+    }
+
+    /// Checks the shape of a clip and gives its grid of tokens.
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward).
+    pub fn check(&self, shape: [usize; 5]) -> Result<ClipGrid> {
+        const PLACE: &str = "video encoder";
+        let [_, frames, channels, height, width] = shape;
+        let UmtConfig {
+            patch_size: patch,
+            tubelet_size: tubelet,
+            ..
+        } = self.config;
+        if shape.contains(&0) {
+            return Err(VisionError::EmptyVideo {
+                place: PLACE,
+                found: shape,
+            });
+        }
+        if channels != CHANNELS {
+            return Err(VisionError::Channels {
+                place: PLACE,
+                expected: CHANNELS,
+                found: channels,
+            });
+        }
+        if !height.is_multiple_of(patch) || !width.is_multiple_of(patch) {
+            return Err(VisionError::FrameSize {
+                place: PLACE,
+                height,
+                width,
+                patch,
+            });
+        }
+        if !frames.is_multiple_of(tubelet) {
+            return Err(VisionError::FrameCount {
+                place: PLACE,
+                frames,
+                tubelet,
+            });
+        }
+        Ok(ClipGrid::new(frames, height, width, tubelet, patch))
+    }
+
+    fn table(&self, grid: ClipGrid, device: &Device, dtype: DType) -> Tensor<3> {
+        self.positions.get(
+            grid,
+            self.config.encoder_embed_dim,
+            self.config.ckpt_num_frame,
+            device,
+            dtype,
+        )
+    }
+}
