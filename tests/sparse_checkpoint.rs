@@ -57,7 +57,12 @@ fn the_published_layout_is_accepted_at_full_size() {
     assert_eq!(found.notes, [""; 0]);
     assert_eq!(found.dtypes["I64"], 1);
     let text = found.to_string();
-    for part in ["7284310128", "rank 16 on ", "no module in this build", "every tensor is there"] {
+    for part in [
+        "7284310128",
+        "rank 16 on ",
+        "no module in this build",
+        "every tensor is there",
+    ] {
         assert!(text.contains(part), "{text}");
     }
 }
@@ -120,7 +125,11 @@ fn a_changed_shape() {
     let (_dir, path) = written(&manifest);
     assert_refused(
         &path,
-        &[NORM, "expected [1024], found [1023]", "model-00001-of-00004.safetensors"],
+        &[
+            NORM,
+            "expected [1024], found [1023]",
+            "model-00001-of-00004.safetensors",
+        ],
     );
 }
 
@@ -142,16 +151,31 @@ fn a_missing_shard() {
 fn a_truncated_shard() {
     let (_dir, path) = written(&layout());
     let shard = path.join("model-00002-of-00004.safetensors");
-    let file = std::fs::OpenOptions::new().write(true).open(&shard).unwrap();
+    let file = std::fs::OpenOptions::new()
+        .write(true)
+        .open(&shard)
+        .unwrap();
     let len = file.metadata().unwrap().len();
     file.set_len(len - 1).unwrap();
     assert_refused(
         &path,
-        &["model-00002-of-00004.safetensors", "truncated", "tensor `lm.", "of shape ["],
+        &[
+            "model-00002-of-00004.safetensors",
+            "truncated",
+            "tensor `lm.",
+            "of shape [",
+        ],
     );
     // Cut inside the header.
     file.set_len(1000).unwrap();
-    assert_refused(&path, &["model-00002-of-00004.safetensors", "truncated", "1000 bytes"]);
+    assert_refused(
+        &path,
+        &[
+            "model-00002-of-00004.safetensors",
+            "truncated",
+            "1000 bytes",
+        ],
+    );
 }
 
 #[test]
@@ -221,7 +245,11 @@ fn another_size_of_the_same_model_is_listed_but_not_compared() {
     assert!(found.is_fine());
     assert_eq!(found.layout, None);
     assert!(found.notes[0].contains("a model of other sizes"));
-    assert!(!inspect(&path, LayoutChoice::VideoChatTpo).unwrap().is_fine());
+    assert!(
+        !inspect(&path, LayoutChoice::VideoChatTpo)
+            .unwrap()
+            .is_fine()
+    );
 }
 
 fn run(args: &[&str]) -> Output {
@@ -254,11 +282,19 @@ fn the_program_answers_with_its_exit_code() {
     let output = run(&[path]);
     assert_eq!(output.status.code(), Some(1));
     let message = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(message.contains("model-00004-of-00004.safetensors"), "{message}");
+    assert!(
+        message.contains("model-00004-of-00004.safetensors"),
+        "{message}"
+    );
     assert_eq!(message.trim_end().lines().count(), 1, "{message}");
     let output = run(&[path, "--json"]);
     assert_eq!(output.status.code(), Some(1));
     let value: Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert!(value["error"].as_str().unwrap().contains("not in the directory"));
+    assert!(
+        value["error"]
+            .as_str()
+            .unwrap()
+            .contains("not in the directory")
+    );
     assert_eq!(run(&["--no-such-flag"]).status.code(), Some(2));
 }

@@ -254,11 +254,13 @@ pub fn generate(fixture: &Fixture, device: &Device) -> Result<Report, Failure> {
     Ok(report)
 }
 
-/// Whether the heads of this build cover a generation fixture.
+/// Whether this build has a head for every task the fixture's answer calls.
 pub fn can_generate(fixture: &Fixture, device: &Device) -> Result<bool, Failure> {
-    let Some(head) = fixture.json["task_head"].as_str() else {
-        return Ok(true);
-    };
     let model = model(fixture, device)?;
-    Ok(model.heads.specs().iter().any(|s| s.name == head.to_lowercase()))
+    let heads = model.heads.specs();
+    Ok(fixture
+        .ints("out.new_tokens")?
+        .iter()
+        .filter_map(|id| model.registry().by_routing(*id as u32))
+        .all(|task| heads.iter().any(|s| s.name == task.name)))
 }

@@ -14,7 +14,7 @@ use super::fixture::{Failure, Fixture, Stored, Values};
 /// The sentencepiece model: the given one, the directory's, or the one of the tests.
 fn tokenizer_file(fixture: &Fixture, given: Option<&Path>) -> Result<PathBuf, Failure> {
     let tests = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("tpo-llm/tests/fixtures/tokenizer.model.v1");
+        .join("tpo-llm/tests/fixtures/mistral_v1/tokenizer.model");
     let candidates = [given.map(Path::to_path_buf), Some(fixture.dir.join("tokenizer.model")), Some(tests)];
     candidates
         .into_iter()

@@ -4,7 +4,7 @@ mod common;
 
 use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use common::fixture::gradients;
+use common::params::gradients;
 use common::{max_diff, random};
 use tpo_core::traits::{Connector, Instruction};
 use tpo_vision::{MlpConnectorConfig, QFormer, QFormerConfig, QFormerConnectorConfig, VisionError};

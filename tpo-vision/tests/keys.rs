@@ -5,7 +5,7 @@ mod common;
 use std::collections::BTreeMap;
 
 use burn::tensor::Device;
-use common::fixture::{rewrite, shapes};
+use common::params::{rewrite, shapes};
 use regex::Regex;
 use tpo_vision::connector::qformer::{QFORMER_KEYS, QFORMER_KEYS_INVERSE, QFORMER_UNUSED_KEYS};
 use tpo_vision::umt::{UMT_KEYS, UMT_KEYS_INVERSE};

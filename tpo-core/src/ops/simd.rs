@@ -1,6 +1,6 @@
 //! Elementary functions on SIMD vectors, for any instruction set `pulp` knows.
 
-use pulp::Simd;
+use pulp::{Arch, Simd, WithSimd};
 
 /// `1.5 · 2²³`: adding and subtracting it rounds a small `f32` to the nearest integer.
 const ROUND: f32 = 12_582_912.0;
@@ -115,4 +115,17 @@ pub(super) fn erf<S: Simd>(s: S, x: S::f32s) -> S::f32s {
     );
     let sign = s.and_f32s(x, s.splat_f32s(-0.0));
     s.or_f32s(magnitude, sign)
+}
+
+/// Number of `f32` lanes of the CPU's vectors and of its vector registers.
+pub(super) fn vector_shape() -> (usize, usize) {
+    struct Shape;
+    impl WithSimd for Shape {
+        type Output = (usize, usize);
+        #[inline(always)]
+        fn with_simd<S: Simd>(self, _: S) -> Self::Output {
+            (S::F32_LANES, S::REGISTER_COUNT)
+        }
+    }
+    Arch::new().dispatch(Shape)
 }

@@ -356,7 +356,11 @@ impl fmt::Display for MissingTensor {
 
 impl fmt::Display for UnexpectedTensor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "`{}` of shape {:?} in {}", self.key, self.shape, self.file)?;
+        write!(
+            f,
+            "`{}` of shape {:?} in {}",
+            self.key, self.shape, self.file
+        )?;
         match &self.nearest {
             Some(name) => write!(f, ", nearest expected name: `{name}`"),
             None => Ok(()),
@@ -411,8 +415,7 @@ impl fmt::Display for Refusal {
         let hint = if !self.mismatched.is_empty() {
             "Build the module with the sizes of the checkpoint, or load the checkpoint that \
              belongs to this configuration."
-        } else if !self.missing.is_empty()
-            && self.missing.iter().all(|m| m.path.contains(".lora."))
+        } else if !self.missing.is_empty() && self.missing.iter().all(|m| m.path.contains(".lora."))
         {
             "The checkpoint has no adapters: build the module without LoRA, or list the adapter \
              parameters in LoadOptions::allow_missing to keep their initial values."

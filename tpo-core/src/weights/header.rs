@@ -127,15 +127,14 @@ fn check(path: &Path, raw: RawHeader, data_start: u64, file_len: u64) -> Result<
     let file: Arc<Path> = Arc::from(path);
     let mut tensors = Vec::with_capacity(raw.tensors.len());
     for (key, info) in raw.tensors {
-        let entry = check_entry(&file, &key, &info, data_start).map_err(|why| {
-            WeightsError::Entry {
+        let entry =
+            check_entry(&file, &key, &info, data_start).map_err(|why| WeightsError::Entry {
                 file: path.to_path_buf(),
                 key,
                 dtype: info.dtype,
                 shape: info.shape.0,
                 why,
-            }
-        })?;
+            })?;
         tensors.push(entry);
     }
     tensors.sort_by_key(|t| (t.offset, t.len));
@@ -143,7 +142,11 @@ fn check(path: &Path, raw: RawHeader, data_start: u64, file_len: u64) -> Result<
     let mut end = data_start;
     for t in &tensors {
         if t.offset != end {
-            let relation = if t.offset < end { "overlaps the tensor before it" } else { "leaves a gap before it" };
+            let relation = if t.offset < end {
+                "overlaps the tensor before it"
+            } else {
+                "leaves a gap before it"
+            };
             return Err(WeightsError::Entry {
                 file: path.to_path_buf(),
                 key: t.key.clone(),
@@ -214,7 +217,9 @@ fn check_entry(
         dtype,
         shape,
         file: file.clone(),
-        offset: data_start.checked_add(begin).ok_or("its position overflows")?,
+        offset: data_start
+            .checked_add(begin)
+            .ok_or("its position overflows")?,
         len,
     })
 }

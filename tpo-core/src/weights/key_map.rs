@@ -140,7 +140,10 @@ impl KeyRules {
             return name;
         };
         for (theirs, ours) in [("lora_A", "a"), ("lora_B", "b")] {
-            for tail in [format!(".{theirs}.{adapter}.weight"), format!(".{theirs}.weight")] {
+            for tail in [
+                format!(".{theirs}.{adapter}.weight"),
+                format!(".{theirs}.weight"),
+            ] {
                 if let Some(layer) = name.strip_suffix(&tail) {
                     return format!("{layer}.lora.{ours}");
                 }

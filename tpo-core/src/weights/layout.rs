@@ -46,8 +46,7 @@ pub fn hugging_face_llm_layout(config: &Path) -> Result<Option<Manifest>> {
         why,
     };
     let text = std::fs::read_to_string(config).map_err(WeightsError::io("reading", config))?;
-    let value: serde_json::Value =
-        serde_json::from_str(&text).map_err(|e| wrong(e.to_string()))?;
+    let value: serde_json::Value = serde_json::from_str(&text).map_err(|e| wrong(e.to_string()))?;
     let model_type = value.get("model_type").and_then(|t| t.as_str());
     if !matches!(model_type, Some("llama" | "mistral" | "qwen2")) {
         return Ok(None);
@@ -86,10 +85,18 @@ fn llm_tensors(c: &LlmShape) -> Option<Vec<ManifestTensor>> {
             optional,
         });
     };
-    add("model.embed_tokens.weight".into(), vec![c.vocab_size, d], false);
+    add(
+        "model.embed_tokens.weight".into(),
+        vec![c.vocab_size, d],
+        false,
+    );
     add("model.norm.weight".into(), vec![d], false);
     // Some writers store the tied copy too.
-    add("lm_head.weight".into(), vec![c.vocab_size, d], c.tie_word_embeddings);
+    add(
+        "lm_head.weight".into(),
+        vec![c.vocab_size, d],
+        c.tie_word_embeddings,
+    );
     for i in 0..c.num_hidden_layers {
         let layer = format!("model.layers.{i}");
         for (name, rows, columns) in [
@@ -112,7 +119,11 @@ fn llm_tensors(c: &LlmShape) -> Option<Vec<ManifestTensor>> {
             add(format!("{layer}.{norm}.weight"), vec![d], false);
         }
         // A buffer that old exports stored.
-        add(format!("{layer}.self_attn.rotary_emb.inv_freq"), vec![head / 2], true);
+        add(
+            format!("{layer}.self_attn.rotary_emb.inv_freq"),
+            vec![head / 2],
+            true,
+        );
     }
     tensors
         .iter()

@@ -331,7 +331,12 @@ impl<'a> Plan<'a> {
         }
         Err(WeightsError::Refused(Box::new(Refusal {
             checkpoint: report.checkpoint.clone(),
-            missing: report.missing.iter().filter(|m| forbidden(m)).cloned().collect(),
+            missing: report
+                .missing
+                .iter()
+                .filter(|m| forbidden(m))
+                .cloned()
+                .collect(),
             other_parts: self.uncovered > 0 && self.uncovered == report.unexpected.len(),
             unexpected: self.report.unexpected,
             mismatched: self.report.mismatched,

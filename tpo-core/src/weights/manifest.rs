@@ -146,15 +146,24 @@ impl Manifest {
                                 .ok()
                                 .filter(|n| (1..=shards).contains(n))
                                 .map(|n| shard_name(n, shards))
-                                .ok_or_else(|| wrong("the shard must be a number up to `shards`"))?,
+                                .ok_or_else(|| {
+                                    wrong("the shard must be a number up to `shards`")
+                                })?,
                         ),
                         None => None,
                     };
-                    let keys = expand(pattern)
-                        .ok_or_else(|| wrong("ranges are written {0-2,5}"))?;
+                    let keys =
+                        expand(pattern).ok_or_else(|| wrong("ranges are written {0-2,5}"))?;
                     for key in keys {
                         let shard = shard.clone();
-                        tensors.push(checked(name, line_number, key, dtype, shape.clone(), shard)?);
+                        tensors.push(checked(
+                            name,
+                            line_number,
+                            key,
+                            dtype,
+                            shape.clone(),
+                            shard,
+                        )?);
                     }
                 }
                 _ => return Err(wrong("expected a name, a data type, a shape and a shard")),
@@ -300,7 +309,9 @@ mod tests {
             ("a BF16 2\na BF16 2", "twice"),
             ("a BF16 99999999999,99999999999", "overflows"),
         ] {
-            let error = Manifest::from_compact("m.txt", text).unwrap_err().to_string();
+            let error = Manifest::from_compact("m.txt", text)
+                .unwrap_err()
+                .to_string();
             assert!(error.contains(part), "{error}");
         }
     }

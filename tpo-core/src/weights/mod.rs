@@ -40,7 +40,8 @@ mod write;
 
 pub use checkpoint::{Checkpoint, INDEX_FILE, SINGLE_FILE};
 pub use error::{
-    MismatchedTensor, MissingTensor, NearTensor, Refusal, UnexpectedTensor, WeightsError};
+    MismatchedTensor, MissingTensor, NearTensor, Refusal, UnexpectedTensor, WeightsError,
+};
 pub use header::{MAX_HEADER_BYTES, TensorEntry};
 pub use key_map::{KeyMap, KeyRules, KeyTables, KeyTarget, check_round_trip};
 pub use layout::{hugging_face_llm_layout, videochat_tpo_layout};

@@ -86,7 +86,11 @@ mod tests {
 
     #[test]
     fn a_slip_is_found_and_an_unrelated_name_is_not() {
-        let names = ["blocks.0.norm1.weight", "blocks.0.norm2.weight", "head.bias"];
+        let names = [
+            "blocks.0.norm1.weight",
+            "blocks.0.norm2.weight",
+            "head.bias",
+        ];
         assert_eq!(
             nearest("blocks.0.norm1.weigth", names),
             Some("blocks.0.norm1.weight")

@@ -54,7 +54,10 @@ pub fn videochat_tpo_parts() -> Vec<PartSpec> {
         PartSpec::new("project_down", ["project_down."]),
         PartSpec::new("merge_proj", ["merge_proj."]),
         PartSpec::new("lm", ["lm."]),
-        PartSpec::new("task tokens", ["box_token", "temporal_token", "track_token"]),
+        PartSpec::new(
+            "task tokens",
+            ["box_token", "temporal_token", "track_token"],
+        ),
         PartSpec::new("loc_encoder", ["loc_encoder."]),
         PartSpec::new("loc_decoder", ["loc_decoder."]),
         PartSpec::new("track_embed", ["track_embed."]).without_module(),

@@ -115,7 +115,13 @@ impl fmt::Display for LoadReport {
                 .collect();
             kinds.sort();
             kinds.dedup();
-            writeln!(f, "{:<12}{:>6}  {}", "cast", self.cast.len(), kinds.join(", "))?;
+            writeln!(
+                f,
+                "{:<12}{:>6}  {}",
+                "cast",
+                self.cast.len(),
+                kinds.join(", ")
+            )?;
         }
         list(f, "missing", self.missing.iter())?;
         list(f, "unexpected", self.unexpected.iter())?;
@@ -123,7 +129,9 @@ impl fmt::Display for LoadReport {
         list(
             f,
             "unused",
-            self.ignored.iter().map(|i| format!("{}: {}", i.key, i.reason)),
+            self.ignored
+                .iter()
+                .map(|i| format!("{}: {}", i.key, i.reason)),
         )?;
         if self.other_parts > 0 {
             writeln!(f, "{:<12}{:>6}", "other parts", self.other_parts)?;

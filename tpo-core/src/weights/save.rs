@@ -73,9 +73,7 @@ pub fn save_module<M: Module>(
     let mut tensors = collect(module, map, options)?;
     tensors.sort_by(|a, b| a.key.cmp(&b.key));
 
-    let is_file = destination
-        .extension()
-        .is_some_and(|e| e == "safetensors");
+    let is_file = destination.extension().is_some_and(|e| e == "safetensors");
     if is_file {
         if destination.exists() && !options.overwrite {
             return Err(WeightsError::Exists {
@@ -111,7 +109,9 @@ fn save_dir(tensors: Vec<Source>, dir: &Path, options: &SaveOptions) -> Result<S
     if let Some(first) = stale.first()
         && !options.overwrite
     {
-        return Err(WeightsError::Exists { path: dir.join(first) });
+        return Err(WeightsError::Exists {
+            path: dir.join(first),
+        });
     }
     std::fs::create_dir_all(dir).map_err(WeightsError::io("creating", dir))?;
 
@@ -152,7 +152,10 @@ fn save_dir(tensors: Vec<Source>, dir: &Path, options: &SaveOptions) -> Result<S
         files.push(file.commit()?);
     }
     let kept: BTreeSet<String> = (0..count).map(name).collect();
-    for old in stale.iter().filter(|n| *n != INDEX_FILE && !kept.contains(*n)) {
+    for old in stale
+        .iter()
+        .filter(|n| *n != INDEX_FILE && !kept.contains(*n))
+    {
         let old = dir.join(old);
         std::fs::remove_file(&old).map_err(WeightsError::io("removing", &old))?;
     }
@@ -257,11 +260,7 @@ impl Source {
     }
 }
 
-fn collect<M: Module>(
-    module: &M,
-    map: &dyn KeyMap,
-    options: &SaveOptions,
-) -> Result<Vec<Source>> {
+fn collect<M: Module>(module: &M, map: &dyn KeyMap, options: &SaveOptions) -> Result<Vec<Source>> {
     let params = module_params(module);
     let paths = path_set(&params);
     let mut keys: HashMap<String, String> = HashMap::new();
@@ -323,7 +322,11 @@ impl Collector {
             });
             return;
         };
-        let key = self.keys.get(&path).cloned().unwrap_or_else(|| path.clone());
+        let key = self
+            .keys
+            .get(&path)
+            .cloned()
+            .unwrap_or_else(|| path.clone());
         self.sources.push(Source {
             key,
             path,

@@ -2,7 +2,8 @@
 
 use burn::tensor::{Bool, DType, Device, FloatDType, Tensor, TensorData, activation, module, ops::AttentionModuleOptions};
 
-use super::{AttentionOptions, visible_keys};
+use super::AttentionOptions;
+use super::visibility::Visibility;
 
 /// Materialises the scores; used where gradients are recorded and no kernel of ours applies.
 pub(super) fn attention(
@@ -115,9 +116,10 @@ fn mask(
     device: &Device,
 ) -> Option<Tensor<4, Bool>> {
     let positions = (options.causal || options.sliding_window.is_some()).then(|| {
+        let visibility = Visibility::new(options, q_len, k_len);
         let mut hidden = vec![true; q_len * k_len];
         for (row, line) in hidden.chunks_mut(k_len.max(1)).enumerate() {
-            let (lo, hi) = visible_keys(row, q_len, k_len, options);
+            let (lo, hi) = visibility.keys(row);
             line[lo..hi].fill(false);
         }
         Tensor::<4, Bool>::from_data(TensorData::new(hidden, [1, 1, q_len, k_len]), device)

@@ -7,8 +7,8 @@
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::problem::{Attended, Problem, vector_shape};
-use crate::ops::simd::exp2;
+use super::problem::{Attended, Problem};
+use crate::ops::simd::{exp2, vector_shape};
 
 /// Query rows per task.
 const BLOCK_ROWS: usize = 96;

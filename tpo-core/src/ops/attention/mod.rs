@@ -1,8 +1,16 @@
 //! Scaled dot-product attention.
 
+mod backward;
 mod composed;
+mod cpu;
+mod few_rows;
+mod flash;
+mod problem;
+mod visibility;
 
 use burn::tensor::{Bool, Tensor};
+
+use super::flex::{Operands, operands, wrap, wrap_autodiff};
 
 /// What [`attention`] does besides `softmax(q·kᵀ·scale)·v`.
 #[derive(Clone, Debug, Default)]
@@ -50,14 +58,39 @@ pub fn attention(
     options: AttentionOptions,
 ) -> Tensor<4> {
     check_shapes(&q, &k, &v, &options);
-    if q.device().is_autodiff() || is_flex(&q) {
-        return composed::attention(q, k, v, options);
+    // A bias that may want a gradient takes the composed path.
+    let bias = match options.bias.clone().map(|bias| operands([bias.into_dispatch()])) {
+        None => None,
+        Some(Ok(Operands::Plain([bias]))) => Some(bias),
+        Some(_) => return elsewhere(q, k, v, options),
+    };
+    match operands([q, k, v].map(Tensor::into_dispatch)) {
+        Ok(Operands::Plain(qkv)) => {
+            let inputs = cpu::Inputs::new(qkv, bias, options);
+            wrap(inputs.output(cpu::forward(&inputs).out))
+        }
+        Ok(Operands::Autodiff(qkv, context)) => {
+            let out = backward::attention(qkv, |qkv| cpu::Inputs::new(qkv, bias, options));
+            wrap_autodiff(out, context)
+        }
+        Err(qkv) => {
+            let [q, k, v] = qkv.map(Tensor::from_dispatch);
+            elsewhere(q, k, v, options)
+        }
     }
-    composed::fused(q, k, v, options)
 }
 
-fn is_flex(_q: &Tensor<4>) -> bool {
-    true
+/// Attention without a kernel of ours.
+fn elsewhere(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, options: AttentionOptions) -> Tensor<4> {
+    let autodiff = [&q, &k, &v]
+        .into_iter()
+        .chain(&options.bias)
+        .any(|tensor| tensor.device().is_autodiff());
+    if autodiff {
+        composed::attention(q, k, v, options)
+    } else {
+        composed::fused(q, k, v, options)
+    }
 }
 
 fn check_shapes(q: &Tensor<4>, k: &Tensor<4>, v: &Tensor<4>, options: &AttentionOptions) {
@@ -96,30 +129,4 @@ fn check_shapes(q: &Tensor<4>, k: &Tensor<4>, v: &Tensor<4>, options: &Attention
             bias.dims()
         );
     }
-}
-
-/// Key range `[lo, hi)` that the query at `row` may see, before padding.
-pub(crate) fn visible_keys(
-    row: usize,
-    q_len: usize,
-    k_len: usize,
-    options: &AttentionOptions,
-) -> (usize, usize) {
-    let offset = match options.query_offset {
-        Some(offset) => offset as isize,
-        None => k_len as isize - q_len as isize,
-    };
-    let position = row as isize + offset;
-    let mut lo = 0isize;
-    let mut hi = k_len as isize;
-    if options.causal {
-        hi = hi.min(position + 1);
-    }
-    if let Some(window) = options.sliding_window {
-        let window = window.min(isize::MAX as usize / 4) as isize;
-        lo = lo.max(position - window + 1);
-        hi = hi.min(position + window);
-    }
-    let hi = hi.max(0);
-    (lo.min(hi) as usize, hi as usize)
 }

@@ -4,7 +4,6 @@ use std::borrow::Cow;
 
 use burn::backend::flex::FlexTensor;
 use burn::tensor::DType;
-use pulp::{Arch, Simd, WithSimd};
 
 use super::visibility::Visibility;
 use crate::ops::flex::floats;
@@ -111,7 +110,7 @@ pub(super) struct Problem<'a> {
     pub(super) scale: f32,
     pub(super) visibility: Visibility,
     /// `[batch, k_len]`, `true` = hidden.
-    pub(super) padding: Option<Vec<bool>>,
+    pub(super) padding: Option<&'a [bool]>,
     pub(super) bias: Option<Bias<'a>>,
 }
 
@@ -171,23 +170,11 @@ impl Problem<'_> {
 }
 
 /// Output of a kernel.
+#[derive(Debug)]
 pub(super) struct Attended {
     /// `[batch, q_len, heads, v_dim]`.
     pub(super) out: Vec<f32>,
     /// Base-2 log of the sum of `2^score`, `[batch, kv_heads, rows]`; `−inf` for rows without a
     /// visible key.
     pub(super) log_sum: Vec<f32>,
-}
-
-/// Number of `f32` lanes of the CPU's vectors and of its vector registers.
-pub(super) fn vector_shape() -> (usize, usize) {
-    struct Shape;
-    impl WithSimd for Shape {
-        type Output = (usize, usize);
-        #[inline(always)]
-        fn with_simd<S: Simd>(self, _: S) -> Self::Output {
-            (S::F32_LANES, S::REGISTER_COUNT)
-        }
-    }
-    Arch::new().dispatch(Shape)
 }

@@ -42,8 +42,4 @@ impl Visibility {
         (lo.clamp(0, hi) as usize, hi as usize)
     }
 
-    /// Whether every query sees every key.
-    pub(super) fn is_full(&self) -> bool {
-        !self.causal && self.window.is_none()
-    }
 }

@@ -1,0 +1,151 @@
+//! The main job end to end, and what happens to input that makes no sense.
+
+use std::path::{Path, PathBuf};
+
+use burn::tensor::Device;
+use tpo::core::prompt::Visual;
+use tpo::data::MediaLimits;
+use tpo::prelude::*;
+
+fn session() -> Session {
+    let options = SessionOptions {
+        max_new_tokens: 6,
+        limits: MediaLimits::default(),
+        ..SessionOptions::default()
+    };
+    Session::mini(&Device::flex(), 7, options).unwrap()
+}
+
+fn asset(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("assets").join(name)
+}
+
+fn where_is() -> Question {
+    Question::new("Where is the red circle?").with_task("region")
+}
+
+fn region(reply: &Reply) -> RegionPrediction {
+    *reply.tasks[0].get::<RegionPrediction>().unwrap()
+}
+
+#[test]
+fn a_video_is_asked_and_answers_with_a_box() {
+    let mut session = session();
+    let media = session.load_video(asset("bouncing_shapes.mp4"), None).unwrap();
+    assert_eq!((media.kind, media.size, media.frames.len()), (Visual::Video, (320, 240), 8));
+    let first = session.ask(where_is()).unwrap().collect_reply().unwrap();
+    let b = region(&first);
+    let px = b.pixels.unwrap();
+    assert!(b.normalised.is_ordered() && px.x1 <= 320.0 && px.y1 <= 240.0);
+    assert_eq!(session.history().len(), 1);
+
+    // The same question asked anew gives the same answer; asked second it has a context.
+    session.clear_history();
+    let again = session.ask(where_is()).unwrap().collect_reply().unwrap();
+    assert_eq!((region(&again), &again.text), (b, &first.text));
+    let second = session.ask(where_is()).unwrap().collect_reply().unwrap();
+    assert_ne!(region(&second).raw, b.raw);
+    assert_eq!(session.history().len(), 2);
+}
+
+#[test]
+fn a_saved_model_answers_as_before() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut session = session();
+    session.load_video(asset("bouncing_shapes.mp4"), None).unwrap();
+    let before = session.ask(where_is()).unwrap().collect_reply().unwrap();
+    session.save(dir.path()).unwrap();
+
+    let options = SessionOptions {
+        max_new_tokens: 6,
+        ..SessionOptions::default()
+    };
+    let (mut loaded, report) = Session::open(dir.path(), &Device::flex(), options, None).unwrap();
+    assert!(report.missing.is_empty() && report.unexpected.is_empty());
+    loaded.load_video(asset("bouncing_shapes.mp4"), None).unwrap();
+    let after = loaded.ask(where_is()).unwrap().collect_reply().unwrap();
+    assert_eq!((region(&before), before.text), (region(&after), after.text));
+
+    let bad = Session::open(dir.path().join("none"), &Device::flex(), Default::default(), None);
+    assert!(bad.unwrap_err().to_string().contains("not a directory"));
+    std::fs::write(dir.path().join("tpo.json"), "{").unwrap();
+    let bad = Session::open(dir.path(), &Device::flex(), Default::default(), None);
+    assert!(bad.unwrap_err().to_string().contains("tpo.json"));
+}
+
+#[test]
+fn files_that_are_no_media_are_errors() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = |name: &str, bytes: &[u8]| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        path
+    };
+    let mut session = session();
+    let real = std::fs::read(asset("bouncing_shapes.mp4")).unwrap();
+    for path in [
+        file("text.mp4", b"this is a text file"),
+        file("empty.mp4", b""),
+        file("half.mp4", &real[..real.len() / 2]),
+        dir.path().join("missing.mp4"),
+    ] {
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        let error = session.load_video(&path, None).unwrap_err().to_string();
+        assert!(error.contains(&name), "{error}");
+    }
+    // A PNG header that claims 100,000 x 100,000 pixels.
+    let mut png = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR".to_vec();
+    png.extend([0, 1, 0x86, 0xa0, 0, 1, 0x86, 0xa0, 8, 2, 0, 0, 0]);
+    png.extend(crc32(&png[12..]).to_be_bytes());
+    for path in [file("huge.png", &png), file("empty.png", b"")] {
+        assert!(session.load_image(&path).is_err(), "{}", path.display());
+    }
+    assert!(session.media().is_none(), "a failed load leaves nothing behind");
+}
+
+fn crc32(bytes: &[u8]) -> u32 {
+    let mut crc = !0u32;
+    for b in bytes {
+        crc ^= *b as u32;
+        for _ in 0..8 {
+            crc = if crc & 1 == 1 { 0xedb8_8320 ^ (crc >> 1) } else { crc >> 1 };
+        }
+    }
+    !crc
+}
+
+#[test]
+fn questions_that_make_no_sense_are_errors_and_leave_the_session_usable() {
+    let mut session = session();
+    session.load_video(asset("bouncing_shapes.mp4"), None).unwrap();
+    let text = |e: tpo::Error| e.to_string();
+
+    let reversed = where_is().with_box(BoxXyxy::from([9.0, 9.0, 1.0, 1.0]));
+    assert!(text(session.ask(reversed).err().unwrap()).contains("reversed"));
+    let long = Question::new("why ".repeat(25_000));
+    assert!(text(session.ask(long).err().unwrap()).contains("shorten"));
+    let unknown = where_is().with_task("dance");
+    assert!(text(session.ask(unknown).err().unwrap()).contains("dance"));
+    let placeholder = Question::new("what is [<VID_PLH>]?");
+    assert!(session.ask(placeholder).is_err());
+    let mark = Question::new("what is in <track_box>?");
+    assert!(text(session.ask(mark).err().unwrap()).contains("<track_box>"));
+
+    let boxed = Question::new("what is in <track_box>?").with_box([0.1, 0.1, 0.5, 0.5].into());
+    session.ask(boxed).unwrap().collect_reply().unwrap();
+    let empty = session.ask(Question::new("")).unwrap().collect_reply();
+    empty.unwrap();
+    let mask = Question::new("follow it").with_task("mask");
+    let reply = session.ask(mask).unwrap().collect_reply().unwrap();
+    assert_eq!(reply.without_head, ["mask"]);
+}
+
+#[test]
+fn a_reply_is_plain_json() {
+    let mut session = session();
+    session.load_video(asset("bouncing_shapes.mp4"), None).unwrap();
+    let reply = session.ask(where_is()).unwrap().collect_reply().unwrap();
+    let json = serde_json::to_value(&reply).unwrap();
+    assert_eq!(json["tasks"][0]["task"], "region");
+    assert!(json["tasks"][0]["value"]["pixels"][0].is_number());
+}

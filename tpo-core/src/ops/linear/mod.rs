@@ -1,0 +1,222 @@
+//! Affine maps of the last axis.
+
+mod decode;
+mod few_rows;
+mod half_weight;
+
+use burn::backend::Flex;
+use burn::backend::flex::FlexTensor;
+use burn::backend::ops::FloatTensorOps;
+use burn::tensor::{DType, Shape, Tensor, bf16, f16, module};
+use pulp::bytemuck;
+use rayon::prelude::*;
+
+use self::decode::{Bf16, F16, F32};
+use super::flex::{Operands, contiguous, floats, from_floats, operands, wrap};
+
+/// `x · weight + bias` over the last axis, in `x`'s dtype.
+///
+/// The weight has Burn's layout; a weight stored as PyTorch does, `[d_out, d_in]`, is passed as its
+/// transposed view, which is free and the faster storage for few rows. On the CPU the weight may be
+/// of another float dtype than `x`: half-precision weights are widened block by block while they
+/// are used, never as a whole.
+///
+/// # Shapes
+/// - `x` `[.., d_in]`, `weight` `[d_in, d_out]`, `bias` `[d_out]`
+/// - output `[.., d_out]`
+pub fn linear<const D: usize>(
+    x: Tensor<D>,
+    weight: Tensor<2>,
+    bias: Option<Tensor<1>>,
+) -> Tensor<D> {
+    let dims = x.dims();
+    let [d_in, d_out] = weight.dims();
+    assert_eq!(
+        dims[D - 1],
+        d_in,
+        "linear: last axis of the input {dims:?} and rows of the weight [{d_in}, {d_out}] differ"
+    );
+    let bias = match bias.map(|bias| operands([bias.into_dispatch()])) {
+        None => None,
+        Some(Ok(Operands::Plain([bias]))) => Some(bias),
+        Some(Ok(Operands::Autodiff([bias], context))) => {
+            let bias = super::flex::wrap_autodiff(bias, context);
+            return composed(x, weight, Some(bias));
+        }
+        Some(Err([bias])) => return composed(x, weight, Some(Tensor::from_dispatch(bias))),
+    };
+    match operands([x.into_dispatch(), weight.into_dispatch()]) {
+        Ok(Operands::Plain([x, weight])) => {
+            let shape = {
+                let mut shape = dims.to_vec();
+                shape[D - 1] = d_out;
+                Shape::from(shape)
+            };
+            wrap(cpu(x, weight, bias, shape))
+        }
+        Ok(Operands::Autodiff([x, weight], context)) => composed(
+            super::flex::wrap_autodiff::<D>(x, context),
+            super::flex::wrap_autodiff(weight, context),
+            bias.map(wrap),
+        ),
+        Err([x, weight]) => composed(
+            Tensor::<D>::from_dispatch(x),
+            Tensor::from_dispatch(weight),
+            bias.map(wrap),
+        ),
+    }
+}
+
+/// Burn operations: differentiable, and fused on GPU devices.
+fn composed<const D: usize>(
+    x: Tensor<D>,
+    weight: Tensor<2>,
+    bias: Option<Tensor<1>>,
+) -> Tensor<D> {
+    let dtype = x.dtype();
+    let weight = weight.cast(dtype);
+    let bias = bias.map(|bias| bias.cast(dtype));
+    module::linear(x, weight, bias)
+}
+
+/// A weight as a matrix in memory: `[d_out, d_in]` or `[d_in, d_out]` with one axis contiguous.
+struct Weight<'a, T> {
+    data: &'a [T],
+    d_in: usize,
+    d_out: usize,
+    /// Distance between lines: outputs if `by_output`, else inputs.
+    stride: usize,
+    /// The elements of one output lie together (PyTorch's storage).
+    by_output: bool,
+}
+
+impl<'a, T> Weight<'a, T> {
+    /// `None` if neither axis is contiguous.
+    fn new(tensor: &FlexTensor, storage: &'a [T]) -> Option<Self> {
+        let layout = tensor.layout();
+        let [d_in, d_out] = layout.shape().dims::<2>();
+        let (s_in, s_out) = (layout.strides()[0], layout.strides()[1]);
+        let by_output = (s_in == 1 || d_in == 1) && (s_out >= d_in as isize || d_out == 1);
+        let by_input = (s_out == 1 || d_out == 1) && (s_in >= d_out as isize || d_in == 1);
+        if d_in == 0 || d_out == 0 || !(by_output || by_input) {
+            return None;
+        }
+        let (stride, lines, width) = if by_output {
+            (s_out, d_out, d_in)
+        } else {
+            (s_in, d_in, d_out)
+        };
+        let stride = stride.unsigned_abs().max(width);
+        let data = storage.get(layout.start_offset()..)?;
+        (data.len() >= (lines - 1) * stride + width).then_some(Weight {
+            data,
+            d_in,
+            d_out,
+            stride,
+            by_output,
+        })
+    }
+
+    /// The same weight as 32-bit units of `per_unit` elements; `None` if lines or their width do
+    /// not fall on whole units.
+    fn units(&self, per_unit: usize) -> Option<Weight<'a, u32>>
+    where
+        T: bytemuck::Pod,
+    {
+        let width = if self.by_output { self.d_in } else { self.d_out };
+        if !width.is_multiple_of(per_unit) || !self.stride.is_multiple_of(per_unit) {
+            return None;
+        }
+        let whole = self.data.len() / per_unit * per_unit;
+        Some(Weight {
+            data: bytemuck::try_cast_slice(&self.data[..whole]).ok()?,
+            d_in: self.d_in,
+            d_out: self.d_out,
+            stride: self.stride / per_unit,
+            by_output: self.by_output,
+        })
+    }
+
+    /// Elements `range` of line `line`.
+    #[inline(always)]
+    fn line(&self, line: usize, range: std::ops::Range<usize>) -> &'a [T] {
+        &self.data[line * self.stride..][range]
+    }
+}
+
+fn cpu(x: FlexTensor, weight: FlexTensor, bias: Option<FlexTensor>, shape: Shape) -> FlexTensor {
+    let [d_in, d_out] = weight.layout().shape().dims::<2>();
+    let rows = x.layout().num_elements().checked_div(d_in).unwrap_or(0);
+    let dtype = x.dtype();
+    let few = rows <= few_rows::MAX_ROWS;
+    let widened = weight.dtype() != DType::F32 && (weight.dtype() == DType::BF16 || dtype != weight.dtype());
+    if (few || widened)
+        && rows > 0
+        && let Some(values) = dispatch(&x, &weight, bias.as_ref(), rows, few)
+    {
+        return from_floats(values, shape, dtype);
+    }
+
+    // Burn's gemm.
+    let weight = Flex::float_cast(weight, float_dtype(dtype));
+    let x = Flex::float_reshape(contiguous(x), Shape::new([rows, d_in]));
+    let mut out = Flex::float_matmul(x, weight);
+    if let Some(bias) = bias {
+        if dtype != DType::F32 {
+            let bias = Flex::float_cast(bias, float_dtype(dtype));
+            out = Flex::float_add(out, Flex::float_reshape(bias, Shape::new([1, d_out])));
+        } else if let Some(values) = out.try_storage_mut::<f32>() {
+            let bias = floats(&bias);
+            // About 64 KiB per task.
+            let lines = (16_384 / d_out.max(1)).max(1);
+            values.par_chunks_mut((lines * d_out).max(1)).for_each(|chunk| {
+                for line in chunk.chunks_exact_mut(d_out.max(1)) {
+                    line.iter_mut().zip(bias.iter()).for_each(|(y, b)| *y += b);
+                }
+            });
+        }
+    }
+    Flex::float_reshape(out, shape)
+}
+
+fn float_dtype(dtype: DType) -> burn::tensor::FloatDType {
+    match dtype {
+        DType::F16 => burn::tensor::FloatDType::F16,
+        DType::BF16 => burn::tensor::FloatDType::BF16,
+        _ => burn::tensor::FloatDType::F32,
+    }
+}
+
+/// Runs the kernel for the weight's dtype; `None` if the weight's storage does not suit it.
+fn dispatch(
+    x: &FlexTensor,
+    weight: &FlexTensor,
+    bias: Option<&FlexTensor>,
+    rows: usize,
+    few: bool,
+) -> Option<Vec<f32>> {
+    let x = floats(x);
+    let bias = bias.map(floats);
+    let bias = bias.as_deref();
+    match weight.dtype() {
+        DType::F32 => {
+            let weight = Weight::new(weight, weight.storage::<f32>())?;
+            Some(few_rows::apply::<F32, 2>(&x, rows, &weight.units(1)?, bias))
+        }
+        DType::F16 => {
+            let weight = Weight::new(weight, weight.storage::<f16>())?;
+            Some(match weight.units(2).filter(|_| few) {
+                Some(units) => few_rows::apply::<F16, 1>(&x, rows, &units, bias),
+                None => half_weight::apply(&x, rows, &weight, bias),
+            })
+        }
+        DType::BF16 => {
+            let weight = Weight::new(weight, weight.storage::<bf16>())?;
+            Some(match weight.units(2).filter(|_| few) {
+                Some(units) => few_rows::apply::<Bf16, 1>(&x, rows, &units, bias),
+                None => half_weight::apply(&x, rows, &weight, bias),
+            })
+        }
+        _ => None,
+    }
+}

@@ -1,0 +1,80 @@
+//! Walking the parameters of a module.
+
+use std::collections::BTreeMap;
+
+use burn::module::{Module, ModuleVisitor, Param};
+use burn::tensor::{Gradients, Tensor};
+use regex::Regex;
+use tpo_vision::KeyRewrite;
+
+/// Applies rewrite rules in order.
+pub fn rewrite(key: &str, rules: &[KeyRewrite]) -> String {
+    let mut key = key.to_string();
+    for (pattern, replacement) in rules {
+        key = Regex::new(pattern)
+            .unwrap()
+            .replace_all(&key, *replacement)
+            .into_owned();
+    }
+    key
+}
+
+/// Shape of every float parameter by path, without initialising it.
+pub fn shapes<M: Module>(module: &M) -> BTreeMap<String, Vec<usize>> {
+    struct Shapes {
+        path: Vec<String>,
+        found: BTreeMap<String, Vec<usize>>,
+    }
+    impl ModuleVisitor for Shapes {
+        fn enter_module(&mut self, name: &str, _container: &str) {
+            self.path.push(name.to_string());
+        }
+        fn exit_module(&mut self, _name: &str, _container: &str) {
+            self.path.pop();
+        }
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            self.found
+                .insert(self.path.join("."), param.lazy_shape().to_vec());
+        }
+    }
+    let mut visitor = Shapes {
+        path: Vec::new(),
+        found: BTreeMap::new(),
+    };
+    module.visit(&mut visitor);
+    visitor.found
+}
+
+/// Gradient values of every parameter that has one, by path.
+pub fn gradients<M: Module>(module: &M, grads: &Gradients) -> BTreeMap<String, Vec<f32>> {
+    struct Collect<'a> {
+        grads: &'a Gradients,
+        path: Vec<String>,
+        found: BTreeMap<String, Vec<f32>>,
+    }
+    impl ModuleVisitor for Collect<'_> {
+        fn enter_module(&mut self, name: &str, _container: &str) {
+            self.path.push(name.to_string());
+        }
+        fn exit_module(&mut self, _name: &str, _container: &str) {
+            self.path.pop();
+        }
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            if let Some(grad) = param.val().grad(self.grads) {
+                self.found.insert(self.path.join("."), values(grad));
+            }
+        }
+    }
+    let mut visitor = Collect {
+        grads,
+        path: Vec::new(),
+        found: BTreeMap::new(),
+    };
+    module.visit(&mut visitor);
+    visitor.found
+}
+
+/// The values of a tensor in row-major order.
+pub fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
+    tensor.into_data().try_to_vec().unwrap()
+}
