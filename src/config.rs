@@ -113,6 +113,7 @@ impl TpoConfig {
             self.vision.validate().map_err(|e| e.to_string()),
             self.connector.qformer.validate().map_err(|e| e.to_string()),
             self.llm.validate().map_err(|e| e.to_string()),
+            self.tasks.validate().map_err(|e| e.to_string()),
         ] {
             problems.extend(part.err());
         }

@@ -214,7 +214,7 @@ impl Session {
             duration: Some(clip.info.duration),
             frames: clip.indices,
             timestamps: clip.timestamps,
-            embeddings: self.model.encode_visual(self.cast(clip.tensor), None)?,
+            embeddings: self.model.encode_visual(clip.tensor, None)?,
         };
         self.look_at(media)
     }
@@ -235,7 +235,7 @@ impl Session {
             duration: None,
             frames: vec![0],
             timestamps: Vec::new(),
-            embeddings: self.model.encode_visual(self.cast(pixels), None)?,
+            embeddings: self.model.encode_visual(pixels, None)?,
         };
         self.look_at(media)
     }
@@ -250,13 +250,6 @@ impl Session {
         ImageTransform::vision()
             .with_size([side, side])
             .with_antialias(self.config.input.antialias)
-    }
-
-    fn cast(&self, frames: Tensor<5>) -> Tensor<5> {
-        match self.options.dtype {
-            Some(dtype) => frames.cast(dtype),
-            None => frames,
-        }
     }
 
     /// Asks. The answer comes as an iterator of [`Event`]s; it enters the history when the

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use burn::tensor::Device;
+use burn::tensor::{Device, FloatDType};
 use tpo::core::prompt::Visual;
 use tpo::data::MediaLimits;
 use tpo::prelude::*;
@@ -71,6 +71,25 @@ fn a_saved_model_answers_as_before() {
     std::fs::write(dir.path().join("tpo.json"), "{").unwrap();
     let bad = Session::open(dir.path(), &Device::flex(), Default::default(), None);
     assert!(bad.unwrap_err().to_string().contains("tpo.json"));
+}
+
+#[test]
+fn half_precision_runs_the_whole_chain() {
+    let dir = tempfile::tempdir().unwrap();
+    session().save(dir.path()).unwrap();
+    for dtype in [FloatDType::F16, FloatDType::BF16] {
+        let options = SessionOptions {
+            max_new_tokens: 2,
+            dtype: Some(dtype),
+            ..SessionOptions::default()
+        };
+        let (mut half, report) = Session::open(dir.path(), &Device::flex(), options, None).unwrap();
+        assert!(!report.cast.is_empty());
+        half.load_video(asset("bouncing_shapes.mp4"), None).unwrap();
+        let question = where_is().with_box([0.1, 0.1, 0.5, 0.5].into());
+        let reply = half.ask(question).unwrap().collect_reply().unwrap();
+        assert!(region(&reply).raw.to_array().iter().all(|v| v.is_finite()), "{dtype:?}");
+    }
 }
 
 #[test]

@@ -243,7 +243,8 @@ def tokenizer_config(g, config, added):
         "chat_template": g.get("tokenizer.chat_template"),
         "clean_up_tokenization_spaces": False,
         "model_max_length": config["max_position_embeddings"],
-        "tokenizer_class": "GPT2Tokenizer",
+        # Not GPT2Tokenizer: transformers 5 would replace the pre-tokenizer by GPT-2's.
+        "tokenizer_class": "PreTrainedTokenizerFast",
     }
 
 

@@ -157,6 +157,13 @@ impl QuestionPrompt {
         }
     }
 
+    /// Begins the answer, for example with `Best Option: (` for multiple choice as the
+    /// reference's evaluation does.
+    pub fn with_answer_prefix(mut self, prefix: &str) -> Self {
+        self.question.push_str(prefix);
+        self
+    }
+
     /// Both texts joined, placeholders included.
     pub fn text(&self) -> String {
         format!("{}{}", self.visual, self.question)

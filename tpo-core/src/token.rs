@@ -139,6 +139,17 @@ impl TaskRegistry {
             .chain(&self.box_prompt)
     }
 
+    /// Checks that names, tokens and ids are unique, as a registry read from a file may not be.
+    pub fn validate(&self) -> Result<()> {
+        let mut checked = Self {
+            tasks: Vec::new(),
+            box_prompt: self.box_prompt.clone(),
+        };
+        self.tasks
+            .iter()
+            .try_for_each(|task| checked.register(task.clone()))
+    }
+
     /// Checks the ids against a vocabulary and returns the first token it does not hold so.
     pub fn check(&self, id_of: impl Fn(&str) -> Option<u32>) -> Result<()> {
         for t in self.tokens() {
@@ -196,6 +207,10 @@ mod tests {
         r.register(task("count", 40, 41)).unwrap();
         assert_eq!(r.by_routing(40).unwrap().name, "count");
         assert!(r.check(|_| None).is_err());
+        r.validate().unwrap();
+        let mut twice = r.clone();
+        twice.tasks[1].routing.id = twice.tasks[0].placeholder.id;
+        assert!(twice.validate().is_err());
         let json = serde_json::to_string(&r).unwrap();
         assert_eq!(serde_json::from_str::<TaskRegistry>(&json).unwrap(), r);
     }

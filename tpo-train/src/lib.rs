@@ -1,1 +1,36 @@
-//! Training vocabulary of TPO for Rust: stages and parameter groups.
+//! Training vocabulary of TPO for Rust: stages, parameter groups, learning-rate schedules.
+//!
+//! Task Preference Optimization trains a model in stages, each of which unfreezes other parts of
+//! it (paper, Table 17). Here is what such a stage *is*:
+//!
+//! * [`StagePlan`] and [`Stage`]: a recipe as TOML. Unknown fields are errors, and
+//!   [`StagePlan::validate`] lists every problem at once. The paper's plan is a preset,
+//!   [`StagePlan::videochat_tpo`].
+//! * [`ParamGroupSpec`]: which parameters learn, and how fast, as patterns over module paths
+//!   ([`PathPattern`]). [`resolve`] looks the patterns up in a module: each parameter is in
+//!   exactly one group or frozen. [`freeze`] makes the module follow.
+//! * [`LrSchedule`]: warm-up, decay and floor as a pure function of the step.
+//!
+//! Nothing here names an encoder, a language model or a head; any Burn module can be resolved.
+
+pub mod error;
+pub mod groups;
+pub mod loss;
+mod nearest;
+pub mod pattern;
+mod presets;
+pub mod schedule;
+pub mod stage;
+
+pub use error::{GroupProblem, Result, TrainError};
+pub use groups::{ParamGroupSpec, ResolvedGroup, ResolvedGroups, ResolvedParam, freeze, resolve};
+pub use loss::{HeadLossWeights, LossWeights};
+pub use pattern::PathPattern;
+pub use presets::VideoChatPaths;
+pub use schedule::{Decay, LrSchedule};
+pub use stage::{AdamW, Precision, Stage, StageLength, StagePlan};
+
+// The README's code is compiled and run with the documentation tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -11,7 +11,7 @@ mod scatter;
 use burn::module::{Module, Param};
 use burn::nn::Initializer;
 use burn::tensor::activation::log_softmax;
-use burn::tensor::{Device, FloatDType, Int, Tensor, TensorData};
+use burn::tensor::{DType, Device, FloatDType, Int, Tensor, TensorData};
 
 pub use batch::{IGNORE_LABEL, PaddingSide, TokenBatch, TpoBatch};
 pub use generate::{CallOrder, Generate, GenerateEvent, GenerateOptions};
@@ -175,7 +175,7 @@ where
             }
             None => {}
         }
-        if let Some(slot) = self.box_slot(tokens, boxes, device)? {
+        if let Some(slot) = self.box_slot(tokens, boxes, base.dtype(), device)? {
             slots.push(slot);
         }
         for (spec, token) in self.heads.specs().iter().zip(&self.task_tokens) {
@@ -197,6 +197,7 @@ where
         &self,
         tokens: &TokenBatch,
         boxes: &[Vec<BoxXyxy>],
+        dtype: DType,
         device: &Device,
     ) -> Result<Option<Slot>> {
         let Some(prompt) = &self.registry.box_prompt else {
@@ -226,7 +227,7 @@ where
             return Ok(None);
         }
         let n = flat.len() / 4;
-        let values = Tensor::<2>::from_data(TensorData::new(flat, [n, 4]), device);
+        let values = Tensor::<2>::from_data(TensorData::new(flat, [n, 4]), device).cast(dtype);
         let rows = self
             .heads
             .encode_boxes(values)

@@ -53,9 +53,7 @@ pub fn swiglu<const D: usize>(gate: Tensor<D>, up: Tensor<D>) -> Tensor<D> {
     }
     match operands([gate.into_dispatch(), up.into_dispatch()]) {
         Ok(Operands::Plain([gate, up])) => wrap(elementwise::map2(gate, up, SwiGlu)),
-        Ok(Operands::Autodiff(inputs, context)) => {
-            wrap_autodiff(swiglu_autodiff(inputs), context)
-        }
+        Ok(Operands::Autodiff(inputs, context)) => wrap_autodiff(swiglu_autodiff(inputs), context),
         Err([gate, up]) => {
             activation::silu(Tensor::from_dispatch(gate)) * Tensor::from_dispatch(up)
         }
@@ -189,7 +187,10 @@ impl Gelu {
     #[inline(always)]
     fn cdf<S: Simd>(s: S, x: S::f32s) -> S::f32s {
         let half = s.splat_f32s(0.5);
-        let e = erf(s, s.mul_f32s(x, s.splat_f32s(std::f32::consts::FRAC_1_SQRT_2)));
+        let e = erf(
+            s,
+            s.mul_f32s(x, s.splat_f32s(std::f32::consts::FRAC_1_SQRT_2)),
+        );
         s.mul_add_e_f32s(half, e, half)
     }
 }

@@ -16,6 +16,7 @@ mod half;
 mod linear;
 mod norm;
 mod patch_embed;
+mod rows;
 mod simd;
 mod softmax;
 

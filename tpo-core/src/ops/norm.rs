@@ -1,6 +1,11 @@
 //! Normalisation of the last axis.
 
-use burn::tensor::{DType, FloatDType, Tensor};
+use burn::backend::flex::FlexTensor;
+use burn::tensor::{DType, FloatDType, Tensor, bf16, f16};
+use pulp::Simd;
+
+use super::flex::{Operands, floats, operands, wrap, wrap_autodiff};
+use super::rows::{RowMap, map_rows, sum};
 
 /// Layer normalisation over the last axis: `(x − mean) / sqrt(var + eps) · gamma + beta`, with the
 /// biased variance. Statistics and the affine step are in `f32`; the result has the input's dtype.
@@ -13,12 +18,73 @@ pub fn layer_norm<const D: usize>(
     beta: Tensor<1>,
     eps: f64,
 ) -> Tensor<D> {
+    let width = x.dims()[D - 1];
+    assert!(
+        gamma.dims() == [width] && beta.dims() == [width],
+        "layer_norm: gamma {:?} and beta {:?} must have the input's last axis, {width}",
+        gamma.dims(),
+        beta.dims()
+    );
+    match operands([
+        x.into_dispatch(),
+        gamma.into_dispatch(),
+        beta.into_dispatch(),
+    ]) {
+        Ok(Operands::Plain([x, gamma, beta])) => wrap(layer_norm_cpu(x, &gamma, &beta, eps)),
+        Ok(Operands::Autodiff([x, gamma, beta], context)) => layer_norm_composed(
+            wrap_autodiff::<D>(x, context),
+            wrap_autodiff(gamma, context),
+            wrap_autodiff(beta, context),
+            eps,
+        ),
+        Err([x, gamma, beta]) => layer_norm_composed(
+            Tensor::<D>::from_dispatch(x),
+            Tensor::from_dispatch(gamma),
+            Tensor::from_dispatch(beta),
+            eps,
+        ),
+    }
+}
+
+fn layer_norm_composed<const D: usize>(
+    x: Tensor<D>,
+    gamma: Tensor<1>,
+    beta: Tensor<1>,
+    eps: f64,
+) -> Tensor<D> {
     let dtype = x.dtype();
     let x = to_f32(x);
-    let centred = x.clone() - x.mean_dim(D - 1);
-    let var = centred.clone().square().mean_dim(D - 1);
-    let normed = centred / (var + eps).sqrt();
-    (normed * to_f32(gamma).unsqueeze() + to_f32(beta).unsqueeze()).cast(dtype)
+    burn::tensor::module::layer_norm(x, to_f32(gamma), Some(to_f32(beta)), eps).cast(dtype)
+}
+
+fn layer_norm_cpu(x: FlexTensor, gamma: &FlexTensor, beta: &FlexTensor, eps: f64) -> FlexTensor {
+    let (gamma, beta) = (floats(gamma), floats(beta));
+    map_rows(
+        x,
+        LayerNormRow {
+            gamma: &gamma,
+            beta: &beta,
+            eps,
+        },
+    )
+}
+
+#[derive(Clone, Copy)]
+struct LayerNormRow<'a> {
+    gamma: &'a [f32],
+    beta: &'a [f32],
+    eps: f64,
+}
+
+impl RowMap for LayerNormRow<'_> {
+    #[inline(always)]
+    fn apply<S: Simd>(self, s: S, row: &mut [f32]) {
+        let inverse = 1.0 / row.len() as f32;
+        let mean = sum(s, row, 0.0, false) * inverse;
+        let var = sum(s, row, -mean, true) * inverse;
+        let scale = 1.0 / (f64::from(var) + self.eps).sqrt();
+        affine(s, row, -mean, scale as f32, self.gamma, Some(self.beta));
+    }
 }
 
 /// Root-mean-square normalisation over the last axis: `weight · x / sqrt(mean(x²) + eps)`.
@@ -28,11 +94,109 @@ pub fn layer_norm<const D: usize>(
 /// # Shapes
 /// - `x` and output `[.., d]`, `weight` `[d]`
 pub fn rms_norm<const D: usize>(x: Tensor<D>, weight: Tensor<1>, eps: f64) -> Tensor<D> {
+    let width = x.dims()[D - 1];
+    assert!(
+        weight.dims() == [width],
+        "rms_norm: weight {:?} must have the input's last axis, {width}",
+        weight.dims()
+    );
+    match operands([x.into_dispatch(), weight.into_dispatch()]) {
+        Ok(Operands::Plain([x, weight])) => wrap(rms_norm_cpu(x, &weight, eps)),
+        Ok(Operands::Autodiff([x, weight], context)) => rms_norm_composed(
+            wrap_autodiff::<D>(x, context),
+            wrap_autodiff(weight, context),
+            eps,
+        ),
+        Err([x, weight]) => rms_norm_composed(
+            Tensor::<D>::from_dispatch(x),
+            Tensor::from_dispatch(weight),
+            eps,
+        ),
+    }
+}
+
+fn rms_norm_composed<const D: usize>(x: Tensor<D>, weight: Tensor<1>, eps: f64) -> Tensor<D> {
     let dtype = x.dtype();
     let x = to_f32(x);
     let mean_square = x.clone().square().mean_dim(D - 1);
     let normed = (x / (mean_square + eps).sqrt()).cast(dtype);
     normed * weight.cast(dtype).unsqueeze()
+}
+
+fn rms_norm_cpu(x: FlexTensor, weight: &FlexTensor, eps: f64) -> FlexTensor {
+    let dtype = x.dtype();
+    map_rows(
+        x,
+        RmsNormRow {
+            weight: &floats(weight),
+            eps,
+            dtype,
+        },
+    )
+}
+
+#[derive(Clone, Copy)]
+struct RmsNormRow<'a> {
+    weight: &'a [f32],
+    eps: f64,
+    dtype: DType,
+}
+
+impl RowMap for RmsNormRow<'_> {
+    #[inline(always)]
+    fn apply<S: Simd>(self, s: S, row: &mut [f32]) {
+        let mean_square = sum(s, row, 0.0, true) / row.len() as f32;
+        let scale = (1.0 / (f64::from(mean_square) + self.eps).sqrt()) as f32;
+        match self.dtype {
+            DType::F16 => {
+                for (x, w) in row.iter_mut().zip(self.weight) {
+                    *x = f16::from_f32(*x * scale).to_f32() * w;
+                }
+            }
+            DType::BF16 => {
+                for (x, w) in row.iter_mut().zip(self.weight) {
+                    *x = bf16::from_f32(*x * scale).to_f32() * w;
+                }
+            }
+            _ => affine(s, row, 0.0, scale, self.weight, None),
+        }
+    }
+}
+
+/// `row = (row + shift) · scale · gamma + beta`.
+#[inline(always)]
+fn affine<S: Simd>(
+    s: S,
+    row: &mut [f32],
+    shift: f32,
+    scale: f32,
+    gamma: &[f32],
+    beta: Option<&[f32]>,
+) {
+    let (shift_v, scale_v) = (s.splat_f32s(shift), s.splat_f32s(scale));
+    let (body, tail) = S::as_mut_simd_f32s(row);
+    let (gamma_body, gamma_tail) = S::as_simd_f32s(gamma);
+    match beta {
+        Some(beta) => {
+            let (beta_body, beta_tail) = S::as_simd_f32s(beta);
+            for ((x, &g), &b) in body.iter_mut().zip(gamma_body).zip(beta_body) {
+                let normed = s.mul_f32s(s.add_f32s(*x, shift_v), scale_v);
+                *x = s.mul_add_e_f32s(normed, g, b);
+            }
+            for ((x, g), b) in tail.iter_mut().zip(gamma_tail).zip(beta_tail) {
+                *x = (*x + shift) * scale * g + b;
+            }
+        }
+        None => {
+            for (x, &g) in body.iter_mut().zip(gamma_body) {
+                let normed = s.mul_f32s(s.add_f32s(*x, shift_v), scale_v);
+                *x = s.mul_f32s(normed, g);
+            }
+            for (x, g) in tail.iter_mut().zip(gamma_tail) {
+                *x = (*x + shift) * scale * g;
+            }
+        }
+    }
 }
 
 /// Widens half precision to `f32`; `f32` and `f64` stay.

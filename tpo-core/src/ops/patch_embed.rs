@@ -23,13 +23,7 @@ pub fn conv_patch_embed(x: Tensor<5>, weight: Tensor<5>, bias: Option<Tensor<1>>
     let x = if (t * kt, h * kh, w * kw) == (frames, height, width) {
         x
     } else {
-        x.slice([
-            0..batch,
-            0..channels,
-            0..t * kt,
-            0..h * kh,
-            0..w * kw,
-        ])
+        x.slice([0..batch, 0..channels, 0..t * kt, 0..h * kh, 0..w * kw])
     };
     let size = channels * kt * kh * kw;
     // [batch, c, t, kt, h, kh, w, kw] -> [batch, t, h, w, c, kt, kh, kw]

@@ -117,15 +117,42 @@ pub(super) fn erf<S: Simd>(s: S, x: S::f32s) -> S::f32s {
     s.or_f32s(magnitude, sign)
 }
 
-/// Number of `f32` lanes of the CPU's vectors and of its vector registers.
-pub(super) fn vector_shape() -> (usize, usize) {
-    struct Shape;
-    impl WithSimd for Shape {
-        type Output = (usize, usize);
-        #[inline(always)]
-        fn with_simd<S: Simd>(self, _: S) -> Self::Output {
-            (S::F32_LANES, S::REGISTER_COUNT)
-        }
+/// Runs vector code on one instruction set.
+pub(super) trait Cpu: Copy + Send + Sync {
+    fn run<W: WithSimd>(self, work: W) -> W::Output;
+
+    /// Number of `f32` lanes of a vector and of vector registers.
+    fn vector_shape(self) -> (usize, usize) {
+        self.run(VectorShape)
     }
-    Arch::new().dispatch(Shape)
+}
+
+/// The best instruction set of this machine, found at run time.
+impl Cpu for Arch {
+    #[inline(always)]
+    fn run<W: WithSimd>(self, work: W) -> W::Output {
+        self.dispatch(work)
+    }
+}
+
+struct VectorShape;
+
+impl WithSimd for VectorShape {
+    type Output = (usize, usize);
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) -> Self::Output {
+        (S::F32_LANES, S::REGISTER_COUNT)
+    }
+}
+
+/// A fixed instruction set, to test those this machine would not choose.
+#[cfg(test)]
+#[derive(Clone, Copy)]
+pub(super) struct Fixed<S>(pub(super) S);
+
+#[cfg(test)]
+impl<S: Simd> Cpu for Fixed<S> {
+    fn run<W: WithSimd>(self, work: W) -> W::Output {
+        self.0.vectorize(work)
+    }
 }

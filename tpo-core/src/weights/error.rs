@@ -231,7 +231,7 @@ pub enum WeightsError {
         why: String,
     },
     /// Saving would overwrite something.
-    #[error("{path} exists; choose another place or set SaveOptions::overwrite", path = path.display())]
+    #[error("{path} exists; choose another place or allow it to be overwritten", path = path.display())]
     Exists {
         /// The file in the way.
         path: PathBuf,

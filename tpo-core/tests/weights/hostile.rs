@@ -13,7 +13,10 @@ fn open_bytes(bytes: &[u8]) -> Result<Checkpoint, WeightsError> {
 /// The message is one paragraph that holds all of `parts`.
 fn assert_says(error: &WeightsError, parts: &[&str]) {
     let message = error.to_string();
-    assert!(!message.contains('\n'), "more than one paragraph: {message}");
+    assert!(
+        !message.contains('\n'),
+        "more than one paragraph: {message}"
+    );
     for part in parts {
         assert!(message.contains(part), "`{part}` is not in: {message}");
     }
@@ -32,8 +35,17 @@ fn a_header_that_claims_more_than_the_file() {
     let mut bytes = checkpoint(NET);
     bytes[..8].copy_from_slice(&u64::MAX.to_le_bytes());
     let error = open_bytes(&bytes).unwrap_err();
-    assert!(matches!(error, WeightsError::HeaderSize { claimed: u64::MAX, .. }));
-    assert_says(&error, &["model.safetensors", "18446744073709551615", "truncated"]);
+    assert!(matches!(
+        error,
+        WeightsError::HeaderSize {
+            claimed: u64::MAX,
+            ..
+        }
+    ));
+    assert_says(
+        &error,
+        &["model.safetensors", "18446744073709551615", "truncated"],
+    );
 }
 
 #[test]
@@ -119,7 +131,10 @@ fn entries_that_contradict_themselves() {
 fn text_that_is_not_utf8_and_files_too_short_for_a_header() {
     let mut bytes = 4_u64.to_le_bytes().to_vec();
     bytes.extend([0xff, 0xfe, b'{', b'}']);
-    assert!(matches!(open_bytes(&bytes), Err(WeightsError::Header { .. })));
+    assert!(matches!(
+        open_bytes(&bytes),
+        Err(WeightsError::Header { .. })
+    ));
     for len in 0..8 {
         assert!(matches!(
             open_bytes(&vec![0; len]),
@@ -159,8 +174,16 @@ fn paths_that_are_no_checkpoint() {
 
 /// Two shards with one tensor each.
 fn shards(dir: &std::path::Path) {
-    write(dir, "one.safetensors", &checkpoint(&[T("head.weight", "F32", &[2])]));
-    write(dir, "two.safetensors", &checkpoint(&[T("head.bias", "F32", &[3])]));
+    write(
+        dir,
+        "one.safetensors",
+        &checkpoint(&[T("head.weight", "F32", &[2])]),
+    );
+    write(
+        dir,
+        "two.safetensors",
+        &checkpoint(&[T("head.bias", "F32", &[3])]),
+    );
 }
 
 #[test]
@@ -169,7 +192,10 @@ fn a_sharded_directory_opens_and_notes_a_wrong_total() {
     shards(dir.path());
     write_index(
         dir.path(),
-        &[("head.weight", "one.safetensors"), ("head.bias", "two.safetensors")],
+        &[
+            ("head.weight", "one.safetensors"),
+            ("head.bias", "two.safetensors"),
+        ],
     );
     let checkpoint = Checkpoint::open(dir.path()).unwrap();
     assert_eq!(checkpoint.len(), 2);
@@ -196,13 +222,19 @@ fn an_index_that_leaves_its_directory() {
         "a\\b.safetensors",
         "C:one.safetensors",
     ] {
-        write_index(&inner, &[("head.weight", shard), ("head.bias", "two.safetensors")]);
+        write_index(
+            &inner,
+            &[("head.weight", shard), ("head.bias", "two.safetensors")],
+        );
         let error = Checkpoint::open(&inner).unwrap_err();
         assert!(
             matches!(error, WeightsError::ShardOutside { .. }),
             "{shard}: {error}"
         );
-        assert_says(&error, &["`head.weight`", "index.json", "nothing was opened"]);
+        assert_says(
+            &error,
+            &["`head.weight`", "index.json", "nothing was opened"],
+        );
     }
 }
 
@@ -213,11 +245,18 @@ fn index_and_shards_that_disagree() {
     write_index(dir.path(), &[("head.weight", "onee.safetensors")]);
     assert_says(
         &Checkpoint::open(dir.path()).unwrap_err(),
-        &["`head.weight`", "onee.safetensors", "nearest file: one.safetensors"],
+        &[
+            "`head.weight`",
+            "onee.safetensors",
+            "nearest file: one.safetensors",
+        ],
     );
     write_index(
         dir.path(),
-        &[("head.weigth", "one.safetensors"), ("head.bias", "two.safetensors")],
+        &[
+            ("head.weigth", "one.safetensors"),
+            ("head.bias", "two.safetensors"),
+        ],
     );
     assert_says(
         &Checkpoint::open(dir.path()).unwrap_err(),
@@ -225,7 +264,10 @@ fn index_and_shards_that_disagree() {
     );
     write_index(
         dir.path(),
-        &[("head.weight", "two.safetensors"), ("head.bias", "one.safetensors")],
+        &[
+            ("head.weight", "two.safetensors"),
+            ("head.bias", "one.safetensors"),
+        ],
     );
     assert_says(
         &Checkpoint::open(dir.path()).unwrap_err(),
@@ -238,7 +280,10 @@ fn index_and_shards_that_disagree() {
     );
     write_index(
         dir.path(),
-        &[("head.weight", "one.safetensors"), ("head.bias", "two.safetensors")],
+        &[
+            ("head.weight", "one.safetensors"),
+            ("head.bias", "two.safetensors"),
+        ],
     );
     assert_says(
         &Checkpoint::open(dir.path()).unwrap_err(),

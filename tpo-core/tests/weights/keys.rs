@@ -31,12 +31,27 @@ fn language() -> KeyRules {
 fn adapters_in_both_spellings_of_peft() {
     let rules = language();
     for (key, expected) in [
-        ("lm.base_model.model.lm_head.base_layer.weight", "llm.lm_head.weight"),
+        (
+            "lm.base_model.model.lm_head.base_layer.weight",
+            "llm.lm_head.weight",
+        ),
         ("lm.base_model.model.lm_head.weight", "llm.lm_head.weight"),
-        ("lm.base_model.model.lm_head.base_layer.bias", "llm.lm_head.bias"),
-        ("lm.base_model.model.lm_head.lora_A.default.weight", "llm.lm_head.lora.a"),
-        ("lm.base_model.model.lm_head.lora_A.weight", "llm.lm_head.lora.a"),
-        ("lm.base_model.model.lm_head.lora_B.default.weight", "llm.lm_head.lora.b"),
+        (
+            "lm.base_model.model.lm_head.base_layer.bias",
+            "llm.lm_head.bias",
+        ),
+        (
+            "lm.base_model.model.lm_head.lora_A.default.weight",
+            "llm.lm_head.lora.a",
+        ),
+        (
+            "lm.base_model.model.lm_head.lora_A.weight",
+            "llm.lm_head.lora.a",
+        ),
+        (
+            "lm.base_model.model.lm_head.lora_B.default.weight",
+            "llm.lm_head.lora.b",
+        ),
     ] {
         assert_eq!(rules.module_path(key), path(expected), "{key}");
     }
@@ -90,7 +105,9 @@ fn tables_compose_and_come_back() {
 
 #[test]
 fn a_rule_that_does_not_come_back_is_found() {
-    let rules = KeyRules::new().rewrite(&[("gamma", "weight")], &[]).unwrap();
+    let rules = KeyRules::new()
+        .rewrite(&[("gamma", "weight")], &[])
+        .unwrap();
     assert_eq!(
         check_round_trip(&rules, ["norm.gamma"]),
         [(

@@ -35,7 +35,14 @@ fn refuse(tensors: &[T<'_>]) -> (String, tpo_core::weights::Refusal) {
 }
 
 fn values<const D: usize>(param: &Param<Tensor<D>>) -> Vec<f32> {
-    param.val().into_data().try_cast(DType::F32).unwrap().as_slice::<f32>().unwrap().to_vec()
+    param
+        .val()
+        .into_data()
+        .try_cast(DType::F32)
+        .unwrap()
+        .as_slice::<f32>()
+        .unwrap()
+        .to_vec()
 }
 
 #[test]
@@ -48,8 +55,7 @@ fn values_arrive_in_the_order_of_the_file() {
         };
         let net = Net::new(&Device::flex());
         assert!(!net.token.is_initialized());
-        let (net, report) =
-            load_module(net, &checkpoint, &KeyRules::new(), &options).unwrap();
+        let (net, report) = load_module(net, &checkpoint, &KeyRules::new(), &options).unwrap();
         assert!(report.is_complete());
         assert_eq!(report.loaded.len(), NET.len());
         assert_eq!(report.bytes(), checkpoint.bytes());
@@ -60,7 +66,11 @@ fn values_arrive_in_the_order_of_the_file() {
         let default_int = Tensor::<1, burn::tensor::Int>::zeros([1], &Device::flex()).dtype();
         assert_eq!(ids.dtype(), default_int);
         assert_eq!(
-            ids.into_data().try_cast(DType::I64).unwrap().as_slice::<i64>().unwrap(),
+            ids.into_data()
+                .try_cast(DType::I64)
+                .unwrap()
+                .as_slice::<i64>()
+                .unwrap(),
             [0, 1, 2, 3]
         );
         let text = report.to_string();
@@ -145,13 +155,21 @@ fn a_missing_tensor_names_key_shape_file_and_nearest() {
 
 #[test]
 fn other_shapes_other_kinds_and_unknown_types() {
-    let (message, refusal) =
-        refuse(&net_with("blocks.0.fc.weight", Some(T("blocks.0.fc.weight", "F32", &[2, 3]))));
+    let (message, refusal) = refuse(&net_with(
+        "blocks.0.fc.weight",
+        Some(T("blocks.0.fc.weight", "F32", &[2, 3])),
+    ));
     assert_eq!(refusal.mismatched.len(), 1);
-    assert!(message.contains("expected [3, 2], found [2, 3]"), "{message}");
+    assert!(
+        message.contains("expected [3, 2], found [2, 3]"),
+        "{message}"
+    );
 
     let (message, _) = refuse(&net_with("token", Some(T("token", "I64", &[1, 1, 2]))));
-    assert!(message.contains("I64") && message.contains("Float"), "{message}");
+    assert!(
+        message.contains("I64") && message.contains("Float"),
+        "{message}"
+    );
 
     let (message, _) = refuse(&net_with("token", Some(T("token", "F8_E4M3", &[1, 1, 2]))));
     assert!(message.contains("F8_E4M3 is not supported"), "{message}");
@@ -174,7 +192,10 @@ fn two_keys_for_one_parameter() {
     };
     let rules = KeyRules::new().lora("default");
     let error = load_module(one, &checkpoint, &rules, &LoadOptions::default()).unwrap_err();
-    assert!(error.to_string().contains("so does `w.base_layer.weight`"), "{error}");
+    assert!(
+        error.to_string().contains("so does `w.base_layer.weight`"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -228,7 +249,10 @@ fn partial_loads_only_when_asked() {
     assert_eq!(report.mismatched[0].key, "blocks.0.ids");
     assert!(!report.is_complete());
     assert!(!net.token.is_initialized());
-    assert_eq!(values(net.blocks[0].fc.bias.as_ref().unwrap()), [0., 1., 2.]);
+    assert_eq!(
+        values(net.blocks[0].fc.bias.as_ref().unwrap()),
+        [0., 1., 2.]
+    );
 
     let options = LoadOptions {
         allow_missing: vec!["^token$".into()],
@@ -285,8 +309,13 @@ fn variants_of_an_enum_have_no_segment() {
     }
     let (_dir, checkpoint) = open(&[T("weight", "F32", &[2]), T("bias", "F32", &[2])]);
     let either = Either::Norm(tpo_core::nn::LayerNormConfig::new(2).init(&Device::flex()));
-    let (either, _) =
-        load_module(either, &checkpoint, &KeyRules::new(), &LoadOptions::default()).unwrap();
+    let (either, _) = load_module(
+        either,
+        &checkpoint,
+        &KeyRules::new(),
+        &LoadOptions::default(),
+    )
+    .unwrap();
     match either {
         Either::Norm(norm) => assert_eq!(values(&norm.weight), [0., 1.]),
         Either::Line(_) => unreachable!(),
@@ -307,5 +336,43 @@ fn progress_ends_at_the_total() {
     let calls = calls.into_inner();
     assert_eq!(calls.len(), NET.len());
     assert!(calls.windows(2).all(|w| w[0].0 < w[1].0));
-    assert_eq!(calls.last(), Some(&(checkpoint.bytes(), checkpoint.bytes())));
+    assert_eq!(
+        calls.last(),
+        Some(&(checkpoint.bytes(), checkpoint.bytes()))
+    );
+}
+
+#[test]
+fn a_large_tensor_reads_the_same_through_the_map() {
+    let (_dir, checkpoint) = open(&[
+        T("bias", "BF16", &[1024]),
+        T("weight", "BF16", &[1024, 1024]),
+    ]);
+    let mut found = Vec::new();
+    for access in [Access::MemoryMap, Access::Read] {
+        let options = LoadOptions {
+            access,
+            ..LoadOptions::default()
+        };
+        let linear = tpo_core::nn::LinearConfig::new(1024, 1024).init(&Device::flex());
+        let (linear, _) = load_module(linear, &checkpoint, &KeyRules::new(), &options).unwrap();
+        found.push(values(&linear.weight));
+    }
+    // Element i is i in bfloat16, which has 8 bits of precision.
+    assert_eq!(found[0][..4], [0., 1., 2., 3.]);
+    assert_eq!(found[0][1 << 19], (1 << 19) as f32);
+    assert_eq!(found[0], found[1]);
+}
+
+#[test]
+fn a_foreign_data_type_elsewhere_in_the_file_does_not_matter() {
+    let mut tensors = net_with("none", None);
+    tensors.push(T("other.scale", "F8_E4M3", &[4]));
+    let (_dir, checkpoint) = open(&tensors);
+    let rules = KeyRules::new()
+        .ignore("^other", "scales of a quantised copy")
+        .unwrap();
+    let net = Net::new(&Device::flex());
+    let (_, report) = load_module(net, &checkpoint, &rules, &LoadOptions::default()).unwrap();
+    assert_eq!(report.ignored.len(), 1);
 }

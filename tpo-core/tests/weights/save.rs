@@ -64,7 +64,13 @@ fn what_is_saved_comes_back_byte_for_byte() {
     };
     let report = save_module(&net, &rules, &many, &small).unwrap();
     assert!(report.files.len() > 3);
-    assert!(report.files.last().unwrap().ends_with("model.safetensors.index.json"));
+    assert!(
+        report
+            .files
+            .last()
+            .unwrap()
+            .ends_with("model.safetensors.index.json")
+    );
     assert_eq!(contents(&one), contents(&many));
     assert!(Checkpoint::open(&many).unwrap().notes().is_empty());
 
@@ -97,7 +103,9 @@ fn metadata_types_and_a_single_file() {
     let checkpoint = Checkpoint::open(&file).unwrap();
     assert_eq!(checkpoint.metadata()["stage"], "3");
     assert_eq!(checkpoint.metadata()["format"], "pt");
-    let floats = checkpoint.tensors().filter(|t| format!("{:?}", t.dtype) == "F16");
+    let floats = checkpoint
+        .tensors()
+        .filter(|t| format!("{:?}", t.dtype) == "F16");
     assert_eq!(floats.count(), 9);
 }
 
@@ -138,7 +146,9 @@ fn a_table_that_does_not_cover_the_module_saves_nothing() {
     let rules = KeyRules::new().owns(["blocks."]);
     let error = save_module(&loaded(), &rules, dir.path(), &SaveOptions::default()).unwrap_err();
     assert!(error.to_string().contains("`token`"), "{error}");
-    let rules = KeyRules::new().rewrite(&[], &[(r"blocks\.\d", "blocks")]).unwrap();
+    let rules = KeyRules::new()
+        .rewrite(&[], &[(r"blocks\.\d", "blocks")])
+        .unwrap();
     let error = save_module(&loaded(), &rules, dir.path(), &SaveOptions::default()).unwrap_err();
     assert!(error.to_string().contains("is also the key of"), "{error}");
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
@@ -183,7 +193,9 @@ fn decoder(adapter: bool) -> Decoder {
 }
 
 fn peft() -> KeyRules {
-    KeyRules::new().prefix("base_model.model.", "").lora("default")
+    KeyRules::new()
+        .prefix("base_model.model.", "")
+        .lora("default")
 }
 
 #[test]
@@ -193,7 +205,11 @@ fn adapters_are_saved_under_pefts_names() {
     let saved = decoder(true);
     save_module(&saved, &peft(), &with, &SaveOptions::default()).unwrap();
     let keys = |dir: &Path| -> Vec<String> {
-        Checkpoint::open(dir).unwrap().tensors().map(|t| t.key.clone()).collect()
+        Checkpoint::open(dir)
+            .unwrap()
+            .tensors()
+            .map(|t| t.key.clone())
+            .collect()
     };
     assert_eq!(
         keys(&with),
@@ -213,13 +229,21 @@ fn adapters_are_saved_under_pefts_names() {
     save_module(&decoder(false), &peft(), &without, &SaveOptions::default()).unwrap();
     assert_eq!(
         keys(&without),
-        ["base_model.model.k_proj.weight", "base_model.model.q_proj.weight"]
+        [
+            "base_model.model.k_proj.weight",
+            "base_model.model.q_proj.weight"
+        ]
     );
 
     // The other way round the message says what is the matter.
-    let error = load_module(decoder(false), &checkpoint, &peft(), &LoadOptions::default())
-        .unwrap_err()
-        .to_string();
+    let error = load_module(
+        decoder(false),
+        &checkpoint,
+        &peft(),
+        &LoadOptions::default(),
+    )
+    .unwrap_err()
+    .to_string();
     assert!(error.contains("build the module with LoRA"), "{error}");
     let plain = Checkpoint::open(&without).unwrap();
     let error = load_module(decoder(true), &plain, &peft(), &LoadOptions::default())

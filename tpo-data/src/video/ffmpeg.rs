@@ -349,15 +349,17 @@ fn open_decoder(
     parameters: ff::codec::Parameters,
     limits: &MediaLimits,
 ) -> Result<ff::decoder::Video, DataError> {
-    let codec = format!("{:?}", parameters.id());
+    let id = parameters.id();
+    let codec = format!("{id:?}");
     let open = || {
+        let decoder = ff::decoder::find(id).ok_or(ff::Error::DecoderNotFound)?;
         let mut context = ff::codec::context::Context::from_parameters(parameters)?;
         context.set_threading(ff::codec::threading::Config::kind(
             ff::codec::threading::Type::Frame,
         ));
         let mut options = ff::Dictionary::new();
         options.set("max_pixels", &limits.max_pixels_per_frame.to_string());
-        context.decoder().open_with(options)?.video()
+        context.decoder().open_as_with(decoder, options)?.video()
     };
     open().map_err(|e: ff::Error| DataError::UnsupportedCodec {
         path: path.into(),

@@ -33,7 +33,7 @@ pub(super) fn read_file(path: &Path) -> Result<Vec<u8>> {
 }
 
 /// Runs third-party code and turns a panic into its message.
-pub(super) fn no_panic<T>(f: impl FnOnce() -> T) -> std::result::Result<T, String> {
+pub(crate) fn no_panic<T>(f: impl FnOnce() -> T) -> std::result::Result<T, String> {
     catch_unwind(AssertUnwindSafe(f)).map_err(|panic| {
         let text = panic
             .downcast_ref::<&str>()

@@ -7,7 +7,7 @@
 mod added;
 mod decode_stream;
 mod files;
-mod guard;
+pub(crate) mod guard;
 mod load;
 mod sentencepiece;
 mod sentencepiece_decode;

@@ -76,7 +76,15 @@ fn backward(saved: &Saved, grad: &FlexTensor) -> [FlexTensor; 3] {
     let grad = Rows::new(grad);
     let heads: Vec<HeadGradients> = (0..p.batch * p.kv_heads)
         .into_par_iter()
-        .map(|head| head_backward(&p, &saved.attended, &grad, head / p.kv_heads, head % p.kv_heads))
+        .map(|head| {
+            head_backward(
+                &p,
+                &saved.attended,
+                &grad,
+                head / p.kv_heads,
+                head % p.kv_heads,
+            )
+        })
         .collect();
 
     let dims = |tensor: &FlexTensor| (tensor.layout().shape().clone(), tensor.dtype());
@@ -84,7 +92,9 @@ fn backward(saved: &Saved, grad: &FlexTensor) -> [FlexTensor; 3] {
         let (shape, dtype) = dims(tensor);
         let mut all = Vec::with_capacity(shape.num_elements());
         // Stacked rows are [group, q_len]: with the heads in order this is [heads, q_len].
-        heads.iter().for_each(|head| all.extend_from_slice(&head[part]));
+        heads
+            .iter()
+            .for_each(|head| all.extend_from_slice(&head[part]));
         from_floats(all, shape, dtype)
     };
     let [q, k, v] = &saved.inputs.qkv;
@@ -207,9 +217,9 @@ fn multiply(a: &FlexTensor, b: &FlexTensor) -> FlexTensor {
 fn into_floats(m: FlexTensor) -> Vec<f32> {
     let data = m.into_data();
     let (bytes, _, _) = data.into_parts();
-    bytes
-        .try_into_vec::<f32>()
-        .unwrap_or_else(|bytes| Cow::<[f32]>::Owned(pulp::bytemuck::pod_collect_to_vec(&bytes)).into_owned())
+    bytes.try_into_vec::<f32>().unwrap_or_else(|bytes| {
+        Cow::<[f32]>::Owned(pulp::bytemuck::pod_collect_to_vec(&bytes)).into_owned()
+    })
 }
 
 fn add(sum: &mut [f32], part: FlexTensor) {

@@ -1,6 +1,9 @@
 //! Attention from Burn operations: differentiable on every device.
 
-use burn::tensor::{Bool, DType, Device, FloatDType, Tensor, TensorData, activation, module, ops::AttentionModuleOptions};
+use burn::tensor::{
+    Bool, DType, Device, FloatDType, Tensor, TensorData, activation, module,
+    ops::AttentionModuleOptions,
+};
 
 use super::AttentionOptions;
 use super::visibility::Visibility;
@@ -85,7 +88,14 @@ pub(super) fn fused(
             is_causal: true,
             ..Default::default()
         };
-        return module::attention(q, k, v, None, expand_bias(options.bias, [batch, heads, q_len, k_len]), module_options);
+        return module::attention(
+            q,
+            k,
+            v,
+            None,
+            expand_bias(options.bias, [batch, heads, q_len, k_len]),
+            module_options,
+        );
     }
     let mask = mask(batch, q_len, k_len, &options, &device);
     let hidden_rows = mask.clone().map(|mask| mask.all_dim(3));

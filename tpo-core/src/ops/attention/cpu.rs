@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use burn::backend::flex::{FlexTensor, Layout};
 use burn::tensor::Shape;
+use pulp::Arch;
 
 use super::AttentionOptions;
 use super::problem::{Attended, Bias, Problem, Rows};
@@ -85,8 +86,60 @@ pub(super) fn forward(inputs: &Inputs) -> Attended {
         };
     }
     if p.rows() <= few_rows::MAX_ROWS {
-        few_rows::attention(&p)
+        few_rows::attention(&p, Arch::new())
     } else {
-        flash::attention(&p)
+        flash::attention(&p, Arch::new())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::simd::{Cpu, Fixed};
+
+    fn random(seed: usize, dims: [usize; 4]) -> FlexTensor {
+        let values = (0..dims.iter().product())
+            .map(|i| ((i * 7919 + seed * 104_729) % 1009) as f32 / 300.0 - 1.7)
+            .collect();
+        from_floats(values, Shape::new(dims), burn::tensor::DType::F32)
+    }
+
+    fn both(p: &Problem, cpu: impl Cpu) -> [Vec<f32>; 2] {
+        [
+            flash::attention(p, cpu).out,
+            few_rows::attention(p, cpu).out,
+        ]
+    }
+
+    /// Narrower vectors and fewer registers take other tile sizes: all must agree.
+    #[test]
+    fn instruction_sets_agree() {
+        for (dim, v_dim) in [(5, 9), (64, 64), (88, 40), (128, 20)] {
+            let options = AttentionOptions {
+                causal: true,
+                ..Default::default()
+            };
+            let inputs = Inputs::new(
+                [
+                    random(1, [1, 4, 70, dim]),
+                    random(2, [1, 2, 610, dim]),
+                    random(3, [1, 2, 610, v_dim]),
+                ],
+                None,
+                options,
+            );
+            let p = inputs.problem();
+            let [flash, few] = both(&p, Arch::new());
+            let mut others = both(&p, Fixed(pulp::Scalar::new())).to_vec();
+            #[cfg(target_arch = "x86_64")]
+            if let Some(v3) = pulp::x86::V3::try_new() {
+                others.extend(both(&p, Fixed(v3)));
+            }
+            others.push(few);
+            for other in others {
+                let error = flash.iter().zip(&other).map(|(a, b)| (a - b).abs());
+                assert!(error.fold(0.0, f32::max) < 1e-5);
+            }
+        }
     }
 }

@@ -1,11 +1,11 @@
 //! Attention for few query rows (decoding with a cache): keys and values are read once, in place,
 //! and the keys are split over the threads.
 
-use pulp::{Arch, Simd, WithSimd};
+use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::problem::{Attended, Problem};
-use crate::ops::simd::exp2;
+use crate::ops::simd::{Cpu, exp2};
 
 /// Rows up to which this kernel beats packing the keys.
 pub(super) const MAX_ROWS: usize = 8;
@@ -13,15 +13,14 @@ pub(super) const MAX_ROWS: usize = 8;
 const CHUNK: usize = 512;
 
 /// Attention for up to [`MAX_ROWS`] stacked rows per key-value head.
-pub(super) fn attention(p: &Problem) -> Attended {
-    let arch = Arch::new();
+pub(super) fn attention(p: &Problem, cpu: impl Cpu) -> Attended {
     let (rows, v_dim) = (p.rows(), p.v.width);
     let chunks = p.k_len.div_ceil(CHUNK);
     let parts: Vec<Part> = (0..p.batch * p.kv_heads * chunks)
         .into_par_iter()
         .map(|task| {
             let (head, chunk) = (task / chunks, task % chunks);
-            arch.dispatch(Task {
+            cpu.run(Task {
                 p,
                 batch: head / p.kv_heads,
                 kv_head: head % p.kv_heads,
@@ -116,7 +115,9 @@ impl WithSimd for Task<'_> {
             for &x in body.iter() {
                 top = s.max_f32s(top, x);
             }
-            let max = tail.iter().fold(s.reduce_max_f32s(top), |max, &x| max.max(x));
+            let max = tail
+                .iter()
+                .fold(s.reduce_max_f32s(top), |max, &x| max.max(x));
             let shift = s.splat_f32s(if max == f32::NEG_INFINITY { 0.0 } else { max });
             let mut total = s.splat_f32s(0.0);
             for x in body.iter_mut() {

@@ -4,11 +4,11 @@
 //! blocks of [`BLOCK_KEYS`]: scores of the block, running maximum and sum, weighted values. Only
 //! one block of scores per task exists at a time.
 
-use pulp::{Arch, Simd, WithSimd};
+use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::problem::{Attended, Problem};
-use crate::ops::simd::{exp2, vector_shape};
+use crate::ops::simd::{Cpu, exp2};
 
 /// Query rows per task.
 const BLOCK_ROWS: usize = 96;
@@ -31,8 +31,7 @@ struct Packed {
 }
 
 impl Packed {
-    fn new(p: &Problem) -> Self {
-        let (lanes, registers) = vector_shape();
+    fn new(p: &Problem, (lanes, registers): (usize, usize)) -> Self {
         let vectors = max_vectors(registers);
         let key_panel = vectors * lanes;
         let (dim, v_dim) = (p.k.width, p.v.width);
@@ -64,7 +63,11 @@ impl Packed {
                 let (head, first) = (at / value_panels, (at % value_panels) * value_panel);
                 let (batch, head) = (head / p.kv_heads, head % p.kv_heads);
                 let end = v_dim.min(first + value_panel);
-                for (key, line) in panel.chunks_exact_mut(value_panel).enumerate().take(p.k_len) {
+                for (key, line) in panel
+                    .chunks_exact_mut(value_panel)
+                    .enumerate()
+                    .take(p.k_len)
+                {
                     line[..end - first].copy_from_slice(&p.v.row(batch, head, key)[first..end]);
                 }
             });
@@ -85,9 +88,8 @@ const fn max_vectors(registers: usize) -> usize {
 }
 
 /// Attention for any number of rows. `dim`, `v_dim` and `k_len` must not be zero.
-pub(super) fn attention(p: &Problem) -> Attended {
-    let packed = Packed::new(p);
-    let arch = Arch::new();
+pub(super) fn attention(p: &Problem, cpu: impl Cpu) -> Attended {
+    let packed = Packed::new(p, cpu.vector_shape());
     let v_dim = p.v.width;
     let rows = p.rows();
     let blocks = rows.div_ceil(BLOCK_ROWS);
@@ -96,7 +98,7 @@ pub(super) fn attention(p: &Problem) -> Attended {
         .map(|task| {
             let (head, block) = (task / blocks, task % blocks);
             let first = block * BLOCK_ROWS;
-            arch.dispatch(Task {
+            cpu.run(Task {
                 p,
                 packed: &packed,
                 batch: head / p.kv_heads,
@@ -174,10 +176,7 @@ impl Task<'_> {
         for row in 0..rows {
             let (head, query) = p.head_and_query(kv_head, first + row);
             let tile = &mut queries[row / TILE * TILE * dim..][..TILE * dim];
-            for (line, &x) in tile
-                .chunks_exact_mut(TILE)
-                .zip(p.q.row(batch, head, query))
-            {
+            for (line, &x) in tile.chunks_exact_mut(TILE).zip(p.q.row(batch, head, query)) {
                 line[row % TILE] = x * p.scale;
             }
             let visible = p.visibility.keys(query);
@@ -243,7 +242,11 @@ impl Task<'_> {
 
         let mut out = vec![0.0; rows * v_dim];
         for row in 0..rows {
-            let inverse = if sums[row] > 0.0 { 1.0 / sums[row] } else { sums[row] };
+            let inverse = if sums[row] > 0.0 {
+                1.0 / sums[row]
+            } else {
+                sums[row]
+            };
             let src = &acc[row * v_pad..][..v_dim];
             for (y, x) in out[row * v_dim..][..v_dim].iter_mut().zip(src) {
                 *y = x * inverse;
@@ -297,7 +300,11 @@ fn online_softmax<S: Simd>(s: S, scores: &mut [f32], max: &mut f32, sum: &mut f3
     }
     let new_max = max.max(s.reduce_max_f32s(top));
     // A row that has seen no key keeps weights of zero: 2^(−inf − 0).
-    let shift = if new_max == f32::NEG_INFINITY { 0.0 } else { new_max };
+    let shift = if new_max == f32::NEG_INFINITY {
+        0.0
+    } else {
+        new_max
+    };
     let shift_v = s.splat_f32s(shift);
     let mut total = s.splat_f32s(0.0);
     for x in scores.iter_mut() {
@@ -305,7 +312,11 @@ fn online_softmax<S: Simd>(s: S, scores: &mut [f32], max: &mut f32, sum: &mut f3
         *x = weight;
         total = s.add_f32s(total, weight);
     }
-    let alpha = if *max == shift { 1.0 } else { (*max - shift).exp2() };
+    let alpha = if *max == shift {
+        1.0
+    } else {
+        (*max - shift).exp2()
+    };
     *sum = *sum * alpha + s.reduce_sum_f32s(total);
     *max = new_max;
     alpha
@@ -332,8 +343,7 @@ fn value_tile<S: Simd, const NV: usize>(
             acc[row][col] = s.mul_f32s(alpha, line[col]);
         }
     }
-    let rows: [&[f32]; TILE] =
-        std::array::from_fn(|row| &weights[row * BLOCK_KEYS..][..width]);
+    let rows: [&[f32]; TILE] = std::array::from_fn(|row| &weights[row * BLOCK_KEYS..][..width]);
     let (panel, _) = panel.as_chunks::<NV>();
     for (key, v) in (0..width).zip(panel) {
         for row in 0..TILE {

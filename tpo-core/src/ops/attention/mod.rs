@@ -51,15 +51,14 @@ impl AttentionOptions {
 /// - `k` `[batch, kv_heads, k_len, head_dim]`, `v` `[batch, kv_heads, k_len, v_dim]`, with
 ///   `kv_heads` dividing `heads`
 /// - output `[batch, heads, q_len, v_dim]`, in `q`'s dtype
-pub fn attention(
-    q: Tensor<4>,
-    k: Tensor<4>,
-    v: Tensor<4>,
-    options: AttentionOptions,
-) -> Tensor<4> {
+pub fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, options: AttentionOptions) -> Tensor<4> {
     check_shapes(&q, &k, &v, &options);
     // A bias that may want a gradient takes the composed path.
-    let bias = match options.bias.clone().map(|bias| operands([bias.into_dispatch()])) {
+    let bias = match options
+        .bias
+        .clone()
+        .map(|bias| operands([bias.into_dispatch()]))
+    {
         None => None,
         Some(Ok(Operands::Plain([bias]))) => Some(bias),
         Some(_) => return elsewhere(q, k, v, options),

@@ -128,10 +128,7 @@ impl Problem<'_> {
     /// Head and query position of a stacked row.
     #[inline(always)]
     pub(super) fn head_and_query(&self, kv_head: usize, row: usize) -> (usize, usize) {
-        (
-            kv_head * self.group() + row / self.q_len,
-            row % self.q_len,
-        )
+        (kv_head * self.group() + row / self.q_len, row % self.q_len)
     }
 
     /// Adds the bias and hides keys in the scores of one row; `scores` start at key `first` and may

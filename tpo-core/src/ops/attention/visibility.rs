@@ -41,5 +41,4 @@ impl Visibility {
         let hi = hi.clamp(0, self.k_len);
         (lo.clamp(0, hi) as usize, hi as usize)
     }
-
 }

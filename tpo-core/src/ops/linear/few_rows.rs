@@ -1,11 +1,12 @@
 //! Few rows (decoding): the weight is streamed from memory once, in its own dtype and order, and
 //! widened in registers.
 
-use pulp::{Arch, Simd, WithSimd};
+use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::Weight;
 use super::decode::{Decode, arrange, place};
+use crate::ops::simd::Cpu;
 
 /// Rows up to which this kernel beats a general matrix product.
 pub(super) const MAX_ROWS: usize = 8;
@@ -25,9 +26,9 @@ pub(super) fn apply<D: Decode<U>, const U: usize>(
     rows: usize,
     weight: &Weight<u32>,
     bias: Option<&[f32]>,
+    cpu: impl Cpu,
 ) -> Vec<f32> {
-    let arch = Arch::new();
-    let (lanes, _) = crate::ops::simd::vector_shape();
+    let (lanes, _) = cpu.vector_shape();
     let paired = U == 1;
     let (d_in, d_out) = (weight.d_in, weight.d_out);
     // Outputs per task: by output whole lines, by input a stretch of every line.
@@ -52,7 +53,7 @@ pub(super) fn apply<D: Decode<U>, const U: usize>(
             let first = task * width;
             let count = width.min(d_out - first);
             if weight.by_output {
-                arch.dispatch(ByOutput::<D, U> {
+                cpu.run(ByOutput::<D, U> {
                     x: &arranged,
                     weight,
                     first,
@@ -60,7 +61,7 @@ pub(super) fn apply<D: Decode<U>, const U: usize>(
                     decode: std::marker::PhantomData,
                 })
             } else {
-                arch.dispatch(ByInput::<D, U> {
+                cpu.run(ByInput::<D, U> {
                     x,
                     rows,
                     weight,
@@ -116,9 +117,8 @@ impl<D: Decode<U>, const U: usize> WithSimd for ByOutput<'_, D, U> {
             let first = self.first + at * LINES;
             let count = out.len() / rows;
             // A short last tile repeats its last line.
-            let lines: [&[u32]; LINES] = std::array::from_fn(|i| {
-                self.weight.line(first + i.min(count - 1), 0..units)
-            });
+            let lines: [&[u32]; LINES] =
+                std::array::from_fn(|i| self.weight.line(first + i.min(count - 1), 0..units));
             let mut row = 0;
             while row < rows {
                 let n = ROWS.min(rows - row);
@@ -219,9 +219,8 @@ impl<D: Decode<U>, const U: usize> WithSimd for ByInput<'_, D, U> {
         let units = self.first * U / 2..(self.first + self.count) * U / 2;
         for input in (0..d_in).step_by(LINES) {
             let count = LINES.min(d_in - input);
-            let lines: [&[u32]; LINES] = std::array::from_fn(|i| {
-                self.weight.line(input + i.min(count - 1), units.clone())
-            });
+            let lines: [&[u32]; LINES] =
+                std::array::from_fn(|i| self.weight.line(input + i.min(count - 1), units.clone()));
             for (row, out) in result.chunks_exact_mut(padded).enumerate() {
                 let mut factors = [0.0; LINES];
                 factors[..count].copy_from_slice(&self.x[row * d_in + input..][..count]);
@@ -261,6 +260,77 @@ fn scaled_sum<S: Simd, D: Decode<U>, const U: usize>(
             let [w0, w1] = D::block(s, pad_units::<S, U>(split[i].1));
             *a0 = s.mul_add_e_f32s(factors[i], w0, *a0);
             *a1 = s.mul_add_e_f32s(factors[i], w1, *a1);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::decode::{Bf16, F16, F32};
+    use super::*;
+    use burn::tensor::{bf16, f16};
+    use pulp::{Arch, bytemuck};
+
+    use crate::ops::simd::Fixed;
+
+    fn check(cpu: impl Cpu) {
+        for (d_in, d_out, rows) in [(70, 46, 1), (64, 64, 3), (130, 1026, 7)] {
+            let number = |i: usize| ((i * 7919) % 257) as f32 / 64.0 - 2.0;
+            let x: Vec<f32> = (0..rows * d_in).map(number).collect();
+            let wide: Vec<f32> = (0..d_in * d_out).map(|i| number(i + 13)).collect();
+            // These numbers are exact in every dtype.
+            let narrow: Vec<bf16> = wide.iter().map(|&w| bf16::from_f32(w)).collect();
+            let half: Vec<f16> = narrow.iter().map(|w| f16::from_f32(w.to_f32())).collect();
+            let wide: Vec<f32> = narrow.iter().map(|w| w.to_f32()).collect();
+            for by_output in [true, false] {
+                let stride = if by_output { d_in } else { d_out };
+                let weight = |data, per_unit| Weight {
+                    data,
+                    d_in,
+                    d_out,
+                    stride: stride / per_unit,
+                    by_output,
+                };
+                let at = |i: usize, o: usize| {
+                    f64::from(
+                        wide[if by_output {
+                            o * d_in + i
+                        } else {
+                            i * d_out + o
+                        }],
+                    )
+                };
+                let results = [
+                    apply::<F32, 2>(&x, rows, &weight(bytemuck::cast_slice(&wide), 1), None, cpu),
+                    apply::<Bf16, 1>(
+                        &x,
+                        rows,
+                        &weight(bytemuck::cast_slice(&narrow), 2),
+                        None,
+                        cpu,
+                    ),
+                    apply::<F16, 1>(&x, rows, &weight(bytemuck::cast_slice(&half), 2), None, cpu),
+                ];
+                for result in results {
+                    for (n, y) in result.iter().enumerate() {
+                        let (row, o) = (n / d_out, n % d_out);
+                        let dot: f64 = (0..d_in)
+                            .map(|i| f64::from(x[row * d_in + i]) * at(i, o))
+                            .sum();
+                        assert!((f64::from(*y) - dot).abs() < 1e-3, "{y} vs {dot}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_instruction_set() {
+        check(Arch::new());
+        check(Fixed(pulp::Scalar::new()));
+        #[cfg(target_arch = "x86_64")]
+        if let Some(v3) = pulp::x86::V3::try_new() {
+            check(Fixed(v3));
         }
     }
 }

@@ -8,7 +8,7 @@ use burn::backend::Flex;
 use burn::backend::flex::FlexTensor;
 use burn::backend::ops::FloatTensorOps;
 use burn::tensor::{DType, Shape, Tensor, bf16, f16, module};
-use pulp::bytemuck;
+use pulp::{Arch, bytemuck};
 use rayon::prelude::*;
 
 use self::decode::{Bf16, F16, F32};
@@ -68,11 +68,7 @@ pub fn linear<const D: usize>(
 }
 
 /// Burn operations: differentiable, and fused on GPU devices.
-fn composed<const D: usize>(
-    x: Tensor<D>,
-    weight: Tensor<2>,
-    bias: Option<Tensor<1>>,
-) -> Tensor<D> {
+fn composed<const D: usize>(x: Tensor<D>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<D> {
     let dtype = x.dtype();
     let weight = weight.cast(dtype);
     let bias = bias.map(|bias| bias.cast(dtype));
@@ -123,7 +119,11 @@ impl<'a, T> Weight<'a, T> {
     where
         T: bytemuck::Pod,
     {
-        let width = if self.by_output { self.d_in } else { self.d_out };
+        let width = if self.by_output {
+            self.d_in
+        } else {
+            self.d_out
+        };
         if !width.is_multiple_of(per_unit) || !self.stride.is_multiple_of(per_unit) {
             return None;
         }
@@ -149,7 +149,8 @@ fn cpu(x: FlexTensor, weight: FlexTensor, bias: Option<FlexTensor>, shape: Shape
     let rows = x.layout().num_elements().checked_div(d_in).unwrap_or(0);
     let dtype = x.dtype();
     let few = rows <= few_rows::MAX_ROWS;
-    let widened = weight.dtype() != DType::F32 && (weight.dtype() == DType::BF16 || dtype != weight.dtype());
+    let widened =
+        weight.dtype() != DType::F32 && (weight.dtype() == DType::BF16 || dtype != weight.dtype());
     if (few || widened)
         && rows > 0
         && let Some(values) = dispatch(&x, &weight, bias.as_ref(), rows, few)
@@ -169,11 +170,13 @@ fn cpu(x: FlexTensor, weight: FlexTensor, bias: Option<FlexTensor>, shape: Shape
             let bias = floats(&bias);
             // About 64 KiB per task.
             let lines = (16_384 / d_out.max(1)).max(1);
-            values.par_chunks_mut((lines * d_out).max(1)).for_each(|chunk| {
-                for line in chunk.chunks_exact_mut(d_out.max(1)) {
-                    line.iter_mut().zip(bias.iter()).for_each(|(y, b)| *y += b);
-                }
-            });
+            values
+                .par_chunks_mut((lines * d_out).max(1))
+                .for_each(|chunk| {
+                    for line in chunk.chunks_exact_mut(d_out.max(1)) {
+                        line.iter_mut().zip(bias.iter()).for_each(|(y, b)| *y += b);
+                    }
+                });
         }
     }
     Flex::float_reshape(out, shape)
@@ -201,19 +204,25 @@ fn dispatch(
     match weight.dtype() {
         DType::F32 => {
             let weight = Weight::new(weight, weight.storage::<f32>())?;
-            Some(few_rows::apply::<F32, 2>(&x, rows, &weight.units(1)?, bias))
+            Some(few_rows::apply::<F32, 2>(
+                &x,
+                rows,
+                &weight.units(1)?,
+                bias,
+                Arch::new(),
+            ))
         }
         DType::F16 => {
             let weight = Weight::new(weight, weight.storage::<f16>())?;
             Some(match weight.units(2).filter(|_| few) {
-                Some(units) => few_rows::apply::<F16, 1>(&x, rows, &units, bias),
+                Some(units) => few_rows::apply::<F16, 1>(&x, rows, &units, bias, Arch::new()),
                 None => half_weight::apply(&x, rows, &weight, bias),
             })
         }
         DType::BF16 => {
             let weight = Weight::new(weight, weight.storage::<bf16>())?;
             Some(match weight.units(2).filter(|_| few) {
-                Some(units) => few_rows::apply::<Bf16, 1>(&x, rows, &units, bias),
+                Some(units) => few_rows::apply::<Bf16, 1>(&x, rows, &units, bias, Arch::new()),
                 None => half_weight::apply(&x, rows, &weight, bias),
             })
         }

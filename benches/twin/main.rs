@@ -1,0 +1,99 @@
+//! Our kernels beside PyTorch's, row by row, in one command:
+//!
+//! ```text
+//! benches/twin/setup.sh                      # once: a venv with torch and decord
+//! cargo bench --bench twin -- --threads 2
+//! ```
+//!
+//! Every measurement is a process of its own, ours (this binary again, `--child`) and the twin's
+//! (`twin.py`) in turn, so that a peak of memory belongs to one row and a slow minute of the
+//! machine hits both. That is also why this is not a divan or criterion bench: neither can pair a
+//! function with another process.
+
+mod machine;
+mod ours;
+mod report;
+mod rows;
+mod run;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser;
+use tpo::DeviceChoice;
+
+/// Result of anything here; a bench prints its errors and goes on.
+pub type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
+
+/// Our kernels beside PyTorch's.
+#[derive(Parser)]
+#[command(
+    name = "twin",
+    after_help = "The twin's interpreter is $TPO_TWIN_PYTHON, else benches/twin/.venv/bin/python \
+                  (made by benches/twin/setup.sh)."
+)]
+pub struct Args {
+    /// cpu, cuda:0 or wgpu (which has no twin)
+    #[arg(long, default_value = "cpu")]
+    pub device: DeviceChoice,
+    /// Threads on either side
+    #[arg(long, default_value_t = std::thread::available_parallelism().map_or(1, |n| n.get()))]
+    pub threads: usize,
+    /// Only these rows (repeat the option); names as in the table
+    #[arg(long)]
+    pub only: Vec<String>,
+    /// Pairs of processes per row
+    #[arg(long, default_value_t = 5)]
+    pub runs: usize,
+    /// Seconds a process measures for, after its warm-up
+    #[arg(long, default_value_t = 2.0)]
+    pub seconds: f64,
+    /// Wait for a machine without other work before every process, and repeat what was disturbed
+    #[arg(long)]
+    pub quiet: bool,
+    /// Measure ours alone
+    #[arg(long)]
+    pub no_twin: bool,
+    /// Write every sample to this file
+    #[arg(long)]
+    pub json: Option<PathBuf>,
+    /// Clip of the row `video-decode`
+    #[arg(long, default_value = "assets/bouncing_shapes.mp4")]
+    pub video: PathBuf,
+    /// Hugging Face directory of SmolLM2 (tools/smollm2.sh makes it); without it the rows run
+    /// with random weights of that shape
+    #[arg(long, default_value = ".models/smollm2")]
+    pub smollm2: PathBuf,
+    /// Measure this row in this process and print JSON
+    #[arg(long, hide = true)]
+    child: Option<String>,
+    /// What `cargo bench` passes
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let outcome = match &args.child {
+        Some(row) => child(row, &args),
+        None if args.bench => run::all(&args),
+        // `cargo test --all-targets` starts benches too; minutes of matmuls are not a test.
+        None => {
+            println!("nothing measured: start with `cargo bench --bench twin`");
+            return ExitCode::SUCCESS;
+        }
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn child(row: &str, args: &Args) -> Outcome<()> {
+    let row = rows::find(row)?;
+    println!("{}", serde_json::to_string(&ours::measure(&row, args)?)?);
+    Ok(())
+}

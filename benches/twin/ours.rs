@@ -1,0 +1,280 @@
+//! Our side of every row, measured in a process of its own.
+
+use std::time::{Duration, Instant};
+
+use burn::module::{Module, ModuleMapper, Param};
+use burn::tensor::{Device, Distribution, FloatDType, Tensor};
+use serde::{Deserialize, Serialize};
+use tpo::DeviceChoice;
+use tpo::core::traits::{DecodeCache, LanguageModel};
+use tpo::data::{ClipConfig, MediaLimits, open_video, select_frames};
+use tpo::heads::region::RegionHeadConfig;
+use tpo::llm::generation::GenerationConfig;
+use tpo::llm::{LlmConfig, from_hf_dir};
+use tpo::vision::{QFormerConfig, UmtConfig, VideoEncoder};
+
+use crate::rows::{Dtype, MISTRAL_PREFILL, Row, SMOLLM2_NEW, SMOLLM2_PROMPT, Task};
+use crate::{Args, Outcome, machine};
+
+/// What a process prints; `twin.py` prints the same.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Measured {
+    /// Milliseconds of every sample after the warm-up.
+    pub samples_ms: Vec<f64>,
+    /// Peak of resident memory while measuring.
+    pub peak_mib: Option<f64>,
+    /// Resident memory before anything was built: the binary, or Python and torch.
+    pub base_mib: Option<f64>,
+    /// Peak of memory on the device, where the runtime tells it.
+    pub device_mib: Option<f64>,
+    /// What the reader should know.
+    #[serde(default)]
+    pub note: String,
+    /// The machine's limits, in the row `peak`.
+    pub gflops: Option<f64>,
+    pub gbytes: Option<f64>,
+    /// Cores that other processes kept busy meanwhile; filled in by the parent.
+    pub others: Option<f64>,
+}
+
+/// Builds a row's model, warms up and measures.
+pub fn measure(row: &Row, args: &Args) -> Outcome<Measured> {
+    let base_mib = machine::status_mib("VmRSS:");
+    let bench = Bench {
+        device: args.device.open()?,
+        dtype: row.dtype,
+        seconds: args.seconds,
+    };
+    let measured = match row.task {
+        Task::VitL => bench.vit_l(),
+        Task::QFormer => bench.qformer(),
+        Task::MistralPrefill => bench.mistral(MISTRAL_PREFILL),
+        Task::MistralDecode => bench.mistral(1),
+        Task::SmolLm2Decode => bench.smollm2(args),
+        Task::RegionHead => bench.region_head(),
+        Task::VideoDecode => bench.video_decode(args),
+        Task::Peak => bench.peak(args),
+    }?;
+    Ok(Measured {
+        base_mib,
+        ..measured
+    })
+}
+
+struct Bench {
+    device: Device,
+    dtype: Dtype,
+    seconds: f64,
+}
+
+impl Bench {
+    /// One call of `step`, until the device has finished.
+    fn timed(&self, step: &mut impl FnMut() -> Outcome<()>) -> Outcome<Duration> {
+        let start = Instant::now();
+        step()?;
+        self.device.sync()?;
+        Ok(start.elapsed())
+    }
+
+    fn samples(&self, mut step: impl FnMut() -> Outcome<()>) -> Outcome<Measured> {
+        self.samples_of(1, || self.timed(&mut step))
+    }
+
+    /// Calls `step`, which returns the time of `per_sample` samples: once or twice to warm up,
+    /// then for as long as asked.
+    fn samples_of(
+        &self,
+        per_sample: usize,
+        mut step: impl FnMut() -> Outcome<Duration>,
+    ) -> Outcome<Measured> {
+        let mut once = step()?;
+        if once < Duration::from_secs(1) {
+            once = step()?;
+        }
+        machine::reset_peak();
+        let count = (self.seconds / once.as_secs_f64().max(1e-9)).ceil() as usize;
+        let mut samples_ms = Vec::new();
+        for _ in 0..count.clamp(1, 1000) {
+            samples_ms.push(step()?.as_secs_f64() * 1e3 / per_sample as f64);
+        }
+        Ok(Measured {
+            samples_ms,
+            peak_mib: machine::status_mib("VmHWM:"),
+            ..Measured::default()
+        })
+    }
+
+    fn cast<M: Module>(&self, module: M) -> M {
+        struct Cast(FloatDType);
+        impl ModuleMapper for Cast {
+            fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+                param.map(|tensor| tensor.cast(self.0))
+            }
+        }
+        match self.dtype {
+            // Left as it is: weights a row does not use are then never drawn.
+            Dtype::F32 => module,
+            dtype => module.map(&mut Cast(dtype.burn())),
+        }
+    }
+
+    fn random<const D: usize>(&self, shape: [usize; D]) -> Tensor<D> {
+        let normal: Tensor<D> = Tensor::random(shape, Distribution::Normal(0.0, 1.0), &self.device);
+        normal.cast(self.dtype.burn())
+    }
+
+    fn vit_l(&self) -> Outcome<Measured> {
+        let encoder = self.cast(VideoEncoder::new(&UmtConfig::large(), &self.device)?);
+        let frames = self.random([1, 16, 3, 224, 224]);
+        self.samples(|| {
+            encoder.forward(frames.clone())?;
+            Ok(())
+        })
+    }
+
+    fn qformer(&self) -> Outcome<Measured> {
+        let qformer = self.cast(QFormerConfig::base().init(&self.device)?);
+        let visual = self.random([1, 3136, 1024]);
+        self.samples(|| {
+            qformer.forward(visual.clone(), None)?;
+            Ok(())
+        })
+    }
+
+    /// `new` tokens through one layer and the final norm; one token follows a prefill.
+    fn mistral(&self, new: usize) -> Outcome<Measured> {
+        let config = LlmConfig {
+            num_hidden_layers: 1,
+            vocab_size: 64,
+            ..LlmConfig::mistral_7b()
+        };
+        let lm = self.cast(config.init(&self.device)?);
+        let past = if new > 1 { 0 } else { MISTRAL_PREFILL };
+        let mut cache = lm.cache(1, past + new, &self.device);
+        if past > 0 {
+            lm.forward_cached(self.random([1, past, config.hidden_size]), None, &mut cache)?;
+        }
+        let embeds = self.random([1, new, config.hidden_size]);
+        self.samples(|| {
+            cache.truncate(past);
+            lm.forward_cached(embeds.clone(), None, &mut cache)?;
+            Ok(())
+        })
+    }
+
+    fn smollm2(&self, args: &Args) -> Outcome<Measured> {
+        let (lm, note) = if args.smollm2.join("config.json").is_file() {
+            let model = from_hf_dir(&args.smollm2, &self.device, Some(self.dtype.burn()), None)?;
+            (model.lm, args.smollm2.display().to_string())
+        } else {
+            let lm = LlmConfig::smollm2_135m().init(&self.device)?;
+            (self.cast(lm), "random weights".into())
+        };
+        let prompt: Vec<u32> = (1..=SMOLLM2_PROMPT as u32).collect();
+        let measured = self.samples_of(SMOLLM2_NEW, || {
+            let config = GenerationConfig::greedy(SMOLLM2_NEW + 1, Vec::new());
+            let mut stream = lm.stream(&prompt, config, &self.device)?;
+            // The prompt and the choice of the first token are not decoding.
+            stream.next().ok_or("no first token")??;
+            let start = Instant::now();
+            let mut tokens = 0;
+            for id in stream {
+                id?;
+                tokens += 1;
+            }
+            if tokens != SMOLLM2_NEW {
+                return Err(format!("{tokens} new tokens, expected {SMOLLM2_NEW}").into());
+            }
+            Ok(start.elapsed())
+        })?;
+        Ok(Measured { note, ..measured })
+    }
+
+    fn region_head(&self) -> Outcome<Measured> {
+        let head = self.cast(RegionHeadConfig::videochat_tpo().init(&self.device));
+        let task = self.random([1, 4096]);
+        self.samples(|| {
+            head.decoder.forward(task.clone());
+            Ok(())
+        })
+    }
+
+    fn video_decode(&self, args: &Args) -> Outcome<Measured> {
+        let mut size = (0, 0);
+        let measured = self.samples(|| {
+            let reader = open_video(&args.video, &MediaLimits::default())?;
+            let info = reader.info();
+            size = (info.width, info.height);
+            let frames = reader.read_frames(&select_frames(info, &ClipConfig::default())?)?;
+            if frames.len() != 16 {
+                return Err(format!("{} frames, expected 16", frames.len()).into());
+            }
+            Ok(())
+        })?;
+        Ok(Measured {
+            note: format!("{}x{}", size.0, size.1),
+            ..measured
+        })
+    }
+
+    /// A large matrix product, and one pass over a large buffer.
+    fn peak(&self, args: &Args) -> Outcome<Measured> {
+        let on_cpu = args.device == DeviceChoice::Cpu;
+        let side = if on_cpu { 3072 } else { 8192 };
+        let (a, b) = (self.random([side, side]), self.random([side, side]));
+        let product = self.samples(|| {
+            a.clone().matmul(b.clone());
+            Ok(())
+        })?;
+        let values = 1 << 27;
+        let read = if on_cpu {
+            let buffer = vec![1.0_f32; values];
+            self.samples(|| sum(&buffer, args.threads))?
+        } else {
+            let buffer = Tensor::<1>::ones([values], &self.device);
+            self.samples(|| {
+                buffer.clone().sum();
+                Ok(())
+            })?
+        };
+        let best = |m: &Measured| m.samples_ms.iter().copied().fold(f64::INFINITY, f64::min);
+        Ok(Measured {
+            gflops: Some(2.0 * (side as f64).powi(3) / best(&product) / 1e6),
+            gbytes: Some(4.0 * values as f64 / best(&read) / 1e6),
+            peak_mib: read.peak_mib,
+            samples_ms: product.samples_ms,
+            ..Measured::default()
+        })
+    }
+}
+
+/// Reads `buffer` once, on `threads` threads.
+fn sum(buffer: &[f32], threads: usize) -> Outcome<()> {
+    const LANES: usize = 64;
+    let part = buffer.len().div_ceil(threads.max(1));
+    let total: f32 = std::thread::scope(|scope| {
+        let parts: Vec<_> = buffer
+            .chunks(part)
+            .map(|part| {
+                scope.spawn(move || {
+                    let mut lanes = [0.0_f32; LANES];
+                    for chunk in part.chunks_exact(LANES) {
+                        for (lane, value) in lanes.iter_mut().zip(chunk) {
+                            *lane += value;
+                        }
+                    }
+                    lanes.iter().sum::<f32>()
+                })
+            })
+            .collect();
+        parts
+            .into_iter()
+            .map(|part| part.join().unwrap_or(0.0))
+            .sum()
+    });
+    // Also keeps the loop from being optimised away.
+    if total > 0.0 {
+        return Ok(());
+    }
+    Err("the buffer of ones sums to zero".into())
+}
