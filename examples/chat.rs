@@ -15,6 +15,11 @@ use tpo::llm::sampling::SamplingConfig;
 use tpo::prelude::*;
 use tpo::{Media, Result};
 
+// Large activations come and go with every layer; the system's allocator gives their pages back
+// each time, which costs more than the arithmetic of an activation.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Ask a video or an image a question.
 ///
 /// The answer is streamed. Where the model calls the region head, the box is printed and drawn on

@@ -13,6 +13,11 @@ use tpo::llm::sampling::SamplingConfig;
 use tpo::llm::from_hf_dir;
 use tpo::prelude::*;
 
+// Large activations come and go with every layer; the system's allocator gives their pages back
+// each time, which costs more than the arithmetic of an activation.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Generate text with a language model.
 ///
 /// Reads config.json, safetensors and the tokenizer of a Hugging Face directory (Llama, Mistral,

@@ -6,7 +6,8 @@ use burn::tensor::{Device, FloatDType, Tensor};
 use tpo_core::geometry::BoxXyxy;
 use tpo_core::head::{SampleContext, TaskOutput};
 use tpo_core::model::{CallOrder, GenerateEvent, GenerateOptions, PaddingSide, TokenBatch};
-use tpo_core::prompt::{MAX_TOKENS, QuestionPrompt, Turn, Visual};
+use tpo_core::prompt::{MAX_TOKENS, QuestionPrompt, Turn, Visual, timestamps_message};
+use tpo_data::sampling::frame_timestamps;
 use tpo_data::{
     ClipConfig, FrameSampling, ImageTransform, MediaLimits, Progress, read_image,
     video_clip_tensor,
@@ -91,6 +92,8 @@ pub struct Media {
     pub size: (u32, u32),
     /// Duration in seconds; `None` for an image.
     pub duration: Option<f64>,
+    /// Frames per second; `None` for an image.
+    pub fps: Option<f64>,
     /// Indices of the frames that were looked at.
     pub frames: Vec<usize>,
     /// Their times in seconds.
@@ -132,6 +135,8 @@ pub struct Session {
     options: SessionOptions,
     media: Option<Media>,
     history: Vec<Turn>,
+    /// The question being answered.
+    asked: String,
 }
 
 impl Session {
@@ -157,6 +162,7 @@ impl Session {
             options,
             media: None,
             history: Vec::new(),
+            asked: String::new(),
         })
     }
 
@@ -212,6 +218,7 @@ impl Session {
             kind: Visual::Video,
             size: (clip.info.width as u32, clip.info.height as u32),
             duration: Some(clip.info.duration),
+            fps: Some(clip.info.fps),
             frames: clip.indices,
             timestamps: clip.timestamps,
             embeddings: self.model.encode_visual(clip.tensor, None)?,
@@ -233,6 +240,7 @@ impl Session {
             kind: Visual::Image,
             size,
             duration: None,
+            fps: None,
             frames: vec![0],
             timestamps: Vec::new(),
             embeddings: self.model.encode_visual(pixels, None)?,
@@ -293,16 +301,20 @@ impl Session {
             call_order: self.options.call_order,
             force: question.tasks,
         };
+        self.asked = text.clone();
         let mut sampler = Sampler::new(self.options.decoding.clone())?;
         let sample = match &self.media {
             Some(m) => SampleContext {
                 size: Some(m.size),
                 duration: m.duration,
                 timestamps: &m.timestamps,
-                query: None,
+                query: Some(&self.asked),
                 frames: None,
             },
-            None => SampleContext::default(),
+            None => SampleContext {
+                query: Some(&self.asked),
+                ..SampleContext::default()
+            },
         };
         let run = self.model.generate(prompt, sample, options, move |logits, history| {
             Ok(sampler.sample(logits, history)?)
@@ -341,8 +353,8 @@ impl Session {
     /// The reference tells the frame times only to questions that say "timestamp".
     fn timestamps_message(&self, question: &str) -> String {
         match &self.media {
-            Some(m) if m.kind == Visual::Video && question.contains("timestamp") => {
-                tpo_core::prompt::timestamps_message(&m.timestamps)
+            Some(Media { fps: Some(fps), frames, .. }) if question.contains("timestamp") => {
+                timestamps_message(&frame_timestamps(frames, *fps))
             }
             _ => String::new(),
         }

@@ -83,8 +83,8 @@ fn it_trains_through_its_token() {
         p.push_text(ids);
         p
     };
-    // Two samples, three count tokens and a region token between them.
-    let rows = [row(&[1, 57, 58, 3, 57, 58]), row(&[1, 50, 53, 57, 58])];
+    // Two samples, three count tokens, and a region token that none of them can see.
+    let rows = [row(&[1, 57, 58, 3, 57, 58]), row(&[1, 57, 58, 50, 53])];
     let tokens = TokenBatch::pad(&rows, PaddingSide::Right, 0);
     let mut batch = TpoBatch::new(tokens, &device);
     batch.targets = TargetSet::new().with("count", vec![2.0f32, 3.0, 5.0]);

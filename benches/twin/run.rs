@@ -42,7 +42,12 @@ pub fn all(args: &Args) -> Outcome<()> {
     }
     let twin = twin.ok();
 
-    let peak = pairs(&rows::find("peak")?, args, twin.as_ref(), 1);
+    let peak = pairs(
+        &rows::find("peak")?,
+        args,
+        twin.as_ref(),
+        args.runs.clamp(1, 3),
+    );
     let mut measured = Vec::new();
     for row in chosen {
         let pairs = pairs(&row, args, twin.as_ref(), args.runs.max(1));

@@ -145,7 +145,7 @@ impl Case {
         assert_close(&values(&out), &expected, 2e-6);
 
         let ad = device.clone().autodiff();
-        let [q, k, v] = [q, k, v].map(|t| Tensor::from_inner(t));
+        let [q, k, v] = [q, k, v].map(Tensor::from_inner);
         let out = attention(q, k, v, self.options(&ad));
         assert_close(&values(&out), &expected, 1e-5);
     }

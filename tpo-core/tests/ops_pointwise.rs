@@ -21,7 +21,9 @@ fn silu64(x: f64) -> f64 {
     x / (1.0 + (-x).exp())
 }
 
-const ACTIVATIONS: [(&str, Map, fn(f64) -> f64); 3] = [
+type Reference = fn(f64) -> f64;
+
+const ACTIVATIONS: [(&str, Map, Reference); 3] = [
     ("gelu", ops::gelu, gelu64),
     ("gelu_tanh", ops::gelu_tanh, gelu_tanh64),
     ("silu", ops::silu, silu64),

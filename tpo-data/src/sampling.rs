@@ -206,26 +206,6 @@ pub fn round_to_tenth(seconds: f64) -> f64 {
     format!("{seconds:.1}").parse().unwrap_or(seconds)
 }
 
-/// The sentence that tells the model when its frames were taken, with the leading and
-/// trailing space of the reference; `timestamps` in seconds, already rounded.
-///
-/// ```
-/// assert_eq!(
-///     tpo_data::sampling::timestamp_message(&[0.3, 1.0]),
-///     " The video contains 2 frames sampled at 0.3, 1.0 seconds. "
-/// );
-/// ```
-pub fn timestamp_message(timestamps: &[f64]) -> String {
-    // `{:?}` prints the shortest text that reads back, with `.0` for whole numbers, as
-    // Python's str(float) does in this range.
-    let times: Vec<String> = timestamps.iter().map(|t| format!("{t:?}")).collect();
-    format!(
-        " The video contains {} frames sampled at {} seconds. ",
-        timestamps.len(),
-        times.join(", ")
-    )
-}
-
 /// numpy `linspace(0, stop, n + 1).astype(int)`.
 fn interval_bounds(stop: usize, n: usize) -> Vec<usize> {
     let step = stop as f64 / n as f64;

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use safetensors::SafeTensors;
 use serde_json::Value;
-use tpo_data::sampling::{frame_indices, timestamp_message};
+use tpo_data::sampling::frame_indices;
 use tpo_data::{Frame, FrameSampling, ImageTransform};
 
 fn fixture(name: &str) -> Vec<u8> {
@@ -37,15 +37,6 @@ fn frame_indices_equal_the_reference() {
     }
 }
 
-#[test]
-fn timestamp_message_equals_the_reference() {
-    let fixture = json("frame_indices.json");
-    let messages = fixture["messages"].as_array().unwrap();
-    assert_eq!(
-        messages[0].as_str().unwrap(),
-        timestamp_message(&[0.3, 1.0, 2.5, 7.9])
-    );
-}
 
 struct Stored {
     shape: Vec<usize>,

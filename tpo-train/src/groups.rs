@@ -192,7 +192,7 @@ impl ResolvedGroups {
 /// are left alone: dropout of a frozen part keeps its setting.
 ///
 /// On a device without autodiff the setting takes effect with
-/// [`Module::train`](burn::module::Module::train).
+/// [`Module::train`].
 ///
 /// # Errors
 /// [`TrainError::OtherModule`] when the paths or shapes are not those that were resolved.

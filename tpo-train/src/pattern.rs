@@ -145,6 +145,11 @@ impl PathPattern {
         }
         // Stable: equal distances stay in the order of the module.
         found.sort_by_key(|(distance, _)| *distance);
+        // Likely slips alone if there are any, else whatever stands there.
+        let slip = wanted.chars().count() / 3 + 1;
+        if found.first().is_some_and(|(distance, _)| *distance <= slip) {
+            found.retain(|(distance, _)| *distance <= slip);
+        }
         let written: Vec<&str> = self.text.trim_start_matches('!').split('.').collect();
         let mut near: Vec<String> = Vec::new();
         for (_, name) in found {
@@ -287,14 +292,19 @@ mod tests {
         assert_eq!(nearest("vision"), ["vision.**"]);
         assert_eq!(
             nearest("vision.encodr.blocks.**"),
-            ["vision.encoder.blocks.**", "vision.vision_layernorm.**"]
+            ["vision.encoder.blocks.**"]
+        );
+        // nothing alike: what is there
+        assert_eq!(
+            nearest("vision.blocks.**"),
+            ["vision.encoder.**", "vision.vision_layernorm.**"]
         );
         // encoder.weight: `weight` against `blocks`, the only thing below `encoder`
         assert_eq!(
             nearest("vision.encoder.weight"),
             ["vision.encoder.blocks.**"]
         );
-        assert_eq!(nearest("**.weigth"), ["**.weight", "**.vision.**"]);
+        assert_eq!(nearest("**.weigth"), ["**.weight"]);
         assert_eq!(nearest("task_tokens.1"), ["task_tokens.0"]);
         // nothing stands below a parameter
         assert!(nearest("task_tokens.0.weight").is_empty());

@@ -217,7 +217,7 @@ struct GeluTanh;
 
 impl GeluTanh {
     /// `2 · sqrt(2/π)`: `(1 + tanh u) / 2 = σ(2u)`.
-    const FACTOR: f32 = 1.595_769_1;
+    const FACTOR: f32 = 1.595_769;
     const CUBIC: f32 = 0.044_715;
 }
 

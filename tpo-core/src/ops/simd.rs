@@ -42,7 +42,7 @@ pub(super) fn exp<S: Simd>(s: S, x: S::f32s) -> S::f32s {
     let shifted = s.mul_add_e_f32s(clamped, s.splat_f32s(std::f32::consts::LOG2_E), magic);
     let n = s.sub_f32s(shifted, magic);
     // ln 2 in two parts (Cephes expf); the first product is exact.
-    let r = s.mul_add_e_f32s(n, s.splat_f32s(-0.693_359_375), clamped);
+    let r = s.mul_add_e_f32s(n, s.splat_f32s(-0.693_359_4), clamped);
     let r = s.mul_add_e_f32s(n, s.splat_f32s(2.121_944_4e-4), r);
     // Cephes expf polynomial on [-ln2/2, ln2/2].
     let mut p = s.splat_f32s(1.987_569_1e-4);
@@ -51,7 +51,7 @@ pub(super) fn exp<S: Simd>(s: S, x: S::f32s) -> S::f32s {
         8.333_452e-3,
         4.166_579_6e-2,
         1.666_666_5e-1,
-        5.000_000_1e-1,
+        0.5,
     ] {
         p = s.mul_add_e_f32s(p, r, s.splat_f32s(c));
     }

@@ -1,7 +1,7 @@
 //! The small JSON files beside a tokenizer.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -238,7 +238,7 @@ fn read_templates(dir: &Path, field: Option<TemplateField>) -> Result<Vec<(Strin
 }
 
 /// A JSON file, or `None` when it does not exist.
-fn read_json<T: DeserializeOwned>(path: &PathBuf) -> Result<Option<T>> {
+fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
     if !path.is_file() {
         return Ok(None);
     }
@@ -246,7 +246,7 @@ fn read_json<T: DeserializeOwned>(path: &PathBuf) -> Result<Option<T>> {
     serde_json::from_slice(&bytes)
         .map(Some)
         .map_err(|e| LlmError::TokenizerFile {
-            path: path.clone(),
+            path: path.to_path_buf(),
             problem: e.to_string(),
         })
 }

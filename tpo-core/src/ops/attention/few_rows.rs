@@ -84,6 +84,17 @@ impl WithSimd for Task<'_> {
             len,
         } = self;
         let (rows, dim, v_dim) = (p.rows(), p.k.width, p.v.width);
+        let seen = (0..rows).any(|row| {
+            let (lo, hi) = p.visibility.keys(p.head_and_query(kv_head, row).1);
+            lo < (first + len).min(hi) && hi > first
+        });
+        if !seen {
+            return Part {
+                maxima: vec![f32::NEG_INFINITY; rows],
+                sums: vec![0.0; rows],
+                values: vec![0.0; rows * v_dim],
+            };
+        }
         let mut queries = vec![0.0f32; rows * dim];
         for (row, dst) in queries.chunks_exact_mut(dim).enumerate() {
             let (head, query) = p.head_and_query(kv_head, row);

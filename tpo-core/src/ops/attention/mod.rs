@@ -54,14 +54,12 @@ impl AttentionOptions {
 pub fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, options: AttentionOptions) -> Tensor<4> {
     check_shapes(&q, &k, &v, &options);
     // A bias that may want a gradient takes the composed path.
-    let bias = match options
-        .bias
-        .clone()
-        .map(|bias| operands([bias.into_dispatch()]))
-    {
+    let bias = match options.bias.clone() {
         None => None,
-        Some(Ok(Operands::Plain([bias]))) => Some(bias),
-        Some(_) => return elsewhere(q, k, v, options),
+        Some(bias) => match operands([bias.into_dispatch()]) {
+            Ok(Operands::Plain([bias])) => Some(bias),
+            _ => return elsewhere(q, k, v, options),
+        },
     };
     match operands([q, k, v].map(Tensor::into_dispatch)) {
         Ok(Operands::Plain(qkv)) => {

@@ -8,8 +8,6 @@ use super::Weight;
 use super::decode::{Decode, arrange, place};
 use crate::ops::simd::Cpu;
 
-/// Rows up to which this kernel beats a general matrix product.
-pub(super) const MAX_ROWS: usize = 8;
 /// Lines of the weight per register tile.
 const LINES: usize = 4;
 /// Rows per register tile.

@@ -1,8 +1,8 @@
 //! Affine maps of the last axis.
 
+mod blocked;
 mod decode;
 mod few_rows;
-mod half_weight;
 
 use burn::backend::Flex;
 use burn::backend::flex::FlexTensor;
@@ -12,7 +12,7 @@ use pulp::{Arch, bytemuck};
 use rayon::prelude::*;
 
 use self::decode::{Bf16, F16, F32};
-use super::flex::{Operands, contiguous, floats, from_floats, operands, wrap};
+use super::flex::{Operands, contiguous, floats, from_floats, operands, wrap, wrap_autodiff};
 
 /// `x · weight + bias` over the last axis, in `x`'s dtype.
 ///
@@ -36,14 +36,15 @@ pub fn linear<const D: usize>(
         d_in,
         "linear: last axis of the input {dims:?} and rows of the weight [{d_in}, {d_out}] differ"
     );
-    let bias = match bias.map(|bias| operands([bias.into_dispatch()])) {
+    let bias = match bias {
         None => None,
-        Some(Ok(Operands::Plain([bias]))) => Some(bias),
-        Some(Ok(Operands::Autodiff([bias], context))) => {
-            let bias = super::flex::wrap_autodiff(bias, context);
-            return composed(x, weight, Some(bias));
-        }
-        Some(Err([bias])) => return composed(x, weight, Some(Tensor::from_dispatch(bias))),
+        Some(bias) => match operands([bias.into_dispatch()]) {
+            Ok(Operands::Plain([bias])) => Some(bias),
+            Ok(Operands::Autodiff([bias], context)) => {
+                return composed(x, weight, Some(wrap_autodiff(bias, context)));
+            }
+            Err([bias]) => return composed(x, weight, Some(Tensor::from_dispatch(bias))),
+        },
     };
     match operands([x.into_dispatch(), weight.into_dispatch()]) {
         Ok(Operands::Plain([x, weight])) => {
@@ -55,8 +56,8 @@ pub fn linear<const D: usize>(
             wrap(cpu(x, weight, bias, shape))
         }
         Ok(Operands::Autodiff([x, weight], context)) => composed(
-            super::flex::wrap_autodiff::<D>(x, context),
-            super::flex::wrap_autodiff(weight, context),
+            wrap_autodiff::<D>(x, context),
+            wrap_autodiff(weight, context),
             bias.map(wrap),
         ),
         Err([x, weight]) => composed(
@@ -148,12 +149,8 @@ fn cpu(x: FlexTensor, weight: FlexTensor, bias: Option<FlexTensor>, shape: Shape
     let [d_in, d_out] = weight.layout().shape().dims::<2>();
     let rows = x.layout().num_elements().checked_div(d_in).unwrap_or(0);
     let dtype = x.dtype();
-    let few = rows <= few_rows::MAX_ROWS;
-    let widened =
-        weight.dtype() != DType::F32 && (weight.dtype() == DType::BF16 || dtype != weight.dtype());
-    if (few || widened)
-        && rows > 0
-        && let Some(values) = dispatch(&x, &weight, bias.as_ref(), rows, few)
+    if rows > 0
+        && let Some(values) = dispatch(&x, &weight, bias.as_ref(), rows)
     {
         return from_floats(values, shape, dtype);
     }
@@ -190,42 +187,80 @@ fn float_dtype(dtype: DType) -> burn::tensor::FloatDType {
     }
 }
 
-/// Runs the kernel for the weight's dtype; `None` if the weight's storage does not suit it.
+/// How to multiply, by the number of rows.
+enum Plan {
+    /// [`few_rows`]: the weight is streamed once.
+    Few,
+    /// [`blocked`]: the weight is rearranged or widened in blocks.
+    Blocked,
+    /// Burn's general matrix product on the whole operands.
+    Whole,
+}
+
+/// Rows up to which streaming wins if the elements of an output lie together: the general product
+/// rearranges such a weight first, which costs as much as about 70 rows.
+const FEW_BY_OUTPUT: usize = 128;
+/// The same for the other order, where the general product is quick, in `f32` and half precision.
+const FEW_BY_INPUT: [usize; 2] = [8, 32];
+/// Rows up to which rearranging an `f32` weight ourselves pays for the extra pass over the output.
+const BLOCKED: usize = 1024;
+
+impl Plan {
+    fn new<T>(rows: usize, weight: &Weight<T>, half: bool) -> Self {
+        let few = match weight.by_output {
+            true => FEW_BY_OUTPUT,
+            false => FEW_BY_INPUT[usize::from(half)],
+        };
+        if rows <= few {
+            Plan::Few
+        } else if half || (weight.by_output && rows <= BLOCKED) {
+            Plan::Blocked
+        } else {
+            Plan::Whole
+        }
+    }
+}
+
+/// Runs the kernel for the weight's dtype; `None` if Burn's matrix product should do it.
 fn dispatch(
     x: &FlexTensor,
     weight: &FlexTensor,
     bias: Option<&FlexTensor>,
     rows: usize,
-    few: bool,
 ) -> Option<Vec<f32>> {
-    let x = floats(x);
-    let bias = bias.map(floats);
-    let bias = bias.as_deref();
+    let call = Call { x, bias, rows };
     match weight.dtype() {
-        DType::F32 => {
-            let weight = Weight::new(weight, weight.storage::<f32>())?;
-            Some(few_rows::apply::<F32, 2>(
-                &x,
-                rows,
-                &weight.units(1)?,
-                bias,
-                Arch::new(),
-            ))
-        }
-        DType::F16 => {
-            let weight = Weight::new(weight, weight.storage::<f16>())?;
-            Some(match weight.units(2).filter(|_| few) {
-                Some(units) => few_rows::apply::<F16, 1>(&x, rows, &units, bias, Arch::new()),
-                None => half_weight::apply(&x, rows, &weight, bias),
-            })
-        }
-        DType::BF16 => {
-            let weight = Weight::new(weight, weight.storage::<bf16>())?;
-            Some(match weight.units(2).filter(|_| few) {
-                Some(units) => few_rows::apply::<Bf16, 1>(&x, rows, &units, bias, Arch::new()),
-                None => half_weight::apply(&x, rows, &weight, bias),
-            })
-        }
+        DType::F32 => call.run::<F32, f32, 2>(&Weight::new(weight, weight.storage())?, false),
+        DType::F16 => call.run::<F16, f16, 1>(&Weight::new(weight, weight.storage())?, true),
+        DType::BF16 => call.run::<Bf16, bf16, 1>(&Weight::new(weight, weight.storage())?, true),
         _ => None,
+    }
+}
+
+struct Call<'a> {
+    x: &'a FlexTensor,
+    bias: Option<&'a FlexTensor>,
+    rows: usize,
+}
+
+impl Call<'_> {
+    fn run<D, T, const U: usize>(&self, weight: &Weight<T>, half: bool) -> Option<Vec<f32>>
+    where
+        D: decode::Decode<U>,
+        T: blocked::Element + bytemuck::Pod,
+    {
+        let rows = self.rows;
+        let plan = Plan::new(rows, weight, half);
+        if matches!(plan, Plan::Whole) {
+            return None;
+        }
+        let x = floats(self.x);
+        let bias = self.bias.map(floats);
+        let bias = bias.as_deref();
+        let units = weight.units(2 / U).filter(|_| matches!(plan, Plan::Few));
+        Some(match units {
+            Some(units) => few_rows::apply::<D, U>(&x, rows, &units, bias, Arch::new()),
+            None => blocked::apply(&x, rows, weight, bias),
+        })
     }
 }
