@@ -84,12 +84,18 @@ fn parse_box(text: &str) -> std::result::Result<BoxXyxy, String> {
     let numbers: Vec<f32> = text
         .trim_matches(['[', ']'])
         .split(',')
-        .map(|v| v.trim().parse().map_err(|_| format!("`{v}` is not a number")))
+        .map(|v| {
+            v.trim()
+                .parse()
+                .map_err(|_| format!("`{v}` is not a number"))
+        })
         .collect::<std::result::Result<_, _>>()?;
     let four: [f32; 4] = numbers
         .try_into()
         .map_err(|n: Vec<f32>| format!("four numbers are needed, {} were given", n.len()))?;
-    BoxXyxy::from(four).check("--box").map_err(|e| e.to_string())
+    BoxXyxy::from(four)
+        .check("--box")
+        .map_err(|e| e.to_string())
 }
 
 fn main() {
@@ -114,10 +120,15 @@ fn run(args: Args) -> Result<()> {
     let mut session = match &args.model {
         Some(dir) => {
             let bar = bar("loading", "{bytes}/{total_bytes}");
-            let loaded = Session::open(dir, &device, options, Some(&|done, total| {
-                bar.set_length(total);
-                bar.set_position(done);
-            }));
+            let loaded = Session::open(
+                dir,
+                &device,
+                options,
+                Some(&|done, total| {
+                    bar.set_length(total);
+                    bar.set_position(done);
+                }),
+            );
             bar.finish_and_clear();
             loaded?.0
         }
@@ -131,11 +142,14 @@ fn run(args: Args) -> Result<()> {
     let media = match (&args.video, &args.image) {
         (Some(path), _) => {
             let bar = bar("frames", "{pos}/{len}");
-            let media = session.load_video(path, Some(&|done, total| {
-                bar.set_length(total as u64);
-                bar.set_position(done as u64);
-                true
-            }));
+            let media = session.load_video(
+                path,
+                Some(&|done, total| {
+                    bar.set_length(total as u64);
+                    bar.set_position(done as u64);
+                    true
+                }),
+            );
             bar.finish_and_clear();
             media?
         }
@@ -144,7 +158,9 @@ fn run(args: Args) -> Result<()> {
     }
     .clone();
     let (w, h) = media.size;
-    let length = media.duration.map_or(String::new(), |d| format!(", {d:.2} s"));
+    let length = media
+        .duration
+        .map_or(String::new(), |d| format!(", {d:.2} s"));
     eprintln!(
         "{}: {w}x{h}{length}, {} frame(s) read and encoded in {:.2} s",
         media.path.display(),

@@ -8,9 +8,9 @@ use burn::tensor::FloatDType;
 use clap::{Parser, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use tpo::llm::chat_template::Message;
+use tpo::llm::from_hf_dir;
 use tpo::llm::generation::GenerationConfig;
 use tpo::llm::sampling::SamplingConfig;
-use tpo::llm::from_hf_dir;
 use tpo::prelude::*;
 
 // Large activations come and go with every layer; the system's allocator gives their pages back
@@ -90,16 +90,23 @@ fn run(args: Args) -> Result<(), Box<dyn std::error::Error>> {
             .unwrap_or_else(|_| ProgressStyle::default_bar()),
     );
     let start = Instant::now();
-    let loaded = from_hf_dir(&args.model, &device, Some(dtype), Some(&|done, total| {
-        bar.set_length(total);
-        bar.set_position(done);
-    }));
+    let loaded = from_hf_dir(
+        &args.model,
+        &device,
+        Some(dtype),
+        Some(&|done, total| {
+            bar.set_length(total);
+            bar.set_position(done);
+        }),
+    );
     bar.finish_and_clear();
     let model = loaded?;
     eprintln!("loaded in {:.2} s", start.elapsed().as_secs_f64());
 
     let ids = if args.raw {
-        model.tokenizer.encode(&args.prompt, model.tokenizer.default_options())?
+        model
+            .tokenizer
+            .encode(&args.prompt, model.tokenizer.default_options())?
     } else {
         let mut messages = Vec::new();
         if let Some(system) = &args.system {
@@ -137,7 +144,11 @@ fn run(args: Args) -> Result<(), Box<dyn std::error::Error>> {
     println!("{}", decoder.finish()?);
     if let Some(first) = first {
         let rest = start.elapsed().saturating_sub(first).as_secs_f64();
-        let rate = if count > 1 { (count - 1) as f64 / rest.max(1e-9) } else { 0.0 };
+        let rate = if count > 1 {
+            (count - 1) as f64 / rest.max(1e-9)
+        } else {
+            0.0
+        };
         eprintln!(
             "{} prompt tokens, first token after {:.2} s, then {rate:.1} tokens/s",
             ids.len(),

@@ -9,9 +9,7 @@ use tpo_core::token::TaskRegistry;
 use tpo_core::weights::{KeyRules, KeyTables};
 use tpo_heads::region::{REGION_KEYS, RegionHead, RegionHeadConfig};
 use tpo_llm::{CausalLm, LlmConfig, LoraConfig};
-use tpo_vision::connector::qformer::{
-    QFORMER_KEYS, QFORMER_KEYS_INVERSE, QFORMER_UNUSED_KEYS,
-};
+use tpo_vision::connector::qformer::{QFORMER_KEYS, QFORMER_KEYS_INVERSE, QFORMER_UNUSED_KEYS};
 use tpo_vision::umt::{UMT_KEYS, UMT_KEYS_INVERSE};
 use tpo_vision::{QFormerConnector, QFormerConnectorConfig, UmtConfig, VideoEncoder};
 
@@ -137,7 +135,11 @@ impl TpoConfig {
             self.llm.hidden_size,
             self.region.d_llm,
         );
-        equal("input.size and vision.img_size", self.input.size, self.vision.img_size);
+        equal(
+            "input.size and vision.img_size",
+            self.input.size,
+            self.vision.img_size,
+        );
         if self.input.frames == 0 {
             problems.push("input.frames must not be zero".into());
         }
@@ -250,9 +252,15 @@ mod tests {
         bad.connector.d_llm += 1;
         bad.input.frames = 0;
         let text = bad.validate().unwrap_err().to_string();
-        assert!(text.contains("d_llm") && text.contains("input.frames"), "{text}");
+        assert!(
+            text.contains("d_llm") && text.contains("input.frames"),
+            "{text}"
+        );
         let json = serde_json::to_string(&TpoConfig::videochat_tpo()).unwrap();
-        serde_json::from_str::<TpoConfig>(&json).unwrap().validate().unwrap();
+        serde_json::from_str::<TpoConfig>(&json)
+            .unwrap()
+            .validate()
+            .unwrap();
     }
 
     #[test]

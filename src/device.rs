@@ -64,7 +64,9 @@ impl DeviceChoice {
             Self::Cpu => Ok(Device::flex()),
             Self::Cuda(index) => cuda(index),
             Self::Wgpu => wgpu(),
-            Self::Auto => Ok(cuda(0).or_else(|_| wgpu()).unwrap_or_else(|_| Device::flex())),
+            Self::Auto => Ok(cuda(0)
+                .or_else(|_| wgpu())
+                .unwrap_or_else(|_| Device::flex())),
         }
     }
 }

@@ -2,9 +2,7 @@
 
 use ab_glyph::{FontRef, PxScale};
 use image::{Rgb, RgbImage};
-use imageproc::drawing::{
-    draw_filled_rect_mut, draw_hollow_rect_mut, draw_text_mut, text_size,
-};
+use imageproc::drawing::{draw_filled_rect_mut, draw_hollow_rect_mut, draw_text_mut, text_size};
 use imageproc::rect::Rect;
 use tpo_core::geometry::BoxXyxy;
 
@@ -75,7 +73,15 @@ pub fn draw_boxes(frame: &RgbImage, boxes: &[LabelledBox]) -> Result<RgbImage> {
             Rect::at(bx, by).of_size(bw.max(1) as u32, bh.max(1) as u32),
             colour,
         );
-        draw_text_mut(&mut picture, Rgb([0; 3]), bx + 4, by + 3, scale, &font, &b.label);
+        draw_text_mut(
+            &mut picture,
+            Rgb([0; 3]),
+            bx + 4,
+            by + 3,
+            scale,
+            &font,
+            &b.label,
+        );
     }
     Ok(picture)
 }

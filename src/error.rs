@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
-/// Result with [`Error`].
+/// Result with this crate's [enum@Error].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// Anything a session can fail with.

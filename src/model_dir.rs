@@ -109,7 +109,12 @@ impl Session {
             why: e,
         };
         std::fs::create_dir_all(dir).map_err(|e| failed(dir, e.to_string()))?;
-        save_module(self.model(), &videochat_tpo_keys()?, dir, &SaveOptions::default())?;
+        save_module(
+            self.model(),
+            &videochat_tpo_keys()?,
+            dir,
+            &SaveOptions::default(),
+        )?;
         for (name, bytes) in &self.tokenizer_files {
             let path = dir.join(name);
             std::fs::write(&path, bytes).map_err(|e| failed(&path, e.to_string()))?;

@@ -9,8 +9,7 @@ use tpo_core::model::{CallOrder, GenerateEvent, GenerateOptions, PaddingSide, To
 use tpo_core::prompt::{MAX_TOKENS, QuestionPrompt, Turn, Visual, timestamps_message};
 use tpo_data::sampling::frame_timestamps;
 use tpo_data::{
-    ClipConfig, FrameSampling, ImageTransform, MediaLimits, Progress, read_image,
-    video_clip_tensor,
+    ClipConfig, FrameSampling, ImageTransform, MediaLimits, Progress, read_image, video_clip_tensor,
 };
 use tpo_llm::sampling::{Sampler, SamplingConfig};
 use tpo_llm::tokenizer::{DecodeStream, Tokenizer};
@@ -293,7 +292,9 @@ impl Session {
         let tokens = TokenBatch::pad(&[ids], PaddingSide::Left, 0);
         let embeddings = self.media.as_ref().map(|m| m.embeddings.clone());
         let boxes = [question.boxes];
-        let prompt = self.model.embed(&tokens, embeddings, &boxes, &self.device)?;
+        let prompt = self
+            .model
+            .embed(&tokens, embeddings, &boxes, &self.device)?;
 
         let options = GenerateOptions {
             max_new_tokens: self.options.max_new_tokens,
@@ -316,9 +317,11 @@ impl Session {
                 ..SampleContext::default()
             },
         };
-        let run = self.model.generate(prompt, sample, options, move |logits, history| {
-            Ok(sampler.sample(logits, history)?)
-        })?;
+        let run = self
+            .model
+            .generate(prompt, sample, options, move |logits, history| {
+                Ok(sampler.sample(logits, history)?)
+            })?;
         let silent = self
             .model
             .registry()
@@ -353,7 +356,11 @@ impl Session {
     /// The reference tells the frame times only to questions that say "timestamp".
     fn timestamps_message(&self, question: &str) -> String {
         match &self.media {
-            Some(Media { fps: Some(fps), frames, .. }) if question.contains("timestamp") => {
+            Some(Media {
+                fps: Some(fps),
+                frames,
+                ..
+            }) if question.contains("timestamp") => {
                 timestamps_message(&frame_timestamps(frames, *fps))
             }
             _ => String::new(),

@@ -89,7 +89,11 @@ fn it_trains_through_its_token() {
     let mut batch = TpoBatch::new(tokens, &device);
     batch.targets = TargetSet::new().with("count", vec![2.0f32, 3.0, 5.0]);
     let out = model.forward(batch, &[]).unwrap();
-    assert_eq!(out.head_losses.len(), 1, "only the head with targets has a loss");
+    assert_eq!(
+        out.head_losses.len(),
+        1,
+        "only the head with targets has a loss"
+    );
     let (name, terms) = &out.head_losses[0];
     assert_eq!(name, "count");
     let total: f32 = terms.total().unwrap().into_scalar();
@@ -97,11 +101,15 @@ fn it_trains_through_its_token() {
     assert!((total - 0.5 * l1).abs() < 1e-6);
 
     let grads = out.total().unwrap().backward();
-    let some = |t: Option<Tensor<3>>| {
-        t.is_some_and(|g| g.abs().sum().into_scalar::<f32>() > 0.0)
-    };
-    assert!(some(model.task_tokens[1].val().grad(&grads)), "the count token learns");
-    assert!(!some(model.task_tokens[0].val().grad(&grads)), "the region token does not");
+    let some = |t: Option<Tensor<3>>| t.is_some_and(|g| g.abs().sum().into_scalar::<f32>() > 0.0);
+    assert!(
+        some(model.task_tokens[1].val().grad(&grads)),
+        "the count token learns"
+    );
+    assert!(
+        !some(model.task_tokens[0].val().grad(&grads)),
+        "the region token does not"
+    );
     let q = model.llm.model.layers[0].self_attn.q_proj.weight.val();
     assert!(q.grad(&grads).is_some(), "the language model learns");
 }
@@ -144,9 +152,12 @@ fn it_is_called_by_its_routing_token_in_both_orders() {
         // A script in place of a sampler: words, count, region, a task without a head, the end.
         let script = [5u32, 57, 50, 54, 9, 2];
         let run = model
-            .generate(prompt.clone(), SampleContext::default(), options, |_, done| {
-                Ok(script[done.len()])
-            })
+            .generate(
+                prompt.clone(),
+                SampleContext::default(),
+                options,
+                |_, done| Ok(script[done.len()]),
+            )
             .unwrap();
         let mut seen = Vec::new();
         for event in run {
@@ -163,8 +174,16 @@ fn it_is_called_by_its_routing_token_in_both_orders() {
                 GenerateEvent::NoHead { task, .. } => seen.push(format!("no {task}")),
             }
         }
-        let expected = ["5", "57", "count", "50", "region", "54", "no mask", "9", "2"];
-        assert_eq!(seen, expected, "answers come in order, each after its token");
+        let expected = [
+            "5", "57", "count", "50", "region", "54", "no mask", "9", "2",
+        ];
+        assert_eq!(
+            seen, expected,
+            "answers come in order, each after its token"
+        );
     }
-    assert_ne!(embeddings[0], embeddings[1], "the orders see different contexts");
+    assert_ne!(
+        embeddings[0], embeddings[1],
+        "the orders see different contexts"
+    );
 }

@@ -17,7 +17,9 @@ fn session() -> Session {
 }
 
 fn asset(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("assets").join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("assets")
+        .join(name)
 }
 
 fn where_is() -> Question {
@@ -31,8 +33,13 @@ fn region(reply: &Reply) -> RegionPrediction {
 #[test]
 fn a_video_is_asked_and_answers_with_a_box() {
     let mut session = session();
-    let media = session.load_video(asset("bouncing_shapes.mp4"), None).unwrap();
-    assert_eq!((media.kind, media.size, media.frames.len()), (Visual::Video, (320, 240), 8));
+    let media = session
+        .load_video(asset("bouncing_shapes.mp4"), None)
+        .unwrap();
+    assert_eq!(
+        (media.kind, media.size, media.frames.len()),
+        (Visual::Video, (320, 240), 8)
+    );
     let first = session.ask(where_is()).unwrap().collect_reply().unwrap();
     let b = region(&first);
     let px = b.pixels.unwrap();
@@ -52,7 +59,9 @@ fn a_video_is_asked_and_answers_with_a_box() {
 fn a_saved_model_answers_as_before() {
     let dir = tempfile::tempdir().unwrap();
     let mut session = session();
-    session.load_video(asset("bouncing_shapes.mp4"), None).unwrap();
+    session
+        .load_video(asset("bouncing_shapes.mp4"), None)
+        .unwrap();
     let before = session.ask(where_is()).unwrap().collect_reply().unwrap();
     session.save(dir.path()).unwrap();
 
@@ -62,11 +71,18 @@ fn a_saved_model_answers_as_before() {
     };
     let (mut loaded, report) = Session::open(dir.path(), &Device::flex(), options, None).unwrap();
     assert!(report.missing.is_empty() && report.unexpected.is_empty());
-    loaded.load_video(asset("bouncing_shapes.mp4"), None).unwrap();
+    loaded
+        .load_video(asset("bouncing_shapes.mp4"), None)
+        .unwrap();
     let after = loaded.ask(where_is()).unwrap().collect_reply().unwrap();
     assert_eq!((region(&before), before.text), (region(&after), after.text));
 
-    let bad = Session::open(dir.path().join("none"), &Device::flex(), Default::default(), None);
+    let bad = Session::open(
+        dir.path().join("none"),
+        &Device::flex(),
+        Default::default(),
+        None,
+    );
     assert!(bad.unwrap_err().to_string().contains("not a directory"));
     std::fs::write(dir.path().join("tpo.json"), "{").unwrap();
     let bad = Session::open(dir.path(), &Device::flex(), Default::default(), None);
@@ -88,7 +104,10 @@ fn half_precision_runs_the_whole_chain() {
         half.load_video(asset("bouncing_shapes.mp4"), None).unwrap();
         let question = where_is().with_box([0.1, 0.1, 0.5, 0.5].into());
         let reply = half.ask(question).unwrap().collect_reply().unwrap();
-        assert!(region(&reply).raw.to_array().iter().all(|v| v.is_finite()), "{dtype:?}");
+        assert!(
+            region(&reply).raw.to_array().iter().all(|v| v.is_finite()),
+            "{dtype:?}"
+        );
     }
 }
 
@@ -119,7 +138,10 @@ fn files_that_are_no_media_are_errors() {
     for path in [file("huge.png", &png), file("empty.png", b"")] {
         assert!(session.load_image(&path).is_err(), "{}", path.display());
     }
-    assert!(session.media().is_none(), "a failed load leaves nothing behind");
+    assert!(
+        session.media().is_none(),
+        "a failed load leaves nothing behind"
+    );
 }
 
 fn crc32(bytes: &[u8]) -> u32 {
@@ -127,7 +149,11 @@ fn crc32(bytes: &[u8]) -> u32 {
     for b in bytes {
         crc ^= *b as u32;
         for _ in 0..8 {
-            crc = if crc & 1 == 1 { 0xedb8_8320 ^ (crc >> 1) } else { crc >> 1 };
+            crc = if crc & 1 == 1 {
+                0xedb8_8320 ^ (crc >> 1)
+            } else {
+                crc >> 1
+            };
         }
     }
     !crc
@@ -136,7 +162,9 @@ fn crc32(bytes: &[u8]) -> u32 {
 #[test]
 fn questions_that_make_no_sense_are_errors_and_leave_the_session_usable() {
     let mut session = session();
-    session.load_video(asset("bouncing_shapes.mp4"), None).unwrap();
+    session
+        .load_video(asset("bouncing_shapes.mp4"), None)
+        .unwrap();
     let text = |e: tpo::Error| e.to_string();
 
     let reversed = where_is().with_box(BoxXyxy::from([9.0, 9.0, 1.0, 1.0]));
@@ -162,7 +190,9 @@ fn questions_that_make_no_sense_are_errors_and_leave_the_session_usable() {
 #[test]
 fn a_reply_is_plain_json() {
     let mut session = session();
-    session.load_video(asset("bouncing_shapes.mp4"), None).unwrap();
+    session
+        .load_video(asset("bouncing_shapes.mp4"), None)
+        .unwrap();
     let reply = session.ask(where_is()).unwrap().collect_reply().unwrap();
     let json = serde_json::to_value(&reply).unwrap();
     assert_eq!(json["tasks"][0]["task"], "region");

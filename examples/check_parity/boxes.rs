@@ -25,7 +25,11 @@ pub fn box_ops(fixture: &Fixture, device: &Device) -> Result<Report, Failure> {
         let out = |name: &str| format!("out.{kind}.{name}");
         report.close(fixture, &out("area_a"), box_ops::area(a.clone()))?;
         report.close(fixture, &out("iou"), box_ops::iou(a.clone(), b.clone()))?;
-        report.close(fixture, &out("giou"), box_ops::generalized_iou(a.clone(), b.clone()))?;
+        report.close(
+            fixture,
+            &out("giou"),
+            box_ops::generalized_iou(a.clone(), b.clone()),
+        )?;
         let iou = box_ops::iou_aligned(ra.clone(), rb.clone());
         report.close(fixture, &out("iou_diag"), iou)?;
         let giou = box_ops::generalized_iou_aligned(ra.clone(), rb.clone());
@@ -42,13 +46,24 @@ pub fn box_ops(fixture: &Fixture, device: &Device) -> Result<Report, Failure> {
 
     let ad = device.clone().autodiff();
     let wanted = fixture.stored("grad.random.a")?.shape[0];
-    let a = fixture.tensor::<2>("in.random.a", &ad)?.slice([0..wanted, 0..4]);
+    let a = fixture
+        .tensor::<2>("in.random.a", &ad)?
+        .slice([0..wanted, 0..4]);
     let a = a.detach().require_grad();
-    let b = fixture.tensor::<2>("in.random.b", &ad)?.slice([0..wanted, 0..4]);
-    let loss = box_ops::generalized_iou_aligned(a.clone(), b).neg().add_scalar(1.0).mean();
+    let b = fixture
+        .tensor::<2>("in.random.b", &ad)?
+        .slice([0..wanted, 0..4]);
+    let loss = box_ops::generalized_iou_aligned(a.clone(), b)
+        .neg()
+        .add_scalar(1.0)
+        .mean();
     report.close(fixture, "out.random.mean_1_minus_giou", loss.clone())?;
     let grads = loss.backward();
-    report.close(fixture, "grad.random.a", a.grad(&grads).ok_or("no gradient")?)?;
+    report.close(
+        fixture,
+        "grad.random.a",
+        a.grad(&grads).ok_or("no gradient")?,
+    )?;
 
     for kind in ["random", "degenerate"] {
         let a = get(&format!("in.span.{kind}.a"))?;
@@ -60,7 +75,11 @@ pub fn box_ops(fixture: &Fixture, device: &Device) -> Result<Report, Failure> {
         let (_, union) = span_ops::intersection_union(a.clone(), b.clone());
         report.close(fixture, &out("union"), union)?;
         report.close(fixture, &out("iou"), span_ops::iou(a.clone(), b.clone()))?;
-        report.close(fixture, &out("giou"), span_ops::generalized_iou(a.clone(), b.clone()))?;
+        report.close(
+            fixture,
+            &out("giou"),
+            span_ops::generalized_iou(a.clone(), b.clone()),
+        )?;
         let iop = span_ops::intersection_over_second(a, b);
         report.close(fixture, &out("inter_over_pred"), iop)?;
     }
@@ -72,7 +91,11 @@ pub fn box_ops(fixture: &Fixture, device: &Device) -> Result<Report, Failure> {
     let loss = giou.neg().add_scalar(1.0).mean();
     report.close(fixture, "out.span.mean_1_minus_giou", loss.clone())?;
     let grads = loss.backward();
-    report.close(fixture, "grad.span.cxw", cxw.grad(&grads).ok_or("no gradient")?)?;
+    report.close(
+        fixture,
+        "grad.span.cxw",
+        cxw.grad(&grads).ok_or("no gradient")?,
+    )?;
 
     hungarian(&mut report, fixture)?;
     report.nothing_left(fixture);
@@ -94,7 +117,11 @@ fn hungarian(report: &mut Report, fixture: &Fixture) -> Result<(), Failure> {
         let pairs = assignment::assign(&signed)?;
         let total: f64 = pairs.iter().map(|(r, c)| cost[*r][*c]).sum();
         let expected = case["total"].as_f64().ok_or("no total")?;
-        report.measure(&format!("hungarian {i} total"), (total - expected).abs(), 1e-6);
+        report.measure(
+            &format!("hungarian {i} total"),
+            (total - expected).abs(),
+            1e-6,
+        );
         if case["kind"].as_str().is_some_and(|k| k.contains("no ties")) {
             let list = |key: &str| -> Result<Vec<usize>, Failure> {
                 Ok(serde_json::from_value(case[key].clone())?)
@@ -115,7 +142,11 @@ pub fn region_units(fixture: &Fixture, device: &Device) -> Result<Report, Failur
     let file = weights_of(fixture)?;
     let config = RegionHeadConfig::for_llm(hidden.dims()[1]);
     let head = load_from(config.init(device), &file, &Stored(&region_rules()?))?;
-    report.close(fixture, "out.loc_decoder", head.decoder.forward(hidden.clone()))?;
+    report.close(
+        fixture,
+        "out.loc_decoder",
+        head.decoder.forward(hidden.clone()),
+    )?;
     report.close(fixture, "out.loc_encoder", head.encoder.forward(boxes))?;
 
     let ad = device.clone().autodiff();
@@ -126,7 +157,11 @@ pub fn region_units(fixture: &Fixture, device: &Device) -> Result<Report, Failur
     let loss = loss.total().ok_or("no terms")?;
     report.close(fixture, "out.box_loss", loss.clone())?;
     let grads = loss.backward();
-    report.close(fixture, "grad.in.pred", pred.grad(&grads).ok_or("no gradient")?)?;
+    report.close(
+        fixture,
+        "grad.in.pred",
+        pred.grad(&grads).ok_or("no gradient")?,
+    )?;
     let invalid = fixture.tensor::<2>("in.invalid_pred", &ad)?;
     let n = invalid.dims()[0];
     let target = target.slice([0..n, 0..4]);
@@ -134,10 +169,17 @@ pub fn region_units(fixture: &Fixture, device: &Device) -> Result<Report, Failur
     report.close(fixture, "out.box_loss_all_invalid", loss.ok_or("no terms")?)?;
 
     let auxiliary = fixture.tensor::<1>("in.box2_pred", device)?;
-    let first = fixture.tensor::<2>("in.target", device)?.slice([0..1, 0..4]);
+    let first = fixture
+        .tensor::<2>("in.target", device)?
+        .slice([0..1, 0..4]);
     let l1 = (auxiliary - first.reshape([4])).abs().mean();
     report.close(fixture, "out.track_box_loss", l1)?;
-    for name in ["track_embed", "track_embed_decode2", "temporal_embed", "action_embed"] {
+    for name in [
+        "track_embed",
+        "track_embed_decode2",
+        "temporal_embed",
+        "action_embed",
+    ] {
         let mlp = mlp(&file, name, device)?;
         report.close(fixture, &format!("out.{name}"), mlp.forward(hidden.clone()))?;
     }
@@ -171,6 +213,8 @@ fn mlp(file: &Path, name: &str, device: &Device) -> Result<Mlp, Failure> {
         }
         widths.push(entry.shape[0]);
     }
-    let rules = KeyRules::new().owns([format!("{name}.")]).prefix(&format!("{name}."), "");
+    let rules = KeyRules::new()
+        .owns([format!("{name}.")])
+        .prefix(&format!("{name}."), "");
     load_from(MlpConfig::new(widths).init(device), file, &Stored(&rules))
 }

@@ -104,11 +104,18 @@ impl Report {
     pub fn measure(&mut self, name: &str, error: f64, tolerance: f64) {
         self.note(name);
         let share = error / tolerance;
-        if self.worst.as_ref().is_none_or(|w| share > w.0 || share.is_nan()) {
+        if self
+            .worst
+            .as_ref()
+            .is_none_or(|w| share > w.0 || share.is_nan())
+        {
             self.worst = Some((share, name.into(), error, tolerance));
         }
         if error.is_nan() || error > tolerance {
-            self.fail(name, format!("error {error:.2e}, tolerance {tolerance:.0e}"));
+            self.fail(
+                name,
+                format!("error {error:.2e}, tolerance {tolerance:.0e}"),
+            );
         }
     }
 
@@ -140,7 +147,8 @@ impl Report {
             .map(String::as_str)
             .collect();
         if !left.is_empty() {
-            self.failures.push(format!("not compared: {}", left.join(", ")));
+            self.failures
+                .push(format!("not compared: {}", left.join(", ")));
         }
     }
 }
@@ -154,7 +162,10 @@ pub fn floats<const D: usize>(t: Tensor<D>) -> Result<Vec<f32>, Failure> {
 }
 
 /// Gradients of all parameters by module path; a parameter without gradient is absent.
-pub fn gradients<M: Module>(module: &M, grads: &Gradients) -> HashMap<String, (Vec<usize>, Vec<f32>)> {
+pub fn gradients<M: Module>(
+    module: &M,
+    grads: &Gradients,
+) -> HashMap<String, (Vec<usize>, Vec<f32>)> {
     struct Collect<'a> {
         grads: &'a Gradients,
         path: Vec<String>,

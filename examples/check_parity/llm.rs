@@ -32,29 +32,47 @@ pub fn mistral_lora(fixture: &Fixture, device: &Device) -> Result<Report, Failur
     let mut report = Report::default();
     let rules = peft_rules();
     let trained = device.clone().autodiff();
-    let lm = load(lora_config(fixture)?.init(&trained)?, fixture, &Stored(&rules))?;
+    let lm = load(
+        lora_config(fixture)?.init(&trained)?,
+        fixture,
+        &Stored(&rules),
+    )?;
 
-    let embeds = fixture.tensor::<3>("in.inputs_embeds", &trained)?.require_grad();
+    let embeds = fixture
+        .tensor::<3>("in.inputs_embeds", &trained)?
+        .require_grad();
     let [b, s, d] = embeds.dims();
     let mask = mask_rows(fixture, "in.attention_mask")?;
     let states = lm.hidden_states(embeds.clone(), Some(&mask), None)?;
     let flat: Vec<bool> = mask.iter().flatten().copied().collect();
     for (i, state) in states.iter().enumerate() {
         let values = floats(state.clone())?;
-        report.close_values(fixture, &format!("mid.hidden.{i}"), &[b, s, d], &values, |at| {
-            flat[at / d]
-        })?;
+        report.close_values(
+            fixture,
+            &format!("mid.hidden.{i}"),
+            &[b, s, d],
+            &values,
+            |at| flat[at / d],
+        )?;
     }
     let hidden = states.last().ok_or("no hidden states")?.clone();
-    report.close_values(fixture, "out.last_hidden", &[b, s, d], &floats(hidden.clone())?, |at| {
-        flat[at / d]
-    })?;
+    report.close_values(
+        fixture,
+        "out.last_hidden",
+        &[b, s, d],
+        &floats(hidden.clone())?,
+        |at| flat[at / d],
+    )?;
     let logits = lm.logits(hidden);
     let vocab = lm.vocab_size();
     let shape = [b, s, vocab];
-    report.close_values(fixture, "out.logits", &shape, &floats(logits.clone())?, |at| {
-        flat[at / vocab]
-    })?;
+    report.close_values(
+        fixture,
+        "out.logits",
+        &shape,
+        &floats(logits.clone())?,
+        |at| flat[at / vocab],
+    )?;
     let loss = cross_entropy(logits, &fixture.int_rows("in.labels")?);
     report.close(fixture, "out.loss", loss.clone())?;
     let grads = loss.backward();
@@ -62,13 +80,22 @@ pub fn mistral_lora(fixture: &Fixture, device: &Device) -> Result<Report, Failur
     let grad = embeds.grad(&grads).ok_or("the input got no gradient")?;
     report.close(fixture, "grad.in.inputs_embeds", grad)?;
 
-    let lm = load(lora_config(fixture)?.init(device)?, fixture, &Stored(&rules))?;
+    let lm = load(
+        lora_config(fixture)?.init(device)?,
+        fixture,
+        &Stored(&rules),
+    )?;
     let embeds = embeds.inner();
     let steps = count(fixture, "out.decode.step");
     let prompt = fixture.stored("out.decode.prefill_logits")?.shape[1];
-    decode(&mut report, fixture, &lm, prompt, |from, to| {
-        embeds.clone().slice([0..1, from..to, 0..d])
-    }, steps)?;
+    decode(
+        &mut report,
+        fixture,
+        &lm,
+        prompt,
+        |from, to| embeds.clone().slice([0..1, from..to, 0..d]),
+        steps,
+    )?;
 
     let eos = fixture.json["eos_token_id"].as_i64();
     let first = embeds.clone().slice([0..1, 0..prompt, 0..d]);
@@ -86,13 +113,21 @@ pub fn mistral_lora(fixture: &Fixture, device: &Device) -> Result<Report, Failur
             _ => return Err(format!("no rule for the merged weight `{key}`").into()),
         })
     };
-    for key in fixture.tensors.keys().filter(|k| k.starts_with("out.merged.")) {
+    for key in fixture
+        .tensors
+        .keys()
+        .filter(|k| k.starts_with("out.merged."))
+    {
         report.close(fixture, key, weight(&key["out.merged.".len()..])?)?;
     }
     let logits = merged.logits(merged.hidden(embeds, Some(&mask))?);
-    report.close_values(fixture, "out.merged_logits", &shape, &floats(logits)?, |at| {
-        flat[at / vocab]
-    })?;
+    report.close_values(
+        fixture,
+        "out.merged_logits",
+        &shape,
+        &floats(logits)?,
+        |at| flat[at / vocab],
+    )?;
     report.nothing_left(fixture);
     Ok(report)
 }
@@ -104,7 +139,11 @@ pub fn small(
     base: &Fixture,
     device: &Device,
 ) -> Result<(), Failure> {
-    let lm = load(lora_config(base)?.init(device)?, base, &Stored(&peft_rules()))?;
+    let lm = load(
+        lora_config(base)?.init(device)?,
+        base,
+        &Stored(&peft_rules()),
+    )?;
     let embeds = base.tensor::<3>("in.inputs_embeds", device)? * 2e-3;
     let states = lm.hidden_states(embeds, None, None)?;
     report.close(small, "out.lm.hidden1", states[1].clone())?;
@@ -142,12 +181,23 @@ pub fn hugging_face(fixture: &Fixture, device: &Device) -> Result<Report, Failur
     let d = lm.dim();
     let steps = count(fixture, "out.decode.step");
     let prompt = fixture.stored("out.decode.prefill_logits")?.shape[1];
-    decode(&mut report, fixture, &lm, prompt, |from, to| {
-        embeds.clone().slice([0..1, from..to, 0..d])
-    }, steps)?;
+    decode(
+        &mut report,
+        fixture,
+        &lm,
+        prompt,
+        |from, to| embeds.clone().slice([0..1, from..to, 0..d]),
+        steps,
+    )?;
 
     let wanted = fixture.stored("out.greedy_ids")?.shape[1];
-    let got = greedy(&lm, embeds.slice([0..1, 0..prompt, 0..d]), None, wanted, None)?;
+    let got = greedy(
+        &lm,
+        embeds.slice([0..1, 0..prompt, 0..d]),
+        None,
+        wanted,
+        None,
+    )?;
     report.equal(fixture, "out.greedy_ids", &got.concat())?;
 
     let mask = mask_rows(fixture, "in.pad.attention_mask")?;
@@ -163,19 +213,33 @@ pub fn hugging_face(fixture: &Fixture, device: &Device) -> Result<Report, Failur
     let embeds = lm.embed(ids);
     let compare = |report: &mut Report, hidden: Tensor<3>| -> Result<(), Failure> {
         let logits = lm.logits(hidden.clone());
-        report.close_values(fixture, "out.pad.last_hidden", &[b, s, d], &floats(hidden)?, |at| {
-            flat[at / d]
-        })?;
-        report.close_values(fixture, "out.pad.logits", &[b, s, vocab], &floats(logits)?, |at| {
-            flat[at / vocab]
-        })
+        report.close_values(
+            fixture,
+            "out.pad.last_hidden",
+            &[b, s, d],
+            &floats(hidden)?,
+            |at| flat[at / d],
+        )?;
+        report.close_values(
+            fixture,
+            "out.pad.logits",
+            &[b, s, vocab],
+            &floats(logits)?,
+            |at| flat[at / vocab],
+        )
     };
     // Three ways to the same numbers: given positions, positions 0.., and through the cache.
     let states = lm.hidden_states(embeds.clone(), Some(&mask), Some(&positions))?;
-    compare(&mut report, states.last().ok_or("no hidden states")?.clone())?;
+    compare(
+        &mut report,
+        states.last().ok_or("no hidden states")?.clone(),
+    )?;
     compare(&mut report, lm.hidden(embeds.clone(), Some(&mask))?)?;
     let mut cache = lm.cache(b, s, device);
-    compare(&mut report, lm.step(embeds.clone(), Some(&mask), &mut cache)?)?;
+    compare(
+        &mut report,
+        lm.step(embeds.clone(), Some(&mask), &mut cache)?,
+    )?;
     let wanted = fixture.stored("out.pad.greedy_ids")?.shape[1];
     let got = greedy(&lm, embeds, Some(&mask), wanted, None)?;
     report.equal(fixture, "out.pad.greedy_ids", &got.concat())?;
@@ -200,7 +264,11 @@ fn decode(
     compare_cache(report, fixture, &cache)?;
     for i in 0..steps {
         let hidden = lm.step(embeds(prompt + i, prompt + i + 1), None, &mut cache)?;
-        report.close(fixture, &format!("out.decode.step{i}_hidden"), hidden.clone())?;
+        report.close(
+            fixture,
+            &format!("out.decode.step{i}_hidden"),
+            hidden.clone(),
+        )?;
         let logits = lm.logits(hidden);
         report.close(fixture, &format!("out.decode.step{i}_logits"), logits)?;
     }
@@ -266,7 +334,10 @@ pub fn cross_entropy(logits: Tensor<3>, labels: &[Vec<i64>]) -> Tensor<1> {
     let n = rows.len();
     let rows = Tensor::<1, Int>::from_data(TensorData::new(rows, [n]), &device);
     let targets = Tensor::<2, Int>::from_data(TensorData::new(targets, [n, 1]), &device);
-    let logits = logits.cast(FloatDType::F32).reshape([b * s, vocab]).select(0, rows);
+    let logits = logits
+        .cast(FloatDType::F32)
+        .reshape([b * s, vocab])
+        .select(0, rows);
     burn::tensor::activation::log_softmax(logits, 1)
         .gather(1, targets)
         .mean()

@@ -21,7 +21,9 @@ use super::weights::{Stored, compare_gradients, load_from};
 
 /// The file a fixture takes its weights from: the JSON names it, in the same directory.
 pub fn weights_of(fixture: &Fixture) -> Result<PathBuf, Failure> {
-    let named = fixture.json["weights"].as_str().ok_or("no `weights` in the JSON")?;
+    let named = fixture.json["weights"]
+        .as_str()
+        .ok_or("no `weights` in the JSON")?;
     let file = named.split_whitespace().next().unwrap_or(named);
     Ok(fixture.dir.join(file))
 }
@@ -37,14 +39,14 @@ pub fn region_rules() -> Result<KeyRules, Failure> {
 /// The configuration behind `tpo_weights` of the fixture's directory.
 fn config(weights: &Fixture) -> Result<TpoConfig, Failure> {
     let n = |key: &str| weights.usize(key);
-    let shape = |key: &str| -> Result<Vec<usize>, Failure> { Ok(weights.stored(key)?.shape.clone()) };
+    let shape =
+        |key: &str| -> Result<Vec<usize>, Failure> { Ok(weights.stored(key)?.shape.clone()) };
     let id = |key: &str| -> Result<u32, Failure> {
         let id = weights.json["special_ids"][key].as_u64();
         Ok(id.ok_or_else(|| format!("no special id `{key}`"))? as u32)
     };
-    let token = |token: &str, key: &str| -> Result<TokenId, Failure> {
-        Ok(TokenId::new(token, id(key)?))
-    };
+    let token =
+        |token: &str, key: &str| -> Result<TokenId, Failure> { Ok(TokenId::new(token, id(key)?)) };
     let mut tasks = TaskRegistry::new();
     for (name, routing, placeholder) in [
         ("region", "box_begin", "boxes"),
@@ -100,7 +102,10 @@ fn config(weights: &Fixture) -> Result<TpoConfig, Failure> {
 
 fn model(fixture: &Fixture, device: &Device) -> Result<VideoChatTpo, Failure> {
     let file = weights_of(fixture)?;
-    let stem = file.file_stem().and_then(|s| s.to_str()).ok_or("no weights file")?;
+    let stem = file
+        .file_stem()
+        .and_then(|s| s.to_str())
+        .ok_or("no weights file")?;
     let weights = Fixture::open(&fixture.dir, stem)?;
     let model = config(&weights)?.init(device)?;
     load_from(model, &file, &Stored(&videochat_tpo_keys()?))
@@ -154,12 +159,20 @@ pub fn forward_region(fixture: &Fixture, device: &Device) -> Result<Report, Fail
     let [b, s, d] = out.hidden.dims();
     report.close(fixture, "out.text_embeds", out.embeds.clone())?;
     let values = super::check::floats(out.hidden.clone())?;
-    report.close_values(fixture, "out.last_hidden", &[b, s, d], &values, |at| mask[at / d])?;
+    report.close_values(fixture, "out.last_hidden", &[b, s, d], &values, |at| {
+        mask[at / d]
+    })?;
     let logits = model.llm.logits(out.hidden.clone());
     let vocab = model.llm.vocab_size();
     let values = super::check::floats(logits.clone())?;
-    report.close_values(fixture, "out.logits", &[b, s, vocab], &values, |at| mask[at / vocab])?;
-    report.close(fixture, "out.lm_loss", out.lm_loss.clone().ok_or("no LM loss")?)?;
+    report.close_values(fixture, "out.logits", &[b, s, vocab], &values, |at| {
+        mask[at / vocab]
+    })?;
+    report.close(
+        fixture,
+        "out.lm_loss",
+        out.lm_loss.clone().ok_or("no LM loss")?,
+    )?;
     // The model computes logits only where there are labels; the long way must agree.
     report.close(fixture, "out.lm_loss", cross_entropy(logits, &labels))?;
     let total = out.total().ok_or("no loss")?;

@@ -38,7 +38,11 @@ pub fn run(
     }
     let mut summary = Summary::default();
     for name in names {
-        if options.only.as_ref().is_some_and(|o| !name.contains(o.as_str())) {
+        if options
+            .only
+            .as_ref()
+            .is_some_and(|o| !name.contains(o.as_str()))
+        {
             continue;
         }
         // A panic in one module must not hide the verdicts on the others.
@@ -87,7 +91,10 @@ fn line(name: &str, report: &Report) -> String {
         }
         None => "exact".into(),
     };
-    format!("{name:34} {verdict}  {:4} compared, {worst}", report.compared)
+    format!(
+        "{name:34} {verdict}  {:4} compared, {worst}",
+        report.compared
+    )
 }
 
 fn check(fixture: &Fixture, options: &Options, device: &Device) -> Result<Verdict, Failure> {

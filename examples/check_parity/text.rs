@@ -15,7 +15,11 @@ use super::fixture::{Failure, Fixture, Stored, Values};
 fn tokenizer_file(fixture: &Fixture, given: Option<&Path>) -> Result<PathBuf, Failure> {
     let tests = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("tpo-llm/tests/fixtures/mistral_v1/tokenizer.model");
-    let candidates = [given.map(Path::to_path_buf), Some(fixture.dir.join("tokenizer.model")), Some(tests)];
+    let candidates = [
+        given.map(Path::to_path_buf),
+        Some(fixture.dir.join("tokenizer.model")),
+        Some(tests),
+    ];
     candidates
         .into_iter()
         .flatten()
@@ -28,7 +32,9 @@ pub fn tokenizer(fixture: &Fixture, given: Option<&Path>) -> Result<Report, Fail
     let json = &fixture.json;
     let file = tokenizer_file(fixture, given)?;
     let mut tokenizer = Tokenizer::from_sentencepiece(file, Default::default())?;
-    let added = json["tokenizer"]["added_tokens"].as_object().ok_or("no added_tokens")?;
+    let added = json["tokenizer"]["added_tokens"]
+        .as_object()
+        .ok_or("no added_tokens")?;
     let mut tokens: Vec<(String, u32)> = added
         .iter()
         .map(|(t, id)| (t.clone(), id.as_u64().unwrap_or_default() as u32))
@@ -50,9 +56,21 @@ pub fn tokenizer(fixture: &Fixture, given: Option<&Path>) -> Result<Report, Fail
         let got = encode_with_placeholders(string(case, "text")?, n_query, &tokenizer)?;
         same(&mut report, &format!("prepare {i}"), &got.ids, case, "ids");
         let index: Vec<u32> = got.visual.iter().map(|v| *v as u32).collect();
-        same(&mut report, &format!("prepare {i} index"), &index, case, "index");
+        same(
+            &mut report,
+            &format!("prepare {i} index"),
+            &index,
+            case,
+            "index",
+        );
         let mask = vec![1u32; got.len()];
-        same(&mut report, &format!("prepare {i} mask"), &mask, case, "attention_mask");
+        same(
+            &mut report,
+            &format!("prepare {i} mask"),
+            &mask,
+            case,
+            "attention_mask",
+        );
     }
     for (i, case) in cases(json, "process_qa").enumerate() {
         let visual = match string(case, "media")? {
@@ -61,14 +79,28 @@ pub fn tokenizer(fixture: &Fixture, given: Option<&Path>) -> Result<Report, Fail
         };
         let prompt = QuestionPrompt::new(visual, string(case, "msg")?, string(case, "text")?);
         let expected = string(case, "full_text")?;
-        report.expect(&format!("process_qa {i} text"), prompt.text() == expected, || {
-            format!("got {:?}, expected {expected:?}", prompt.text())
-        });
+        report.expect(
+            &format!("process_qa {i} text"),
+            prompt.text() == expected,
+            || format!("got {:?}, expected {expected:?}", prompt.text()),
+        );
         let mut got = prompt.encode(n_query, &tokenizer)?;
         got.truncate(tpo::core::prompt::MAX_TOKENS);
-        same(&mut report, &format!("process_qa {i}"), &got.ids, case, "ids");
+        same(
+            &mut report,
+            &format!("process_qa {i}"),
+            &got.ids,
+            case,
+            "ids",
+        );
         let index: Vec<u32> = got.visual.iter().map(|v| *v as u32).collect();
-        same(&mut report, &format!("process_qa {i} index"), &index, case, "index");
+        same(
+            &mut report,
+            &format!("process_qa {i} index"),
+            &index,
+            case,
+            "index",
+        );
     }
     for (i, case) in cases(json, "decode").enumerate() {
         let ids: Vec<u32> = serde_json::from_value(case["ids"].clone())?;
@@ -90,7 +122,13 @@ pub fn tokenizer(fixture: &Fixture, given: Option<&Path>) -> Result<Report, Fail
             case["fps"].as_f64().unwrap_or(25.0),
         )?;
         let got: Vec<u32> = got.iter().map(|i| *i as u32).collect();
-        same(&mut report, &format!("frame_indices {i}"), &got, case, "out");
+        same(
+            &mut report,
+            &format!("frame_indices {i}"),
+            &got,
+            case,
+            "out",
+        );
     }
     Ok(report)
 }
@@ -100,7 +138,9 @@ fn cases<'a>(json: &'a Value, key: &str) -> impl Iterator<Item = &'a Value> {
 }
 
 fn string<'a>(case: &'a Value, key: &str) -> Result<&'a str, Failure> {
-    case[key].as_str().ok_or_else(|| format!("no string `{key}`").into())
+    case[key]
+        .as_str()
+        .ok_or_else(|| format!("no string `{key}`").into())
 }
 
 fn same(report: &mut Report, name: &str, got: &[u32], case: &Value, key: &str) {
@@ -116,13 +156,37 @@ pub fn preprocess(fixture: &Fixture) -> Result<Report, Failure> {
     let big = frames_of(fixture.stored("in.big_lowres_u8")?, 8)?;
     for (suffix, antialias) in [("aa", true), ("noaa", false)] {
         let vision = ImageTransform::vision().with_antialias(antialias);
-        compare(&mut report, fixture, &format!("out.vision.{suffix}"), &vision, &frames, [5, 7], true)?;
+        compare(
+            &mut report,
+            fixture,
+            &format!("out.vision.{suffix}"),
+            &vision,
+            &frames,
+            [5, 7],
+            true,
+        )?;
         let down = format!("out.vision_down.{suffix}");
         compare(&mut report, fixture, &down, &vision, &big, [3, 3], true)?;
         let mask = ImageTransform::mask().with_antialias(antialias);
-        compare(&mut report, fixture, &format!("out.mask.{suffix}"), &mask, &frames, [37, 41], false)?;
+        compare(
+            &mut report,
+            fixture,
+            &format!("out.mask.{suffix}"),
+            &mask,
+            &frames,
+            [37, 41],
+            false,
+        )?;
     }
-    compare(&mut report, fixture, "out.region", &ImageTransform::region(), &frames, [2, 2], false)?;
+    compare(
+        &mut report,
+        fixture,
+        "out.region",
+        &ImageTransform::region(),
+        &frames,
+        [2, 2],
+        false,
+    )?;
     report.nothing_left(fixture);
     Ok(report)
 }
@@ -138,13 +202,18 @@ fn compare(
     stride: [usize; 2],
     steps_allowed: bool,
 ) -> Result<(), Failure> {
-    let atol = fixture.json["tolerance"]["atol"].as_f64().ok_or("no atol")?;
+    let atol = fixture.json["tolerance"]["atol"]
+        .as_f64()
+        .ok_or("no atol")?;
     let (values, [t, c, h, w]) = transform.apply(frames)?;
     let expected = fixture.floats(key)?;
     let shape = &fixture.stored(key)?.shape;
     let (rows, columns) = (h.div_ceil(stride[0]), w.div_ceil(stride[1]));
     if *shape != [t, c, rows, columns] {
-        report.fail(key, format!("shape {:?}, expected {shape:?}", [t, c, rows, columns]));
+        report.fail(
+            key,
+            format!("shape {:?}, expected {shape:?}", [t, c, rows, columns]),
+        );
         return Ok(());
     }
     let (mut worst, mut off) = (0f64, 0usize);

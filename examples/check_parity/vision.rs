@@ -1,11 +1,11 @@
 //! UMT and Q-Former fixtures.
 
 use burn::tensor::{Device, Tensor};
+use tpo::core::traits::Instruction;
 use tpo::vision::connector::qformer::{
     QFORMER_KEYS, QFORMER_KEYS_INVERSE, QFORMER_UNUSED_KEYS, QFormer, QFormerConfig,
 };
 use tpo::vision::umt::{UMT_KEYS, UMT_KEYS_INVERSE, UmtConfig, VideoEncoder, position};
-use tpo::core::traits::Instruction;
 use tpo::weights::KeyRules;
 
 use super::check::{Report, floats};
@@ -20,10 +20,16 @@ pub fn vit(fixture: &Fixture, device: &Device) -> Result<Report, Failure> {
     }
     let rules = KeyRules::new().rewrite(UMT_KEYS, UMT_KEYS_INVERSE)?;
     let device = device.clone().autodiff();
-    let encoder = load(VideoEncoder::new(&config, &device)?, fixture, &Stored(&rules))?;
+    let encoder = load(
+        VideoEncoder::new(&config, &device)?,
+        fixture,
+        &Stored(&rules),
+    )?;
     let up = fixture.json["input_upsample"].as_u64().unwrap_or(1) as usize;
 
-    let low = fixture.tensor::<5>("in.video_lowres", &device)?.require_grad();
+    let low = fixture
+        .tensor::<5>("in.video_lowres", &device)?
+        .require_grad();
     let video = upsample(low.clone(), up);
     let [b, t, _, h, w] = video.dims();
     let tokens = encoder.encoder.forward(video.clone())?;
@@ -137,14 +143,20 @@ pub fn qformer(fixture: &Fixture, device: &Device) -> Result<Report, Failure> {
         mask: fixture.int_tensor("in.text_attention_mask", &device)?,
     };
     for (name, instruction) in [("notext", None), ("text", Some(&instruction))] {
-        let image = fixture.tensor::<3>("in.image_embeds", &device)?.require_grad();
+        let image = fixture
+            .tensor::<3>("in.image_embeds", &device)?
+            .require_grad();
         let trace = model.trace(image.clone(), instruction)?;
         for (i, hidden) in trace.hidden.iter().enumerate() {
             report.close(fixture, &format!("mid.{name}.hidden.{i}"), hidden.clone())?;
         }
         let last = trace.hidden.last().ok_or("no hidden states")?.clone();
         report.close(fixture, &format!("out.{name}.last_hidden_state"), last)?;
-        report.close(fixture, &format!("out.{name}.query_output"), trace.query_output.clone())?;
+        report.close(
+            fixture,
+            &format!("out.{name}.query_output"),
+            trace.query_output.clone(),
+        )?;
         let cotangent = fixture.tensor::<3>(&format!("in.{name}.cotangent"), &device)?;
         let loss = (trace.query_output * cotangent).mean();
         report.close(fixture, &format!("out.{name}.loss"), loss.clone())?;
@@ -172,5 +184,11 @@ pub fn qformer_small(
     let image = base.tensor::<3>("in.image_embeds", device)? * 1e-3;
     let out = model.forward(image, None)?;
     let shape = out.dims().to_vec();
-    report.close_values(small, "out.qformer.query_output", &shape, &floats(out)?, |_| true)
+    report.close_values(
+        small,
+        "out.qformer.query_output",
+        &shape,
+        &floats(out)?,
+        |_| true,
+    )
 }

@@ -3,7 +3,7 @@
 
 use burn::module::Module;
 use burn::tensor::Gradients;
-use tpo::weights::{Checkpoint, KeyMap, KeyTarget, KeyScope, LoadOptions, load_module};
+use tpo::weights::{Checkpoint, KeyMap, KeyScope, KeyTarget, LoadOptions, load_module};
 
 use super::check::{Report, gradients};
 use super::fixture::{Failure, Fixture};
@@ -20,7 +20,15 @@ pub fn load_from<M: Module>(
     map: &dyn KeyMap,
 ) -> Result<M, Failure> {
     let checkpoint = Checkpoint::open(file)?;
-    let (module, _) = load_module(module, &checkpoint, map, &LoadOptions { scope: KeyScope::Part, ..LoadOptions::default() })?;
+    let (module, _) = load_module(
+        module,
+        &checkpoint,
+        map,
+        &LoadOptions {
+            scope: KeyScope::Part,
+            ..LoadOptions::default()
+        },
+    )?;
     Ok(module)
 }
 

@@ -148,7 +148,10 @@ impl QuestionPrompt {
     pub fn with_history(visual: Visual, message: &str, history: &[Turn], question: &str) -> Self {
         let mut text = String::new();
         for turn in history {
-            text.push_str(&format!(" [INST] {} [/INST]{}</s>", turn.question, turn.answer));
+            text.push_str(&format!(
+                " [INST] {} [/INST]{}</s>",
+                turn.question, turn.answer
+            ));
         }
         text.push_str(&format!(" [INST] {question} [/INST]"));
         Self {
@@ -194,7 +197,11 @@ impl QuestionPrompt {
         if !self.visual.is_empty() {
             prompt = encode_with_placeholders(&self.visual, n_visual, encoder)?;
         }
-        prompt.extend(&encode_with_placeholders(&self.question, n_visual, encoder)?);
+        prompt.extend(&encode_with_placeholders(
+            &self.question,
+            n_visual,
+            encoder,
+        )?);
         Ok(prompt)
     }
 }
@@ -228,7 +235,9 @@ mod tests {
     struct Chars;
     impl TextEncoder for Chars {
         fn encode_with_bos(&self, text: &str) -> Result<Vec<u32>> {
-            Ok(std::iter::once(1).chain(text.chars().map(|c| c as u32)).collect())
+            Ok(std::iter::once(1)
+                .chain(text.chars().map(|c| c as u32))
+                .collect())
         }
     }
 

@@ -95,7 +95,9 @@ impl TaskRegistry {
         }
         let new = [&task.routing, &task.placeholder];
         if new[0].id == new[1].id || new[0].token == new[1].token {
-            return Err(taken("its routing token and placeholder are the same".into()));
+            return Err(taken(
+                "its routing token and placeholder are the same".into(),
+            ));
         }
         if let Some(t) = self
             .tokens()
@@ -186,7 +188,10 @@ mod tests {
     fn reference_ids() {
         let r = TaskRegistry::videochat_tpo();
         let region = r.by_routing(32000).unwrap();
-        assert_eq!((region.name.as_str(), region.placeholder.id), ("region", 32003));
+        assert_eq!(
+            (region.name.as_str(), region.placeholder.id),
+            ("region", 32003)
+        );
         assert_eq!(r.by_routing(32001).unwrap().placeholder.token, "<temp>");
         assert_eq!(r.by_routing(32004).unwrap().placeholder.id, 32005);
         assert_eq!(r.box_prompt.as_ref().unwrap().id, 32006);

@@ -32,8 +32,7 @@ pub trait Connector: Module + ModuleDisplay {
     /// # Shapes
     /// - features `[batch, tokens, dim]`
     /// - output `[batch, n_visual, d_llm]`
-    fn connect(&self, features: Tensor<3>, instruction: Option<&Instruction>)
-    -> Result<Tensor<3>>;
+    fn connect(&self, features: Tensor<3>, instruction: Option<&Instruction>) -> Result<Tensor<3>>;
 
     /// Number of slots one video or image takes in the prompt, given its visual tokens.
     fn n_visual(&self, tokens: usize) -> usize;

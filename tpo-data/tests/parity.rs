@@ -37,7 +37,6 @@ fn frame_indices_equal_the_reference() {
     }
 }
 
-
 struct Stored {
     shape: Vec<usize>,
     values: Vec<f32>,

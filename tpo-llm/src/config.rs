@@ -22,7 +22,14 @@ pub struct LoraConfig {
 
 /// Every linear layer a LoRA adapter can be put on.
 pub const LORA_TARGETS: [&str; 8] = [
-    "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "lm_head",
+    "q_proj",
+    "k_proj",
+    "v_proj",
+    "o_proj",
+    "gate_proj",
+    "up_proj",
+    "down_proj",
+    "lm_head",
 ];
 
 impl LoraConfig {
@@ -141,7 +148,9 @@ impl LlmConfig {
             }
         }
         if self.num_key_value_heads > 0
-            && !self.num_attention_heads.is_multiple_of(self.num_key_value_heads)
+            && !self
+                .num_attention_heads
+                .is_multiple_of(self.num_key_value_heads)
         {
             problems.push(format!(
                 "num_attention_heads {} is not a multiple of num_key_value_heads {}",
@@ -170,7 +179,8 @@ impl LlmConfig {
                 }
             }
             if self.tie_word_embeddings && lora.targets.iter().any(|t| t == "lm_head") {
-                problems.push("lm_head is tied to the embeddings and cannot have an adapter".into());
+                problems
+                    .push("lm_head is tied to the embeddings and cannot have an adapter".into());
             }
         }
         if problems.is_empty() {
@@ -234,7 +244,10 @@ impl HfConfig {
         if let Some(act) = self.hidden_act.as_deref().filter(|a| *a != "silu") {
             return unsupported(format!("hidden_act `{act}`; the family uses silu"));
         }
-        for rope in [&self.rope_scaling, &self.rope_parameters].into_iter().flatten() {
+        for rope in [&self.rope_scaling, &self.rope_parameters]
+            .into_iter()
+            .flatten()
+        {
             if let Some(t) = rope.rope_type.as_deref().filter(|t| *t != "default") {
                 return unsupported(format!("rope scaling `{t}`; only unscaled RoPE is built"));
             }
@@ -248,9 +261,11 @@ impl HfConfig {
             num_hidden_layers: self.num_hidden_layers,
             num_attention_heads: self.num_attention_heads,
             num_key_value_heads: self.num_key_value_heads.unwrap_or(self.num_attention_heads),
-            head_dim: self
-                .head_dim
-                .unwrap_or_else(|| self.hidden_size.checked_div(self.num_attention_heads).unwrap_or(0)),
+            head_dim: self.head_dim.unwrap_or_else(|| {
+                self.hidden_size
+                    .checked_div(self.num_attention_heads)
+                    .unwrap_or(0)
+            }),
             rms_norm_eps: self.rms_norm_eps.unwrap_or(1e-6),
             rope_theta: self
                 .rope_parameters
@@ -285,7 +300,10 @@ mod tests {
     #[test]
     fn qwen_window_is_off_unless_asked_for() {
         let off = LlmConfig::from_hf_json(&format!("{QWEN}}}")).unwrap();
-        assert_eq!((off.window_of(2), off.rope_theta, off.head_dim), (None, 1e6, 4));
+        assert_eq!(
+            (off.window_of(2), off.rope_theta, off.head_dim),
+            (None, 1e6, 4)
+        );
         assert!(off.attention_bias);
         let on = LlmConfig::from_hf_json(&format!("{QWEN},\"use_sliding_window\":true}}")).unwrap();
         assert_eq!((on.window_of(1), on.window_of(2)), (None, Some(8)));
@@ -303,6 +321,11 @@ mod tests {
         }
         assert!(LlmConfig::from_hf_json("{").is_err());
         let scaled = format!("{QWEN},\"rope_scaling\":{{\"type\":\"yarn\"}}}}");
-        assert!(LlmConfig::from_hf_json(&scaled).unwrap_err().to_string().contains("yarn"));
+        assert!(
+            LlmConfig::from_hf_json(&scaled)
+                .unwrap_err()
+                .to_string()
+                .contains("yarn")
+        );
     }
 }

@@ -85,7 +85,10 @@ impl CausalLm {
         for prompt in prompts {
             check_ids(self, prompt)?;
         }
-        let (batch, longest) = (prompts.len(), prompts.iter().map(Vec::len).max().unwrap_or(0));
+        let (batch, longest) = (
+            prompts.len(),
+            prompts.iter().map(Vec::len).max().unwrap_or(0),
+        );
         if batch == 0 {
             return Ok(Vec::new());
         }

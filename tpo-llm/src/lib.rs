@@ -4,10 +4,10 @@ pub mod chat_template;
 pub mod config;
 pub mod decoder;
 pub mod error;
-#[cfg(feature = "hub")]
-pub mod hub;
 pub mod generation;
 mod hf;
+#[cfg(feature = "hub")]
+pub mod hub;
 pub mod sampling;
 pub mod tokenizer;
 

@@ -30,10 +30,16 @@ fn model(config: &LlmConfig) -> CausalLm {
     let mut lm = config.init(&device).unwrap();
     for block in &mut lm.model.layers {
         if let Some(lora) = &mut block.self_attn.q_proj.lora {
-            lora.b = lora.b.clone().map(|b| b.random_like(burn::tensor::Distribution::Normal(0.0, 0.2)));
+            lora.b = lora
+                .b
+                .clone()
+                .map(|b| b.random_like(burn::tensor::Distribution::Normal(0.0, 0.2)));
         }
         if let Some(lora) = &mut block.mlp.down_proj.lora {
-            lora.b = lora.b.clone().map(|b| b.random_like(burn::tensor::Distribution::Normal(0.0, 0.2)));
+            lora.b = lora
+                .b
+                .clone()
+                .map(|b| b.random_like(burn::tensor::Distribution::Normal(0.0, 0.2)));
         }
     }
     lm
@@ -52,7 +58,12 @@ fn assert_close<const D: usize>(a: Tensor<D>, b: Tensor<D>, what: &str) {
     assert_eq!(a.dims(), b.dims(), "{what}");
     let (a, b) = (values(a), values(b));
     let norm = b.iter().map(|v| v * v).sum::<f32>().sqrt().max(1e-7);
-    let diff = a.iter().zip(&b).map(|(x, y)| (x - y).powi(2)).sum::<f32>().sqrt();
+    let diff = a
+        .iter()
+        .zip(&b)
+        .map(|(x, y)| (x - y).powi(2))
+        .sum::<f32>()
+        .sqrt();
     assert!(diff / norm < 1e-5, "{what}: {}", diff / norm);
 }
 
@@ -68,7 +79,12 @@ fn prefill_and_decode_equal_one_forward() {
         for split in [1, 4, 8] {
             let mut cache = lm.cache(1, PROMPT.len(), &Device::flex());
             let mut pieces = vec![
-                lm.step(embeds.clone().slice([0..1, 0..split, 0..d]), None, &mut cache).unwrap(),
+                lm.step(
+                    embeds.clone().slice([0..1, 0..split, 0..d]),
+                    None,
+                    &mut cache,
+                )
+                .unwrap(),
             ];
             for at in split..PROMPT.len() {
                 let one = embeds.clone().slice([0..1, at..at + 1, 0..d]);
@@ -90,14 +106,22 @@ fn left_padding_changes_nothing() {
         let mut cache = lm.cache(2, 10, &Device::flex());
         let embeds = lm.embed(ids(&[&long, &short]));
         let prefill = lm.step(embeds, Some(&mask), &mut cache).unwrap();
-        let next = lm.step(lm.embed(ids(&[&[4], &[4]])), None, &mut cache).unwrap();
+        let next = lm
+            .step(lm.embed(ids(&[&[4], &[4]])), None, &mut cache)
+            .unwrap();
 
         let mut alone = lm.cache(1, 7, &Device::flex());
-        let single = lm.step(lm.embed(ids(&[&short[3..]])), None, &mut alone).unwrap();
+        let single = lm
+            .step(lm.embed(ids(&[&short[3..]])), None, &mut alone)
+            .unwrap();
         let single_next = lm.step(lm.embed(ids(&[&[4]])), None, &mut alone).unwrap();
         let d = config.hidden_size;
         assert_close(prefill.slice([1..2, 3..9, 0..d]), single, "padded prefill");
-        assert_close(next.slice([1..2, 0..1, 0..d]), single_next, "step after padding");
+        assert_close(
+            next.slice([1..2, 0..1, 0..d]),
+            single_next,
+            "step after padding",
+        );
     }
 }
 
@@ -106,10 +130,12 @@ fn a_rolled_back_cache_forgets() {
     let config = &configs()[0];
     let lm = model(config);
     let mut cache = lm.cache(1, 16, &Device::flex());
-    lm.step(lm.embed(ids(&[&PROMPT])), None, &mut cache).unwrap();
+    lm.step(lm.embed(ids(&[&PROMPT])), None, &mut cache)
+        .unwrap();
     let before = cache.clone();
     let mark = cache.len();
-    lm.step(lm.embed(ids(&[&[33, 34, 35]])), None, &mut cache).unwrap();
+    lm.step(lm.embed(ids(&[&[33, 34, 35]])), None, &mut cache)
+        .unwrap();
     cache.truncate(mark);
     let rolled = lm.step(lm.embed(ids(&[&[12]])), None, &mut cache).unwrap();
     let mut copy = before.clone();
@@ -128,7 +154,10 @@ fn merged_adapters_equal_unmerged_and_come_out_again() {
     let expected = run(&lm);
     let base = values(lm.model.layers[0].self_attn.q_proj.weight.val());
     let merged = lm.merge_lora();
-    assert_ne!(values(merged.model.layers[0].self_attn.q_proj.weight.val()), base);
+    assert_ne!(
+        values(merged.model.layers[0].self_attn.q_proj.weight.val()),
+        base
+    );
     assert_close(run(&merged), expected.clone(), "merged");
     let again = merged.merge_lora();
     assert_close(run(&again), expected.clone(), "merged twice");
@@ -154,7 +183,11 @@ fn a_batch_generates_what_its_rows_generate_alone() {
     let stop = GenerationConfig::greedy(6, vec![batch[0][1]]);
     let stopped = lm.generate_batch(&prompts, &stop, &device).unwrap();
     let end = batch[0].iter().position(|id| *id == batch[0][1]).unwrap();
-    assert_eq!(stopped[0], batch[0][..=end], "a stop token is emitted and ends the row");
+    assert_eq!(
+        stopped[0],
+        batch[0][..=end],
+        "a stop token is emitted and ends the row"
+    );
 }
 
 #[test]
@@ -163,10 +196,20 @@ fn wrong_input_is_an_error() {
     let device = Device::flex();
     let mut cache = lm.cache(1, 4, &device);
     let full = lm.forward_cached(lm.embed(ids(&[&PROMPT])), None, &mut cache);
-    assert!(matches!(full, Err(LlmError::CacheFull { capacity: 4, new: 9, .. })));
+    assert!(matches!(
+        full,
+        Err(LlmError::CacheFull {
+            capacity: 4,
+            new: 9,
+            ..
+        })
+    ));
     assert_eq!(cache.len(), 0);
     let narrow = Tensor::zeros([1, 2, 5], &device);
-    assert!(matches!(lm.hidden_states(narrow, None, None), Err(LlmError::Shape { .. })));
+    assert!(matches!(
+        lm.hidden_states(narrow, None, None),
+        Err(LlmError::Shape { .. })
+    ));
     let two = lm.embed(ids(&[&[1], &[2]]));
     assert!(lm.forward_cached(two, None, &mut cache).is_err());
     let mask = [vec![true; 3]];
@@ -188,6 +231,14 @@ fn gradients_reach_adapters_and_not_through_a_dense_product() {
     let q = &lm.model.layers[0].self_attn.q_proj;
     let adapter = q.lora.as_ref().unwrap();
     // B starts at zero, so A's gradient is zero and B's is not.
-    assert!(values(adapter.a.val().grad(&grads).unwrap()).iter().all(|g| *g == 0.0));
-    assert!(values(adapter.b.val().grad(&grads).unwrap()).iter().any(|g| *g != 0.0));
+    assert!(
+        values(adapter.a.val().grad(&grads).unwrap())
+            .iter()
+            .all(|g| *g == 0.0)
+    );
+    assert!(
+        values(adapter.b.val().grad(&grads).unwrap())
+            .iter()
+            .any(|g| *g != 0.0)
+    );
 }

@@ -50,14 +50,18 @@ pub fn generalized_iou_loss(a: Tensor<2>, b: Tensor<2>) -> Tensor<1> {
     let iy0 = ay0.clone().max_pair(by0.clone());
     let ix1 = ax1.clone().min_pair(bx1.clone());
     let iy1 = ay1.clone().min_pair(by1.clone());
-    let overlaps = iy1.clone().greater(iy0.clone()).bool_and(ix1.clone().greater(ix0.clone()));
+    let overlaps = iy1
+        .clone()
+        .greater(iy0.clone())
+        .bool_and(ix1.clone().greater(ix0.clone()));
     let inter = (ix1 - ix0) * (iy1 - iy0);
     let inter = inter.mask_fill(overlaps.bool_not(), 0.0);
     let union = (ax1.clone() - ax0.clone()) * (ay1.clone() - ay0.clone())
         + (bx1.clone() - bx0.clone()) * (by1.clone() - by0.clone())
         - inter.clone();
     let iou = inter / (union.clone() + EPS);
-    let enclosing = (ax1.max_pair(bx1) - ax0.min_pair(bx0)) * (ay1.max_pair(by1) - ay0.min_pair(by0));
+    let enclosing =
+        (ax1.max_pair(bx1) - ax0.min_pair(bx0)) * (ay1.max_pair(by1) - ay0.min_pair(by0));
     let giou = iou - (enclosing.clone() - union) / (enclosing + EPS);
     giou.neg() + 1.0
 }
@@ -98,7 +102,12 @@ pub fn xyxy_to_xywh(boxes: Tensor<2>) -> Tensor<2> {
 }
 
 fn columns(boxes: Tensor<2>) -> [Tensor<1>; 4] {
-    let column = |i: usize| boxes.clone().slice([0..boxes.dims()[0], i..i + 1]).squeeze_dim(1);
+    let column = |i: usize| {
+        boxes
+            .clone()
+            .slice([0..boxes.dims()[0], i..i + 1])
+            .squeeze_dim(1)
+    };
     [column(0), column(1), column(2), column(3)]
 }
 
@@ -133,8 +142,10 @@ fn aligned(a: Tensor<2>, b: Tensor<2>) -> (Tensor<1>, Tensor<1>, Tensor<1>) {
     let [ax0, ay0, ax1, ay1] = columns(a);
     let [bx0, by0, bx1, by1] = columns(b);
     let side = |a0: &Tensor<1>, a1: &Tensor<1>, b0: &Tensor<1>, b1: &Tensor<1>| {
-        let inner = (a1.clone().min_pair(b1.clone()) - a0.clone().max_pair(b0.clone())).clamp_min(0.0);
-        let outer = (a1.clone().max_pair(b1.clone()) - a0.clone().min_pair(b0.clone())).clamp_min(0.0);
+        let inner =
+            (a1.clone().min_pair(b1.clone()) - a0.clone().max_pair(b0.clone())).clamp_min(0.0);
+        let outer =
+            (a1.clone().max_pair(b1.clone()) - a0.clone().min_pair(b0.clone())).clamp_min(0.0);
         (inner, outer)
     };
     let (iw, ow) = side(&ax0, &ax1, &bx0, &bx1);

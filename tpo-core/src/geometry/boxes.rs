@@ -97,7 +97,13 @@ impl BoxXyxy {
 
     /// Clamps the corners to 0–1 and puts them in order; non-finite corners become 0.
     pub fn clamped(self) -> Self {
-        let fix = |v: f32| if v.is_finite() { v.clamp(0.0, 1.0) } else { 0.0 };
+        let fix = |v: f32| {
+            if v.is_finite() {
+                v.clamp(0.0, 1.0)
+            } else {
+                0.0
+            }
+        };
         let (a, b) = (fix(self.x0), fix(self.x1));
         let (c, d) = (fix(self.y0), fix(self.y1));
         Self {

@@ -4,8 +4,8 @@ pub mod assignment;
 pub mod box_ops;
 mod boxes;
 mod mask;
-pub mod span_ops;
 mod span;
+pub mod span_ops;
 
 pub use boxes::{BoxCxcywh, BoxPixels, BoxXyxy};
 pub use mask::{Mask, Rle};

@@ -72,7 +72,11 @@ mod tests {
         assert!(TimeSpan::new(3.0, 2.0).is_err());
         assert!(TimeSpan::new(-1.0, 2.0).is_err());
         assert!(TimeSpan::new(0.0, f64::NAN).is_err());
-        let c = TimeSpan { start: -2.0, end: 99.0 }.clamped(10.0);
+        let c = TimeSpan {
+            start: -2.0,
+            end: 99.0,
+        }
+        .clamped(10.0);
         assert_eq!((c.start, c.end), (0.0, 10.0));
     }
 }

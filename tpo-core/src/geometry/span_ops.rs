@@ -18,8 +18,8 @@ pub fn xx_to_cxw(spans: Tensor<2>) -> Tensor<2> {
 /// Pairwise intersection and union, both `[n, m]`.
 pub fn intersection_union(a: Tensor<2>, b: Tensor<2>) -> (Tensor<2>, Tensor<2>) {
     let g = Grid::new(&a, &b);
-    let inter = (g.a1.clone().min_pair(g.b1.clone()) - g.a0.clone().max_pair(g.b0.clone()))
-        .clamp_min(0.0);
+    let inter =
+        (g.a1.clone().min_pair(g.b1.clone()) - g.a0.clone().max_pair(g.b0.clone())).clamp_min(0.0);
     let union = (g.a1 - g.a0) + (g.b1 - g.b0) - inter.clone();
     (inter, union)
 }
@@ -68,12 +68,7 @@ impl Grid {
     fn new(a: &Tensor<2>, b: &Tensor<2>) -> Self {
         let (n, m) = (a.dims()[0], b.dims()[0]);
         let left = |i: usize| a.clone().slice([0..n, i..i + 1]).expand([n, m]);
-        let right = |i: usize| {
-            b.clone()
-                .slice([0..m, i..i + 1])
-                .transpose()
-                .expand([n, m])
-        };
+        let right = |i: usize| b.clone().slice([0..m, i..i + 1]).transpose().expand([n, m]);
         Self {
             a0: left(0),
             a1: left(1),

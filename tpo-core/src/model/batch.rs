@@ -70,9 +70,8 @@ impl TokenBatch {
     /// Checks that every row of every field has the same length and the batch is not empty.
     pub fn check(&self) -> Result<()> {
         let (batch, length) = self.shape();
-        let even = |rows: &[Vec<bool>]| {
-            rows.len() == batch && rows.iter().all(|r| r.len() == length)
-        };
+        let even =
+            |rows: &[Vec<bool>]| rows.len() == batch && rows.iter().all(|r| r.len() == length);
         let ids = self.ids.iter().all(|r| r.len() == length);
         if batch > 0 && length > 0 && ids && even(&self.visual) && even(&self.mask) {
             return Ok(());
@@ -107,7 +106,11 @@ impl TokenBatch {
     fn flat<T>(&self, length: usize, rows: &[Vec<T>], pick: impl Fn(&T) -> bool) -> Vec<usize> {
         rows.iter()
             .enumerate()
-            .flat_map(|(r, row)| row.iter().enumerate().map(move |(c, v)| (r * length + c, v)))
+            .flat_map(|(r, row)| {
+                row.iter()
+                    .enumerate()
+                    .map(move |(c, v)| (r * length + c, v))
+            })
             .filter(|(_, v)| pick(v))
             .map(|(at, _)| at)
             .collect()

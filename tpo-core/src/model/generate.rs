@@ -48,6 +48,8 @@ impl Default for GenerateOptions {
 }
 
 /// A step of the answer.
+// Events are handed over one at a time, so their size does not matter.
+#[allow(clippy::large_enum_variant)]
 #[derive(Debug, Clone)]
 pub enum GenerateEvent {
     /// A token.
@@ -176,7 +178,11 @@ where
         self.queue.push_back(GenerateEvent::Token(token));
         let ends =
             self.options.stop.contains(&token) || self.tokens.len() >= self.options.max_new_tokens;
-        let task = self.model.registry().by_routing(token).map(|t| t.name.clone());
+        let task = self
+            .model
+            .registry()
+            .by_routing(token)
+            .map(|t| t.name.clone());
 
         if let Some(task) = task {
             let embedding = self.model.task_token(&task);

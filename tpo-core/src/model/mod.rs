@@ -105,18 +105,28 @@ where
                 return Err(CoreError::Task {
                     name: spec.name.clone(),
                     why,
-                    known: specs.iter().map(|s| s.name.as_str()).collect::<Vec<_>>().join(", "),
+                    known: specs
+                        .iter()
+                        .map(|s| s.name.as_str())
+                        .collect::<Vec<_>>()
+                        .join(", "),
                 });
             }
         }
-        let token = Initializer::Normal { mean: 0.0, std: 1.0 };
+        let token = Initializer::Normal {
+            mean: 0.0,
+            std: 1.0,
+        };
         let d_llm = llm.dim();
         Ok(Self {
             vision,
             connector,
             llm,
             heads,
-            task_tokens: specs.iter().map(|_| token.init([1, 1, d_llm], device)).collect(),
+            task_tokens: specs
+                .iter()
+                .map(|_| token.init([1, 1, d_llm], device))
+                .collect(),
             registry,
         })
     }
@@ -331,7 +341,11 @@ where
             .reshape([b * s, d])
             .select(0, index_tensor(&at, &device))
             .reshape([1, n, d]);
-        let logits = self.llm.logits(rows).cast(FloatDType::F32).reshape([n, vocab]);
+        let logits = self
+            .llm
+            .logits(rows)
+            .cast(FloatDType::F32)
+            .reshape([n, vocab]);
         let targets = index_tensor(&targets, &device).reshape([n, 1]);
         let chosen = log_softmax(logits, 1).gather(1, targets);
         Ok(Some(chosen.mean().neg()))

@@ -88,7 +88,7 @@ mod tests {
     use burn::tensor::{Device, TensorData};
 
     fn values<const D: usize>(t: Tensor<D>) -> Vec<f32> {
-        t.into_data().to_vec().unwrap()
+        t.into_data().try_to_vec().unwrap()
     }
 
     #[test]
@@ -108,7 +108,9 @@ mod tests {
         .unwrap();
         assert_eq!(
             values(out),
-            [7.0, 8.0, 100.0, 101.0, 4.0, 5.0, 7.0, 8.0, 8.0, 9.0, 102.0, 103.0]
+            [
+                7.0, 8.0, 100.0, 101.0, 4.0, 5.0, 7.0, 8.0, 8.0, 9.0, 102.0, 103.0
+            ]
         );
     }
 

@@ -72,9 +72,8 @@ impl SelfAttention {
         cache: Option<(&mut KvCache, usize)>,
     ) -> Tensor<3> {
         let [b, s, _] = x.dims();
-        let split = |t: Tensor<3>, heads: usize| {
-            t.reshape([b, s, heads, self.head_dim]).swap_dims(1, 2)
-        };
+        let split =
+            |t: Tensor<3>, heads: usize| t.reshape([b, s, heads, self.head_dim]).swap_dims(1, 2);
         let q = pass
             .rope
             .apply(split(self.q_proj.forward(x.clone()), self.heads));
@@ -92,9 +91,11 @@ impl SelfAttention {
             key_padding: pass.padding.clone(),
             ..Default::default()
         };
-        let y = ops::attention(q, k, v, options)
-            .swap_dims(1, 2)
-            .reshape([b, s, self.heads * self.head_dim]);
+        let y = ops::attention(q, k, v, options).swap_dims(1, 2).reshape([
+            b,
+            s,
+            self.heads * self.head_dim,
+        ]);
         self.o_proj.forward(y)
     }
 

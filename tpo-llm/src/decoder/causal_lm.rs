@@ -232,7 +232,11 @@ impl LanguageModel for CausalLm {
     fn logits(&self, hidden: Tensor<3>) -> Tensor<3> {
         match &self.lm_head {
             Some(head) => head.forward(hidden),
-            None => ops::linear(hidden, self.model.embed_tokens.weight.val().transpose(), None),
+            None => ops::linear(
+                hidden,
+                self.model.embed_tokens.weight.val().transpose(),
+                None,
+            ),
         }
     }
 

@@ -60,7 +60,10 @@ impl LoraLinearConfig {
             bias: self
                 .bias
                 .then(|| Initializer::Zeros.init([self.d_output], device)),
-            lora: self.lora.as_ref().map(|l| LoraAdapter::new(l, self, device)),
+            lora: self
+                .lora
+                .as_ref()
+                .map(|l| LoraAdapter::new(l, self, device)),
         }
     }
 }
@@ -123,7 +126,11 @@ impl LoraLinear {
             lora.merged = merged;
             self.weight = self.weight.map(|w| {
                 let trainable = w.is_require_grad();
-                let sum = if merged { w.detach() + delta } else { w.detach() - delta };
+                let sum = if merged {
+                    w.detach() + delta
+                } else {
+                    w.detach() - delta
+                };
                 sum.detach().set_require_grad(trainable)
             });
         }
