@@ -134,6 +134,8 @@ pub struct Session {
     options: SessionOptions,
     media: Option<Media>,
     history: Vec<Turn>,
+    /// Boxes of the questions in the history, in order; their marks stand in its text.
+    history_boxes: Vec<BoxXyxy>,
     /// The question being answered.
     asked: String,
 }
@@ -161,6 +163,7 @@ impl Session {
             options,
             media: None,
             history: Vec::new(),
+            history_boxes: Vec::new(),
             asked: String::new(),
         })
     }
@@ -193,6 +196,7 @@ impl Session {
     /// Forgets the conversation and keeps the media.
     pub fn clear_history(&mut self) {
         self.history.clear();
+        self.history_boxes.clear();
     }
 
     /// Looks at a video: samples and encodes its frames. Forgets the conversation.
@@ -248,7 +252,7 @@ impl Session {
     }
 
     fn look_at(&mut self, media: Media) -> Result<&Media> {
-        self.history.clear();
+        self.clear_history();
         Ok(self.media.insert(media))
     }
 
@@ -291,7 +295,7 @@ impl Session {
         }
         let tokens = TokenBatch::pad(&[ids], PaddingSide::Left, 0);
         let embeddings = self.media.as_ref().map(|m| m.embeddings.clone());
-        let boxes = [question.boxes];
+        let boxes = [[&self.history_boxes[..], &question.boxes].concat()];
         let prompt = self
             .model
             .embed(&tokens, embeddings, &boxes, &self.device)?;
@@ -336,7 +340,10 @@ impl Session {
             silent,
             tokenizer: &self.tokenizer,
             question: text,
+            boxes: question.boxes,
+            box_mark: self.model.registry().box_prompt.as_ref().map(|t| t.id),
             history: &mut self.history,
+            history_boxes: &mut self.history_boxes,
         })
     }
 
@@ -378,7 +385,10 @@ pub struct Answer<'a> {
     silent: Vec<u32>,
     tokenizer: &'a Tokenizer,
     question: String,
+    boxes: Vec<BoxXyxy>,
+    box_mark: Option<u32>,
     history: &'a mut Vec<Turn>,
+    history_boxes: &'a mut Vec<BoxXyxy>,
 }
 
 impl Answer<'_> {
@@ -400,10 +410,14 @@ impl Answer<'_> {
 
     fn finish(&mut self) -> Option<Result<Event>> {
         self.run = None;
+        // A mark the model wrote itself has no box; in the history it would ask for one.
+        let mark = self.box_mark;
+        self.raw.retain(|id| Some(*id) != mark);
         let answer = match self.tokenizer.decode(&self.raw, true) {
             Ok(text) => text,
             Err(e) => return Some(Err(e.into())),
         };
+        self.history_boxes.append(&mut self.boxes);
         self.history.push(Turn {
             question: std::mem::take(&mut self.question),
             answer,
