@@ -24,10 +24,11 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 ///
 /// The answer is streamed. Where the model calls the region head, the box is printed and drawn on
 /// a frame. Without --model a small model with random weights answers: it runs every part of the
-/// chain and knows nothing, so its words and boxes mean nothing.
+/// chain and knows nothing, so its words and boxes mean nothing. It would not call a head either,
+/// so the region head is called for it.
 #[derive(Parser)]
 #[command(after_help = "Examples:
-  chat --video clip.mp4 --ask 'Where is the dog?' --task region
+  chat --video clip.mp4 --ask 'Where is the dog?'
   chat --model VideoChat-TPO --video clip.mp4 --ask 'What happens?' --ask 'And then?'
   chat --image photo.png --ask 'What is in <track_box>?' --box 0.1,0.2,0.5,0.8")]
 struct Args {
@@ -46,7 +47,8 @@ struct Args {
     /// Box the first question is about, x0,y0,x1,y1 between 0 and 1
     #[arg(long = "box", value_parser = parse_box)]
     area: Option<BoxXyxy>,
-    /// Call this head at the start of every answer, whatever the model says
+    /// Call this head at the start of every answer, whatever the model says [default without
+    /// --model: region]
     #[arg(long)]
     task: Vec<String>,
     /// Picture to write when a box is predicted
@@ -105,7 +107,7 @@ fn main() {
     }
 }
 
-fn run(args: Args) -> Result<()> {
+fn run(mut args: Args) -> Result<()> {
     let device = args.device.open()?;
     let options = SessionOptions {
         sampling: args.sampling,
@@ -134,6 +136,9 @@ fn run(args: Args) -> Result<()> {
         }
         None => {
             eprintln!("(no --model: random weights, the answer means nothing)");
+            if args.task.is_empty() {
+                args.task.push("region".into());
+            }
             Session::mini(&device, args.seed, options)?
         }
     };

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! cargo run --release --example inspect_checkpoint -- path/to/checkpoint
-//! cargo run --release --example inspect_checkpoint -- --write-sparse /tmp/full-size
+//! cargo run --release --example inspect_checkpoint -- --write-sparse full-size
 //! ```
 
 use std::path::{Path, PathBuf};
