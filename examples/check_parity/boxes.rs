@@ -140,7 +140,13 @@ pub fn region_units(fixture: &Fixture, device: &Device) -> Result<Report, Failur
     let hidden = fixture.tensor::<2>("in.hidden", device)?;
     let boxes = fixture.tensor::<2>("in.boxes", device)?;
     let file = weights_of(fixture)?;
-    let config = RegionHeadConfig::for_llm(hidden.dims()[1]);
+    let shape = Checkpoint::open(&file)?
+        .get("w.loc_decoder.0.weight")
+        .map(|t| t.shape.clone());
+    let Some([d_hidden, d_llm]) = shape.as_deref() else {
+        return Err("no matrix `w.loc_decoder.0.weight` in the weights".into());
+    };
+    let config = RegionHeadConfig::new(*d_llm, *d_hidden);
     let head = load_from(config.init(device), &file, &Stored(&region_rules()?))?;
     report.close(
         fixture,

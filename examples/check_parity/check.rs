@@ -161,15 +161,24 @@ pub fn floats<const D: usize>(t: Tensor<D>) -> Result<Vec<f32>, Failure> {
         .map_err(|e| format!("{e:?}").into())
 }
 
+/// Shape and values of tensors by module path.
+pub type ByPath = HashMap<String, (Vec<usize>, Vec<f32>)>;
+
 /// Gradients of all parameters by module path; a parameter without gradient is absent.
-pub fn gradients<M: Module>(
-    module: &M,
-    grads: &Gradients,
-) -> HashMap<String, (Vec<usize>, Vec<f32>)> {
+pub fn gradients<M: Module>(module: &M, grads: &Gradients) -> ByPath {
+    collect(module, Some(grads))
+}
+
+/// Values of all parameters by module path.
+pub fn parameters<M: Module>(module: &M) -> ByPath {
+    collect(module, None)
+}
+
+fn collect<M: Module>(module: &M, grads: Option<&Gradients>) -> ByPath {
     struct Collect<'a> {
-        grads: &'a Gradients,
+        grads: Option<&'a Gradients>,
         path: Vec<String>,
-        found: HashMap<String, (Vec<usize>, Vec<f32>)>,
+        found: ByPath,
     }
     impl ModuleVisitor for Collect<'_> {
         fn enter_module(&mut self, name: &str, _: &str) {
@@ -179,9 +188,13 @@ pub fn gradients<M: Module>(
             self.path.pop();
         }
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            if let Some(grad) = param.val().grad(self.grads) {
-                let shape = grad.dims().to_vec();
-                if let Ok(values) = floats(grad) {
+            let tensor = match self.grads {
+                Some(grads) => param.val().grad(grads),
+                None => Some(param.val()),
+            };
+            if let Some(tensor) = tensor {
+                let shape = tensor.dims().to_vec();
+                if let Ok(values) = floats(tensor) {
                     self.found.insert(self.path.join("."), (shape, values));
                 }
             }

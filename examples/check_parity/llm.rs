@@ -6,7 +6,7 @@ use tpo::core::traits::LanguageModel;
 use tpo::llm::{CausalLm, KvCache, LlmConfig, LoraConfig, config::LORA_TARGETS};
 use tpo::weights::KeyRules;
 
-use super::check::{Report, floats};
+use super::check::{Report, floats, parameters};
 use super::fixture::{Failure, Fixture};
 use super::weights::{Stored, compare_gradients, load};
 
@@ -104,21 +104,16 @@ pub fn mistral_lora(fixture: &Fixture, device: &Device) -> Result<Report, Failur
     report.equal(fixture, "out.greedy_ids", &got.concat())?;
 
     let merged = lm.merge_lora();
-    let weight = |key: &str| -> Result<Tensor<2>, Failure> {
-        let layer = |i: usize| merged.model.layers.get(i).ok_or("too few layers");
-        Ok(match key {
-            "lm_head.weight" => merged.lm_head.as_ref().ok_or("no lm_head")?.weight.val(),
-            "model.layers.0.self_attn.q_proj.weight" => layer(0)?.self_attn.q_proj.weight.val(),
-            "model.layers.1.mlp.down_proj.weight" => layer(1)?.mlp.down_proj.weight.val(),
-            _ => return Err(format!("no rule for the merged weight `{key}`").into()),
-        })
-    };
+    let weights = parameters(&merged);
     for key in fixture
         .tensors
         .keys()
         .filter(|k| k.starts_with("out.merged."))
     {
-        report.close(fixture, key, weight(&key["out.merged.".len()..])?)?;
+        match weights.get(&key["out.merged.".len()..]) {
+            Some((shape, values)) => report.close_values(fixture, key, shape, values, |_| true)?,
+            None => report.fail(key, "the model has no such parameter".into()),
+        }
     }
     let logits = merged.logits(merged.hidden(embeds, Some(&mask))?);
     report.close_values(

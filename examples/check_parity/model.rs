@@ -146,9 +146,14 @@ pub fn forward_region(fixture: &Fixture, device: &Device) -> Result<Report, Fail
     let mut report = Report::default();
     let device = device.clone().autodiff();
     let model = model(fixture, &device)?;
-    let mut batch = TpoBatch::new(batch_of(fixture, "in.image_idx")?, &device);
+    let (media, index) = if fixture.has("in.image") {
+        ("in.image", "in.image_idx")
+    } else {
+        ("in.video", "in.video_idx")
+    };
+    let mut batch = TpoBatch::new(batch_of(fixture, index)?, &device);
     let labels = fixture.int_rows("in.labels")?;
-    batch.frames = Some(fixture.tensor("in.image", &device)?);
+    batch.frames = Some(fixture.tensor(media, &device)?);
     batch.boxes = boxes(fixture, "in.input_boxes")?;
     batch.labels = Some(labels.clone());
     let targets: Vec<BoxXyxy> = boxes(fixture, "in.output_boxes")?.concat();
