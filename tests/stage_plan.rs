@@ -17,8 +17,16 @@ fn every_stage_resolves_on_the_model() {
     let mut trainable = Vec::new();
     for stage in &plan.stages {
         let groups = stage.resolve(&model).unwrap();
-        assert!(groups.group_of("llm.model.layers.0.self_attn.q_proj.lora.a").is_some());
-        assert!(groups.group_of("llm.model.layers.0.self_attn.q_proj.weight").is_none());
+        assert!(
+            groups
+                .group_of("llm.model.layers.0.self_attn.q_proj.lora.a")
+                .is_some()
+        );
+        assert!(
+            groups
+                .group_of("llm.model.layers.0.self_attn.q_proj.weight")
+                .is_none()
+        );
         trainable.push(groups.num_trainable());
     }
     // Stage 1 trains the adapters alone, stage 2 adds the head and its token, stage 3 the encoder
