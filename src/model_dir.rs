@@ -10,7 +10,7 @@ use burn::tensor::{Device, FloatDType};
 use tpo_core::weights::{
     Checkpoint, DtypePolicy, LoadOptions, LoadReport, SaveOptions, load_module, save_module,
 };
-use tpo_llm::tokenizer::Tokenizer;
+use tpo_llm::tokenizer::{Tokenizer, TokenizerFormat};
 
 use crate::config::{TpoConfig, videochat_tpo_keys};
 use crate::error::{Error, Result};
@@ -60,7 +60,13 @@ impl Session {
         let config = read_config(dir)?;
         config.validate()?;
         let checkpoint = Checkpoint::open(dir)?;
-        let mut tokenizer = Tokenizer::from_dir(dir)?;
+        // The reference's ids are those of the slow sentencepiece tokenizer.
+        let published = !dir.join(CONFIG_FILE).exists() && dir.join("tokenizer.model").exists();
+        let mut tokenizer = if published {
+            Tokenizer::from_dir_as(dir, TokenizerFormat::SentencePiece)?
+        } else {
+            Tokenizer::from_dir(dir)?
+        };
         add_task_tokens(&mut tokenizer, &config)?;
         let mut options = options;
         if options.dtype.is_none() && *device == Device::flex() {
