@@ -47,6 +47,7 @@ pub fn draw_boxes(frame: &RgbImage, boxes: &[LabelledBox]) -> Result<RgbImage> {
     let short = width.min(height);
     let line = (short / 160).clamp(2, 8) as i32;
     let scale = PxScale::from((short as f32 / 20.0).clamp(12.0, 40.0));
+    let mut labels: Vec<[i32; 4]> = Vec::new();
     for (i, b) in boxes.iter().enumerate() {
         let colour = Rgb(COLOURS[i % COLOURS.len()]);
         let px = b.area.clamped().to_pixels(width as f32, height as f32);
@@ -67,7 +68,8 @@ pub fn draw_boxes(frame: &RgbImage, boxes: &[LabelledBox]) -> Result<RgbImage> {
         let (bw, bh) = (tw as i32 + 8, th as i32 + 8);
         let bx = x0.clamp(0, (width as i32 - bw).max(0));
         let by = if y0 >= bh { y0 - bh } else { y0 };
-        let by = by.clamp(0, (height as i32 - bh).max(0));
+        let by = free_row(by, bh, height as i32, (bx, bx + bw), &labels);
+        labels.push([bx, by, bx + bw, by + bh]);
         draw_filled_rect_mut(
             &mut picture,
             Rect::at(bx, by).of_size(bw.max(1) as u32, bh.max(1) as u32),
@@ -84,4 +86,58 @@ pub fn draw_boxes(frame: &RgbImage, boxes: &[LabelledBox]) -> Result<RgbImage> {
         );
     }
     Ok(picture)
+}
+
+/// The row nearest to `wanted` where a label of height `size` covers none of those `placed`
+/// (`[x0, y0, x1, y1]`); `wanted` itself, confined to the picture, when every row is taken.
+fn free_row(
+    wanted: i32,
+    size: i32,
+    height: i32,
+    (left, right): (i32, i32),
+    placed: &[[i32; 4]],
+) -> i32 {
+    let last = (height - size).max(0);
+    let wanted = wanted.clamp(0, last);
+    let free = |y: &i32| {
+        placed
+            .iter()
+            .all(|p| p[2] <= left || p[0] >= right || p[3] <= *y || p[1] >= y + size)
+    };
+    (0..=last)
+        .filter(free)
+        .min_by_key(|y| (y - wanted).abs())
+        .unwrap_or(wanted)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_do_not_cover_each_other() {
+        let first = [0, 90, 50, 110];
+        assert_eq!(free_row(95, 20, 200, (10, 60), &[first]), 110);
+        assert_eq!(free_row(85, 20, 200, (10, 60), &[first]), 70);
+        assert_eq!(free_row(95, 20, 200, (50, 60), &[first]), 95);
+        assert_eq!(free_row(500, 20, 200, (0, 60), &[]), 180);
+        assert_eq!(free_row(5, 20, 15, (0, 60), &[[0, 0, 60, 15]]), 0);
+    }
+
+    #[test]
+    fn any_box_on_any_picture_is_drawn() {
+        for (w, h) in [(0, 0), (1, 1), (64, 48), (7, 300)] {
+            let frame = RgbImage::from_pixel(w, h, Rgb([9; 3]));
+            let boxes: Vec<LabelledBox> = [[0.0, 0.0, 1.0, 1.0], [9.0, -3.0, f32::NAN, 0.5]]
+                .into_iter()
+                .map(|b| LabelledBox {
+                    area: BoxXyxy::from(b),
+                    label: "a long label".into(),
+                })
+                .collect();
+            let picture = draw_boxes(&frame, &boxes).unwrap();
+            assert_eq!(picture.dimensions(), (w, h));
+            assert_eq!(picture != frame, w > 0, "{w}x{h}");
+        }
+    }
 }
