@@ -22,6 +22,10 @@ use std::process::ExitCode;
 use clap::Parser;
 use tpo::DeviceChoice;
 
+/// As in the examples: with the system's allocator every large activation costs its page faults.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Result of anything here; a bench prints its errors and goes on.
 pub type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 
