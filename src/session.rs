@@ -314,7 +314,7 @@ impl Session {
                 duration: m.duration,
                 timestamps: &m.timestamps,
                 query: Some(&self.asked),
-                frames: None,
+                ..SampleContext::default()
             },
             None => SampleContext {
                 query: Some(&self.asked),

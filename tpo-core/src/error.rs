@@ -109,6 +109,17 @@ pub enum CoreError {
         /// How to supply it.
         hint: &'static str,
     },
+    /// A head needs features of a frozen tower that nobody supplied.
+    #[error(
+        "head `{head}` needs the features `{name}` of this sample, which were not supplied: \
+         set SampleContext::features"
+    )]
+    MissingFeatures {
+        /// Name of the head.
+        head: String,
+        /// Name of the features.
+        name: String,
+    },
     /// An error of a concrete part (encoder, connector, language model, head).
     #[error("{part}: {source}")]
     Part {

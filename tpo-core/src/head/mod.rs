@@ -12,7 +12,7 @@ mod set;
 use burn::module::{Module, ModuleDisplay};
 use burn::tensor::Tensor;
 
-pub use context::{FrameSource, HeadContext, SampleContext};
+pub use context::{FeatureSource, FrameSource, HeadContext, SampleContext};
 pub use losses::{LossTerm, LossTerms};
 pub use output::{Prediction, TaskOutput};
 pub use set::{HeadNode, HeadSet, NoHeads, TargetSet};

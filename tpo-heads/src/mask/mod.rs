@@ -1,0 +1,1 @@
+//! The mask head: SAM 2 driven by the mask task token.

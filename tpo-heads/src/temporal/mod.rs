@@ -1,0 +1,1 @@
+//! The temporal head: CG-DETR driven by the temporal task token.
