@@ -26,6 +26,7 @@ mod config;
 mod device;
 pub mod draw;
 mod error;
+mod frames;
 mod model_dir;
 mod session;
 
@@ -40,6 +41,7 @@ pub use tpo_vision as vision;
 pub use config::{InputConfig, TpoConfig, VideoChatHeads, VideoChatTpo, videochat_tpo_keys};
 pub use device::DeviceChoice;
 pub use error::{Error, Result};
+pub use frames::StreamedFrames;
 pub use model_dir::CONFIG_FILE;
 pub use session::{Answer, Event, Media, Question, Reply, Session, SessionOptions};
 
