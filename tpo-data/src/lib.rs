@@ -32,6 +32,7 @@ mod frame;
 mod image_io;
 mod limits;
 pub mod sampling;
+pub mod synthetic;
 mod transform;
 pub mod video;
 
