@@ -65,9 +65,9 @@ named! {
 named! {
     /// Size of a shape.
     Size {
-        /// A tenth of the frame's side in radius.
+        /// An eighth of the frame's side in radius.
         Small = "small",
-        /// A sixth.
+        /// A fifth.
         Large = "large",
     }
 }
@@ -124,8 +124,8 @@ impl Size {
     /// Radius as a share of the frame's side.
     pub fn radius(self) -> f64 {
         match self {
-            Self::Small => 0.1,
-            Self::Large => 1.0 / 6.0,
+            Self::Small => 0.13,
+            Self::Large => 0.2,
         }
     }
 }
