@@ -130,7 +130,7 @@ impl TextTower {
     ///
     /// # Errors
     /// As [`features`](Self::features).
-    pub fn embed(&self, ids: &[u32]) -> Result<Tensor<1>> {
+    pub fn clip_embedding(&self, ids: &[u32]) -> Result<Tensor<1>> {
         let n = self.valid(ids)?;
         let last = self.hidden(&ids[..n])?.narrow(0, n - 1, 1);
         Ok(last.matmul(self.text_projection.val()).squeeze_dim(0))
