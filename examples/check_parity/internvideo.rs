@@ -14,7 +14,7 @@ use tpo::llm::{LlmConfig, LoraConfig, TextTower, TextTowerConfig};
 use tpo::vision::internvideo2::load::vision_rules;
 use tpo::vision::internvideo2::position::{TableGrid, interpolate, sincos_3d};
 use tpo::vision::internvideo2::{InternVideo2, InternVideo2Config, VisionLoadOptions};
-use tpo::weights::KeyMap;
+use tpo::weights::{KeyMap, LoadReport};
 
 use super::check::{Report, floats, parameters};
 use super::fixture::{Failure, Fixture, Values};
@@ -229,12 +229,12 @@ fn loading(fixture: &Fixture, device: &Device) -> Result<Report, Failure> {
     };
     let (video, reports) = vision.init(device)?.load(&files.vision_files(), &options)?;
     let complete = reports.iter().all(|r| r.is_complete());
-    report.expect("vision files", complete, || format!("{reports:?}"));
+    report.expect("vision files", complete, || incomplete(&reports));
     let (text, reports) = text
         .init(device)?
         .load(&files.text_files(), &options.load)?;
     let complete = reports.iter().all(|r| r.is_complete());
-    report.expect("text files", complete, || format!("{reports:?}"));
+    report.expect("text files", complete, || incomplete(&reports));
 
     compare_state(&mut report, fixture, &video, &vision_rules()?)?;
     compare_state(&mut report, fixture, &text, &text_rules()?)?;
@@ -283,6 +283,11 @@ fn loading(fixture: &Fixture, device: &Device) -> Result<Report, Failure> {
     report.close_values(fixture, "out.sincos3d.full", &shape, &picked, |_| true)?;
     report.nothing_left(fixture);
     Ok(report)
+}
+
+fn incomplete(reports: &[LoadReport]) -> String {
+    let lines: Vec<String> = reports.iter().map(ToString::to_string).collect();
+    lines.join("; ")
 }
 
 /// Compares every parameter with `out.state.<key>`.

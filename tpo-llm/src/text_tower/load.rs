@@ -125,14 +125,18 @@ impl TextTower {
         if let Some(clip) = &files.clip {
             let part = LoadOptions {
                 strict_missing: false,
+                strict_unexpected: true,
+                strict_mismatched: true,
                 scope: KeyScope::Part,
                 ..options.clone()
             };
             let checkpoint = Checkpoint::open(clip)?;
-            let (loaded, report) = load_module(tower, &checkpoint, &FinalNames(&rules), &part)?;
+            let (loaded, mut report) = load_module(tower, &checkpoint, &FinalNames(&rules), &part)?;
             tower = loaded;
             names.by = clip.display().to_string();
             names.replaced = report.loaded.iter().map(|t| t.path.clone()).collect();
+            // The earlier file has to have the rest, or it is refused.
+            report.missing.clear();
             later = Some(report);
         }
         let mut allow_missing = options.allow_missing.clone();

@@ -193,11 +193,13 @@ impl InternVideo2 {
         if let Some(clip) = &files.clip {
             let part = LoadOptions {
                 strict_missing: false,
+                strict_unexpected: true,
+                strict_mismatched: true,
                 scope: KeyScope::Whole,
                 ..options.load.clone()
             };
             let checkpoint = Checkpoint::open(clip)?;
-            let (loaded, report) = load_module(tower, &checkpoint, &FinalKeys(&rules), &part)?;
+            let (loaded, mut report) = load_module(tower, &checkpoint, &FinalKeys(&rules), &part)?;
             tower = loaded;
             let reason = format!("replaced by {}", clip.display());
             keys.left_out.extend(
@@ -206,6 +208,8 @@ impl InternVideo2 {
                     .iter()
                     .map(|t| (t.path.clone(), reason.clone())),
             );
+            // The earlier file has to have the rest, or it is refused.
+            report.missing.clear();
             later = Some(report);
         }
         let table = match keys.left_out.iter().any(|(path, _)| path == "pos_embed") {
