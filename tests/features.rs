@@ -78,6 +78,7 @@ struct Synthetic<'a> {
     seen: &'a AtomicUsize,
     sampled_every: usize,
     most_live: AtomicUsize,
+    ends_at: usize,
 }
 
 impl<'a> Synthetic<'a> {
@@ -97,6 +98,7 @@ impl<'a> Synthetic<'a> {
             seen,
             sampled_every: (fps / 8.0) as usize,
             most_live: AtomicUsize::new(0),
+            ends_at: frame_count,
         }
     }
 }
@@ -115,7 +117,7 @@ impl VideoReader for Synthetic<'_> {
         unreachable!("extraction streams")
     }
     fn stream(&self, start: usize) -> Result<FrameStream<'_>, DataError> {
-        Ok(Box::new((start..self.info.frame_count).map(move |index| {
+        Ok(Box::new((start..self.ends_at).map(move |index| {
             let decoded = (index - start) / self.sampled_every.max(1);
             let live = decoded.saturating_sub(self.seen.load(Ordering::SeqCst));
             self.most_live.fetch_max(live, Ordering::SeqCst);
@@ -167,7 +169,11 @@ fn memory_does_not_grow_with_the_length_of_the_video() {
             let calls = extractor.calls.load(Ordering::SeqCst);
             assert_eq!(calls, seconds.div_ceil(clips_per_batch));
             let live = reader.most_live.load(Ordering::SeqCst);
-            assert!(live <= clips_per_batch * 8, "{live} frames of {seconds} s");
+            // One batch is being decoded, one waits, one is on its way to the tower.
+            assert!(
+                live <= clips_per_batch * 8 * 3,
+                "{live} frames of {seconds} s"
+            );
         }
     }
 }
@@ -207,6 +213,15 @@ fn slow_videos_repeat_frames_and_short_ones_are_refused() {
         panic!("{error}");
     };
     assert_eq!((seconds, needed), (0.92, 1.0));
+}
+
+#[test]
+fn a_video_that_ends_early_is_an_error() {
+    let extractor = Means::new();
+    let mut reader = Synthetic::new(400, 16.0, &extractor.frames);
+    reader.ends_at = 200;
+    let error = extract_reader(&reader, &extractor, &ExtractOptions::default(), None).unwrap_err();
+    assert!(error.to_string().contains("ended before"), "{error}");
 }
 
 #[test]
