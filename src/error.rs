@@ -67,8 +67,8 @@ pub enum Error {
     Heads(#[from] tpo_heads::HeadsError),
     /// A video too short for one feature.
     #[error(
-        "{path} lasts {seconds:.2} s, and one feature covers {needed:.2} s; the temporal head \
-         needs a video at least that long",
+        "{path} lasts {seconds:.2} s, too short for one feature: the temporal head needs the middle \
+         frames of a whole clip of {needed:.2} s",
         path = path.display()
     )]
     ShortVideo {

@@ -2,12 +2,13 @@
 
 use std::collections::HashMap;
 use std::path::Path;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use burn::tensor::{Device, Tensor, TensorData};
 use tpo_data::sampling::frame_indices;
 use tpo_data::{
-    DataError, FrameSampling, ImageTransform, MediaLimits, Progress, Rounding, VideoReader,
-    open_video,
+    DataError, FrameSampling, ImageTransform, MediaLimits, Progress, Rounding, TransformPlan,
+    VideoReader, open_video,
 };
 use tpo_heads::HeadsError;
 use tpo_heads::temporal::features::{ClipFeatureExtractor, FeatureMatrix};
@@ -15,12 +16,16 @@ use tpo_heads::temporal::features::{ClipFeatureExtractor, FeatureMatrix};
 use super::cache::{CacheKey, CacheUse, FeatureCache, hash_file, write_features};
 use crate::error::{Error, Result};
 
+/// Batches in memory at a time: one in the tower, one waiting, one being decoded.
+const BATCHES_HELD: usize = 3;
+
 /// How features are extracted.
 #[derive(Debug, Clone)]
 pub struct ExtractOptions<'a> {
     /// Bounds on what a media file may cost.
     pub limits: MediaLimits,
-    /// Clips in memory at a time. Changes no value.
+    /// Clips handed to the extractor at a time; frames of three times as many are held, because
+    /// decoding runs ahead. Changes no value.
     pub clips_per_batch: usize,
     /// Whether resizing antialiases, as torchvision does by default since 0.17.
     pub antialias: bool,
@@ -84,8 +89,9 @@ impl VideoFeatures {
 /// Features of a video file, one per clip (per second in the reference), from the cache if it has
 /// them.
 ///
-/// Frames are decoded one after the other and only those of
-/// [`ExtractOptions::clips_per_batch`] clips are held, however long the video is. `progress` hears
+/// Frames are decoded one after the other, on a thread of their own, and only those of a few
+/// batches of [`ExtractOptions::clips_per_batch`] clips are held, however long the video is.
+/// `progress` hears
 /// (clips done, clips in total) and returns `false` to cancel.
 ///
 /// # Errors
@@ -171,17 +177,59 @@ pub fn extract_reader(
     let plan = transform.plan(info.height, info.width)?;
     let per_frame = 3 * input.size * input.size;
     let total = indices.len() / input.frames_per_clip;
-    let frames_held = options.clips_per_batch.clamp(1, total) * input.frames_per_clip;
-    let held = reader.limits();
+    let frames_per_batch = options.clips_per_batch.clamp(1, total) * input.frames_per_clip;
     // Four bytes per value.
-    held.check_decoded(reader.path(), frames_held * 4, input.size, input.size)?;
+    let held = frames_per_batch.saturating_mul(4 * BATCHES_HELD);
+    reader
+        .limits()
+        .check_decoded(reader.path(), held, input.size, input.size)?;
 
-    let device = extractor.device();
-    let mut features = Vec::with_capacity(total * extractor.width());
+    let (sender, receiver) = sync_channel(1);
+    let features = std::thread::scope(|scope| {
+        let indices = &indices;
+        let decoder = std::thread::Builder::new()
+            .name("feature frames".into())
+            .spawn_scoped(scope, move || {
+                send_batches(
+                    reader,
+                    &plan,
+                    indices,
+                    frames_per_batch * per_frame,
+                    &sender,
+                )
+            })
+            .map_err(Error::feature_io(reader.path()))?;
+        let extracted = receive_batches(&receiver, extractor, per_frame, total, progress);
+        // Stops the decoder at its next batch, if it has not ended.
+        drop(receiver);
+        let decoded = decoder
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        // A decoding error ends the batches early, so it comes first.
+        decoded?;
+        extracted
+    })?;
+    let matrix = checked(total, extractor.width(), features)?;
+    Ok(finish(matrix, reader, extractor))
+}
+
+/// Decodes and transforms the frames `indices` in order, and sends them in batches of `values`
+/// values, the last one shorter. Ends when nobody listens any more.
+fn send_batches(
+    reader: &dyn VideoReader,
+    plan: &TransformPlan,
+    indices: &[usize],
+    values: usize,
+    batches: &SyncSender<Vec<f32>>,
+) -> Result<()> {
+    let [height, width] = plan.output_size();
+    let per_frame = 3 * height * width;
+    let Some(&first) = indices.first() else {
+        return Ok(());
+    };
     let mut batch: Vec<f32> = Vec::new();
     let mut wanted = indices.iter().copied().peekable();
-    let mut taken = 0;
-    let mut stream = reader.stream(indices[0])?;
+    let mut stream = reader.stream(first)?;
     while let Some(&index) = wanted.peek() {
         let frame = stream.next().ok_or_else(|| DataError::Decode {
             path: reader.path().to_path_buf(),
@@ -193,21 +241,37 @@ pub fn extract_reader(
             let start = batch.len();
             batch.resize(start + per_frame, 0.0);
             plan.apply_into(&frame.frame, &mut batch[start..])?;
-            taken += 1;
-            if batch.len() == frames_held * per_frame || taken == indices.len() {
-                let frames = batch.len() / per_frame;
-                let clips = clips(std::mem::take(&mut batch), frames, extractor, &device);
-                let out = extractor.extract(clips)?;
-                features.extend(out.into_data().iter::<f32>());
-                let done = taken / input.frames_per_clip;
-                if progress.is_some_and(|report| !report(done, total)) {
-                    return Err(DataError::Cancelled.into());
-                }
+            let full = batch.len() == values || wanted.peek().is_none();
+            if full && batches.send(std::mem::take(&mut batch)).is_err() {
+                return Ok(());
             }
         }
     }
-    let matrix = checked(total, extractor.width(), features)?;
-    Ok(finish(matrix, reader, extractor))
+    Ok(())
+}
+
+/// Extracts the features of every batch: `[total, width]`, fewer when the batches end early.
+fn receive_batches(
+    batches: &Receiver<Vec<f32>>,
+    extractor: &dyn ClipFeatureExtractor,
+    per_frame: usize,
+    total: usize,
+    progress: Option<Progress<'_>>,
+) -> Result<Vec<f32>> {
+    let device = extractor.device();
+    let per_clip = extractor.input().frames_per_clip;
+    let mut features = Vec::with_capacity(total * extractor.width());
+    let mut done = 0;
+    for batch in batches {
+        let frames = batch.len() / per_frame;
+        let out = extractor.extract(clips(batch, frames, extractor, &device))?;
+        features.extend(out.into_data().iter::<f32>());
+        done += frames / per_clip;
+        if progress.is_some_and(|report| !report(done, total)) {
+            return Err(DataError::Cancelled.into());
+        }
+    }
+    Ok(features)
 }
 
 /// The features as a matrix, if the extractor gave as many as it promised, all finite.

@@ -44,7 +44,7 @@ pub use error::{
 };
 pub use header::{MAX_HEADER_BYTES, TensorEntry};
 pub use key_map::{KeyMap, KeyRules, KeyTables, KeyTarget, check_round_trip};
-pub use layout::{hugging_face_llm_layout, videochat_tpo_layout};
+pub use layout::{hugging_face_llm_layout, internvideo2_clip_layout, videochat_tpo_layout};
 pub use load::{DtypePolicy, KeyScope, LoadOptions, load_module};
 pub use manifest::{Manifest, ManifestTensor};
 pub use nearest::nearest;
