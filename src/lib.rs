@@ -26,6 +26,7 @@ mod config;
 mod device;
 pub mod draw;
 mod error;
+pub mod features;
 mod model_dir;
 mod session;
 

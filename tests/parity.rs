@@ -6,6 +6,8 @@ mod boxes;
 mod check;
 #[path = "../examples/check_parity/fixture.rs"]
 mod fixture;
+#[path = "../examples/check_parity/internvideo.rs"]
+mod internvideo;
 #[path = "../examples/check_parity/llm.rs"]
 mod llm;
 #[path = "../examples/check_parity/model.rs"]
@@ -33,7 +35,7 @@ fn every_fixture_passes() {
     .unwrap();
     let report = lines.join("\n");
     assert_eq!((summary.failed, summary.not_built), (0, 0), "\n{report}");
-    assert_eq!(summary.passed, 18, "\n{report}");
+    assert_eq!(summary.passed, 23, "\n{report}");
 }
 
 #[test]

@@ -11,7 +11,7 @@ use tpo::data::{ClipConfig, MediaLimits, open_video, select_frames};
 use tpo::heads::region::RegionHeadConfig;
 use tpo::llm::generation::GenerationConfig;
 use tpo::llm::{LlmConfig, from_hf_dir};
-use tpo::vision::{QFormerConfig, UmtConfig, VideoEncoder};
+use tpo::vision::{InternVideo2Config, QFormerConfig, UmtConfig, VideoEncoder};
 
 use crate::rows::{Dtype, MISTRAL_PREFILL, Row, SMOLLM2_NEW, SMOLLM2_PROMPT, Task};
 use crate::{Args, Outcome, machine};
@@ -47,6 +47,7 @@ pub fn measure(row: &Row, args: &Args) -> Outcome<Measured> {
     };
     let measured = match row.task {
         Task::VitL => bench.vit_l(),
+        Task::InternVideo2 => bench.internvideo2(),
         Task::QFormer => bench.qformer(),
         Task::MistralPrefill => bench.mistral(MISTRAL_PREFILL),
         Task::MistralDecode => bench.mistral(1),
@@ -128,6 +129,15 @@ impl Bench {
         let frames = self.random([1, 16, 3, 224, 224]);
         self.samples(|| {
             encoder.forward(frames.clone())?;
+            Ok(())
+        })
+    }
+
+    fn internvideo2(&self) -> Outcome<Measured> {
+        let tower = self.cast(InternVideo2Config::internvideo2_1b().init(&self.device)?);
+        let frames = self.random([1, 8, 3, 224, 224]);
+        self.samples(|| {
+            tower.forward(frames.clone())?;
             Ok(())
         })
     }

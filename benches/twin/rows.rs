@@ -38,6 +38,7 @@ impl Dtype {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Task {
     VitL,
+    InternVideo2,
     QFormer,
     MistralPrefill,
     MistralDecode,
@@ -67,6 +68,7 @@ impl Row {
     pub fn twin_name(&self) -> &'static str {
         match self.task {
             Task::VitL => "vit-l",
+            Task::InternVideo2 => "internvideo2-1b",
             Task::QFormer => "qformer",
             Task::MistralPrefill => "mistral-prefill",
             Task::MistralDecode => "mistral-decode",
@@ -112,6 +114,12 @@ pub fn all() -> Vec<Row> {
             Task::VitL,
             F32,
             "16x224x224, 23 blocks, 3136 tokens",
+        ),
+        row(
+            "internvideo2-1b",
+            Task::InternVideo2,
+            F32,
+            "8x224x224, 40 blocks, 2049 tokens, pooling",
         ),
         row("qformer", Task::QFormer, F32, "96 queries over 3136 tokens"),
         row(
@@ -160,6 +168,7 @@ pub fn find(name: &str) -> Outcome<Row> {
 fn work(task: Task, dtype: Dtype) -> (f64, f64) {
     let (flops, weights, cached) = match task {
         Task::VitL => vit(3136.0, 1024.0, 23.0),
+        Task::InternVideo2 => internvideo2(2049.0, 1408.0, 6144.0, 40.0),
         Task::QFormer => qformer(96.0, 768.0, 3136.0, 1024.0),
         Task::MistralPrefill => llama_layer(&MISTRAL, MISTRAL_PREFILL, 0),
         Task::MistralDecode => llama_layer(&MISTRAL, 1, MISTRAL_PREFILL),
@@ -190,6 +199,17 @@ fn vit(tokens: f64, d: f64, blocks: f64) -> (f64, f64, f64) {
     let block = 12.0 * d * d;
     let attention = 4.0 * tokens * tokens * d;
     let weights = patch + blocks * block;
+    (2.0 * tokens * weights + blocks * attention, weights, 0.0)
+}
+
+/// As [`vit`], with a hidden layer that is no multiple of the width, and attention pooling: one
+/// query, so only its key and value products count.
+fn internvideo2(tokens: f64, d: f64, hidden: f64, blocks: f64) -> (f64, f64, f64) {
+    let patch = 3.0 * 14.0 * 14.0 * d;
+    let block = 4.0 * d * d + 2.0 * d * hidden;
+    let pool = 2.0 * d * d;
+    let attention = 4.0 * tokens * tokens * d;
+    let weights = patch + blocks * block + pool;
     (2.0 * tokens * weights + blocks * attention, weights, 0.0)
 }
 

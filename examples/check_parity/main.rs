@@ -3,6 +3,7 @@
 mod boxes;
 mod check;
 mod fixture;
+mod internvideo;
 mod llm;
 mod model;
 mod run;

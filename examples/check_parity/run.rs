@@ -7,7 +7,7 @@ use burn::tensor::Device;
 
 use super::check::{Report, Verdict};
 use super::fixture::{Failure, Fixture, discover};
-use super::{boxes, llm, model, text, vision};
+use super::{boxes, internvideo, llm, model, text, vision};
 
 #[derive(Debug, Default)]
 pub struct Options {
@@ -114,6 +114,9 @@ fn check(fixture: &Fixture, options: &Options, device: &Device) -> Result<Verdic
         }
         "preprocess" => text::preprocess(fixture)?,
         "tokenizer" => text::tokenizer(fixture, options.tokenizer.as_deref())?,
+        _ if name.starts_with("internvideo2_clip_") => {
+            internvideo::check(fixture, options.tokenizer.as_deref(), device)?
+        }
         "box_ops" => boxes::box_ops(fixture, device)?,
         "tpo_region_units" => boxes::region_units(fixture, device)?,
         "tpo_forward_region" => model::forward_region(fixture, device)?,
