@@ -23,6 +23,8 @@ pub struct VideoTokens {
     pub mask: Tensor<2>,
     /// `[batch, clips]`, `true` hides a clip.
     pub padding: Tensor<2, Bool>,
+    /// The same with a visible token in front `[batch, 1 + clips]`.
+    pub padding_with_token: Tensor<2, Bool>,
     /// Mean of the real clips, without gradient, `[batch, 1, d_model]`.
     pub context: Tensor<3>,
 }
@@ -109,13 +111,10 @@ impl Transformer {
             .clone()
             .reshape([1, 1, d])
             .expand([batch, 1, d]);
-        let visible = video.padding.clone().narrow(1, 0, 1).bool_and(
-            video.padding.clone().narrow(1, 0, 1).bool_not(),
-        );
         let memory = self.encoder.forward(
             Tensor::cat(vec![token, moved], 1),
             Tensor::cat(vec![position, video.positions.clone()], 1),
-            Some(Tensor::cat(vec![visible, video.padding.clone()], 1)),
+            Some(video.padding_with_token.clone()),
         );
         let global = memory.clone().narrow(1, 0, 1);
         Encoded {
