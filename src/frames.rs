@@ -12,6 +12,7 @@ use tpo_data::{
 };
 
 use crate::error::Result;
+use crate::session::HeadProgress;
 
 /// Frames decoded ahead of the one that is asked for.
 const AHEAD: usize = 2;
@@ -239,6 +240,31 @@ impl FrameSource for StreamedFrames {
     fn frame(&self, index: usize, size: usize) -> tpo_core::Result<Tensor<4>> {
         self.pixels(index, size)
             .map_err(|e| CoreError::part("frames", e))
+    }
+}
+
+/// Frames that tell somebody how far they have been read.
+#[derive(Debug)]
+pub(crate) struct HeardFrames {
+    pub frames: StreamedFrames,
+    pub progress: Option<HeadProgress>,
+}
+
+impl FrameSource for HeardFrames {
+    fn len(&self) -> usize {
+        self.frames.len()
+    }
+
+    fn frames(&self, size: usize) -> tpo_core::Result<Tensor<4>> {
+        self.frames.frames(size)
+    }
+
+    fn frame(&self, index: usize, size: usize) -> tpo_core::Result<Tensor<4>> {
+        let frame = self.frames.frame(index, size)?;
+        if let Some(progress) = &self.progress {
+            (progress.0)("frames", index + 1, self.len());
+        }
+        Ok(frame)
     }
 }
 

@@ -44,7 +44,9 @@ pub use device::DeviceChoice;
 pub use error::{Error, Result};
 pub use frames::StreamedFrames;
 pub use model_dir::CONFIG_FILE;
-pub use session::{Answer, Event, Media, Question, Reply, Session, SessionOptions};
+pub use session::{
+    Answer, Event, HeadProgress, Media, Question, Reply, Session, SessionOptions, TrackFrames,
+};
 
 /// What most programs need.
 pub mod prelude {
@@ -59,6 +61,10 @@ pub mod prelude {
     pub use tpo_core::nn::{Linear, LinearConfig, Mlp, MlpConfig};
     pub use tpo_core::token::{TaskRegistry, TaskTokens, TokenId};
     pub use tpo_heads::region::{RegionHead, RegionHeadConfig, RegionPrediction};
+    pub use tpo_heads::temporal::{
+        SimpleTemporalHead, SimpleTemporalHeadConfig, TemporalHead, TemporalHeadConfig,
+        TemporalPrediction, TemporalTarget,
+    };
 
     pub use crate::{
         DeviceChoice, Event, Question, Reply, Session, SessionOptions, TpoConfig, VideoChatTpo,

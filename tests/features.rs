@@ -384,8 +384,8 @@ impl QueryFeatureExtractor for Letters {
 #[test]
 fn towers_answer_under_the_names_of_the_temporal_head() {
     let towers = TemporalTowers {
-        video: Box::new(Means::new()),
-        text: Box::new(Letters),
+        video: std::sync::Arc::new(Means::new()),
+        text: std::sync::Arc::new(Letters),
     };
     let found = towers
         .features(sample_clip(), "when?", &ExtractOptions::default(), None)

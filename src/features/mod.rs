@@ -19,25 +19,36 @@
 
 mod cache;
 mod extract;
+mod session;
 
 use std::path::Path;
+use std::sync::Arc;
 
+use burn::tensor::{Device, FloatDType};
+use tpo_core::weights::DtypePolicy;
 use tpo_data::Progress;
 use tpo_heads::temporal::features::{
-    ClipFeatureExtractor, QueryFeatureExtractor, TemporalFeatures,
+    ClipFeatureExtractor, InternVideo2Features, InternVideo2Files, QueryFeatureExtractor,
+    TemporalFeatures, TextTowerFeatures,
 };
+use tpo_llm::text_tower::{QueryTokenizer, TextTowerConfig};
+use tpo_vision::InternVideo2Config;
+use tpo_vision::internvideo2::VisionLoadOptions;
 
 use crate::error::Result;
 
 pub use cache::{CacheKey, CacheUse, FeatureCache, hash_file};
 pub use extract::{ExtractOptions, VideoFeatures, extract_reader, extract_video};
+pub use session::FeatureTowers;
+pub(crate) use session::LazyFeatures;
 
-/// The two frozen towers behind the temporal head.
+/// The two frozen towers behind the temporal head. Clones share them.
+#[derive(Clone)]
 pub struct TemporalTowers {
     /// Video to one vector per clip.
-    pub video: Box<dyn ClipFeatureExtractor>,
+    pub video: Arc<dyn ClipFeatureExtractor>,
     /// Query to one vector per token.
-    pub text: Box<dyn QueryFeatureExtractor>,
+    pub text: Arc<dyn QueryFeatureExtractor>,
 }
 
 impl std::fmt::Debug for TemporalTowers {
@@ -50,6 +61,31 @@ impl std::fmt::Debug for TemporalTowers {
 }
 
 impl TemporalTowers {
+    /// Loads InternVideo2-CLIP, strictly: the video tower, the text tower and the
+    /// sentencepiece model of its tokenizer. Weights keep the files' dtype off the CPU and become
+    /// f32 on it.
+    ///
+    /// # Errors
+    /// As [`InternVideo2Files::load`], and a tokenizer that cannot be read.
+    pub fn internvideo2(
+        files: &InternVideo2Files,
+        tokenizer: impl AsRef<Path>,
+        device: &Device,
+    ) -> Result<Self> {
+        let tokenizer = QueryTokenizer::from_sentencepiece(tokenizer)?;
+        let vision = InternVideo2Config::internvideo2_1b().init(device)?;
+        let text = TextTowerConfig::internvideo2_clip().init(device)?;
+        let mut options = VisionLoadOptions::default();
+        if *device == Device::flex() {
+            options.load.dtype = DtypePolicy::Cast(FloatDType::F32);
+        }
+        let (vision, text, _) = files.load(vision, text, &options)?;
+        Ok(Self {
+            video: Arc::new(InternVideo2Features::new(vision)),
+            text: Arc::new(TextTowerFeatures::new(text.merge_lora(), tokenizer)),
+        })
+    }
+
     /// Features of a video and a query, to be set as
     /// [`SampleContext::features`](tpo_core::head::SampleContext).
     ///
