@@ -12,6 +12,8 @@ mod llm;
 mod model;
 #[path = "../examples/check_parity/run.rs"]
 mod run;
+#[path = "../examples/check_parity/sam2.rs"]
+mod sam2;
 #[path = "../examples/check_parity/text.rs"]
 mod text;
 #[path = "../examples/check_parity/vision.rs"]
@@ -33,7 +35,7 @@ fn every_fixture_passes() {
     .unwrap();
     let report = lines.join("\n");
     assert_eq!((summary.failed, summary.not_built), (0, 0), "\n{report}");
-    assert_eq!(summary.passed, 18, "\n{report}");
+    assert_eq!(summary.passed, 20, "\n{report}");
 }
 
 #[test]

@@ -6,6 +6,7 @@ mod fixture;
 mod llm;
 mod model;
 mod run;
+mod sam2;
 mod text;
 mod vision;
 mod weights;

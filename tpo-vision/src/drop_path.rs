@@ -46,15 +46,17 @@ impl DropPathConfig {
 }
 
 impl DropPath {
-    /// Applies the layer to a branch `[batch, tokens, dim]`; shape unchanged.
-    pub fn forward(&self, branch: Tensor<3>) -> Tensor<3> {
+    /// Applies the layer to a branch `[batch, ..]`; shape unchanged.
+    pub fn forward<const D: usize>(&self, branch: Tensor<D>) -> Tensor<D> {
         let device = branch.device();
         if self.dropout.prob == 0.0 || !device.is_autodiff() || !self.dropout.training.is_enabled()
         {
             return branch;
         }
         let dtype: DType = branch.dtype();
-        let kept = Tensor::<3>::ones([branch.dims()[0], 1, 1], (&device, dtype));
+        let mut per_item = [1; D];
+        per_item[0] = branch.dims()[0];
+        let kept = Tensor::<D>::ones(per_item, (&device, dtype));
         branch * self.dropout.forward(kept)
     }
 }
