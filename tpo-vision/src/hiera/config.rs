@@ -8,6 +8,8 @@ use crate::error::{Result, VisionError};
 pub(super) const CHANNELS: usize = 3;
 /// Kernel, stride and padding of the patch embedding (reference implementation).
 pub(super) const PATCH: (usize, usize, usize) = (7, 4, 3);
+/// Widths above this are taken for a mistake in a file; the largest published one is 144.
+const MOST_CHANNELS: usize = 1 << 14;
 /// Stages of the trunk.
 pub(super) const STAGES: usize = 4;
 
@@ -100,7 +102,9 @@ impl HieraConfig {
 
     /// Number of blocks.
     pub fn depth(&self) -> usize {
-        self.stages.iter().sum()
+        self.stages
+            .iter()
+            .fold(0, |sum: usize, count| sum.saturating_add(*count))
     }
 
     /// Widths of the stages' outputs, finest first.
@@ -161,6 +165,31 @@ impl HieraConfig {
         ] {
             if value == 0 {
                 problems.push(format!("{name} must not be zero"));
+            }
+        }
+        for (name, value, most) in [
+            ("embed_dim", self.embed_dim, MOST_CHANNELS),
+            ("num_heads", self.num_heads, MOST_CHANNELS),
+            ("mlp_ratio", self.mlp_ratio, 64),
+            (
+                "a block count of stages",
+                self.stages.into_iter().max().unwrap_or(0),
+                1000,
+            ),
+            (
+                "a side in window_spec",
+                self.window_spec.into_iter().max().unwrap_or(0),
+                1024,
+            ),
+            (
+                "window_pos_embed_bkg_spatial_size",
+                self.window_pos_embed_bkg_spatial_size[0]
+                    .max(self.window_pos_embed_bkg_spatial_size[1]),
+                1024,
+            ),
+        ] {
+            if value > most {
+                problems.push(format!("{name} is {value}, more than {most}"));
             }
         }
         if self.num_heads != 0 && !self.embed_dim.is_multiple_of(self.num_heads) {
@@ -225,9 +254,10 @@ impl ImageEncoderConfig {
     pub fn validate(&self) -> Result<()> {
         self.trunk.validate()?;
         let mut problems = Vec::new();
-        if self.d_model == 0 || !self.d_model.is_multiple_of(4) {
+        if self.d_model == 0 || !self.d_model.is_multiple_of(4) || self.d_model > MOST_CHANNELS {
             problems.push(format!(
-                "d_model {} must be a positive multiple of 4: sines and cosines of rows and columns",
+                "d_model {} must be a positive multiple of 4 (sines and cosines of rows and \
+                 columns) and at most {MOST_CHANNELS}",
                 self.d_model
             ));
         }

@@ -320,9 +320,44 @@ impl Sam2Config {
         let dim = self.image_encoder.d_model;
         let memory = self.memory_encoder.out_dim;
         let (decoder, attention) = (&self.mask_decoder, &self.memory_attention);
+        // Beyond these a file is taken to be wrong; published models are far below.
+        let largest = [
+            decoder.depth,
+            decoder.num_multimask_outputs,
+            decoder.iou_head_depth,
+            attention.num_layers,
+            self.memory_encoder.fuser_layers,
+            self.memory_encoder.fuser_kernel,
+            self.num_maskmem,
+        ]
+        .into_iter()
+        .max()
+        .unwrap_or(0);
+        let widest = [
+            self.image_size,
+            decoder.mlp_dim,
+            decoder.iou_head_hidden_dim,
+            attention.dim_feedforward,
+            self.prompt_encoder.mask_in_chans,
+        ]
+        .into_iter()
+        .max()
+        .unwrap_or(0);
         let inner = dim / decoder.attention_downsample_rate.max(1);
         let multiple = self.image_encoder.trunk.side_multiple();
         let rules = [
+            (
+                "a number of layers, masks or memories",
+                largest <= 1000,
+                "at most 1000".into(),
+                largest.to_string(),
+            ),
+            (
+                "a width or side",
+                widest <= 1 << 16,
+                format!("at most {}", 1 << 16),
+                widest.to_string(),
+            ),
             (
                 "image_size",
                 self.image_size > 0 && self.image_size.is_multiple_of(multiple),
@@ -388,6 +423,7 @@ impl Sam2Config {
             (
                 "mask_decoder",
                 decoder.num_multimask_outputs > 0
+                    && decoder.attention_downsample_rate > 0
                     && decoder.iou_head_depth > 0
                     && decoder.iou_head_hidden_dim > 0
                     && decoder.mlp_dim > 0,

@@ -335,3 +335,102 @@ fn tracking(model: &Value) -> TrackingConfig {
         .with_memory_temporal_stride_for_eval(count("memory_temporal_stride_for_eval", 1))
         .with_fill_hole_area(count("fill_hole_area", 0))
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn large() -> Value {
+        json!({
+            "image_encoder": {
+                "scalp": 1,
+                "trunk": {
+                    "embed_dim": 144, "num_heads": 2, "stages": [2, 6, 36, 4],
+                    "global_att_blocks": [23, 33, 43],
+                    "window_pos_embed_bkg_spatial_size": [7, 7], "window_spec": [8, 4, 16, 8]
+                },
+                "neck": {
+                    "d_model": 256, "backbone_channel_list": [1152, 576, 288, 144],
+                    "fpn_top_down_levels": [2, 3], "fpn_interp_model": "nearest"
+                }
+            },
+            "memory_attention": {
+                "d_model": 256, "pos_enc_at_input": true, "num_layers": 4,
+                "layer": {
+                    "activation": "relu", "dim_feedforward": 2048, "dropout": 0.1,
+                    "pos_enc_at_attn": false, "pos_enc_at_cross_attn_keys": true,
+                    "pos_enc_at_cross_attn_queries": false,
+                    "cross_attention": {
+                        "rope_theta": 10000.0, "num_heads": 1, "downsample_rate": 1,
+                        "rope_k_repeat": true, "kv_in_dim": 64
+                    }
+                }
+            },
+            "memory_encoder": {
+                "out_dim": 64,
+                "mask_downsampler": {"kernel_size": 3, "stride": 2, "padding": 1},
+                "fuser": {"num_layers": 2, "layer": {"kernel_size": 7, "padding": 3}}
+            },
+            "num_maskmem": 7, "image_size": 1024,
+            "sigmoid_scale_for_mem_enc": 20.0, "sigmoid_bias_for_mem_enc": -10.0,
+            "use_mask_input_as_output_without_sam": true, "directly_add_no_mem_embed": true,
+            "use_high_res_features_in_sam": true, "multimask_output_in_sam": true,
+            "iou_prediction_use_sigmoid": true, "use_obj_ptrs_in_encoder": true,
+            "add_tpos_enc_to_obj_ptrs": false, "only_obj_ptrs_in_the_past_for_eval": true,
+            "pred_obj_scores": true, "pred_obj_scores_mlp": true, "fixed_no_obj_ptr": true,
+            "multimask_output_for_tracking": true, "use_multimask_token_for_obj_ptr": true,
+            "multimask_min_pt_num": 0, "multimask_max_pt_num": 1,
+            "use_mlp_for_obj_ptr_proj": true,
+            "sam_mask_decoder_extra_args": {"dynamic_multimask_via_stability": true},
+            "binarize_mask_from_pts_for_mem_enc": true, "fill_hole_area": 8
+        })
+    }
+
+    #[test]
+    fn the_published_file_is_the_preset() {
+        let config = Sam2Config::from_reference_json(&large(), None).unwrap();
+        assert_eq!(config, Sam2Config::videochat_tpo());
+    }
+
+    #[test]
+    fn what_is_not_supported_or_missing_is_named() {
+        for (pointer, value, name) in [
+            (
+                "/memory_attention/layer/activation",
+                json!("gelu"),
+                "activation",
+            ),
+            (
+                "/image_encoder/neck/fpn_interp_model",
+                json!("bilinear"),
+                "fpn_interp_model",
+            ),
+            (
+                "/image_encoder/neck/backbone_channel_list",
+                json!([1]),
+                "backbone_channel_list",
+            ),
+            (
+                "/use_mlp_for_obj_ptr_proj",
+                json!(false),
+                "use_mlp_for_obj_ptr_proj",
+            ),
+            ("/num_maskmem", json!("seven"), "seven"),
+            ("/num_maskmem", json!(0), "num_maskmem"),
+            ("/image_size", json!(1000), "image_size"),
+        ] {
+            let mut model = large();
+            *model.pointer_mut(pointer).unwrap() = value;
+            let message = Sam2Config::from_reference_json(&model, None)
+                .unwrap_err()
+                .to_string();
+            assert!(message.contains(name), "{message}");
+        }
+        let message = Sam2Config::from_reference_json(&json!({}), None)
+            .unwrap_err()
+            .to_string();
+        assert!(message.contains("image_encoder"), "{message}");
+    }
+}
