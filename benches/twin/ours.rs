@@ -11,7 +11,9 @@ use tpo::data::{ClipConfig, MediaLimits, open_video, select_frames};
 use tpo::heads::region::RegionHeadConfig;
 use tpo::llm::generation::GenerationConfig;
 use tpo::llm::{LlmConfig, from_hf_dir};
-use tpo::vision::{InternVideo2Config, QFormerConfig, UmtConfig, VideoEncoder};
+use tpo::vision::{
+    HieraConfig, ImageEncoderConfig, InternVideo2Config, QFormerConfig, UmtConfig, VideoEncoder,
+};
 
 use crate::rows::{Dtype, MISTRAL_PREFILL, Row, SMOLLM2_NEW, SMOLLM2_PROMPT, Task};
 use crate::{Args, Outcome, machine};
@@ -49,6 +51,8 @@ pub fn measure(row: &Row, args: &Args) -> Outcome<Measured> {
         Task::VitL => bench.vit_l(),
         Task::InternVideo2 => bench.internvideo2(),
         Task::QFormer => bench.qformer(),
+        Task::Sam2Tiny => bench.sam2(HieraConfig::tiny()),
+        Task::Sam2Large => bench.sam2(HieraConfig::large()),
         Task::MistralPrefill => bench.mistral(MISTRAL_PREFILL),
         Task::MistralDecode => bench.mistral(1),
         Task::SmolLm2Decode => bench.smollm2(args),
@@ -138,6 +142,15 @@ impl Bench {
         let frames = self.random([1, 8, 3, 224, 224]);
         self.samples(|| {
             tower.forward(frames.clone())?;
+            Ok(())
+        })
+    }
+
+    fn sam2(&self, trunk: HieraConfig) -> Outcome<Measured> {
+        let encoder = self.cast(ImageEncoderConfig::sam2(trunk).init(&self.device)?);
+        let images = self.random([1, 3, 1024, 1024]);
+        self.samples(|| {
+            encoder.forward(images.clone())?;
             Ok(())
         })
     }

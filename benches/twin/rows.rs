@@ -40,6 +40,8 @@ pub enum Task {
     VitL,
     InternVideo2,
     QFormer,
+    Sam2Tiny,
+    Sam2Large,
     MistralPrefill,
     MistralDecode,
     SmolLm2Decode,
@@ -70,6 +72,8 @@ impl Row {
             Task::VitL => "vit-l",
             Task::InternVideo2 => "internvideo2-1b",
             Task::QFormer => "qformer",
+            Task::Sam2Tiny => "sam2-tiny",
+            Task::Sam2Large => "sam2-large",
             Task::MistralPrefill => "mistral-prefill",
             Task::MistralDecode => "mistral-decode",
             Task::SmolLm2Decode => "smollm2-decode",
@@ -123,6 +127,18 @@ pub fn all() -> Vec<Row> {
         ),
         row("qformer", Task::QFormer, F32, "96 queries over 3136 tokens"),
         row(
+            "sam2-tiny",
+            Task::Sam2Tiny,
+            F32,
+            "Hiera-T and pyramid, 1024x1024",
+        ),
+        row(
+            "sam2-large",
+            Task::Sam2Large,
+            F32,
+            "Hiera-L and pyramid, 1024x1024",
+        ),
+        row(
             "mistral-prefill",
             Task::MistralPrefill,
             F32,
@@ -170,6 +186,8 @@ fn work(task: Task, dtype: Dtype) -> (f64, f64) {
         Task::VitL => vit(3136.0, 1024.0, 23.0),
         Task::InternVideo2 => internvideo2(2049.0, 1408.0, 6144.0, 40.0),
         Task::QFormer => qformer(96.0, 768.0, 3136.0, 1024.0),
+        Task::Sam2Tiny => hiera(96.0, [1, 2, 7, 2], [8, 4, 14, 7], &[5, 7, 9]),
+        Task::Sam2Large => hiera(144.0, [2, 6, 36, 4], [8, 4, 16, 8], &[23, 33, 43]),
         Task::MistralPrefill => llama_layer(&MISTRAL, MISTRAL_PREFILL, 0),
         Task::MistralDecode => llama_layer(&MISTRAL, 1, MISTRAL_PREFILL),
         Task::SmolLm2Decode => {
@@ -211,6 +229,36 @@ fn internvideo2(tokens: f64, d: f64, hidden: f64, blocks: f64) -> (f64, f64, f64
     let attention = 4.0 * tokens * tokens * d;
     let weights = patch + blocks * block + pool;
     (2.0 * tokens * weights + blocks * attention, weights, 0.0)
+}
+
+/// Hiera on 1024x1024 pixels and its pyramid of 256 channels; windows without their padding.
+fn hiera(d: f64, stages: [usize; 4], windows: [usize; 4], global: &[usize]) -> (f64, f64, f64) {
+    let patch = 3.0 * 7.0 * 7.0 * d;
+    let (mut flops, mut weights, mut block) = (2.0 * 65536.0 * patch, patch, 0);
+    for (stage, count) in stages.into_iter().enumerate() {
+        for at in 0..count {
+            let enters = stage > 0 && at == 0;
+            let before = stage - usize::from(enters);
+            let grid = |stage: usize| (65536 >> (2 * stage)) as f64;
+            let width = |stage: usize| d * (1 << stage) as f64;
+            let (from, to) = (width(before), width(stage));
+            // Keys and values of all pixels, queries that are pooled where a stage begins.
+            let (inputs, outputs) = (grid(before), grid(stage));
+            let keys = match global.contains(&block) {
+                true => inputs,
+                false => (windows[before] * windows[before]) as f64,
+            };
+            let first = 3.0 * from * to + if enters { from * to } else { 0.0 };
+            let rest = to * to + 8.0 * to * to;
+            flops += 2.0 * inputs * first + 2.0 * outputs * rest + 4.0 * outputs * keys * to;
+            weights += first + rest;
+            block += 1;
+        }
+        let (pixels, width) = ((65536 >> (2 * stage)) as f64, d * (1 << stage) as f64);
+        flops += 2.0 * pixels * width * 256.0;
+        weights += width * 256.0;
+    }
+    (flops, weights, 0.0)
 }
 
 /// Twelve layers of self-attention and a feed-forward of the queries, every second one with

@@ -192,6 +192,96 @@ def internvideo2():
     return measure(lambda: model(frames))
 
 
+# --- SAM 2 image encoder ----------------------------------------------------------------------
+
+
+class HieraBlock(nn.Module):
+    def __init__(self, dim, dim_out, heads, window, pool):
+        super().__init__()
+        self.dim_out, self.heads, self.window, self.pool = dim_out, heads, window, pool
+        self.norm1 = nn.LayerNorm(dim, eps=1e-6)
+        self.qkv = nn.Linear(dim, 3 * dim_out)
+        self.proj = nn.Linear(dim_out, dim_out)
+        self.norm2 = nn.LayerNorm(dim_out, eps=1e-6)
+        self.fc1 = nn.Linear(dim_out, 4 * dim_out)
+        self.fc2 = nn.Linear(4 * dim_out, dim_out)
+        self.shortcut = nn.Linear(dim, dim_out) if dim != dim_out else None
+
+    def attend(self, x):
+        b, h, w, _ = x.shape
+        q, k, v = self.qkv(x).reshape(b, h * w, 3, self.heads, -1).unbind(2)
+        if self.pool:
+            q = halve(q.reshape(b, h, w, -1))
+            h, w = q.shape[1:3]
+            q = q.reshape(b, h * w, self.heads, -1)
+        y = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
+        return self.proj(y.transpose(1, 2).reshape(b, h, w, -1))
+
+    def forward(self, x):
+        b, h, w, _ = x.shape
+        y = self.norm1(x)
+        if self.shortcut is not None:
+            x = self.shortcut(y)
+            x = halve(x) if self.pool else x
+        if self.window:
+            s = self.window
+            ph, pw = -h % s, -w % s
+            y = F.pad(y, (0, 0, 0, pw, 0, ph)) if ph or pw else y
+            nh, nw = (h + ph) // s, (w + pw) // s
+            y = self.attend(y.view(b, nh, s, nw, s, -1).transpose(2, 3).reshape(b * nh * nw, s, s, -1))
+            s = y.shape[1]
+            y = y.view(b, nh, nw, s, s, -1).transpose(2, 3).reshape(b, nh * s, nw * s, -1)
+            y = y[:, : x.shape[1], : x.shape[2]]
+        else:
+            y = self.attend(y)
+        x = x + y
+        return x + self.fc2(F.gelu(self.fc1(self.norm2(x))))
+
+
+def halve(x):
+    return F.max_pool2d(x.permute(0, 3, 1, 2), 2).permute(0, 2, 3, 1)
+
+
+class ImageEncoder(nn.Module):
+    """Hiera and the feature pyramid. Sine encodings, which depend on the size alone, are left out."""
+
+    def __init__(self, dim, heads, stages, global_blocks, windows, background=(7, 7), width=256):
+        super().__init__()
+        self.patch = nn.Conv2d(3, dim, 7, 4, 3)
+        self.pos_embed = nn.Parameter(torch.randn(1, dim, *background) * 0.02)
+        self.pos_embed_window = nn.Parameter(torch.randn(1, dim, windows[0], windows[0]) * 0.02)
+        blocks, self.ends = [], []
+        for stage, count in enumerate(stages):
+            for at in range(count):
+                enters = stage > 0 and at == 0
+                before = stage - 1 if enters else stage
+                window = 0 if len(blocks) in global_blocks else windows[before]
+                blocks.append(HieraBlock(dim << before, dim << stage, heads << stage, window, enters))
+            self.ends.append(len(blocks) - 1)
+        self.blocks = nn.ModuleList(blocks)
+        self.neck = nn.ModuleList(nn.Conv2d(dim << stage, width, 1) for stage in range(4))
+
+    def forward(self, images):
+        x = self.patch(images).permute(0, 2, 3, 1)
+        h, w = x.shape[1:3]
+        table = F.interpolate(self.pos_embed, size=(h, w), mode="bicubic")
+        side = self.pos_embed_window.shape[-1]
+        x = x + (table + self.pos_embed_window.tile(1, 1, h // side, w // side)).permute(0, 2, 3, 1)
+        maps = []
+        for at, block in enumerate(self.blocks):
+            x = block(x)
+            if at in self.ends:
+                maps.append(x.permute(0, 3, 1, 2))
+        maps = [conv(m) for conv, m in zip(self.neck, maps)]
+        maps[2] = maps[2] + F.interpolate(maps[3], scale_factor=2.0, mode="nearest")
+        return maps[:3]
+
+
+def sam2(*shape):
+    model, images = build(ImageEncoder(*shape)), randn(1, 3, 1024, 1024)
+    return measure(lambda: model(images))
+
+
 # --- Q-Former ---------------------------------------------------------------------------------
 
 
@@ -423,6 +513,8 @@ ROWS = {
     "vit-l": vit_l,
     "internvideo2-1b": internvideo2,
     "qformer": qformer,
+    "sam2-tiny": lambda: sam2(96, 1, (1, 2, 7, 2), (5, 7, 9), (8, 4, 14, 7)),
+    "sam2-large": lambda: sam2(144, 2, (2, 6, 36, 4), (23, 33, 43), (8, 4, 16, 8)),
     "mistral-prefill": lambda: mistral(256),
     "mistral-decode": lambda: mistral(1),
     "smollm2-decode": smollm2,

@@ -7,7 +7,7 @@ use burn::tensor::Device;
 
 use super::check::{Report, Verdict};
 use super::fixture::{Failure, Fixture, discover};
-use super::{boxes, internvideo, llm, model, text, vision};
+use super::{boxes, internvideo, llm, model, sam2, text, vision};
 
 #[derive(Debug, Default)]
 pub struct Options {
@@ -112,6 +112,8 @@ fn check(fixture: &Fixture, options: &Options, device: &Device) -> Result<Verdic
                 _ => return Ok(Verdict::NotBuilt),
             }
         }
+        "sam2_modules" => sam2::modules(fixture, device)?,
+        "sam2_decoder_stability" => sam2::stability(fixture, device)?,
         "preprocess" => text::preprocess(fixture)?,
         "tokenizer" => text::tokenizer(fixture, options.tokenizer.as_deref())?,
         _ if name.starts_with("internvideo2_clip_") => {

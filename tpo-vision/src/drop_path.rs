@@ -46,15 +46,17 @@ impl DropPathConfig {
 }
 
 impl DropPath {
-    /// Applies the layer to a branch `[batch, tokens, dim]`; shape unchanged.
-    pub fn forward(&self, branch: Tensor<3>) -> Tensor<3> {
+    /// Applies the layer to a branch `[batch, ..]`; shape unchanged.
+    pub fn forward<const D: usize>(&self, branch: Tensor<D>) -> Tensor<D> {
         let device = branch.device();
         if self.dropout.prob == 0.0 || !device.is_autodiff() || !self.dropout.training.is_enabled()
         {
             return branch;
         }
         let dtype: DType = branch.dtype();
-        let kept = Tensor::<3>::ones([branch.dims()[0], 1, 1], (&device, dtype));
+        let mut per_item = [1; D];
+        per_item[0] = branch.dims()[0];
+        let kept = Tensor::<D>::ones(per_item, (&device, dtype));
         branch * self.dropout.forward(kept)
     }
 }
@@ -77,7 +79,7 @@ mod tests {
         let device = Device::flex().autodiff();
         device.seed(7);
         let layer = DropPathConfig::new(0.25).init();
-        let out = layer.forward(Tensor::ones([400, 2, 3], &device));
+        let out = layer.forward(Tensor::<3>::ones([400, 2, 3], &device));
         let values: Vec<f32> = out.into_data().try_to_vec().unwrap();
         let mut dropped = 0;
         for sample in values.chunks(6) {
@@ -95,11 +97,11 @@ mod tests {
     #[test]
     fn is_the_identity_in_inference_and_when_frozen() {
         let layer = DropPathConfig::new(0.9).init();
-        let plain = layer.forward(Tensor::ones([32, 1, 1], &Device::flex()));
+        let plain = layer.forward(Tensor::<3>::ones([32, 1, 1], &Device::flex()));
         assert_eq!(plain.sum().into_scalar::<f32>(), 32.0);
         let autodiff = Device::flex().autodiff();
         let frozen = layer.freeze();
-        let out = frozen.forward(Tensor::ones([32, 1, 1], &autodiff));
+        let out = frozen.forward(Tensor::<3>::ones([32, 1, 1], &autodiff));
         assert_eq!(out.sum().into_scalar::<f32>(), 32.0);
     }
 }

@@ -10,6 +10,10 @@
 //!   [`connector::qformer`] compresses a clip into a fixed number of query outputs (96 in
 //!   VideoChat-TPO); [`connector::mlp`] maps every token on its own.
 //!
+//! and the encoder of a task head:
+//!
+//! - [`hiera`]: Hiera with a feature pyramid, the image encoder of SAM 2.
+//!
 //! # Names
 //!
 //! Parameters have the reference checkpoint's names as far as Rust allows, so a checkpoint key
@@ -26,6 +30,7 @@
 pub mod connector;
 mod drop_path;
 mod error;
+pub mod hiera;
 pub mod internvideo2;
 mod key_rule;
 pub mod umt;
@@ -40,6 +45,7 @@ pub use connector::qformer::{
 };
 pub use drop_path::{DropPath, DropPathConfig};
 pub use error::{Result, VisionError};
+pub use hiera::{Hiera, HieraConfig, ImageEncoder, ImageEncoderConfig, ImageFeatures};
 pub use internvideo2::{InternVideo2, InternVideo2Config};
 pub use key_rule::KeyRewrite;
 pub use umt::{Umt, UmtConfig, VideoEncoder};

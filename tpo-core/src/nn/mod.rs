@@ -5,11 +5,13 @@
 //! file. Nothing is transposed while loading or saving, and gradients compare directly with
 //! PyTorch's.
 
+mod conv;
 mod embedding;
 mod linear;
 mod mlp;
 mod norm;
 
+pub use conv::{Conv2d, Conv2dConfig, UpConv2x2};
 pub use embedding::{Embedding, EmbeddingConfig};
 pub use linear::{Linear, LinearConfig};
 pub use mlp::{Mlp, MlpConfig};

@@ -10,6 +10,7 @@
 
 mod activation;
 mod attention;
+mod conv;
 mod elementwise;
 mod flex;
 mod half;
@@ -17,15 +18,20 @@ mod linear;
 mod norm;
 mod norm_backward;
 mod patch_embed;
+mod pool;
 mod prelu;
+mod rotary;
 mod rows;
 mod simd;
 mod softmax;
 
 pub use activation::{gelu, gelu_tanh, silu, swiglu};
-pub use attention::{AttentionOptions, attention};
+pub use attention::{AttentionOptions, WindowAttention, attention, window_attention};
+pub use conv::{ConvShape, conv2d, up_conv_2x2};
 pub use linear::linear;
 pub use norm::{layer_norm, rms_norm};
 pub use patch_embed::conv_patch_embed;
+pub use pool::max_pool_2x2;
 pub use prelu::prelu;
+pub use rotary::rotate_pairs;
 pub use softmax::softmax_last;

@@ -121,7 +121,7 @@ pub(crate) fn resize_bicubic(
 }
 
 /// The four source indices and weights of every target index.
-fn cubic_taps(from: usize, to: usize) -> Vec<[(usize, f64); 4]> {
+pub(crate) fn cubic_taps(from: usize, to: usize) -> Vec<[(usize, f64); 4]> {
     let near = |t: f64| ((BICUBIC_A + 2.0) * t - (BICUBIC_A + 3.0)) * t * t + 1.0;
     let far =
         |t: f64| ((BICUBIC_A * t - 5.0 * BICUBIC_A) * t + 8.0 * BICUBIC_A) * t - 4.0 * BICUBIC_A;

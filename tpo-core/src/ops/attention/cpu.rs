@@ -61,6 +61,7 @@ impl Inputs {
             visibility: self.visibility,
             padding: self.padding.as_deref(),
             bias: self.bias.as_ref().map(Bias::new),
+            windows: None,
         }
     }
 
@@ -76,19 +77,23 @@ impl Inputs {
     }
 }
 
-/// Picks the kernel.
+/// Runs the kernel for an attention call.
 pub(super) fn forward(inputs: &Inputs) -> Attended {
-    let p = inputs.problem();
+    solve(&inputs.problem())
+}
+
+/// Picks the kernel.
+pub(super) fn solve(p: &Problem) -> Attended {
     if p.k_len == 0 || p.rows() == 0 || p.batch == 0 || p.v.width == 0 || p.k.width == 0 {
         return Attended {
-            out: vec![0.0; p.batch * p.q_len * p.heads * p.v.width],
+            out: vec![0.0; p.lines() * p.heads * p.v.width],
             log_sum: vec![f32::NEG_INFINITY; p.batch * p.kv_heads * p.rows()],
         };
     }
     if p.rows() <= few_rows::MAX_ROWS {
-        few_rows::attention(&p, Arch::new())
+        few_rows::attention(p, Arch::new())
     } else {
-        flash::attention(&p, Arch::new())
+        flash::attention(p, Arch::new())
     }
 }
 

@@ -30,7 +30,7 @@ pub(super) fn attention(p: &Problem, cpu: impl Cpu) -> Attended {
         })
         .collect();
 
-    let mut out = vec![0.0f32; p.batch * p.q_len * p.heads * v_dim];
+    let mut out = vec![0.0f32; p.lines() * p.heads * v_dim];
     let mut log_sum = vec![f32::NEG_INFINITY; p.batch * p.kv_heads * rows];
     for (head, parts) in parts.chunks_exact(chunks).enumerate() {
         let (batch, kv_head) = (head / p.kv_heads, head % p.kv_heads);
@@ -43,14 +43,17 @@ pub(super) fn attention(p: &Problem, cpu: impl Cpu) -> Attended {
             let sum: f32 = parts.iter().map(|part| factor(part) * part.sums[row]).sum();
             let inverse = if sum > 0.0 { 1.0 / sum } else { sum };
             let (head_q, query) = p.head_and_query(kv_head, row);
-            let dst = &mut out[((batch * p.q_len + query) * p.heads + head_q) * v_dim..][..v_dim];
+            log_sum[head * rows + row] = max + sum.log2();
+            let Some(line) = p.line(batch, query) else {
+                continue;
+            };
+            let dst = &mut out[(line * p.heads + head_q) * v_dim..][..v_dim];
             for part in parts {
                 let factor = factor(part) * inverse;
                 for (y, x) in dst.iter_mut().zip(&part.values[row * v_dim..][..v_dim]) {
                     *y += factor * x;
                 }
             }
-            log_sum[head * rows + row] = max + sum.log2();
         }
     }
     Attended { out, log_sum }

@@ -109,11 +109,11 @@ pub(super) fn attention(p: &Problem, cpu: impl Cpu) -> Attended {
         })
         .collect();
 
-    let mut out = vec![0.0; p.batch * p.q_len * p.heads * v_dim];
+    let mut out = vec![0.0; p.lines() * p.heads * v_dim];
     out.par_chunks_mut(p.heads * v_dim)
         .enumerate()
         .for_each(|(at, line)| {
-            let (batch, query) = (at / p.q_len, at % p.q_len);
+            let (batch, query) = p.source(at);
             for (head, dst) in line.chunks_exact_mut(v_dim).enumerate() {
                 let (kv_head, member) = (head / p.group(), head % p.group());
                 let row = member * p.q_len + query;

@@ -7,9 +7,11 @@ mod few_rows;
 mod flash;
 mod problem;
 mod visibility;
+mod window;
 
 use burn::tensor::{Bool, Tensor};
 
+pub use self::window::{WindowAttention, window_attention};
 use super::flex::{Operands, operands, wrap, wrap_autodiff};
 
 /// What [`attention`] does besides `softmax(q·kᵀ·scale)·v`.

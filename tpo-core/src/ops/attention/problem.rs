@@ -12,11 +12,32 @@ use crate::ops::flex::floats;
 pub(super) struct Rows<'a> {
     data: Cow<'a, [f32]>,
     start: usize,
+    /// Of batch (or image), head and position (or pixel).
     strides: [usize; 3],
     pub(super) width: usize,
+    /// The batch is cut from images; with it the row of a pixel outside, `[heads, width]`.
+    windows: Option<(Windows, &'a [f32])>,
 }
 
 impl<'a> Rows<'a> {
+    /// Rows of windows, read in place from an image `[images, height, width, ..]` of ordered
+    /// values: head 0 of the first pixel is at `start`, pixels are `pixel` values apart. Pixels
+    /// outside take their values from `padding` `[heads, width]`.
+    pub(super) fn windowed(
+        data: Cow<'a, [f32]>,
+        (start, pixel, width): (usize, usize, usize),
+        windows: Windows,
+        padding: &'a [f32],
+    ) -> Self {
+        Rows {
+            data,
+            start,
+            strides: [windows.height * windows.width * pixel, width, pixel],
+            width,
+            windows: Some((windows, padding)),
+        }
+    }
+
     /// Borrows the tensor's storage if its rows are contiguous `f32`, else converts.
     pub(super) fn new(tensor: &'a FlexTensor) -> Self {
         let layout = tensor.layout();
@@ -31,6 +52,7 @@ impl<'a> Rows<'a> {
                 start: layout.start_offset(),
                 strides: [0, 1, 2].map(|axis| strides[axis].unsigned_abs()),
                 width,
+                windows: None,
             };
         }
         Rows {
@@ -38,17 +60,89 @@ impl<'a> Rows<'a> {
             start: 0,
             strides: [heads * len * width, len * width, width],
             width,
+            windows: None,
         }
     }
 
     /// The row at `(batch, head, position)`.
     #[inline(always)]
     pub(super) fn row(&self, batch: usize, head: usize, position: usize) -> &[f32] {
+        let (batch, position) = match &self.windows {
+            None => (batch, position),
+            Some((windows, padding)) => match windows.pixel(batch, position) {
+                (image, Some(pixel)) => (image, pixel),
+                (_, None) => return &padding[head * self.width..][..self.width],
+            },
+        };
         let at = self.start
             + batch * self.strides[0]
             + head * self.strides[1]
             + position * self.strides[2];
         &self.data[at..at + self.width]
+    }
+}
+
+/// Square windows that tile images, the last row and column of windows possibly reaching beyond
+/// the edge. The windows of all images in order are a batch; its positions are the pixels of a
+/// window, row by row.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Windows {
+    pub(super) height: usize,
+    pub(super) width: usize,
+    side: usize,
+    down: usize,
+    across: usize,
+}
+
+impl Windows {
+    /// Windows of `side` pixels over images of `height` by `width` pixels.
+    pub(super) fn new(height: usize, width: usize, side: usize) -> Self {
+        Windows {
+            height,
+            width,
+            side,
+            down: height.div_ceil(side),
+            across: width.div_ceil(side),
+        }
+    }
+
+    /// One window per image, the image itself.
+    pub(super) fn whole(height: usize, width: usize) -> Self {
+        Windows {
+            height: 1,
+            width: height * width,
+            side: height * width,
+            down: 1,
+            across: 1,
+        }
+    }
+
+    /// Windows per image.
+    pub(super) fn count(&self) -> usize {
+        self.down * self.across
+    }
+
+    /// Image and pixel of a position of a window; no pixel beyond the edge.
+    #[inline(always)]
+    fn pixel(&self, window: usize, position: usize) -> (usize, Option<usize>) {
+        let (row, column) = (window / self.across, window % self.across);
+        let (image, row) = (row / self.down, row % self.down);
+        let y = row * self.side + position / self.side;
+        let x = column * self.side + position % self.side;
+        let inside = y < self.height && x < self.width;
+        (image, inside.then(|| y * self.width + x))
+    }
+
+    /// Window and position of pixel `at`, counted over all images.
+    #[inline(always)]
+    fn position(&self, at: usize) -> (usize, usize) {
+        let (line, x) = (at / self.width, at % self.width);
+        let (image, y) = (line / self.height, line % self.height);
+        let row = image * self.down + y / self.side;
+        (
+            row * self.across + x / self.side,
+            y % self.side * self.side + x % self.side,
+        )
     }
 }
 
@@ -112,12 +206,43 @@ pub(super) struct Problem<'a> {
     /// `[batch, k_len]`, `true` = hidden.
     pub(super) padding: Option<&'a [bool]>,
     pub(super) bias: Option<Bias<'a>>,
+    /// The batch is cut from images, and the output is put together again.
+    pub(super) windows: Option<Windows>,
 }
 
 impl Problem<'_> {
     /// Query heads per key-value head.
     pub(super) fn group(&self) -> usize {
         self.heads / self.kv_heads
+    }
+
+    /// Number of output lines: query positions, without those beyond the edge of an image.
+    pub(super) fn lines(&self) -> usize {
+        match &self.windows {
+            None => self.batch * self.q_len,
+            Some(w) => self.batch / w.count().max(1) * w.height * w.width,
+        }
+    }
+
+    /// Batch and query of an output line.
+    #[inline(always)]
+    pub(super) fn source(&self, line: usize) -> (usize, usize) {
+        match &self.windows {
+            None => (line / self.q_len, line % self.q_len),
+            Some(windows) => windows.position(line),
+        }
+    }
+
+    /// Output line of a query, if it has one.
+    #[inline(always)]
+    pub(super) fn line(&self, batch: usize, query: usize) -> Option<usize> {
+        match &self.windows {
+            None => Some(batch * self.q_len + query),
+            Some(windows) => {
+                let (image, pixel) = windows.pixel(batch, query);
+                Some(image * windows.height * windows.width + pixel?)
+            }
+        }
     }
 
     /// Stacked query rows per key-value head.
@@ -169,7 +294,7 @@ impl Problem<'_> {
 /// Output of a kernel.
 #[derive(Debug)]
 pub(super) struct Attended {
-    /// `[batch, q_len, heads, v_dim]`.
+    /// `[batch, q_len, heads, v_dim]`, or `[images, height, width, heads, v_dim]` of windows.
     pub(super) out: Vec<f32>,
     /// Base-2 log of the sum of `2^score`, `[batch, kv_heads, rows]`; `−inf` for rows without a
     /// visible key.
