@@ -14,6 +14,8 @@ mod llm;
 mod model;
 #[path = "../examples/check_parity/run.rs"]
 mod run;
+#[path = "../examples/check_parity/temporal.rs"]
+mod temporal;
 #[path = "../examples/check_parity/text.rs"]
 mod text;
 #[path = "../examples/check_parity/vision.rs"]
@@ -35,7 +37,7 @@ fn every_fixture_passes() {
     .unwrap();
     let report = lines.join("\n");
     assert_eq!((summary.failed, summary.not_built), (0, 0), "\n{report}");
-    assert_eq!(summary.passed, 23, "\n{report}");
+    assert_eq!(summary.passed, 29, "\n{report}");
 }
 
 #[test]

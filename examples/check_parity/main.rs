@@ -7,6 +7,7 @@ mod internvideo;
 mod llm;
 mod model;
 mod run;
+mod temporal;
 mod text;
 mod vision;
 mod weights;

@@ -117,7 +117,10 @@ impl WithSimd for Rows<'_> {
         let (gamma, gamma_tail) = S::as_simd_f32s(self.gamma);
         let (d_gamma, d_gamma_tail) = S::as_mut_simd_f32s(self.d_gamma);
         let (d_beta, d_beta_tail) = S::as_mut_simd_f32s(self.d_beta);
-        let rows = self.x.chunks_exact(width).zip(self.grad.chunks_exact(width));
+        let rows = self
+            .x
+            .chunks_exact(width)
+            .zip(self.grad.chunks_exact(width));
         for ((x, grad), d_x) in rows.zip(self.d_x.chunks_exact_mut(width)) {
             let mean = sum(s, x, 0.0, false) * inverse;
             let var = sum(s, x, -mean, true) * inverse;

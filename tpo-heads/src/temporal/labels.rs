@@ -169,7 +169,11 @@ mod tests {
 
     #[test]
     fn ratings_by_hand() {
-        let ratings = vec![vec![4.0, 4.0, 3.0], vec![1.0, 0.0, 0.0], vec![2.0, 2.0, 2.0]];
+        let ratings = vec![
+            vec![4.0, 4.0, 3.0],
+            vec![1.0, 0.0, 0.0],
+            vec![2.0, 2.0, 2.0],
+        ];
         let labels = SaliencyLabels::from_ratings(&[1, 2, 9], &ratings, 4, &mut rng());
         assert_eq!(labels.scores, [0.0, 11.0, 1.0, 0.0]);
         assert_eq!((labels.positive[0], labels.negative[0]), (1, 2));

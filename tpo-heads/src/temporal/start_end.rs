@@ -164,8 +164,7 @@ impl TaskHead for SimpleTemporalHead {
         let [n, width] = output.action.dims();
         let device = output.action.device();
         let names: Vec<usize> = (0..n).collect();
-        let batch =
-            BatchTargets::new(targets, &output.clips, self.config.clip_seconds, &names)?;
+        let batch = BatchTargets::new(targets, &output.clips, self.config.clip_seconds, &names)?;
         let mut bounds = vec![0.0f32; n * width * 2];
         let mut windows = 0;
         for (i, (spans, &clips)) in batch.spans.iter().zip(&output.clips).enumerate() {
@@ -184,7 +183,9 @@ impl TaskHead for SimpleTemporalHead {
             Tensor::<3>::from_data(TensorData::new(values, shape), (&device, DType::F32))
         };
         let chosen = constant(bounds, [n, width, 2]);
-        let picked = (log_softmax(output.bounds.clone(), 1) * chosen).sum_dim(1).sum_dim(0);
+        let picked = (log_softmax(output.bounds.clone(), 1) * chosen)
+            .sum_dim(1)
+            .sum_dim(0);
         let picked = picked.reshape([2]) / -(windows.max(1) as f64);
         let inside: Vec<f32> = batch
             .relevant
@@ -211,10 +212,7 @@ impl TaskHead for SimpleTemporalHead {
         context: &HeadContext<'_>,
     ) -> Result<Vec<TemporalPrediction>> {
         let [n, width] = output.action.dims();
-        let all = Tensor::cat(
-            vec![output.bounds, output.action.reshape([n, width, 1])],
-            2,
-        );
+        let all = Tensor::cat(vec![output.bounds, output.action.reshape([n, width, 1])], 2);
         let all: Vec<f32> = super::criterion::finite(all, "start and end logits")?;
         let clip_seconds = self.config.clip_seconds;
         let samples = all.chunks_exact(width * 3).zip(&output.clips).enumerate();
@@ -248,10 +246,7 @@ impl TaskHead for SimpleTemporalHead {
 
 fn probability(logits: &[[f32; 2]], at: usize, side: usize) -> f64 {
     let top = logits[at][side];
-    let sum: f64 = logits
-        .iter()
-        .map(|l| f64::from(l[side] - top).exp())
-        .sum();
+    let sum: f64 = logits.iter().map(|l| f64::from(l[side] - top).exp()).sum();
     1.0 / sum
 }
 

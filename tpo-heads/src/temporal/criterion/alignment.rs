@@ -11,10 +11,7 @@ const ATTENTION_EPS: f64 = 1e-6;
 
 /// A moment is like its own sentence and unlike other sentences, like dummies of other samples,
 /// and picks its own clips.
-pub(super) fn moments_and_sentences(
-    output: &CgDetrOutput,
-    training: &CgDetrTraining,
-) -> Tensor<1> {
+pub(super) fn moments_and_sentences(output: &CgDetrOutput, training: &CgDetrTraining) -> Tensor<1> {
     let batch = training.moment.dims()[0];
     let moment = normalise(training.moment.clone());
     let other = normalise(training.other.clone());

@@ -70,9 +70,7 @@ fn cost(row: &[f32], truth: &[f32; 2], costs: &MatchCosts) -> f64 {
     let truth = [f64::from(truth[0]), f64::from(truth[1])];
     let foreground = 1.0 / (1.0 + (at(3) - at(2)).exp());
     let l1 = (at(0) - truth[0]).abs() + (at(1) - truth[1]).abs();
-    costs.span * l1
-        - costs.giou * generalised_iou([at(0), at(1)], truth)
-        - costs.class * foreground
+    costs.span * l1 - costs.giou * generalised_iou([at(0), at(1)], truth) - costs.class * foreground
 }
 
 /// Of two spans (centre, width).

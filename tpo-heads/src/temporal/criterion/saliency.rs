@@ -83,11 +83,7 @@ pub(super) fn loss(
 }
 
 /// Mean over pairs of `max(0, margin + less − more)`, times two.
-fn margin(
-    scores: Tensor<2>,
-    pairs: &[Vec<(usize, usize)>],
-    config: &CriterionConfig,
-) -> Tensor<1> {
+fn margin(scores: Tensor<2>, pairs: &[Vec<(usize, usize)>], config: &CriterionConfig) -> Tensor<1> {
     let [batch, clips] = scores.dims();
     let device = scores.device();
     let (mut more, mut less) = (Vec::new(), Vec::new());

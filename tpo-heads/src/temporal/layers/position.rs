@@ -47,17 +47,20 @@ pub(in crate::temporal) fn sine_spans(spans: Tensor<3>, width: usize) -> Tensor<
     // The cosine is a shifted sine; one factor and one shift per column.
     let factors: Vec<f32> = divisors(half).map(|d| (TAU / d) as f32).collect();
     let shifts: Vec<f32> = (0..half)
-        .map(|j| if j % 2 == 0 { 0.0 } else { std::f32::consts::FRAC_PI_2 })
+        .map(|j| {
+            if j % 2 == 0 {
+                0.0
+            } else {
+                std::f32::consts::FRAC_PI_2
+            }
+        })
         .collect();
     let row = |values: Vec<f32>| {
         Tensor::<1>::from_data(TensorData::new(values, [half]), (&device, DType::F32))
             .reshape([1, 1, 1, half])
     };
-    let angles = spans
-        .cast(FloatDType::F32)
-        .reshape([batch, queries, 2, 1])
-        * row(factors)
-        + row(shifts);
+    let angles =
+        spans.cast(FloatDType::F32).reshape([batch, queries, 2, 1]) * row(factors) + row(shifts);
     angles.sin().reshape([batch, queries, width]).cast(dtype)
 }
 

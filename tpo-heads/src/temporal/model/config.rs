@@ -116,7 +116,10 @@ impl CgDetrConfig {
             let expected = format!("1 to total_prompts ({})", self.total_prompts);
             return config("num_prompts", &expected, self.num_prompts);
         }
-        for (what, value) in [("dropout", self.dropout), ("input_dropout", self.input_dropout)] {
+        for (what, value) in [
+            ("dropout", self.dropout),
+            ("input_dropout", self.input_dropout),
+        ] {
             if !(0.0..1.0).contains(&value) {
                 return config(what, "at least 0 and below 1", value);
             }

@@ -145,10 +145,10 @@ impl DecoderLayer {
     }
 
     fn self_attention(&self, x: Tensor<3>, position: &Tensor<3>) -> Tensor<3> {
-        let q = self.sa_qcontent_proj.forward(x.clone())
-            + self.sa_qpos_proj.forward(position.clone());
-        let k = self.sa_kcontent_proj.forward(x.clone())
-            + self.sa_kpos_proj.forward(position.clone());
+        let q =
+            self.sa_qcontent_proj.forward(x.clone()) + self.sa_qpos_proj.forward(position.clone());
+        let k =
+            self.sa_kcontent_proj.forward(x.clone()) + self.sa_kpos_proj.forward(position.clone());
         let v = self.sa_v_proj.forward(x);
         let heads = |x| split_heads(x, self.heads);
         let out = attend(heads(q), heads(k), heads(v), None, &self.dropout);

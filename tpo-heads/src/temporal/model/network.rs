@@ -213,15 +213,9 @@ impl CgDetr {
         };
 
         let dummies = self.config.num_dummies;
-        let rows = |p: &Param<Tensor<2>>| {
-            p.val()
-                .reshape([1, dummies, d])
-                .expand([batch, dummies, d])
-        };
-        let positions = Tensor::cat(
-            vec![rows(&self.dummy_rep_pos), text_positions.clone()],
-            1,
-        );
+        let rows =
+            |p: &Param<Tensor<2>>| p.val().reshape([1, dummies, d]).expand([batch, dummies, d]);
+        let positions = Tensor::cat(vec![rows(&self.dummy_rep_pos), text_positions.clone()], 1);
         let hidden = padding(&text_lengths, dummies, tokens, &device);
         let dummy_tokens = self
             .txtproj_encoder
@@ -251,7 +245,10 @@ impl CgDetr {
         let layers = self.config.decoder_layers;
         let queries = self.config.num_queries;
         let shape = [layers, batch, queries, 2];
-        let logits = self.class_embed.forward(decoded.hidden.clone()).reshape(shape);
+        let logits = self
+            .class_embed
+            .forward(decoded.hidden.clone())
+            .reshape(shape);
         let change = self.span_embed.forward(decoded.hidden);
         let spans = sigmoid(change + inverse_sigmoid(decoded.references)).reshape(shape);
         Ok(CgDetrOutput {

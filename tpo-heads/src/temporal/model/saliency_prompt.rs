@@ -26,7 +26,8 @@ pub(super) fn saliency_prompt(
     let [batch, clips, d] = video.dims();
     let count = prompts.dims()[0];
     let dtype = video.dtype();
-    let like = normalise((video - context.clone()).cast(FloatDType::F32)).reshape([batch * clips, d]);
+    let like =
+        normalise((video - context.clone()).cast(FloatDType::F32)).reshape([batch * clips, d]);
     let rows = normalise(prompts.clone().cast(FloatDType::F32));
     let similarity = softmax(like.matmul(rows.transpose()), 1).reshape([batch, clips, count]);
     // Importance sums to the number of clips, then the mean over clips is taken: together the
@@ -40,6 +41,8 @@ pub(super) fn saliency_prompt(
     let keep = keep.clamp(1, count);
     let (_, at) = scores.clone().detach().topk_with_indices(keep, 1);
     let chosen = scores.gather(1, at.clone()).reshape([batch, 1, keep]);
-    let rows = prompts.select(0, at.reshape([batch * keep])).reshape([batch, keep, d]);
+    let rows = prompts
+        .select(0, at.reshape([batch * keep]))
+        .reshape([batch, keep, d]);
     chosen.cast(dtype).matmul(rows) + context
 }

@@ -9,9 +9,7 @@ use tpo_core::nn::{LayerNorm, LayerNormConfig, Linear, LinearConfig};
 use tpo_core::ops;
 use tpo_vision::{DropPath, DropPathConfig};
 
-use crate::temporal::layers::{
-    FeedForward, FeedForwardConfig, drops, merge_heads, split_heads,
-};
+use crate::temporal::layers::{FeedForward, FeedForwardConfig, drops, merge_heads, split_heads};
 
 /// The text side of the attention.
 #[derive(Debug, Clone)]

@@ -97,14 +97,12 @@ impl CgDetr {
         let hidden: Vec<bool> = [true, false]
             .into_iter()
             .flat_map(|moment| {
-                input
-                    .relevant
-                    .iter()
-                    .zip(&output.video_lengths)
-                    .flat_map(move |(relevant, &length)| {
+                input.relevant.iter().zip(&output.video_lengths).flat_map(
+                    move |(relevant, &length)| {
                         let clip = move |(at, &r): (usize, &bool)| at >= length || r != moment;
                         std::iter::once(false).chain(relevant.iter().enumerate().map(clip))
-                    })
+                    },
+                )
             })
             .collect();
         let hidden = TensorData::new(hidden, [2 * batch, 1 + clips]);
@@ -112,11 +110,17 @@ impl CgDetr {
         let twice = |x: Tensor<3>| x.repeat_dim(0, 2);
         let both = self.transformer.mcls_encoder.forward(
             twice(Tensor::cat(
-                vec![one(self.moment_rep_token.val()), output.video.values.clone()],
+                vec![
+                    one(self.moment_rep_token.val()),
+                    output.video.values.clone(),
+                ],
                 1,
             )),
             twice(Tensor::cat(
-                vec![one(self.moment_rep_pos.val()), output.video.positions.clone()],
+                vec![
+                    one(self.moment_rep_pos.val()),
+                    output.video.positions.clone(),
+                ],
                 1,
             )),
             Some(hidden),

@@ -8,9 +8,7 @@ use super::decoder::{Decoder, DecoderConfig};
 use super::decoder_layer::DecoderLayerConfig;
 use super::saliency_prompt::saliency_prompt;
 use super::t2v::{T2vEncoder, T2vEncoderConfig, TextKeys};
-use crate::temporal::layers::{
-    Encoder, EncoderConfig, EncoderLayerConfig, FeedForwardConfig,
-};
+use crate::temporal::layers::{Encoder, EncoderConfig, EncoderLayerConfig, FeedForwardConfig};
 
 /// The video side of a pass.
 #[derive(Debug, Clone)]
