@@ -248,11 +248,15 @@ fn cg_detr(n: f64, train: bool) -> (f64, f64, f64) {
     let inputs = clips * (770.0 * d + d * d) + words * (4096.0 * d + d * d);
     let text = 2.0 * (dummies + words) * encoder;
     let video = 2.0 * clips * t2v + 3.0 * (clips + 1.0) * encoder + clips * d * d;
-    let spans = 3.0 * (queries * decoder_queries + clips * decoder_clips)
-        + 3.0 * queries * 8.0 * d * d;
+    let spans =
+        3.0 * (queries * decoder_queries + clips * decoder_clips) + 3.0 * queries * 8.0 * d * d;
     let training = video + 2.0 * clips * encoder + (words + dummies + 2.0) * encoder;
-    let weights = 770.0 * d + 4096.0 * d + 9.0 * encoder + 2.0 * t2v
-        + 3.0 * (decoder_queries + decoder_clips) + 12.0 * d * d;
+    let weights = 770.0 * d
+        + 4096.0 * d
+        + 9.0 * encoder
+        + 2.0 * t2v
+        + 3.0 * (decoder_queries + decoder_clips)
+        + 12.0 * d * d;
     let once = inputs + text + video + spans + if train { training } else { 0.0 };
     (2.0 * n * once * if train { 3.0 } else { 1.0 }, weights, 0.0)
 }

@@ -48,7 +48,8 @@ pub fn head_config(fixture: &Fixture, json: &Value) -> Result<TemporalHeadConfig
         .with_moment_layers(layers("transformer.mcls_encoder"))
         .with_text_positions(fixture.stored(positions)?.shape[0])
         .with_dropout(0.0)
-        .with_input_dropout(0.0);
+        .with_input_dropout(0.0)
+        .with_crossed_masks(true);
     let mut criterion = CriterionConfig::reference();
     let number = |value: &Value, into: &mut f64| {
         if let Some(v) = value.as_f64() {

@@ -70,7 +70,9 @@ fn layer_norm_of_a_frozen_input_or_frozen_weights() {
     assert!(g.grad(&grads).is_some());
     assert!(x.grad(&grads).is_none() && b.grad(&grads).is_none());
     let x = x.require_grad();
-    let grads = ops::layer_norm(x.clone(), b.clone(), b, 1e-5).sum().backward();
+    let grads = ops::layer_norm(x.clone(), b.clone(), b, 1e-5)
+        .sum()
+        .backward();
     assert!(x.grad(&grads).is_some());
 }
 
@@ -82,7 +84,9 @@ fn softmax() {
         let x = random([rows, width], &device) * 4.0;
         let up = random([rows, width], &device);
         let [x1, x2] = twins(&x);
-        let ours = (ops::softmax_last(x1.clone()) * up.clone()).sum().backward();
+        let ours = (ops::softmax_last(x1.clone()) * up.clone())
+            .sum()
+            .backward();
         let theirs = (activation::softmax(x2.clone(), 1) * up).sum().backward();
         let (l, r) = (x1.grad(&ours).unwrap(), x2.grad(&theirs).unwrap());
         if width > 1 {
@@ -115,8 +119,12 @@ fn prelu_of_many() {
     let up = random([301, 257], &device);
     let [x1, x2] = twins(&x);
     let [w1, w2] = twins(&Tensor::<1>::from_data([-0.3f32], &device));
-    let ours = (ops::prelu(x1.clone(), w1.clone()) * up.clone()).sum().backward();
-    let theirs = (activation::prelu(x2.clone(), w2.clone()) * up).sum().backward();
+    let ours = (ops::prelu(x1.clone(), w1.clone()) * up.clone())
+        .sum()
+        .backward();
+    let theirs = (activation::prelu(x2.clone(), w2.clone()) * up)
+        .sum()
+        .backward();
     let close = |l: Vec<f32>, r: Vec<f32>| assert_close(&l, &r, 1e-4);
     close(
         values(x1.grad(&ours).unwrap()),

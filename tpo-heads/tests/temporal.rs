@@ -2,12 +2,13 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use burn::module::Module;
 use burn::optim::AdamWConfig;
 use burn::tensor::{Device, Distribution, Tensor};
 use tpo_core::geometry::TimeSpan;
 use tpo_core::head::{HeadContext, SampleContext, TaskHead};
-use tpo_core::weights::{KeyMap, KeyRules, KeyTables, KeyTarget, module_params, videochat_tpo_layout};
+use tpo_core::weights::{
+    KeyMap, KeyRules, KeyTables, KeyTarget, module_params, videochat_tpo_layout,
+};
 use tpo_heads::temporal::features::{TEMPORAL_TEXT_FEATURES, TEMPORAL_VIDEO_FEATURES};
 use tpo_heads::temporal::{
     SaliencyLabels, SimpleTemporalHeadConfig, TemporalHeadConfig, TemporalPrediction,
@@ -25,8 +26,14 @@ fn random<const D: usize>(shape: [usize; D], device: &Device) -> Tensor<D> {
 
 fn features(clips: usize, tokens: usize, device: &Device) -> Features {
     HashMap::from([
-        (TEMPORAL_VIDEO_FEATURES.into(), random([clips, D_VIDEO], device)),
-        (TEMPORAL_TEXT_FEATURES.into(), random([tokens, D_LLM], device)),
+        (
+            TEMPORAL_VIDEO_FEATURES.into(),
+            random([clips, D_VIDEO], device),
+        ),
+        (
+            TEMPORAL_TEXT_FEATURES.into(),
+            random([tokens, D_LLM], device),
+        ),
     ])
 }
 
@@ -50,7 +57,9 @@ fn ids(n: usize) -> Vec<String> {
 fn target(first: usize, last: usize, clips: usize) -> TemporalTarget {
     let mut scores = vec![0.0; clips];
     scores[first..=last].fill(1.0);
-    let outside = (0..clips).find(|c| !(first..=last).contains(c)).unwrap_or(0);
+    let outside = (0..clips)
+        .find(|c| !(first..=last).contains(c))
+        .unwrap_or(0);
     let window = TimeSpan {
         start: first as f64,
         end: last as f64 + 1.0,
@@ -67,7 +76,9 @@ fn target(first: usize, last: usize, clips: usize) -> TemporalTarget {
 
 #[test]
 fn every_name_and_shape_of_the_published_checkpoint() {
-    let head = TemporalHeadConfig::videochat_tpo().init(&Device::flex()).unwrap();
+    let head = TemporalHeadConfig::videochat_tpo()
+        .init(&Device::flex())
+        .unwrap();
     let params: BTreeMap<String, Vec<usize>> = module_params(&head)
         .into_iter()
         .map(|p| (p.path, p.shape))
@@ -167,7 +178,7 @@ fn learns_thirty_two_moments_by_heart() {
         }
         let grads = burn::optim::GradientsParams::from_grads(loss.backward(), &head);
         let rate = if step < 450 { 2e-3 } else { 5e-4 };
-        head = optimiser.step(rate.into(), head, grads);
+        head = optimiser.step(rate, head, grads);
         if step % 25 == 24 {
             reached = recall(&head);
             if reached >= 0.97 {
@@ -222,20 +233,28 @@ fn a_plain_answer() {
     let device = Device::flex();
     let found = predict(&small(), &features(9, 1, &device), Some(8.6)).unwrap();
     let p = &found[0];
-    assert_eq!((p.saliency.len(), p.duration, p.clip_seconds), (9, 8.6, 1.0));
+    assert_eq!(
+        (p.saliency.len(), p.duration, p.clip_seconds),
+        (9, 8.6, 1.0)
+    );
     assert_eq!(p.spans.len(), 10);
     assert!(p.spans.windows(2).all(|w| w[0].score >= w[1].score));
     assert!(p.spans.iter().all(|s| s.span.start <= s.span.end));
     assert_eq!(p.clip_span(8).end, 8.6);
     assert!(p.highlight().unwrap() < 9);
     let json = serde_json::to_string(p).unwrap();
-    assert_eq!(&serde_json::from_str::<TemporalPrediction>(&json).unwrap(), p);
+    assert_eq!(
+        &serde_json::from_str::<TemporalPrediction>(&json).unwrap(),
+        p
+    );
     // Without a duration the clips are counted.
     let found = predict(&small(), &features(9, 1, &device), None).unwrap();
     assert_eq!(found[0].duration, 9.0);
     // One clip is enough.
     assert_eq!(
-        predict(&small(), &features(1, 1, &device), None).unwrap()[0].saliency.len(),
+        predict(&small(), &features(1, 1, &device), None).unwrap()[0]
+            .saliency
+            .len(),
         1
     );
 }
@@ -253,7 +272,9 @@ fn nothing_in_the_foreground_is_an_empty_answer() {
 fn odd_input_is_defined_or_a_typed_error() {
     let device = Device::flex();
     let fails = |features: &Features, duration: Option<f64>, part: &str| {
-        let error = predict(&small(), features, duration).unwrap_err().to_string();
+        let error = predict(&small(), features, duration)
+            .unwrap_err()
+            .to_string();
         assert!(error.contains(part), "{error}");
     };
     // A video shorter than one clip, and one that is too long.
@@ -278,10 +299,16 @@ fn odd_input_is_defined_or_a_typed_error() {
     }
     // Other widths, and nothing at all.
     let mut wide = features(5, 3, &device);
-    wide.insert(TEMPORAL_VIDEO_FEATURES.into(), random([5, D_VIDEO + 1], &device));
+    wide.insert(
+        TEMPORAL_VIDEO_FEATURES.into(),
+        random([5, D_VIDEO + 1], &device),
+    );
     fails(&wide, None, "video features");
     let mut wide = features(5, 3, &device);
-    wide.insert(TEMPORAL_TEXT_FEATURES.into(), random([5, D_LLM + 1], &device));
+    wide.insert(
+        TEMPORAL_TEXT_FEATURES.into(),
+        random([5, D_LLM + 1], &device),
+    );
     fails(&wide, None, "text features");
     fails(&Features::new(), None, TEMPORAL_VIDEO_FEATURES);
     // A duration that is none.
@@ -295,7 +322,8 @@ fn endpoint_columns_are_added_unless_they_are_there() {
     let device = Device::flex();
     let plain = features(5, 3, &device);
     let mut with = plain.clone();
-    let rows = tpo_heads::temporal::features::with_endpoints(plain[TEMPORAL_VIDEO_FEATURES].clone());
+    let rows =
+        tpo_heads::temporal::features::with_endpoints(plain[TEMPORAL_VIDEO_FEATURES].clone());
     with.insert(TEMPORAL_VIDEO_FEATURES.into(), rows);
     assert_eq!(
         predict(&small(), &plain, None).unwrap(),
@@ -415,7 +443,7 @@ fn the_light_head_learns_start_and_end() {
         let loss = head.loss(&output, &targets, &context).unwrap();
         let grads = loss.total().unwrap().backward();
         let grads = burn::optim::GradientsParams::from_grads(grads, &head);
-        head = optimiser.step(1e-2.into(), head, grads);
+        head = optimiser.step(1e-2, head, grads);
     }
     let output = head.forward(task, &context).unwrap();
     for (p, (first, last)) in head.decode(output, &context).unwrap().iter().zip(moments) {
