@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{Device, Int, Tensor, TensorData};
 use tpo::core::geometry::BoxXyxy;
 use tpo::core::head::{
     FeatureSource, HeadContext, HeadSet, SampleContext, TargetSet, TaskHead, TaskOutput,
@@ -183,6 +183,7 @@ pub fn forward(fixture: &Fixture, device: &Device) -> Result<Report, Failure> {
     }
     batch.targets = targets;
     let mask = batch.tokens.mask.concat();
+    let positions: Vec<(u32, usize)> = batch.tokens.ids.concat().into_iter().zip(0..).collect();
 
     let samples: Vec<SampleContext<'_>> = (0..batch.tokens.shape().0)
         .map(|b| SampleContext {
@@ -211,7 +212,28 @@ pub fn forward(fixture: &Fixture, device: &Device) -> Result<Report, Failure> {
     )?;
     // The model computes logits only where there are labels; the long way must agree.
     report.close(fixture, "out.lm_loss", cross_entropy(logits, &labels))?;
-    let total = out.total().ok_or("no loss")?;
+    let mut total = out.total().ok_or("no loss")?;
+    if !features.is_empty() {
+        // The wired head reads unpadded features. On the stored batch with its padding cleared it
+        // must say the same; the reference's loss is that of the batch as it is.
+        let placeholder = model.registry().require("temporal")?.placeholder.id;
+        let at: Vec<i64> = positions
+            .into_iter()
+            .filter(|(id, _)| *id == placeholder)
+            .map(|(_, at)| at as i64)
+            .collect();
+        let n = at.len();
+        let at = Tensor::<1, Int>::from_data(TensorData::new(at, [n]), &device);
+        let prompt = out.hidden.clone().reshape([b * s, d]).select(0, at);
+        let head = &model.heads.rest.head;
+        let wired = out.head_losses.iter().find(|(name, _)| name == "temporal");
+        let wired = wired.and_then(|(_, terms)| terms.total());
+        let wired = wired.ok_or("the temporal head did not fire")?;
+        let cleared = temporal::loss_of_batch(fixture, head, prompt.clone(), true)?;
+        let apart = (wired.clone() - cleared.clone()).abs() / cleared.abs();
+        report.measure("wired loss", f64::from(apart.into_scalar::<f32>()), 1e-5);
+        total = total - wired + temporal::loss_of_batch(fixture, head, prompt, false)?;
+    }
     report.close(fixture, "out.loss", total.clone())?;
 
     let map = videochat_tpo_keys()?;

@@ -178,6 +178,42 @@ pub fn names(fixture: &Fixture) -> Vec<String> {
         .collect()
 }
 
+/// The head on a padded batch as the fixture stores it, without the model around it: the padding
+/// of a fixture may hold numbers, which no loss of the reference ignores entirely.
+///
+/// `prompt` is `[batch, d]`; with `clear` the padding is set to zero, as a batch has it in use.
+pub fn loss_of_batch(
+    fixture: &Fixture,
+    head: &TemporalHead,
+    prompt: Tensor<2>,
+    clear: bool,
+) -> Result<Tensor<1>, Failure> {
+    let device = prompt.device();
+    let stored = |key: &str| -> Result<(Tensor<3>, Vec<usize>), Failure> {
+        let rows = fixture.tensor::<3>(key, &device)?;
+        let mask = fixture.tensor::<2>(&format!("{key}_mask"), &device)?;
+        let [batch, length, _] = rows.dims();
+        let rows = match clear {
+            true => rows * mask.reshape([batch, length, 1]),
+            false => rows,
+        };
+        Ok((rows, lengths(fixture, &format!("{key}_mask"))?))
+    };
+    let (video, video_lengths) = stored("in.tvg.src_vid")?;
+    let (text, text_lengths) = stored("in.tvg.src_txt")?;
+    let clips = video_lengths.clone();
+    let out = head.model.forward(CgDetrInput {
+        video,
+        video_lengths,
+        text,
+        text_lengths,
+        prompt,
+    })?;
+    let targets = BatchTargets::new(&targets(fixture)?, &clips, 1.0, &names(fixture))?;
+    let terms = head.criterion(&out, &targets)?.terms;
+    Ok(terms.total().ok_or("no temporal loss")?)
+}
+
 struct Inputs {
     input: CgDetrInput,
     /// Leaves whose gradients may be compared, by name.
