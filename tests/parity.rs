@@ -16,6 +16,8 @@ mod model;
 mod run;
 #[path = "../examples/check_parity/sam2.rs"]
 mod sam2;
+#[path = "../examples/check_parity/temporal.rs"]
+mod temporal;
 #[path = "../examples/check_parity/text.rs"]
 mod text;
 #[path = "../examples/check_parity/vision.rs"]
@@ -37,7 +39,7 @@ fn every_fixture_passes() {
     .unwrap();
     let report = lines.join("\n");
     assert_eq!((summary.failed, summary.not_built), (0, 0), "\n{report}");
-    assert_eq!(summary.passed, 25, "\n{report}");
+    assert_eq!(summary.passed, 31, "\n{report}");
 }
 
 #[test]

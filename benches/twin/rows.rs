@@ -46,6 +46,8 @@ pub enum Task {
     MistralDecode,
     SmolLm2Decode,
     RegionHead,
+    CgDetr,
+    CgDetrTrain,
     VideoDecode,
     /// The machine's own limits: a large matrix product and a pass over memory.
     Peak,
@@ -78,6 +80,8 @@ impl Row {
             Task::MistralDecode => "mistral-decode",
             Task::SmolLm2Decode => "smollm2-decode",
             Task::RegionHead => "region-head",
+            Task::CgDetr => "cgdetr",
+            Task::CgDetrTrain => "cgdetr-train",
             Task::VideoDecode => "video-decode",
             Task::Peak => "peak",
         }
@@ -150,6 +154,13 @@ pub fn all() -> Vec<Row> {
         row("smollm2-decode", Task::SmolLm2Decode, F32, smollm2),
         row("smollm2-decode-bf16", Task::SmolLm2Decode, Bf16, smollm2),
         row("region-head", Task::RegionHead, F32, "one box, 4096-2048-4"),
+        row("cgdetr", Task::CgDetr, F32, "75 clips, 32 words"),
+        row(
+            "cgdetr-train",
+            Task::CgDetrTrain,
+            F32,
+            "4 x (75 clips, 32 words), losses and gradients",
+        ),
         row(
             "video-decode",
             Task::VideoDecode,
@@ -205,6 +216,8 @@ fn work(task: Task, dtype: Dtype) -> (f64, f64) {
             let weights = 4096.0 * 2048.0 + 2048.0 * 4.0;
             (2.0 * weights, weights, 0.0)
         }
+        Task::CgDetr => cg_detr(1.0, false),
+        Task::CgDetrTrain => cg_detr(4.0, true),
         Task::VideoDecode | Task::Peak => (0.0, 0.0, 0.0),
     };
     (flops, (weights + cached) * dtype.bytes())
@@ -270,6 +283,30 @@ fn qformer(n: f64, d: f64, keys: f64, context: f64) -> (f64, f64, f64) {
     let flops = 12.0 * (2.0 * n * own + 4.0 * n * n * d)
         + 6.0 * (2.0 * n * cross_query + 2.0 * keys * cross_visual + 4.0 * n * keys * d);
     (flops, 12.0 * own + 6.0 * (cross_query + cross_visual), 0.0)
+}
+
+/// The temporal head over `n` samples of 75 clips and 32 words. Training adds the passes of foreign
+/// texts, moments and sentences, and twice the work of everything for the gradients.
+fn cg_detr(n: f64, train: bool) -> (f64, f64, f64) {
+    let (d, ff, clips, words, dummies, queries) = (256.0, 1024.0, 75.0, 33.0, 45.0, 10.0);
+    let encoder = 4.0 * d * d + 2.0 * d * ff;
+    let t2v = d * d + 2.0 * d * ff;
+    let decoder_queries = 9.0 * d * d + 2.0 * d * ff;
+    let decoder_clips = 3.0 * d * d;
+    let inputs = clips * (770.0 * d + d * d) + words * (4096.0 * d + d * d);
+    let text = 2.0 * (dummies + words) * encoder;
+    let video = 2.0 * clips * t2v + 3.0 * (clips + 1.0) * encoder + clips * d * d;
+    let spans =
+        3.0 * (queries * decoder_queries + clips * decoder_clips) + 3.0 * queries * 8.0 * d * d;
+    let training = video + 2.0 * clips * encoder + (words + dummies + 2.0) * encoder;
+    let weights = 770.0 * d
+        + 4096.0 * d
+        + 9.0 * encoder
+        + 2.0 * t2v
+        + 3.0 * (decoder_queries + decoder_clips)
+        + 12.0 * d * d;
+    let once = inputs + text + video + spans + if train { training } else { 0.0 };
+    (2.0 * n * once * if train { 3.0 } else { 1.0 }, weights, 0.0)
 }
 
 struct Llama {

@@ -509,7 +509,30 @@ def peak():
     }
 
 
+def cgdetr(train):
+    """The temporal head: 75 clips and 32 words, four samples with losses and gradients or one without."""
+    import cgdetr as head
+
+    torch.set_default_device(DEVICE)
+    if not train:
+        model = build(head.CgDetr())
+        inputs, _ = head.batch(randn, 1, 75, 32)
+        return measure(lambda: model(*inputs))
+    with torch.inference_mode(False), torch.enable_grad():
+        model = build(head.CgDetr())
+        inputs, targets = head.batch(randn, 4, 75, 32)
+        inputs[-1].requires_grad_()
+
+        def step():
+            model.zero_grad(set_to_none=True)
+            model.losses(model(*inputs), *targets).backward()
+
+        return measure(step)
+
+
 ROWS = {
+    "cgdetr": lambda: cgdetr(False),
+    "cgdetr-train": lambda: cgdetr(True),
     "vit-l": vit_l,
     "internvideo2-1b": internvideo2,
     "qformer": qformer,

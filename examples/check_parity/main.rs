@@ -8,6 +8,7 @@ mod llm;
 mod model;
 mod run;
 mod sam2;
+mod temporal;
 mod text;
 mod vision;
 mod weights;

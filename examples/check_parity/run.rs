@@ -7,7 +7,7 @@ use burn::tensor::Device;
 
 use super::check::{Report, Verdict};
 use super::fixture::{Failure, Fixture, discover};
-use super::{boxes, internvideo, llm, model, sam2, text, vision};
+use super::{boxes, internvideo, llm, model, sam2, temporal, text, vision};
 
 #[derive(Debug, Default)]
 pub struct Options {
@@ -121,7 +121,9 @@ fn check(fixture: &Fixture, options: &Options, device: &Device) -> Result<Verdic
         }
         "box_ops" => boxes::box_ops(fixture, device)?,
         "tpo_region_units" => boxes::region_units(fixture, device)?,
-        "tpo_forward_region" => model::forward_region(fixture, device)?,
+        "postprocess" => temporal::postprocess(fixture, device)?,
+        _ if name.starts_with("cgdetr_") => temporal::cgdetr(fixture, device)?,
+        "tpo_forward_region" | "tpo_forward_temporal" => model::forward(fixture, device)?,
         _ if name.starts_with("tpo_generate_") => {
             if !model::can_generate(fixture, device)? {
                 return Ok(Verdict::NotBuilt);

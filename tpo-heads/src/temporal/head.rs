@@ -176,7 +176,11 @@ impl TemporalHead {
                 found: vec![tokens, width],
             });
         }
-        Ok(rows.narrow(0, 0, tokens.min(self.config.max_text_tokens)))
+        let most = self.config.max_text_tokens;
+        Ok(match tokens > most {
+            true => rows.slice([0..most]),
+            false => rows,
+        })
     }
 }
 

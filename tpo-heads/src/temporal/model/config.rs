@@ -65,6 +65,12 @@ pub struct CgDetrConfig {
     /// Whether the text positions are added to the keys (the reference does not).
     #[config(default = false)]
     pub use_text_positions: bool,
+    /// Reproduces a slip of the reference: the mask that hides padded words from padded clips is
+    /// laid out head by head where the scores are sample by sample, so that in a batch some heads
+    /// of one sample miss the words another sample lacks. The published model was trained with
+    /// it. Alone in its batch a sample is not touched; without the slip it never is.
+    #[config(default = false)]
+    pub crossed_masks: bool,
 }
 
 impl CgDetrConfig {

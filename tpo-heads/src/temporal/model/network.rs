@@ -3,13 +3,13 @@
 use burn::module::{Module, Param};
 use burn::nn::{Dropout, DropoutConfig};
 use burn::tensor::activation::sigmoid;
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
 use tpo_core::nn::{Embedding, EmbeddingConfig, LayerNorm, LayerNormConfig, Linear, Mlp};
 
 use super::config::{CgDetrConfig, TEF_COLUMNS};
 use super::decoder::{inverse_sigmoid, mlp};
 use super::decoder_layer::Memory;
-use super::masks::{mask, padding};
+use super::masks::{KeyMask, mask, padding};
 use super::t2v::TextKeys;
 use super::transformer::{Encoded, Prompts, Transformer, VideoTokens};
 use crate::HeadsError;
@@ -216,19 +216,24 @@ impl CgDetr {
         let rows =
             |p: &Param<Tensor<2>>| p.val().reshape([1, dummies, d]).expand([batch, dummies, d]);
         let positions = Tensor::cat(vec![rows(&self.dummy_rep_pos), text_positions.clone()], 1);
-        let hidden = padding(&text_lengths, dummies, tokens, &device);
+        let clips = video.values.dims()[1];
         let dummy_tokens = self
             .txtproj_encoder
             .forward(
                 Tensor::cat(vec![rows(&self.dummy_rep_token), text.clone()], 1),
                 positions.clone(),
-                Some(hidden.clone()),
+                Some(padding(&text_lengths, dummies, tokens, &device)),
             )
             .narrow(1, 0, dummies);
         let keys = TextKeys {
             values: Tensor::cat(vec![dummy_tokens.clone(), text.clone()], 1),
             positions,
-            padding: hidden,
+            hidden: self.key_mask(
+                &input.video_lengths,
+                &text_lengths,
+                [clips, tokens],
+                &device,
+            ),
             dummies,
         };
 
@@ -329,6 +334,25 @@ impl CgDetr {
         let d = self.config.d_model;
         let rows = self.token_type_embeddings.weight.val();
         rows.narrow(0, row, 1).reshape([1, 1, d])
+    }
+
+    /// Which words are hidden from which clips; `padded` are the clips and tokens with padding.
+    pub(super) fn key_mask(
+        &self,
+        clips: &[usize],
+        tokens: &[usize],
+        padded: [usize; 2],
+        device: &Device,
+    ) -> Tensor<4, Bool> {
+        KeyMask {
+            clips,
+            tokens,
+            padded,
+            dummies: self.config.num_dummies,
+            heads: self.config.heads,
+            crossed: self.config.crossed_masks,
+        }
+        .tensor(device)
     }
 
     pub(super) fn prompts(&self) -> Prompts {

@@ -18,8 +18,8 @@ pub struct TextKeys {
     pub values: Tensor<3>,
     /// Their positions, same shape.
     pub positions: Tensor<3>,
-    /// `[batch, dummies + tokens]`, `true` hides a key.
-    pub padding: Tensor<2, Bool>,
+    /// `true` hides a key from a query: `[batch, heads or 1, clips or 1, dummies + tokens]`.
+    pub hidden: Tensor<4, Bool>,
     /// How many keys in front are dummies.
     pub dummies: usize,
 }
@@ -71,7 +71,7 @@ impl AdaptiveCrossAttention {
         let q = split_heads(query * scale, heads);
         let k = split_heads(text.values.clone() + text.positions.clone(), heads);
         let v = split_heads(text.values.clone(), heads);
-        let hidden = text.padding.clone().reshape([batch, 1, 1, keys]);
+        let hidden = text.hidden.clone();
         // Finite, for half precision; the dummies keep every row alive.
         let scores = q
             .matmul(k.swap_dims(2, 3))

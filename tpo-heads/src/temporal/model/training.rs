@@ -203,7 +203,7 @@ impl CgDetr {
                 ],
                 1,
             ),
-            padding: padding(&text_lengths, dummies, tokens, &device),
+            hidden: self.key_mask(&video_lengths, &text_lengths, [clips, tokens], &device),
             dummies,
         };
         let encoded = self.transformer.encode(&video, &keys, &self.prompts());
