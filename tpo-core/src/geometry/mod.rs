@@ -8,5 +8,5 @@ mod span;
 pub mod span_ops;
 
 pub use boxes::{BoxCxcywh, BoxPixels, BoxXyxy};
-pub use mask::{Mask, Rle};
+pub use mask::{Mask, Rle, coco_box_iou};
 pub use span::{ScoredSpan, TimeSpan};
