@@ -1,1 +1,3 @@
 //! The temporal head: CG-DETR driven by the temporal task token.
+
+pub mod metric;
