@@ -1,1 +1,3 @@
 //! The mask head: SAM 2 driven by the mask task token.
+
+pub mod metric;
