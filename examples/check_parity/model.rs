@@ -101,6 +101,8 @@ fn config(weights: &Fixture) -> Result<TpoConfig, Failure> {
         region: RegionHeadConfig::new(region[1], region[0]),
         temporal: temporal::head_config(weights, &weights.config()["cg"])?,
         tasks,
+        // The fixtures bring their features with them.
+        features: tpo::features::FeatureTowers::InternVideo2,
         ..TpoConfig::mini(n("lv")?)
     })
 }
