@@ -8,12 +8,16 @@ mod check;
 mod fixture;
 #[path = "../examples/check_parity/llm.rs"]
 mod llm;
+#[path = "../examples/check_parity/metrics.rs"]
+mod metrics;
 #[path = "../examples/check_parity/model.rs"]
 mod model;
 #[path = "../examples/check_parity/run.rs"]
 mod run;
 #[path = "../examples/check_parity/text.rs"]
 mod text;
+#[path = "../examples/check_parity/tracking.rs"]
+mod tracking;
 #[path = "../examples/check_parity/vision.rs"]
 mod vision;
 #[path = "../examples/check_parity/weights.rs"]
@@ -33,7 +37,7 @@ fn every_fixture_passes() {
     .unwrap();
     let report = lines.join("\n");
     assert_eq!((summary.failed, summary.not_built), (0, 0), "\n{report}");
-    assert_eq!(summary.passed, 18, "\n{report}");
+    assert_eq!(summary.passed, 21, "\n{report}");
 }
 
 #[test]

@@ -4,9 +4,11 @@ mod boxes;
 mod check;
 mod fixture;
 mod llm;
+mod metrics;
 mod model;
 mod run;
 mod text;
+mod tracking;
 mod vision;
 mod weights;
 

@@ -7,7 +7,7 @@ use burn::tensor::Device;
 
 use super::check::{Report, Verdict};
 use super::fixture::{Failure, Fixture, discover};
-use super::{boxes, llm, model, text, vision};
+use super::{boxes, llm, metrics, model, text, tracking, vision};
 
 #[derive(Debug, Default)]
 pub struct Options {
@@ -115,6 +115,9 @@ fn check(fixture: &Fixture, options: &Options, device: &Device) -> Result<Verdic
         "preprocess" => text::preprocess(fixture)?,
         "tokenizer" => text::tokenizer(fixture, options.tokenizer.as_deref())?,
         "box_ops" => boxes::box_ops(fixture, device)?,
+        "metrics_davis_jf" => metrics::davis_jf(fixture)?,
+        "metrics_coco_rle" => metrics::coco_rle(fixture)?,
+        "metrics_tracking" => tracking::tracking(fixture)?,
         "tpo_region_units" => boxes::region_units(fixture, device)?,
         "tpo_forward_region" => model::forward_region(fixture, device)?,
         _ if name.starts_with("tpo_generate_") => {
