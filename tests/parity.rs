@@ -10,6 +10,8 @@ mod fixture;
 mod internvideo;
 #[path = "../examples/check_parity/llm.rs"]
 mod llm;
+#[path = "../examples/check_parity/metrics.rs"]
+mod metrics;
 #[path = "../examples/check_parity/model.rs"]
 mod model;
 #[path = "../examples/check_parity/run.rs"]
@@ -20,6 +22,8 @@ mod sam2;
 mod temporal;
 #[path = "../examples/check_parity/text.rs"]
 mod text;
+#[path = "../examples/check_parity/tracking.rs"]
+mod tracking;
 #[path = "../examples/check_parity/vision.rs"]
 mod vision;
 #[path = "../examples/check_parity/weights.rs"]
@@ -39,7 +43,7 @@ fn every_fixture_passes() {
     .unwrap();
     let report = lines.join("\n");
     assert_eq!((summary.failed, summary.not_built), (0, 0), "\n{report}");
-    assert_eq!(summary.passed, 31, "\n{report}");
+    assert_eq!(summary.passed, 34, "\n{report}");
 }
 
 #[test]

@@ -5,11 +5,13 @@ mod check;
 mod fixture;
 mod internvideo;
 mod llm;
+mod metrics;
 mod model;
 mod run;
 mod sam2;
 mod temporal;
 mod text;
+mod tracking;
 mod vision;
 mod weights;
 

@@ -7,7 +7,7 @@ use burn::tensor::Device;
 
 use super::check::{Report, Verdict};
 use super::fixture::{Failure, Fixture, discover};
-use super::{boxes, internvideo, llm, model, sam2, temporal, text, vision};
+use super::{boxes, internvideo, llm, metrics, model, sam2, temporal, text, tracking, vision};
 
 #[derive(Debug, Default)]
 pub struct Options {
@@ -120,6 +120,9 @@ fn check(fixture: &Fixture, options: &Options, device: &Device) -> Result<Verdic
             internvideo::check(fixture, options.tokenizer.as_deref(), device)?
         }
         "box_ops" => boxes::box_ops(fixture, device)?,
+        "metrics_davis_jf" => metrics::davis_jf(fixture)?,
+        "metrics_coco_rle" => metrics::coco_rle(fixture)?,
+        "metrics_tracking" => tracking::tracking(fixture)?,
         "tpo_region_units" => boxes::region_units(fixture, device)?,
         "postprocess" => temporal::postprocess(fixture, device)?,
         _ if name.starts_with("cgdetr_") => temporal::cgdetr(fixture, device)?,
