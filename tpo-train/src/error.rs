@@ -1,6 +1,7 @@
 //! The error type of this crate.
 
 use std::fmt;
+use std::path::{Path, PathBuf};
 
 /// Result with [`TrainError`].
 pub type Result<T, E = TrainError> = std::result::Result<T, E>;
@@ -46,6 +47,40 @@ pub enum TrainError {
         /// Paths of the module that were not resolved, or had another shape.
         unexpected: Vec<String>,
     },
+    /// Everything that is wrong with a recipe.
+    #[error("{origin} has {}:{}", Count(problems.len(), "problem"), List(problems))]
+    InvalidRecipe {
+        /// Where the recipe came from, for example a file name.
+        origin: String,
+        /// Every problem: line, key, what was found, what is accepted.
+        problems: Vec<String>,
+    },
+    /// The operating system refused.
+    #[error("{action} {path}: {source}", path = path.display())]
+    Io {
+        /// What was being done.
+        action: &'static str,
+        /// On which file.
+        path: PathBuf,
+        /// The system's answer.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+impl TrainError {
+    /// Wraps an I/O error with what was being done to which file.
+    pub(crate) fn io(
+        action: &'static str,
+        path: &Path,
+    ) -> impl FnOnce(std::io::Error) -> TrainError {
+        let path = path.to_path_buf();
+        move |source| TrainError::Io {
+            action,
+            path,
+            source,
+        }
+    }
 }
 
 /// A problem between parameter groups and a module.
