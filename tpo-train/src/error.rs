@@ -66,6 +66,29 @@ pub enum TrainError {
         #[source]
         source: std::io::Error,
     },
+    /// A checkpoint that is not whole, or not what it should be.
+    #[error("{path}: {why}", path = path.display())]
+    Checkpoint {
+        /// The directory or file.
+        path: PathBuf,
+        /// What is wrong and what to do.
+        why: String,
+    },
+    /// A run is to go on with another recipe.
+    #[error(
+        "{checkpoint} was written with another recipe, {}:{}
+Go on with the old recipe, or          start a new run whose `model.start` is this checkpoint",
+        Count(changes.len(), "change"), List(changes), checkpoint = checkpoint.display()
+    )]
+    ChangedRecipe {
+        /// The checkpoint.
+        checkpoint: PathBuf,
+        /// Key, old value, new value.
+        changes: Vec<String>,
+    },
+    /// From reading or writing weights.
+    #[error(transparent)]
+    Weights(#[from] tpo_core::weights::WeightsError),
 }
 
 impl TrainError {

@@ -13,6 +13,7 @@
 //!
 //! Nothing here names an encoder, a language model or a head; any Burn module can be resolved.
 
+pub mod checkpoint;
 pub mod error;
 pub mod groups;
 pub mod loss;
@@ -24,6 +25,7 @@ pub mod schedule;
 pub mod stage;
 mod suggest;
 
+pub use checkpoint::{CheckpointStore, Retention, SavedCheckpoint};
 pub use error::{GroupProblem, Result, TrainError};
 pub use groups::{
     ParamGroupSpec, ResolvedGroup, ResolvedGroups, ResolvedParam, freeze, resolve, resolve_named,
