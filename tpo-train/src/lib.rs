@@ -18,6 +18,7 @@ pub mod error;
 pub mod groups;
 pub mod loss;
 pub mod names;
+pub mod observe;
 pub mod pattern;
 mod presets;
 pub mod recipe;
