@@ -6,14 +6,15 @@ mod table;
 use burn::module::{Module, ModuleMapper, Param, ParamGroup, ParamId};
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
-use tpo_core::weights::PathStack;
+pub(crate) use tpo_core::weights::PathStack;
 
 pub use resolve::{resolve, resolve_named, resolve_params};
 
 use crate::error::{Result, TrainError};
 use crate::names::HeadNames;
 use crate::pattern::PathPattern;
-use resolve::float_params;
+pub(crate) use resolve::float_params;
+pub(crate) use table::thousands;
 
 /// Parameters that learn with one learning rate and weight decay.
 ///

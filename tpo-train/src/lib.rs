@@ -15,6 +15,7 @@
 
 pub mod checkpoint;
 pub mod error;
+pub mod explain;
 pub mod groups;
 pub mod loss;
 pub mod names;
