@@ -227,7 +227,7 @@ pub fn videochat_tpo_keys() -> Result<KeyTables<'static>> {
 }
 
 /// Parts of the checkpoint whose heads are not built yet.
-const LATER_PARTS: [(&str, &str); 9] = [
+pub(crate) const LATER_PARTS: [(&str, &str); 9] = [
     ("temporal_token", "temporal"),
     ("cg_model.", "temporal"),
     ("cg_criterion.", "temporal"),

@@ -9,7 +9,7 @@ use tpo_core::geometry::BoxXyxy;
 use crate::error::{Error, Result};
 
 /// DejaVu Sans, Latin subset.
-const FONT: &[u8] = include_bytes!("../assets/fonts/DejaVuSans-latin.ttf");
+pub(crate) const FONT: &[u8] = include_bytes!("../assets/fonts/DejaVuSans-latin.ttf");
 
 /// Colours that stay apart on photographs and for colour-blind eyes (Okabe and Ito).
 pub const COLOURS: [[u8; 3]; 6] = [

@@ -62,4 +62,7 @@ pub enum Error {
     /// From reading media.
     #[error(transparent)]
     Data(#[from] tpo_data::DataError),
+    /// From recipes, training or checkpoints.
+    #[error(transparent)]
+    Train(#[from] tpo_train::TrainError),
 }

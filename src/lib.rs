@@ -23,10 +23,13 @@
 //! assembled model, weight import), [`vision`], [`llm`], [`heads`], [`data`] and [`train`].
 
 mod config;
+pub mod curves;
 mod device;
 pub mod draw;
 mod error;
+pub mod export;
 mod model_dir;
+pub mod recipe;
 mod session;
 
 pub use tpo_core as core;

@@ -20,7 +20,7 @@ use crate::session::{Session, SessionOptions};
 pub const CONFIG_FILE: &str = "tpo.json";
 
 /// A byte-level tokenizer with the seven task tokens, for the mini model.
-const MINI_TOKENIZER: &str = include_str!("../assets/mini_tokenizer.json");
+pub(crate) const MINI_TOKENIZER: &str = include_str!("../assets/mini_tokenizer.json");
 const MINI_TOKENIZER_CONFIG: &str =
     r#"{"bos_token":"<s>","eos_token":"</s>","unk_token":"<unk>","pad_token":"<unk>"}"#;
 
@@ -162,7 +162,7 @@ fn tokenizer_files(dir: &Path) -> Result<Vec<(String, Vec<u8>)>> {
     Ok(files)
 }
 
-fn read_config(dir: &Path) -> Result<TpoConfig> {
+pub(crate) fn read_config(dir: &Path) -> Result<TpoConfig> {
     let path = dir.join(CONFIG_FILE);
     match std::fs::read_to_string(&path) {
         Ok(text) => serde_json::from_str(&text).map_err(|e| Error::ModelDir {

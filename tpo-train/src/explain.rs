@@ -33,6 +33,8 @@ pub struct PartShape {
     pub prefixes: Vec<String>,
     /// Rows (tokens) that go through its linear maps per sample.
     pub rows: u64,
+    /// Other numbers of rows, for parameters whose path holds the text.
+    pub rows_of: Vec<(String, u64)>,
 }
 
 impl PartShape {
@@ -46,7 +48,19 @@ impl PartShape {
             name: name.into(),
             prefixes: prefixes.into_iter().map(Into::into).collect(),
             rows: rows as u64,
+            rows_of: Vec::new(),
         }
+    }
+
+    /// Sets the rows of the parameters whose path holds `text`.
+    pub fn with_rows_of(mut self, text: &str, rows: usize) -> Self {
+        self.rows_of.push((text.into(), rows as u64));
+        self
+    }
+
+    fn rows(&self, path: &str) -> u64 {
+        let other = self.rows_of.iter().find(|(text, _)| path.contains(text));
+        other.map_or(self.rows, |(_, rows)| *rows)
     }
 
     fn holds(&self, path: &str) -> bool {
@@ -242,9 +256,8 @@ fn memory(stage: &Stage, groups: &ResolvedGroups, model: &ModelShape) -> MemoryE
         .iter()
         .map(|part| {
             let held = model.params.iter().filter(|p| part.holds(&p.path));
-            held.map(kept_per_row)
+            held.map(|p| kept_per_row(p).saturating_mul(part.rows(&p.path)))
                 .sum::<u64>()
-                .saturating_mul(part.rows)
         })
         .sum();
     MemoryEstimate {

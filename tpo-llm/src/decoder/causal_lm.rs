@@ -152,6 +152,16 @@ impl CausalLm {
         self.map_linears(LoraLinear::unmerge)
     }
 
+    /// Folds every adapter into its weight and drops it: the same outputs from a plain decoder.
+    pub fn bake_lora(self) -> Self {
+        let mut baked = self.map_linears(|linear| LoraLinear {
+            lora: None,
+            ..linear.merge()
+        });
+        baked.config.lora = None;
+        baked
+    }
+
     fn map_linears(self, f: impl Fn(LoraLinear) -> LoraLinear) -> Self {
         Self {
             model: Decoder {
