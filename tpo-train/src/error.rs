@@ -46,6 +46,14 @@ pub enum TrainError {
         /// Paths of the module that were not resolved, or had another shape.
         unexpected: Vec<String>,
     },
+    /// State of an optimizer that does not fit the parameters.
+    #[error("optimizer state `{name}`: {why}")]
+    OptimizerState {
+        /// The parameter or tensor.
+        name: String,
+        /// What does not fit.
+        why: String,
+    },
 }
 
 /// A problem between parameter groups and a module.

@@ -11,7 +11,8 @@ pub use resolve::resolve;
 
 use crate::error::{Result, TrainError};
 use crate::pattern::PathPattern;
-use resolve::{PathStack, float_params};
+pub(crate) use resolve::PathStack;
+use resolve::float_params;
 
 /// Parameters that learn with one learning rate and weight decay.
 ///

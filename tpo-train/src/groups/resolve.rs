@@ -204,22 +204,22 @@ pub(super) fn float_params<M: Module>(module: &M) -> Vec<ResolvedParam> {
 
 /// The path of the parameter being visited. The variant of an enum has no segment.
 #[derive(Debug, Default)]
-pub(super) struct PathStack(Vec<String>);
+pub(crate) struct PathStack(Vec<String>);
 
 impl PathStack {
-    pub(super) fn enter(&mut self, name: &str, container: &str) {
+    pub(crate) fn enter(&mut self, name: &str, container: &str) {
         if !container.starts_with("Enum:") {
             self.0.push(name.to_string());
         }
     }
 
-    pub(super) fn exit(&mut self, container: &str) {
+    pub(crate) fn exit(&mut self, container: &str) {
         if !container.starts_with("Enum:") {
             self.0.pop();
         }
     }
 
-    pub(super) fn path(&self) -> String {
+    pub(crate) fn path(&self) -> String {
         self.0.join(".")
     }
 }
