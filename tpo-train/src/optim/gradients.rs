@@ -5,8 +5,7 @@ use std::collections::BTreeMap;
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{DType, FloatDType, Gradients, Tensor};
 use tpo_core::ops;
-
-use crate::groups::PathStack;
+use tpo_core::weights::PathStack;
 
 /// Gradients by parameter path, each flat `[n]` in `f32` and without autodiff.
 ///

@@ -6,10 +6,10 @@ use std::collections::HashMap;
 use burn::module::{Module, ModuleMapper, Param, ParamId};
 use burn::tensor::{DType, FloatDType, Tensor};
 use tpo_core::ops::{self, AdamWUpdate};
+use tpo_core::weights::PathStack;
 
 use super::{GradientSet, Moments, Optimizer};
 use crate::error::{Result, TrainError};
-use crate::groups::PathStack;
 
 impl Optimizer {
     /// Maps the module; returns how many parameters moved.
