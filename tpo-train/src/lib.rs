@@ -27,6 +27,7 @@ pub mod recipe;
 pub mod schedule;
 pub mod stage;
 mod suggest;
+pub mod trainer;
 
 pub use checkpoint::{CheckpointStore, Retention, SavedCheckpoint};
 pub use error::{GroupProblem, Result, TrainError};
@@ -42,6 +43,7 @@ pub use presets::VideoChatPaths;
 pub use recipe::Recipe;
 pub use schedule::{Decay, LrSchedule};
 pub use stage::{AdamW, Precision, Stage, StageLength, StagePlan};
+pub use trainer::{Hooks, TrainData, TrainEvent, TrainOptions, TrainState, Trainer, train_plan};
 
 // The README's code is compiled and run with the documentation tests.
 #[cfg(doctest)]

@@ -82,6 +82,11 @@ impl GradientSet {
         self
     }
 
+    /// As [`GradientSet::scale`], in place.
+    pub fn rescale(&mut self, factor: f64) {
+        self.scale *= factor;
+    }
+
     /// The factor that is not applied yet.
     pub fn factor(&self) -> f64 {
         self.scale

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
 
+use serde::{Deserialize, Serialize};
+
 use super::{Moments, Optimizer};
 use crate::error::{Result, TrainError};
 
@@ -15,11 +17,14 @@ const MASTER: &str = ".master";
 /// Everything an [`Optimizer`] remembers, exact to the bit: counters, and flat `f32` tensors
 /// called `{path}.exp_avg`, `{path}.exp_avg_sq` and, for weights that the module holds in fewer
 /// bits, `{path}.master`.
-#[derive(Debug, Clone, Default, PartialEq)]
+///
+/// With serde the counters are written and the tensors are not: those go to a file of their own.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct OptimizerState {
     /// Updates so far, by path of the parameter. One that never had a gradient is absent.
     pub steps: BTreeMap<String, u64>,
     /// The tensors, sorted by name.
+    #[serde(skip)]
     pub tensors: Vec<(String, TensorData)>,
 }
 

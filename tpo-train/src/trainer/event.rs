@@ -30,6 +30,8 @@ pub struct StepReport {
     pub stage: String,
     /// Steps done in this stage, this one included: from 1.
     pub step: u64,
+    /// Steps done since the start of the run.
+    pub run_step: u64,
     /// Steps of the whole stage.
     pub total_steps: u64,
     /// Passes over the data so far, in epochs.
@@ -50,6 +52,8 @@ pub struct StepReport {
     pub updated: usize,
     /// Samples of all workers.
     pub samples: usize,
+    /// Samples of all workers since the start of the stage.
+    pub stage_samples: u64,
     /// Samples of this worker by task.
     pub tasks: BTreeMap<String, usize>,
     /// Clips and images encoded by this worker.

@@ -1,12 +1,16 @@
 //! Where a run stands.
 
+use serde::{Deserialize, Serialize};
+
 use crate::optim::OptimizerState;
 
 /// Everything besides the weights that a run needs to go on as if it had not been interrupted.
 ///
 /// The generator of random numbers is not in it: it is seeded before every micro-batch from
 /// `seed`, the stage, the step and the micro-batch ([`step_seed`]).
-#[derive(Debug, Clone, PartialEq)]
+///
+/// With serde everything is written but the optimizer's tensors.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TrainState {
     /// Name of the stage.
     pub stage: String,
@@ -14,6 +18,10 @@ pub struct TrainState {
     pub stage_index: usize,
     /// Optimizer steps done in it.
     pub step: u64,
+    /// Optimizer steps done since the start of the run.
+    pub run_step: u64,
+    /// Samples seen in the stage, of all workers.
+    pub samples: u64,
     /// Its steps in all.
     pub total_steps: u64,
     /// Seed of the stage.
