@@ -89,6 +89,78 @@ Go on with the old recipe, or          start a new run whose `model.start` is th
     /// From reading or writing weights.
     #[error(transparent)]
     Weights(#[from] tpo_core::weights::WeightsError),
+    /// State of an optimizer that does not fit the parameters.
+    #[error("optimizer state `{name}`: {why}")]
+    OptimizerState {
+        /// The parameter or tensor.
+        name: String,
+        /// What does not fit.
+        why: String,
+    },
+    /// A position that is none of the data stream.
+    #[error("`{cursor}` is not a position of this data stream: {why}")]
+    Cursor {
+        /// The position.
+        cursor: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The model refused a micro-batch.
+    #[error("stage `{stage}`, step {step}, samples {}: {source}", Some5(samples))]
+    Model {
+        /// Name of the stage.
+        stage: String,
+        /// The step that was being taken, from 1.
+        step: u64,
+        /// Samples of the micro-batch.
+        samples: Vec<String>,
+        /// The model's answer.
+        #[source]
+        source: tpo_core::CoreError,
+    },
+    /// A loss or gradient that is infinite or not a number. The weights are those of the step
+    /// before.
+    #[error(
+        "stage `{stage}`, step {step}: {what} is {value}, samples {}. The weights were not \
+         changed. A smaller learning rate, clipping or f32 may help; look at these samples first",
+        Some5(samples)
+    )]
+    NotFinite {
+        /// Name of the stage.
+        stage: String,
+        /// The step that was being taken, from 1.
+        step: u64,
+        /// A loss term, or the norm of the gradients.
+        what: String,
+        /// Its value.
+        value: f64,
+        /// Samples of the micro-batch, or of the whole step.
+        samples: Vec<String>,
+    },
+    /// Micro-batches without anything to learn from.
+    #[error(
+        "stage `{stage}`, step {step}: no micro-batch reaches a trainable parameter, samples {}; \
+         they have no labels or targets of this stage, or its loss weights switch them off",
+        Some5(samples)
+    )]
+    NothingToLearn {
+        /// Name of the stage.
+        stage: String,
+        /// The step that was being taken, from 1.
+        step: u64,
+        /// Samples of the step.
+        samples: Vec<String>,
+    },
+    /// Another worker of a data-parallel run failed or ended.
+    #[error("worker {rank} of {world}: {why}")]
+    Worker {
+        /// This worker.
+        rank: usize,
+        /// Number of workers.
+        world: usize,
+        /// What happened.
+        why: String,
+    },
 }
 
 impl TrainError {

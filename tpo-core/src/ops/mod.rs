@@ -9,6 +9,7 @@
 //! Statistics (means, variances, soft-max sums) are taken in `f32` whatever the dtype.
 
 mod activation;
+mod adamw;
 mod attention;
 mod elementwise;
 mod flex;
@@ -21,6 +22,7 @@ mod simd;
 mod softmax;
 
 pub use activation::{gelu, gelu_tanh, silu, swiglu};
+pub use adamw::{AdamWUpdate, adamw, sum_of_squares};
 pub use attention::{AttentionOptions, attention};
 pub use linear::linear;
 pub use norm::{layer_norm, rms_norm};
