@@ -31,6 +31,8 @@ pub mod export;
 mod model_dir;
 pub mod recipe;
 mod session;
+pub mod synthetic;
+pub mod training;
 
 pub use tpo_core as core;
 pub use tpo_core::weights;

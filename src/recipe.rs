@@ -17,7 +17,7 @@ use tpo_train::{HeadNames, ResolvedParam, TrainError};
 
 use crate::config::{LATER_PARTS, TpoConfig};
 use crate::error::{Error, Result};
-use crate::model_dir::{CONFIG_FILE, MINI_TOKENIZER, read_config};
+use crate::model_dir::{CONFIG_FILE, mini_tokenizer, read_config};
 
 /// Names a recipe may give as `model.preset`.
 pub const PRESETS: [&str; 2] = ["videochat-tpo", "mini"];
@@ -39,9 +39,7 @@ pub fn model_config(spec: &ModelSpec) -> Result<TpoConfig> {
     let base = match (spec.preset.as_deref(), &spec.directory) {
         (Some("videochat-tpo"), None) => Some(TpoConfig::videochat_tpo()),
         (Some("mini"), None) => {
-            let tokenizer = tpo_llm::tokenizer::Tokenizer::from_tokenizer_json_bytes(
-                MINI_TOKENIZER.as_bytes(),
-            )?;
+            let tokenizer = mini_tokenizer()?;
             Some(TpoConfig::mini(tokenizer.vocab_size()))
         }
         (Some(other), None) => {

@@ -17,6 +17,7 @@ pub mod checkpoint;
 pub mod error;
 pub mod explain;
 pub mod groups;
+pub mod keep;
 pub mod loss;
 pub mod names;
 pub mod observe;

@@ -46,8 +46,11 @@ impl RunLog {
         bars: bool,
     ) -> Result<Self> {
         let dir = dir.as_ref().to_path_buf();
+        // What a run that was killed before its first checkpoint left is forgotten too.
+        let events = dir.join(EVENTS_DIR);
+        let forget = resumed_at.or(events.is_dir().then_some(0));
         let tensorboard = match spec.tensorboard {
-            true => Some(TensorBoard::create(dir.join(EVENTS_DIR), resumed_at)?),
+            true => Some(TensorBoard::create(events, forget)?),
             false => None,
         };
         Ok(Self {
