@@ -77,7 +77,9 @@ pub fn draw_curves(records: &[StepRecord]) -> Result<RgbImage> {
             top: (i as u32 * height) as f32,
             x: (first, last),
             y: range(curves),
+            log: false,
         };
+        panel.choose_scale(curves);
         panel.frame(title, &stages);
         for (k, curve) in curves.iter().enumerate() {
             panel.curve(curve, k);
@@ -143,6 +145,8 @@ struct Panel<'a> {
     top: f32,
     x: (f64, f64),
     y: (f64, f64),
+    /// Powers of ten at equal distances; `y` is then in powers.
+    log: bool,
 }
 
 impl Panel<'_> {
@@ -156,7 +160,19 @@ impl Panel<'_> {
         ]
     }
 
+    /// A few values far above the others would leave those on one line.
+    fn choose_scale(&mut self, curves: &[Curve]) {
+        let mut values: Vec<f64> = curves.iter().flat_map(|c| &c.points).map(|p| p.1).collect();
+        values.sort_by(f64::total_cmp);
+        let (low, high) = (values[0], values[values.len() - 1]);
+        if low > 0.0 && high > 100.0 * values[values.len() / 2] {
+            self.log = true;
+            self.y = (low.log10().floor(), high.log10().ceil());
+        }
+    }
+
     fn at(&self, (x, y): (f64, f64)) -> (f32, f32) {
+        let y = if self.log { y.log10() } else { y };
         let [x0, y0, x1, y1] = self.area();
         let part = |v: f64, (low, high): (f64, f64)| ((v - low) / (high - low)) as f32;
         (
@@ -192,26 +208,34 @@ impl Panel<'_> {
     fn frame(&mut self, title: &str, stages: &[(f64, &str)]) {
         let [x0, y0, x1, y1] = self.area();
         self.text(x0, self.top + 8.0, 19.0, INK, title);
-        let step = tick_step(self.y.1 - self.y.0);
+        let mut step = tick_step(self.y.1 - self.y.0);
+        if self.log {
+            step = step.max(1.0);
+        }
         for k in (self.y.0 / step).ceil() as i64..=(self.y.1 / step).floor() as i64 {
-            let value = k as f64 * step;
+            let tick = k as f64 * step;
+            let value = if self.log { 10_f64.powf(tick) } else { tick };
             let (_, y) = self.at((self.x.0, value));
             self.line((x0, y), (x1, y), GRID);
-            let text = label(value, step);
+            let text = if self.log || (tick != 0.0 && self.y.1 < 0.01) {
+                format!("{value:.1e}")
+            } else {
+                label(value, step)
+            };
             let (w, _) = text_size(PxScale::from(14.0), self.font, &text);
             self.text(x0 - w as f32 - 8.0, y - 8.0, 14.0, INK, &text);
         }
         let step = tick_step(self.x.1 - self.x.0).max(1.0);
         for k in (self.x.0 / step).ceil() as i64..=(self.x.1 / step).floor() as i64 {
             let value = k as f64 * step;
-            let (x, _) = self.at((value, self.y.0));
+            let (x, _) = self.at((value, 1.0));
             self.line((x, y1), (x, y1 + 4.0), INK);
             let text = label(value, step);
             let (w, _) = text_size(PxScale::from(14.0), self.font, &text);
             self.text(x - w as f32 / 2.0, y1 + 7.0, 14.0, INK, &text);
         }
         for (start, name) in stages {
-            let (x, _) = self.at((*start, self.y.0));
+            let (x, _) = self.at((*start, 1.0));
             if stages.len() > 1 {
                 self.line((x, y0), (x, y1), Rgb([170; 3]));
                 self.text(x + 4.0, y0 - 1.0, 13.0, Rgb([120; 3]), name);
