@@ -14,6 +14,8 @@ mod model;
 mod run;
 #[path = "../examples/check_parity/text.rs"]
 mod text;
+#[path = "../examples/check_parity/train.rs"]
+mod train;
 #[path = "../examples/check_parity/vision.rs"]
 mod vision;
 #[path = "../examples/check_parity/weights.rs"]
@@ -33,7 +35,7 @@ fn every_fixture_passes() {
     .unwrap();
     let report = lines.join("\n");
     assert_eq!((summary.failed, summary.not_built), (0, 0), "\n{report}");
-    assert_eq!(summary.passed, 18, "\n{report}");
+    assert_eq!(summary.passed, 19, "\n{report}");
 }
 
 #[test]

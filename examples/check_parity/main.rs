@@ -7,6 +7,7 @@ mod llm;
 mod model;
 mod run;
 mod text;
+mod train;
 mod vision;
 mod weights;
 

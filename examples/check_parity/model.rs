@@ -100,7 +100,7 @@ fn config(weights: &Fixture) -> Result<TpoConfig, Failure> {
     })
 }
 
-fn model(fixture: &Fixture, device: &Device) -> Result<VideoChatTpo, Failure> {
+pub fn model(fixture: &Fixture, device: &Device) -> Result<VideoChatTpo, Failure> {
     let file = weights_of(fixture)?;
     let stem = file
         .file_stem()
@@ -128,7 +128,7 @@ fn batch_of(fixture: &Fixture, index: &str) -> Result<TokenBatch, Failure> {
     })
 }
 
-fn boxes(fixture: &Fixture, prefix: &str) -> Result<Vec<Vec<BoxXyxy>>, Failure> {
+pub fn boxes(fixture: &Fixture, prefix: &str) -> Result<Vec<Vec<BoxXyxy>>, Failure> {
     let mut rows = Vec::new();
     while fixture.has(&format!("{prefix}.{}", rows.len())) {
         let flat = fixture.floats(&format!("{prefix}.{}", rows.len()))?;
@@ -139,6 +139,21 @@ fn boxes(fixture: &Fixture, prefix: &str) -> Result<Vec<Vec<BoxXyxy>>, Failure> 
         );
     }
     Ok(rows)
+}
+
+/// Targets of all heads under `prefix`; facts that heads need go to `samples`.
+pub fn targets(
+    fixture: &Fixture,
+    prefix: &str,
+    _facts: &serde_json::Value,
+    _samples: &mut [tpo::train::trainer::SampleInfo],
+) -> Result<TargetSet, Failure> {
+    let mut targets = TargetSet::new();
+    let region: Vec<BoxXyxy> = boxes(fixture, &format!("{prefix}.output_boxes"))?.concat();
+    if !region.is_empty() {
+        targets = targets.with("region", region);
+    }
+    Ok(targets)
 }
 
 /// `tpo_forward_region`: an image batch with a region loss.

@@ -7,7 +7,7 @@ use burn::tensor::Device;
 
 use super::check::{Report, Verdict};
 use super::fixture::{Failure, Fixture, discover};
-use super::{boxes, llm, model, text, vision};
+use super::{boxes, llm, model, text, train, vision};
 
 #[derive(Debug, Default)]
 pub struct Options {
@@ -117,6 +117,7 @@ fn check(fixture: &Fixture, options: &Options, device: &Device) -> Result<Verdic
         "box_ops" => boxes::box_ops(fixture, device)?,
         "tpo_region_units" => boxes::region_units(fixture, device)?,
         "tpo_forward_region" => model::forward_region(fixture, device)?,
+        "tpo_train_trace_region" => train::trace(fixture, device)?,
         _ if name.starts_with("tpo_generate_") => {
             if !model::can_generate(fixture, device)? {
                 return Ok(Verdict::NotBuilt);
