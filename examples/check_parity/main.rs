@@ -3,9 +3,11 @@
 mod boxes;
 mod check;
 mod fixture;
+mod internvideo;
 mod llm;
 mod model;
 mod run;
+mod temporal;
 mod text;
 mod train;
 mod vision;

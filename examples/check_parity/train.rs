@@ -8,7 +8,7 @@ use serde_json::Value;
 use tpo::VideoChatTpo;
 use tpo::core::head::TaskHead;
 use tpo::core::model::{TokenBatch, TpoBatch};
-use tpo::train::trainer::{GeneratedData, SampleInfo, StepReport, TrainBatch};
+use tpo::train::trainer::{GeneratedData, StepReport, TrainBatch};
 use tpo::train::{
     AdamW, Decay, LrSchedule, ParamGroupSpec, Precision, Stage, StageLength, TrainOptions, Trainer,
 };
@@ -112,6 +112,17 @@ pub fn trace(fixture: &Fixture, device: &Device) -> Result<Report, Failure> {
     Ok(report)
 }
 
+/// Whether this build has a module for every parameter that the fixture trains.
+pub fn can_trace(fixture: &Fixture) -> Result<bool, Failure> {
+    let keys = videochat_tpo_keys()?;
+    let groups = fixture.json["parameter_groups"].as_array();
+    let mut trained = groups
+        .into_iter()
+        .flatten()
+        .flat_map(|g| names(&g["names"]));
+    Ok(trained.all(|key| path_of(&keys, &key).is_ok()))
+}
+
 fn path_of(keys: &dyn KeyMap, key: &str) -> Result<String, Failure> {
     match keys.module_path(key) {
         KeyTarget::Path(path) => Ok(path),
@@ -213,15 +224,9 @@ fn batch(fixture: &Fixture, name: &str, device: &Device) -> Result<TrainBatch, F
     }
     batch.boxes = boxes(fixture, &key("input_boxes"))?;
     batch.labels = Some(fixture.int_rows(&key("labels"))?);
-    let mut samples: Vec<SampleInfo> = (0..rows)
-        .map(|row| SampleInfo::named(format!("{name}:{row}")))
-        .collect();
-    batch.targets = targets(
-        fixture,
-        &prefix,
-        &fixture.json["batches"][name],
-        &mut samples,
-    )?;
+    let names = super::temporal::names(&fixture.json["batches"][name]);
+    let (targets, samples) = targets(fixture, &prefix, rows, &names, device)?;
+    batch.targets = targets;
     Ok(TrainBatch { batch, samples })
 }
 
