@@ -25,10 +25,6 @@ pub const PRESETS: [&str; 2] = ["videochat-tpo", "mini"];
 /// Longest prompt in tokens (reference implementation: `max_length`).
 const MAX_PROMPT: usize = 1024;
 
-/// Parts of the published checkpoint that nothing runs: leftovers of a simpler temporal head and a
-/// constant of the loss.
-const UNUSED: [&str; 3] = ["temporal_embed.", "action_embed.", "cg_criterion."];
-
 /// Sizes of the model that a recipe names, with its adapters.
 ///
 /// # Errors
@@ -156,7 +152,7 @@ fn add_later_parts(params: &mut Vec<ResolvedParam>, heads: &mut Vec<String>) -> 
         else {
             continue;
         };
-        if !absent.contains(head) || UNUSED.contains(prefix) || !tensor.is_float() {
+        if !absent.contains(head) || !tensor.is_float() {
             continue;
         }
         let at = heads.iter().position(|h| h == head).unwrap_or_default();

@@ -105,6 +105,15 @@ Go on with the old recipe, or          start a new run whose `model.start` is th
         /// What is wrong with it.
         why: String,
     },
+    /// The data stream cannot go on.
+    #[error("{what}: {source}")]
+    Data {
+        /// Which file, row or batch.
+        what: String,
+        /// What happened there.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// The model refused a micro-batch.
     #[error("stage `{stage}`, step {step}, samples {}: {source}", Some5(samples))]
     Model {

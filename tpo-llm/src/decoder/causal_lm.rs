@@ -89,7 +89,7 @@ impl CausalLm {
     }
 
     /// Runs all blocks and the final norm; `before_block` sees the input of every block.
-    fn run(
+    pub(crate) fn run(
         &self,
         embeds: Tensor<3>,
         mask: Option<&AttentionMask>,

@@ -23,6 +23,15 @@ pub struct TermValue {
     pub count: usize,
 }
 
+/// Losses of one micro-batch.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct MicroReport {
+    /// Weighted sum of the terms; `None` when it had neither labels nor targets.
+    pub loss: Option<f64>,
+    /// Its terms.
+    pub terms: Vec<TermValue>,
+}
+
 /// What one optimizer step did.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct StepReport {
@@ -38,8 +47,8 @@ pub struct StepReport {
     pub epoch: f64,
     /// Weighted sum of all terms, averaged over the micro-batches of all workers.
     pub loss: f64,
-    /// The total of each micro-batch of this worker.
-    pub micro_losses: Vec<f64>,
+    /// The micro-batches of this worker, in order.
+    pub micro_batches: Vec<MicroReport>,
     /// Every term, in the order of its first appearance.
     pub terms: Vec<TermValue>,
     /// Learning rate by group.

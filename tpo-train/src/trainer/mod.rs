@@ -15,7 +15,7 @@ mod run;
 mod state;
 
 pub use data::{GeneratedData, SampleInfo, Sharded, TrainBatch, TrainData};
-pub use event::{Hooks, Metrics, StepReport, TermValue, TrainEvent};
+pub use event::{Hooks, Metrics, MicroReport, StepReport, TermValue, TrainEvent};
 pub use parallel::{Reduce, Worker};
 pub use plan::train_plan;
 pub use prepare::prepare;

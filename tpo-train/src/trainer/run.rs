@@ -10,7 +10,7 @@ use tpo_core::model::TpoModel;
 use tpo_core::traits::{Connector, LanguageModel, VisionEncoder};
 
 use super::data::{TrainBatch, TrainData};
-use super::event::{Hooks, StepReport, TermValue, TrainEvent};
+use super::event::{Hooks, MicroReport, StepReport, TermValue, TrainEvent};
 use super::micro::micro_batch;
 use super::parallel::Worker;
 use super::prepare::prepare;
@@ -347,8 +347,8 @@ where
         let shared = self.options.worker.sum(vec![
             f64::from(u8::from(failure.is_some())),
             f64::from(u8::from(log.reached)),
-            log.micro_losses.iter().sum(),
-            log.micro_losses.len() as f64,
+            log.micro_batches.iter().filter_map(|m| m.loss).sum(),
+            log.micro_batches.iter().filter_map(|m| m.loss).count() as f64,
             log.ids.len() as f64,
         ])?;
         if let Some(failure) = failure {
@@ -386,7 +386,7 @@ where
             total_steps: self.total_steps,
             epoch: micro_steps as f64 / self.batches_per_epoch as f64,
             loss: shared[2] / shared[3].max(1.0),
-            micro_losses: log.micro_losses,
+            micro_batches: log.micro_batches,
             terms: log.terms,
             learning_rates: self.optimizer.learning_rates(factor),
             grad_norm: update.grad_norm,
@@ -429,7 +429,7 @@ struct StepLog {
     clips: usize,
     tokens: usize,
     data_seconds: f64,
-    micro_losses: Vec<f64>,
+    micro_batches: Vec<MicroReport>,
     terms: Vec<TermValue>,
     reached: bool,
 }
@@ -448,8 +448,11 @@ impl StepLog {
     }
 
     /// Means over the micro-batches that had a term.
-    fn add(&mut self, terms: Vec<TermValue>, total: Option<f64>) {
-        self.micro_losses.extend(total);
+    fn add(&mut self, terms: Vec<TermValue>, loss: Option<f64>) {
+        self.micro_batches.push(MicroReport {
+            loss,
+            terms: terms.clone(),
+        });
         for term in terms {
             match self.terms.iter_mut().find(|t| t.name == term.name) {
                 Some(mean) => {
