@@ -278,7 +278,7 @@ pub fn videochat_tpo_keys() -> Result<KeyTables<'static>> {
 }
 
 /// Parts of the checkpoint whose heads are not built yet.
-const LATER_PARTS: [(&str, &str); 4] = [
+pub(crate) const LATER_PARTS: [(&str, &str); 4] = [
     ("track_token", "mask"),
     ("track_embed.", "mask"),
     ("track_embed_decode2.", "mask"),

@@ -24,6 +24,8 @@ mod temporal;
 mod text;
 #[path = "../examples/check_parity/tracking.rs"]
 mod tracking;
+#[path = "../examples/check_parity/train.rs"]
+mod train;
 #[path = "../examples/check_parity/vision.rs"]
 mod vision;
 #[path = "../examples/check_parity/weights.rs"]
@@ -43,7 +45,7 @@ fn every_fixture_passes() {
     .unwrap();
     let report = lines.join("\n");
     assert_eq!((summary.failed, summary.not_built), (0, 0), "\n{report}");
-    assert_eq!(summary.passed, 34, "\n{report}");
+    assert_eq!(summary.passed, 35, "\n{report}");
 }
 
 #[test]

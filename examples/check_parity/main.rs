@@ -12,6 +12,7 @@ mod sam2;
 mod temporal;
 mod text;
 mod tracking;
+mod train;
 mod vision;
 mod weights;
 

@@ -7,7 +7,9 @@ use burn::tensor::Device;
 
 use super::check::{Report, Verdict};
 use super::fixture::{Failure, Fixture, discover};
-use super::{boxes, internvideo, llm, metrics, model, sam2, temporal, text, tracking, vision};
+use super::{
+    boxes, internvideo, llm, metrics, model, sam2, temporal, text, tracking, train, vision,
+};
 
 #[derive(Debug, Default)]
 pub struct Options {
@@ -127,6 +129,12 @@ fn check(fixture: &Fixture, options: &Options, device: &Device) -> Result<Verdic
         "postprocess" => temporal::postprocess(fixture, device)?,
         _ if name.starts_with("cgdetr_") => temporal::cgdetr(fixture, device)?,
         "tpo_forward_region" | "tpo_forward_temporal" => model::forward(fixture, device)?,
+        _ if name.starts_with("tpo_train_trace_") => {
+            if !train::can_trace(fixture)? {
+                return Ok(Verdict::NotBuilt);
+            }
+            train::trace(fixture, device)?
+        }
         _ if name.starts_with("tpo_generate_") => {
             if !model::can_generate(fixture, device)? {
                 return Ok(Verdict::NotBuilt);

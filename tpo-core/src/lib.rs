@@ -13,6 +13,7 @@ pub mod model;
 pub mod nn;
 pub mod ops;
 pub mod prompt;
+pub mod recompute;
 pub mod rows;
 pub mod token;
 pub mod traits;
