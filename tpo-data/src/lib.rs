@@ -32,6 +32,7 @@ mod frame;
 mod image_io;
 mod limits;
 pub mod sampling;
+pub mod schema;
 mod transform;
 pub mod video;
 
@@ -45,6 +46,6 @@ pub use limits::MediaLimits;
 pub use sampling::{ClipRange, FrameSampling};
 pub use transform::{IMAGENET_MEAN, IMAGENET_STD, ImageTransform, Rounding, TransformPlan};
 pub use video::{
-    VideoInfo, VideoOptions, VideoReader, YuvConversion, open_video, open_video_bytes,
-    open_video_with,
+    FrameFolder, VideoInfo, VideoOptions, VideoReader, YuvConversion, open_frames, open_still,
+    open_video, open_video_bytes, open_video_with,
 };
