@@ -31,6 +31,7 @@ mod error;
 mod frame;
 mod image_io;
 mod limits;
+pub mod readers;
 pub mod sampling;
 pub mod schema;
 mod transform;
