@@ -28,9 +28,13 @@
 
 mod clip;
 mod error;
+pub mod feed;
 mod frame;
+#[doc(hidden)]
+pub mod fuzzing;
 mod image_io;
 mod limits;
+pub mod prompts;
 pub mod readers;
 pub mod sampling;
 pub mod schema;

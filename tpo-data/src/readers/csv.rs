@@ -39,7 +39,7 @@ impl Table {
 }
 
 /// Rows of fields; a quoted field may hold commas, doubled quotes and line ends.
-fn split(text: &str) -> Vec<(usize, Vec<String>)> {
+pub(super) fn split(text: &str) -> Vec<(usize, Vec<String>)> {
     let text = text.strip_prefix('\u{FEFF}').unwrap_or(text);
     let (mut rows, mut row, mut field) = (Vec::new(), Vec::new(), String::new());
     let (mut quoted, mut line, mut first_line) = (false, 1, 1);

@@ -31,6 +31,15 @@ pub use json_items::{JsonItem, JsonItems};
 use crate::DataError;
 use crate::schema::Sample;
 
+pub(crate) fn fuzz_csv(text: &str) {
+    csv::split(text);
+}
+
+pub(crate) fn fuzz_palette(bytes: &[u8]) {
+    let _ = palette::indices(std::io::Cursor::new(bytes), Path::new("fuzz.png"));
+}
+
+
 /// Samples of a public dataset; an `Err` costs one record unless it is [`DataError::Io`].
 pub type Samples = Box<dyn Iterator<Item = Result<Sample, DataError>> + Send>;
 
