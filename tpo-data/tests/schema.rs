@@ -31,21 +31,28 @@ fn spans() -> impl Strategy<Value = Vec<[f64; 2]>> {
 }
 
 fn coords() -> impl Strategy<Value = BoxCoords> {
-    (0.0f32..0.9, 0.0f32..0.9, 0.01f32..0.1, 0.01f32..0.1, any::<bool>()).prop_map(
-        |(x, y, w, h, pixels)| {
+    (
+        0.0f32..0.9,
+        0.0f32..0.9,
+        0.01f32..0.1,
+        0.01f32..0.1,
+        any::<bool>(),
+    )
+        .prop_map(|(x, y, w, h, pixels)| {
             if pixels {
                 BoxCoords::Pixels([x * 640.0, y * 480.0, (x + w) * 640.0, (y + h) * 480.0])
             } else {
                 BoxCoords::Normalised([x, y, x + w, y + h])
             }
-        },
-    )
+        })
 }
 
 fn rle() -> impl Strategy<Value = Rle> {
     vec(any::<bool>(), 48).prop_map(|mut bits| {
         bits[7] = true;
-        Rle::encode(&Mask(ndarray::Array2::from_shape_vec((6, 8), bits).unwrap()))
+        Rle::encode(&Mask(
+            ndarray::Array2::from_shape_vec((6, 8), bits).unwrap(),
+        ))
     })
 }
 
@@ -97,7 +104,10 @@ fn annotation() -> impl Strategy<Value = Annotation> {
             .prop_map(|(spans, saliency)| ("temporal", Target::Spans { spans, saliency })),
         track().prop_map(|t| ("mask", Target::Track(t))),
         (any::<i32>(), ".{0,8}").prop_map(|(n, s)| {
-            ("count", Target::Value(json!({"n": n, "deep": [s, null, true]})))
+            (
+                "count",
+                Target::Value(json!({"n": n, "deep": [s, null, true]})),
+            )
         }),
         Just(("count", Target::Value(Value::Null))),
     ];
@@ -118,8 +128,13 @@ fn media() -> impl Strategy<Value = Media> {
             fps: f64::from(n) / 4.0
         }),
     ];
-    (kind, "[a-z0-9/_.]{1,20}", option::of(seconds(10)), any::<bool>()).prop_map(
-        |(kind, path, start, size)| Media {
+    (
+        kind,
+        "[a-z0-9/_.]{1,20}",
+        option::of(seconds(10)),
+        any::<bool>(),
+    )
+        .prop_map(|(kind, path, start, size)| Media {
             kind,
             path,
             range: start.map(|start| ClipRange {
@@ -128,8 +143,7 @@ fn media() -> impl Strategy<Value = Media> {
             }),
             size: size.then_some([640, 480]),
             duration: None,
-        },
-    )
+        })
 }
 
 fn sample() -> impl Strategy<Value = Sample> {
@@ -208,7 +222,8 @@ fn full_row() -> Value {
 }
 
 fn set(row: &mut Value, pointer: &str, value: Value) {
-    *row.pointer_mut(pointer).unwrap_or_else(|| panic!("{pointer}")) = value;
+    *row.pointer_mut(pointer)
+        .unwrap_or_else(|| panic!("{pointer}")) = value;
 }
 
 /// What a mutation must be reported as.
@@ -235,12 +250,29 @@ fn kind(fault: &RowFault) -> Kind {
 fn mutated(n: usize) -> (Vec<u8>, Kind) {
     let mut row = full_row();
     let leaves = [
-        "/id", "/media/video", "/media/range", "/media/range/0", "/media/size/1",
-        "/media/duration", "/turns/0/question", "/turns/0/answer", "/turns/0/boxes/0/box/2",
-        "/turns/1/options", "/turns/1/correct", "/annotations/0/task", "/annotations/0/box_pixels",
-        "/annotations/1/spans/0", "/annotations/1/spans/0/1", "/annotations/1/saliency/clips/0",
-        "/annotations/1/saliency/scores/0/0", "/annotations/2/track/0", "/annotations/2/track/0/frame",
-        "/annotations/2/track/1/rle/size/0", "/annotations/2/track/1/rle/counts", "/turns", "/annotations",
+        "/id",
+        "/media/video",
+        "/media/range",
+        "/media/range/0",
+        "/media/size/1",
+        "/media/duration",
+        "/turns/0/question",
+        "/turns/0/answer",
+        "/turns/0/boxes/0/box/2",
+        "/turns/1/options",
+        "/turns/1/correct",
+        "/annotations/0/task",
+        "/annotations/0/box_pixels",
+        "/annotations/1/spans/0",
+        "/annotations/1/spans/0/1",
+        "/annotations/1/saliency/clips/0",
+        "/annotations/1/saliency/scores/0/0",
+        "/annotations/2/track/0",
+        "/annotations/2/track/0/frame",
+        "/annotations/2/track/1/rle/size/0",
+        "/annotations/2/track/1/rle/counts",
+        "/turns",
+        "/annotations",
     ];
     let wrong = [json!({"x": 1}), json!([[]]), json!(true)];
     let invalid: [(&str, Value); 26] = [
@@ -257,7 +289,10 @@ fn mutated(n: usize) -> (Vec<u8>, Kind) {
         ("/turns/0/answer", json!("[<VID_PLH>]")),
         ("/turns/1/correct", json!(2)),
         ("/turns/1/options", json!(["one"])),
-        ("/annotations/0/box_pixels", json!([10.0, 20.0, 500.0, 60.0])),
+        (
+            "/annotations/0/box_pixels",
+            json!([10.0, 20.0, 500.0, 60.0]),
+        ),
         ("/annotations/0/box_pixels", json!([10.0, 20.0, 10.0, 60.0])),
         ("/annotations/0/box_pixels", json!([1e39, 20.0, 1e39, 60.0])),
         ("/annotations/0/task", json!("two words")),
@@ -269,13 +304,20 @@ fn mutated(n: usize) -> (Vec<u8>, Kind) {
         ("/annotations/1/saliency/scores/0/0", json!(-1.0)),
         ("/annotations/2/track/1/frame", json!(0)),
         ("/annotations/2/track/1/rle/counts", json!("99999")),
-        ("/annotations/2/track/1/rle/size", json!([3, 100_000_000_000_u64])),
+        (
+            "/annotations/2/track/1/rle/size",
+            json!([3, 100_000_000_000_u64]),
+        ),
     ];
     let text = |row: &Value| row.to_string().into_bytes();
     match n % 8 {
         0 => {
             let i = n / 8;
-            set(&mut row, leaves[i % leaves.len()], wrong[i / leaves.len() % 3].clone());
+            set(
+                &mut row,
+                leaves[i % leaves.len()],
+                wrong[i / leaves.len() % 3].clone(),
+            );
             (text(&row), Kind::Json)
         }
         1 | 2 => {
@@ -286,7 +328,9 @@ fn mutated(n: usize) -> (Vec<u8>, Kind) {
         3 => {
             // A literal that Python writes and JSON does not have.
             let literal = ["NaN", "Infinity", "-Infinity", "1e999", "None", "'x'", ""][n / 8 % 7];
-            let line = row.to_string().replacen("[1.0,2.5]", &format!("[{literal},2.5]"), 1);
+            let line = row
+                .to_string()
+                .replacen("[1.0,2.5]", &format!("[{literal},2.5]"), 1);
             assert!(line.contains(&format!("[{literal},2.5]")));
             (line.into_bytes(), Kind::Json)
         }
@@ -302,7 +346,14 @@ fn mutated(n: usize) -> (Vec<u8>, Kind) {
             (line, Kind::Json)
         }
         6 => {
-            let places = ["", "/media", "/turns/0", "/annotations/0", "/annotations/2/track/0", "/annotations/1/saliency"];
+            let places = [
+                "",
+                "/media",
+                "/turns/0",
+                "/annotations/0",
+                "/annotations/2/track/0",
+                "/annotations/1/saliency",
+            ];
             let at = row.pointer_mut(places[n / 8 % places.len()]).unwrap();
             at[format!("extra_{n}")] = json!(1);
             (text(&row), Kind::Json)
@@ -329,7 +380,8 @@ fn a_thousand_mutated_rows_are_reported_one_by_one() {
         let (line, kind) = mutated(n);
         assert!(!line.contains(&b'\n'));
         file.write_all(&line).unwrap();
-        file.write_all(if n % 3 == 0 { b"\r\n\n" } else { b"\n" }).unwrap();
+        file.write_all(if n % 3 == 0 { b"\r\n\n" } else { b"\n" })
+            .unwrap();
         // A good row behind each bad one shows that reading went on in the right place.
         writeln!(file, "{good}").unwrap();
         expected.push(kind);
@@ -347,7 +399,10 @@ fn a_thousand_mutated_rows_are_reported_one_by_one() {
             Err(e) => {
                 assert_eq!(e.line, line);
                 let text = e.to_string();
-                assert!(text.len() < 2000 && text.contains(&format!(":{line}: ")), "{text}");
+                assert!(
+                    text.len() < 2000 && text.contains(&format!(":{line}: ")),
+                    "{text}"
+                );
                 faults.push(kind(&e.fault));
             }
             Ok(sample) => {
@@ -364,12 +419,19 @@ fn a_thousand_mutated_rows_are_reported_one_by_one() {
     }
     assert_eq!(fine, 1000);
     for (n, (found, wanted)) in faults.iter().zip(&expected).enumerate() {
-        assert_eq!(found, wanted, "row {n}: {}", String::from_utf8_lossy(&mutated(n).0));
+        assert_eq!(
+            found,
+            wanted,
+            "row {n}: {}",
+            String::from_utf8_lossy(&mutated(n).0)
+        );
     }
     assert_eq!(faults.len(), 1000);
     // The iterator form says the same.
     let reader = SampleReader::open(&path, RowLimits::default()).unwrap();
-    let bad = reader.filter(|r| matches!(r, Err(DataError::Row(_)))).count();
+    let bad = reader
+        .filter(|r| matches!(r, Err(DataError::Row(_))))
+        .count();
     assert_eq!(bad, expected.iter().filter(|k| **k != Kind::Media).count());
 }
 
@@ -377,7 +439,9 @@ fn a_thousand_mutated_rows_are_reported_one_by_one() {
 fn random_bytes_never_panic() {
     let mut state = 1u64;
     let mut byte = || {
-        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        state = state
+            .wrapping_mul(6364136223846793005)
+            .wrapping_add(1442695040888963407);
         (state >> 33) as u8
     };
     let good = full_row().to_string().into_bytes();
@@ -404,28 +468,64 @@ fn the_file_is_held_against_the_row() {
         parse_row(row.to_string().as_bytes(), &RowLimits::default()).unwrap()
     };
     let video = || json!({"video": "bouncing_shapes.mp4"});
-    let fine = row(video(), json!({"task": "region", "query": "x", "box_pixels": [0, 0, 320, 240.5]}));
+    let fine = row(
+        video(),
+        json!({"task": "region", "query": "x", "box_pixels": [0, 0, 320, 240.5]}),
+    );
     let (facts, problems) = check_media(&fine, &root, &limits).unwrap().unwrap();
     assert_eq!((facts.info.width, facts.info.height), (320, 240));
     assert_eq!(problems, []);
     let length = facts.info.duration;
     for (media, annotation, at) in [
-        (json!({"video": "bouncing_shapes.mp4", "size": [240, 320]}), json!({"task": "region", "query": "x", "box": [0, 0, 1, 1]}), "media.size"),
-        (json!({"video": "bouncing_shapes.mp4", "duration": length + 9.0}), json!({"task": "region", "query": "x", "box": [0, 0, 1, 1]}), "media.duration"),
-        (json!({"video": "bouncing_shapes.mp4", "range": [length + 5.0, length + 9.0]}), json!({"task": "region", "query": "x", "box": [0, 0, 1, 1]}), "media.range"),
-        (video(), json!({"task": "region", "query": "x", "box_pixels": [0, 0, 322, 100]}), "annotations[0].box"),
-        (video(), json!({"task": "temporal", "query": "x", "spans": [[0, 1], [length + 1.0, length + 2.0]]}), "annotations[0].spans[1]"),
-        (video(), json!({"task": "mask", "query": "x", "track": [{"frame": 0, "box": [0, 0, 1, 1]}, {"frame": 99999, "absent": true}]}), "annotations[0].track[1]"),
-        (video(), json!({"task": "mask", "query": "x", "track": [{"time": 0.0, "rle": {"size": [2, 2], "counts": "13"}}]}), "annotations[0].track[0]"),
+        (
+            json!({"video": "bouncing_shapes.mp4", "size": [240, 320]}),
+            json!({"task": "region", "query": "x", "box": [0, 0, 1, 1]}),
+            "media.size",
+        ),
+        (
+            json!({"video": "bouncing_shapes.mp4", "duration": length + 9.0}),
+            json!({"task": "region", "query": "x", "box": [0, 0, 1, 1]}),
+            "media.duration",
+        ),
+        (
+            json!({"video": "bouncing_shapes.mp4", "range": [length + 5.0, length + 9.0]}),
+            json!({"task": "region", "query": "x", "box": [0, 0, 1, 1]}),
+            "media.range",
+        ),
+        (
+            video(),
+            json!({"task": "region", "query": "x", "box_pixels": [0, 0, 322, 100]}),
+            "annotations[0].box",
+        ),
+        (
+            video(),
+            json!({"task": "temporal", "query": "x", "spans": [[0, 1], [length + 1.0, length + 2.0]]}),
+            "annotations[0].spans[1]",
+        ),
+        (
+            video(),
+            json!({"task": "mask", "query": "x", "track": [{"frame": 0, "box": [0, 0, 1, 1]}, {"frame": 99999, "absent": true}]}),
+            "annotations[0].track[1]",
+        ),
+        (
+            video(),
+            json!({"task": "mask", "query": "x", "track": [{"time": 0.0, "rle": {"size": [2, 2], "counts": "13"}}]}),
+            "annotations[0].track[0]",
+        ),
     ] {
-        let (_, problems) = check_media(&row(media, annotation), &root, &limits).unwrap().unwrap();
+        let (_, problems) = check_media(&row(media, annotation), &root, &limits)
+            .unwrap()
+            .unwrap();
         let places: Vec<_> = problems.iter().map(|p| p.at.as_str()).collect();
         assert_eq!(places, [at]);
     }
     let mut summary = Summary::default();
     summary.add(&fine, Some(&facts));
     let text = summary.to_string();
-    assert!(text.contains("320x240 1") && text.contains("region 1"), "{text}");
+    assert!(
+        text.contains("320x240 1") && text.contains("region 1"),
+        "{text}"
+    );
 }
 
 #[test]

@@ -76,6 +76,8 @@ pub struct Loader {
     cursor: Cursor,
     /// Batches in a row of which nothing was left.
     fruitless: u64,
+    /// Rows skipped behind the last batch.
+    orphans: Vec<RowError>,
 }
 
 impl Loader {
@@ -121,6 +123,7 @@ impl Loader {
             threads: Vec::new(),
             cursor,
             fruitless: 0,
+            orphans: Vec::new(),
         };
         for i in 0..config.workers {
             let shared = Arc::clone(&loader.shared);
@@ -148,6 +151,11 @@ impl Loader {
         &self.shared.maker
     }
 
+    /// Rows skipped behind the last batch, which no batch could tell of.
+    pub fn take_orphans(&mut self) -> Vec<RowError> {
+        std::mem::take(&mut self.orphans)
+    }
+
     /// The next batch, `None` after the last epoch. Batches of which no row was usable are
     /// passed over; their rows are in the `skipped` list of the next one.
     ///
@@ -159,6 +167,7 @@ impl Loader {
         loop {
             let config = self.shared.config;
             if config.epochs.is_some_and(|n| self.cursor.epoch >= n) {
+                self.orphans.extend(skipped);
                 return Ok(None);
             }
             let (at, made) = if self.threads.is_empty() {

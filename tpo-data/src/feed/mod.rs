@@ -190,7 +190,8 @@ impl Feed {
     /// As [`Loader::next_batch`].
     pub fn next_batch(&mut self) -> Result<Option<Collated>, DataError> {
         let batch = self.loader.next_batch()?;
-        for row in batch.iter().flat_map(|b| &b.skipped) {
+        let orphans = self.loader.take_orphans();
+        for row in batch.iter().flat_map(|b| &b.skipped).chain(&orphans) {
             tracing::warn!(%row, "row skipped");
             self.bad.push(row.clone());
         }

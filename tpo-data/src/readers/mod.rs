@@ -39,7 +39,6 @@ pub(crate) fn fuzz_palette(bytes: &[u8]) {
     let _ = palette::indices(std::io::Cursor::new(bytes), Path::new("fuzz.png"));
 }
 
-
 /// Samples of a public dataset; an `Err` costs one record unless it is [`DataError::Io`].
 pub type Samples = Box<dyn Iterator<Item = Result<Sample, DataError>> + Send>;
 

@@ -58,25 +58,3 @@ pub(super) fn indices(reader: impl BufRead + Seek, path: &Path) -> Result<Array2
 pub(super) fn object(indices: &Array2<u8>, number: u8) -> Mask {
     Mask(indices.mapv(|v| v == number))
 }
-
-#[cfg(test)]
-pub(super) fn write_indices(path: &Path, indices: &Array2<u8>) {
-    let (h, w) = indices.dim();
-    let file = std::fs::File::create(path).unwrap();
-    let mut encoder = png::Encoder::new(file, w as u32, h as u32);
-    encoder.set_color(png::ColorType::Indexed);
-    encoder.set_depth(png::BitDepth::Four);
-    encoder.set_palette(vec![0, 0, 0, 255, 0, 0, 0, 255, 0, 9, 9, 9]);
-    let mut data = Vec::new();
-    for row in indices.rows() {
-        let row: Vec<u8> = row.iter().copied().collect();
-        for pair in row.chunks(2) {
-            data.push(pair[0] << 4 | pair.get(1).copied().unwrap_or(0));
-        }
-    }
-    encoder
-        .write_header()
-        .unwrap()
-        .write_image_data(&data)
-        .unwrap();
-}
