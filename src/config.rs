@@ -2,12 +2,14 @@
 
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
+use tpo_core::CoreError;
 use tpo_core::head::{HeadNode, NoHeads};
 use tpo_core::heads;
 use tpo_core::model::TpoModel;
 use tpo_core::token::TaskRegistry;
 use tpo_core::weights::{KeyRules, KeyTables};
 use tpo_heads::region::{REGION_KEYS, RegionHead, RegionHeadConfig};
+use tpo_heads::temporal::{TemporalHead, TemporalHeadConfig, cg_detr_rules};
 use tpo_llm::{CausalLm, LlmConfig, LoraConfig};
 use tpo_vision::connector::qformer::{QFORMER_KEYS, QFORMER_KEYS_INVERSE, QFORMER_UNUSED_KEYS};
 use tpo_vision::umt::{UMT_KEYS, UMT_KEYS_INVERSE};
@@ -15,8 +17,8 @@ use tpo_vision::{QFormerConnector, QFormerConnectorConfig, UmtConfig, VideoEncod
 
 use crate::error::{Error, Result};
 
-/// The heads of [`VideoChatTpo`] in this version: region.
-pub type VideoChatHeads = HeadNode<RegionHead, NoHeads>;
+/// The heads of [`VideoChatTpo`] in this version: region, temporal.
+pub type VideoChatHeads = HeadNode<RegionHead, HeadNode<TemporalHead, NoHeads>>;
 
 /// The paper's model: UMT, Q-Former, a Llama-family decoder, task heads.
 pub type VideoChatTpo = TpoModel<VideoEncoder, QFormerConnector, CausalLm, VideoChatHeads>;
@@ -52,6 +54,8 @@ pub struct TpoConfig {
     pub llm: LlmConfig,
     /// Region head.
     pub region: RegionHeadConfig,
+    /// Temporal head.
+    pub temporal: TemporalHeadConfig,
     /// Task tokens and their ids.
     pub tasks: TaskRegistry,
 }
@@ -71,6 +75,7 @@ impl TpoConfig {
             connector: QFormerConnectorConfig::videochat_tpo(),
             llm: LlmConfig::mistral_7b().lora(LoraConfig::videochat_tpo()),
             region: RegionHeadConfig::videochat_tpo(),
+            temporal: TemporalHeadConfig::videochat_tpo(),
             tasks: TaskRegistry::videochat_tpo(),
         }
     }
@@ -89,6 +94,8 @@ impl TpoConfig {
             },
             connector: QFormerConnectorConfig::mini(llm.hidden_size),
             region: RegionHeadConfig::for_llm(llm.hidden_size),
+            // Features of the model's own encoder and language model.
+            temporal: TemporalHeadConfig::mini(llm.hidden_size, vision.encoder_embed_dim),
             tasks: TaskRegistry::with_base(vocab_size.saturating_sub(7) as u32),
             vision,
             llm,
@@ -111,6 +118,7 @@ impl TpoConfig {
             self.vision.validate().map_err(|e| e.to_string()),
             self.connector.qformer.validate().map_err(|e| e.to_string()),
             self.llm.validate().map_err(|e| e.to_string()),
+            self.temporal.validate().map_err(|e| e.to_string()),
             self.tasks.validate().map_err(|e| e.to_string()),
         ] {
             problems.extend(part.err());
@@ -134,6 +142,11 @@ impl TpoConfig {
             "llm.hidden_size and region.d_llm",
             self.llm.hidden_size,
             self.region.d_llm,
+        );
+        equal(
+            "llm.hidden_size and temporal.model.d_text",
+            self.llm.hidden_size,
+            self.temporal.model.d_text,
         );
         equal(
             "input.size and vision.img_size",
@@ -171,7 +184,10 @@ impl TpoConfig {
             VideoEncoder::new(&self.vision, device)?,
             self.connector.init(device)?,
             self.llm.init(device)?,
-            heads![self.region.init(device)],
+            heads![
+                self.region.init(device),
+                self.temporal.init(device).map_err(CoreError::from)?
+            ],
             self.tasks.clone(),
             device,
         )?)
@@ -203,9 +219,15 @@ pub fn videochat_tpo_keys() -> Result<KeyTables<'static>> {
     for (key, path) in REGION_KEYS {
         region = region.prefix(key, path);
     }
-    let token = KeyRules::new()
-        .owns(["box_token"])
-        .prefix("box_token", "task_tokens.0");
+    let criterion = KeyRules::new()
+        .owns(["cg_criterion."])
+        .prefix("cg_criterion.", "criterion.");
+    let start_end = KeyRules::new().owns(["temporal_embed.", "action_embed."]);
+    let token = |key: &str, at: usize| {
+        KeyRules::new()
+            .owns([key])
+            .prefix(key, &format!("task_tokens.{at}"))
+    };
     let mut later = KeyRules::new().owns(LATER_PARTS.map(|(prefix, _)| prefix));
     for (prefix, head) in LATER_PARTS {
         let pattern = format!("^{}", prefix.replace('.', r"\."));
@@ -222,17 +244,16 @@ pub fn videochat_tpo_keys() -> Result<KeyTables<'static>> {
                 .within("llm."),
         )
         .with(region.within("heads.head."))
-        .with(token)
+        .with(cg_detr_rules()?.within("heads.rest.head.model."))
+        .with(criterion.within("heads.rest.head."))
+        .with(start_end.within("heads.rest.head.start_end."))
+        .with(token("box_token", 0))
+        .with(token("temporal_token", 1))
         .with(later))
 }
 
 /// Parts of the checkpoint whose heads are not built yet.
-const LATER_PARTS: [(&str, &str); 9] = [
-    ("temporal_token", "temporal"),
-    ("cg_model.", "temporal"),
-    ("cg_criterion.", "temporal"),
-    ("temporal_embed.", "temporal"),
-    ("action_embed.", "temporal"),
+const LATER_PARTS: [(&str, &str); 4] = [
     ("track_token", "mask"),
     ("track_embed.", "mask"),
     ("track_embed_decode2.", "mask"),
@@ -271,6 +292,23 @@ mod tests {
             ("query_tokens", "connector.qformer.query_tokens"),
             ("box_token", "task_tokens.0"),
             ("loc_decoder.2.weight", "heads.head.decoder.output.weight"),
+            ("temporal_token", "task_tokens.1"),
+            (
+                "cg_model.transformer.encoder.layers.2.linear1.weight",
+                "heads.rest.head.model.transformer.encoder.layers.2.feed_forward.linear1.weight",
+            ),
+            (
+                "cg_model.input_txt_proj.0.LayerNorm.bias",
+                "heads.rest.head.model.input_txt_proj.0.layer_norm.bias",
+            ),
+            (
+                "cg_criterion.empty_weight",
+                "heads.rest.head.criterion.empty_weight",
+            ),
+            (
+                "action_embed.layers.1.bias",
+                "heads.rest.head.start_end.action_embed.layers.1.bias",
+            ),
             (
                 "lm.base_model.model.model.layers.3.mlp.up_proj.lora_B.default.weight",
                 "llm.model.layers.3.mlp.up_proj.lora.b",

@@ -26,6 +26,7 @@ mod config;
 mod device;
 pub mod draw;
 mod error;
+pub mod features;
 mod model_dir;
 mod session;
 
@@ -56,6 +57,10 @@ pub mod prelude {
     pub use tpo_core::nn::{Linear, LinearConfig, Mlp, MlpConfig};
     pub use tpo_core::token::{TaskRegistry, TaskTokens, TokenId};
     pub use tpo_heads::region::{RegionHead, RegionHeadConfig, RegionPrediction};
+    pub use tpo_heads::temporal::{
+        SimpleTemporalHead, SimpleTemporalHeadConfig, TemporalHead, TemporalHeadConfig,
+        TemporalPrediction, TemporalTarget,
+    };
 
     pub use crate::{
         DeviceChoice, Event, Question, Reply, Session, SessionOptions, TpoConfig, VideoChatTpo,

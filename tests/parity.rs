@@ -6,14 +6,20 @@ mod boxes;
 mod check;
 #[path = "../examples/check_parity/fixture.rs"]
 mod fixture;
+#[path = "../examples/check_parity/internvideo.rs"]
+mod internvideo;
 #[path = "../examples/check_parity/llm.rs"]
 mod llm;
 #[path = "../examples/check_parity/model.rs"]
 mod model;
 #[path = "../examples/check_parity/run.rs"]
 mod run;
+#[path = "../examples/check_parity/temporal.rs"]
+mod temporal;
 #[path = "../examples/check_parity/text.rs"]
 mod text;
+#[path = "../examples/check_parity/train.rs"]
+mod train;
 #[path = "../examples/check_parity/vision.rs"]
 mod vision;
 #[path = "../examples/check_parity/weights.rs"]
@@ -33,7 +39,7 @@ fn every_fixture_passes() {
     .unwrap();
     let report = lines.join("\n");
     assert_eq!((summary.failed, summary.not_built), (0, 0), "\n{report}");
-    assert_eq!(summary.passed, 18, "\n{report}");
+    assert_eq!(summary.passed, 30, "\n{report}");
 }
 
 #[test]

@@ -3,10 +3,13 @@
 mod boxes;
 mod check;
 mod fixture;
+mod internvideo;
 mod llm;
 mod model;
 mod run;
+mod temporal;
 mod text;
+mod train;
 mod vision;
 mod weights;
 

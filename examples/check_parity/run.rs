@@ -7,7 +7,7 @@ use burn::tensor::Device;
 
 use super::check::{Report, Verdict};
 use super::fixture::{Failure, Fixture, discover};
-use super::{boxes, llm, model, text, vision};
+use super::{boxes, internvideo, llm, model, temporal, text, train, vision};
 
 #[derive(Debug, Default)]
 pub struct Options {
@@ -114,9 +114,20 @@ fn check(fixture: &Fixture, options: &Options, device: &Device) -> Result<Verdic
         }
         "preprocess" => text::preprocess(fixture)?,
         "tokenizer" => text::tokenizer(fixture, options.tokenizer.as_deref())?,
+        _ if name.starts_with("internvideo2_clip_") => {
+            internvideo::check(fixture, options.tokenizer.as_deref(), device)?
+        }
         "box_ops" => boxes::box_ops(fixture, device)?,
         "tpo_region_units" => boxes::region_units(fixture, device)?,
-        "tpo_forward_region" => model::forward_region(fixture, device)?,
+        "postprocess" => temporal::postprocess(fixture, device)?,
+        _ if name.starts_with("cgdetr_") => temporal::cgdetr(fixture, device)?,
+        "tpo_forward_region" | "tpo_forward_temporal" => model::forward(fixture, device)?,
+        _ if name.starts_with("tpo_train_trace_") => {
+            if !train::can_trace(fixture)? {
+                return Ok(Verdict::NotBuilt);
+            }
+            train::trace(fixture, device)?
+        }
         _ if name.starts_with("tpo_generate_") => {
             if !model::can_generate(fixture, device)? {
                 return Ok(Verdict::NotBuilt);

@@ -12,6 +12,7 @@ pub mod model;
 pub mod nn;
 pub mod ops;
 pub mod prompt;
+pub mod recompute;
 pub mod token;
 pub mod traits;
 pub mod weights;

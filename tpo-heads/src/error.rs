@@ -41,6 +41,26 @@ pub enum HeadsError {
     /// An error of the core.
     #[error(transparent)]
     Core(#[from] tpo_core::CoreError),
+    /// A file of precomputed features that cannot be used.
+    #[error("feature file {path}: {why}", path = path.display())]
+    FeatureFile {
+        /// The file.
+        path: std::path::PathBuf,
+        /// What is wrong.
+        why: String,
+    },
+}
+
+impl From<tpo_vision::VisionError> for HeadsError {
+    fn from(error: tpo_vision::VisionError) -> Self {
+        Self::Core(error.into())
+    }
+}
+
+impl From<tpo_llm::LlmError> for HeadsError {
+    fn from(error: tpo_llm::LlmError) -> Self {
+        Self::Core(error.into())
+    }
 }
 
 impl From<HeadsError> for tpo_core::CoreError {

@@ -179,6 +179,10 @@ fn stage(
             ..AdamW::default()
         },
         loss: LossWeights::default(),
+        data: None,
+        evaluate_every: None,
+        checkpoint_every: None,
+        seed: None,
         groups: groups
             .iter()
             .filter(|(_, patterns, _)| !patterns.is_empty())

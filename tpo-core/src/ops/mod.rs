@@ -9,20 +9,25 @@
 //! Statistics (means, variances, soft-max sums) are taken in `f32` whatever the dtype.
 
 mod activation;
+mod adamw;
 mod attention;
 mod elementwise;
 mod flex;
 mod half;
 mod linear;
 mod norm;
+mod norm_backward;
 mod patch_embed;
+mod prelu;
 mod rows;
 mod simd;
 mod softmax;
 
 pub use activation::{gelu, gelu_tanh, silu, swiglu};
+pub use adamw::{AdamWUpdate, adamw, sum_of_squares};
 pub use attention::{AttentionOptions, attention};
 pub use linear::linear;
 pub use norm::{layer_norm, rms_norm};
 pub use patch_embed::conv_patch_embed;
+pub use prelu::prelu;
 pub use softmax::softmax_last;
