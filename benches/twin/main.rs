@@ -15,6 +15,7 @@ mod ours;
 mod report;
 mod rows;
 mod run;
+mod training;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -20,7 +20,7 @@ use tpo::vision::{
 };
 
 use crate::rows::{Dtype, MISTRAL_PREFILL, Row, SMOLLM2_NEW, SMOLLM2_PROMPT, Task};
-use crate::{Args, Outcome, machine};
+use crate::{Args, Outcome, machine, training};
 
 /// What a process prints; `twin.py` prints the same.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -63,6 +63,10 @@ pub fn measure(row: &Row, args: &Args) -> Outcome<Measured> {
         Task::RegionHead => bench.region_head(),
         Task::CgDetr => bench.cg_detr(),
         Task::CgDetrTrain => bench.cg_detr_train(),
+        Task::LoraStep => bench.samples(training::lora_step(&bench.device, false)?),
+        Task::LoraStepRecomputed => bench.samples(training::lora_step(&bench.device, true)?),
+        Task::AdamWStep => bench.samples(training::adamw_step(&bench.device)?),
+        Task::TpoStep => bench.samples(training::tpo_step(&bench.device)?),
         Task::VideoDecode => bench.video_decode(args),
         Task::Peak => bench.peak(args),
     }?;

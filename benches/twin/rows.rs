@@ -48,6 +48,11 @@ pub enum Task {
     RegionHead,
     CgDetr,
     CgDetrTrain,
+    LoraStep,
+    /// [`Task::LoraStep`] with every block's activations computed again.
+    LoraStepRecomputed,
+    AdamWStep,
+    TpoStep,
     VideoDecode,
     /// The machine's own limits: a large matrix product and a pass over memory.
     Peak,
@@ -82,6 +87,9 @@ impl Row {
             Task::RegionHead => "region-head",
             Task::CgDetr => "cgdetr",
             Task::CgDetrTrain => "cgdetr-train",
+            Task::LoraStep | Task::LoraStepRecomputed => "lora-step",
+            Task::AdamWStep => "adamw-step",
+            Task::TpoStep => "tpo-step",
             Task::VideoDecode => "video-decode",
             Task::Peak => "peak",
         }
@@ -99,6 +107,12 @@ pub const SMOLLM2_NEW: usize = 64;
 pub const SMOLLM2_PROMPT: usize = 32;
 /// Tokens of the Mistral prefill, and positions before the decoded token.
 pub const MISTRAL_PREFILL: usize = 256;
+
+/// Layers and tokens of the LoRA step.
+pub const LORA_LAYERS: usize = 2;
+pub const LORA_TOKENS: usize = 512;
+/// Samples of the mini model's training step.
+pub const TPO_ROWS: usize = 4;
 
 /// The rows of the table in order.
 pub fn all() -> Vec<Row> {
@@ -162,6 +176,30 @@ pub fn all() -> Vec<Row> {
             "4 x (75 clips, 32 words), losses and gradients",
         ),
         row(
+            "lora-step",
+            Task::LoraStep,
+            F32,
+            "2 Mistral layers, 512 tokens: gradients and AdamW",
+        ),
+        row(
+            "lora-step-recomputed",
+            Task::LoraStepRecomputed,
+            F32,
+            "the same with recomputed blocks (twin: without)",
+        ),
+        row(
+            "adamw-step",
+            Task::AdamWStep,
+            F32,
+            "clipping and AdamW, 448 tensors, 42M values",
+        ),
+        row(
+            "tpo-step",
+            Task::TpoStep,
+            F32,
+            "mini model, 4 clips of 8x64x64, whole step",
+        ),
+        row(
             "video-decode",
             Task::VideoDecode,
             F32,
@@ -218,6 +256,28 @@ fn work(task: Task, dtype: Dtype) -> (f64, f64) {
         }
         Task::CgDetr => cg_detr(1.0, false),
         Task::CgDetrTrain => cg_detr(4.0, true),
+        Task::LoraStep | Task::LoraStepRecomputed => {
+            let (flops, weights, _) = llama_layer(&MISTRAL, LORA_TOKENS, 0);
+            let layers = LORA_LAYERS as f64;
+            // Forward, and the gradient of the input; that of a frozen weight is not taken.
+            let passes = if task == Task::LoraStep { 2.0 } else { 3.0 };
+            (passes * layers * flops, passes * layers * weights, 0.0)
+        }
+        Task::AdamWStep => {
+            // Adapters of seven layers, rank 16, 32 times; reads w, m, v, g (twice, for the norm),
+            // writes w, m, v.
+            let values = 32.0 * 16.0 * (2.0 * 8192.0 + 2.0 * 5120.0 + 3.0 * 18432.0);
+            (16.0 * values, 8.0 * values, 0.0)
+        }
+        Task::TpoStep => {
+            let rows = TPO_ROWS as f64;
+            let encoder = vit(128.0, 128.0, 4.0);
+            let connector = qformer(24.0, 128.0, 128.0, 128.0);
+            let llm = llama_layer(&MINI, 40, 0);
+            let once = encoder.0 + connector.0 / 3.0 + 4.0 * llm.0;
+            let weights = encoder.1 + connector.1 / 3.0 + 4.0 * llm.1;
+            (3.0 * rows * once, 3.0 * weights, 0.0)
+        }
         Task::VideoDecode | Task::Peak => (0.0, 0.0, 0.0),
     };
     (flops, (weights + cached) * dtype.bytes())
@@ -323,6 +383,13 @@ const MISTRAL: Llama = Llama {
     kv_heads: 8.0,
     head_dim: 128.0,
     ff: 14336.0,
+};
+const MINI: Llama = Llama {
+    d: 128.0,
+    heads: 4.0,
+    kv_heads: 2.0,
+    head_dim: 32.0,
+    ff: 352.0,
 };
 const SMOLLM2: Llama = Llama {
     d: 576.0,

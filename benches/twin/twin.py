@@ -530,7 +530,20 @@ def cgdetr(train):
         return measure(step)
 
 
+def training(row):
+    import training as rows
+
+    if row == "tpo-step":
+        vit = lambda: VideoVit(128, 4, 4, 128)
+        bert = lambda: QFormer(128, 4, 512, 4, 24, 128)
+        return rows.tpo_step(measure, DEVICE, vit, bert)
+    return (rows.lora_step if row == "lora-step" else rows.adamw_step)(measure, DEVICE)
+
+
 ROWS = {
+    "lora-step": lambda: training("lora-step"),
+    "adamw-step": lambda: training("adamw-step"),
+    "tpo-step": lambda: training("tpo-step"),
     "cgdetr": lambda: cgdetr(False),
     "cgdetr-train": lambda: cgdetr(True),
     "vit-l": vit_l,

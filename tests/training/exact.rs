@@ -217,3 +217,27 @@ fn shards_share_one_stream() {
     assert_eq!(seen, expected);
     assert!(Sharded::new(data(&config, 1), 3, 3).is_err());
 }
+
+#[test]
+fn device_reduction_is_refused_on_the_cpu() {
+    let _lock = alone();
+    let devices = vec![device(), device()];
+    let threads: Vec<_> = Worker::group(2, Reduce::Devices(devices))
+        .into_iter()
+        .map(|worker| {
+            std::thread::spawn(move || {
+                let config = config(0.0);
+                let mut data = data(&config, 1);
+                let mut options = TrainOptions::new(&device());
+                options.worker = worker;
+                let stage = stage(&EVERYTHING, 1, 1);
+                let mut trainer = Trainer::new(model(&config), stage, &data, options).unwrap();
+                trainer.step(&mut data).unwrap_err().to_string()
+            })
+        })
+        .collect();
+    for thread in threads {
+        let text = thread.join().unwrap();
+        assert!(text.contains("Reduce::Host"), "{text}");
+    }
+}

@@ -125,8 +125,8 @@ fn stages_one_and_two_reach_exactly_their_parts() {
     assert_eq!(
         more,
         [
-            "heads.head.decoder.hidden.bias",
-            "heads.head.decoder.hidden.weight",
+            "heads.head.decoder.input.bias",
+            "heads.head.decoder.input.weight",
             "heads.head.decoder.output.bias",
             "heads.head.decoder.output.weight",
             "task_tokens.0",

@@ -184,6 +184,28 @@ impl StagePlan {
 }
 
 impl Stage {
+    /// A stage of single samples, without accumulation, decay, clipping or warm-up, in f32; set
+    /// the other fields as needed.
+    pub fn new(name: impl Into<String>, length: StageLength, groups: Vec<ParamGroupSpec>) -> Self {
+        Self {
+            name: name.into(),
+            length,
+            batch_size: 1,
+            accumulation: 1,
+            weight_decay: 0.0,
+            clip_norm: None,
+            precision: Precision::default(),
+            schedule: LrSchedule::default(),
+            adamw: AdamW::default(),
+            loss: LossWeights::default(),
+            data: None,
+            evaluate_every: None,
+            checkpoint_every: None,
+            seed: None,
+            groups,
+        }
+    }
+
     /// Samples per optimizer step: `batch_size · accumulation`.
     pub fn total_batch(&self) -> usize {
         self.batch_size.saturating_mul(self.accumulation)

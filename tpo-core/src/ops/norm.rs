@@ -105,11 +105,9 @@ pub fn rms_norm<const D: usize>(x: Tensor<D>, weight: Tensor<1>, eps: f64) -> Te
     );
     match operands([x.into_dispatch(), weight.into_dispatch()]) {
         Ok(Operands::Plain([x, weight])) => wrap(rms_norm_cpu(x, &weight, eps)),
-        Ok(Operands::Autodiff([x, weight], context)) => rms_norm_composed(
-            wrap_autodiff::<D>(x, context),
-            wrap_autodiff(weight, context),
-            eps,
-        ),
+        Ok(Operands::Autodiff(tensors, context)) => {
+            wrap_autodiff(norm_backward::rms_norm(tensors, eps), context)
+        }
         Err([x, weight]) => rms_norm_composed(
             Tensor::<D>::from_dispatch(x),
             Tensor::from_dispatch(weight),
@@ -126,7 +124,7 @@ fn rms_norm_composed<const D: usize>(x: Tensor<D>, weight: Tensor<1>, eps: f64) 
     normed * weight.cast(dtype).unsqueeze()
 }
 
-fn rms_norm_cpu(x: FlexTensor, weight: &FlexTensor, eps: f64) -> FlexTensor {
+pub(super) fn rms_norm_cpu(x: FlexTensor, weight: &FlexTensor, eps: f64) -> FlexTensor {
     let dtype = x.dtype();
     map_rows(
         x,

@@ -1,4 +1,4 @@
-//! Layer normalisation with gradients on the CPU. The statistics of a row are taken again in the
+//! Layer and root-mean-square normalisation with gradients on the CPU. The statistics of a row are taken again in the
 //! backward pass: that costs less than reading them from memory would save.
 
 use burn::backend::Flex;
@@ -11,7 +11,7 @@ use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::flex::{AdTensor, floats, from_floats};
-use super::norm::layer_norm_cpu;
+use super::norm::{layer_norm_cpu, rms_norm_cpu};
 use super::rows::{CHUNK, sum};
 
 #[derive(Clone, Debug)]
@@ -20,6 +20,8 @@ struct Saved {
     gamma: FlexTensor,
     beta_dtype: DType,
     eps: f64,
+    /// Whether the mean is taken off: layer norm, not RMS norm.
+    centred: bool,
 }
 
 #[derive(Debug)]
@@ -50,10 +52,47 @@ pub(super) fn layer_norm(tensors: [AdTensor; 3], eps: f64) -> AdTensor {
                 gamma: gamma.0.clone(),
                 beta_dtype: beta.0.dtype(),
                 eps,
+                centred: true,
             };
             prep.finish(saved, layer_norm_cpu(x.0, &gamma.0, &beta.0, eps))
         }
         OpsKind::UnTracked(prep) => prep.finish(layer_norm_cpu(x.0, &gamma.0, &beta.0, eps)),
+    }
+}
+
+#[derive(Debug)]
+struct RmsNormStep;
+
+impl Backward<Flex, 2> for RmsNormStep {
+    type State = Saved;
+
+    fn backward(self, ops: Ops<Saved, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let grad = grads.consume::<Flex>(&ops.node);
+        let gradients = backward(&ops.state, &grad);
+        for (parent, gradient) in ops.parents.into_iter().zip(gradients) {
+            if let Some(parent) = parent {
+                grads.register::<Flex>(parent.id, gradient);
+            }
+        }
+    }
+}
+
+/// Differentiable root-mean-square normalisation of `[x, weight]`.
+pub(super) fn rms_norm(tensors: [AdTensor; 2], eps: f64) -> AdTensor {
+    let [x, weight] = tensors.map(AdTensor::into_parts);
+    let step = RmsNormStep.prepare::<NoCheckpointing>([x.1, weight.1]);
+    match step.compute_bound().stateful() {
+        OpsKind::Tracked(prep) => {
+            let saved = Saved {
+                x: x.0.clone(),
+                gamma: weight.0.clone(),
+                beta_dtype: weight.0.dtype(),
+                eps,
+                centred: false,
+            };
+            prep.finish(saved, rms_norm_cpu(x.0, &weight.0, eps))
+        }
+        OpsKind::UnTracked(prep) => prep.finish(rms_norm_cpu(x.0, &weight.0, eps)),
     }
 }
 
@@ -78,6 +117,7 @@ fn backward(saved: &Saved, grad: &FlexTensor) -> [FlexTensor; 3] {
                     grad,
                     gamma: &gamma,
                     eps: saved.eps,
+                    centred: saved.centred,
                     d_x,
                     d_gamma,
                     d_beta,
@@ -102,6 +142,7 @@ struct Rows<'a> {
     grad: &'a [f32],
     gamma: &'a [f32],
     eps: f64,
+    centred: bool,
     d_x: &'a mut [f32],
     d_gamma: &'a mut [f32],
     d_beta: &'a mut [f32],
@@ -122,7 +163,10 @@ impl WithSimd for Rows<'_> {
             .chunks_exact(width)
             .zip(self.grad.chunks_exact(width));
         for ((x, grad), d_x) in rows.zip(self.d_x.chunks_exact_mut(width)) {
-            let mean = sum(s, x, 0.0, false) * inverse;
+            let mean = match self.centred {
+                true => sum(s, x, 0.0, false) * inverse,
+                false => 0.0,
+            };
             let var = sum(s, x, -mean, true) * inverse;
             let scale = (1.0 / (f64::from(var) + self.eps).sqrt()) as f32;
 
@@ -149,7 +193,8 @@ impl WithSimd for Rows<'_> {
                 d_gamma_tail[i] += grad_tail[i] * normed;
                 d_beta_tail[i] += grad_tail[i];
             }
-            let (a, b) = (a * inverse, b * inverse);
+            let a = if self.centred { a * inverse } else { 0.0 };
+            let b = b * inverse;
 
             let (a_v, b_v) = (s.splat_f32s(a), s.splat_f32s(b));
             let (d_x, d_x_tail) = S::as_mut_simd_f32s(d_x);

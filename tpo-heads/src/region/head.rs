@@ -130,7 +130,11 @@ impl TaskHead for RegionHead {
         let flat: Vec<f32> = targets.iter().flat_map(|b| b.to_array()).collect();
         let boxes = TensorData::new(flat, [targets.len(), 4]);
         let boxes = Tensor::<2>::from_data(boxes, &output.device());
-        Ok(region_loss(output.clone(), boxes, &self.loss))
+        Ok(region_loss(
+            output.clone().cast(FloatDType::F32),
+            boxes,
+            &self.loss,
+        ))
     }
 
     fn decode(

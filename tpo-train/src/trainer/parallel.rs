@@ -16,6 +16,7 @@
 use std::any::Any;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
+use burn::backend::DispatchDevice;
 use burn::tensor::distributed::{ReduceOperation, all_reduce};
 use burn::tensor::{Device, Tensor, TensorData};
 
@@ -30,7 +31,7 @@ pub enum Reduce {
     #[default]
     Host,
     /// By Burn's all-reduce between the devices, one per worker in order. Burn 0.22 has it for
-    /// CUDA and remote devices; on others it panics.
+    /// CUDA and remote devices; CPU devices are refused.
     Devices(Vec<Device>),
 }
 
@@ -92,6 +93,9 @@ impl Worker {
             return Ok(());
         };
         let device = device.clone().inner();
+        if let Reduce::Devices(devices) = &self.reduce {
+            self.check(devices)?;
+        }
         // Who has what, so that all go through the same list.
         let mine: Vec<(String, usize)> = grads
             .paths()
@@ -113,6 +117,19 @@ impl Worker {
             grads.insert(path, sum);
         }
         grads.rescale(1.0 / self.world as f64);
+        Ok(())
+    }
+
+    /// Burn's all-reduce panics on a device that has none, so it is not called there.
+    fn check(&self, devices: &[Device]) -> Result<()> {
+        if devices.len() != self.world {
+            return Err(self.error("needs one device per worker for the all-reduce"));
+        }
+        let on_cpu =
+            |d: &Device| matches!(d.clone().inner().as_dispatch(), DispatchDevice::Flex(_));
+        if devices.iter().any(on_cpu) {
+            return Err(self.error("Burn has no all-reduce between CPU devices; use Reduce::Host"));
+        }
         Ok(())
     }
 

@@ -1,5 +1,6 @@
 //! Affine maps of the last axis.
 
+mod backward;
 mod blocked;
 mod decode;
 mod few_rows;
@@ -36,35 +37,35 @@ pub fn linear<const D: usize>(
         d_in,
         "linear: last axis of the input {dims:?} and rows of the weight [{d_in}, {d_out}] differ"
     );
-    let bias = match bias {
-        None => None,
-        Some(bias) => match operands([bias.into_dispatch()]) {
-            Ok(Operands::Plain([bias])) => Some(bias),
-            Ok(Operands::Autodiff([bias], context)) => {
-                return composed(x, weight, Some(wrap_autodiff(bias, context)));
-            }
-            Err([bias]) => return composed(x, weight, Some(Tensor::from_dispatch(bias))),
-        },
+    let shape = {
+        let mut shape = dims.to_vec();
+        shape[D - 1] = d_out;
+        Shape::from(shape)
     };
-    match operands([x.into_dispatch(), weight.into_dispatch()]) {
-        Ok(Operands::Plain([x, weight])) => {
-            let shape = {
-                let mut shape = dims.to_vec();
-                shape[D - 1] = d_out;
-                Shape::from(shape)
-            };
-            wrap(cpu(x, weight, bias, shape))
-        }
-        Ok(Operands::Autodiff([x, weight], context)) => composed(
-            wrap_autodiff::<D>(x, context),
-            wrap_autodiff(weight, context),
-            bias.map(wrap),
-        ),
-        Err([x, weight]) => composed(
-            Tensor::<D>::from_dispatch(x),
-            Tensor::from_dispatch(weight),
-            bias.map(wrap),
-        ),
+    let (x, weight) = (x.into_dispatch(), weight.into_dispatch());
+    match bias {
+        None => match operands([x, weight]) {
+            Ok(Operands::Plain([x, weight])) => wrap(cpu(x, weight, None, shape)),
+            Ok(Operands::Autodiff([x, weight], context)) => {
+                wrap_autodiff(backward::linear(x, weight, None, shape), context)
+            }
+            Err([x, weight]) => composed(
+                Tensor::<D>::from_dispatch(x),
+                Tensor::from_dispatch(weight),
+                None,
+            ),
+        },
+        Some(bias) => match operands([x, weight, bias.into_dispatch()]) {
+            Ok(Operands::Plain([x, weight, bias])) => wrap(cpu(x, weight, Some(bias), shape)),
+            Ok(Operands::Autodiff([x, weight, bias], context)) => {
+                wrap_autodiff(backward::linear(x, weight, Some(bias), shape), context)
+            }
+            Err([x, weight, bias]) => composed(
+                Tensor::<D>::from_dispatch(x),
+                Tensor::from_dispatch(weight),
+                Some(Tensor::from_dispatch(bias)),
+            ),
+        },
     }
 }
 
