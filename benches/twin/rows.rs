@@ -47,6 +47,8 @@ pub enum Task {
     CgDetr,
     CgDetrTrain,
     VideoDecode,
+    CheckpointSave,
+    CheckpointLoad,
     /// The machine's own limits: a large matrix product and a pass over memory.
     Peak,
 }
@@ -79,6 +81,8 @@ impl Row {
             Task::CgDetr => "cgdetr",
             Task::CgDetrTrain => "cgdetr-train",
             Task::VideoDecode => "video-decode",
+            Task::CheckpointSave => "checkpoint-save",
+            Task::CheckpointLoad => "checkpoint-load",
             Task::Peak => "peak",
         }
     }
@@ -95,6 +99,10 @@ pub const SMOLLM2_NEW: usize = 64;
 pub const SMOLLM2_PROMPT: usize = 32;
 /// Tokens of the Mistral prefill, and positions before the decoded token.
 pub const MISTRAL_PREFILL: usize = 256;
+
+/// Tensors of the checkpoint rows, and the shape of each.
+pub const CHECKPOINT_TENSORS: usize = 16;
+pub const CHECKPOINT_SHAPE: [usize; 2] = [1024, 4096];
 
 /// The rows of the table in order.
 pub fn all() -> Vec<Row> {
@@ -151,6 +159,18 @@ pub fn all() -> Vec<Row> {
             F32,
             "open, 16 middle frames to RGB",
         ),
+        row(
+            "checkpoint-save",
+            Task::CheckpointSave,
+            F32,
+            "16 x [1024, 4096], on the disk, summed",
+        ),
+        row(
+            "checkpoint-load",
+            Task::CheckpointLoad,
+            F32,
+            "16 x [1024, 4096], sums checked",
+        ),
     ]
 }
 
@@ -200,6 +220,10 @@ fn work(task: Task, dtype: Dtype) -> (f64, f64) {
         }
         Task::CgDetr => cg_detr(1.0, false),
         Task::CgDetrTrain => cg_detr(4.0, true),
+        Task::CheckpointSave | Task::CheckpointLoad => {
+            let [rows, columns] = CHECKPOINT_SHAPE.map(|n| n as f64);
+            (0.0, CHECKPOINT_TENSORS as f64 * rows * columns, 0.0)
+        }
         Task::VideoDecode | Task::Peak => (0.0, 0.0, 0.0),
     };
     (flops, (weights + cached) * dtype.bytes())

@@ -440,7 +440,31 @@ def cgdetr(train):
         return measure(step)
 
 
+def checkpoint(save):
+    """torch.save to a temporary file, flushed and renamed; or torch.load. Nothing is summed."""
+    import os
+    import tempfile
+
+    state = {f"{i}.weight": randn(1024, 4096) for i in range(16)}
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "weights.pt")
+
+        def write():
+            with open(path + ".tmp", "wb") as file:
+                torch.save(state, file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.rename(path + ".tmp", path)
+
+        write()
+        if save:
+            return measure(write)
+        return measure(lambda: torch.load(path, map_location=DEVICE, weights_only=True))
+
+
 ROWS = {
+    "checkpoint-save": lambda: checkpoint(True),
+    "checkpoint-load": lambda: checkpoint(False),
     "cgdetr": lambda: cgdetr(False),
     "cgdetr-train": lambda: cgdetr(True),
     "vit-l": vit_l,
