@@ -48,13 +48,10 @@ fn the_papers_recipes_are_the_preset() {
 fn the_full_model_explains_at_once() {
     let start = Instant::now();
     let shape = model_shape(&open(STAGES[0]).model).unwrap();
-    // The published number, but for two projections that nothing calls.
+    // Every floating-point value of the published checkpoint: its 16,202,736,564 bytes are bf16 but
+    // for one buffer of 512 64-bit integers.
     let parameters: usize = shape.params.iter().map(|p| p.num_values()).sum();
-    let idle = 12_587_008 + 3_146_496;
-    assert!(
-        [8_101_366_746, 8_101_366_746 - idle].contains(&parameters),
-        "{parameters}"
-    );
+    assert_eq!(parameters, (16_202_736_564 - 512 * 8) / 2);
 
     for (file, stages) in STAGES.iter().zip([1, 3, 2]) {
         let told = explain(&open(file)).unwrap_or_else(|e| panic!("{e}"));

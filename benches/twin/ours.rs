@@ -6,6 +6,7 @@ use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Device, Distribution, FloatDType, Tensor};
 use serde::{Deserialize, Serialize};
 use tpo::DeviceChoice;
+use tpo::core::nn::{Linear, LinearConfig};
 use tpo::core::traits::{DecodeCache, LanguageModel};
 use tpo::data::{ClipConfig, MediaLimits, open_video, select_frames};
 use tpo::heads::region::RegionHeadConfig;
@@ -15,11 +16,15 @@ use tpo::heads::temporal::{
 };
 use tpo::llm::generation::GenerationConfig;
 use tpo::llm::{LlmConfig, from_hf_dir};
+use tpo::train::checkpoint::{CheckpointStore, Retention, files};
 use tpo::vision::{
     HieraConfig, ImageEncoderConfig, InternVideo2Config, QFormerConfig, UmtConfig, VideoEncoder,
 };
 
-use crate::rows::{Dtype, MISTRAL_PREFILL, Row, SMOLLM2_NEW, SMOLLM2_PROMPT, Task};
+use crate::rows::{
+    CHECKPOINT_SHAPE, CHECKPOINT_TENSORS, Dtype, MISTRAL_PREFILL, Row, SMOLLM2_NEW, SMOLLM2_PROMPT,
+    Task,
+};
 use crate::{Args, Outcome, machine, training};
 
 /// What a process prints; `twin.py` prints the same.
@@ -68,6 +73,8 @@ pub fn measure(row: &Row, args: &Args) -> Outcome<Measured> {
         Task::AdamWStep => bench.samples(training::adamw_step(&bench.device)?),
         Task::TpoStep => bench.samples(training::tpo_step(&bench.device)?),
         Task::VideoDecode => bench.video_decode(args),
+        Task::CheckpointSave => bench.checkpoint(true),
+        Task::CheckpointLoad => bench.checkpoint(false),
         Task::Peak => bench.peak(args),
     }?;
     Ok(Measured {
@@ -298,6 +305,43 @@ impl Bench {
         Ok(Measured {
             note: format!("{}x{}", size.0, size.1),
             ..measured
+        })
+    }
+
+    /// A training checkpoint: streamed, summed, flushed and renamed; or verified and put into
+    /// parameters.
+    fn checkpoint(&self, save: bool) -> Outcome<Measured> {
+        let [rows, columns] = CHECKPOINT_SHAPE;
+        let build = || -> Vec<Linear> {
+            let config = LinearConfig::new(columns, rows).with_bias(false);
+            (0..CHECKPOINT_TENSORS)
+                .map(|_| config.init(&self.device))
+                .collect()
+        };
+        let dir = tempfile::tempdir()?;
+        let keep = Retention {
+            last: 1,
+            best: None,
+        };
+        let store = CheckpointStore::new(dir.path(), keep);
+        let module = build();
+        let mut step = 0;
+        let mut write = || -> Outcome<()> {
+            step += 1;
+            let mut draft = store.begin(step, "bench")?;
+            draft.module(files::WEIGHTS, &module, &|_| true)?;
+            draft.commit()?;
+            Ok(())
+        };
+        write()?;
+        if save {
+            return self.samples(write);
+        }
+        self.samples(|| {
+            let (found, _) = store.newest()?;
+            let found = found.ok_or("no checkpoint")?;
+            found.load_module(files::WEIGHTS, build(), &|_| true)?;
+            Ok(())
         })
     }
 

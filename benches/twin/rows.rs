@@ -54,6 +54,8 @@ pub enum Task {
     AdamWStep,
     TpoStep,
     VideoDecode,
+    CheckpointSave,
+    CheckpointLoad,
     /// The machine's own limits: a large matrix product and a pass over memory.
     Peak,
 }
@@ -91,6 +93,8 @@ impl Row {
             Task::AdamWStep => "adamw-step",
             Task::TpoStep => "tpo-step",
             Task::VideoDecode => "video-decode",
+            Task::CheckpointSave => "checkpoint-save",
+            Task::CheckpointLoad => "checkpoint-load",
             Task::Peak => "peak",
         }
     }
@@ -113,6 +117,9 @@ pub const LORA_LAYERS: usize = 2;
 pub const LORA_TOKENS: usize = 512;
 /// Samples of the mini model's training step.
 pub const TPO_ROWS: usize = 4;
+/// Tensors of the checkpoint rows, and the shape of each.
+pub const CHECKPOINT_TENSORS: usize = 16;
+pub const CHECKPOINT_SHAPE: [usize; 2] = [1024, 4096];
 
 /// The rows of the table in order.
 pub fn all() -> Vec<Row> {
@@ -205,6 +212,18 @@ pub fn all() -> Vec<Row> {
             F32,
             "open, 16 middle frames to RGB",
         ),
+        row(
+            "checkpoint-save",
+            Task::CheckpointSave,
+            F32,
+            "16 x [1024, 4096], on the disk, summed",
+        ),
+        row(
+            "checkpoint-load",
+            Task::CheckpointLoad,
+            F32,
+            "16 x [1024, 4096], sums checked",
+        ),
     ]
 }
 
@@ -277,6 +296,10 @@ fn work(task: Task, dtype: Dtype) -> (f64, f64) {
             let once = encoder.0 + connector.0 / 3.0 + 4.0 * llm.0;
             let weights = encoder.1 + connector.1 / 3.0 + 4.0 * llm.1;
             (3.0 * rows * once, 3.0 * weights, 0.0)
+        }
+        Task::CheckpointSave | Task::CheckpointLoad => {
+            let [rows, columns] = CHECKPOINT_SHAPE.map(|n| n as f64);
+            (0.0, CHECKPOINT_TENSORS as f64 * rows * columns, 0.0)
         }
         Task::VideoDecode | Task::Peak => (0.0, 0.0, 0.0),
     };

@@ -540,10 +540,34 @@ def training(row):
     return (rows.lora_step if row == "lora-step" else rows.adamw_step)(measure, DEVICE)
 
 
+def checkpoint(save):
+    """torch.save to a temporary file, flushed and renamed; or torch.load. Nothing is summed."""
+    import os
+    import tempfile
+
+    state = {f"{i}.weight": randn(1024, 4096) for i in range(16)}
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "weights.pt")
+
+        def write():
+            with open(path + ".tmp", "wb") as file:
+                torch.save(state, file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.rename(path + ".tmp", path)
+
+        write()
+        if save:
+            return measure(write)
+        return measure(lambda: torch.load(path, map_location=DEVICE, weights_only=True))
+
+
 ROWS = {
     "lora-step": lambda: training("lora-step"),
     "adamw-step": lambda: training("adamw-step"),
     "tpo-step": lambda: training("tpo-step"),
+    "checkpoint-save": lambda: checkpoint(True),
+    "checkpoint-load": lambda: checkpoint(False),
     "cgdetr": lambda: cgdetr(False),
     "cgdetr-train": lambda: cgdetr(True),
     "vit-l": vit_l,

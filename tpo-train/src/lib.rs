@@ -1,17 +1,23 @@
-//! Training vocabulary of TPO for Rust: stages, parameter groups, learning-rate schedules.
+//! Training of TPO for Rust: recipes, stages, parameter groups, the loop, checkpoints and logs.
 //!
 //! Task Preference Optimization trains a model in stages, each of which unfreezes other parts of
-//! it (paper, Table 17). Here is what such a stage *is*:
+//! it (paper, Table 17).
 //!
-//! * [`StagePlan`] and [`Stage`]: a recipe as TOML. Unknown fields are errors, and
-//!   [`StagePlan::validate`] lists every problem at once. The paper's plan is a preset,
+//! * [`Recipe`]: a run as TOML. Every mistake is reported at once; [`Recipe::explain`] says what it
+//!   would do, from shapes alone.
+//! * [`StagePlan`] and [`Stage`]: what is learnt in which order. The paper's plan is a preset,
 //!   [`StagePlan::videochat_tpo`].
 //! * [`ParamGroupSpec`]: which parameters learn, and how fast, as patterns over module paths
-//!   ([`PathPattern`]). [`resolve`] looks the patterns up in a module: each parameter is in
-//!   exactly one group or frozen. [`freeze`] makes the module follow.
+//!   ([`PathPattern`]), where heads go by their names ([`HeadNames`]). [`resolve`] looks the
+//!   patterns up in a module: each parameter is in exactly one group or frozen. [`freeze`] makes
+//!   the module follow.
 //! * [`LrSchedule`]: warm-up, decay and floor as a pure function of the step.
+//! * [`trainer`]: the loop, with [`optim`] under it and [`Hooks`] around it.
+//! * [`checkpoint`]: directories that are whole or do not count.
+//! * [`keep`]: hooks that keep a run's directory and take it up again, to the same bits.
+//! * [`observe`]: progress bars, `metrics.jsonl`, TensorBoard.
 //!
-//! Nothing here names an encoder, a language model or a head; any Burn module can be resolved.
+//! Nothing here names an encoder, a language model or a head.
 
 pub mod checkpoint;
 pub mod error;

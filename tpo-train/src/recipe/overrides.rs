@@ -73,11 +73,11 @@ fn locate(root: &Value, key: &str) -> Result<KeyPath, String> {
         match value {
             Some(Value::Table(table)) => {
                 value = table.get(*part);
-                if value.is_none() {
-                    if let Some(near) = near(part, table.keys().map(String::as_str)) {
-                        return Err(format!("no key `{part}`, did you mean `{near}`?"));
-                    }
-                    // An optional table may be filled; an unknown one is found when it is read.
+                // An optional table may be filled; an unknown one is found when it is read.
+                if value.is_none()
+                    && let Some(near) = near(part, table.keys().map(String::as_str))
+                {
+                    return Err(format!("no key `{part}`, did you mean `{near}`?"));
                 }
                 path.0.push(Step::Key((*part).into()));
             }
