@@ -49,6 +49,14 @@ pub enum HeadsError {
         /// What is wrong.
         why: String,
     },
+    /// A target of the mask head that nothing can be learned from.
+    #[error("mask target {token}: {why}; give a box, or a mask of frame 0 that is not empty")]
+    MaskTarget {
+        /// Index of the task token.
+        token: usize,
+        /// What is wrong.
+        why: &'static str,
+    },
 }
 
 impl From<tpo_vision::VisionError> for HeadsError {
