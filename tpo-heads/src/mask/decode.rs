@@ -57,8 +57,7 @@ pub(super) fn decode(
     context: &HeadContext<'_>,
 ) -> Result<Vec<MaskPrediction>> {
     // Answers need no graph.
-    let on_graph = output.prompt.gradient_checkpointing_strategy().is_some();
-    let sam = if on_graph { head.sam.valid() } else { head.sam.clone() };
+    let sam = head.sam.valid();
     let prompt = output.prompt.inner();
     let flat: Vec<f32> = output
         .area

@@ -47,7 +47,7 @@ pub(super) fn supervise(
 ) -> Result<LossTerms> {
     let tracked = output.prompt.gradient_checkpointing_strategy().is_some();
     // Images have no path to the prompt, so their encoder runs without a graph.
-    let encoder = if tracked { head.sam.valid() } else { head.sam.clone() };
+    let encoder = head.sam.valid();
     // The decoder lies between the prompt and the loss: on the graph, its parameters not.
     let decoder = head.sam.clone().no_grad();
     let mut encoded: HashMap<(usize, usize), Sam2Features> = HashMap::new();
