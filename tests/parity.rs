@@ -16,6 +16,8 @@ mod run;
 mod sam2;
 #[path = "../examples/check_parity/text.rs"]
 mod text;
+#[path = "../examples/check_parity/track.rs"]
+mod track;
 #[path = "../examples/check_parity/vision.rs"]
 mod vision;
 #[path = "../examples/check_parity/weights.rs"]

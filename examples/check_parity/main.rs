@@ -8,6 +8,7 @@ mod model;
 mod run;
 mod sam2;
 mod text;
+mod track;
 mod vision;
 mod weights;
 

@@ -7,7 +7,7 @@ use burn::tensor::Device;
 
 use super::check::{Report, Verdict};
 use super::fixture::{Failure, Fixture, discover};
-use super::{boxes, llm, model, sam2, text, vision};
+use super::{boxes, llm, model, sam2, text, track, vision};
 
 #[derive(Debug, Default)]
 pub struct Options {
@@ -114,6 +114,7 @@ fn check(fixture: &Fixture, options: &Options, device: &Device) -> Result<Verdic
         }
         "sam2_modules" => sam2::modules(fixture, device)?,
         "sam2_decoder_stability" => sam2::stability(fixture, device)?,
+        _ if name.starts_with("sam2_video_") => track::video(fixture, device)?,
         "preprocess" => text::preprocess(fixture)?,
         "tokenizer" => text::tokenizer(fixture, options.tokenizer.as_deref())?,
         "box_ops" => boxes::box_ops(fixture, device)?,
