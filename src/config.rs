@@ -21,8 +21,7 @@ use crate::error::{Error, Result};
 use crate::features::FeatureTowers;
 
 /// The heads of [`VideoChatTpo`]: region, temporal, mask.
-pub type VideoChatHeads =
-    HeadNode<RegionHead, HeadNode<TemporalHead, HeadNode<MaskHead, NoHeads>>>;
+pub type VideoChatHeads = HeadNode<RegionHead, HeadNode<TemporalHead, HeadNode<MaskHead, NoHeads>>>;
 
 /// The paper's model: UMT, Q-Former, a Llama-family decoder, task heads.
 pub type VideoChatTpo = TpoModel<VideoEncoder, QFormerConnector, CausalLm, VideoChatHeads>;

@@ -10,6 +10,7 @@ mod run;
 mod sam2;
 mod temporal;
 mod text;
+mod track;
 mod vision;
 mod weights;
 

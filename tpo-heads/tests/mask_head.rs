@@ -66,7 +66,11 @@ impl FrameSource for Square {
                 for x in 0..size {
                     let at = |v: usize| (v as f32 + 0.5) / size as f32;
                     let bright = Self::inside(index, at(x), at(y));
-                    values.push(if bright { 0.9 - 0.1 * channel as f32 } else { 0.1 });
+                    values.push(if bright {
+                        0.9 - 0.1 * channel as f32
+                    } else {
+                        0.1
+                    });
                 }
             }
         }
@@ -105,7 +109,12 @@ fn total(terms: &LossTerms) -> f64 {
 
 fn term(terms: &LossTerms, name: &str) -> f64 {
     let found = terms.terms().iter().find(|t| t.name == name);
-    scalar(found.unwrap_or_else(|| panic!("no term {name}")).value.clone())
+    scalar(
+        found
+            .unwrap_or_else(|| panic!("no term {name}"))
+            .value
+            .clone(),
+    )
 }
 
 /// Every float parameter: its values.
@@ -172,9 +181,13 @@ fn a_mask_stands_for_its_box() {
     let output = head.prompts(random([1, D_LLM], &device));
     let context = HeadContext::default();
     let mask = Square::mask(0);
-    let by_mask = head.loss(&output, &[MaskTarget::from_mask(&mask)], &context).unwrap();
+    let by_mask = head
+        .loss(&output, &[MaskTarget::from_mask(&mask)], &context)
+        .unwrap();
     let area = mask_box(&mask).unwrap();
-    let by_box = head.loss(&output, &[MaskTarget::from_box(area)], &context).unwrap();
+    let by_box = head
+        .loss(&output, &[MaskTarget::from_box(area)], &context)
+        .unwrap();
     assert_eq!(total(&by_mask), total(&by_box));
     // A given box goes before the mask.
     let other = BoxXyxy::from([0.0, 0.0, 1.0, 1.0]);
@@ -183,7 +196,9 @@ fn a_mask_stands_for_its_box() {
         ..MaskTarget::from_mask(&mask)
     };
     let both = head.loss(&output, &[both], &context).unwrap();
-    let alone = head.loss(&output, &[MaskTarget::from_box(other)], &context).unwrap();
+    let alone = head
+        .loss(&output, &[MaskTarget::from_box(other)], &context)
+        .unwrap();
     assert_eq!(total(&both), total(&alone));
 }
 
@@ -197,13 +212,21 @@ fn targets_without_area_or_pixels_are_refused() {
     let empty = Mask(Array2::from_elem((4, 4), false));
     for (bad, part) in [
         (MaskTarget::from_box([0.3, 0.1, 0.3, 0.2].into()), "no area"),
-        (MaskTarget::from_box([0.3, 0.1, f32::NAN, 0.2].into()), "finite"),
+        (
+            MaskTarget::from_box([0.3, 0.1, f32::NAN, 0.2].into()),
+            "finite",
+        ),
         (MaskTarget::from_mask(&empty), "empty"),
         (MaskTarget::default(), "neither"),
     ] {
-        let error = head.loss(&output, &[good.clone(), bad], &context).unwrap_err();
+        let error = head
+            .loss(&output, &[good.clone(), bad], &context)
+            .unwrap_err();
         let error = error.to_string();
-        assert!(error.contains(part) && error.contains("target 1"), "{error}");
+        assert!(
+            error.contains(part) && error.contains("target 1"),
+            "{error}"
+        );
     }
     // Masks are decoded through the frames; without frames the error says so.
     let supervised = head.with_loss(MaskLossConfig::new().with_masks(Some(MaskSupervision::new())));
@@ -248,7 +271,10 @@ fn two_are_as_one_and_one() {
     let expected = (g1 + g2) / 2.0;
     let scale: f32 = expected.clone().abs().max().into_scalar();
     let apart: f32 = (gradient - expected).abs().max().into_scalar();
-    assert!(scale > 0.0 && apart <= 1e-5 * scale.max(1.0), "{apart} of {scale}");
+    assert!(
+        scale > 0.0 && apart <= 1e-5 * scale.max(1.0),
+        "{apart} of {scale}"
+    );
     // The order of tokens does not matter either.
     let (reversed, _) = run(&[1, 0]);
     assert!((both - reversed).abs() <= 1e-5 * mean);

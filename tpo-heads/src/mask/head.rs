@@ -225,11 +225,7 @@ impl TaskHead for MaskHead {
         }
     }
 
-    fn decode(
-        &self,
-        output: MaskOutput,
-        context: &HeadContext<'_>,
-    ) -> Result<Vec<MaskPrediction>> {
+    fn decode(&self, output: MaskOutput, context: &HeadContext<'_>) -> Result<Vec<MaskPrediction>> {
         super::decode::decode(self, output, context)
     }
 }

@@ -137,9 +137,15 @@ mod tests {
         let logits = rows(&[200.0, -200.0, 200.0, -200.0], 2);
         let target = rows(&[1.0, 0.0, 0.0, 1.0], 2);
         let focal = values(focal_loss(logits.clone(), target.clone(), 0.25, 2.0));
-        assert!(focal[0] < 1e-6 && (focal[1] - 100.0).abs() < 1e-3, "{focal:?}");
+        assert!(
+            focal[0] < 1e-6 && (focal[1] - 100.0).abs() < 1e-3,
+            "{focal:?}"
+        );
         let dice = values(dice_loss(logits.clone(), target.clone()));
-        assert!(dice[0] < 1e-6 && (dice[1] - 2.0 / 3.0).abs() < 1e-6, "{dice:?}");
+        assert!(
+            dice[0] < 1e-6 && (dice[1] - 2.0 / 3.0).abs() < 1e-6,
+            "{dice:?}"
+        );
         assert_eq!(values(actual_iou(logits.clone(), target)), [1.0, 0.0]);
         // Nothing found where nothing is.
         let nothing = rows(&[-1.0, -1.0], 1);

@@ -81,7 +81,10 @@ mod tests {
     fn boxes_in_words() {
         for (text, expected) in [
             ("follow [1, 2,3.5 ,4] please", Some([1.0, 2.0, 3.5, 4.0])),
-            ("see [1] and [a,b,c,d] and [5,6,7,8]", Some([5.0, 6.0, 7.0, 8.0])),
+            (
+                "see [1] and [a,b,c,d] and [5,6,7,8]",
+                Some([5.0, 6.0, 7.0, 8.0]),
+            ),
             ("[1,2,3]", None),
             ("[1,2,3,4", None),
             ("[[1,2,3,4]]", Some([1.0, 2.0, 3.0, 4.0])),

@@ -61,7 +61,11 @@ pub(super) fn supervise(
                 None => {
                     let source = require_frames(context, token)?;
                     let features = encode(&encoder, source, given.frame)?;
-                    let features = if tracked { on_graph(features, &prompt) } else { features };
+                    let features = if tracked {
+                        on_graph(features, &prompt)
+                    } else {
+                        features
+                    };
                     encoded.insert((sample, given.frame), features.clone());
                     features
                 }
@@ -77,9 +81,8 @@ pub(super) fn supervise(
     if all.is_empty() {
         return Ok(terms);
     }
-    let mean = |part: fn(&Supervised) -> Tensor<1>| {
-        Tensor::cat(all.iter().map(part).collect(), 0).mean()
-    };
+    let mean =
+        |part: fn(&Supervised) -> Tensor<1>| Tensor::cat(all.iter().map(part).collect(), 0).mean();
     Ok(terms
         .with("focal", mean(|s| s.focal.clone()), config.focal)
         .with("dice", mean(|s| s.dice.clone()), config.dice)

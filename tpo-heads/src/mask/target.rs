@@ -66,7 +66,8 @@ impl MaskTarget {
         let wrong = |why: &'static str| HeadsError::MaskTarget { token, why };
         let first = self.masks.iter().find(|m| m.frame == 0);
         let first = first.ok_or(wrong("it has neither a box nor a mask of frame 0"))?;
-        mask_box(&first.mask.decode()?).ok_or(wrong("it has no box and its mask of frame 0 is empty"))
+        mask_box(&first.mask.decode()?)
+            .ok_or(wrong("it has no box and its mask of frame 0 is empty"))
     }
 }
 
@@ -161,7 +162,10 @@ mod tests {
             assert!((found - expected).abs() < 1e-6, "{line:?}");
         }
         // Enlarging repeats.
-        assert_eq!(coverage(&mask(&["#."]), 2, 4).unwrap(), [1.0, 1.0, 0.0, 0.0, 1.0, 1.0, 0.0, 0.0]);
+        assert_eq!(
+            coverage(&mask(&["#."]), 2, 4).unwrap(),
+            [1.0, 1.0, 0.0, 0.0, 1.0, 1.0, 0.0, 0.0]
+        );
         assert!(coverage(&Mask(ndarray::Array2::from_elem((0, 3), true)), 2, 2).is_err());
     }
 
