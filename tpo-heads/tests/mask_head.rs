@@ -319,7 +319,7 @@ fn sam_is_frozen_and_masks_teach_the_adapter() {
                 assert_eq!(with_gradient(&head.sam, &grads).1, 0);
                 assert_eq!(with_gradient(&head.track_embed, &grads), (4, 4));
                 let grads = GradientsParams::from_grads(grads, &head);
-                head = optimizer.step(0.02.into(), head, grads);
+                head = optimizer.step(0.02, head, grads);
             }
             assert_eq!(before, sums(&head.sam));
             assert_ne!(adapter, sums(&head.track_embed));
