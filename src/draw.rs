@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 pub use timeline::{Timeline, draw_timeline};
 
 /// DejaVu Sans, Latin subset.
-const FONT: &[u8] = include_bytes!("../assets/fonts/DejaVuSans-latin.ttf");
+pub(crate) const FONT: &[u8] = include_bytes!("../assets/fonts/DejaVuSans-latin.ttf");
 
 /// Colours that stay apart on photographs and for colour-blind eyes (Okabe and Ito).
 pub const COLOURS: [[u8; 3]; 6] = [

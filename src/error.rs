@@ -62,6 +62,9 @@ pub enum Error {
     /// From reading media.
     #[error(transparent)]
     Data(#[from] tpo_data::DataError),
+    /// From recipes, training or checkpoints.
+    #[error(transparent)]
+    Train(#[from] tpo_train::TrainError),
     /// From a head or its feature towers.
     #[error(transparent)]
     Heads(#[from] tpo_heads::HeadsError),

@@ -23,13 +23,18 @@
 //! assembled model, weight import), [`vision`], [`llm`], [`heads`], [`data`] and [`train`].
 
 mod config;
+pub mod curves;
 mod device;
 pub mod draw;
 mod error;
+pub mod export;
 pub mod features;
 mod frames;
 mod model_dir;
+pub mod recipe;
 mod session;
+pub mod synthetic;
+pub mod training;
 
 pub use tpo_core as core;
 pub use tpo_core::weights;

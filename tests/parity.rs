@@ -10,6 +10,8 @@ mod fixture;
 mod internvideo;
 #[path = "../examples/check_parity/llm.rs"]
 mod llm;
+#[path = "../examples/check_parity/metrics.rs"]
+mod metrics;
 #[path = "../examples/check_parity/model.rs"]
 mod model;
 #[path = "../examples/check_parity/run.rs"]
@@ -22,6 +24,10 @@ mod temporal;
 mod text;
 #[path = "../examples/check_parity/track.rs"]
 mod track;
+#[path = "../examples/check_parity/tracking.rs"]
+mod tracking;
+#[path = "../examples/check_parity/train.rs"]
+mod train;
 #[path = "../examples/check_parity/vision.rs"]
 mod vision;
 #[path = "../examples/check_parity/weights.rs"]
@@ -41,7 +47,7 @@ fn every_fixture_passes() {
     .unwrap();
     let report = lines.join("\n");
     assert_eq!((summary.failed, summary.not_built), (0, 0), "\n{report}");
-    assert_eq!(summary.passed, 31, "\n{report}");
+    assert_eq!(summary.passed, 35, "\n{report}");
 }
 
 #[test]

@@ -7,7 +7,9 @@ use burn::tensor::Device;
 
 use super::check::{Report, Verdict};
 use super::fixture::{Failure, Fixture, discover};
-use super::{boxes, internvideo, llm, model, sam2, temporal, text, track, vision};
+use super::{
+    boxes, internvideo, llm, metrics, model, sam2, temporal, text, track, tracking, train, vision,
+};
 
 #[derive(Debug, Default)]
 pub struct Options {
@@ -121,10 +123,19 @@ fn check(fixture: &Fixture, options: &Options, device: &Device) -> Result<Verdic
             internvideo::check(fixture, options.tokenizer.as_deref(), device)?
         }
         "box_ops" => boxes::box_ops(fixture, device)?,
+        "metrics_davis_jf" => metrics::davis_jf(fixture)?,
+        "metrics_coco_rle" => metrics::coco_rle(fixture)?,
+        "metrics_tracking" => tracking::tracking(fixture)?,
         "tpo_region_units" => boxes::region_units(fixture, device)?,
         "postprocess" => temporal::postprocess(fixture, device)?,
         _ if name.starts_with("cgdetr_") => temporal::cgdetr(fixture, device)?,
         _ if name.starts_with("tpo_forward_") => model::forward(fixture, device)?,
+        _ if name.starts_with("tpo_train_trace_") => {
+            if !train::can_trace(fixture)? {
+                return Ok(Verdict::NotBuilt);
+            }
+            train::trace(fixture, device)?
+        }
         _ if name.starts_with("tpo_generate_") => {
             if !model::can_generate(fixture, device)? {
                 return Ok(Verdict::NotBuilt);

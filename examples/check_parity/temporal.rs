@@ -136,8 +136,9 @@ pub fn features(
         .collect())
 }
 
-/// `in.targets.*`, one per sample.
-pub fn targets(fixture: &Fixture) -> Result<Vec<TemporalTarget>, Failure> {
+/// `{prefix}.targets.*`, one per sample.
+pub fn targets(fixture: &Fixture, prefix: &str) -> Result<Vec<TemporalTarget>, Failure> {
+    let key = |name: &str| format!("{prefix}.targets.{name}");
     let float_rows = |key: &str| -> Result<Vec<Vec<f32>>, Failure> {
         let width = *fixture.stored(key)?.shape.last().ok_or("no shape")?;
         let flat = fixture.floats(key)?;
@@ -149,13 +150,13 @@ pub fn targets(fixture: &Fixture) -> Result<Vec<TemporalTarget>, Failure> {
             .map(|r| r.into_iter().map(|v| v as usize).collect())
             .collect())
     };
-    let scores = float_rows("in.targets.saliency_all_labels")?;
-    let relevant = float_rows("in.targets.relevant_clips")?;
-    let positive = clips("in.targets.saliency_pos_labels")?;
-    let negative = clips("in.targets.saliency_neg_labels")?;
+    let scores = float_rows(&key("saliency_all_labels"))?;
+    let relevant = float_rows(&key("relevant_clips"))?;
+    let positive = clips(&key("saliency_pos_labels"))?;
+    let negative = clips(&key("saliency_neg_labels"))?;
     (0..scores.len())
         .map(|b| {
-            let spans = fixture.floats(&format!("in.targets.spans.{b}"))?;
+            let spans = fixture.floats(&key(&format!("spans.{b}")))?;
             let spans = spans.chunks_exact(2).map(|s| [s[0], s[1]]).collect();
             Ok(TemporalTarget {
                 windows: MomentWindows::Normalised(spans),
@@ -170,8 +171,8 @@ pub fn targets(fixture: &Fixture) -> Result<Vec<TemporalTarget>, Failure> {
         .collect()
 }
 
-pub fn names(fixture: &Fixture) -> Vec<String> {
-    let names = fixture.json["vid_names"].as_array();
+pub fn names(json: &Value) -> Vec<String> {
+    let names = json["vid_names"].as_array();
     let names = names.into_iter().flatten();
     names
         .map(|v| v.as_str().unwrap_or_default().to_string())
@@ -209,7 +210,7 @@ pub fn loss_of_batch(
         text_lengths,
         prompt,
     })?;
-    let targets = BatchTargets::new(&targets(fixture)?, &clips, 1.0, &names(fixture))?;
+    let targets = BatchTargets::new(&targets(fixture, "in")?, &clips, 1.0, &names(&fixture.json))?;
     let terms = head.criterion(&out, &targets)?.terms;
     Ok(terms.total().ok_or("no temporal loss")?)
 }
@@ -390,7 +391,7 @@ fn training(report: &mut Report, fixture: &Fixture, device: &Device) -> Result<(
     let Inputs { input, leaves } = inputs(fixture, device)?;
     let clips = input.video_lengths.clone();
     let out = head.model.forward(input)?;
-    let targets = BatchTargets::new(&targets(fixture)?, &clips, 1.0, &names(fixture))?;
+    let targets = BatchTargets::new(&targets(fixture, "in")?, &clips, 1.0, &names(&fixture.json))?;
     let training = head.model.training(
         &out,
         &TrainingInput {

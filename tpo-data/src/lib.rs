@@ -28,10 +28,17 @@
 
 mod clip;
 mod error;
+pub mod feed;
 mod frame;
+#[doc(hidden)]
+pub mod fuzzing;
 mod image_io;
+mod label_png;
 mod limits;
+pub mod prompts;
+pub mod readers;
 pub mod sampling;
+pub mod schema;
 pub mod synthetic;
 mod transform;
 pub mod video;
@@ -42,10 +49,11 @@ pub use clip::{
 pub use error::DataError;
 pub use frame::{Frame, Rotation, TimedFrame};
 pub use image_io::{read_image, read_image_bytes};
+pub use label_png::read_label_png;
 pub use limits::MediaLimits;
 pub use sampling::{ClipRange, FrameSampling};
 pub use transform::{IMAGENET_MEAN, IMAGENET_STD, ImageTransform, Rounding, TransformPlan};
 pub use video::{
-    VideoInfo, VideoOptions, VideoReader, YuvConversion, open_video, open_video_bytes,
-    open_video_with,
+    FrameFolder, VideoInfo, VideoOptions, VideoReader, YuvConversion, open_frames, open_still,
+    open_video, open_video_bytes, open_video_with,
 };

@@ -12,7 +12,7 @@ pub mod sampling;
 pub mod text_tower;
 pub mod tokenizer;
 
-pub use config::{LlmConfig, LoraConfig};
+pub use config::{LORA_TARGETS, LlmConfig, LoraConfig};
 pub use decoder::{CausalLm, KvCache};
 pub use error::LlmError;
 pub use hf::{HfModel, from_hf_dir};

@@ -9,6 +9,7 @@
 //! Statistics (means, variances, soft-max sums) are taken in `f32` whatever the dtype.
 
 mod activation;
+mod adamw;
 mod attention;
 mod conv;
 mod elementwise;
@@ -26,6 +27,7 @@ mod simd;
 mod softmax;
 
 pub use activation::{gelu, gelu_tanh, silu, swiglu};
+pub use adamw::{AdamWUpdate, adamw, sum_of_squares};
 pub use attention::{AttentionOptions, WindowAttention, attention, window_attention};
 pub use conv::{ConvShape, conv2d, up_conv_2x2};
 pub use linear::linear;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use burn::module::ParamId;
 use serde::Serialize;
 
 use super::error::Refusal;
@@ -160,6 +161,7 @@ fn compare_with(layout: &Manifest, checkpoint: &Checkpoint) -> Refusal {
             } else {
                 ParamKind::Int
             },
+            id: ParamId::new(),
         })
         .collect();
     compare(&params, checkpoint, &rules, &LoadOptions::default())

@@ -6,6 +6,7 @@
 mod decode;
 mod head;
 mod loss;
+pub mod metric;
 mod prompt;
 pub mod sam2;
 mod supervision;

@@ -143,7 +143,8 @@ impl TemporalHead {
                 real_negative: targets.real_negative.clone(),
             },
         );
-        let weight = self.criterion.empty_weight.val();
+        // A stored constant: patterns over the whole head must not train it.
+        let weight = self.criterion.empty_weight.val().detach();
         criterion(output, &training, targets, weight, &self.config.criterion)
     }
 

@@ -11,6 +11,7 @@ mod head;
 mod keys;
 mod labels;
 mod layers;
+pub mod metric;
 pub mod model;
 mod start_end;
 mod target;

@@ -3,27 +3,19 @@
 use ndarray::Array2;
 use serde::{Deserialize, Serialize};
 
+mod code;
+mod polygon;
+mod rle;
+
+pub use rle::{Rle, coco_box_iou};
+
 use super::BoxPixels;
 use crate::error::{CoreError, Result};
-
-/// Masks larger than this are refused when decoding, so that a hostile header costs nothing.
-const MAX_PIXELS: usize = 1 << 28;
 
 /// A dense binary mask `[height, width]`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(into = "Rle", try_from = "Rle")]
 pub struct Mask(pub Array2<bool>);
-
-/// A run-length encoded mask in COCO's compressed form: runs go down the columns and begin with
-/// background.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Rle {
-    /// `[height, width]` in pixels.
-    pub size: [usize; 2],
-    /// COCO's printable encoding of the run lengths.
-    pub counts: String,
-}
 
 impl Mask {
     /// `(height, width)` in pixels.
@@ -100,72 +92,6 @@ impl Mask {
     }
 }
 
-impl Rle {
-    /// Encodes a dense mask.
-    pub fn encode(mask: &Mask) -> Self {
-        let (h, w) = mask.size();
-        let mut counts = Vec::new();
-        let (mut current, mut run) = (false, 0u64);
-        for x in 0..w {
-            for y in 0..h {
-                if mask.0[[y, x]] != current {
-                    counts.push(run);
-                    current = !current;
-                    run = 0;
-                }
-                run += 1;
-            }
-        }
-        counts.push(run);
-        Self {
-            size: [h, w],
-            counts: pack(&counts),
-        }
-    }
-
-    /// Run lengths, background first.
-    pub fn runs(&self) -> Result<Vec<u64>> {
-        unpack(&self.counts).map_err(|why| self.invalid(why))
-    }
-
-    /// Decodes to a dense mask.
-    pub fn decode(&self) -> Result<Mask> {
-        let [h, w] = self.size;
-        let pixels = h
-            .checked_mul(w)
-            .filter(|p| *p <= MAX_PIXELS)
-            .ok_or_else(|| self.invalid(format!("more than {MAX_PIXELS} pixels")))?;
-        let runs = self.runs()?;
-        let total = runs.iter().try_fold(0u64, |sum, r| sum.checked_add(*r));
-        if total != Some(pixels as u64) {
-            return Err(self.invalid(format!(
-                "the runs cover {} pixels, the image has {pixels}",
-                total.map_or("too many".into(), |t| t.to_string())
-            )));
-        }
-        let mut mask = Array2::from_elem((h, w), false);
-        let mut at = 0usize;
-        for (i, run) in runs.iter().enumerate() {
-            let end = at + *run as usize;
-            if i % 2 == 1 {
-                for p in at..end {
-                    mask[[p % h, p / h]] = true;
-                }
-            }
-            at = end;
-        }
-        Ok(Mask(mask))
-    }
-
-    fn invalid(&self, why: String) -> CoreError {
-        CoreError::InvalidRle {
-            height: self.size[0],
-            width: self.size[1],
-            why,
-        }
-    }
-}
-
 impl From<Mask> for Rle {
     fn from(mask: Mask) -> Self {
         Self::encode(&mask)
@@ -177,61 +103,6 @@ impl TryFrom<Rle> for Mask {
     fn try_from(rle: Rle) -> Result<Self> {
         rle.decode()
     }
-}
-
-/// COCO's packing: each run (from the third on, its difference to the run before last) in groups
-/// of five bits, least significant first, offset by ASCII 48.
-fn pack(runs: &[u64]) -> String {
-    let mut text = String::new();
-    for (i, run) in runs.iter().enumerate() {
-        let mut x = *run as i64;
-        if i > 2 {
-            x -= runs[i - 2] as i64;
-        }
-        loop {
-            let group = (x & 0x1f) as u8;
-            x >>= 5;
-            let more = if group & 0x10 != 0 { x != -1 } else { x != 0 };
-            text.push((group + if more { 0x20 } else { 0 } + 48) as char);
-            if !more {
-                break;
-            }
-        }
-    }
-    text
-}
-
-fn unpack(text: &str) -> Result<Vec<u64>, String> {
-    let mut runs: Vec<u64> = Vec::new();
-    let mut bytes = text.bytes();
-    while let Some(first) = bytes.next() {
-        let (mut x, mut shift, mut byte) = (0i64, 0u32, first);
-        loop {
-            let group = byte
-                .checked_sub(48)
-                .filter(|g| *g < 64)
-                .ok_or_else(|| format!("character {:?} is not part of the code", byte as char))?;
-            if shift >= 60 {
-                return Err("a run length has too many digits".into());
-            }
-            x |= ((group & 0x1f) as i64) << shift;
-            shift += 5;
-            if group & 0x20 == 0 {
-                if group & 0x10 != 0 {
-                    x |= -1i64 << shift;
-                }
-                break;
-            }
-            byte = bytes.next().ok_or("the code ends inside a number")?;
-        }
-        if runs.len() > 2 {
-            x = x
-                .checked_add(runs[runs.len() - 2] as i64)
-                .ok_or("a run length overflows")?;
-        }
-        runs.push(u64::try_from(x).map_err(|_| format!("run {} is negative", runs.len()))?);
-    }
-    Ok(runs)
 }
 
 #[cfg(test)]
