@@ -324,7 +324,8 @@ pub fn generate(fixture: &Fixture, device: &Device) -> Result<Report, Failure> {
         *mask = mask.clone().with_prompt(PromptSource::TaskToken);
     }
     let frames = if fixture.has("in.sam_images_lowres") {
-        Some(sam_frames(fixture, device)?)
+        let side = model.heads.rest.rest.head.config().sam.image_size;
+        Some(sam_frames(fixture, side, device)?)
     } else {
         None
     };
@@ -434,15 +435,18 @@ fn video_size(fixture: &Fixture) -> Option<(u32, u32)> {
     side(1).zip(side(0))
 }
 
-/// Frames of SAM 2, enlarged as the fixture's notes say.
-fn sam_frames(fixture: &Fixture, device: &Device) -> Result<Frames, Failure> {
+/// Frames of SAM 2; stored small, enlarged they have the side of its image.
+fn sam_frames(fixture: &Fixture, side: usize, device: &Device) -> Result<Frames, Failure> {
     let low = fixture.tensor::<5>("in.sam_images_lowres", device)?;
     let [batch, frames, channels, h, w] = low.dims();
     if batch != 1 {
         return Err(format!("{batch} videos, one was expected").into());
     }
+    if w == 0 || side % w != 0 {
+        return Err(format!("frames are {w} wide, the image {side}").into());
+    }
     let low = low.reshape([frames, channels, h, w]);
-    Ok(Frames(sam2::enlarge(low, sam2::FRAME_SCALE)))
+    Ok(Frames(sam2::enlarge(low, side / w)))
 }
 
 /// The masks of the answer, every frame.
