@@ -168,7 +168,7 @@ fn the_loss_by_hand() {
     assert!((term(&terms, "box") - 0.1).abs() < 1e-6);
     assert!((total(&terms) - 0.6).abs() < 1e-6);
 
-    // Corners in the centre of pixels, by SAM 2's own padding: -1 is the last row of its table.
+    // 2 · 0.5 + 10 · 0.1.
     let weighted = head.with_loss(MaskLossConfig::new().with_embedding(2.0).with_area(10.0));
     let terms = weighted.loss(&output, &targets, &context).unwrap();
     assert!((total(&terms) - 2.0).abs() < 1e-5);
