@@ -22,6 +22,8 @@ mod sam2;
 mod temporal;
 #[path = "../examples/check_parity/text.rs"]
 mod text;
+#[path = "../examples/check_parity/track.rs"]
+mod track;
 #[path = "../examples/check_parity/tracking.rs"]
 mod tracking;
 #[path = "../examples/check_parity/train.rs"]

@@ -11,6 +11,7 @@ mod run;
 mod sam2;
 mod temporal;
 mod text;
+mod track;
 mod tracking;
 mod train;
 mod vision;

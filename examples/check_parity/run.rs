@@ -8,7 +8,7 @@ use burn::tensor::Device;
 use super::check::{Report, Verdict};
 use super::fixture::{Failure, Fixture, discover};
 use super::{
-    boxes, internvideo, llm, metrics, model, sam2, temporal, text, tracking, train, vision,
+    boxes, internvideo, llm, metrics, model, sam2, temporal, text, track, tracking, train, vision,
 };
 
 #[derive(Debug, Default)]
@@ -116,6 +116,7 @@ fn check(fixture: &Fixture, options: &Options, device: &Device) -> Result<Verdic
         }
         "sam2_modules" => sam2::modules(fixture, device)?,
         "sam2_decoder_stability" => sam2::stability(fixture, device)?,
+        _ if name.starts_with("sam2_video_") => track::video(fixture, device)?,
         "preprocess" => text::preprocess(fixture)?,
         "tokenizer" => text::tokenizer(fixture, options.tokenizer.as_deref())?,
         _ if name.starts_with("internvideo2_clip_") => {
@@ -128,7 +129,7 @@ fn check(fixture: &Fixture, options: &Options, device: &Device) -> Result<Verdic
         "tpo_region_units" => boxes::region_units(fixture, device)?,
         "postprocess" => temporal::postprocess(fixture, device)?,
         _ if name.starts_with("cgdetr_") => temporal::cgdetr(fixture, device)?,
-        "tpo_forward_region" | "tpo_forward_temporal" => model::forward(fixture, device)?,
+        _ if name.starts_with("tpo_forward_") => model::forward(fixture, device)?,
         _ if name.starts_with("tpo_train_trace_") => {
             if !train::can_trace(fixture)? {
                 return Ok(Verdict::NotBuilt);

@@ -12,10 +12,6 @@ use super::check::Report;
 use super::fixture::{Failure, Fixture};
 use super::weights::{Stored, compare_gradients, load};
 
-/// Enlargement of stored frames and masks, as the fixture's notes say.
-const FRAME_SCALE: usize = 8;
-const MASK_SCALE: usize = 4;
-
 /// Architecture of a SAM 2 fixture. Dropout is off in the fixtures.
 pub fn config(fixture: &Fixture) -> Result<Sam2Config, Failure> {
     let decoder = &fixture.json["mask_decoder"];
@@ -49,10 +45,26 @@ pub fn enlarge(x: Tensor<4>, factor: usize) -> Tensor<4> {
         .reshape([b, c, h * factor, w * factor])
 }
 
+/// Frames and masks are stored small; enlarged they have the side of the model's image.
+fn full_size(fixture: &Fixture, key: &str, device: &Device) -> Result<Tensor<4>, Failure> {
+    let low = fixture.tensor::<4>(key, device)?;
+    let (side, stored) = (fixture.usize("image_size")?, low.dims()[3]);
+    if stored == 0 || side % stored != 0 {
+        return Err(format!("`{key}` is {stored} wide, the image {side}").into());
+    }
+    Ok(enlarge(low, side / stored))
+}
+
 /// Frames of a fixture, `[frames, 3, side, side]`.
 pub fn frames(fixture: &Fixture, device: &Device) -> Result<Tensor<4>, Failure> {
-    let low = fixture.tensor::<4>("in.frames_lowres", device)?;
-    Ok(enlarge(low, FRAME_SCALE))
+    full_size(fixture, "in.frames_lowres", device)
+}
+
+/// Mask logits for the memory encoder, `[masks, side, side]`.
+fn memory_logits(fixture: &Fixture, device: &Device) -> Result<Tensor<3>, Failure> {
+    let logits = full_size(fixture, "in.memenc.mask_logits_lowres", device)?;
+    let [n, masks, h, w] = logits.dims();
+    Ok(logits.reshape([n * masks, h, w]))
 }
 
 pub fn modules(fixture: &Fixture, device: &Device) -> Result<Report, Failure> {
@@ -120,11 +132,7 @@ pub fn modules(fixture: &Fixture, device: &Device) -> Result<Report, Failure> {
     let delta = config.tracking.dynamic_multimask_stability_delta;
     report.close(fixture, "out.dec.stability", output.stability(delta))?;
 
-    // The mask of the memory is stored at a quarter of its resolution.
-    let low = fixture.tensor::<4>("in.memenc.mask_logits_lowres", device)?;
-    let logits = enlarge(low, MASK_SCALE);
-    let [_, _, h, w] = logits.dims();
-    let logits = logits.reshape([1, h, w]);
+    let logits = memory_logits(fixture, device)?;
     for (name, source) in [("pts", MaskSource::Prompt), ("trk", MaskSource::Tracking)] {
         let memory = model.encode_memory(
             features.embedding.clone(),
@@ -176,12 +184,10 @@ fn inference(report: &mut Report, fixture: &Fixture, device: &Device) -> Result<
     let output = model.decode(embedding, features.high_res.as_ref(), &prompt)?;
     let many = model.choose(&output, true);
     report.close(fixture, "out.dec.multi.masks", many.masks)?;
-    let low = fixture.tensor::<4>("in.memenc.mask_logits_lowres", device)?;
-    let logits = enlarge(low, MASK_SCALE);
-    let [_, _, h, w] = logits.dims();
+    let logits = memory_logits(fixture, device)?;
     let memory = model.encode_memory(
         features.embedding,
-        logits.reshape([1, h, w]),
+        logits,
         many.object_score,
         MaskSource::Tracking,
     )?;

@@ -49,6 +49,73 @@ pub enum HeadsError {
         /// What is wrong.
         why: String,
     },
+    /// A frame that the video does not have.
+    #[error("frame {frame} does not exist{}", length(.frames))]
+    NoSuchFrame {
+        /// The index that was asked for, from 0.
+        frame: usize,
+        /// Number of frames, if known.
+        frames: Option<usize>,
+    },
+    /// A frame, or what was remembered of it, is not available any more.
+    #[error("frame {frame} is gone: {why}; {hint}")]
+    FrameGone {
+        /// The frame that was asked for.
+        frame: usize,
+        /// What is missing.
+        why: String,
+        /// What to do.
+        hint: &'static str,
+    },
+    /// A frame that could not be read.
+    #[error("frame {frame}: {source}")]
+    Frame {
+        /// Its index, from 0.
+        frame: usize,
+        /// The reader's own error.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// An object that is not tracked.
+    #[error("object {object} is not tracked; tracked objects: {known:?}")]
+    NoSuchObject {
+        /// The id that was asked for.
+        object: u32,
+        /// Ids that exist.
+        known: Vec<u32>,
+    },
+    /// Nothing was prompted before a run.
+    #[error(
+        "{} has no prompt: add points, a box, a mask or an embedding first",
+        .object.map_or("the tracker".into(), |id| format!("object {id}"))
+    )]
+    NothingToTrack {
+        /// The object without a prompt, if there are objects at all.
+        object: Option<u32>,
+    },
+    /// A prompt that cannot be used.
+    #[error("prompt on frame {frame}: {what} cannot be used: {why}")]
+    Prompt {
+        /// Index of the frame.
+        frame: usize,
+        /// The prompt, with its numbers.
+        what: String,
+        /// Which rule it breaks.
+        why: &'static str,
+    },
+    /// A target of the mask head that nothing can be learned from.
+    #[error("mask target {token}: {why}; give a box, or a mask of frame 0 that is not empty")]
+    MaskTarget {
+        /// Index of the task token.
+        token: usize,
+        /// What is wrong.
+        why: &'static str,
+    },
+}
+
+/// How long the video is, in words.
+fn length(frames: &Option<usize>) -> String {
+    frames.map_or(String::new(), |n| format!(": the video has {n} frames"))
 }
 
 impl From<tpo_vision::VisionError> for HeadsError {

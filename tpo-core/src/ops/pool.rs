@@ -14,7 +14,7 @@ use super::flex::{Operands, contiguous, floats, from_floats, operands, wrap, wra
 /// - output `[batch, height/2, width/2, channels]`
 pub fn max_pool_2x2(x: Tensor<4>) -> Tensor<4> {
     match operands([x.into_dispatch()]) {
-        Ok(Operands::Plain([x])) => wrap(cpu(x)),
+        Ok(Operands::Plain([x])) => wrap(max_pool_2x2_cpu(x)),
         Ok(Operands::Autodiff([x], context)) => composed(wrap_autodiff(x, context)),
         Err([x]) => composed(Tensor::from_dispatch(x)),
     }
@@ -25,7 +25,8 @@ fn composed(x: Tensor<4>) -> Tensor<4> {
     module::max_pool2d(x, MaxPoolOptions::new([2, 2])).permute([0, 2, 3, 1])
 }
 
-fn cpu(x: FlexTensor) -> FlexTensor {
+/// [`max_pool_2x2`] of a CPU tensor with any strides.
+pub(super) fn max_pool_2x2_cpu(x: FlexTensor) -> FlexTensor {
     let [batch, height, width, channels] = x.layout().shape().dims::<4>();
     let (rows, columns) = (height / 2, width / 2);
     let dtype = x.dtype();

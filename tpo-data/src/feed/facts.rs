@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use burn::tensor::{Device, Tensor, TensorData};
 use tpo_core::error::CoreError;
+use tpo_core::geometry::BoxXyxy;
 use tpo_core::head::{FeatureSource, FrameSource, SampleContext};
 
 use super::order::SampleKey;
@@ -34,6 +35,8 @@ pub struct SampleFacts {
     pub timestamps: Vec<f64>,
     /// The query of the first annotation, or the first question.
     pub query: Option<String>,
+    /// Boxes of the questions, normalised, in order.
+    pub boxes: Vec<BoxXyxy>,
     /// Annotations in the order the answers call them.
     pub truths: Vec<Truth>,
 }
@@ -48,6 +51,7 @@ impl SampleFacts {
             duration: self.duration,
             timestamps: &self.timestamps,
             query: self.query.as_deref(),
+            boxes: &self.boxes,
             frames: self.clip.as_ref().map(|c| c as &dyn FrameSource),
             features,
         }

@@ -143,6 +143,7 @@ impl ItemMaker {
             duration: None,
             timestamps: Vec::new(),
             query: None,
+            boxes: Vec::new(),
             truths: Vec::new(),
         };
         let mut reader: Option<Box<dyn VideoReader>> = None;
@@ -232,6 +233,7 @@ impl ItemMaker {
             facts.truths.push(truth.clone());
         }
         let boxes = dialogue.boxes.iter().filter(|(turn, _)| fits(*turn));
+        facts.boxes = boxes.map(|(_, b)| *b).collect();
         // Last, because it is the dear part.
         let frames = match (&reader, &facts.clip) {
             (Some(reader), Some(clip)) => {
@@ -242,7 +244,7 @@ impl ItemMaker {
             _ => None,
         };
         Ok(Item {
-            boxes: boxes.map(|(_, b)| *b).collect(),
+            boxes: facts.boxes.clone(),
             prompt: encoded.prompt,
             labels: encoded.labels,
             frames,

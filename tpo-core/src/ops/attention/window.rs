@@ -10,7 +10,7 @@ use super::problem::{Problem, Rows, Windows};
 use super::visibility::Visibility;
 use super::{AttentionOptions, attention};
 use crate::ops::flex::{Operands, floats, from_floats, operands, wrap, wrap_autodiff};
-use crate::ops::max_pool_2x2;
+use crate::ops::pool::{max_pool_2x2, max_pool_2x2_cpu as pool_cpu};
 
 /// How [`window_attention`] attends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,17 +58,12 @@ pub fn window_attention(qkv: Tensor<4>, padding: Tensor<1>, options: WindowAtten
     if mixed {
         return composed(qkv, padding, options);
     }
-    let q = options.pool.then(|| {
-        let dim = triple / 3;
-        max_pool_2x2(qkv.clone().narrow(3, 0, dim))
-    });
     match operands([qkv.into_dispatch(), padding.into_dispatch()]) {
         Ok(Operands::Plain([qkv, padding])) => {
-            let q = match q.map(|q| operands([q.into_dispatch()])) {
-                None => None,
-                Some(Ok(Operands::Plain([q]))) => Some(q),
-                Some(_) => unreachable!("pooled on the device of qkv"),
-            };
+            let q = options.pool.then(|| {
+                let dim = triple / 3;
+                pool_cpu(qkv.clone().with_layout(qkv.layout().narrow(3, 0, dim)))
+            });
             wrap(cpu(&qkv, q.as_ref(), &padding, options))
         }
         Ok(Operands::Autodiff([qkv, padding], context)) => composed(

@@ -1,0 +1,293 @@
+//! Where the tracker takes frames from.
+
+use std::collections::VecDeque;
+
+use burn::tensor::{Tensor, TensorData};
+use tpo_core::head::FrameSource;
+
+use crate::HeadsError;
+
+/// Mean of the red, green and blue values of ImageNet, 0–1 (reference implementation).
+pub const IMAGENET_MEAN: [f32; 3] = [0.485, 0.456, 0.406];
+/// Standard deviation of the same.
+pub const IMAGENET_STD: [f32; 3] = [0.229, 0.224, 0.225];
+
+/// A frame as the tracker wants it.
+#[derive(Debug, Clone)]
+pub struct VideoFrame {
+    /// `[1, 3, image_size, image_size]`, normalised with the ImageNet statistics, on the device
+    /// of the model.
+    pub image: Tensor<4>,
+    /// Height and width in pixels of the frame before it was resized. Prompts on the frame are in
+    /// these pixels and its masks have this size; it may change from frame to frame.
+    pub size: [usize; 2],
+}
+
+impl VideoFrame {
+    /// From an image `[1, 3, image_size, image_size]` of values 0–1.
+    pub fn from_unit_range(image: Tensor<4>, size: [usize; 2]) -> Self {
+        let device = image.device();
+        let statistic = |values: [f32; 3]| {
+            let data = TensorData::new(values.to_vec(), [1, 3, 1, 1]);
+            Tensor::<4>::from_data(data, (&device, image.dtype()))
+        };
+        Self {
+            image: (image.clone() - statistic(IMAGENET_MEAN)) / statistic(IMAGENET_STD),
+            size,
+        }
+    }
+}
+
+/// Frames by index. The tracker asks for them in the order it walks through the video and drops
+/// each before it asks for the next.
+pub trait FrameReader {
+    /// The frame at `index`, or `None` past the end of the video.
+    ///
+    /// # Errors
+    /// [`HeadsError::FrameGone`] when the reader cannot go back to it, [`HeadsError::Frame`] when
+    /// it cannot be decoded.
+    fn read(&mut self, index: usize) -> Result<Option<VideoFrame>, HeadsError>;
+
+    /// Number of frames, if known before the end is reached.
+    fn frame_count(&self) -> Option<usize> {
+        None
+    }
+}
+
+impl<R: FrameReader + ?Sized> FrameReader for Box<R> {
+    fn read(&mut self, index: usize) -> Result<Option<VideoFrame>, HeadsError> {
+        (**self).read(index)
+    }
+    fn frame_count(&self) -> Option<usize> {
+        (**self).frame_count()
+    }
+}
+
+impl<R: FrameReader + ?Sized> FrameReader for &mut R {
+    fn read(&mut self, index: usize) -> Result<Option<VideoFrame>, HeadsError> {
+        (**self).read(index)
+    }
+    fn frame_count(&self) -> Option<usize> {
+        (**self).frame_count()
+    }
+}
+
+/// Frames that are all in memory.
+impl FrameReader for Vec<VideoFrame> {
+    fn read(&mut self, index: usize) -> Result<Option<VideoFrame>, HeadsError> {
+        Ok(self.get(index).cloned())
+    }
+    fn frame_count(&self) -> Option<usize> {
+        Some(self.len())
+    }
+}
+
+/// A stream that can be watched once, for example a camera. Only the last frame is held.
+#[derive(Debug)]
+pub struct ForwardFrames<I> {
+    frames: I,
+    /// Index of the frame that comes next.
+    next: usize,
+    last: Option<VideoFrame>,
+    count: Option<usize>,
+}
+
+impl<I: Iterator<Item = Result<VideoFrame, HeadsError>>> ForwardFrames<I> {
+    /// Frames 0, 1, .. of a stream of unknown length.
+    pub fn new(frames: I) -> Self {
+        Self {
+            frames,
+            next: 0,
+            last: None,
+            count: None,
+        }
+    }
+
+    /// Says how many frames will come, which SAM 2 uses on clips shorter than its list of object
+    /// pointers.
+    pub fn with_frame_count(mut self, count: usize) -> Self {
+        self.count = Some(count);
+        self
+    }
+}
+
+impl<I: Iterator<Item = Result<VideoFrame, HeadsError>>> FrameReader for ForwardFrames<I> {
+    fn read(&mut self, index: usize) -> Result<Option<VideoFrame>, HeadsError> {
+        if index + 1 == self.next
+            && let Some(last) = &self.last
+        {
+            return Ok(Some(last.clone()));
+        }
+        if self.count.is_some_and(|count| index >= count) {
+            return Ok(None);
+        }
+        if index < self.next {
+            return Err(HeadsError::FrameGone {
+                frame: index,
+                why: format!("the stream is at frame {} and cannot go back", self.next),
+                hint: "prompt frames as they come, or read from a file with SeekFrames",
+            });
+        }
+        while self.next <= index {
+            self.last = None;
+            match self.frames.next() {
+                Some(frame) => self.last = Some(frame?),
+                None => return Ok(None),
+            }
+            self.next += 1;
+        }
+        Ok(self.last.clone())
+    }
+
+    fn frame_count(&self) -> Option<usize> {
+        self.count
+    }
+}
+
+/// A video that can be opened at any frame. Forward it is read as a stream; backward in blocks,
+/// of which one is held.
+pub struct SeekFrames<F, I> {
+    open: F,
+    count: Option<usize>,
+    stream: Option<(usize, I)>,
+    block: usize,
+    /// Frames read before they were asked for, walking backward: the first and its followers.
+    held: (usize, VecDeque<VideoFrame>),
+}
+
+/// Frames held when walking backward; each is 12 MiB at 1024 pixels.
+const BACKWARD_BLOCK: usize = 8;
+
+impl<F, I> SeekFrames<F, I>
+where
+    F: FnMut(usize) -> Result<I, HeadsError>,
+    I: Iterator<Item = Result<VideoFrame, HeadsError>>,
+{
+    /// `open` starts a stream at a frame.
+    pub fn new(count: Option<usize>, open: F) -> Self {
+        Self {
+            open,
+            count,
+            stream: None,
+            block: BACKWARD_BLOCK,
+            held: (0, VecDeque::new()),
+        }
+    }
+
+    /// Holds `frames` frames when walking backward: more memory, fewer seeks.
+    pub fn with_backward_block(mut self, frames: usize) -> Self {
+        self.block = frames.max(1);
+        self
+    }
+
+    fn past_end(&self, index: usize) -> bool {
+        self.count.is_some_and(|count| index >= count)
+    }
+}
+
+impl<F, I> FrameReader for SeekFrames<F, I>
+where
+    F: FnMut(usize) -> Result<I, HeadsError>,
+    I: Iterator<Item = Result<VideoFrame, HeadsError>>,
+{
+    fn read(&mut self, index: usize) -> Result<Option<VideoFrame>, HeadsError> {
+        if self.past_end(index) {
+            return Ok(None);
+        }
+        let (first, frames) = &mut self.held;
+        if let Some(frame) = index.checked_sub(*first).and_then(|at| frames.get(at)) {
+            let frame = frame.clone();
+            // Walking backward, what lies behind is not needed again.
+            frames.truncate(index - *first + 1);
+            return Ok(Some(frame));
+        }
+        let backward = !frames.is_empty() && index < *first;
+        frames.clear();
+        let start = match &self.stream {
+            Some((next, _)) if *next <= index && index - *next < self.block => *next,
+            _ if backward => {
+                let start = (index + 1).saturating_sub(self.block);
+                self.stream = Some((start, (self.open)(start)?));
+                start
+            }
+            _ => {
+                self.stream = Some((index, (self.open)(index)?));
+                index
+            }
+        };
+        let Some((next, stream)) = &mut self.stream else {
+            return Ok(None);
+        };
+        let mut found = None;
+        for at in start..=index {
+            match stream.next() {
+                Some(frame) => found = Some(frame?),
+                None => {
+                    self.stream = None;
+                    return Ok(None);
+                }
+            }
+            *next += 1;
+            if let (true, Some(frame)) = (backward, &found) {
+                if at == start {
+                    self.held.0 = start;
+                }
+                self.held.1.push_back(frame.clone());
+            }
+        }
+        if !backward && let Some(frame) = &found {
+            self.held = (index, VecDeque::from([frame.clone()]));
+        }
+        Ok(found)
+    }
+
+    fn frame_count(&self) -> Option<usize> {
+        self.count
+    }
+}
+
+/// The frames of a sample, as a head finds them in its context.
+#[derive(Clone)]
+pub struct SourceFrames<'a> {
+    source: &'a dyn FrameSource,
+    image_size: usize,
+    size: [usize; 2],
+    like: Tensor<1>,
+}
+
+impl<'a> SourceFrames<'a> {
+    /// Frames of `source` at `image_size` pixels for a model on the device, and in the dtype, of
+    /// `like`; `size` is the height and width of the video.
+    pub fn new(
+        source: &'a dyn FrameSource,
+        image_size: usize,
+        size: [usize; 2],
+        like: Tensor<1>,
+    ) -> Self {
+        Self {
+            source,
+            image_size,
+            size,
+            like,
+        }
+    }
+}
+
+impl FrameReader for SourceFrames<'_> {
+    fn read(&mut self, index: usize) -> Result<Option<VideoFrame>, HeadsError> {
+        if index >= self.source.len() {
+            return Ok(None);
+        }
+        let image = self.source.frame(index, self.image_size)?;
+        let image = image.inner().to_device(&self.like.device());
+        let frame = VideoFrame::from_unit_range(image, self.size);
+        Ok(Some(VideoFrame {
+            image: frame.image.cast(self.like.dtype()),
+            ..frame
+        }))
+    }
+
+    fn frame_count(&self) -> Option<usize> {
+        Some(self.source.len())
+    }
+}

@@ -1,0 +1,28 @@
+//! SAM 2 on a video: objects are prompted on some frames and followed through the others.
+//!
+//! [`TrackState`] is the state and has the verbs; the model, [`Sam2`](super::sam2::Sam2), has
+//! none. Frames come from a [`FrameReader`], one at a time.
+
+mod bank;
+mod components;
+mod frames;
+mod masks;
+mod object;
+mod options;
+mod prompts;
+mod propagate;
+pub(super) mod resize;
+mod state;
+mod step;
+
+pub use components::fill_holes;
+pub use frames::{
+    ForwardFrames, FrameReader, IMAGENET_MEAN, IMAGENET_STD, SeekFrames, SourceFrames, VideoFrame,
+};
+pub use masks::{FrameMasks, ObjectId, ObjectMask};
+pub use options::{Direction, Keep, Propagation, TrackOptions};
+pub use prompts::Click;
+pub use propagate::Propagate;
+#[doc(hidden)]
+pub use state::KeptOutput;
+pub use state::TrackState;
