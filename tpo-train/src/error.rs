@@ -76,8 +76,8 @@ pub enum TrainError {
     },
     /// A run is to go on with another recipe.
     #[error(
-        "{checkpoint} was written with another recipe, {}:{}
-Go on with the old recipe, or          start a new run whose `model.start` is this checkpoint",
+        "{checkpoint} was written with another recipe, {}:{}\nGo on with the old recipe, or start a \
+         new run whose `model.start` is this checkpoint",
         Count(changes.len(), "change"), List(changes), checkpoint = checkpoint.display()
     )]
     ChangedRecipe {
