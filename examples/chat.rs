@@ -1,7 +1,9 @@
-//! Ask a video or an image a question; the predicted box is drawn on the frame.
+//! Ask a video or an image a question; what the heads find is drawn: boxes on a frame, time spans
+//! and the saliency curve on a timeline.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Instant;
 
 use clap::{Parser, ValueEnum};
@@ -10,10 +12,13 @@ use indicatif::{ProgressBar, ProgressStyle};
 use tpo::core::model::CallOrder;
 use tpo::core::prompt::Visual;
 use tpo::data::{FrameSampling, MediaLimits, open_video, read_image};
-use tpo::draw::{LabelledBox, draw_boxes};
+use tpo::draw::{LabelledBox, Timeline, draw_boxes, draw_timeline};
+use tpo::features::{FeatureCache, TemporalTowers};
+use tpo::heads::temporal::features::InternVideo2Files;
 use tpo::llm::sampling::SamplingConfig;
 use tpo::prelude::*;
-use tpo::{Media, Result};
+use tpo::vision::internvideo2::VisionFileKind;
+use tpo::{HeadProgress, Media, Result};
 
 // Large activations come and go with every layer; the system's allocator gives their pages back
 // each time, which costs more than the arithmetic of an activation.
@@ -22,13 +27,16 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Ask a video or an image a question.
 ///
-/// The answer is streamed. Where the model calls the region head, the box is printed and drawn on
-/// a frame. Without --model a small model with random weights answers: it runs every part of the
-/// chain and knows nothing, so its words and boxes mean nothing. It would not call a head either,
-/// so the region head is called for it.
+/// The answer is streamed. Where the model calls a head, the prediction is printed and drawn: a box
+/// on a frame, time spans and the saliency curve on a timeline. Without --model a small model with
+/// random weights answers: it runs every part of the chain and knows nothing, so its words and
+/// predictions mean nothing. It would not call a head either, so one is called for it: the temporal
+/// head for a question that begins with \"when\", else the region head.
 #[derive(Parser)]
 #[command(after_help = "Examples:
   chat --video clip.mp4 --ask 'Where is the dog?'
+  chat --video clip.mp4 --ask 'When does the dog jump?' --truth 3-7.5
+  chat --model VideoChat-TPO --towers InternVideo2-CLIP --video clip.mp4 --ask 'When is the goal?'
   chat --model VideoChat-TPO --video clip.mp4 --ask 'What happens?' --ask 'And then?'
   chat --image photo.png --ask 'What is in <track_box>?' --box 0.1,0.2,0.5,0.8")]
 struct Args {
@@ -47,8 +55,21 @@ struct Args {
     /// Box the first question is about, x0,y0,x1,y1 between 0 and 1
     #[arg(long = "box", value_parser = parse_box)]
     area: Option<BoxXyxy>,
+    /// Folder with InternVideo2-CLIP, whose features the temporal head of VideoChat-TPO reads:
+    /// vision.safetensors, text.safetensors, clip.safetensors, tokenizer.model
+    #[arg(long)]
+    towers: Option<PathBuf>,
+    /// Folder in which video features are kept between runs
+    #[arg(long)]
+    feature_cache: Option<PathBuf>,
+    /// True span START-END in seconds, drawn on the timeline; repeat for several
+    #[arg(long, value_parser = parse_span)]
+    truth: Vec<TimeSpan>,
+    /// Timeline to write when time spans are predicted
+    #[arg(long, default_value = "out/timeline.png")]
+    timeline: PathBuf,
     /// Call this head at the start of every answer, whatever the model says [default without
-    /// --model: region]
+    /// --model: temporal for \"when …\", else region]
     #[arg(long)]
     task: Vec<String>,
     /// Picture to write when a box is predicted
@@ -100,6 +121,18 @@ fn parse_box(text: &str) -> std::result::Result<BoxXyxy, String> {
         .map_err(|e| e.to_string())
 }
 
+fn parse_span(text: &str) -> std::result::Result<TimeSpan, String> {
+    let (start, end) = text
+        .split_once('-')
+        .ok_or("a span is START-END in seconds, for example 3-7.5")?;
+    let number = |t: &str| {
+        let t = t.trim();
+        t.parse::<f64>()
+            .map_err(|_| format!("`{t}` is not a number"))
+    };
+    TimeSpan::new(number(start)?, number(end)?).map_err(|e| e.to_string())
+}
+
 fn main() {
     if let Err(e) = run(Args::parse()) {
         eprintln!("error: {e}");
@@ -107,7 +140,7 @@ fn main() {
     }
 }
 
-fn run(mut args: Args) -> Result<()> {
+fn run(args: Args) -> Result<()> {
     let device = args.device.open()?;
     let options = SessionOptions {
         sampling: args.sampling,
@@ -117,6 +150,17 @@ fn run(mut args: Args) -> Result<()> {
         },
         max_new_tokens: args.max_new_tokens,
         decoding: SamplingConfig::sampling(args.temperature, args.seed),
+        towers: args
+            .towers
+            .as_ref()
+            .map(|dir| load_towers(dir, &device))
+            .transpose()?,
+        feature_cache: args
+            .feature_cache
+            .as_ref()
+            .map(FeatureCache::open)
+            .transpose()?,
+        progress: Some(head_progress()),
         ..SessionOptions::default()
     };
     let mut session = match &args.model {
@@ -136,9 +180,6 @@ fn run(mut args: Args) -> Result<()> {
         }
         None => {
             eprintln!("(no --model: random weights, the answer means nothing)");
-            if args.task.is_empty() {
-                args.task.push("region".into());
-            }
             Session::mini(&device, args.seed, options)?
         }
     };
@@ -174,6 +215,7 @@ fn run(mut args: Args) -> Result<()> {
     );
 
     let mut boxes = Vec::new();
+    let mut timeline = None;
     for (turn, text) in args.ask.iter().enumerate() {
         println!("> {}", shorten(text));
         let mut question = Question::new(text);
@@ -184,6 +226,9 @@ fn run(mut args: Args) -> Result<()> {
         }
         for task in &args.task {
             question = question.with_task(task);
+        }
+        if args.task.is_empty() && args.model.is_none() {
+            question = question.with_task(fitting_task(text));
         }
         let start = Instant::now();
         for event in session.ask(question)? {
@@ -200,6 +245,9 @@ fn run(mut args: Args) -> Result<()> {
                             label: shorten(text),
                         });
                     }
+                    if let Some(p) = output.get::<TemporalPrediction>() {
+                        timeline = Some(timeline_of(text, p, &args.truth));
+                    }
                 }
                 Event::NoHead(task) => println!("[{task}: this build has no such head]"),
             }
@@ -212,7 +260,74 @@ fn run(mut args: Args) -> Result<()> {
         write(&picture, &args.out)?;
         eprintln!("wrote {}", args.out.display());
     }
+    if let Some(mut timeline) = timeline {
+        let times = timeline.thumbnail_times();
+        timeline.thumbnails = thumbnails(&media, &times)?;
+        write(&draw_timeline(&timeline)?, &args.timeline)?;
+        eprintln!("wrote {}", args.timeline.display());
+    }
     Ok(())
+}
+
+/// The head a question asks for, for a model that does not know.
+fn fitting_task(question: &str) -> &'static str {
+    let first = question.split_whitespace().next().unwrap_or_default();
+    if first.eq_ignore_ascii_case("when") {
+        "temporal"
+    } else {
+        "region"
+    }
+}
+
+fn timeline_of(question: &str, found: &TemporalPrediction, truth: &[TimeSpan]) -> Timeline {
+    Timeline {
+        title: question.into(),
+        duration: found.duration,
+        curve: found.saliency.clone(),
+        clip_seconds: found.clip_seconds,
+        predicted: found.spans.clone(),
+        truth: truth.to_vec(),
+        thumbnails: Vec::new(),
+    }
+}
+
+/// The frames shown at some times, with the times.
+fn thumbnails(media: &Media, times: &[f64]) -> Result<Vec<(f64, RgbImage)>> {
+    let video = open_video(&media.path, &MediaLimits::default())?;
+    let shown = &video.info().timestamps;
+    let indices: Vec<usize> = times
+        .iter()
+        .map(|t| shown.partition_point(|s| s <= t).saturating_sub(1))
+        .collect();
+    let frames = video.read_frames(&indices)?;
+    let pictures = frames.into_iter().filter_map(|f| {
+        let (w, h) = (f.width() as u32, f.height() as u32);
+        RgbImage::from_raw(w, h, f.into_rgb())
+    });
+    Ok(times.iter().copied().zip(pictures).collect())
+}
+
+/// A bar for heads that work through many frames.
+fn head_progress() -> HeadProgress {
+    let bar = bar("", "{msg} {pos}/{len}");
+    HeadProgress(Arc::new(move |what, done, total| {
+        bar.set_length(total as u64);
+        bar.set_message(what.to_string());
+        bar.set_position(done as u64);
+        if done >= total {
+            bar.finish_and_clear();
+        }
+    }))
+}
+
+fn load_towers(dir: &Path, device: &Device) -> Result<TemporalTowers> {
+    let files = InternVideo2Files {
+        vision: dir.join("vision.safetensors"),
+        vision_kind: VisionFileKind::Stage2,
+        text: dir.join("text.safetensors"),
+        clip: Some(dir.join("clip.safetensors")),
+    };
+    TemporalTowers::internvideo2(&files, &dir.join("tokenizer.model"), device)
 }
 
 /// The image itself, or the middle one of the frames that were looked at.

@@ -41,10 +41,13 @@ struct Args {
 
 #[derive(Clone, Copy, ValueEnum)]
 enum Layout {
-    /// A language model by its config.json, VideoChat-TPO by its names and sizes, or none.
+    /// A language model by its config.json, VideoChat-TPO or InternVideo2-CLIP by names and sizes,
+    /// or none.
     Auto,
     /// The published VideoChat-TPO checkpoint.
     VideochatTpo,
+    /// InternVideo2-CLIP-1B, its published files merged.
+    Internvideo2Clip,
     /// No comparison; files and index are checked all the same.
     None,
 }
@@ -90,6 +93,7 @@ fn show(args: &Args) -> Result<bool> {
     let choice = match args.layout {
         Layout::Auto => LayoutChoice::Auto,
         Layout::VideochatTpo => LayoutChoice::VideoChatTpo,
+        Layout::Internvideo2Clip => LayoutChoice::InternVideo2Clip,
         Layout::None => LayoutChoice::None,
     };
     let found = inspect(&args.checkpoint, choice)?;

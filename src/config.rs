@@ -2,21 +2,24 @@
 
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
+use tpo_core::CoreError;
 use tpo_core::head::{HeadNode, NoHeads};
 use tpo_core::heads;
 use tpo_core::model::TpoModel;
 use tpo_core::token::TaskRegistry;
 use tpo_core::weights::{KeyRules, KeyTables};
 use tpo_heads::region::{REGION_KEYS, RegionHead, RegionHeadConfig};
+use tpo_heads::temporal::{TemporalHead, TemporalHeadConfig, cg_detr_rules};
 use tpo_llm::{CausalLm, LlmConfig, LoraConfig};
 use tpo_vision::connector::qformer::{QFORMER_KEYS, QFORMER_KEYS_INVERSE, QFORMER_UNUSED_KEYS};
 use tpo_vision::umt::{UMT_KEYS, UMT_KEYS_INVERSE};
 use tpo_vision::{QFormerConnector, QFormerConnectorConfig, UmtConfig, VideoEncoder};
 
 use crate::error::{Error, Result};
+use crate::features::FeatureTowers;
 
-/// The heads of [`VideoChatTpo`] in this version: region.
-pub type VideoChatHeads = HeadNode<RegionHead, NoHeads>;
+/// The heads of [`VideoChatTpo`] in this version: region, temporal.
+pub type VideoChatHeads = HeadNode<RegionHead, HeadNode<TemporalHead, NoHeads>>;
 
 /// The paper's model: UMT, Q-Former, a Llama-family decoder, task heads.
 pub type VideoChatTpo = TpoModel<VideoEncoder, QFormerConnector, CausalLm, VideoChatHeads>;
@@ -52,6 +55,10 @@ pub struct TpoConfig {
     pub llm: LlmConfig,
     /// Region head.
     pub region: RegionHeadConfig,
+    /// Temporal head.
+    pub temporal: TemporalHeadConfig,
+    /// Frozen towers whose features the temporal head reads.
+    pub features: FeatureTowers,
     /// Task tokens and their ids.
     pub tasks: TaskRegistry,
 }
@@ -71,6 +78,8 @@ impl TpoConfig {
             connector: QFormerConnectorConfig::videochat_tpo(),
             llm: LlmConfig::mistral_7b().lora(LoraConfig::videochat_tpo()),
             region: RegionHeadConfig::videochat_tpo(),
+            temporal: TemporalHeadConfig::videochat_tpo(),
+            features: FeatureTowers::InternVideo2,
             tasks: TaskRegistry::videochat_tpo(),
         }
     }
@@ -89,6 +98,10 @@ impl TpoConfig {
             },
             connector: QFormerConnectorConfig::mini(llm.hidden_size),
             region: RegionHeadConfig::for_llm(llm.hidden_size),
+            // Features of the model's own encoder and language model.
+            temporal: TemporalHeadConfig::mini(llm.hidden_size, vision.encoder_embed_dim)
+                .with_clip_seconds(0.5),
+            features: FeatureTowers::own(),
             tasks: TaskRegistry::with_base(vocab_size.saturating_sub(7) as u32),
             vision,
             llm,
@@ -111,7 +124,9 @@ impl TpoConfig {
             self.vision.validate().map_err(|e| e.to_string()),
             self.connector.qformer.validate().map_err(|e| e.to_string()),
             self.llm.validate().map_err(|e| e.to_string()),
+            self.temporal.validate().map_err(|e| e.to_string()),
             self.tasks.validate().map_err(|e| e.to_string()),
+            self.features.validate(self.vision.num_frames),
         ] {
             problems.extend(part.err());
         }
@@ -136,10 +151,33 @@ impl TpoConfig {
             self.region.d_llm,
         );
         equal(
+            "llm.hidden_size and temporal.model.d_text",
+            self.llm.hidden_size,
+            self.temporal.model.d_text,
+        );
+        equal(
             "input.size and vision.img_size",
             self.input.size,
             self.vision.img_size,
         );
+        if let FeatureTowers::Own {
+            frames_per_second,
+            frames_per_clip,
+        } = self.features
+        {
+            equal(
+                "vision.encoder_embed_dim and temporal.model.d_video",
+                self.vision.encoder_embed_dim,
+                self.temporal.model.d_video,
+            );
+            let seconds = frames_per_clip as f64 / frames_per_second;
+            if (seconds - self.temporal.clip_seconds).abs() > 1e-9 {
+                problems.push(format!(
+                    "temporal.clip_seconds is {}, but a clip of the features lasts {seconds} s",
+                    self.temporal.clip_seconds
+                ));
+            }
+        }
         if self.input.frames == 0 {
             problems.push("input.frames must not be zero".into());
         }
@@ -171,7 +209,10 @@ impl TpoConfig {
             VideoEncoder::new(&self.vision, device)?,
             self.connector.init(device)?,
             self.llm.init(device)?,
-            heads![self.region.init(device)],
+            heads![
+                self.region.init(device),
+                self.temporal.init(device).map_err(CoreError::from)?
+            ],
             self.tasks.clone(),
             device,
         )?)
@@ -203,9 +244,15 @@ pub fn videochat_tpo_keys() -> Result<KeyTables<'static>> {
     for (key, path) in REGION_KEYS {
         region = region.prefix(key, path);
     }
-    let token = KeyRules::new()
-        .owns(["box_token"])
-        .prefix("box_token", "task_tokens.0");
+    let criterion = KeyRules::new()
+        .owns(["cg_criterion."])
+        .prefix("cg_criterion.", "criterion.");
+    let start_end = KeyRules::new().owns(["temporal_embed.", "action_embed."]);
+    let token = |key: &str, at: usize| {
+        KeyRules::new()
+            .owns([key])
+            .prefix(key, &format!("task_tokens.{at}"))
+    };
     let mut later = KeyRules::new().owns(LATER_PARTS.map(|(prefix, _)| prefix));
     for (prefix, head) in LATER_PARTS {
         let pattern = format!("^{}", prefix.replace('.', r"\."));
@@ -222,17 +269,16 @@ pub fn videochat_tpo_keys() -> Result<KeyTables<'static>> {
                 .within("llm."),
         )
         .with(region.within("heads.head."))
-        .with(token)
+        .with(cg_detr_rules()?.within("heads.rest.head.model."))
+        .with(criterion.within("heads.rest.head."))
+        .with(start_end.within("heads.rest.head.start_end."))
+        .with(token("box_token", 0))
+        .with(token("temporal_token", 1))
         .with(later))
 }
 
 /// Parts of the checkpoint whose heads are not built yet.
-const LATER_PARTS: [(&str, &str); 9] = [
-    ("temporal_token", "temporal"),
-    ("cg_model.", "temporal"),
-    ("cg_criterion.", "temporal"),
-    ("temporal_embed.", "temporal"),
-    ("action_embed.", "temporal"),
+pub(crate) const LATER_PARTS: [(&str, &str); 4] = [
     ("track_token", "mask"),
     ("track_embed.", "mask"),
     ("track_embed_decode2.", "mask"),
@@ -271,6 +317,23 @@ mod tests {
             ("query_tokens", "connector.qformer.query_tokens"),
             ("box_token", "task_tokens.0"),
             ("loc_decoder.2.weight", "heads.head.decoder.output.weight"),
+            ("temporal_token", "task_tokens.1"),
+            (
+                "cg_model.transformer.encoder.layers.2.linear1.weight",
+                "heads.rest.head.model.transformer.encoder.layers.2.feed_forward.linear1.weight",
+            ),
+            (
+                "cg_model.input_txt_proj.0.LayerNorm.bias",
+                "heads.rest.head.model.input_txt_proj.0.layer_norm.bias",
+            ),
+            (
+                "cg_criterion.empty_weight",
+                "heads.rest.head.criterion.empty_weight",
+            ),
+            (
+                "action_embed.layers.1.bias",
+                "heads.rest.head.start_end.action_embed.layers.1.bias",
+            ),
             (
                 "lm.base_model.model.model.layers.3.mlp.up_proj.lora_B.default.weight",
                 "llm.model.layers.3.mlp.up_proj.lora.b",

@@ -1,5 +1,7 @@
 //! Pictures of predictions.
 
+mod timeline;
+
 use ab_glyph::{FontRef, PxScale};
 use image::{Rgb, RgbImage};
 use imageproc::drawing::{draw_filled_rect_mut, draw_hollow_rect_mut, draw_text_mut, text_size};
@@ -8,8 +10,10 @@ use tpo_core::geometry::BoxXyxy;
 
 use crate::error::{Error, Result};
 
+pub use timeline::{Timeline, draw_timeline};
+
 /// DejaVu Sans, Latin subset.
-const FONT: &[u8] = include_bytes!("../assets/fonts/DejaVuSans-latin.ttf");
+pub(crate) const FONT: &[u8] = include_bytes!("../assets/fonts/DejaVuSans-latin.ttf");
 
 /// Colours that stay apart on photographs and for colour-blind eyes (Okabe and Ito).
 pub const COLOURS: [[u8; 3]; 6] = [
@@ -20,6 +24,13 @@ pub const COLOURS: [[u8; 3]; 6] = [
     [204, 121, 167],
     [240, 228, 66],
 ];
+
+fn font() -> Result<FontRef<'static>> {
+    FontRef::try_from_slice(FONT).map_err(|e| Error::Picture {
+        what: "the label font".into(),
+        why: e.to_string(),
+    })
+}
 
 /// A box with a caption.
 #[derive(Debug, Clone)]
@@ -35,10 +46,7 @@ pub struct LabelledBox {
 /// # Errors
 /// [`Error::Picture`] when the built-in font cannot be read.
 pub fn draw_boxes(frame: &RgbImage, boxes: &[LabelledBox]) -> Result<RgbImage> {
-    let font = FontRef::try_from_slice(FONT).map_err(|e| Error::Picture {
-        what: "the label font".into(),
-        why: e.to_string(),
-    })?;
+    let font = font()?;
     let mut picture = frame.clone();
     let (width, height) = picture.dimensions();
     if width == 0 || height == 0 {

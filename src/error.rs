@@ -1,6 +1,6 @@
 //! Errors of the facade.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
@@ -62,4 +62,44 @@ pub enum Error {
     /// From reading media.
     #[error(transparent)]
     Data(#[from] tpo_data::DataError),
+    /// From recipes, training or checkpoints.
+    #[error(transparent)]
+    Train(#[from] tpo_train::TrainError),
+    /// From a head or its feature towers.
+    #[error(transparent)]
+    Heads(#[from] tpo_heads::HeadsError),
+    /// A video too short for one feature.
+    #[error(
+        "{path} lasts {seconds:.2} s, too short for one feature: the temporal head needs the middle \
+         frames of a whole clip of {needed:.2} s",
+        path = path.display()
+    )]
+    ShortVideo {
+        /// The video.
+        path: PathBuf,
+        /// Its duration in seconds.
+        seconds: f64,
+        /// Seconds of one feature.
+        needed: f64,
+    },
+    /// A feature file or cache that cannot be read or written.
+    #[error("features {path}: {source}", path = path.display())]
+    FeatureIo {
+        /// The file or directory.
+        path: PathBuf,
+        /// The system's answer.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+impl Error {
+    /// Wraps an error of the operating system.
+    pub(crate) fn feature_io(path: &Path) -> impl Fn(std::io::Error) -> Self + use<> {
+        let path = path.to_path_buf();
+        move |source| Self::FeatureIo {
+            path: path.clone(),
+            source,
+        }
+    }
 }

@@ -23,11 +23,18 @@
 //! assembled model, weight import), [`vision`], [`llm`], [`heads`], [`data`] and [`train`].
 
 mod config;
+pub mod curves;
 mod device;
 pub mod draw;
 mod error;
+pub mod export;
+pub mod features;
+mod frames;
 mod model_dir;
+pub mod recipe;
 mod session;
+pub mod synthetic;
+pub mod training;
 
 pub use tpo_core as core;
 pub use tpo_core::weights;
@@ -40,8 +47,11 @@ pub use tpo_vision as vision;
 pub use config::{InputConfig, TpoConfig, VideoChatHeads, VideoChatTpo, videochat_tpo_keys};
 pub use device::DeviceChoice;
 pub use error::{Error, Result};
+pub use frames::StreamedFrames;
 pub use model_dir::CONFIG_FILE;
-pub use session::{Answer, Event, Media, Question, Reply, Session, SessionOptions};
+pub use session::{
+    Answer, Event, HeadProgress, Media, Question, Reply, Session, SessionOptions, TrackFrames,
+};
 
 /// What most programs need.
 pub mod prelude {
@@ -56,6 +66,10 @@ pub mod prelude {
     pub use tpo_core::nn::{Linear, LinearConfig, Mlp, MlpConfig};
     pub use tpo_core::token::{TaskRegistry, TaskTokens, TokenId};
     pub use tpo_heads::region::{RegionHead, RegionHeadConfig, RegionPrediction};
+    pub use tpo_heads::temporal::{
+        SimpleTemporalHead, SimpleTemporalHeadConfig, TemporalHead, TemporalHeadConfig,
+        TemporalPrediction, TemporalTarget,
+    };
 
     pub use crate::{
         DeviceChoice, Event, Question, Reply, Session, SessionOptions, TpoConfig, VideoChatTpo,

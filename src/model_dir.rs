@@ -11,8 +11,9 @@ use tpo_core::weights::{
     Checkpoint, DtypePolicy, LoadOptions, LoadReport, SaveOptions, load_module, save_module,
 };
 use tpo_llm::tokenizer::{Tokenizer, TokenizerFormat};
+use tpo_train::keep::materialise;
 
-use crate::config::{TpoConfig, videochat_tpo_keys};
+use crate::config::{TpoConfig, VideoChatTpo, videochat_tpo_keys};
 use crate::error::{Error, Result};
 use crate::session::{Session, SessionOptions};
 
@@ -60,14 +61,7 @@ impl Session {
         let config = read_config(dir)?;
         config.validate()?;
         let checkpoint = Checkpoint::open(dir)?;
-        // The reference's ids are those of the slow sentencepiece tokenizer.
-        let published = !dir.join(CONFIG_FILE).exists() && dir.join("tokenizer.model").exists();
-        let mut tokenizer = if published {
-            Tokenizer::from_dir_as(dir, TokenizerFormat::SentencePiece)?
-        } else {
-            Tokenizer::from_dir(dir)?
-        };
-        add_task_tokens(&mut tokenizer, &config)?;
+        let tokenizer = model_tokenizer(dir, &config)?;
         let mut options = options;
         if options.dtype.is_none() && *device == Device::flex() {
             options.dtype = Some(FloatDType::F32);
@@ -90,16 +84,12 @@ impl Session {
     /// # Errors
     /// None that an intact build can cause.
     pub fn mini(device: &Device, seed: u64, options: SessionOptions) -> Result<Self> {
-        let mut tokenizer = Tokenizer::from_tokenizer_json_bytes(MINI_TOKENIZER.as_bytes())?;
-        tokenizer.set_eos_id(tokenizer.token_to_id("</s>"));
+        let tokenizer = mini_tokenizer()?;
         let config = TpoConfig::mini(tokenizer.vocab_size());
         device.seed(seed);
         let model = config.init(device)?;
         let mut session = Self::new(model, config, tokenizer, device, options)?;
-        session.tokenizer_files = vec![
-            ("tokenizer.json".into(), MINI_TOKENIZER.into()),
-            ("tokenizer_config.json".into(), MINI_TOKENIZER_CONFIG.into()),
-        ];
+        session.tokenizer_files = mini_tokenizer_files();
         Ok(session)
     }
 
@@ -135,6 +125,56 @@ impl Session {
     }
 }
 
+/// The tokenizer of the mini model.
+pub(crate) fn mini_tokenizer() -> Result<Tokenizer> {
+    let mut tokenizer = Tokenizer::from_tokenizer_json_bytes(MINI_TOKENIZER.as_bytes())?;
+    tokenizer.set_eos_id(tokenizer.token_to_id("</s>"));
+    Ok(tokenizer)
+}
+
+/// The files it is made of.
+pub(crate) fn mini_tokenizer_files() -> Vec<(String, Vec<u8>)> {
+    vec![
+        ("tokenizer.json".into(), MINI_TOKENIZER.into()),
+        ("tokenizer_config.json".into(), MINI_TOKENIZER_CONFIG.into()),
+    ]
+}
+
+/// The tokenizer of the model in `dir`, task tokens included.
+pub(crate) fn model_tokenizer(dir: &Path, config: &TpoConfig) -> Result<Tokenizer> {
+    // The reference's ids are those of the slow sentencepiece tokenizer.
+    let published = !dir.join(CONFIG_FILE).exists() && dir.join("tokenizer.model").exists();
+    let mut tokenizer = if published {
+        Tokenizer::from_dir_as(dir, TokenizerFormat::SentencePiece)?
+    } else {
+        Tokenizer::from_dir(dir)?
+    };
+    add_task_tokens(&mut tokenizer, config)?;
+    Ok(tokenizer)
+}
+
+/// The model in `dir` for training. With `new_adapters` those that the files lack are drawn.
+pub(crate) fn load_model(
+    dir: &Path,
+    config: &TpoConfig,
+    device: &Device,
+    new_adapters: bool,
+) -> Result<VideoChatTpo> {
+    let allow_missing = match new_adapters {
+        true => vec![r"\.lora\.[ab]$".to_string()],
+        false => Vec::new(),
+    };
+    let load = LoadOptions {
+        allow_missing,
+        ..LoadOptions::default()
+    };
+    let checkpoint = Checkpoint::open(dir)?;
+    let model = config.init(device)?;
+    let (model, _) = load_module(model, &checkpoint, &videochat_tpo_keys()?, &load)?;
+    materialise(&model);
+    Ok(model)
+}
+
 /// Adds the task tokens that the tokenizer's files do not name.
 fn add_task_tokens(tokenizer: &mut Tokenizer, config: &TpoConfig) -> Result<()> {
     let mut missing: Vec<(&str, u32)> = config
@@ -147,7 +187,7 @@ fn add_task_tokens(tokenizer: &mut Tokenizer, config: &TpoConfig) -> Result<()> 
     Ok(tokenizer.add_tokens_with_ids(missing)?)
 }
 
-fn tokenizer_files(dir: &Path) -> Result<Vec<(String, Vec<u8>)>> {
+pub(crate) fn tokenizer_files(dir: &Path) -> Result<Vec<(String, Vec<u8>)>> {
     let mut files = Vec::new();
     for name in TOKENIZER_FILES {
         let path = dir.join(name);
@@ -162,7 +202,7 @@ fn tokenizer_files(dir: &Path) -> Result<Vec<(String, Vec<u8>)>> {
     Ok(files)
 }
 
-fn read_config(dir: &Path) -> Result<TpoConfig> {
+pub(crate) fn read_config(dir: &Path) -> Result<TpoConfig> {
     let path = dir.join(CONFIG_FILE);
     match std::fs::read_to_string(&path) {
         Ok(text) => serde_json::from_str(&text).map_err(|e| Error::ModelDir {

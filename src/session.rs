@@ -1,10 +1,11 @@
 //! A conversation about one video or image.
 
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
 
 use burn::tensor::{Device, FloatDType, Tensor};
 use tpo_core::geometry::BoxXyxy;
-use tpo_core::head::{SampleContext, TaskOutput};
+use tpo_core::head::{FeatureSource, FrameSource, SampleContext, TaskOutput};
 use tpo_core::model::{CallOrder, GenerateEvent, GenerateOptions, PaddingSide, TokenBatch};
 use tpo_core::prompt::{MAX_TOKENS, QuestionPrompt, Turn, Visual, timestamps_message};
 use tpo_data::sampling::frame_timestamps;
@@ -16,6 +17,8 @@ use tpo_llm::tokenizer::{DecodeStream, Tokenizer};
 
 use crate::config::{TpoConfig, VideoChatTpo};
 use crate::error::{Error, Result};
+use crate::features::{FeatureCache, FeatureTowers, LazyFeatures, TemporalTowers};
+use crate::frames::{HeardFrames, StreamedFrames};
 
 /// How a session reads and answers.
 #[derive(Debug, Clone)]
@@ -32,6 +35,35 @@ pub struct SessionOptions {
     pub decoding: SamplingConfig,
     /// Bounds on what a media file may cost.
     pub limits: MediaLimits,
+    /// Towers of the temporal head for models that do not use their own encoder, such as the
+    /// published VideoChat-TPO (InternVideo2-CLIP).
+    pub towers: Option<TemporalTowers>,
+    /// Where video features are kept between sessions; `None` computes them again.
+    pub feature_cache: Option<FeatureCache>,
+    /// Which frames of a video the mask head goes through.
+    pub track: TrackFrames,
+    /// Hears how far a head is that works on many frames: what it does, done, in total.
+    pub progress: Option<HeadProgress>,
+}
+
+/// Hears (what is being done, steps done, steps in total); may be called from several threads.
+#[derive(Clone)]
+pub struct HeadProgress(pub Arc<dyn Fn(&str, usize, usize) + Send + Sync>);
+
+impl std::fmt::Debug for HeadProgress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("HeadProgress")
+    }
+}
+
+/// Which frames of a video the mask head goes through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum TrackFrames {
+    /// Every frame of the file.
+    #[default]
+    All,
+    /// Those the vision encoder looked at (reference implementation).
+    Sampled,
 }
 
 impl Default for SessionOptions {
@@ -43,6 +75,10 @@ impl Default for SessionOptions {
             max_new_tokens: 200,
             decoding: SamplingConfig::greedy(),
             limits: MediaLimits::default(),
+            towers: None,
+            feature_cache: None,
+            track: TrackFrames::All,
+            progress: None,
         }
     }
 }
@@ -127,7 +163,17 @@ pub struct Reply {
 pub struct Session {
     model: VideoChatTpo,
     config: TpoConfig,
-    tokenizer: Tokenizer,
+    tokenizer: Arc<Tokenizer>,
+    /// Towers of the temporal head.
+    towers: Option<TemporalTowers>,
+    /// Video features of the media, once a head has asked for them.
+    video_features: Arc<OnceLock<Tensor<2>>>,
+    /// Features of the question being answered.
+    features: Option<LazyFeatures>,
+    /// Frames of the media for heads that look again.
+    frames: Option<HeardFrames>,
+    /// Name of the media for the heads.
+    media_name: String,
     /// The tokenizer's files, to be written beside the weights.
     pub(crate) tokenizer_files: Vec<(String, Vec<u8>)>,
     device: Device,
@@ -154,10 +200,33 @@ impl Session {
     ) -> Result<Self> {
         config.validate()?;
         model.registry().check(|t| tokenizer.token_to_id(t))?;
+        let tokenizer = Arc::new(tokenizer);
+        let towers = match (&options.towers, &config.features) {
+            (Some(towers), _) => Some(towers.clone()),
+            (None, FeatureTowers::InternVideo2) => None,
+            (
+                None,
+                FeatureTowers::Own {
+                    frames_per_second,
+                    frames_per_clip,
+                },
+            ) => Some(TemporalTowers::of_model(
+                &model,
+                &tokenizer,
+                config.input.size,
+                *frames_per_second,
+                *frames_per_clip,
+            )?),
+        };
         Ok(Self {
             model,
             config,
             tokenizer,
+            towers,
+            video_features: Arc::default(),
+            features: None,
+            frames: None,
+            media_name: String::new(),
             tokenizer_files: Vec::new(),
             device: device.clone(),
             options,
@@ -226,7 +295,12 @@ impl Session {
             timestamps: clip.timestamps,
             embeddings: self.model.encode_visual(clip.tensor, None)?,
         };
-        self.look_at(media)
+        let (limits, device) = (&self.options.limits, &self.device);
+        let frames = match self.options.track {
+            TrackFrames::All => StreamedFrames::video(path, limits, device)?,
+            TrackFrames::Sampled => StreamedFrames::picked(path, &media.frames, limits, device)?,
+        };
+        self.look_at(media, frames)
     }
 
     /// Looks at an image. Forgets the conversation.
@@ -248,11 +322,18 @@ impl Session {
             timestamps: Vec::new(),
             embeddings: self.model.encode_visual(pixels, None)?,
         };
-        self.look_at(media)
+        let frames = StreamedFrames::image(path, &self.options.limits, &self.device)?;
+        self.look_at(media, frames)
     }
 
-    fn look_at(&mut self, media: Media) -> Result<&Media> {
+    fn look_at(&mut self, media: Media, frames: StreamedFrames) -> Result<&Media> {
         self.clear_history();
+        self.video_features = Arc::default();
+        self.media_name = media.path.display().to_string();
+        self.frames = Some(HeardFrames {
+            frames,
+            progress: self.options.progress.clone(),
+        });
         Ok(self.media.insert(media))
     }
 
@@ -308,13 +389,28 @@ impl Session {
         };
         self.asked = text.clone();
         let mut sampler = Sampler::new(self.options.decoding.clone())?;
+        self.features = match (&self.towers, &self.media) {
+            (Some(towers), Some(media)) if media.kind == Visual::Video => Some(LazyFeatures {
+                towers: towers.clone(),
+                video: media.path.clone(),
+                query: question.text.clone(),
+                limits: self.options.limits.clone(),
+                antialias: self.config.input.antialias,
+                cache: self.options.feature_cache.clone(),
+                memo: self.video_features.clone(),
+                progress: self.options.progress.clone(),
+            }),
+            _ => None,
+        };
         let sample = match &self.media {
             Some(m) => SampleContext {
                 size: Some(m.size),
                 duration: m.duration,
                 timestamps: &m.timestamps,
                 query: Some(&self.asked),
-                ..SampleContext::default()
+                id: Some(&self.media_name),
+                frames: self.frames.as_ref().map(|f| f as &dyn FrameSource),
+                features: self.features.as_ref().map(|f| f as &dyn FeatureSource),
             },
             None => SampleContext {
                 query: Some(&self.asked),

@@ -6,18 +6,28 @@ mod boxes;
 mod check;
 #[path = "../examples/check_parity/fixture.rs"]
 mod fixture;
+#[path = "../examples/check_parity/internvideo.rs"]
+mod internvideo;
 #[path = "../examples/check_parity/llm.rs"]
 mod llm;
+#[path = "../examples/check_parity/metrics.rs"]
+mod metrics;
 #[path = "../examples/check_parity/model.rs"]
 mod model;
 #[path = "../examples/check_parity/run.rs"]
 mod run;
 #[path = "../examples/check_parity/sam2.rs"]
 mod sam2;
+#[path = "../examples/check_parity/temporal.rs"]
+mod temporal;
 #[path = "../examples/check_parity/text.rs"]
 mod text;
 #[path = "../examples/check_parity/track.rs"]
 mod track;
+#[path = "../examples/check_parity/tracking.rs"]
+mod tracking;
+#[path = "../examples/check_parity/train.rs"]
+mod train;
 #[path = "../examples/check_parity/vision.rs"]
 mod vision;
 #[path = "../examples/check_parity/weights.rs"]
@@ -37,7 +47,7 @@ fn every_fixture_passes() {
     .unwrap();
     let report = lines.join("\n");
     assert_eq!((summary.failed, summary.not_built), (0, 0), "\n{report}");
-    assert_eq!(summary.passed, 20, "\n{report}");
+    assert_eq!(summary.passed, 37, "\n{report}");
 }
 
 #[test]

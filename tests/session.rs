@@ -1,10 +1,13 @@
 //! The main job end to end, and what happens to input that makes no sense.
 
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 
 use burn::tensor::{Device, FloatDType};
+use tpo::HeadProgress;
 use tpo::core::prompt::Visual;
 use tpo::data::MediaLimits;
+use tpo::features::FeatureCache;
 use tpo::prelude::*;
 
 fn session() -> Session {
@@ -53,6 +56,95 @@ fn a_video_is_asked_and_answers_with_a_box() {
     let second = session.ask(where_is()).unwrap().collect_reply().unwrap();
     assert_ne!(region(&second).raw, b.raw);
     assert_eq!(session.history().len(), 2);
+}
+
+/// "When?" gives spans inside the video and a value of the curve for each of its clips; the
+/// features of the video are computed once.
+#[test]
+fn a_video_is_asked_when() {
+    let heard = Arc::new(Mutex::new(Vec::new()));
+    let hears = heard.clone();
+    let options = SessionOptions {
+        max_new_tokens: 4,
+        progress: Some(HeadProgress(Arc::new(move |what, done, total| {
+            hears.lock().unwrap().push((what.to_string(), done, total));
+        }))),
+        ..SessionOptions::default()
+    };
+    let mut session = Session::mini(&Device::flex(), 7, options).unwrap();
+    session
+        .load_video(asset("bouncing_shapes.mp4"), None)
+        .unwrap();
+    let duration = session.media().unwrap().duration.unwrap();
+    let when = || Question::new("When does the circle turn?").with_task("temporal");
+    let first = session.ask(when()).unwrap().collect_reply().unwrap();
+    let found: TemporalPrediction = first.tasks[0].get::<TemporalPrediction>().unwrap().clone();
+    assert_eq!(found.clip_seconds, 0.5);
+    assert_eq!(found.saliency.len(), (duration / 0.5) as usize);
+    assert!((found.duration - duration).abs() < 1e-9);
+    assert!(!found.spans.is_empty());
+    for s in &found.spans {
+        assert!(s.span.start >= 0.0 && s.span.end <= duration && s.span.start <= s.span.end);
+        assert!((0.0..=1.0).contains(&s.score));
+    }
+    let steps = heard.lock().unwrap().len();
+    let (what, done, total) = heard.lock().unwrap().last().cloned().unwrap();
+    assert_eq!((what.as_str(), done), ("features", total));
+
+    session.clear_history();
+    let again = session.ask(when()).unwrap().collect_reply().unwrap();
+    assert_eq!(again.tasks[0].get::<TemporalPrediction>(), Some(&found));
+    assert_eq!(heard.lock().unwrap().len(), steps, "computed once");
+    let json = serde_json::to_value(&again).unwrap();
+    assert!(json["tasks"][0]["value"]["saliency"][0].is_number());
+
+    // Another query, another curve.
+    session.clear_history();
+    let other = Question::new("When is it blue?").with_task("temporal");
+    let other = session.ask(other).unwrap().collect_reply().unwrap();
+    assert_ne!(other.tasks[0].get::<TemporalPrediction>(), Some(&found));
+}
+
+#[test]
+fn features_can_be_kept_on_disk() {
+    let dir = tempfile::tempdir().unwrap();
+    let ask = || {
+        let options = SessionOptions {
+            max_new_tokens: 2,
+            feature_cache: Some(FeatureCache::open(dir.path()).unwrap()),
+            ..SessionOptions::default()
+        };
+        let mut session = Session::mini(&Device::flex(), 7, options).unwrap();
+        session
+            .load_video(asset("bouncing_shapes.mp4"), None)
+            .unwrap();
+        let when = Question::new("When?").with_task("temporal");
+        let reply = session.ask(when).unwrap().collect_reply().unwrap();
+        reply.tasks[0].get::<TemporalPrediction>().unwrap().clone()
+    };
+    let first = ask();
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    assert_eq!(ask(), first);
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+}
+
+/// A head that needs a video says so when there is an image or nothing.
+#[test]
+fn when_needs_a_video() {
+    let mut session = session();
+    let when = || Question::new("When?").with_task("temporal");
+    let nothing = session.ask(when()).unwrap().collect_reply().unwrap_err();
+    assert!(nothing.to_string().contains("temporal"), "{nothing}");
+    let dir = tempfile::tempdir().unwrap();
+    let png = dir.path().join("grey.png");
+    image::RgbImage::from_pixel(40, 30, image::Rgb([128; 3]))
+        .save(&png)
+        .unwrap();
+    session.load_image(&png).unwrap();
+    let image = session.ask(when()).unwrap().collect_reply().unwrap_err();
+    assert!(image.to_string().contains("temporal"), "{image}");
+    // The session is still usable.
+    session.ask(where_is()).unwrap().collect_reply().unwrap();
 }
 
 #[test]

@@ -9,9 +9,15 @@ use tpo::DeviceChoice;
 use tpo::core::traits::{DecodeCache, LanguageModel};
 use tpo::data::{ClipConfig, MediaLimits, open_video, select_frames};
 use tpo::heads::region::RegionHeadConfig;
+use tpo::heads::temporal::model::CgDetrInput;
+use tpo::heads::temporal::{
+    BatchTargets, MomentWindows, SaliencyLabels, TemporalHeadConfig, TemporalTarget,
+};
 use tpo::llm::generation::GenerationConfig;
 use tpo::llm::{LlmConfig, from_hf_dir};
-use tpo::vision::{HieraConfig, ImageEncoderConfig, QFormerConfig, UmtConfig, VideoEncoder};
+use tpo::vision::{
+    HieraConfig, ImageEncoderConfig, InternVideo2Config, QFormerConfig, UmtConfig, VideoEncoder,
+};
 
 use crate::rows::{Dtype, MISTRAL_PREFILL, Row, SMOLLM2_NEW, SMOLLM2_PROMPT, Task};
 use crate::{Args, Outcome, machine};
@@ -47,6 +53,7 @@ pub fn measure(row: &Row, args: &Args) -> Outcome<Measured> {
     };
     let measured = match row.task {
         Task::VitL => bench.vit_l(),
+        Task::InternVideo2 => bench.internvideo2(),
         Task::QFormer => bench.qformer(),
         Task::Sam2Tiny => bench.sam2(HieraConfig::tiny()),
         Task::Sam2Large => bench.sam2(HieraConfig::large()),
@@ -54,6 +61,8 @@ pub fn measure(row: &Row, args: &Args) -> Outcome<Measured> {
         Task::MistralDecode => bench.mistral(1),
         Task::SmolLm2Decode => bench.smollm2(args),
         Task::RegionHead => bench.region_head(),
+        Task::CgDetr => bench.cg_detr(),
+        Task::CgDetrTrain => bench.cg_detr_train(),
         Task::VideoDecode => bench.video_decode(args),
         Task::Peak => bench.peak(args),
     }?;
@@ -134,6 +143,15 @@ impl Bench {
         })
     }
 
+    fn internvideo2(&self) -> Outcome<Measured> {
+        let tower = self.cast(InternVideo2Config::internvideo2_1b().init(&self.device)?);
+        let frames = self.random([1, 8, 3, 224, 224]);
+        self.samples(|| {
+            tower.forward(frames.clone())?;
+            Ok(())
+        })
+    }
+
     fn sam2(&self, trunk: HieraConfig) -> Outcome<Measured> {
         let encoder = self.cast(ImageEncoderConfig::sam2(trunk).init(&self.device)?);
         let images = self.random([1, 3, 1024, 1024]);
@@ -206,6 +224,57 @@ impl Bench {
         let task = self.random([1, 4096]);
         self.samples(|| {
             head.decoder.forward(task.clone());
+            Ok(())
+        })
+    }
+
+    /// `n` samples of 75 clips and 32 words.
+    fn cg_detr_input(&self, n: usize) -> CgDetrInput {
+        CgDetrInput {
+            video: self.random([n, 75, 770]),
+            video_lengths: vec![75; n],
+            text: self.random([n, 32, 4096]),
+            text_lengths: vec![32; n],
+            prompt: self.random([n, 4096]),
+        }
+    }
+
+    fn cg_detr(&self) -> Outcome<Measured> {
+        let head = self.cast(TemporalHeadConfig::videochat_tpo().init(&self.device)?);
+        let input = self.cg_detr_input(1);
+        self.samples(|| {
+            head.model.forward(input.clone())?;
+            Ok(())
+        })
+    }
+
+    /// Forward, losses with a foreign text for every sample, and gradients; dropout off.
+    fn cg_detr_train(&self) -> Outcome<Measured> {
+        let (n, clips) = (4, 75);
+        let device = self.device.clone().autodiff();
+        let mut config = TemporalHeadConfig::videochat_tpo();
+        config.model.dropout = 0.0;
+        config.model.input_dropout = 0.0;
+        let head = config.init(&device)?;
+        let mut input = self.cg_detr_input(n);
+        input.prompt = Tensor::from_data(input.prompt.into_data(), &device).require_grad();
+        let mut scores = vec![0.0; clips];
+        scores[clips / 3..2 * clips / 3].fill(1.0);
+        let target = TemporalTarget {
+            windows: MomentWindows::Normalised(vec![[0.5, 1.0 / 3.0]]),
+            saliency: SaliencyLabels {
+                scores,
+                positive: vec![clips / 3; 2],
+                negative: vec![0; 2],
+            },
+            relevant: None,
+        };
+        let names: Vec<usize> = (0..n).collect();
+        let targets = BatchTargets::new(&vec![target; n], &vec![clips; n], 1.0, &names)?;
+        self.samples(|| {
+            let output = head.model.forward(input.clone())?;
+            let loss = head.criterion(&output, &targets)?.terms.total();
+            loss.ok_or("no loss")?.backward();
             Ok(())
         })
     }

@@ -38,6 +38,7 @@ impl Dtype {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Task {
     VitL,
+    InternVideo2,
     QFormer,
     Sam2Tiny,
     Sam2Large,
@@ -45,6 +46,8 @@ pub enum Task {
     MistralDecode,
     SmolLm2Decode,
     RegionHead,
+    CgDetr,
+    CgDetrTrain,
     VideoDecode,
     /// The machine's own limits: a large matrix product and a pass over memory.
     Peak,
@@ -69,6 +72,7 @@ impl Row {
     pub fn twin_name(&self) -> &'static str {
         match self.task {
             Task::VitL => "vit-l",
+            Task::InternVideo2 => "internvideo2-1b",
             Task::QFormer => "qformer",
             Task::Sam2Tiny => "sam2-tiny",
             Task::Sam2Large => "sam2-large",
@@ -76,6 +80,8 @@ impl Row {
             Task::MistralDecode => "mistral-decode",
             Task::SmolLm2Decode => "smollm2-decode",
             Task::RegionHead => "region-head",
+            Task::CgDetr => "cgdetr",
+            Task::CgDetrTrain => "cgdetr-train",
             Task::VideoDecode => "video-decode",
             Task::Peak => "peak",
         }
@@ -117,6 +123,12 @@ pub fn all() -> Vec<Row> {
             F32,
             "16x224x224, 23 blocks, 3136 tokens",
         ),
+        row(
+            "internvideo2-1b",
+            Task::InternVideo2,
+            F32,
+            "8x224x224, 40 blocks, 2049 tokens, pooling",
+        ),
         row("qformer", Task::QFormer, F32, "96 queries over 3136 tokens"),
         row(
             "sam2-tiny",
@@ -142,6 +154,13 @@ pub fn all() -> Vec<Row> {
         row("smollm2-decode", Task::SmolLm2Decode, F32, smollm2),
         row("smollm2-decode-bf16", Task::SmolLm2Decode, Bf16, smollm2),
         row("region-head", Task::RegionHead, F32, "one box, 4096-2048-4"),
+        row("cgdetr", Task::CgDetr, F32, "75 clips, 32 words"),
+        row(
+            "cgdetr-train",
+            Task::CgDetrTrain,
+            F32,
+            "4 x (75 clips, 32 words), losses and gradients",
+        ),
         row(
             "video-decode",
             Task::VideoDecode,
@@ -176,6 +195,7 @@ pub fn find(name: &str) -> Outcome<Row> {
 fn work(task: Task, dtype: Dtype) -> (f64, f64) {
     let (flops, weights, cached) = match task {
         Task::VitL => vit(3136.0, 1024.0, 23.0),
+        Task::InternVideo2 => internvideo2(2049.0, 1408.0, 6144.0, 40.0),
         Task::QFormer => qformer(96.0, 768.0, 3136.0, 1024.0),
         Task::Sam2Tiny => hiera(96.0, [1, 2, 7, 2], [8, 4, 14, 7], &[5, 7, 9]),
         Task::Sam2Large => hiera(144.0, [2, 6, 36, 4], [8, 4, 16, 8], &[23, 33, 43]),
@@ -196,6 +216,8 @@ fn work(task: Task, dtype: Dtype) -> (f64, f64) {
             let weights = 4096.0 * 2048.0 + 2048.0 * 4.0;
             (2.0 * weights, weights, 0.0)
         }
+        Task::CgDetr => cg_detr(1.0, false),
+        Task::CgDetrTrain => cg_detr(4.0, true),
         Task::VideoDecode | Task::Peak => (0.0, 0.0, 0.0),
     };
     (flops, (weights + cached) * dtype.bytes())
@@ -208,6 +230,17 @@ fn vit(tokens: f64, d: f64, blocks: f64) -> (f64, f64, f64) {
     let block = 12.0 * d * d;
     let attention = 4.0 * tokens * tokens * d;
     let weights = patch + blocks * block;
+    (2.0 * tokens * weights + blocks * attention, weights, 0.0)
+}
+
+/// As [`vit`], with a hidden layer that is no multiple of the width, and attention pooling: one
+/// query, so only its key and value products count.
+fn internvideo2(tokens: f64, d: f64, hidden: f64, blocks: f64) -> (f64, f64, f64) {
+    let patch = 3.0 * 14.0 * 14.0 * d;
+    let block = 4.0 * d * d + 2.0 * d * hidden;
+    let pool = 2.0 * d * d;
+    let attention = 4.0 * tokens * tokens * d;
+    let weights = patch + blocks * block + pool;
     (2.0 * tokens * weights + blocks * attention, weights, 0.0)
 }
 
@@ -250,6 +283,30 @@ fn qformer(n: f64, d: f64, keys: f64, context: f64) -> (f64, f64, f64) {
     let flops = 12.0 * (2.0 * n * own + 4.0 * n * n * d)
         + 6.0 * (2.0 * n * cross_query + 2.0 * keys * cross_visual + 4.0 * n * keys * d);
     (flops, 12.0 * own + 6.0 * (cross_query + cross_visual), 0.0)
+}
+
+/// The temporal head over `n` samples of 75 clips and 32 words. Training adds the passes of foreign
+/// texts, moments and sentences, and twice the work of everything for the gradients.
+fn cg_detr(n: f64, train: bool) -> (f64, f64, f64) {
+    let (d, ff, clips, words, dummies, queries) = (256.0, 1024.0, 75.0, 33.0, 45.0, 10.0);
+    let encoder = 4.0 * d * d + 2.0 * d * ff;
+    let t2v = d * d + 2.0 * d * ff;
+    let decoder_queries = 9.0 * d * d + 2.0 * d * ff;
+    let decoder_clips = 3.0 * d * d;
+    let inputs = clips * (770.0 * d + d * d) + words * (4096.0 * d + d * d);
+    let text = 2.0 * (dummies + words) * encoder;
+    let video = 2.0 * clips * t2v + 3.0 * (clips + 1.0) * encoder + clips * d * d;
+    let spans =
+        3.0 * (queries * decoder_queries + clips * decoder_clips) + 3.0 * queries * 8.0 * d * d;
+    let training = video + 2.0 * clips * encoder + (words + dummies + 2.0) * encoder;
+    let weights = 770.0 * d
+        + 4096.0 * d
+        + 9.0 * encoder
+        + 2.0 * t2v
+        + 3.0 * (decoder_queries + decoder_clips)
+        + 12.0 * d * d;
+    let once = inputs + text + video + spans + if train { training } else { 0.0 };
+    (2.0 * n * once * if train { 3.0 } else { 1.0 }, weights, 0.0)
 }
 
 struct Llama {

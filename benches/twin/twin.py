@@ -124,6 +124,74 @@ def vit_l():
     return measure(lambda: model(frames))
 
 
+# --- InternVideo2-CLIP-1B ---------------------------------------------------------------------
+
+
+class InternVideo2Block(nn.Module):
+    def __init__(self, dim, heads, hidden):
+        super().__init__()
+        self.heads = heads
+        self.norm1 = nn.RMSNorm(dim, eps=1e-6)
+        self.qkv = nn.Linear(dim, 3 * dim, bias=False)
+        self.q_norm = nn.RMSNorm(dim, eps=1e-6)
+        self.k_norm = nn.RMSNorm(dim, eps=1e-6)
+        self.proj = nn.Linear(dim, dim)
+        self.ls1 = nn.Parameter(torch.full((dim,), 0.1))
+        self.norm2 = nn.RMSNorm(dim, eps=1e-6)
+        self.fc1 = nn.Linear(dim, hidden)
+        self.fc2 = nn.Linear(hidden, dim)
+        self.ls2 = nn.Parameter(torch.full((dim,), 0.1))
+
+    def forward(self, x):
+        b, n, d = x.shape
+        q, k, v = self.qkv(self.norm1(x)).chunk(3, dim=-1)
+        split = lambda t: t.view(b, n, self.heads, d // self.heads).transpose(1, 2)
+        y = F.scaled_dot_product_attention(split(self.q_norm(q)), split(self.k_norm(k)), split(v))
+        x = x + self.ls1 * self.proj(y.transpose(1, 2).reshape(b, n, d))
+        return x + self.ls2 * self.fc2(F.gelu(self.fc1(self.norm2(x))))
+
+
+class AttentionPool(nn.Module):
+    def __init__(self, dim, heads, out):
+        super().__init__()
+        self.heads = heads
+        self.norms = nn.ModuleList(nn.LayerNorm(dim, eps=1e-5) for _ in range(3))
+        self.qkv = nn.ModuleList(nn.Linear(dim, dim) for _ in range(3))
+        self.proj = nn.Linear(dim, out)
+
+    def forward(self, x):
+        b, _, d = x.shape
+        inputs = (x.mean(1, keepdim=True), x, x)
+        q, k, v = (
+            linear(norm(t)).view(b, t.shape[1], self.heads, d // self.heads).transpose(1, 2)
+            for t, norm, linear in zip(inputs, self.norms, self.qkv)
+        )
+        y = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, 1, d)
+        return self.proj(y)[:, 0]
+
+
+class InternVideo2(nn.Module):
+    def __init__(self, dim=1408, heads=16, hidden=6144, blocks=40, tokens=2049):
+        super().__init__()
+        self.patch = nn.Conv3d(3, dim, (1, 14, 14), (1, 14, 14))
+        self.cls = nn.Parameter(torch.randn(1, 1, dim))
+        self.positions = nn.Parameter(torch.randn(1, tokens, dim))
+        self.blocks = nn.ModuleList(InternVideo2Block(dim, heads, hidden) for _ in range(blocks))
+        self.pool = AttentionPool(dim, heads, 768)
+
+    def forward(self, frames):
+        x = self.patch(frames.transpose(1, 2)).flatten(2).transpose(1, 2)
+        x = torch.cat([self.cls.expand(len(x), -1, -1), x], 1) + self.positions
+        for block in self.blocks:
+            x = block(x)
+        return self.pool(x)
+
+
+def internvideo2():
+    model, frames = build(InternVideo2()), randn(1, 8, 3, 224, 224)
+    return measure(lambda: model(frames))
+
+
 # --- SAM 2 image encoder ----------------------------------------------------------------------
 
 
@@ -441,8 +509,32 @@ def peak():
     }
 
 
+def cgdetr(train):
+    """The temporal head: 75 clips and 32 words, four samples with losses and gradients or one without."""
+    import cgdetr as head
+
+    torch.set_default_device(DEVICE)
+    if not train:
+        model = build(head.CgDetr())
+        inputs, _ = head.batch(randn, 1, 75, 32)
+        return measure(lambda: model(*inputs))
+    with torch.inference_mode(False), torch.enable_grad():
+        model = build(head.CgDetr())
+        inputs, targets = head.batch(randn, 4, 75, 32)
+        inputs[-1].requires_grad_()
+
+        def step():
+            model.zero_grad(set_to_none=True)
+            model.losses(model(*inputs), *targets).backward()
+
+        return measure(step)
+
+
 ROWS = {
+    "cgdetr": lambda: cgdetr(False),
+    "cgdetr-train": lambda: cgdetr(True),
     "vit-l": vit_l,
+    "internvideo2-1b": internvideo2,
     "qformer": qformer,
     "sam2-tiny": lambda: sam2(96, 1, (1, 2, 7, 2), (5, 7, 9), (8, 4, 14, 7)),
     "sam2-large": lambda: sam2(144, 2, (2, 6, 36, 4), (23, 33, 43), (8, 4, 16, 8)),

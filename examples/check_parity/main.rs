@@ -3,12 +3,17 @@
 mod boxes;
 mod check;
 mod fixture;
+mod internvideo;
 mod llm;
+mod metrics;
 mod model;
 mod run;
 mod sam2;
+mod temporal;
 mod text;
 mod track;
+mod tracking;
+mod train;
 mod vision;
 mod weights;
 

@@ -1,15 +1,20 @@
 //! Fixtures of the assembled model.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{Device, Int, Tensor, TensorData};
 use tpo::core::geometry::BoxXyxy;
-use tpo::core::head::{HeadSet, SampleContext, TargetSet};
+use tpo::core::head::{
+    FeatureSource, HeadContext, HeadSet, SampleContext, TargetSet, TaskHead, TaskOutput,
+};
 use tpo::core::model::{GenerateEvent, GenerateOptions, TokenBatch, TpoBatch};
 use tpo::core::token::{TaskRegistry, TaskTokens, TokenId};
 use tpo::core::traits::LanguageModel;
 use tpo::heads::region::{REGION_KEYS, RegionHeadConfig, RegionPrediction};
+use tpo::heads::temporal::TemporalPrediction;
 use tpo::llm::{LlmConfig, LoraConfig, config::LORA_TARGETS};
+use tpo::train::trainer::SampleInfo;
 use tpo::vision::{QFormerConfig, QFormerConnectorConfig, UmtConfig};
 use tpo::weights::KeyRules;
 use tpo::{InputConfig, TpoConfig, VideoChatTpo, videochat_tpo_keys};
@@ -17,6 +22,7 @@ use tpo::{InputConfig, TpoConfig, VideoChatTpo, videochat_tpo_keys};
 use super::check::Report;
 use super::fixture::{Failure, Fixture};
 use super::llm::{cross_entropy, mask_rows};
+use super::temporal;
 use super::weights::{Stored, compare_gradients, load_from};
 
 /// The file a fixture takes its weights from: the JSON names it, in the same directory.
@@ -95,12 +101,15 @@ fn config(weights: &Fixture) -> Result<TpoConfig, Failure> {
         .with_rope_theta(weights.f64("theta")?)
         .lora(LoraConfig::new(n("r")?, weights.f64("alpha")?, targets)),
         region: RegionHeadConfig::new(region[1], region[0]),
+        temporal: temporal::head_config(weights, &weights.config()["cg"])?,
         tasks,
+        // The fixtures bring their features with them.
+        features: tpo::features::FeatureTowers::InternVideo2,
         ..TpoConfig::mini(n("lv")?)
     })
 }
 
-fn model(fixture: &Fixture, device: &Device) -> Result<VideoChatTpo, Failure> {
+pub fn model(fixture: &Fixture, device: &Device) -> Result<VideoChatTpo, Failure> {
     let file = weights_of(fixture)?;
     let stem = file
         .file_stem()
@@ -128,7 +137,7 @@ fn batch_of(fixture: &Fixture, index: &str) -> Result<TokenBatch, Failure> {
     })
 }
 
-fn boxes(fixture: &Fixture, prefix: &str) -> Result<Vec<Vec<BoxXyxy>>, Failure> {
+pub fn boxes(fixture: &Fixture, prefix: &str) -> Result<Vec<Vec<BoxXyxy>>, Failure> {
     let mut rows = Vec::new();
     while fixture.has(&format!("{prefix}.{}", rows.len())) {
         let flat = fixture.floats(&format!("{prefix}.{}", rows.len()))?;
@@ -141,8 +150,48 @@ fn boxes(fixture: &Fixture, prefix: &str) -> Result<Vec<Vec<BoxXyxy>>, Failure> 
     Ok(rows)
 }
 
-/// `tpo_forward_region`: an image batch with a region loss.
-pub fn forward_region(fixture: &Fixture, device: &Device) -> Result<Report, Failure> {
+/// Targets of all heads under `prefix`, and what the heads are told of the `rows` samples. `names`
+/// are those of the videos.
+pub fn targets(
+    fixture: &Fixture,
+    prefix: &str,
+    rows: usize,
+    names: &[String],
+    device: &Device,
+) -> Result<(TargetSet, Vec<SampleInfo>), Failure> {
+    let key = |name: &str| format!("{prefix}.{name}");
+    let mut samples: Vec<SampleInfo> = (0..rows)
+        .map(|row| SampleInfo {
+            media: names.get(row).cloned(),
+            ..SampleInfo::named(format!("{prefix}:{row}"))
+        })
+        .collect();
+    let mut targets = TargetSet::new();
+    if fixture.has(&key("output_boxes.0")) {
+        let boxes: Vec<BoxXyxy> = boxes(fixture, &key("output_boxes"))?.concat();
+        targets = targets.with("region", boxes);
+    }
+    if fixture.has(&key("tvg.src_vid")) {
+        targets = targets.with("temporal", temporal::targets(fixture, prefix)?);
+        let features = temporal::features(
+            fixture,
+            [
+                &key("tvg.src_vid"),
+                &key("tvg.src_vid_mask"),
+                &key("tvg.src_txt"),
+                &key("tvg.src_txt_mask"),
+            ],
+            device,
+        )?;
+        for (sample, features) in samples.iter_mut().zip(features) {
+            sample.features = Some(Arc::new(features));
+        }
+    }
+    Ok((targets, samples))
+}
+
+/// `tpo_forward_*`: a batch with the losses of the heads it has targets for.
+pub fn forward(fixture: &Fixture, device: &Device) -> Result<Report, Failure> {
     let mut report = Report::default();
     let device = device.clone().autodiff();
     let model = model(fixture, &device)?;
@@ -156,11 +205,14 @@ pub fn forward_region(fixture: &Fixture, device: &Device) -> Result<Report, Fail
     batch.frames = Some(fixture.tensor(media, &device)?);
     batch.boxes = boxes(fixture, "in.input_boxes")?;
     batch.labels = Some(labels.clone());
-    let targets: Vec<BoxXyxy> = boxes(fixture, "in.output_boxes")?.concat();
-    batch.targets = TargetSet::new().with("region", targets);
+    let rows = batch.tokens.shape().0;
+    let names = temporal::names(&fixture.json);
+    let (targets, samples) = targets(fixture, "in", rows, &names, &device)?;
+    batch.targets = targets;
     let mask = batch.tokens.mask.concat();
-
-    let out = model.forward(batch, &[])?;
+    let positions: Vec<(u32, usize)> = batch.tokens.ids.concat().into_iter().zip(0..).collect();
+    let samples: Vec<SampleContext<'_>> = samples.iter().map(SampleInfo::context).collect();
+    let out = model.forward(batch, &samples)?;
     let [b, s, d] = out.hidden.dims();
     report.close(fixture, "out.text_embeds", out.embeds.clone())?;
     let values = super::check::floats(out.hidden.clone())?;
@@ -180,7 +232,28 @@ pub fn forward_region(fixture: &Fixture, device: &Device) -> Result<Report, Fail
     )?;
     // The model computes logits only where there are labels; the long way must agree.
     report.close(fixture, "out.lm_loss", cross_entropy(logits, &labels))?;
-    let total = out.total().ok_or("no loss")?;
+    let mut total = out.total().ok_or("no loss")?;
+    if fixture.has("in.tvg.src_vid") {
+        // The wired head reads unpadded features. On the stored batch with its padding cleared it
+        // must say the same; the reference's loss is that of the batch as it is.
+        let placeholder = model.registry().require("temporal")?.placeholder.id;
+        let at: Vec<i64> = positions
+            .into_iter()
+            .filter(|(id, _)| *id == placeholder)
+            .map(|(_, at)| at as i64)
+            .collect();
+        let n = at.len();
+        let at = Tensor::<1, Int>::from_data(TensorData::new(at, [n]), &device);
+        let prompt = out.hidden.clone().reshape([b * s, d]).select(0, at);
+        let head = &model.heads.rest.head;
+        let wired = out.head_losses.iter().find(|(name, _)| name == "temporal");
+        let wired = wired.and_then(|(_, terms)| terms.total());
+        let wired = wired.ok_or("the temporal head did not fire")?;
+        let cleared = temporal::loss_of_batch(fixture, head, prompt.clone(), true)?;
+        let apart = (wired.clone() - cleared.clone()).abs() / cleared.abs();
+        report.measure("wired loss", f64::from(apart.into_scalar::<f32>()), 1e-5);
+        total = total - wired + temporal::loss_of_batch(fixture, head, prompt, false)?;
+    }
     report.close(fixture, "out.loss", total.clone())?;
 
     let map = videochat_tpo_keys()?;
@@ -214,7 +287,7 @@ fn without_gradient(
     Ok(())
 }
 
-/// `tpo_generate_*` without a head or with the region head.
+/// `tpo_generate_*` for every head the model has.
 pub fn generate(fixture: &Fixture, device: &Device) -> Result<Report, Failure> {
     let mut report = Report::default();
     let mut model = model(fixture, device)?;
@@ -234,19 +307,28 @@ pub fn generate(fixture: &Fixture, device: &Device) -> Result<Report, Failure> {
         }
         Ok(best as u32)
     };
-    let run = model.generate(
-        prompt,
-        SampleContext::default(),
-        GenerateOptions::default(),
-        greedy,
-    )?;
+    let features = if fixture.has("in.v_feat") {
+        temporal::features(
+            fixture,
+            ["in.v_feat", "in.v_mask", "in.q_feat", "in.q_mask"],
+            device,
+        )?
+    } else {
+        Vec::new()
+    };
+    let sample = SampleContext {
+        features: features.first().map(|f| f as &dyn FeatureSource),
+        duration: fixture.json["duration"].as_f64(),
+        ..SampleContext::default()
+    };
+    let run = model.generate(prompt, sample.clone(), GenerateOptions::default(), greedy)?;
     let mut got = Vec::new();
-    let mut task: Option<(String, Tensor<2>, Option<RegionPrediction>)> = None;
+    let mut task: Option<(TaskOutput, Tensor<2>)> = None;
     for event in run {
         match event? {
             GenerateEvent::Token(id) => got.push(id as i64),
             GenerateEvent::Task { output, embedding } => {
-                task = Some((output.task.clone(), embedding, output.get().copied()));
+                task = Some((output, embedding));
             }
             GenerateEvent::NoHead { task, .. } => {
                 return Err(format!("the model has no head for `{task}`").into());
@@ -255,17 +337,29 @@ pub fn generate(fixture: &Fixture, device: &Device) -> Result<Report, Failure> {
     }
     report.equal(fixture, "out.new_tokens", &got)?;
     let expected = fixture.json["task_head"].as_str().map(str::to_lowercase);
-    let fired = task.as_ref().map(|t| t.0.clone());
+    let fired = task.as_ref().map(|t| t.0.task.clone());
     report.expect("task_head", fired == expected, || {
         format!("head {fired:?} fired, expected {expected:?}")
     });
-    if let Some((_, embedding, prediction)) = task {
+    if let Some((output, embedding)) = task {
         if fixture.has("out.prompt_token") {
-            let d = embedding.dims()[1];
-            report.close(fixture, "out.prompt_token", embedding.reshape([d]))?;
+            let shape = fixture.stored("out.prompt_token")?.shape.clone();
+            let values = super::check::floats(embedding.clone())?;
+            report.close_values(fixture, "out.prompt_token", &shape, &values, |_| true)?;
         }
-        if let Some(p) = prediction.filter(|_| fixture.has("out.box")) {
+        if let Some(p) = output.get::<RegionPrediction>() {
             report.close_values(fixture, "out.box", &[4], &p.raw.to_array(), |_| true)?;
+        }
+        if let Some(p) = output.get::<TemporalPrediction>() {
+            let expected = temporal::spans_of(&fixture.json["ranked"])?;
+            temporal::compare_ranking(&mut report, "ranked", &p.spans, &expected);
+            let context = HeadContext {
+                samples: &[sample],
+                rows: &[0],
+            };
+            let head = &model.heads.rest.head;
+            let raw = head.forward(embedding, &context)?;
+            temporal::predictions(&mut report, fixture, &raw)?;
         }
     }
     report.nothing_left(fixture);

@@ -7,7 +7,9 @@ use burn::tensor::Device;
 
 use super::check::{Report, Verdict};
 use super::fixture::{Failure, Fixture, discover};
-use super::{boxes, llm, model, sam2, text, track, vision};
+use super::{
+    boxes, internvideo, llm, metrics, model, sam2, temporal, text, track, tracking, train, vision,
+};
 
 #[derive(Debug, Default)]
 pub struct Options {
@@ -117,9 +119,23 @@ fn check(fixture: &Fixture, options: &Options, device: &Device) -> Result<Verdic
         _ if name.starts_with("sam2_video_") => track::video(fixture, device)?,
         "preprocess" => text::preprocess(fixture)?,
         "tokenizer" => text::tokenizer(fixture, options.tokenizer.as_deref())?,
+        _ if name.starts_with("internvideo2_clip_") => {
+            internvideo::check(fixture, options.tokenizer.as_deref(), device)?
+        }
         "box_ops" => boxes::box_ops(fixture, device)?,
+        "metrics_davis_jf" => metrics::davis_jf(fixture)?,
+        "metrics_coco_rle" => metrics::coco_rle(fixture)?,
+        "metrics_tracking" => tracking::tracking(fixture)?,
         "tpo_region_units" => boxes::region_units(fixture, device)?,
-        "tpo_forward_region" => model::forward_region(fixture, device)?,
+        "postprocess" => temporal::postprocess(fixture, device)?,
+        _ if name.starts_with("cgdetr_") => temporal::cgdetr(fixture, device)?,
+        "tpo_forward_region" | "tpo_forward_temporal" => model::forward(fixture, device)?,
+        _ if name.starts_with("tpo_train_trace_") => {
+            if !train::can_trace(fixture)? {
+                return Ok(Verdict::NotBuilt);
+            }
+            train::trace(fixture, device)?
+        }
         _ if name.starts_with("tpo_generate_") => {
             if !model::can_generate(fixture, device)? {
                 return Ok(Verdict::NotBuilt);

@@ -12,7 +12,7 @@ use super::check::Report;
 use super::fixture::{Failure, Fixture, Stored, Values};
 
 /// The sentencepiece model: the given one, the directory's, or the one of the tests.
-fn tokenizer_file(fixture: &Fixture, given: Option<&Path>) -> Result<PathBuf, Failure> {
+pub fn tokenizer_file(fixture: &Fixture, given: Option<&Path>) -> Result<PathBuf, Failure> {
     let tests = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("tpo-llm/tests/fixtures/mistral_v1/tokenizer.model");
     let candidates = [

@@ -21,6 +21,12 @@ pub trait TextEncoder {
     fn encode_with_bos(&self, text: &str) -> Result<Vec<u32>>;
 }
 
+impl<T: TextEncoder + ?Sized> TextEncoder for std::sync::Arc<T> {
+    fn encode_with_bos(&self, text: &str) -> Result<Vec<u32>> {
+        (**self).encode_with_bos(text)
+    }
+}
+
 /// Ids of a prompt and which of them are visual slots.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PromptIds {

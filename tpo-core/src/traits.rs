@@ -4,6 +4,7 @@ use burn::module::{Module, ModuleDisplay};
 use burn::tensor::{Device, Int, Tensor};
 
 use crate::error::Result;
+use crate::recompute::Tape;
 
 /// Turns frames into visual tokens.
 pub trait VisionEncoder: Module + ModuleDisplay {
@@ -13,6 +14,16 @@ pub trait VisionEncoder: Module + ModuleDisplay {
     /// - frames `[batch, frames, 3, height, width]`, normalised as the encoder was trained
     /// - output `[batch, tokens, dim]`
     fn encode(&self, frames: Tensor<5>) -> Result<Tensor<3>>;
+
+    /// [`VisionEncoder::encode`] whose blocks are segments of `tape`, so that their activations
+    /// are computed again in the backward pass. Without blocks to forget it is the same.
+    fn encode_recomputed<'m>(
+        &'m self,
+        frames: Tensor<5>,
+        _tape: &mut Tape<'m>,
+    ) -> Result<Tensor<3>> {
+        self.encode(frames)
+    }
 
     /// Width of a visual token.
     fn dim(&self) -> usize;
@@ -73,6 +84,17 @@ pub trait LanguageModel: Module + ModuleDisplay {
     /// Hidden states after the final norm `[batch, length, dim]`, with positions `0..length` on
     /// every row whatever the mask, as the reference trains.
     fn hidden(&self, embeds: Tensor<3>, mask: Option<&AttentionMask>) -> Result<Tensor<3>>;
+
+    /// [`LanguageModel::hidden`] whose blocks are segments of `tape`, so that their activations
+    /// are computed again in the backward pass. Without blocks to forget it is the same.
+    fn hidden_recomputed<'m>(
+        &'m self,
+        embeds: Tensor<3>,
+        mask: Option<&AttentionMask>,
+        _tape: &mut Tape<'m>,
+    ) -> Result<Tensor<3>> {
+        self.hidden(embeds, mask)
+    }
 
     /// Logits `[batch, length, vocab]` of hidden states `[batch, length, dim]`.
     fn logits(&self, hidden: Tensor<3>) -> Tensor<3>;

@@ -162,4 +162,10 @@ pub enum DataError {
     /// The caller's callback asked to stop.
     #[error("cancelled by the caller")]
     Cancelled,
+    /// A synthetic world or scene that cannot be drawn.
+    #[error("synthetic world: {reason}")]
+    InvalidSynthetic {
+        /// What is wrong and what was expected.
+        reason: String,
+    },
 }

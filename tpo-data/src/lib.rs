@@ -30,8 +30,10 @@ mod clip;
 mod error;
 mod frame;
 mod image_io;
+mod label_png;
 mod limits;
 pub mod sampling;
+pub mod synthetic;
 mod transform;
 pub mod video;
 
@@ -41,6 +43,7 @@ pub use clip::{
 pub use error::DataError;
 pub use frame::{Frame, Rotation, TimedFrame};
 pub use image_io::{read_image, read_image_bytes};
+pub use label_png::read_label_png;
 pub use limits::MediaLimits;
 pub use sampling::{ClipRange, FrameSampling};
 pub use transform::{IMAGENET_MEAN, IMAGENET_STD, ImageTransform, Rounding, TransformPlan};

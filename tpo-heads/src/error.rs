@@ -41,6 +41,14 @@ pub enum HeadsError {
     /// An error of the core.
     #[error(transparent)]
     Core(#[from] tpo_core::CoreError),
+    /// A file of precomputed features that cannot be used.
+    #[error("feature file {path}: {why}", path = path.display())]
+    FeatureFile {
+        /// The file.
+        path: std::path::PathBuf,
+        /// What is wrong.
+        why: String,
+    },
     /// A frame that the video does not have.
     #[error("frame {frame} does not exist{}", length(.frames))]
     NoSuchFrame {
@@ -100,6 +108,18 @@ pub enum HeadsError {
 /// How long the video is, in words.
 fn length(frames: &Option<usize>) -> String {
     frames.map_or(String::new(), |n| format!(": the video has {n} frames"))
+}
+
+impl From<tpo_vision::VisionError> for HeadsError {
+    fn from(error: tpo_vision::VisionError) -> Self {
+        Self::Core(error.into())
+    }
+}
+
+impl From<tpo_llm::LlmError> for HeadsError {
+    fn from(error: tpo_llm::LlmError) -> Self {
+        Self::Core(error.into())
+    }
 }
 
 impl From<HeadsError> for tpo_core::CoreError {

@@ -9,9 +9,11 @@ mod hf;
 #[cfg(feature = "hub")]
 pub mod hub;
 pub mod sampling;
+pub mod text_tower;
 pub mod tokenizer;
 
-pub use config::{LlmConfig, LoraConfig};
+pub use config::{LORA_TARGETS, LlmConfig, LoraConfig};
 pub use decoder::{CausalLm, KvCache};
 pub use error::LlmError;
 pub use hf::{HfModel, from_hf_dir};
+pub use text_tower::{QueryTokenizer, TextTower, TextTowerConfig};

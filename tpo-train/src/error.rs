@@ -1,6 +1,7 @@
 //! The error type of this crate.
 
 use std::fmt;
+use std::path::{Path, PathBuf};
 
 /// Result with [`TrainError`].
 pub type Result<T, E = TrainError> = std::result::Result<T, E>;
@@ -46,6 +47,144 @@ pub enum TrainError {
         /// Paths of the module that were not resolved, or had another shape.
         unexpected: Vec<String>,
     },
+    /// Everything that is wrong with a recipe.
+    #[error("{origin} has {}:{}", Count(problems.len(), "problem"), List(problems))]
+    InvalidRecipe {
+        /// Where the recipe came from, for example a file name.
+        origin: String,
+        /// Every problem: line, key, what was found, what is accepted.
+        problems: Vec<String>,
+    },
+    /// The operating system refused.
+    #[error("{action} {path}: {source}", path = path.display())]
+    Io {
+        /// What was being done.
+        action: &'static str,
+        /// On which file.
+        path: PathBuf,
+        /// The system's answer.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A checkpoint that is not whole, or not what it should be.
+    #[error("{path}: {why}", path = path.display())]
+    Checkpoint {
+        /// The directory or file.
+        path: PathBuf,
+        /// What is wrong and what to do.
+        why: String,
+    },
+    /// A run is to go on with another recipe.
+    #[error(
+        "{checkpoint} was written with another recipe, {}:{}
+Go on with the old recipe, or          start a new run whose `model.start` is this checkpoint",
+        Count(changes.len(), "change"), List(changes), checkpoint = checkpoint.display()
+    )]
+    ChangedRecipe {
+        /// The checkpoint.
+        checkpoint: PathBuf,
+        /// Key, old value, new value.
+        changes: Vec<String>,
+    },
+    /// From reading or writing weights.
+    #[error(transparent)]
+    Weights(#[from] tpo_core::weights::WeightsError),
+    /// State of an optimizer that does not fit the parameters.
+    #[error("optimizer state `{name}`: {why}")]
+    OptimizerState {
+        /// The parameter or tensor.
+        name: String,
+        /// What does not fit.
+        why: String,
+    },
+    /// A position that is none of the data stream.
+    #[error("`{cursor}` is not a position of this data stream: {why}")]
+    Cursor {
+        /// The position.
+        cursor: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The data stream cannot go on.
+    #[error("{what}: {source}")]
+    Data {
+        /// Which file, row or batch.
+        what: String,
+        /// What happened there.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The model refused a micro-batch.
+    #[error("stage `{stage}`, step {step}, samples {}: {source}", Some5(samples))]
+    Model {
+        /// Name of the stage.
+        stage: String,
+        /// The step that was being taken, from 1.
+        step: u64,
+        /// Samples of the micro-batch.
+        samples: Vec<String>,
+        /// The model's answer.
+        #[source]
+        source: tpo_core::CoreError,
+    },
+    /// A loss or gradient that is infinite or not a number. The weights are those of the step
+    /// before.
+    #[error(
+        "stage `{stage}`, step {step}: {what} is {value}, samples {}. The weights were not \
+         changed. A smaller learning rate, clipping or f32 may help; look at these samples first",
+        Some5(samples)
+    )]
+    NotFinite {
+        /// Name of the stage.
+        stage: String,
+        /// The step that was being taken, from 1.
+        step: u64,
+        /// A loss term, or the norm of the gradients.
+        what: String,
+        /// Its value.
+        value: f64,
+        /// Samples of the micro-batch, or of the whole step.
+        samples: Vec<String>,
+    },
+    /// Micro-batches without anything to learn from.
+    #[error(
+        "stage `{stage}`, step {step}: no micro-batch reaches a trainable parameter, samples {}; \
+         they have no labels or targets of this stage, or its loss weights switch them off",
+        Some5(samples)
+    )]
+    NothingToLearn {
+        /// Name of the stage.
+        stage: String,
+        /// The step that was being taken, from 1.
+        step: u64,
+        /// Samples of the step.
+        samples: Vec<String>,
+    },
+    /// Another worker of a data-parallel run failed or ended.
+    #[error("worker {rank} of {world}: {why}")]
+    Worker {
+        /// This worker.
+        rank: usize,
+        /// Number of workers.
+        world: usize,
+        /// What happened.
+        why: String,
+    },
+}
+
+impl TrainError {
+    /// Wraps an I/O error with what was being done to which file.
+    pub(crate) fn io(
+        action: &'static str,
+        path: &Path,
+    ) -> impl FnOnce(std::io::Error) -> TrainError {
+        let path = path.to_path_buf();
+        move |source| TrainError::Io {
+            action,
+            path,
+            source,
+        }
+    }
 }
 
 /// A problem between parameter groups and a module.

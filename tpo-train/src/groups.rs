@@ -6,12 +6,15 @@ mod table;
 use burn::module::{Module, ModuleMapper, Param, ParamGroup, ParamId};
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
+pub(crate) use tpo_core::weights::PathStack;
 
-pub use resolve::resolve;
+pub use resolve::{resolve, resolve_named, resolve_params};
 
 use crate::error::{Result, TrainError};
+use crate::names::HeadNames;
 use crate::pattern::PathPattern;
-use resolve::{PathStack, float_params};
+pub(crate) use resolve::float_params;
+pub(crate) use table::thousands;
 
 /// Parameters that learn with one learning rate and weight decay.
 ///
@@ -65,7 +68,9 @@ impl ParamGroupSpec {
             ));
         }
         for pattern in &self.patterns {
-            if let Err(why) = PathPattern::parse(pattern) {
+            // Whether a head of that name exists is known once there is a model.
+            let named = HeadNames::new(HeadNames::name_in(pattern));
+            if let Err(why) = PathPattern::parse_named(pattern, &named) {
                 problems.push(format!("{at}.patterns: `{pattern}` {why}"));
             }
         }
@@ -180,7 +185,8 @@ impl ResolvedGroups {
         self.frozen.iter().map(ResolvedParam::num_values).sum()
     }
 
-    fn trainable(&self) -> impl Iterator<Item = &ResolvedParam> {
+    /// The trainable parameters, group by group.
+    pub fn trainable(&self) -> impl Iterator<Item = &ResolvedParam> {
         self.groups.iter().flat_map(|g| &g.params)
     }
 }

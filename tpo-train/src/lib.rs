@@ -13,22 +13,38 @@
 //!
 //! Nothing here names an encoder, a language model or a head; any Burn module can be resolved.
 
+pub mod checkpoint;
 pub mod error;
+pub mod explain;
 pub mod groups;
+pub mod keep;
 pub mod loss;
-mod nearest;
+pub mod names;
+pub mod observe;
+pub mod optim;
 pub mod pattern;
 mod presets;
+pub mod recipe;
 pub mod schedule;
 pub mod stage;
+mod suggest;
+pub mod trainer;
 
+pub use checkpoint::{CheckpointStore, Retention, SavedCheckpoint};
 pub use error::{GroupProblem, Result, TrainError};
-pub use groups::{ParamGroupSpec, ResolvedGroup, ResolvedGroups, ResolvedParam, freeze, resolve};
+pub use groups::{
+    ParamGroupSpec, ResolvedGroup, ResolvedGroups, ResolvedParam, freeze, resolve, resolve_named,
+    resolve_params,
+};
 pub use loss::{HeadLossWeights, LossWeights};
+pub use names::HeadNames;
+pub use optim::{GradientSet, Optimizer, OptimizerState, UpdateReport};
 pub use pattern::PathPattern;
 pub use presets::VideoChatPaths;
+pub use recipe::Recipe;
 pub use schedule::{Decay, LrSchedule};
 pub use stage::{AdamW, Precision, Stage, StageLength, StagePlan};
+pub use trainer::{Hooks, TrainData, TrainEvent, TrainOptions, TrainState, Trainer, train_plan};
 
 // The README's code is compiled and run with the documentation tests.
 #[cfg(doctest)]

@@ -2,7 +2,9 @@
 
 use std::fmt;
 
-use crate::nearest::edit_distance;
+use tpo_core::weights::edit_distance;
+
+use crate::names::HeadNames;
 
 /// A glob over a module path such as `vision.encoder.blocks.0.attn.qkv.weight`.
 ///
@@ -18,6 +20,7 @@ use crate::nearest::edit_distance;
 /// | `*` | any characters within one segment, also none |
 /// | `?` | one character within a segment |
 /// | `!` in front | excludes instead (see [`ParamGroupSpec`](crate::ParamGroupSpec)) |
+/// | `head:NAME`, `token:NAME` at the start | the head of that name, its task token (see [`HeadNames`]) |
 ///
 /// So `vision` is a parameter of that name, `vision.**` is everything below it, and
 /// `llm.**.lora.*` is every parameter of every `lora` anywhere in the language model.
@@ -27,6 +30,8 @@ use crate::nearest::edit_distance;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PathPattern {
     text: String,
+    /// Without `!`, with names of heads written out.
+    glob: String,
     exclude: bool,
     segments: Vec<Segment>,
 }
@@ -58,10 +63,19 @@ impl PathPattern {
     /// What is wrong with it, in words: it is empty, has an empty segment, mixes `**` with other
     /// characters, or holds a character that no path has.
     pub fn parse(text: &str) -> Result<Self, String> {
+        Self::parse_named(text, &HeadNames::default())
+    }
+
+    /// Reads a pattern that may call heads and task tokens by name (see [`HeadNames`]).
+    ///
+    /// # Errors
+    /// As [`PathPattern::parse`], and a name that no head has.
+    pub fn parse_named(text: &str, names: &HeadNames) -> Result<Self, String> {
         let (exclude, glob) = match text.strip_prefix('!') {
             Some(rest) => (true, rest),
             None => (false, text),
         };
+        let glob = names.expand(glob)?;
         if glob.is_empty() {
             return Err("is empty; write `**` for every parameter".into());
         }
@@ -91,6 +105,7 @@ impl PathPattern {
             .collect::<Result<_, String>>()?;
         Ok(Self {
             text: text.to_string(),
+            glob,
             exclude,
             segments,
         })
@@ -119,7 +134,7 @@ impl PathPattern {
         let mut subtree = self.segments.clone();
         subtree.push(Segment::AnyDepth);
         if paths.iter().any(|path| matches_all(&subtree, path)) {
-            return vec![format!("{}.**", self.text)];
+            return vec![format!("{}.**", self.glob)];
         }
         // The first segment with which nothing fits any more.
         let fits = |n: usize| {
@@ -150,7 +165,7 @@ impl PathPattern {
         if found.first().is_some_and(|(distance, _)| *distance <= slip) {
             found.retain(|(distance, _)| *distance <= slip);
         }
-        let written: Vec<&str> = self.text.trim_start_matches('!').split('.').collect();
+        let written: Vec<&str> = self.glob.split('.').collect();
         let mut near: Vec<String> = Vec::new();
         for (_, name) in found {
             let mut repaired = written.clone();

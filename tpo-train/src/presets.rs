@@ -37,6 +37,8 @@ pub struct VideoChatPaths {
 impl Default for VideoChatPaths {
     /// A model with the fields `vision`, `connector`, `llm`, `heads` and `task_tokens`, whose
     /// heads are region, temporal and mask, in this order, as a list of nodes `head` and `rest`.
+    /// Of the temporal head its `model` learns: what else the checkpoint has of it are constants
+    /// and leftovers.
     /// The adapter in the mask head has the reference implementation's names.
     fn default() -> Self {
         let one = |pattern: &str| vec![pattern.to_string()];
@@ -45,7 +47,7 @@ impl Default for VideoChatPaths {
             connector: one("connector.**"),
             lora: one("llm.**.lora.*"),
             region_head: one("heads.head.**"),
-            temporal_head: one("heads.rest.head.**"),
+            temporal_head: one("heads.rest.head.model.**"),
             mask_adapter: vec![
                 "heads.rest.rest.head.track_embed.**".to_string(),
                 "heads.rest.rest.head.track_embed_decode2.**".to_string(),
@@ -179,6 +181,10 @@ fn stage(
             ..AdamW::default()
         },
         loss: LossWeights::default(),
+        data: None,
+        evaluate_every: None,
+        checkpoint_every: None,
+        seed: None,
         groups: groups
             .iter()
             .filter(|(_, patterns, _)| !patterns.is_empty())
@@ -208,6 +214,12 @@ mod tests {
     struct Pair {
         a: Param<Tensor<2>>,
         b: Param<Tensor<2>>,
+    }
+
+    #[derive(Module, Debug)]
+    struct Temporal {
+        model: Linear,
+        criterion: Linear,
     }
 
     #[derive(Module, Debug)]
@@ -341,7 +353,10 @@ mod tests {
         let heads = Node {
             head: linear(),
             rest: Node {
-                head: linear(),
+                head: Temporal {
+                    model: linear(),
+                    criterion: linear(),
+                },
                 rest: Last { head: mask },
             },
         };
@@ -395,7 +410,7 @@ mod tests {
         let full = StagePlan::videochat_tpo();
         let error = full.stages[2].resolve(&model).unwrap_err().to_string();
         assert!(
-            error.contains("`heads.rest.head.**`: matches no parameter"),
+            error.contains("`heads.rest.head.model.**`: matches no parameter"),
             "{error}"
         );
     }

@@ -4,8 +4,10 @@ use burn::module::Module;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Result, TrainError};
-use crate::groups::{ParamGroupSpec, ResolvedGroups, resolve};
+use crate::groups::{ParamGroupSpec, ResolvedGroups, ResolvedParam, resolve_named, resolve_params};
 use crate::loss::LossWeights;
+use crate::names::HeadNames;
+use crate::recipe::MixtureSpec;
 use crate::schedule::LrSchedule;
 
 /// Stages in order. Each starts from the weights at which the one before it ended.
@@ -74,6 +76,18 @@ pub struct Stage {
     /// Factors of the losses.
     #[serde(default)]
     pub loss: LossWeights,
+    /// What it learns from; absent: what the program gives it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data: Option<MixtureSpec>,
+    /// How often it is evaluated; absent: at its end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub evaluate_every: Option<StageLength>,
+    /// How often a checkpoint is written; absent: at its end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checkpoint_every: Option<StageLength>,
+    /// Seed of this stage; absent: the recipe's plus the stage's place.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seed: Option<u64>,
     /// What learns. Parameters of no group are frozen.
     pub groups: Vec<ParamGroupSpec>,
 }
@@ -193,13 +207,40 @@ impl Stage {
     /// Looks the groups up in `module`; groups without a weight decay get the stage's.
     ///
     /// # Errors
-    /// As [`resolve`].
+    /// As [`resolve`](crate::resolve).
     pub fn resolve<M: Module>(&self, module: &M) -> Result<ResolvedGroups> {
-        let mut groups = resolve(module, &self.groups)?;
+        self.resolve_named(module, &HeadNames::default())
+    }
+
+    /// [`Stage::resolve`] with patterns that may call heads and task tokens by name.
+    ///
+    /// # Errors
+    /// As [`resolve_named`].
+    pub fn resolve_named<M: Module>(
+        &self,
+        module: &M,
+        names: &HeadNames,
+    ) -> Result<ResolvedGroups> {
+        Ok(self.with_decay(resolve_named(module, &self.groups, names)?))
+    }
+
+    /// [`Stage::resolve_named`] on a list of parameters in place of a module.
+    ///
+    /// # Errors
+    /// As [`resolve_params`].
+    pub fn resolve_params(
+        &self,
+        params: Vec<ResolvedParam>,
+        names: &HeadNames,
+    ) -> Result<ResolvedGroups> {
+        Ok(self.with_decay(resolve_params(params, &self.groups, names)?))
+    }
+
+    fn with_decay(&self, mut groups: ResolvedGroups) -> ResolvedGroups {
         for group in &mut groups.groups {
             group.weight_decay.get_or_insert(self.weight_decay);
         }
-        Ok(groups)
+        groups
     }
 
     fn problems(&self, at: &str, problems: &mut Vec<String>) {
@@ -209,15 +250,20 @@ impl Stage {
                 "{at}.name must be letters, digits, `-` and `_`, and not empty"
             ));
         }
-        let (unit, length) = match self.length {
-            StageLength::Epochs(n) => ("epochs", n),
-            StageLength::Steps(n) => ("steps", n),
-        };
-        let counts = [
-            (format!("length.{unit}"), length == 0),
-            ("batch_size".to_string(), self.batch_size == 0),
-            ("accumulation".to_string(), self.accumulation == 0),
-        ];
+        let mut counts = Vec::new();
+        for (field, length) in [
+            ("length", Some(self.length)),
+            ("evaluate_every", self.evaluate_every),
+            ("checkpoint_every", self.checkpoint_every),
+        ] {
+            match length {
+                Some(StageLength::Epochs(n)) => counts.push((format!("{field}.epochs"), n == 0)),
+                Some(StageLength::Steps(n)) => counts.push((format!("{field}.steps"), n == 0)),
+                None => {}
+            }
+        }
+        counts.push(("batch_size".to_string(), self.batch_size == 0));
+        counts.push(("accumulation".to_string(), self.accumulation == 0));
         for (field, zero) in counts {
             if zero {
                 problems.push(format!("{at}.{field} is 0; must be at least 1"));
@@ -242,6 +288,9 @@ impl Stage {
         self.schedule.problems(&format!("{at}.schedule"), problems);
         self.adamw.problems(&format!("{at}.adamw"), problems);
         self.loss.problems(&format!("{at}.loss"), problems);
+        if let Some(data) = &self.data {
+            data.problems(&format!("{at}.data"), problems);
+        }
         if self.groups.is_empty() {
             problems.push(format!("{at}.groups is empty: nothing would learn"));
         }

@@ -117,6 +117,47 @@ pub enum VisionError {
         /// Rows of the word table.
         vocab: usize,
     },
+    /// A clip of another length than the position table is for.
+    #[error("{place}: a clip has {expected} frames, or one for an image; found {found}")]
+    ClipFrames {
+        /// The function.
+        place: &'static str,
+        /// Frames of a clip.
+        expected: usize,
+        /// Frames found.
+        found: usize,
+    },
+    /// Frames of another size than the position table is for.
+    #[error(
+        "{place}: frames must be {expected}x{expected} pixels, found {height}x{width}; resize \
+         them, or load the checkpoint into a config of that size"
+    )]
+    ClipSize {
+        /// The function.
+        place: &'static str,
+        /// Side of a frame in pixels.
+        expected: usize,
+        /// Frame height in pixels.
+        height: usize,
+        /// Frame width in pixels.
+        width: usize,
+    },
+    /// A stored position table that is no grid.
+    #[error(
+        "position table of {rows} rows for {steps} steps in time: {problem}; set the number of \
+         frames the checkpoint was trained with"
+    )]
+    PositionTable {
+        /// Rows, the class token's included.
+        rows: usize,
+        /// Steps in time the table is said to have.
+        steps: usize,
+        /// What is wrong.
+        problem: &'static str,
+    },
+    /// Weights that cannot be loaded.
+    #[error(transparent)]
+    Weights(#[from] tpo_core::weights::WeightsError),
 }
 
 impl From<VisionError> for tpo_core::CoreError {

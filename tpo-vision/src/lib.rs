@@ -4,6 +4,8 @@
 //!
 //! - [`umt`]: the UMT video transformer, a ViT with joint attention over space and time. It takes
 //!   clips `[batch, frames, 3, height, width]` and gives one token per patch and frame.
+//! - [`internvideo2`]: the InternVideo2-CLIP tower, one vector per clip, from which the temporal
+//!   head's features come.
 //! - [`connector`]: what turns those tokens into embeddings of the language model's width.
 //!   [`connector::qformer`] compresses a clip into a fixed number of query outputs (96 in
 //!   VideoChat-TPO); [`connector::mlp`] maps every token on its own.
@@ -29,6 +31,7 @@ pub mod connector;
 mod drop_path;
 mod error;
 pub mod hiera;
+pub mod internvideo2;
 mod key_rule;
 pub mod umt;
 
@@ -43,5 +46,6 @@ pub use connector::qformer::{
 pub use drop_path::{DropPath, DropPathConfig};
 pub use error::{Result, VisionError};
 pub use hiera::{Hiera, HieraConfig, ImageEncoder, ImageEncoderConfig, ImageFeatures};
+pub use internvideo2::{InternVideo2, InternVideo2Config};
 pub use key_rule::KeyRewrite;
 pub use umt::{Umt, UmtConfig, VideoEncoder};

@@ -3,10 +3,12 @@
 pub mod assignment;
 pub mod box_ops;
 mod boxes;
+mod labels;
 mod mask;
 mod span;
 pub mod span_ops;
 
 pub use boxes::{BoxCxcywh, BoxPixels, BoxXyxy};
-pub use mask::{Mask, Rle};
+pub use labels::LabelMap;
+pub use mask::{Mask, Rle, coco_box_iou};
 pub use span::{ScoredSpan, TimeSpan};

@@ -30,6 +30,11 @@ impl TargetSet {
         self
     }
 
+    /// Drops the targets of the heads that `keep` refuses, so that those heads are not run.
+    pub fn retain(&mut self, mut keep: impl FnMut(&str) -> bool) {
+        self.by_head.retain(|name, _| keep(name));
+    }
+
     /// Names of the heads that have targets.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.by_head.keys().map(String::as_str)

@@ -20,6 +20,7 @@ pub use scatter::{Slot, scatter_rows};
 use crate::error::{CoreError, Result};
 use crate::geometry::BoxXyxy;
 use crate::head::{HeadContext, HeadSet, LossTerms, SampleContext};
+use crate::recompute::Tape;
 use crate::token::TaskRegistry;
 use crate::traits::{Connector, Instruction, LanguageModel, VisionEncoder};
 
@@ -170,6 +171,13 @@ where
         device: &Device,
     ) -> Result<Tensor<3>> {
         let base = self.llm.embed(tokens.ids_tensor(device)).detach();
+        // A frozen table may be off the autodiff device; what is built on its rows is not.
+        let base = match device.gradient_checkpointing_strategy() {
+            Some(strategy) => base
+                .autodiff()
+                .with_gradient_checkpointing_strategy(strategy),
+            None => base,
+        };
         let d_llm = self.llm.dim();
         let mut slots = Vec::new();
 
@@ -254,15 +262,38 @@ where
     }
 
     /// Training forward: embeddings, hidden states, language-model loss and head losses.
+    ///
+    /// A head without a task token in the batch, or without targets, is not run.
     pub fn forward(&self, batch: TpoBatch, samples: &[SampleContext<'_>]) -> Result<TpoOutput> {
+        self.forward_with(batch, samples, None)
+    }
+
+    /// [`TpoModel::forward`] whose blocks become segments of a tape, if one is given; call
+    /// [`Tape::backward`] on the loss then.
+    pub fn forward_with<'m>(
+        &'m self,
+        batch: TpoBatch,
+        samples: &[SampleContext<'_>],
+        mut tape: Option<&mut Tape<'m>>,
+    ) -> Result<TpoOutput> {
         batch.tokens.check()?;
         let device = batch.device.clone();
         let visual = batch
             .frames
-            .map(|f| self.encode_visual(f, batch.instruction.as_ref()))
+            .map(|frames| {
+                let features = match tape.as_deref_mut() {
+                    Some(tape) => self.vision.encode_recomputed(frames, tape)?,
+                    None => self.vision.encode(frames)?,
+                };
+                self.connector.connect(features, batch.instruction.as_ref())
+            })
             .transpose()?;
         let embeds = self.embed(&batch.tokens, visual, &batch.boxes, &device)?;
-        let hidden = self.llm.hidden(embeds.clone(), Some(&batch.tokens.mask))?;
+        let mask = Some(batch.tokens.mask.as_slice());
+        let hidden = match tape {
+            Some(tape) => self.llm.hidden_recomputed(embeds.clone(), mask, tape)?,
+            None => self.llm.hidden(embeds.clone(), mask)?,
+        };
         let lm_loss = batch
             .labels
             .as_ref()

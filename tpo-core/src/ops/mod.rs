@@ -9,6 +9,7 @@
 //! Statistics (means, variances, soft-max sums) are taken in `f32` whatever the dtype.
 
 mod activation;
+mod adamw;
 mod attention;
 mod conv;
 mod elementwise;
@@ -16,19 +17,23 @@ mod flex;
 mod half;
 mod linear;
 mod norm;
+mod norm_backward;
 mod patch_embed;
 mod pool;
+mod prelu;
 mod rotary;
 mod rows;
 mod simd;
 mod softmax;
 
 pub use activation::{gelu, gelu_tanh, silu, swiglu};
+pub use adamw::{AdamWUpdate, adamw, sum_of_squares};
 pub use attention::{AttentionOptions, WindowAttention, attention, window_attention};
 pub use conv::{ConvShape, conv2d, up_conv_2x2};
 pub use linear::linear;
 pub use norm::{layer_norm, rms_norm};
 pub use patch_embed::conv_patch_embed;
 pub use pool::max_pool_2x2;
+pub use prelu::prelu;
 pub use rotary::rotate_pairs;
 pub use softmax::softmax_last;

@@ -5,6 +5,7 @@ use burn::tensor::{DType, FloatDType, Tensor, bf16, f16};
 use pulp::Simd;
 
 use super::flex::{Operands, floats, operands, wrap, wrap_autodiff};
+use super::norm_backward;
 use super::rows::{RowMap, map_rows, sum};
 
 /// Layer normalisation over the last axis: `(x − mean) / sqrt(var + eps) · gamma + beta`, with the
@@ -31,12 +32,9 @@ pub fn layer_norm<const D: usize>(
         beta.into_dispatch(),
     ]) {
         Ok(Operands::Plain([x, gamma, beta])) => wrap(layer_norm_cpu(x, &gamma, &beta, eps)),
-        Ok(Operands::Autodiff([x, gamma, beta], context)) => layer_norm_composed(
-            wrap_autodiff::<D>(x, context),
-            wrap_autodiff(gamma, context),
-            wrap_autodiff(beta, context),
-            eps,
-        ),
+        Ok(Operands::Autodiff(tensors, context)) => {
+            wrap_autodiff(norm_backward::layer_norm(tensors, eps), context)
+        }
         Err([x, gamma, beta]) => layer_norm_composed(
             Tensor::<D>::from_dispatch(x),
             Tensor::from_dispatch(gamma),
@@ -57,7 +55,12 @@ fn layer_norm_composed<const D: usize>(
     burn::tensor::module::layer_norm(x, to_f32(gamma), Some(to_f32(beta)), eps).cast(dtype)
 }
 
-fn layer_norm_cpu(x: FlexTensor, gamma: &FlexTensor, beta: &FlexTensor, eps: f64) -> FlexTensor {
+pub(super) fn layer_norm_cpu(
+    x: FlexTensor,
+    gamma: &FlexTensor,
+    beta: &FlexTensor,
+    eps: f64,
+) -> FlexTensor {
     let (gamma, beta) = (floats(gamma), floats(beta));
     map_rows(
         x,

@@ -29,7 +29,7 @@ impl<K: RowMap> WithSimd for Rows<'_, K> {
 }
 
 /// Elements per task.
-const CHUNK: usize = 1 << 15;
+pub(super) const CHUNK: usize = 1 << 15;
 
 /// Applies `kernel` to every row, in `f32`; in place if nobody else holds the storage.
 pub(super) fn map_rows<K: RowMap>(x: FlexTensor, kernel: K) -> FlexTensor {

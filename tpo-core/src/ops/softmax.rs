@@ -1,10 +1,16 @@
 //! Soft-max over the last axis.
 
+use burn::backend::Flex;
+use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::NoCheckpointing};
+use burn::backend::autodiff::grads::Gradients;
+use burn::backend::autodiff::ops::{Backward, Ops, OpsKind, unary};
+use burn::backend::flex::FlexTensor;
 use burn::tensor::{DType, FloatDType, Tensor, activation};
-use pulp::Simd;
+use pulp::{Arch, Simd, WithSimd};
+use rayon::prelude::*;
 
-use super::flex::{Operands, operands, wrap, wrap_autodiff};
-use super::rows::{RowMap, map_rows};
+use super::flex::{AdTensor, Operands, floats, from_floats, operands, wrap, wrap_autodiff};
+use super::rows::{CHUNK, RowMap, map_rows};
 use super::simd::exp;
 
 /// Soft-max over the last axis, computed in `f32` and returned in the input's dtype. A row that is
@@ -15,7 +21,7 @@ use super::simd::exp;
 pub fn softmax_last<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     match operands([x.into_dispatch()]) {
         Ok(Operands::Plain([x])) => wrap(map_rows(x, SoftmaxRow)),
-        Ok(Operands::Autodiff([x], context)) => composed(wrap_autodiff(x, context)),
+        Ok(Operands::Autodiff([x], context)) => wrap_autodiff(autodiff(x), context),
         Err([x]) => composed(Tensor::from_dispatch(x)),
     }
 }
@@ -60,5 +66,90 @@ impl RowMap for SoftmaxRow {
             *x = s.mul_f32s(*x, factor);
         }
         tail.iter_mut().for_each(|x| *x *= inverse);
+    }
+}
+
+/// Keeps the result, which is all the backward step needs.
+#[derive(Debug)]
+struct SoftmaxStep;
+
+impl Backward<Flex, 1> for SoftmaxStep {
+    type State = FlexTensor;
+
+    fn backward(self, ops: Ops<FlexTensor, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
+        unary::<Flex, _>(ops.parents, ops.node, grads, |grad| {
+            backward(&ops.state, &grad)
+        });
+    }
+}
+
+fn autodiff(x: AdTensor) -> AdTensor {
+    let (x, node) = x.into_parts();
+    let out = map_rows(x, SoftmaxRow);
+    match SoftmaxStep
+        .prepare::<NoCheckpointing>([node])
+        .compute_bound()
+        .stateful()
+    {
+        OpsKind::Tracked(prep) => prep.finish(out.clone(), out),
+        OpsKind::UnTracked(prep) => prep.finish(out),
+    }
+}
+
+/// `y · (grad − Σ grad · y)` per row.
+fn backward(y: &FlexTensor, grad: &FlexTensor) -> FlexTensor {
+    let shape = y.layout().shape().clone();
+    let width = shape.last().copied().unwrap_or(1).max(1);
+    let (values, grad) = (floats(y), floats(grad));
+    let mut out = vec![0.0f32; values.len()];
+    let arch = Arch::new();
+    let chunk = (CHUNK / width).max(1) * width;
+    out.par_chunks_mut(chunk)
+        .zip(values.par_chunks(chunk).zip(grad.par_chunks(chunk)))
+        .for_each(|(out, (y, grad))| {
+            arch.dispatch(BackwardRows {
+                y,
+                grad,
+                out,
+                width,
+            });
+        });
+    from_floats(out, shape, y.dtype())
+}
+
+struct BackwardRows<'a> {
+    y: &'a [f32],
+    grad: &'a [f32],
+    out: &'a mut [f32],
+    width: usize,
+}
+
+impl WithSimd for BackwardRows<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, s: S) {
+        let rows = self
+            .y
+            .chunks_exact(self.width)
+            .zip(self.grad.chunks_exact(self.width));
+        for ((y, grad), out) in rows.zip(self.out.chunks_exact_mut(self.width)) {
+            let (y, y_tail) = S::as_simd_f32s(y);
+            let (grad, grad_tail) = S::as_simd_f32s(grad);
+            let (out, out_tail) = S::as_mut_simd_f32s(out);
+            let mut dot = s.splat_f32s(0.0);
+            for (&y, &grad) in y.iter().zip(grad) {
+                dot = s.mul_add_e_f32s(y, grad, dot);
+            }
+            let tail: f32 = y_tail.iter().zip(grad_tail).map(|(y, g)| y * g).sum();
+            let dot = s.reduce_sum_f32s(dot) + tail;
+            let dot_v = s.splat_f32s(dot);
+            for ((&y, &grad), out) in y.iter().zip(grad).zip(out) {
+                *out = s.mul_f32s(y, s.sub_f32s(grad, dot_v));
+            }
+            for ((y, grad), out) in y_tail.iter().zip(grad_tail).zip(out_tail) {
+                *out = y * (grad - dot);
+            }
+        }
     }
 }

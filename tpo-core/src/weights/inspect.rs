@@ -4,23 +4,27 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use burn::module::ParamId;
 use serde::Serialize;
 
 use super::error::Refusal;
 use super::header::TensorEntry;
 use super::key_map::{KeyMap, KeyRules, KeyTarget};
-use super::layout::{hugging_face_llm_layout, videochat_tpo_layout};
+use super::layout::{hugging_face_llm_layout, internvideo2_clip_layout, videochat_tpo_layout};
 use super::load::{LoadOptions, compare};
 use super::params::{ParamInfo, ParamKind};
 use super::parts::{PartSpec, PartSummary, account, videochat_tpo_parts};
-use super::{Checkpoint, Manifest, Result};
+use super::{Checkpoint, Manifest, ManifestTensor, Result};
 
 /// Which layout a checkpoint is compared with.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum LayoutChoice {
     /// The published VideoChat-TPO checkpoint.
     VideoChatTpo,
-    /// A language model by its `config.json`, VideoChat-TPO by its names and sizes, or none.
+    /// InternVideo2-CLIP-1B, its published files merged.
+    InternVideo2Clip,
+    /// A language model by its `config.json`, VideoChat-TPO or InternVideo2-CLIP by its names and
+    /// sizes, or none.
     #[default]
     Auto,
     /// No comparison; the files are still checked against their headers and their index.
@@ -88,9 +92,14 @@ pub fn inspect(path: &Path, choice: LayoutChoice) -> Result<Inspection> {
     let layout = match choice {
         LayoutChoice::None => None,
         LayoutChoice::VideoChatTpo => Some(videochat_tpo_layout()?),
+        LayoutChoice::InternVideo2Clip => Some(internvideo2_clip_layout()?),
         LayoutChoice::Auto => recognise(&checkpoint, &mut notes)?,
     };
-    let specs = if layout_is_tpo(layout.as_ref()) || looks_like_tpo(&checkpoint) {
+    let tpo = match &layout {
+        Some(layout) => layout.name == "videochat-tpo",
+        None => looks_like_tpo(&checkpoint),
+    };
+    let specs = if tpo {
         videochat_tpo_parts()
     } else {
         top_level_parts(&checkpoint)
@@ -152,13 +161,10 @@ fn compare_with(layout: &Manifest, checkpoint: &Checkpoint) -> Refusal {
             } else {
                 ParamKind::Int
             },
+            id: ParamId::new(),
         })
         .collect();
     compare(&params, checkpoint, &rules, &LoadOptions::default())
-}
-
-fn layout_is_tpo(layout: Option<&Manifest>) -> bool {
-    layout.is_some_and(|l| l.name == "videochat-tpo")
 }
 
 /// Whether most keys are in parts of VideoChat-TPO.
@@ -190,6 +196,17 @@ fn recognise(checkpoint: &Checkpoint, notes: &mut Vec<String>) -> Result<Option<
         && let Some(layout) = hugging_face_llm_layout(&config)?
     {
         return Ok(Some(layout));
+    }
+    let clip = internvideo2_clip_layout()?;
+    let there = |t: &&ManifestTensor| {
+        let old = t.key.replace(".base_layer.", ".");
+        [&t.key, &old]
+            .iter()
+            .any(|key| checkpoint.get(key).is_some_and(|e| e.shape == t.shape))
+    };
+    // Nearly all of it: one of its files alone is not the merged model.
+    if clip.tensors.iter().filter(there).count() * 10 > clip.tensors.len() * 9 {
+        return Ok(Some(clip));
     }
     let layout = videochat_tpo_layout()?;
     let rules = adapter_rules();

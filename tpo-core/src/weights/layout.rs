@@ -16,6 +16,20 @@ pub fn videochat_tpo_layout() -> Result<Manifest> {
     Manifest::from_compact("videochat-tpo", include_str!("layouts/videochat_tpo.txt"))
 }
 
+/// Every tensor of InternVideo2-CLIP-1B after its three published files are merged: 538 of the
+/// video tower, 419 of the text tower, and `temp`, which a checkpoint may lack.
+///
+/// # Errors
+/// None in practice; the list is part of the crate.
+pub fn internvideo2_clip_layout() -> Result<Manifest> {
+    let text = include_str!("layouts/internvideo2_clip.txt");
+    let mut layout = Manifest::from_compact("internvideo2-clip", text)?;
+    for tensor in layout.tensors.iter_mut().filter(|t| t.key == "temp") {
+        tensor.optional = true;
+    }
+    Ok(layout)
+}
+
 /// The fields of a Hugging Face `config.json` that decide the shapes of a Llama-family decoder.
 #[derive(Debug, Deserialize)]
 struct LlmShape {
@@ -154,6 +168,19 @@ mod tests {
             shards.into_values().collect::<Vec<_>>(),
             [4_995_708_928, 4_945_330_176, 4_945_354_752, 1_316_342_708]
         );
+    }
+
+    #[test]
+    fn internvideo2_clip_has_the_reference_size() {
+        let layout = internvideo2_clip_layout().unwrap();
+        let params = |prefix: &str| -> (usize, u64) {
+            let own = layout.tensors.iter().filter(|t| t.key.starts_with(prefix));
+            own.fold((0, 0), |(n, sum), t| (n + 1, sum + t.elements()))
+        };
+        assert_eq!(params("vision_encoder."), (538, 1_020_708_608));
+        assert_eq!(params("vision_encoder.clip_projector."), (14, 7_042_176));
+        assert_eq!(params("text_encoder."), (419, 6_692_417_536));
+        assert_eq!(layout.tensors.len(), 958);
     }
 
     #[test]

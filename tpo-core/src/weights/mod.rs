@@ -35,6 +35,7 @@ mod parts;
 mod read;
 mod report;
 mod save;
+mod source;
 mod sparse;
 mod write;
 
@@ -44,16 +45,17 @@ pub use error::{
 };
 pub use header::{MAX_HEADER_BYTES, TensorEntry};
 pub use key_map::{KeyMap, KeyRules, KeyTables, KeyTarget, check_round_trip};
-pub use layout::{hugging_face_llm_layout, videochat_tpo_layout};
+pub use layout::{hugging_face_llm_layout, internvideo2_clip_layout, videochat_tpo_layout};
 pub use load::{DtypePolicy, KeyScope, LoadOptions, load_module};
 pub use manifest::{Manifest, ManifestTensor};
-pub use nearest::nearest;
-pub use params::{ParamInfo, ParamKind, module_params};
+pub use nearest::{edit_distance, nearest};
+pub use params::{ParamInfo, ParamKind, PathStack, module_params};
 pub use parts::{LoraSummary, PartSpec, PartSummary, account, videochat_tpo_parts};
-pub use read::Access;
+pub use read::{Access, read_tensor};
 pub use report::{CastTensor, IgnoredTensor, LoadReport, LoadedTensor};
 pub use safetensors::Dtype;
 pub use save::{SaveOptions, SaveReport, save_module};
+pub use source::{TensorSource, module_tensors, write_tensors};
 pub use sparse::write_sparse;
 
 /// Result with [`WeightsError`].

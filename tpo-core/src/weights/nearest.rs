@@ -72,6 +72,12 @@ fn distance_within(a: &[u8], b: &[u8], limit: usize) -> Option<usize> {
     Some(row[b.len()]).filter(|&d| d <= limit)
 }
 
+/// Levenshtein distance: inserted, removed and replaced bytes.
+pub fn edit_distance(a: &str, b: &str) -> usize {
+    let limit = a.len().max(b.len());
+    distance_within(a.as_bytes(), b.as_bytes(), limit).unwrap_or(limit)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

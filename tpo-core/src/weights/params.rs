@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use burn::module::{Module, ModuleVisitor, Param};
+use burn::module::{Module, ModuleVisitor, Param, ParamId};
 use burn::tensor::{Bool, Int, Tensor};
 
 /// Kind of a parameter.
@@ -25,6 +25,8 @@ pub struct ParamInfo {
     pub shape: Vec<usize>,
     /// Kind.
     pub kind: ParamKind,
+    /// Burn's identity of the parameter; two paths with one identity share their values.
+    pub id: ParamId,
 }
 
 /// Lists the parameters of a module in the order of its fields. Parameters that are not
@@ -35,24 +37,28 @@ pub fn module_params<M: Module>(module: &M) -> Vec<ParamInfo> {
     lister.params
 }
 
-/// The path of the parameter being visited. Variants of an enum have no segment.
+/// The path of the parameter being visited, for visitors and mappers of one's own: call it from
+/// `enter_module` and `exit_module`. Variants of an enum have no segment.
 #[derive(Debug, Default)]
-pub(crate) struct PathStack(Vec<String>);
+pub struct PathStack(Vec<String>);
 
 impl PathStack {
-    pub(crate) fn enter(&mut self, name: &str, container: &str) {
+    /// Goes into a field.
+    pub fn enter(&mut self, name: &str, container: &str) {
         if !container.starts_with("Enum:") {
             self.0.push(name.to_string());
         }
     }
 
-    pub(crate) fn exit(&mut self, container: &str) {
+    /// Leaves it.
+    pub fn exit(&mut self, container: &str) {
         if !container.starts_with("Enum:") {
             self.0.pop();
         }
     }
 
-    pub(crate) fn path(&self) -> String {
+    /// Path from the root.
+    pub fn path(&self) -> String {
         self.0.join(".")
     }
 }
@@ -64,11 +70,12 @@ struct Lister {
 }
 
 impl Lister {
-    fn push(&mut self, shape: Vec<usize>, kind: ParamKind) {
+    fn push(&mut self, shape: Vec<usize>, kind: ParamKind, id: ParamId) {
         self.params.push(ParamInfo {
             path: self.stack.path(),
             shape,
             kind,
+            id,
         });
     }
 }
@@ -83,15 +90,15 @@ impl ModuleVisitor for Lister {
     }
 
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        self.push(param.lazy_shape().to_vec(), ParamKind::Float);
+        self.push(param.lazy_shape().to_vec(), ParamKind::Float, param.id);
     }
 
     fn visit_int<const D: usize>(&mut self, param: &Param<Tensor<D, Int>>) {
-        self.push(param.lazy_shape().to_vec(), ParamKind::Int);
+        self.push(param.lazy_shape().to_vec(), ParamKind::Int, param.id);
     }
 
     fn visit_bool<const D: usize>(&mut self, param: &Param<Tensor<D, Bool>>) {
-        self.push(param.lazy_shape().to_vec(), ParamKind::Bool);
+        self.push(param.lazy_shape().to_vec(), ParamKind::Bool, param.id);
     }
 }
 

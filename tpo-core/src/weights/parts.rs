@@ -63,10 +63,10 @@ pub fn videochat_tpo_parts() -> Vec<PartSpec> {
         PartSpec::new("track_embed", ["track_embed."]).without_module(),
         PartSpec::new("track_embed_decode2", ["track_embed_decode2."]).without_module(),
         PartSpec::new("sam", ["sam."]).without_module(),
-        PartSpec::new("cg_model", ["cg_model."]).without_module(),
-        PartSpec::new("cg_criterion", ["cg_criterion."]).without_module(),
-        PartSpec::new("temporal_embed", ["temporal_embed."]).without_module(),
-        PartSpec::new("action_embed", ["action_embed."]).without_module(),
+        PartSpec::new("cg_model", ["cg_model."]),
+        PartSpec::new("cg_criterion", ["cg_criterion."]),
+        PartSpec::new("temporal_embed", ["temporal_embed."]),
+        PartSpec::new("action_embed", ["action_embed."]),
     ]
 }
 

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use burn::store::{ModuleStore, SafetensorsStore};
-use burn::tensor::{BoolStore, Bytes, DType};
+use burn::tensor::{BoolStore, Bytes, DType, TensorData};
 use safetensors::Dtype;
 
 use super::header::TensorEntry;
@@ -49,6 +49,21 @@ pub(crate) fn burn_dtype(dtype: Dtype) -> Option<DType> {
         Dtype::BOOL => DType::Bool(BoolStore::Native),
         _ => return None,
     })
+}
+
+/// The data of one tensor of a checkpoint.
+///
+/// # Errors
+/// [`WeightsError::TensorData`] when it cannot be read or Burn has no such data type.
+pub fn read_tensor(entry: &TensorEntry) -> Result<TensorData> {
+    let dtype = burn_dtype(entry.dtype).ok_or_else(|| WeightsError::TensorData {
+        file: entry.file.to_path_buf(),
+        key: entry.key.clone(),
+        shape: entry.shape.clone(),
+        why: format!("Burn has no data type for {:?}", entry.dtype),
+    })?;
+    let bytes = TensorReader::new(Access::Read, std::iter::once(entry)).read(entry)?;
+    Ok(TensorData::from_bytes(bytes, entry.shape.clone(), dtype))
 }
 
 /// Whether burn-store's reader knows this type. It refuses a file that holds any other.

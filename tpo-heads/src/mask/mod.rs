@@ -2,5 +2,6 @@
 //!
 //! [`sam2`] holds the network, [`track`] follows objects through a video.
 
+pub mod metric;
 pub mod sam2;
 pub mod track;

@@ -8,4 +8,6 @@ mod metric;
 pub use head::{BoxDecoder, BoxEncoder, RegionHead, RegionHeadConfig, RegionPrediction};
 pub use keys::REGION_KEYS;
 pub use loss::{RegionLossWeights, region_loss};
-pub use metric::BoxAccuracy;
+pub use metric::{
+    BOX_PROTOCOL, BoxAccuracy, BoxOptions, BoxReport, BoxRow, BoxScores, evaluate_boxes,
+};

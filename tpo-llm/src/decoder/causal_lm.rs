@@ -4,6 +4,7 @@ use burn::module::Module;
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
 use tpo_core::nn::{Embedding, EmbeddingConfig, RmsNorm, RmsNormConfig};
 use tpo_core::ops;
+use tpo_core::recompute::Tape;
 use tpo_core::traits::{AttentionMask, LanguageModel};
 
 use super::attention::{Pass, adapter};
@@ -88,14 +89,30 @@ impl CausalLm {
     }
 
     /// Runs all blocks and the final norm; `before_block` sees the input of every block.
-    fn run(
+    pub(crate) fn run(
         &self,
         embeds: Tensor<3>,
         mask: Option<&AttentionMask>,
         positions: Option<&[Vec<usize>]>,
         mut before_block: impl FnMut(&Tensor<3>),
     ) -> Result<Tensor<3>> {
-        let [b, s, _] = self.check(&embeds)?;
+        let pass = self.begin(&embeds, mask, positions)?;
+        let mut x = embeds;
+        for block in &self.model.layers {
+            before_block(&x);
+            x = block.forward(x, &pass, None);
+        }
+        Ok(self.model.norm.forward(x))
+    }
+
+    /// Checks the input of a pass without cache and makes what its blocks share.
+    fn begin(
+        &self,
+        embeds: &Tensor<3>,
+        mask: Option<&AttentionMask>,
+        positions: Option<&[Vec<usize>]>,
+    ) -> Result<Pass> {
+        let [b, s, _] = self.check(embeds)?;
         if let Some(m) = mask
             && (m.len() != b || m.iter().any(|r| r.len() != s))
         {
@@ -114,13 +131,7 @@ impl CausalLm {
                 found: positions.iter().map(Vec::len).collect(),
             });
         }
-        let pass = self.pass(positions, mask, &embeds.device());
-        let mut x = embeds;
-        for block in &self.model.layers {
-            before_block(&x);
-            x = block.forward(x, &pass, None);
-        }
-        Ok(self.model.norm.forward(x))
+        Ok(self.pass(positions, mask, &embeds.device()))
     }
 
     /// Appends embeddings to the cache; see [`LanguageModel::step`].
@@ -150,6 +161,16 @@ impl CausalLm {
     /// Takes merged adapters out again.
     pub fn unmerge_lora(self) -> Self {
         self.map_linears(LoraLinear::unmerge)
+    }
+
+    /// Folds every adapter into its weight and drops it: the same outputs from a plain decoder.
+    pub fn bake_lora(self) -> Self {
+        let mut baked = self.map_linears(|linear| LoraLinear {
+            lora: None,
+            ..linear.merge()
+        });
+        baked.config.lora = None;
+        baked
     }
 
     fn map_linears(self, f: impl Fn(LoraLinear) -> LoraLinear) -> Self {
@@ -227,6 +248,21 @@ impl LanguageModel for CausalLm {
         mask: Option<&AttentionMask>,
     ) -> tpo_core::Result<Tensor<3>> {
         Ok(self.run(embeds, mask, None, |_| {})?)
+    }
+
+    fn hidden_recomputed<'m>(
+        &'m self,
+        embeds: Tensor<3>,
+        mask: Option<&AttentionMask>,
+        tape: &mut Tape<'m>,
+    ) -> tpo_core::Result<Tensor<3>> {
+        let pass = std::sync::Arc::new(self.begin(&embeds, mask, None)?);
+        let mut x = embeds;
+        for block in &self.model.layers {
+            let pass = pass.clone();
+            x = tape.segment(x, move |x| block.forward(x, &pass, None));
+        }
+        Ok(self.model.norm.forward(x))
     }
 
     fn logits(&self, hidden: Tensor<3>) -> Tensor<3> {

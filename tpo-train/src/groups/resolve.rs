@@ -2,11 +2,12 @@
 
 use std::collections::HashMap;
 
-use burn::module::{Module, ModuleVisitor, Param, ParamId};
-use burn::tensor::Tensor;
+use burn::module::{Module, ParamId};
+use tpo_core::weights::{ParamKind, module_params};
 
 use super::{ParamGroupSpec, ResolvedGroup, ResolvedGroups, ResolvedParam};
 use crate::error::{GroupProblem, Result, TrainError};
+use crate::names::HeadNames;
 use crate::pattern::PathPattern;
 
 /// How many patterns an error offers instead of one that matches nothing.
@@ -24,7 +25,30 @@ const OFFERED: usize = 3;
 /// excludes nothing, a parameter in two groups, a group that is empty or given twice, a parameter
 /// at two paths that are treated differently.
 pub fn resolve<M: Module>(module: &M, specs: &[ParamGroupSpec]) -> Result<ResolvedGroups> {
-    let found = float_params(module);
+    resolve_named(module, specs, &HeadNames::default())
+}
+
+/// [`resolve`] with patterns that may call heads and task tokens by name.
+///
+/// # Errors
+/// As [`resolve`], and a name that no head has.
+pub fn resolve_named<M: Module>(
+    module: &M,
+    specs: &[ParamGroupSpec],
+    names: &HeadNames,
+) -> Result<ResolvedGroups> {
+    resolve_params(float_params(module), specs, names)
+}
+
+/// [`resolve_named`] on a list of parameters in place of a module; one entry per path.
+///
+/// # Errors
+/// As [`resolve_named`].
+pub fn resolve_params(
+    found: Vec<ResolvedParam>,
+    specs: &[ParamGroupSpec],
+    names: &HeadNames,
+) -> Result<ResolvedGroups> {
     let paths: Vec<Vec<&str>> = found.iter().map(|p| p.path.split('.').collect()).collect();
     let mut problems = Vec::new();
 
@@ -36,7 +60,7 @@ pub fn resolve<M: Module>(module: &M, specs: &[ParamGroupSpec]) -> Result<Resolv
                 group: spec.name.clone(),
             });
         }
-        for i in members(spec, &paths, &mut problems) {
+        for i in members(spec, &paths, names, &mut problems) {
             owners[i].push(g);
         }
     }
@@ -86,12 +110,13 @@ pub fn resolve<M: Module>(module: &M, specs: &[ParamGroupSpec]) -> Result<Resolv
 fn members(
     spec: &ParamGroupSpec,
     paths: &[Vec<&str>],
+    names: &HeadNames,
     problems: &mut Vec<GroupProblem>,
 ) -> Vec<usize> {
     let before = problems.len();
     let mut patterns = Vec::new();
     for text in &spec.patterns {
-        match PathPattern::parse(text) {
+        match PathPattern::parse_named(text, names) {
             Ok(pattern) => patterns.push(pattern),
             Err(why) => problems.push(GroupProblem::InvalidPattern {
                 group: spec.name.clone(),
@@ -116,7 +141,11 @@ fn members(
             problems.push(GroupProblem::Unmatched {
                 group: spec.name.clone(),
                 pattern: pattern.to_string(),
-                nearest: pattern.nearest(paths, OFFERED),
+                nearest: pattern
+                    .nearest(paths, OFFERED)
+                    .iter()
+                    .map(|p| names.shorten(p))
+                    .collect(),
             });
         }
     }
@@ -175,51 +204,15 @@ fn overlaps(
 
 /// The floating-point parameters of a module in the order of its fields, one entry per path.
 /// Nothing is initialised.
-pub(super) fn float_params<M: Module>(module: &M) -> Vec<ResolvedParam> {
-    #[derive(Default)]
-    struct Lister {
-        stack: PathStack,
-        params: Vec<ResolvedParam>,
-    }
-    impl ModuleVisitor for Lister {
-        fn enter_module(&mut self, name: &str, container_type: &str) {
-            self.stack.enter(name, container_type);
-        }
-        fn exit_module(&mut self, _name: &str, container_type: &str) {
-            self.stack.exit(container_type);
-        }
-        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            self.params.push(ResolvedParam {
-                path: self.stack.path(),
-                id: param.id,
-                shape: param.lazy_shape().to_vec(),
-                tied: Vec::new(),
-            });
-        }
-    }
-    let mut lister = Lister::default();
-    module.visit(&mut lister);
-    lister.params
-}
-
-/// The path of the parameter being visited. The variant of an enum has no segment.
-#[derive(Debug, Default)]
-pub(super) struct PathStack(Vec<String>);
-
-impl PathStack {
-    pub(super) fn enter(&mut self, name: &str, container: &str) {
-        if !container.starts_with("Enum:") {
-            self.0.push(name.to_string());
-        }
-    }
-
-    pub(super) fn exit(&mut self, container: &str) {
-        if !container.starts_with("Enum:") {
-            self.0.pop();
-        }
-    }
-
-    pub(super) fn path(&self) -> String {
-        self.0.join(".")
-    }
+pub(crate) fn float_params<M: Module>(module: &M) -> Vec<ResolvedParam> {
+    module_params(module)
+        .into_iter()
+        .filter(|p| p.kind == ParamKind::Float)
+        .map(|p| ResolvedParam {
+            path: p.path,
+            id: p.id,
+            shape: p.shape,
+            tied: Vec::new(),
+        })
+        .collect()
 }

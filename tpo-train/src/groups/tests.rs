@@ -3,6 +3,7 @@ use std::collections::BTreeSet;
 use burn::module::{Module, ModuleVisitor, Param, ParamId};
 use burn::nn::{LayerNorm, LayerNormConfig, Linear, LinearConfig};
 use burn::tensor::{Device, Gradients, Tensor};
+use tpo_core::weights::PathStack;
 
 use super::*;
 use crate::error::GroupProblem;

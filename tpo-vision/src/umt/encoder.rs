@@ -2,6 +2,7 @@
 
 use burn::module::Module;
 use burn::tensor::{DType, Device, Tensor};
+use tpo_core::recompute::Tape;
 
 use super::UmtConfig;
 use super::block::UmtBlock;
@@ -75,15 +76,36 @@ impl Umt {
     /// [`VisionError::EmptyVideo`], [`VisionError::Channels`], [`VisionError::FrameSize`] or
     /// [`VisionError::FrameCount`].
     pub fn forward(&self, frames: Tensor<5>) -> Result<Tensor<3>> {
-        let grid = self.check(frames.dims())?;
-        let dtype = self.dtype();
-        let tokens = self.patch_embed.forward(frames.cast(dtype));
-        let positions = self.table(grid, &tokens.device(), dtype);
-        let mut x = tokens + positions;
+        let mut x = self.tokens(frames)?;
         for block in &self.blocks {
             x = block.forward(x);
         }
         Ok(x)
+    }
+
+    /// [`forward`](Self::forward) with every block a segment of `tape`.
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward).
+    pub fn forward_recomputed<'m>(
+        &'m self,
+        frames: Tensor<5>,
+        tape: &mut Tape<'m>,
+    ) -> Result<Tensor<3>> {
+        let mut x = self.tokens(frames)?;
+        for block in &self.blocks {
+            x = tape.segment(x, move |x| block.forward(x));
+        }
+        Ok(x)
+    }
+
+    /// Patches with their positions, `[batch, tokens, dim]`.
+    fn tokens(&self, frames: Tensor<5>) -> Result<Tensor<3>> {
+        let grid = self.check(frames.dims())?;
+        let dtype = self.dtype();
+        let tokens = self.patch_embed.forward(frames.cast(dtype));
+        let positions = self.table(grid, &tokens.device(), dtype);
+        Ok(tokens + positions)
     }
 
     /// The position table added to the tokens of a clip, `[1, tokens, dim]` in f32, without

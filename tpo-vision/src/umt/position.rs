@@ -93,7 +93,12 @@ pub fn clip_table(grid: ClipGrid, dim: usize, pretrained_steps: usize) -> Vec<f3
 
 /// Bicubic resize of `[height, width, dim]` without antialiasing, pixel centres aligned
 /// (`align_corners = false`), edges repeated.
-fn resize_bicubic(image: &[f32], from: [usize; 2], to: [usize; 2], dim: usize) -> Vec<f32> {
+pub(crate) fn resize_bicubic(
+    image: &[f32],
+    from: [usize; 2],
+    to: [usize; 2],
+    dim: usize,
+) -> Vec<f32> {
     let taps_y = cubic_taps(from[0], to[0]);
     let taps_x = cubic_taps(from[1], to[1]);
     let mut out = Vec::with_capacity(to[0] * to[1] * dim);
@@ -139,7 +144,7 @@ pub(crate) fn cubic_taps(from: usize, to: usize) -> Vec<[(usize, f64); 4]> {
 
 /// Linear interpolation of `from` equal blocks to `to` blocks, centres aligned
 /// (`align_corners = false`), ends repeated.
-fn interpolate_linear(table: &[f32], from: usize, to: usize) -> Vec<f32> {
+pub(crate) fn interpolate_linear(table: &[f32], from: usize, to: usize) -> Vec<f32> {
     let block = table.len() / from;
     let mut out = Vec::with_capacity(block * to);
     for i in 0..to {

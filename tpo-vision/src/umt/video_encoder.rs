@@ -3,6 +3,7 @@
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{Device, Tensor};
 use tpo_core::nn::{LayerNorm, LayerNormConfig};
+use tpo_core::recompute::Tape;
 use tpo_core::traits::VisionEncoder;
 
 use super::{Umt, UmtConfig};
@@ -73,6 +74,18 @@ impl VideoEncoder {
 impl VisionEncoder for VideoEncoder {
     fn encode(&self, frames: Tensor<5>) -> tpo_core::Result<Tensor<3>> {
         Ok(VideoEncoder::encode(self, frames)?)
+    }
+
+    fn encode_recomputed<'m>(
+        &'m self,
+        frames: Tensor<5>,
+        tape: &mut Tape<'m>,
+    ) -> tpo_core::Result<Tensor<3>> {
+        if !frames.is_tracked() && !is_trained(self) {
+            return Ok(VideoEncoder::encode(self, frames)?);
+        }
+        let tokens = self.encoder.forward_recomputed(frames, tape)?;
+        Ok(self.vision_layernorm.forward(tokens))
     }
 
     fn dim(&self) -> usize {

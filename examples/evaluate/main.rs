@@ -1,0 +1,253 @@
+//! Scores prediction files against ground truth, with the rules of the official evaluators.
+
+mod choice;
+mod mask;
+mod outcome;
+mod progress;
+mod region;
+mod temporal;
+mod track;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Parser, ValueEnum};
+use outcome::{Failure, Outcome};
+use tpo::core::rows::ReadOptions;
+use tpo::heads::temporal::metric::Unusable;
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Task {
+    /// Moments and highlights: qvhighlights, charades-sta
+    Temporal,
+    /// Grounded question answering: next-gqa
+    Gqa,
+    /// Video object segmentation: davis, ref-youtube-vos
+    Mask,
+    /// Single object tracking: lasot, got-10k
+    Track,
+    /// Referring expressions: refcoco
+    Region,
+    /// Multiple choice: mvbench, video-mme
+    Choice,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    Qvhighlights,
+    CharadesSta,
+    NextGqa,
+    Davis,
+    RefYoutubeVos,
+    Lasot,
+    #[value(name = "got-10k")]
+    Got10k,
+    Refcoco,
+    Mvbench,
+    VideoMme,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum OnUnusable {
+    /// Stop with an error that names the line
+    Refuse,
+    /// Count empty answers as misses, score reversed ones as the official scripts do
+    Score,
+}
+
+/// Score prediction files as the official evaluators do.
+///
+/// Prints a table, and with --json a file that also records the protocol: metric, version, format
+/// and options. Errors name file and line. Samples that only one side has are listed and not
+/// scored; --strict makes them an error, as most official scripts do.
+#[derive(Parser)]
+#[command(version, after_long_help = FORMATS)]
+struct Args {
+    /// What the predictions are
+    #[arg(long)]
+    task: Task,
+    /// Whose files and rules; default: the first of the task
+    #[arg(long)]
+    format: Option<Format>,
+    /// File or folder of predictions
+    #[arg(long)]
+    predictions: PathBuf,
+    /// File or folder of the ground truth; choice files carry it themselves
+    #[arg(long)]
+    ground_truth: Option<PathBuf>,
+    /// Answers of next-gqa, {"VIDEO_QID": {"answer": 3, "prediction": 3}}, for Acc@GQA
+    #[arg(long)]
+    answers: Option<PathBuf>,
+    /// Expressions of ref-youtube-vos in PNG folders: meta_expressions.json
+    #[arg(long)]
+    expressions: Option<PathBuf>,
+    /// Names of the sequences or videos to score, one per line; default: all folders
+    #[arg(long)]
+    sequences: Option<PathBuf>,
+    /// IoU thresholds of charades-sta and refcoco
+    #[arg(long, value_delimiter = ',')]
+    iou: Vec<f64>,
+    /// Windows per query that may hit, charades-sta
+    #[arg(long, value_delimiter = ',', default_value = "1")]
+    recall_at: Vec<usize>,
+    /// next-gqa predictions are shares of the video's length
+    #[arg(long)]
+    relative: bool,
+    /// How choices are read: mvbench, video-mme or letter; default: the format's rule
+    #[arg(long)]
+    rule: Option<choice::Rule>,
+    /// Contour tolerance in pixels instead of 0.008 of the diagonal, davis and ref-youtube-vos
+    #[arg(long)]
+    contour_pixels: Option<usize>,
+    /// Every sample must be on both sides, and every field known
+    #[arg(long)]
+    strict: bool,
+    /// Empty and reversed answers
+    #[arg(long, default_value = "refuse")]
+    unusable: OnUnusable,
+    /// Skip and list rows that cannot be read, instead of stopping at the first
+    #[arg(long)]
+    skip_bad_rows: bool,
+    /// Longest row in MiB
+    #[arg(long, default_value_t = 64)]
+    max_row_mib: usize,
+    /// Also print every object, sequence or group
+    #[arg(long)]
+    each: bool,
+    /// Write scores and protocol to this file
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Compare the scores with this JSON (an official result, or one of --json); exit 1 on any
+    /// difference
+    #[arg(long, value_name = "FILE")]
+    expect: Option<PathBuf>,
+}
+
+const FORMATS: &str = r#"Formats (JSON lines: one object per line):
+  qvhighlights     predictions {"qid": 1, "pred_relevant_windows": [[start, end, score], ..],
+                   "pred_saliency_scores": [..]}, ground truth {"qid": 1, "duration": 150,
+                   "relevant_windows": [[start, end], ..], "relevant_clip_ids": [..],
+                   "saliency_scores": [[a, b, c], ..]}; seconds, best window first
+  charades-sta     the same; scores of windows and saliency may be left out
+  next-gqa         JSON: ground truth {"VIDEO": {"duration": s, "location": {"QID": [[s, e]]}}},
+                   predictions {"VIDEO_QID": [s, e]}
+  davis            PNG folders SEQUENCE/00000.png with object numbers, or JSON lines
+                   {"video": "v", "object": 1, "masks": [{"size": [h, w], "counts": ".."}, ..]};
+                   first and last frame are not scored
+  ref-youtube-vos  PNG folders VIDEO/EXPRESSION/00000.png, or JSON lines as above with
+                   "expression"; a null mask in the ground truth is a frame not annotated
+  lasot            folders: predictions SEQUENCE.txt, ground truth SEQUENCE/groundtruth.txt with
+                   full_occlusion.txt and out_of_view.txt; rows x,y,w,h in pixels
+  got-10k          folders: predictions SEQUENCE/SEQUENCE_001.txt (or SEQUENCE.txt), ground truth
+                   SEQUENCE/groundtruth.txt with cover.label and meta_info.ini
+  refcoco          {"id": 1, "box": [x0, y0, x1, y1], "split": "testA"}; null for no answer
+  mvbench          {"id": 1, "task_type": "Action Order", "pred": "(A)", "gt": "(A) Ran."}, or the
+                   JSON of its script; no ground truth file
+  video-mme        the JSON of its script: [{"video_id": .., "duration": "short", "questions": [..]}]
+
+Examples:
+  evaluate --task temporal --format qvhighlights --predictions val_preds.jsonl \
+           --ground-truth highlight_val_release.jsonl --strict --json scores.json
+  evaluate --task mask --format davis --predictions results --ground-truth DAVIS/Annotations/480p
+  evaluate --task choice --predictions mvbench.jsonl
+
+Exit code: 0 scored, 1 differs from --expect, 2 could not be scored."#;
+
+impl Args {
+    fn reading(&self) -> ReadOptions {
+        ReadOptions {
+            max_line_bytes: self.max_row_mib.saturating_mul(1 << 20),
+            skip_bad_rows: self.skip_bad_rows,
+            deny_unknown_fields: self.strict,
+        }
+    }
+
+    fn unusable(&self) -> Unusable {
+        match self.unusable {
+            OnUnusable::Refuse => Unusable::Refuse,
+            OnUnusable::Score => Unusable::Score,
+        }
+    }
+
+    fn truth(&self) -> Result<&Path, Failure> {
+        self.ground_truth
+            .as_deref()
+            .ok_or_else(|| "this format needs --ground-truth".into())
+    }
+}
+
+impl Format {
+    fn name(self) -> String {
+        self.to_possible_value()
+            .map(|v| v.get_name().to_string())
+            .unwrap_or_default()
+    }
+}
+
+fn score(args: &Args) -> Result<(Format, Outcome), Failure> {
+    let format = args.format.unwrap_or(match args.task {
+        Task::Temporal => Format::Qvhighlights,
+        Task::Gqa => Format::NextGqa,
+        Task::Mask => Format::Davis,
+        Task::Track => Format::Lasot,
+        Task::Region => Format::Refcoco,
+        Task::Choice => Format::Mvbench,
+    });
+    let outcome = match (args.task, format) {
+        (Task::Temporal, Format::Qvhighlights) => temporal::qvhighlights(args)?,
+        (Task::Temporal, Format::CharadesSta) => temporal::charades(args)?,
+        (Task::Gqa, Format::NextGqa) => temporal::next_gqa(args)?,
+        (Task::Mask, Format::Davis | Format::RefYoutubeVos) => mask::vos(args, format)?,
+        (Task::Track, Format::Lasot) => track::lasot(args)?,
+        (Task::Track, Format::Got10k) => track::got10k(args)?,
+        (Task::Region, Format::Refcoco) => region::boxes(args)?,
+        (Task::Choice, Format::Mvbench) => choice::mvbench(args)?,
+        (Task::Choice, Format::VideoMme) => choice::video_mme(args)?,
+        (task, format) => {
+            let task = task.to_possible_value();
+            let task = task.as_ref().map_or("?", |t| t.get_name());
+            let why = format!("--task {task} has no format {}; see --help", format.name());
+            return Err(why.into());
+        }
+    };
+    Ok((format, outcome))
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let result = score(&args).and_then(|(format, outcome)| {
+        outcome.print(args.each);
+        let document = outcome.document(
+            &format.name(),
+            &args.predictions,
+            args.ground_truth.as_deref(),
+        );
+        if let Some(file) = &args.json {
+            let text = serde_json::to_string_pretty(&document)?;
+            std::fs::write(file, text + "\n")
+                .map_err(|e| format!("cannot write {}: {e}", file.display()))?;
+        }
+        match &args.expect {
+            Some(file) => outcome::differences(&document["scores"], file),
+            None => Ok(Vec::new()),
+        }
+    });
+    match result {
+        Ok(differences) if differences.is_empty() => {
+            if let Some(file) = &args.expect {
+                println!("equal to {}", file.display());
+            }
+            ExitCode::SUCCESS
+        }
+        Ok(differences) => {
+            for difference in differences {
+                eprintln!("differs: {difference}");
+            }
+            ExitCode::from(1)
+        }
+        Err(e) => {
+            eprintln!("error: {e}");
+            ExitCode::from(2)
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! Trains a model as a recipe says.
+//!
+//! `cargo run --release --example train -- recipes/mini/stages.toml`
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser;
+use tpo::DeviceChoice;
+use tpo::export::{ExportOptions, LoraExport, export_model};
+use tpo::recipe::explain;
+use tpo::train::Recipe;
+use tpo::train::trainer::RunEnd;
+use tpo::training::{RunOptions, run_recipe};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Train a model as a recipe says.
+#[derive(Parser, Debug)]
+#[command(after_help = HELP)]
+struct Args {
+    /// Recipe (TOML), then values to change in it: `seed=7`, `stages.0.batch_size=8`.
+    #[arg(required = true, value_name = "RECIPE [KEY=VALUE]...")]
+    recipe: Vec<String>,
+    /// Say what the recipe would do and what memory it takes, then end. No weight is read.
+    #[arg(long)]
+    explain: bool,
+    /// Directory of the run [default: runs/NAME, NAME being the recipe's].
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Go on with the run in the directory at its newest whole checkpoint.
+    #[arg(long)]
+    resume: bool,
+    /// Where to train: auto, cpu, cuda, wgpu.
+    #[arg(long, default_value = "auto")]
+    device: DeviceChoice,
+    /// Compute activations again in the backward pass: less memory, about a third more time.
+    #[arg(long)]
+    recompute: bool,
+    /// No progress bar.
+    #[arg(long)]
+    quiet: bool,
+    /// Write the trained model here, in the reference's layout.
+    #[arg(long, value_name = "DIR")]
+    export: Option<PathBuf>,
+    /// With --export: add the adapters to the weights instead of keeping them beside.
+    #[arg(long, requires = "export")]
+    merge: bool,
+}
+
+const HELP: &str = "\
+Examples:
+  train recipes/mini/stages.toml                         a laptop, a few minutes, no downloads
+  train --explain recipes/videochat_tpo/stage2.toml      parts, rates, steps, memory
+  train recipes/mini/stages.toml seed=7 stages.region-head.batch_size=8
+  train --resume recipes/mini/stages.toml                after a crash or Ctrl-C
+  train recipes/mini/stages.toml --export models/mine    then: chat --model models/mine
+
+Values have the type of what they replace; members of a list go by number or by name:
+  stages.region-head.groups.lora.learning_rate=1e-4
+  stages.0.length='{ epochs = 3 }'
+  stages.0.groups.0.patterns='head:region.**,token:region'
+A mistake in the recipe, however many there are, ends it before anything is loaded.
+
+The run's directory gets recipe.toml (every default written out), checkpoints/, metrics.jsonl,
+tensorboard/ (tensorboard --logdir runs) and curves.png. A checkpoint is whole or it does not
+count; kill the process whenever you like.";
+
+fn main() -> ExitCode {
+    match run(&Args::parse()) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: &Args) -> tpo::Result<ExitCode> {
+    let (path, overrides) = args
+        .recipe
+        .split_first()
+        .map_or(("", &[][..]), |(p, o)| (p, o));
+    let recipe = Recipe::open(path, overrides)?;
+    if args.explain {
+        println!("{}", explain(&recipe)?);
+        return Ok(ExitCode::SUCCESS);
+    }
+    // Everything that shapes alone can tell, before a weight is read.
+    explain(&recipe)?;
+    let options = RunOptions {
+        dir: args
+            .out
+            .clone()
+            .unwrap_or_else(|| PathBuf::from("runs").join(&recipe.name)),
+        device: args.device.open()?,
+        resume: args.resume,
+        bars: !args.quiet,
+        recompute: args.recompute,
+    };
+    let summary = run_recipe(&recipe, &options)?;
+    if let Some(step) = summary.resumed_at {
+        eprintln!("resumed at step {step}");
+    }
+    for change in &summary.changes {
+        eprintln!("changed since the checkpoint: {change}");
+    }
+    if summary.end == RunEnd::Stopped {
+        eprintln!("stopped; go on with --resume");
+        return Ok(ExitCode::FAILURE);
+    }
+    println!("{}", options.dir.display());
+    if let Some(dir) = &args.export {
+        let export = ExportOptions {
+            lora: match args.merge {
+                true => LoraExport::Merged,
+                false => LoraExport::Adapters,
+            },
+            ..ExportOptions::default()
+        };
+        let built = summary.model;
+        let report = export_model(
+            built.model,
+            &built.config,
+            &built.tokenizer_files,
+            dir,
+            &export,
+        )?;
+        println!(
+            "{}: {} tensors, {} bytes",
+            dir.display(),
+            report.tensors,
+            report.bytes
+        );
+    }
+    Ok(ExitCode::SUCCESS)
+}

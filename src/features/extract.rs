@@ -1,0 +1,322 @@
+//! From a video file to one feature per clip.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+
+use burn::tensor::{Device, Tensor, TensorData};
+use tpo_data::sampling::frame_indices;
+use tpo_data::{
+    DataError, FrameSampling, ImageTransform, MediaLimits, Progress, Rounding, TransformPlan,
+    VideoReader, open_video,
+};
+use tpo_heads::HeadsError;
+use tpo_heads::temporal::features::{ClipFeatureExtractor, FeatureMatrix};
+
+use super::cache::{CacheKey, CacheUse, FeatureCache, hash_file, write_features};
+use crate::error::{Error, Result};
+
+/// Batches in memory at a time: one in the tower, one waiting, one being decoded.
+const BATCHES_HELD: usize = 3;
+
+/// How features are extracted.
+#[derive(Debug, Clone)]
+pub struct ExtractOptions<'a> {
+    /// Bounds on what a media file may cost.
+    pub limits: MediaLimits,
+    /// Clips handed to the extractor at a time; frames of three times as many are held, because
+    /// decoding runs ahead. Changes no value.
+    pub clips_per_batch: usize,
+    /// Whether resizing antialiases, as torchvision does by default since 0.17.
+    pub antialias: bool,
+    /// Where computed features are kept.
+    pub cache: Option<&'a FeatureCache>,
+}
+
+impl Default for ExtractOptions<'_> {
+    fn default() -> Self {
+        Self {
+            limits: MediaLimits::default(),
+            clips_per_batch: 4,
+            antialias: true,
+            cache: None,
+        }
+    }
+}
+
+/// Features of a video.
+#[derive(Debug, Clone)]
+pub struct VideoFeatures {
+    /// `[clips, width]` on the extractor's device without autodiff, f32.
+    pub features: Tensor<2>,
+    /// Seconds of video that one feature covers.
+    pub seconds_per_feature: f64,
+    /// Duration of the video in seconds. The last fraction of a clip has no feature.
+    pub duration: f64,
+    /// What the cache did.
+    pub cache: CacheUse,
+    matrix: FeatureMatrix,
+}
+
+impl VideoFeatures {
+    /// The features in memory.
+    pub fn matrix(&self) -> &FeatureMatrix {
+        &self.matrix
+    }
+
+    /// Writes the features as the array `features` of a safetensors file, which
+    /// [`PrecomputedFeatures`] reads. The file appears whole or not at all.
+    ///
+    /// [`PrecomputedFeatures`]: tpo_heads::temporal::features::PrecomputedFeatures
+    ///
+    /// # Errors
+    /// [`Error::FeatureIo`].
+    pub fn save(&self, path: impl AsRef<Path>, extractor: &str) -> Result<()> {
+        let values = self.matrix.values().iter();
+        let data = values.flat_map(|v| v.to_le_bytes()).collect();
+        let metadata = HashMap::from([
+            ("extractor".to_string(), extractor.to_string()),
+            (
+                "seconds_per_feature".to_string(),
+                self.seconds_per_feature.to_string(),
+            ),
+            ("duration".to_string(), self.duration.to_string()),
+        ]);
+        write_features(path.as_ref(), &self.matrix, data, metadata)
+    }
+}
+
+/// Features of a video file, one per clip (per second in the reference), from the cache if it has
+/// them.
+///
+/// Frames are decoded one after the other, on a thread of their own, and only those of a few
+/// batches of [`ExtractOptions::clips_per_batch`] clips are held, however long the video is.
+/// `progress` hears
+/// (clips done, clips in total) and returns `false` to cancel.
+///
+/// # Errors
+/// [`Error::ShortVideo`] for a video shorter than one clip; those of
+/// [`open_video`](tpo_data::open_video), of decoding and of the extractor;
+/// [`DataError::Cancelled`].
+pub fn extract_video(
+    path: impl AsRef<Path>,
+    extractor: &dyn ClipFeatureExtractor,
+    options: &ExtractOptions<'_>,
+    progress: Option<Progress<'_>>,
+) -> Result<VideoFeatures> {
+    let path = path.as_ref();
+    let reader = open_video(path, &options.limits)?;
+    let Some(cache) = options.cache else {
+        return extract_reader(&*reader, extractor, options, progress);
+    };
+    // Told from the container alone, before the file is hashed or the tower is.
+    clip_indices(&*reader, extractor)?;
+    let media = hash_file(path)?;
+    let input = extractor.input();
+    let key = CacheKey::new(&media, extractor.identity(), input, options.antialias);
+    if let Some(matrix) = cache.get(&key).filter(|m| m.width() == extractor.width()) {
+        if let Some(progress) = progress {
+            progress(matrix.rows(), matrix.rows());
+        }
+        let found = finish(matrix, &*reader, extractor);
+        return Ok(VideoFeatures {
+            cache: CacheUse::Hit,
+            ..found
+        });
+    }
+    let mut found = extract_reader(&*reader, extractor, options, progress)?;
+    found.cache = match cache.put(&key, &found.matrix) {
+        Ok(()) => CacheUse::Stored,
+        Err(e) => {
+            tracing::warn!("features were not cached: {e}");
+            CacheUse::NotStored(e.to_string())
+        }
+    };
+    Ok(found)
+}
+
+/// Frame indices of every clip in order, a whole number of clips, at least one.
+fn clip_indices(
+    reader: &dyn VideoReader,
+    extractor: &dyn ClipFeatureExtractor,
+) -> Result<Vec<usize>> {
+    let (info, input) = (reader.info(), extractor.input());
+    input.validate()?;
+    let sampling = FrameSampling::Fps(input.frames_per_second);
+    let mut indices = frame_indices(sampling, 0, info.frame_count, info.fps)?;
+    indices.truncate(indices.len() / input.frames_per_clip * input.frames_per_clip);
+    if indices.is_empty() {
+        return Err(Error::ShortVideo {
+            path: reader.path().to_path_buf(),
+            seconds: info.duration,
+            needed: input.seconds_per_clip(),
+        });
+    }
+    Ok(indices)
+}
+
+/// As [`extract_video`] for a video that is already open, without a cache.
+///
+/// # Errors
+/// As [`extract_video`].
+pub fn extract_reader(
+    reader: &dyn VideoReader,
+    extractor: &dyn ClipFeatureExtractor,
+    options: &ExtractOptions<'_>,
+    progress: Option<Progress<'_>>,
+) -> Result<VideoFeatures> {
+    let indices = clip_indices(reader, extractor)?;
+    let (info, input) = (reader.info(), extractor.input());
+    let transform = ImageTransform {
+        size: Some([input.size; 2]),
+        antialias: options.antialias,
+        rounding: Rounding::Uint8,
+        mean: input.mean,
+        std: input.std,
+    };
+    let plan = transform.plan(info.height, info.width)?;
+    let per_frame = 3 * input.size * input.size;
+    let total = indices.len() / input.frames_per_clip;
+    let frames_per_batch = options.clips_per_batch.clamp(1, total) * input.frames_per_clip;
+    // Four bytes per value.
+    let held = frames_per_batch.saturating_mul(4 * BATCHES_HELD);
+    reader
+        .limits()
+        .check_decoded(reader.path(), held, input.size, input.size)?;
+
+    let (sender, receiver) = sync_channel(1);
+    let features = std::thread::scope(|scope| {
+        let indices = &indices;
+        let decoder = std::thread::Builder::new()
+            .name("feature frames".into())
+            .spawn_scoped(scope, move || {
+                send_batches(
+                    reader,
+                    &plan,
+                    indices,
+                    frames_per_batch * per_frame,
+                    &sender,
+                )
+            })
+            .map_err(Error::feature_io(reader.path()))?;
+        let extracted = receive_batches(&receiver, extractor, per_frame, total, progress);
+        // Stops the decoder at its next batch, if it has not ended.
+        drop(receiver);
+        let decoded = decoder
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        // A decoding error ends the batches early, so it comes first.
+        decoded?;
+        extracted
+    })?;
+    let matrix = checked(total, extractor.width(), features)?;
+    Ok(finish(matrix, reader, extractor))
+}
+
+/// Decodes and transforms the frames `indices` in order, and sends them in batches of `values`
+/// values, the last one shorter. Ends when nobody listens any more.
+fn send_batches(
+    reader: &dyn VideoReader,
+    plan: &TransformPlan,
+    indices: &[usize],
+    values: usize,
+    batches: &SyncSender<Vec<f32>>,
+) -> Result<()> {
+    let [height, width] = plan.output_size();
+    let per_frame = 3 * height * width;
+    let Some(&first) = indices.first() else {
+        return Ok(());
+    };
+    let mut batch: Vec<f32> = Vec::new();
+    let mut wanted = indices.iter().copied().peekable();
+    let mut stream = reader.stream(first)?;
+    while let Some(&index) = wanted.peek() {
+        let frame = stream.next().ok_or_else(|| DataError::Decode {
+            path: reader.path().to_path_buf(),
+            frame: index,
+            reason: "the video ended before the frame count its container states".into(),
+        })??;
+        // A video of fewer frames per second than sampled shows a frame more than once.
+        while wanted.next_if_eq(&frame.index).is_some() {
+            let start = batch.len();
+            batch.resize(start + per_frame, 0.0);
+            plan.apply_into(&frame.frame, &mut batch[start..])?;
+            let full = batch.len() == values || wanted.peek().is_none();
+            if full && batches.send(std::mem::take(&mut batch)).is_err() {
+                return Ok(());
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Extracts the features of every batch: `[total, width]`, fewer when the batches end early.
+fn receive_batches(
+    batches: &Receiver<Vec<f32>>,
+    extractor: &dyn ClipFeatureExtractor,
+    per_frame: usize,
+    total: usize,
+    progress: Option<Progress<'_>>,
+) -> Result<Vec<f32>> {
+    let device = extractor.device();
+    let per_clip = extractor.input().frames_per_clip;
+    let mut features = Vec::with_capacity(total * extractor.width());
+    let mut done = 0;
+    for batch in batches {
+        let frames = batch.len() / per_frame;
+        let out = extractor.extract(clips(batch, frames, extractor, &device))?;
+        features.extend(out.into_data().iter::<f32>());
+        done += frames / per_clip;
+        if progress.is_some_and(|report| !report(done, total)) {
+            return Err(DataError::Cancelled.into());
+        }
+    }
+    Ok(features)
+}
+
+/// The features as a matrix, if the extractor gave as many as it promised, all finite.
+fn checked(rows: usize, width: usize, values: Vec<f32>) -> Result<FeatureMatrix> {
+    let place = "ClipFeatureExtractor::extract";
+    if let Some(first) = values.iter().position(|v| !v.is_finite()) {
+        return Err(Error::Heads(HeadsError::NotFinite {
+            place,
+            what: "its features".into(),
+            count: values.iter().filter(|v| !v.is_finite()).count(),
+            first,
+        }));
+    }
+    let found = values.len();
+    FeatureMatrix::new(rows, width, values).ok_or_else(|| {
+        Error::Heads(HeadsError::Shape {
+            place,
+            what: "features",
+            expected: format!("[{rows}, {width}]"),
+            found: vec![found],
+        })
+    })
+}
+
+fn clips(
+    values: Vec<f32>,
+    frames: usize,
+    extractor: &dyn ClipFeatureExtractor,
+    device: &Device,
+) -> Tensor<5> {
+    let (per_clip, size) = (extractor.input().frames_per_clip, extractor.input().size);
+    let shape = [frames / per_clip, per_clip, 3, size, size];
+    Tensor::from_data(TensorData::new(values, shape), device)
+}
+
+fn finish(
+    matrix: FeatureMatrix,
+    reader: &dyn VideoReader,
+    extractor: &dyn ClipFeatureExtractor,
+) -> VideoFeatures {
+    VideoFeatures {
+        features: matrix.to_tensor(&extractor.device()),
+        seconds_per_feature: extractor.input().seconds_per_clip(),
+        duration: reader.info().duration,
+        cache: CacheUse::None,
+        matrix,
+    }
+}

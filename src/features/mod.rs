@@ -1,0 +1,108 @@
+//! Features of the temporal head from video files: streaming extraction and a disk cache.
+//!
+//! ```no_run
+//! use tpo::features::{ExtractOptions, FeatureCache, extract_video};
+//! use tpo::heads::temporal::features::InternVideo2Features;
+//! use tpo::prelude::*;
+//! use tpo::vision::InternVideo2Config;
+//!
+//! # fn main() -> tpo::Result<()> {
+//! let tower = InternVideo2Config::mini().init(&DeviceChoice::Auto.open()?)?;
+//! let extractor = InternVideo2Features::new(tower);
+//! let cache = FeatureCache::open("features")?;
+//! let options = ExtractOptions { cache: Some(&cache), ..ExtractOptions::default() };
+//! let found = extract_video("clip.mp4", &extractor, &options, None)?;
+//! println!("{:?} features of {} s each", found.features.dims(), found.seconds_per_feature);
+//! # Ok(())
+//! # }
+//! ```
+
+mod cache;
+mod extract;
+mod session;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use burn::tensor::{Device, FloatDType};
+use tpo_core::weights::DtypePolicy;
+use tpo_data::Progress;
+use tpo_heads::temporal::features::{
+    ClipFeatureExtractor, InternVideo2Features, InternVideo2Files, QueryFeatureExtractor,
+    TemporalFeatures, TextTowerFeatures,
+};
+use tpo_llm::text_tower::{QueryTokenizer, TextTowerConfig};
+use tpo_vision::InternVideo2Config;
+use tpo_vision::internvideo2::VisionLoadOptions;
+
+use crate::error::Result;
+
+pub use cache::{CacheKey, CacheUse, FeatureCache, hash_file};
+pub use extract::{ExtractOptions, VideoFeatures, extract_reader, extract_video};
+pub use session::FeatureTowers;
+pub(crate) use session::LazyFeatures;
+
+/// The two frozen towers behind the temporal head. Clones share them.
+#[derive(Clone)]
+pub struct TemporalTowers {
+    /// Video to one vector per clip.
+    pub video: Arc<dyn ClipFeatureExtractor>,
+    /// Query to one vector per token.
+    pub text: Arc<dyn QueryFeatureExtractor>,
+}
+
+impl std::fmt::Debug for TemporalTowers {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TemporalTowers")
+            .field("video_width", &self.video.width())
+            .field("text_width", &self.text.width())
+            .finish()
+    }
+}
+
+impl TemporalTowers {
+    /// Loads InternVideo2-CLIP, strictly: the video tower, the text tower and the
+    /// sentencepiece model of its tokenizer. Weights keep the files' dtype off the CPU and become
+    /// f32 on it.
+    ///
+    /// # Errors
+    /// As [`InternVideo2Files::load`], and a tokenizer that cannot be read.
+    pub fn internvideo2(
+        files: &InternVideo2Files,
+        tokenizer: impl AsRef<Path>,
+        device: &Device,
+    ) -> Result<Self> {
+        let tokenizer = QueryTokenizer::from_sentencepiece(tokenizer)?;
+        let vision = InternVideo2Config::internvideo2_1b().init(device)?;
+        let text = TextTowerConfig::internvideo2_clip().init(device)?;
+        let mut options = VisionLoadOptions::default();
+        if *device == Device::flex() {
+            options.load.dtype = DtypePolicy::Cast(FloatDType::F32);
+        }
+        let (vision, text, _) = files.load(vision, text, &options)?;
+        Ok(Self {
+            video: Arc::new(InternVideo2Features::new(vision)),
+            text: Arc::new(TextTowerFeatures::new(text.merge_lora(), tokenizer)),
+        })
+    }
+
+    /// Features of a video and a query, to be set as
+    /// [`SampleContext::features`](tpo_core::head::SampleContext).
+    ///
+    /// # Errors
+    /// As [`extract_video`] and [`QueryFeatureExtractor::extract`].
+    pub fn features(
+        &self,
+        video: impl AsRef<Path>,
+        query: &str,
+        options: &ExtractOptions<'_>,
+        progress: Option<Progress<'_>>,
+    ) -> Result<TemporalFeatures> {
+        let text = self.text.extract(query)?;
+        let video = extract_video(video, &*self.video, options, progress)?;
+        Ok(TemporalFeatures {
+            video: Some(video.features),
+            text: Some(text),
+        })
+    }
+}

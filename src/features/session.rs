@@ -1,0 +1,148 @@
+//! The features of one question in a session, computed when a head asks for them.
+
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
+
+use burn::tensor::Tensor;
+use serde::{Deserialize, Serialize};
+use tpo_core::CoreError;
+use tpo_core::head::FeatureSource;
+use tpo_data::MediaLimits;
+use tpo_heads::temporal::features::{
+    ClipInput, EncoderFeatures, LanguageModelFeatures, TEMPORAL_TEXT_FEATURES,
+    TEMPORAL_VIDEO_FEATURES,
+};
+use tpo_llm::tokenizer::Tokenizer;
+
+use super::{ExtractOptions, FeatureCache, TemporalTowers, extract_video};
+use crate::config::VideoChatTpo;
+use crate::error::Result;
+use crate::session::HeadProgress;
+
+/// Which frozen towers the temporal head of a model was trained on.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum FeatureTowers {
+    /// InternVideo2-CLIP, in files of its own: one feature per second (reference implementation).
+    InternVideo2,
+    /// The model's own vision encoder and language model.
+    Own {
+        /// Frames per second of video that are encoded.
+        frames_per_second: f64,
+        /// Frames of a clip; a clip gives one feature. 1 encodes each frame as an image.
+        frames_per_clip: usize,
+    },
+}
+
+impl FeatureTowers {
+    /// The model's own encoder on single frames, twice a second.
+    pub fn own() -> Self {
+        Self::Own {
+            frames_per_second: 2.0,
+            frames_per_clip: 1,
+        }
+    }
+
+    /// Checks that the values make sense, against the number of frames of the encoder's clips.
+    ///
+    /// # Errors
+    /// What is wrong, in words.
+    pub fn validate(&self, num_frames: usize) -> std::result::Result<(), String> {
+        let Self::Own {
+            frames_per_second,
+            frames_per_clip,
+        } = self
+        else {
+            return Ok(());
+        };
+        if !(frames_per_second.is_finite() && *frames_per_second > 0.0) {
+            return Err(format!(
+                "features.frames_per_second is {frames_per_second}, expected a positive number"
+            ));
+        }
+        if *frames_per_clip != 1 && *frames_per_clip != num_frames {
+            return Err(format!(
+                "features.frames_per_clip is {frames_per_clip}, expected 1 or the encoder's \
+                 {num_frames}"
+            ));
+        }
+        Ok(())
+    }
+}
+
+impl TemporalTowers {
+    /// A model's own vision encoder and language model as towers; they share its weights.
+    ///
+    /// # Errors
+    /// [`HeadsError::Config`](tpo_heads::HeadsError) for a clip that makes no sense.
+    pub fn of_model(
+        model: &VideoChatTpo,
+        tokenizer: &Arc<Tokenizer>,
+        size: usize,
+        frames_per_second: f64,
+        frames_per_clip: usize,
+    ) -> Result<Self> {
+        let input = ClipInput {
+            frames_per_second,
+            frames_per_clip,
+            ..ClipInput::one_per_second(size)
+        };
+        Ok(Self {
+            video: Arc::new(EncoderFeatures::new(model.vision.clone(), "vision", input)?),
+            text: Arc::new(LanguageModelFeatures::new(
+                model.llm.clone(),
+                tokenizer.clone(),
+                "llm",
+            )),
+        })
+    }
+}
+
+/// Features of one video and one question, computed on first use.
+#[derive(Debug)]
+pub(crate) struct LazyFeatures {
+    pub towers: TemporalTowers,
+    pub video: PathBuf,
+    pub query: String,
+    pub limits: MediaLimits,
+    pub antialias: bool,
+    pub cache: Option<FeatureCache>,
+    /// The video's features live as long as the media of the session.
+    pub memo: Arc<OnceLock<Tensor<2>>>,
+    pub progress: Option<HeadProgress>,
+}
+
+impl LazyFeatures {
+    fn extract(&self) -> Result<Tensor<2>> {
+        let options = ExtractOptions {
+            limits: self.limits.clone(),
+            antialias: self.antialias,
+            cache: self.cache.as_ref(),
+            ..ExtractOptions::default()
+        };
+        let heard = |done: usize, total: usize| {
+            if let Some(progress) = &self.progress {
+                (progress.0)("features", done, total);
+            }
+            true
+        };
+        let video = &*self.towers.video;
+        Ok(extract_video(&self.video, video, &options, Some(&heard))?.features)
+    }
+}
+
+impl FeatureSource for LazyFeatures {
+    fn features(&self, name: &str) -> tpo_core::Result<Option<Tensor<2>>> {
+        match name {
+            TEMPORAL_VIDEO_FEATURES => {
+                if let Some(features) = self.memo.get() {
+                    return Ok(Some(features.clone()));
+                }
+                let found = self.extract().map_err(|e| CoreError::part("features", e))?;
+                Ok(Some(self.memo.get_or_init(|| found).clone()))
+            }
+            TEMPORAL_TEXT_FEATURES => Ok(Some(self.towers.text.extract(&self.query)?)),
+            _ => Ok(None),
+        }
+    }
+}

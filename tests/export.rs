@@ -1,0 +1,138 @@
+//! Exported models give the same logits.
+
+use std::path::Path;
+
+use burn::module::{Module, ModuleMapper, Param};
+use burn::tensor::{Device, Distribution, Tensor};
+use tpo::core::model::{PaddingSide, TokenBatch};
+use tpo::core::prompt::PromptIds;
+use tpo::core::traits::LanguageModel;
+use tpo::export::{ExportOptions, LoraExport, export_model};
+use tpo::llm::LoraConfig;
+use tpo::prelude::*;
+use tpo::videochat_tpo_keys;
+use tpo::weights::{Checkpoint, LoadOptions, load_module};
+
+/// Adapters start with `B` at zero, where merging would change nothing.
+struct Noise;
+
+impl ModuleMapper for Noise {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        param.map(|t| {
+            let noise = Tensor::random(t.shape(), Distribution::Normal(0.0, 0.05), &t.device());
+            t + noise
+        })
+    }
+}
+
+fn config() -> TpoConfig {
+    let mut config = TpoConfig::mini(300);
+    config.llm.lora = Some(LoraConfig::videochat_tpo());
+    config
+}
+
+fn logits(model: &VideoChatTpo, device: &Device) -> Vec<f32> {
+    let mut prompt = PromptIds::default();
+    prompt.push_text(&[1, 5, 9, 200, 31]);
+    let region = model.registry().get("region").unwrap().placeholder.id;
+    prompt.push_text(&[region]);
+    let tokens = TokenBatch::pad(&[prompt], PaddingSide::Right, 0);
+    let embeds = model.embed(&tokens, None, &[], device).unwrap();
+    let hidden = model.llm.hidden(embeds, None).unwrap();
+    model.llm.logits(hidden).into_data().iter::<f32>().collect()
+}
+
+fn open(dir: &Path, config: &TpoConfig, device: &Device) -> VideoChatTpo {
+    let checkpoint = Checkpoint::open(dir).unwrap();
+    let keys = videochat_tpo_keys().unwrap();
+    let model = config.init(device).unwrap();
+    load_module(model, &checkpoint, &keys, &LoadOptions::default())
+        .unwrap()
+        .0
+}
+
+#[test]
+fn reloaded_models_give_the_same_logits() {
+    let device = Device::flex();
+    let config = config();
+    let model = config.init(&device).unwrap().map(&mut Noise);
+    let before = logits(&model, &device);
+
+    // Beside the weights, in shards, under the reference's names.
+    let dir = tempfile::tempdir().unwrap();
+    let options = ExportOptions {
+        max_shard_bytes: 2_000_000,
+        ..ExportOptions::default()
+    };
+    let files = [("tokenizer.json".to_string(), b"{}".to_vec())];
+    let report = export_model(model.clone(), &config, &files, dir.path(), &options).unwrap();
+    assert!(report.files.len() > 3, "{:?}", report.files);
+    assert!(dir.path().join("model.safetensors.index.json").exists());
+    assert!(dir.path().join("tokenizer.json").exists());
+    let written = Checkpoint::open(dir.path()).unwrap();
+    let layer = "lm.base_model.model.model.layers.0.self_attn.q_proj";
+    for key in [
+        "base_layer.weight",
+        "lora_A.default.weight",
+        "lora_B.default.weight",
+    ] {
+        assert!(written.get(&format!("{layer}.{key}")).is_some(), "{key}");
+    }
+    for key in [
+        "box_token",
+        "loc_decoder.2.weight",
+        "vision_layernorm.weight",
+    ] {
+        assert!(written.get(key).is_some(), "{key}");
+    }
+    assert_eq!(logits(&open(dir.path(), &config, &device), &device), before);
+    let again = export_model(model.clone(), &config, &files, dir.path(), &options);
+    assert!(again.unwrap_err().to_string().contains("exists"));
+
+    // A session that merged its adapters exports what it would have without.
+    let mut merged = model.clone();
+    merged.llm = merged.llm.merge_lora();
+    let dir = tempfile::tempdir().unwrap();
+    export_model(
+        merged,
+        &config,
+        &files,
+        dir.path(),
+        &ExportOptions::default(),
+    )
+    .unwrap();
+    let close = |a: &[f32], b: &[f32]| {
+        let worst = a
+            .iter()
+            .zip(b)
+            .map(|(a, b)| (a - b).abs())
+            .fold(0.0, f32::max);
+        let scale = b.iter().map(|b| b.abs()).fold(0.0, f32::max);
+        assert_eq!(a.len(), b.len());
+        assert!(worst < 1e-4 * scale, "{worst} of {scale}");
+    };
+    close(
+        &logits(&open(dir.path(), &config, &device), &device),
+        &before,
+    );
+
+    // Added to the weights: no adapters left, the same answers.
+    let dir = tempfile::tempdir().unwrap();
+    let options = ExportOptions {
+        lora: LoraExport::Merged,
+        ..ExportOptions::default()
+    };
+    export_model(model, &config, &files, dir.path(), &options).unwrap();
+    let written = Checkpoint::open(dir.path()).unwrap();
+    assert!(written.get(&format!("{layer}.weight")).is_some());
+    assert!(
+        !written
+            .tensors()
+            .any(|t| t.key.contains("lora") || t.key.contains("base_layer"))
+    );
+    let json = std::fs::read_to_string(dir.path().join("tpo.json")).unwrap();
+    let plain: TpoConfig = serde_json::from_str(&json).unwrap();
+    assert!(plain.llm.lora.is_none());
+    let plain = open(dir.path(), &plain, &device);
+    close(&logits(&plain, &device), &before);
+}

@@ -1,0 +1,203 @@
+//! A run that is killed ten times ends with the same bytes as one that is not.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use tpo::train::checkpoint::{CheckpointStore, Retention, files};
+use tpo::train::observe::read_metrics;
+
+#[path = "common/example.rs"]
+mod common;
+
+const KILLS: usize = 10;
+const STEPS: u64 = 20;
+
+/// Two stages, accumulation, epochs that end in the middle of a step, dropout in the adapters and a
+/// checkpoint at every other step.
+const RECIPE: &str = r#"
+name = "killed"
+model = { preset = "mini", lora = { rank = 4, alpha = 8.0, dropout = 0.1 } }
+checkpoints = { keep_last = 2 }
+
+[[stages]]
+name = "first"
+length = { steps = 11 }
+batch_size = 1
+accumulation = 2
+weight_decay = 0.02
+clip_norm = 1.0
+checkpoint_every = { steps = 2 }
+data = { sources = [
+    { name = "boxes", synthetic = { task = "region", rows = 7 } },
+    { name = "chat", synthetic = { task = "chat", rows = 4 }, weight = 0.5 },
+] }
+groups = [
+    { name = "lora", patterns = ["llm.**.lora.*"], learning_rate = 1e-3 },
+    { name = "region", patterns = ["head:region.**", "token:region"], learning_rate = 1e-3 },
+]
+
+[[stages]]
+name = "second"
+length = { steps = 9 }
+batch_size = 1
+accumulation = 2
+clip_norm = 1.0
+schedule = { warmup_ratio = 0.5, floor = 0.05 }
+checkpoint_every = { steps = 2 }
+data = { sources = [{ name = "boxes", synthetic = { task = "region", rows = 7 } }] }
+groups = [
+    { name = "connector", patterns = ["connector.**"], learning_rate = 1e-4 },
+    { name = "lora", patterns = ["llm.**.lora.*"], learning_rate = 1e-4 },
+]
+"#;
+
+fn train(recipe: &Path, out: &Path, resume: bool) -> Command {
+    // Found once: building the example takes longer than a run.
+    static PROGRAM: std::sync::OnceLock<PathBuf> = std::sync::OnceLock::new();
+    let program = PROGRAM.get_or_init(|| common::command("train").get_program().into());
+    let mut command = Command::new(program);
+    command.arg(recipe).arg("--out").arg(out);
+    command.args(["--device", "cpu", "--quiet"]);
+    if resume {
+        command.arg("--resume");
+    }
+    command
+}
+
+fn logged(out: &Path) -> u64 {
+    let records = read_metrics(out.join("metrics.jsonl")).unwrap_or_default();
+    records.last().map_or(0, |r| r.step)
+}
+
+/// Kills the child when `step` is logged and `more` has passed. `false` when it ended before.
+fn kill_at(mut child: Child, out: &Path, step: u64, more: Duration) -> bool {
+    let deadline = Instant::now() + Duration::from_secs(120);
+    while logged(out) < step {
+        if let Some(status) = child.try_wait().unwrap() {
+            assert!(status.success(), "the run failed");
+            return false;
+        }
+        assert!(Instant::now() < deadline, "step {step} does not come");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    std::thread::sleep(more);
+    // SIGKILL on Unix.
+    child.kill().unwrap();
+    child.wait().unwrap();
+    true
+}
+
+/// The files that a run is judged by: those of its last checkpoint.
+fn last_files(out: &Path) -> BTreeMap<String, Vec<u8>> {
+    let store = CheckpointStore::new(out.join("checkpoints"), Retention::ALL);
+    let (found, skipped) = store.newest().unwrap();
+    assert!(skipped.is_empty(), "{skipped:?}");
+    let found = found.expect("a checkpoint");
+    assert_eq!(found.manifest().step, STEPS);
+    [files::WEIGHTS, files::OPTIMIZER, files::STATE]
+        .into_iter()
+        .map(|name| {
+            (
+                name.to_string(),
+                std::fs::read(found.dir().join(name)).unwrap(),
+            )
+        })
+        .collect()
+}
+
+#[test]
+fn ten_kills_change_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let recipe = dir.path().join("recipe.toml");
+    std::fs::write(&recipe, RECIPE).unwrap();
+    let (whole, killed) = (dir.path().join("whole"), dir.path().join("killed"));
+
+    let done = train(&recipe, &whole, false).output().unwrap();
+    assert!(
+        done.status.success(),
+        "{}",
+        String::from_utf8_lossy(&done.stderr)
+    );
+
+    // Delays that differ from test run to test run; the seed is printed for the one that fails.
+    let seed = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap()
+        .as_nanos() as u64;
+    println!("seed {seed}");
+    let mut kills = 0;
+    let mut stages = Vec::new();
+    for k in 0..KILLS {
+        let noise = tpo::core::recompute::mix(seed, k as u64);
+        // Spread over the run; the delay reaches into the next step and its checkpoint.
+        let step = (1 + k as u64 * (STEPS - 1) / KILLS as u64).max(1);
+        let child = train(&recipe, &killed, k > 0)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        if !kill_at(child, &killed, step, Duration::from_millis(noise % 120)) {
+            break;
+        }
+        kills += 1;
+        let records = read_metrics(killed.join("metrics.jsonl")).unwrap();
+        stages.push(records.last().unwrap().stage.clone());
+    }
+    println!("{kills} kills, in {stages:?}");
+    assert_eq!(kills, KILLS);
+    assert!(stages.contains(&"first".into()) && stages.contains(&"second".into()));
+
+    let done = train(&recipe, &killed, true).output().unwrap();
+    assert!(
+        done.status.success(),
+        "{}",
+        String::from_utf8_lossy(&done.stderr)
+    );
+    let (expected, found) = (last_files(&whole), last_files(&killed));
+    for (name, bytes) in &expected {
+        assert!(bytes == &found[name], "{name} differs");
+    }
+    // Every step is logged once, with the same numbers.
+    let numbers = |out: &Path| -> Vec<(u64, Vec<(String, f64)>)> {
+        let records = read_metrics(out.join("metrics.jsonl")).unwrap();
+        let exact =
+            |name: &str| name.starts_with("loss") || name.starts_with("lr") || name == "grad_norm";
+        records
+            .into_iter()
+            .map(|r| {
+                (
+                    r.step,
+                    r.values.into_iter().filter(|(n, _)| exact(n)).collect(),
+                )
+            })
+            .collect()
+    };
+    assert_eq!(numbers(&whole), numbers(&killed));
+    assert_eq!(numbers(&whole).len() as u64, STEPS);
+
+    // Another recipe does not go on with this run, and says why; a new one does not write over it.
+    std::fs::write(
+        &recipe,
+        RECIPE.replace("accumulation = 2", "accumulation = 4"),
+    )
+    .unwrap();
+    let refused = train(&recipe, &killed, true).output().unwrap();
+    let text = String::from_utf8_lossy(&refused.stderr);
+    assert!(
+        !refused.status.success() && text.contains("accumulation: 2 → 4"),
+        "{text}"
+    );
+    std::fs::write(&recipe, RECIPE).unwrap();
+    let refused = train(&recipe, &killed, false).output().unwrap();
+    let text = String::from_utf8_lossy(&refused.stderr);
+    assert!(
+        !refused.status.success() && text.contains("there is a run here already"),
+        "{text}"
+    );
+    // At the end there is nothing left to do.
+    let done = train(&recipe, &killed, true).output().unwrap();
+    assert!(done.status.success());
+    assert_eq!(last_files(&whole), last_files(&killed));
+}

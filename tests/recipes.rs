@@ -1,0 +1,136 @@
+//! The recipes in `recipes/` say what they mean to, and explain themselves for the real models.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use burn::tensor::Device;
+use tpo::recipe::{explain, model_config, model_shape};
+use tpo::train::recipe::{ModelSpec, Recipe};
+use tpo::train::{HeadNames, StagePlan};
+
+fn path(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("recipes")
+        .join(name)
+}
+
+fn open(name: &str) -> Recipe {
+    Recipe::open::<&str>(path(name), &[]).unwrap_or_else(|e| panic!("{e}"))
+}
+
+const STAGES: [&str; 3] = [
+    "videochat_tpo/stage1.toml",
+    "videochat_tpo/stage2.toml",
+    "videochat_tpo/stage3.toml",
+];
+
+/// The files and the preset in code are two readings of Table 17; they must agree.
+#[test]
+fn the_papers_recipes_are_the_preset() {
+    let names = HeadNames::new(["region", "temporal", "mask"]);
+    let mut found: Vec<_> = STAGES.iter().flat_map(|f| open(f).stages).collect();
+    let data: usize = found
+        .iter()
+        .map(|s| s.data.as_ref().unwrap().sources.len())
+        .sum();
+    assert_eq!(data, 7 + 5 + 6 + 2 + 10 + 14);
+    for stage in &mut found {
+        stage.data = None;
+        stage.checkpoint_every = None;
+        for pattern in stage.groups.iter_mut().flat_map(|g| &mut g.patterns) {
+            *pattern = names.expand(pattern).unwrap();
+        }
+    }
+    assert_eq!(found, StagePlan::videochat_tpo().stages);
+}
+
+#[test]
+fn the_full_model_explains_at_once() {
+    let start = Instant::now();
+    let shape = model_shape(&open(STAGES[0]).model).unwrap();
+    // The published number, but for two projections that nothing calls.
+    let parameters: usize = shape.params.iter().map(|p| p.num_values()).sum();
+    let idle = 12_587_008 + 3_146_496;
+    assert!(
+        [8_101_366_746, 8_101_366_746 - idle].contains(&parameters),
+        "{parameters}"
+    );
+
+    for (file, stages) in STAGES.iter().zip([1, 3, 2]) {
+        let told = explain(&open(file)).unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!(told.stages.len(), stages);
+        println!("{told}\n");
+    }
+    let elapsed = start.elapsed();
+    assert!(elapsed.as_secs_f64() < 2.0, "{elapsed:?}");
+
+    // LoRA of rank 16 on the seven maps of 32 layers and on lm_head, by hand.
+    let per_layer = 16 * ((4096 + 4096) * 2 + (4096 + 1024) * 2 + (4096 + 14336) * 3);
+    let lora = 32 * per_layer + 16 * (4096 + 32007);
+    let first = explain(&open(STAGES[0])).unwrap();
+    let stage = &first.stages[0];
+    assert_eq!(stage.groups.num_trainable(), lora);
+    assert_eq!(stage.groups.groups.len(), 1);
+    let of = |part: &str| stage.trainable_of.iter().find(|p| p.0 == part).unwrap().1;
+    assert_eq!(
+        (of("vision"), of("connector"), of("heads"), of("llm")),
+        (0, 0, 0, lora as u64)
+    );
+    // bf16 weights, 32-bit gradients, two moments and a copy.
+    assert_eq!(stage.memory.weights, 2 * parameters as u64);
+    assert_eq!(stage.memory.gradients, 4 * lora as u64);
+    assert_eq!(stage.memory.optimizer, 12 * lora as u64);
+    // SAM 2 learns in no stage.
+    for file in STAGES {
+        for stage in explain(&open(file)).unwrap().stages {
+            assert!(
+                !stage.groups.trainable().any(|p| p.path.contains(".sam.")),
+                "{file}"
+            );
+        }
+    }
+}
+
+#[test]
+fn the_mini_recipe_fits_the_mini_model() {
+    let recipe = open("mini/stages.toml");
+    let told = explain(&recipe).unwrap_or_else(|e| panic!("{e}"));
+    println!("{told}");
+    assert_eq!(told.stages.len(), 3);
+    let device = Device::flex().autodiff();
+    let model = model_config(&recipe.model).unwrap().init(&device).unwrap();
+    let names = HeadNames::of(&model.heads);
+    for (stage, told) in recipe.stages.iter().zip(&told.stages) {
+        let groups = stage.resolve_named(&model, &names).unwrap();
+        assert_eq!(groups.num_trainable(), told.groups.num_trainable());
+        let groups = groups.groups.iter().map(|g| g.name.as_str());
+        assert!(groups.eq(told.groups.groups.iter().map(|g| g.name.as_str())));
+    }
+}
+
+#[test]
+fn models_that_do_not_exist_are_named() {
+    let problems = |spec: ModelSpec| {
+        let error = model_config(&spec).unwrap_err();
+        error.recipe_problems().unwrap().to_vec()
+    };
+    let mut spec = ModelSpec {
+        preset: Some("maxi".into()),
+        lora: open("mini/stages.toml").model.lora,
+        ..ModelSpec::default()
+    };
+    spec.lora.as_mut().unwrap().targets = vec!["w_proj".into()];
+    let found = problems(spec);
+    assert_eq!(found.len(), 2, "{found:#?}");
+    assert!(found[0].contains("no layer `w_proj`") || found[1].contains("no layer `w_proj`"));
+    assert!(
+        found
+            .iter()
+            .any(|p| p.contains("there are: videochat-tpo, mini"))
+    );
+    let nowhere = ModelSpec {
+        directory: Some("no/such/model".into()),
+        ..ModelSpec::default()
+    };
+    assert!(problems(nowhere)[0].contains("no/such/model is not a directory"));
+}

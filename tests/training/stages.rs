@@ -1,0 +1,214 @@
+//! What each stage changes, and what gets gradients.
+
+use std::collections::BTreeSet;
+
+use burn::module::Module;
+use burn::tensor::{DType, Device};
+use tpo::train::{
+    HeadNames, Precision, StageLength, StagePlan, TrainOptions, Trainer, VideoChatPaths, train_plan,
+};
+
+use super::tiny::*;
+
+fn device() -> Device {
+    Device::flex()
+}
+
+/// Parameters of a stage that no loss of these batches can reach: parts that the reference keeps
+/// and does not use.
+fn unreached(path: &str) -> bool {
+    [
+        "embeddings.word_embeddings",
+        "embeddings.position_embeddings",
+        // The text branch of the Q-Former.
+        ".intermediate.",
+        ".output.dense.",
+        ".output.layer_norm.",
+        "heads.head.encoder.",
+    ]
+    .iter()
+    .any(|part| path.contains(part))
+}
+
+#[test]
+fn each_stage_changes_exactly_the_parts_it_names() {
+    let _lock = alone();
+    let config = config(0.0);
+    let mut plan = StagePlan::videochat_tpo_with(&VideoChatPaths::region_only());
+    let mut before = model(&config);
+    let names = HeadNames::of(&before.heads);
+    assert_eq!(plan.stages.len(), 4);
+    for stage in &mut plan.stages {
+        stage.length = StageLength::Steps(2);
+        stage.accumulation = 1;
+        stage.precision = Precision::F32;
+        // A run of two steps has rates that are large enough to see.
+        for group in &mut stage.groups {
+            group.learning_rate = 1e-2;
+        }
+        let groups = stage.resolve_named(&before, &names).unwrap();
+        let named: BTreeSet<String> = groups.trainable().map(|p| p.path.clone()).collect();
+        let mut data = data(&config, 2);
+        let old = bits(&before);
+        let mut trainer =
+            Trainer::new(before, stage.clone(), &data, TrainOptions::new(&device())).unwrap();
+        trainer.run(&mut data, &mut ()).unwrap();
+        before = trainer.into_model().unwrap();
+        let new = bits(&before);
+        let changed: BTreeSet<String> = old
+            .iter()
+            .filter(|(path, bits)| new[*path] != **bits)
+            .map(|(path, _)| path.clone())
+            .collect();
+        let outside: Vec<_> = changed.difference(&named).collect();
+        assert!(outside.is_empty(), "`{}` moved {outside:?}", stage.name);
+        let still: Vec<_> = named
+            .difference(&changed)
+            .filter(|p| !unreached(p))
+            .collect();
+        assert!(still.is_empty(), "`{}` left {still:?}", stage.name);
+    }
+}
+
+/// Paths that got a gradient in one step with only the region head's loss.
+fn reached(patterns: &[&str], language: f64) -> BTreeSet<String> {
+    let config = config(0.0);
+    let mut stage = stage(patterns, 1, 1);
+    stage.loss.language = language;
+    let mut data = data(&config, 2);
+    let mut trainer =
+        Trainer::new(model(&config), stage, &data, TrainOptions::new(&device())).unwrap();
+    let report = trainer.step(&mut data).unwrap();
+    if language == 0.0 {
+        let names: Vec<&str> = report.terms.iter().map(|t| t.name.as_str()).collect();
+        assert_eq!(names, ["region/l1", "region/giou"]);
+    }
+    let state = trainer.state(&data).optimizer;
+    // Non-zero gradients: a first moment that is not zero.
+    state
+        .tensors
+        .iter()
+        .filter(|(_, t)| t.iter::<f32>().any(|m| m != 0.0))
+        .filter_map(|(name, _)| name.strip_suffix(".exp_avg").map(String::from))
+        .collect()
+}
+
+#[test]
+fn a_heads_loss_reaches_token_adapters_connector_and_encoder() {
+    let _lock = alone();
+    let reached = reached(&EVERYTHING, 0.0);
+    for path in [
+        "task_tokens.0",
+        "heads.head.decoder.output.weight",
+        "llm.model.layers.0.self_attn.q_proj.lora.b",
+        "llm.model.layers.1.mlp.down_proj.lora.b",
+        "connector.project_up.weight",
+        "connector.qformer.query_tokens",
+        "vision.encoder.blocks.0.attn.qkv.weight",
+        "vision.encoder.patch_embed.proj.weight",
+    ] {
+        assert!(reached.contains(path), "{path}; reached: {reached:?}");
+    }
+    // The output layer is not between the head and the encoder.
+    assert!(!reached.iter().any(|p| p.starts_with("llm.lm_head")));
+}
+
+#[test]
+fn stages_one_and_two_reach_exactly_their_parts() {
+    let _lock = alone();
+    // At the start `B` is not zero here, so `A` has a gradient too.
+    let first = reached(&["llm.**.lora.*"], 1.0);
+    assert!(first.iter().all(|p| p.contains(".lora.")), "{first:?}");
+    assert_eq!(first.len(), 2 * (2 * 7 + 1));
+    let second = reached(&["llm.**.lora.*", "head:region.**", "token:region"], 1.0);
+    let more: Vec<&str> = second.difference(&first).map(String::as_str).collect();
+    assert_eq!(
+        more,
+        [
+            "heads.head.decoder.hidden.bias",
+            "heads.head.decoder.hidden.weight",
+            "heads.head.decoder.output.bias",
+            "heads.head.decoder.output.weight",
+            "task_tokens.0",
+        ]
+    );
+}
+
+#[test]
+fn a_head_without_weight_is_not_run() {
+    let _lock = alone();
+    let config = config(0.0);
+    let mut stage = stage(&["llm.**.lora.*"], 1, 1);
+    stage.loss.other_heads = 0.0;
+    let mut data = data(&config, 2);
+    let mut trainer =
+        Trainer::new(model(&config), stage, &data, TrainOptions::new(&device())).unwrap();
+    let report = trainer.step(&mut data).unwrap();
+    let names: Vec<&str> = report.terms.iter().map(|t| t.name.as_str()).collect();
+    assert_eq!(names, ["lm"]);
+    assert!((report.loss - report.terms[0].value).abs() < 1e-6);
+    assert_eq!(report.tasks["region"], 2);
+}
+
+#[test]
+fn a_plan_goes_through_its_stages() {
+    let _lock = alone();
+    let config = config(0.0);
+    let mut first = stage(&["llm.**.lora.*"], 2, 1);
+    first.name = "one".into();
+    let mut second = stage(&["head:region.**"], 2, 1);
+    second.name = "two".into();
+    let plan = StagePlan {
+        stages: vec![first, second],
+    };
+    let mut seeds = Vec::new();
+    let mut options = TrainOptions::new(&device());
+    options.seed = 5;
+    let (model, _) = train_plan(
+        model(&config),
+        &plan,
+        None,
+        options,
+        &mut |stage, index, seed| {
+            seeds.push((stage.name.clone(), index, seed));
+            Ok(Box::new(data(&config, 1)))
+        },
+        &mut (),
+    )
+    .unwrap();
+    assert_eq!(seeds, [("one".into(), 0, 5), ("two".into(), 1, 6)]);
+    let start = bits(&super::tiny::model(&config));
+    let end = bits(&model);
+    let moved = |path: &str| start[path] != end[path];
+    assert!(moved("llm.model.layers.0.self_attn.q_proj.lora.b"));
+    assert!(moved("heads.head.decoder.output.weight"));
+    assert!(!moved("task_tokens.0"));
+}
+
+#[test]
+fn half_precision_keeps_wide_masters() {
+    let _lock = alone();
+    let config = config(0.0);
+    let mut stage = stage(&EVERYTHING, 4, 1);
+    stage.precision = Precision::Bf16;
+    stage.groups[0].learning_rate = 1e-5;
+    let mut data = data(&config, 2);
+    let mut trainer =
+        Trainer::new(model(&config), stage, &data, TrainOptions::new(&device())).unwrap();
+    for _ in 0..4 {
+        let report = trainer.step(&mut data).unwrap();
+        assert!(report.loss.is_finite());
+    }
+    let weight = trainer.model().unwrap().heads.head.clone().valid();
+    let decoder = weight.decoder.output.weight.val();
+    assert_eq!(decoder.dtype(), DType::BF16);
+    // Steps of 1e-5 are lost in bf16 and kept in the master.
+    let state = trainer.state(&data).optimizer;
+    let path = "heads.head.decoder.output.weight.master";
+    let (_, master) = state.tensors.iter().find(|(n, _)| n == path).unwrap();
+    let master: Vec<f32> = master.iter::<f32>().collect();
+    let start = model(&config).heads.head.decoder.output.weight.val();
+    let start: Vec<f32> = start.into_data().iter::<f32>().collect();
+    assert!(master.iter().zip(&start).all(|(m, s)| m != s));
+    assert!(master.iter().zip(&start).all(|(m, s)| (m - s).abs() < 5e-5));
+}

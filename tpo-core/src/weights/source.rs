@@ -1,0 +1,272 @@
+//! Tensors that are about to be written, read from the device one at a time.
+
+use std::collections::{BTreeMap, HashMap};
+
+use burn::module::{Module, ModuleVisitor, Param};
+use burn::tensor::{Bool, BoolStore, DType, Int, Tensor, TensorData};
+use safetensors::Dtype;
+
+use super::key_map::KeyMap;
+use super::load::DtypePolicy;
+use super::params::{PathStack, module_params, path_set};
+use super::write::{Planned, file_order, header};
+use super::{Result, WeightsError};
+
+/// A tensor to be written. It may hold a reference to a tensor on a device instead of data.
+pub struct TensorSource {
+    key: String,
+    path: String,
+    shape: Vec<usize>,
+    /// Type it is written in.
+    to: DType,
+    dtype: Dtype,
+    read: Box<dyn Fn() -> Result<TensorData, String>>,
+}
+
+impl std::fmt::Debug for TensorSource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TensorSource")
+            .field("key", &self.key)
+            .field("shape", &self.shape)
+            .field("dtype", &self.dtype)
+            .finish_non_exhaustive()
+    }
+}
+
+impl TensorSource {
+    /// A tensor whose data is at hand.
+    ///
+    /// # Errors
+    /// [`WeightsError::Unsavable`] when the format has no such data type.
+    pub fn from_data(key: impl Into<String>, data: TensorData) -> Result<Self> {
+        let key = key.into();
+        let shape = data.shape().to_vec();
+        let Some(dtype) = file_dtype(data.dtype()) else {
+            let why = format!("the format has no data type for {:?}", data.dtype());
+            return Err(WeightsError::Unsavable {
+                path: key,
+                shape,
+                why,
+            });
+        };
+        Ok(Self {
+            path: key.clone(),
+            key,
+            shape,
+            to: data.dtype(),
+            dtype,
+            read: Box::new(move || Ok(data.clone())),
+        })
+    }
+
+    /// Key in the file.
+    pub fn key(&self) -> &str {
+        &self.key
+    }
+
+    /// Number of bytes in the file.
+    pub fn bytes(&self) -> u64 {
+        self.shape.iter().map(|&d| d as u64).product::<u64>() * self.dtype.bitsize() as u64 / 8
+    }
+
+    fn data(&self) -> Result<TensorData> {
+        let fail = |why: String| WeightsError::Unsavable {
+            path: self.path.clone(),
+            shape: self.shape.clone(),
+            why,
+        };
+        let data = (self.read)().map_err(fail)?;
+        let data = data.try_cast(self.to).map_err(|e| fail(e.to_string()))?;
+        if data.as_bytes().len() as u64 != self.bytes() {
+            return Err(fail(format!(
+                "the device returned {} bytes instead of {}",
+                data.as_bytes().len(),
+                self.bytes()
+            )));
+        }
+        Ok(data)
+    }
+}
+
+/// Streams `tensors` through `write` as one safetensors file with this metadata, widest data type
+/// first. One tensor is in memory at a time. `E` is the error of the writer.
+///
+/// # Errors
+/// What `write` returns, and [`WeightsError::Unsavable`] when a device does not give its tensor.
+pub fn write_tensors<E: From<WeightsError>>(
+    tensors: &mut [TensorSource],
+    metadata: &BTreeMap<String, String>,
+    mut write: impl FnMut(&[u8]) -> Result<(), E>,
+) -> Result<(), E> {
+    tensors.sort_by(|a, b| (file_order(a.dtype), &a.key).cmp(&(file_order(b.dtype), &b.key)));
+    let planned: Vec<_> = tensors
+        .iter()
+        .map(|t| Planned {
+            key: &t.key,
+            dtype: t.dtype,
+            shape: &t.shape,
+            bytes: t.bytes(),
+        })
+        .collect();
+    write(&header(&planned, metadata))?;
+    for tensor in tensors {
+        write(tensor.data()?.as_bytes())?;
+    }
+    Ok(())
+}
+
+/// The parameters of `module` whose path `select` accepts, under the keys of `map`. Nothing is
+/// copied from the device yet, and parameters that are not selected are not initialised.
+///
+/// # Errors
+/// [`WeightsError::Unsavable`] when a selected parameter has no key, shares it or has a type the
+/// format lacks.
+pub fn module_tensors<M: Module>(
+    module: &M,
+    map: &dyn KeyMap,
+    dtype: DtypePolicy,
+    select: &dyn Fn(&str) -> bool,
+) -> Result<Vec<TensorSource>> {
+    let params = module_params(module);
+    let paths = path_set(&params);
+    let mut keys: HashMap<String, String> = HashMap::new();
+    let mut owner: HashMap<String, &str> = HashMap::new();
+    for p in params.iter().filter(|p| select(&p.path)) {
+        let fail = |why: String| WeightsError::Unsavable {
+            path: p.path.clone(),
+            shape: p.shape.clone(),
+            why,
+        };
+        let key = map
+            .checkpoint_key(&p.path, &|path| paths.contains(path))
+            .ok_or_else(|| fail("no key table covers it; add one for its part".into()))?;
+        if key == "__metadata__" {
+            return Err(fail("`__metadata__` is a reserved key".into()));
+        }
+        if let Some(first) = owner.insert(key.clone(), &p.path) {
+            return Err(fail(format!(
+                "its key `{key}` is also the key of `{first}`; correct the key table"
+            )));
+        }
+        keys.insert(p.path.clone(), key);
+    }
+    let mut collector = Collector {
+        stack: PathStack::default(),
+        keys,
+        dtype,
+        sources: Vec::new(),
+        error: None,
+    };
+    module.visit(&mut collector);
+    match collector.error {
+        Some(error) => Err(error),
+        None => Ok(collector.sources),
+    }
+}
+
+struct Collector {
+    stack: PathStack,
+    keys: HashMap<String, String>,
+    dtype: DtypePolicy,
+    sources: Vec<TensorSource>,
+    error: Option<WeightsError>,
+}
+
+impl Collector {
+    fn selects(&self) -> bool {
+        self.keys.contains_key(&self.stack.path())
+    }
+
+    fn push(
+        &mut self,
+        shape: Vec<usize>,
+        to: DType,
+        read: impl Fn() -> Result<TensorData, String> + 'static,
+    ) {
+        let path = self.stack.path();
+        let Some(dtype) = file_dtype(to) else {
+            self.error.get_or_insert(WeightsError::Unsavable {
+                path,
+                shape,
+                why: format!("the format has no data type for {to:?}; dequantise it first"),
+            });
+            return;
+        };
+        let Some(key) = self.keys.get(&path).cloned() else {
+            return;
+        };
+        self.sources.push(TensorSource {
+            key,
+            path,
+            shape,
+            to,
+            dtype,
+            read: Box::new(read),
+        });
+    }
+}
+
+/// The format's type for one of Burn's.
+fn file_dtype(dtype: DType) -> Option<Dtype> {
+    Some(match dtype {
+        DType::F64 => Dtype::F64,
+        DType::F32 | DType::Flex32 => Dtype::F32,
+        DType::F16 => Dtype::F16,
+        DType::BF16 => Dtype::BF16,
+        DType::I64 => Dtype::I64,
+        DType::I32 => Dtype::I32,
+        DType::I16 => Dtype::I16,
+        DType::I8 => Dtype::I8,
+        DType::U64 => Dtype::U64,
+        DType::U32 => Dtype::U32,
+        DType::U16 => Dtype::U16,
+        DType::U8 => Dtype::U8,
+        DType::Bool(BoolStore::Native) => Dtype::BOOL,
+        _ => return None,
+    })
+}
+
+impl ModuleVisitor for Collector {
+    fn enter_module(&mut self, name: &str, container_type: &str) {
+        self.stack.enter(name, container_type);
+    }
+
+    fn exit_module(&mut self, _name: &str, container_type: &str) {
+        self.stack.exit(container_type);
+    }
+
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        if !self.selects() {
+            return;
+        }
+        let tensor = param.transform_for_save().val();
+        let to = match self.dtype {
+            DtypePolicy::Keep => tensor.dtype(),
+            DtypePolicy::Cast(to) => to.into(),
+        };
+        self.push(tensor.dims().to_vec(), to, move || {
+            tensor.try_to_data().map_err(|e| format!("{e:?}"))
+        });
+    }
+
+    fn visit_int<const D: usize>(&mut self, param: &Param<Tensor<D, Int>>) {
+        if !self.selects() {
+            return;
+        }
+        let tensor = param.transform_for_save().val();
+        self.push(tensor.dims().to_vec(), tensor.dtype(), move || {
+            tensor.try_to_data().map_err(|e| format!("{e:?}"))
+        });
+    }
+
+    fn visit_bool<const D: usize>(&mut self, param: &Param<Tensor<D, Bool>>) {
+        if !self.selects() {
+            return;
+        }
+        let tensor = param.transform_for_save().val();
+        let to = DType::Bool(BoolStore::Native);
+        self.push(tensor.dims().to_vec(), to, move || {
+            tensor.try_to_data().map_err(|e| format!("{e:?}"))
+        });
+    }
+}

@@ -1,0 +1,111 @@
+//! Draws clips of the synthetic world: a sheet of frames with the true boxes, an animation, and
+//! everything that is known about each clip on the terminal.
+//!
+//! `cargo run --release -p tpo-data --example synthetic -- OUT_DIR [train|validation|held_out] [COUNT]`
+
+use std::error::Error;
+use std::path::PathBuf;
+
+use image::codecs::gif::{GifEncoder, Repeat};
+use image::{Delay, Rgb, RgbImage, RgbaImage, imageops};
+use tpo_data::synthetic::{Clip, RenderedFrame, Split, World, WorldConfig};
+
+const SCALE: u32 = 2;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let mut args = std::env::args().skip(1);
+    let dir = PathBuf::from(
+        args.next()
+            .ok_or("usage: synthetic OUT_DIR [SPLIT] [COUNT]")?,
+    );
+    let split = match args.next().as_deref() {
+        None | Some("train") => Split::Train,
+        Some("validation") => Split::Validation,
+        Some("held_out") => Split::HeldOut,
+        Some(other) => return Err(format!("no split `{other}`").into()),
+    };
+    let count: u64 = args.next().map_or(Ok(4), |n| n.parse())?;
+    std::fs::create_dir_all(&dir)?;
+    let world = World::new(WorldConfig::default(), 7)?;
+    for index in 0..count {
+        let clip = world.clip(split, index);
+        let frames = clip.scene.render_all();
+        tell(&clip, &frames);
+        let name = dir.join(clip.name());
+        sheet(&clip, &frames).save(name.with_extension("png"))?;
+        animation(&clip, &frames, &name.with_extension("gif"))?;
+    }
+    println!("wrote {}", dir.display());
+    Ok(())
+}
+
+fn tell(clip: &Clip, frames: &[RenderedFrame]) {
+    println!("{}", clip.name());
+    for o in &clip.scene.objects {
+        let (size, texture) = (o.look.size.name(), o.look.texture.name());
+        println!("  {size} {texture} {}", o.look.phrase());
+    }
+    for q in clip.temporal_queries() {
+        println!("  {} {:?} s", q.question, q.spans);
+    }
+    for q in clip.questions(frames) {
+        println!(
+            "  [{}] {} {} {:?}",
+            q.kind.name(),
+            q.question,
+            q.answer,
+            q.options
+        );
+    }
+}
+
+/// All frames in rows of eight, with the boxes of the shapes.
+fn sheet(clip: &Clip, frames: &[RenderedFrame]) -> RgbImage {
+    let side = clip.scene.side as u32 * SCALE;
+    let rows = (frames.len() as u32).div_ceil(8);
+    let mut sheet = RgbImage::from_pixel(8 * (side + 4), rows * (side + 4), Rgb([255; 3]));
+    for (f, frame) in frames.iter().enumerate() {
+        let mut picture = enlarged(frame);
+        for object in 0..clip.scene.objects.len() {
+            if let Some(area) = frame.area(object) {
+                let [x0, y0, x1, y1] =
+                    [area.x0, area.y0, area.x1, area.y1].map(|v| v as u32 * SCALE);
+                for x in x0..x1 {
+                    picture.put_pixel(x, y0, Rgb([255; 3]));
+                    picture.put_pixel(x, y1 - 1, Rgb([255; 3]));
+                }
+                for y in y0..y1 {
+                    picture.put_pixel(x0, y, Rgb([255; 3]));
+                    picture.put_pixel(x1 - 1, y, Rgb([255; 3]));
+                }
+            }
+        }
+        let (x, y) = (f as u32 % 8 * (side + 4), f as u32 / 8 * (side + 4));
+        imageops::replace(&mut sheet, &picture, x as i64, y as i64);
+    }
+    sheet
+}
+
+fn enlarged(frame: &RenderedFrame) -> RgbImage {
+    let side = frame.side() as u32;
+    RgbImage::from_fn(side * SCALE, side * SCALE, |x, y| {
+        let at = 3 * (y / SCALE * side + x / SCALE) as usize;
+        let rgb = frame.rgb();
+        Rgb([rgb[at], rgb[at + 1], rgb[at + 2]])
+    })
+}
+
+fn animation(
+    clip: &Clip,
+    frames: &[RenderedFrame],
+    path: &std::path::Path,
+) -> image::ImageResult<()> {
+    let mut gif = GifEncoder::new(std::fs::File::create(path)?);
+    gif.set_repeat(Repeat::Infinite)?;
+    let pause = Delay::from_numer_denom_ms((1000.0 / clip.scene.fps) as u32, 1);
+    for frame in frames {
+        let picture: RgbaImage = image::DynamicImage::from(enlarged(frame)).into_rgba8();
+        gif.encode_frame(image::Frame::from_parts(picture, 0, 0, pause))?;
+    }
+    Ok(())
+}

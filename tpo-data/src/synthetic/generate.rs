@@ -1,0 +1,350 @@
+//! Drawing a scene: looks, events, paths.
+
+use super::WorldConfig;
+use super::attributes::{Colour, Look, Shape, Size, Texture};
+use super::background::{Background, Pattern};
+use super::draw::Draw;
+use super::event::{Event, EventKind};
+use super::scene::{Object, Scene, State};
+use super::split::{Split, is_held_out_event, is_held_out_look};
+
+/// Frames an event takes at 16 frames a clip; longer clips have longer events.
+const EVENT_SHARE: f64 = 0.25;
+/// Radius after growing, relative to before.
+const GROWTH: f64 = 1.6;
+
+pub(crate) fn scene(config: &WorldConfig, split: Split, draw: &mut Draw) -> Scene {
+    let count = config.min_objects + draw.below(config.max_objects - config.min_objects + 1);
+    // What is special about a held-out clip: a look or an event.
+    let special_look = split == Split::HeldOut && draw.below(2) == 0;
+    let looks = looks(count, split, special_look, draw);
+    let plan = events(config, split, special_look, &looks, draw);
+    let side = config.side as f64;
+    let mut objects: Vec<Object> = looks
+        .iter()
+        .enumerate()
+        .map(|(i, look)| {
+            // What never moves cannot stop.
+            let stops = |e: &Event| e.kind == EventKind::Stop && e.object == i;
+            let moves = plan.iter().any(stops);
+            Object {
+                look: *look,
+                states: path(config, look, side, moves, draw),
+            }
+        })
+        .collect();
+    for event in &plan {
+        apply(event, &mut objects, side);
+    }
+    let muted = |draw: &mut Draw| [0; 3].map(|_: u8| 60 + draw.below(90) as u8);
+    Scene {
+        side: config.side,
+        frames: config.frames,
+        fps: config.fps,
+        background: Background {
+            pattern: draw.pick(Pattern::ALL),
+            first: muted(draw),
+            second: muted(draw),
+            seed: draw.next(),
+        },
+        objects,
+        events: plan,
+        camera: camera(config, draw),
+    }
+}
+
+/// Looks with different colour-and-shape phrases; at most one held-out combination, the first.
+fn looks(count: usize, split: Split, special: bool, draw: &mut Draw) -> Vec<Look> {
+    let mut pairs: Vec<(Shape, Colour)> = Shape::ALL
+        .iter()
+        .flat_map(|s| Colour::ALL.iter().map(|c| (*s, *c)))
+        .collect();
+    draw.shuffle(&mut pairs);
+    let (held, mut known): (Vec<_>, Vec<_>) = pairs
+        .into_iter()
+        .partition(|(s, c)| is_held_out_look(*s, *c));
+    if split == Split::HeldOut && special {
+        known.insert(0, held[0]);
+    }
+    known
+        .into_iter()
+        .take(count)
+        .map(|(shape, colour)| Look {
+            shape,
+            colour,
+            size: draw.pick(Size::ALL),
+            texture: draw.pick(&[
+                Texture::Plain,
+                Texture::Plain,
+                Texture::Striped,
+                Texture::Dotted,
+            ]),
+        })
+        .collect()
+}
+
+/// Events one after the other, each to a shape that has none yet.
+fn events(
+    config: &WorldConfig,
+    split: Split,
+    special_look: bool,
+    looks: &[Look],
+    draw: &mut Draw,
+) -> Vec<Event> {
+    let most = config.max_events.min(looks.len());
+    let count = 1 + draw.below(most);
+    let length = ((config.frames as f64 * EVENT_SHARE) as usize).max(3);
+    let slot = config.frames / count;
+    let mut free: Vec<usize> = (0..looks.len()).collect();
+    draw.shuffle(&mut free);
+    // The shape with the unseen look is the one something happens to.
+    if special_look && let Some(at) = free.iter().position(|i| *i == 0) {
+        free.swap(0, at);
+    }
+    // Kinds differ within a clip, or "what happens first" would have no answer.
+    let mut kinds = EventKind::ALL.to_vec();
+    draw.shuffle(&mut kinds);
+    let mut plan = Vec::new();
+    // The slots in random order: which shape is first says nothing about time.
+    let mut slots: Vec<usize> = (0..count).collect();
+    draw.shuffle(&mut slots);
+    for (n, slot_index) in slots.into_iter().enumerate() {
+        let Some(&object) = free.first() else { break };
+        let look = &looks[object];
+        let wants_held_out = split == Split::HeldOut && !special_look && n == 0;
+        let fits = |kind: &EventKind| {
+            kind.suits(look)
+                && is_held_out_event(*kind, look.shape) == wants_held_out
+                && (*kind != EventKind::Collide || free.len() > 1)
+        };
+        // A shape whose unseen event cannot be shown (a lone shape cannot collide) takes another.
+        let Some(at) = kinds.iter().position(fits).or_else(|| {
+            kinds.iter().position(|k| {
+                k.suits(look)
+                    && (*k != EventKind::Collide || free.len() > 1)
+                    && !is_held_out_event(*k, look.shape)
+            })
+        }) else {
+            break;
+        };
+        let kind = kinds.remove(at);
+        free.remove(0);
+        let other = (kind == EventKind::Collide).then(|| {
+            // The partner is one the event may happen to as well.
+            let at = free
+                .iter()
+                .position(|o| !is_held_out_event(kind, looks[*o].shape))
+                .unwrap_or(0);
+            free.remove(at)
+        });
+        let room = slot.saturating_sub(length + 1);
+        let start = slot_index * slot + 1 + draw.below(room.max(1));
+        let becomes = (kind == EventKind::ChangeColour).then(|| another_colour(looks, look, draw));
+        plan.push(Event {
+            kind,
+            object,
+            other,
+            start,
+            end: (start + length).min(config.frames),
+            becomes,
+        });
+    }
+    plan.sort_by_key(|e| e.start);
+    plan
+}
+
+/// A colour that no shape of the clip has and that training may show on this shape.
+fn another_colour(looks: &[Look], look: &Look, draw: &mut Draw) -> Colour {
+    let free: Vec<Colour> = Colour::ALL
+        .iter()
+        .copied()
+        .filter(|c| looks.iter().all(|l| l.colour != *c) && !is_held_out_look(look.shape, *c))
+        .collect();
+    if free.is_empty() {
+        // Eight shapes of eight colours: any other one will do.
+        let others: Vec<Colour> = Colour::ALL
+            .iter()
+            .copied()
+            .filter(|c| *c != look.colour && !is_held_out_look(look.shape, *c))
+            .collect();
+        return draw.pick(&others);
+    }
+    draw.pick(&free)
+}
+
+/// Straight or still, bouncing off the edges.
+fn path(config: &WorldConfig, look: &Look, side: f64, moves: bool, draw: &mut Draw) -> Vec<State> {
+    let radius = look.size.radius() * side;
+    let (low, high) = (radius, side - radius);
+    let (mut x, mut y) = (draw.range(low, high), draw.range(low, high));
+    // Pixels per frame: a third to two thirds of the frame in a clip.
+    let speed = side * draw.range(0.35, 0.7) / config.frames as f64;
+    let (mut vx, mut vy) = match draw.below(6) {
+        0 if !moves => (0.0, 0.0),
+        1 => (speed, 0.0),
+        2 => (-speed, 0.0),
+        3 => (0.0, speed),
+        4 => (0.0, -speed),
+        _ => {
+            let turn = draw.range(0.0, std::f64::consts::TAU);
+            (speed * turn.cos(), speed * turn.sin())
+        }
+    };
+    // Enough room ahead that a straight path keeps its direction for most of the clip.
+    let reach = config.frames as f64 * 0.75;
+    x = x.clamp(
+        (low - vx * reach).min(high).max(low),
+        (high - vx * reach).max(low).min(high),
+    );
+    y = y.clamp(
+        (low - vy * reach).min(high).max(low),
+        (high - vy * reach).max(low).min(high),
+    );
+    (0..config.frames)
+        .map(|_| {
+            let state = State {
+                x,
+                y,
+                radius,
+                angle: 0.0,
+                colour: look.colour.rgb(),
+                visible: true,
+            };
+            (x, vx) = bounce(x + vx, vx, low, high);
+            (y, vy) = bounce(y + vy, vy, low, high);
+            state
+        })
+        .collect()
+}
+
+fn bounce(at: f64, speed: f64, low: f64, high: f64) -> (f64, f64) {
+    if at < low {
+        ((2.0 * low - at).min(high), speed.abs())
+    } else if at > high {
+        ((2.0 * high - at).max(low), -speed.abs())
+    } else {
+        (at, speed)
+    }
+}
+
+/// Changes the paths so that the event happens in exactly its frames.
+fn apply(event: &Event, objects: &mut [Object], side: f64) {
+    let (start, end) = (event.start, event.end);
+    if event.kind == EventKind::Collide {
+        if let Some(other) = event.other {
+            collide(event, objects, other, side);
+        }
+        return;
+    }
+    let states = &mut objects[event.object].states;
+    let length = (end - start) as f64;
+    match event.kind {
+        EventKind::Blink => {
+            for f in (start..end).step_by(2) {
+                states[f].visible = false;
+            }
+        }
+        EventKind::Grow => {
+            for (f, state) in states.iter_mut().enumerate().skip(start) {
+                let done = ((f + 1 - start) as f64 / length).min(1.0);
+                state.radius *= 1.0 + (GROWTH - 1.0) * done;
+            }
+        }
+        EventKind::Spin => {
+            for (f, state) in states.iter_mut().enumerate().skip(start) {
+                let turns = (f.min(end - 1) + 1 - start) as f64;
+                state.angle += turns * std::f64::consts::FRAC_PI_4 * 0.8;
+            }
+        }
+        EventKind::ChangeColour => {
+            let to = event.becomes.map(Colour::rgb);
+            for (f, state) in states.iter_mut().enumerate().skip(start) {
+                let done = ((f + 1 - start) as f64 / length).min(1.0);
+                for (value, target) in state.colour.iter_mut().zip(to.unwrap_or_default()) {
+                    let from = *value as f64;
+                    *value = (from + (target as f64 - from) * done).round() as u8;
+                }
+            }
+        }
+        EventKind::Stop => {
+            // Stands still, then goes on with the steps it has not made.
+            let held = states[start - 1];
+            let rest: Vec<State> = states[start..].to_vec();
+            for f in start..states.len() {
+                states[f] = if f < end { held } else { rest[f - end] };
+            }
+        }
+        EventKind::LeaveReturn => {
+            let radius = states[start].radius;
+            let to_left = states[start].x < side / 2.0;
+            let away = if to_left {
+                -radius * 1.5
+            } else {
+                side + radius * 1.5
+            };
+            for (f, state) in states.iter_mut().enumerate().take(end).skip(start) {
+                // Out by the middle, back by the end.
+                let t = (f - start) as f64 + 1.0;
+                let share = (2.0 * t / (length + 1.0)).min(2.0 - 2.0 * t / (length + 1.0));
+                let share = (share * 1.5).min(1.0);
+                state.x += (away - state.x) * share;
+            }
+        }
+        EventKind::Collide => {}
+    }
+}
+
+/// Two shapes meet in the middle of the event and part again. Outside the event both keep to
+/// themselves: they come from, and go back to, their places at its edges.
+fn collide(event: &Event, objects: &mut [Object], other: usize, side: f64) {
+    let (start, end) = (event.start, event.end);
+    let middle = (start + end) / 2;
+    let (a, b) = (event.object, other);
+    let (first, second) = (objects[a].states[start - 1], objects[b].states[start - 1]);
+    let (ra, rb) = (first.radius, second.radius);
+    let (dx, dy) = (second.x - first.x, second.y - first.y);
+    let apart = dx.hypot(dy).max(1e-6);
+    let (nx, ny) = if apart > 1e-3 {
+        (dx / apart, dy / apart)
+    } else {
+        (1.0, 0.0)
+    };
+    let reach = ra.max(rb);
+    let centre = |v: f64| v.clamp(2.0 * reach, (side - 2.0 * reach).max(2.0 * reach));
+    let (cx, cy) = (
+        centre((first.x + second.x) / 2.0),
+        centre((first.y + second.y) / 2.0),
+    );
+    // Touching: the discs around both shapes just meet.
+    let meets = [
+        (a, cx - nx * ra * 0.95, cy - ny * ra * 0.95),
+        (b, cx + nx * rb * 0.95, cy + ny * rb * 0.95),
+    ];
+    for (object, x, y) in meets {
+        let states = &mut objects[object].states;
+        let from = states[start - 1];
+        let to = states[end.min(states.len() - 1)];
+        for (f, state) in states.iter_mut().enumerate().take(end).skip(start) {
+            let (edge, share) = if f <= middle {
+                (from, (f + 1 - start) as f64 / (middle + 1 - start) as f64)
+            } else {
+                (to, (end - f) as f64 / (end - middle) as f64)
+            };
+            state.x = edge.x + (x - edge.x) * share;
+            state.y = edge.y + (y - edge.y) * share;
+        }
+    }
+}
+
+/// Still, or a pixel or two to and fro.
+fn camera(config: &WorldConfig, draw: &mut Draw) -> Vec<(i32, i32)> {
+    let shakes = draw.unit() < config.camera_shake;
+    let most = (config.side / 48).max(1) as i32;
+    (0..config.frames)
+        .map(|_| {
+            let mut step = || draw.below(2 * most as usize + 1) as i32 - most;
+            let shift = (step(), step());
+            if shakes { shift } else { (0, 0) }
+        })
+        .collect()
+}

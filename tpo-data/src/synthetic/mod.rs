@@ -1,0 +1,188 @@
+//! A synthetic world of short clips whose every annotation is known exactly.
+//!
+//! A clip shows a few shapes moving over a background, with timed events (blink, grow, spin,
+//! change colour, stop, leave and return, collide). Everything comes from one scene graph: the
+//! pixels, the masks and boxes of every frame, the time spans of the events, and conversations
+//! about them. A clip is a pure function of (configuration, seed, split, index), on every machine.
+//!
+//! ```
+//! use tpo_data::synthetic::{Split, World, WorldConfig};
+//!
+//! let world = World::new(WorldConfig::default(), 7)?;
+//! let clip = world.clip(Split::Train, 0);
+//! let frames = clip.scene.render_all();
+//! for query in clip.temporal_queries() {
+//!     println!("{} {:?}", query.question, query.spans);
+//! }
+//! assert_eq!(frames.len(), clip.scene.frames);
+//! # Ok::<(), tpo_data::DataError>(())
+//! ```
+
+mod attributes;
+mod background;
+mod draw;
+mod event;
+mod generate;
+mod questions;
+mod render;
+mod scene;
+mod split;
+mod tasks;
+
+pub use attributes::{Colour, Look, Shape, Size, Texture};
+pub use background::{Background, Pattern};
+pub use event::{Event, EventKind};
+pub use questions::{Question, QuestionKind};
+pub use render::RenderedFrame;
+pub use scene::{Object, Scene, State};
+pub use split::{Split, is_held_out_event, is_held_out_look};
+pub use tasks::{MaskQuery, RegionQuery, TemporalQuery};
+
+use serde::{Deserialize, Serialize};
+
+use crate::DataError;
+
+/// Bounds of the world.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct WorldConfig {
+    /// Side of the square frames in pixels, 32–1024.
+    pub side: usize,
+    /// Frames of a clip, 12–256.
+    pub frames: usize,
+    /// Frames per second.
+    pub fps: f64,
+    /// Fewest shapes of a clip, at least 1.
+    pub min_objects: usize,
+    /// Most shapes of a clip, at most 8.
+    pub max_objects: usize,
+    /// Most events of a clip; a clip has at least one.
+    pub max_events: usize,
+    /// Share of the clips whose camera shakes, 0–1.
+    pub camera_shake: f64,
+}
+
+impl Default for WorldConfig {
+    /// 16 frames of 64 pixels at two frames per second: 8 seconds, as the vision encoder of the
+    /// paper reads 16 frames.
+    fn default() -> Self {
+        Self {
+            side: 64,
+            frames: 16,
+            fps: 2.0,
+            min_objects: 2,
+            max_objects: 4,
+            max_events: 2,
+            camera_shake: 0.25,
+        }
+    }
+}
+
+impl WorldConfig {
+    /// Checks the bounds.
+    ///
+    /// # Errors
+    /// [`DataError::InvalidSynthetic`] naming every field that is out of bounds.
+    pub fn validate(&self) -> Result<(), DataError> {
+        let mut problems = Vec::new();
+        let mut check = |ok: bool, what: String| {
+            if !ok {
+                problems.push(what);
+            }
+        };
+        check(
+            (32..=1024).contains(&self.side),
+            format!("side is {}, expected 32 to 1024", self.side),
+        );
+        check(
+            (12..=256).contains(&self.frames),
+            format!("frames is {}, expected 12 to 256", self.frames),
+        );
+        check(
+            self.fps.is_finite() && self.fps > 0.0,
+            format!("fps is {}, expected a positive number", self.fps),
+        );
+        check(
+            self.min_objects >= 1 && self.min_objects <= self.max_objects && self.max_objects <= 8,
+            format!(
+                "min_objects is {} and max_objects {}, expected 1 ≤ min ≤ max ≤ 8",
+                self.min_objects, self.max_objects
+            ),
+        );
+        check(
+            (1..=self.frames / 6).contains(&self.max_events),
+            format!(
+                "max_events is {}, expected 1 to {} for {} frames",
+                self.max_events,
+                self.frames / 6,
+                self.frames
+            ),
+        );
+        check(
+            (0.0..=1.0).contains(&self.camera_shake),
+            format!("camera_shake is {}, expected 0 to 1", self.camera_shake),
+        );
+        if problems.is_empty() {
+            Ok(())
+        } else {
+            Err(DataError::InvalidSynthetic {
+                reason: problems.join("; "),
+            })
+        }
+    }
+}
+
+/// The world: an unlimited, deterministic source of clips.
+#[derive(Debug, Clone, PartialEq)]
+pub struct World {
+    config: WorldConfig,
+    seed: u64,
+}
+
+/// One clip with everything that is known about it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Clip {
+    /// Where it comes from.
+    pub split: Split,
+    /// Its index in the split.
+    pub index: u64,
+    /// What it shows.
+    pub scene: Scene,
+    /// Seed of the wording of its questions.
+    pub(crate) wording: u64,
+}
+
+impl World {
+    /// A world.
+    ///
+    /// # Errors
+    /// [`DataError::InvalidSynthetic`] for a configuration that cannot work.
+    pub fn new(config: WorldConfig, seed: u64) -> Result<Self, DataError> {
+        config.validate()?;
+        Ok(Self { config, seed })
+    }
+
+    /// The configuration.
+    pub fn config(&self) -> &WorldConfig {
+        &self.config
+    }
+
+    /// The `index`-th clip of a split.
+    pub fn clip(&self, split: Split, index: u64) -> Clip {
+        let mut draw = draw::Draw::of(&[self.seed, split.stream(), index]);
+        let scene = generate::scene(&self.config, split, &mut draw);
+        Clip {
+            split,
+            index,
+            scene,
+            wording: draw.next(),
+        }
+    }
+}
+
+impl Clip {
+    /// A name unique in the world, for example `train-000012`.
+    pub fn name(&self) -> String {
+        format!("{}-{:06}", self.split.name(), self.index)
+    }
+}

@@ -1,0 +1,164 @@
+//! What the heads learn from a clip: boxes, spans with saliency, masks.
+
+use serde::{Deserialize, Serialize};
+use tpo_core::geometry::{BoxXyxy, Rle};
+
+use super::Clip;
+use super::draw::Draw;
+use super::event::{Event, EventKind};
+use super::render::RenderedFrame;
+
+/// Fewest visible pixels of a shape that a question may be about.
+const MIN_VISIBLE: usize = 12;
+
+/// "Where is it?" with the box.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RegionQuery {
+    /// Words.
+    pub question: String,
+    /// The shape.
+    pub object: usize,
+    /// The frame the question is about.
+    pub frame: usize,
+    /// Its tight box there, normalised.
+    pub area: BoxXyxy,
+}
+
+/// "When does it happen?" with the spans and what is worth watching.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TemporalQuery {
+    /// Words.
+    pub question: String,
+    /// Index of the event in [`Scene::events`](super::Scene::events).
+    pub event: usize,
+    /// `(start, end)` in seconds.
+    pub spans: Vec<(f64, f64)>,
+    /// Per frame, 0 (nothing) to 4 (in the middle of it), as QVHighlights rates clips.
+    pub saliency: Vec<f32>,
+}
+
+/// "Follow it" with its mask in every frame.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct MaskQuery {
+    /// Words.
+    pub question: String,
+    /// The shape.
+    pub object: usize,
+    /// Visible pixels per frame; empty masks where it is hidden.
+    pub masks: Vec<Rle>,
+    /// Tight box per frame, normalised; `None` where it is hidden.
+    pub boxes: Vec<Option<BoxXyxy>>,
+}
+
+impl Clip {
+    /// One query per shape that shows in the first frame, and per shape that shows in the last.
+    pub fn region_queries(&self, frames: &[RenderedFrame]) -> Vec<RegionQuery> {
+        let mut draw = Draw::of(&[self.wording, 1]);
+        let last = self.scene.frames - 1;
+        let mut queries = Vec::new();
+        for (frame, when) in [(0, "at the start"), (last, "at the end")] {
+            for (object, o) in self.scene.objects.iter().enumerate() {
+                if frames[frame].visible(object) < MIN_VISIBLE {
+                    continue;
+                }
+                let Some(area) = self.normalised(&frames[frame], object) else {
+                    continue;
+                };
+                let it = o.look.phrase();
+                let question = draw.pick(&[
+                    "Where is the {it} {when}?",
+                    "Show me the {it} {when}.",
+                    "Find the {it} {when}.",
+                ]);
+                queries.push(RegionQuery {
+                    question: question.replace("{it}", &it).replace("{when}", when),
+                    object,
+                    frame,
+                    area,
+                });
+            }
+        }
+        queries
+    }
+
+    /// One query per event.
+    pub fn temporal_queries(&self) -> Vec<TemporalQuery> {
+        let mut draw = Draw::of(&[self.wording, 2]);
+        let scene = &self.scene;
+        scene
+            .events
+            .iter()
+            .enumerate()
+            .map(|(i, event)| {
+                let what = self.infinitive(event);
+                let question = draw.pick(&[
+                    "When does {what}?",
+                    "At what time does {what}?",
+                    "Find the moment: when does {what}?",
+                ]);
+                let middle = (event.start + event.end - 1) as f32 / 2.0;
+                let half = (event.end - event.start) as f32 / 2.0;
+                let saliency = (0..scene.frames)
+                    .map(|f| {
+                        if event.covers(f) {
+                            4.0 - 2.0 * (f as f32 - middle).abs() / half
+                        } else {
+                            0.0
+                        }
+                    })
+                    .collect();
+                TemporalQuery {
+                    question: question.replace("{what}", &what),
+                    event: i,
+                    spans: vec![scene.span(event)],
+                    saliency,
+                }
+            })
+            .collect()
+    }
+
+    /// One query per shape that shows in the first frame.
+    pub fn mask_queries(&self, frames: &[RenderedFrame]) -> Vec<MaskQuery> {
+        let mut draw = Draw::of(&[self.wording, 3]);
+        let mut queries = Vec::new();
+        for (object, o) in self.scene.objects.iter().enumerate() {
+            if frames[0].visible(object) < MIN_VISIBLE {
+                continue;
+            }
+            let question = draw.pick(&["Track the {it}.", "Follow the {it}.", "Segment the {it}."]);
+            queries.push(MaskQuery {
+                question: question.replace("{it}", &o.look.phrase()),
+                object,
+                masks: frames
+                    .iter()
+                    .map(|f| Rle::encode(&f.mask(object)))
+                    .collect(),
+                boxes: frames.iter().map(|f| self.normalised(f, object)).collect(),
+            });
+        }
+        queries
+    }
+
+    fn normalised(&self, frame: &RenderedFrame, object: usize) -> Option<BoxXyxy> {
+        let area = frame.area(object)?;
+        let side = self.scene.side as f32;
+        Some(BoxXyxy::from([
+            area.x0 / side,
+            area.y0 / side,
+            area.x1 / side,
+            area.y1 / side,
+        ]))
+    }
+
+    /// "the red circle blink".
+    fn infinitive(&self, event: &Event) -> String {
+        let it = self.scene.objects[event.object].look.phrase();
+        match (event.kind, event.other) {
+            (EventKind::Collide, Some(other)) => {
+                let other = self.scene.objects[other].look.phrase();
+                format!("the {it} collide with the {other}")
+            }
+            (kind, _) => format!("the {it} {}", kind.name()),
+        }
+    }
+}

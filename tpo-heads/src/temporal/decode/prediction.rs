@@ -1,0 +1,45 @@
+//! What the temporal heads answer.
+
+use serde::{Deserialize, Serialize};
+use tpo_core::geometry::{ScoredSpan, TimeSpan};
+
+/// When something happens, and how worth watching every clip is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TemporalPrediction {
+    /// Spans in seconds, the most likely first.
+    pub spans: Vec<ScoredSpan>,
+    /// Highlight curve: one value per clip, higher is more salient. Unbounded.
+    pub saliency: Vec<f32>,
+    /// Seconds between the starts of two clips.
+    pub clip_seconds: f64,
+    /// Duration of the video in seconds.
+    pub duration: f64,
+}
+
+impl TemporalPrediction {
+    /// The most likely span.
+    pub fn best(&self) -> Option<&ScoredSpan> {
+        self.spans.first()
+    }
+
+    /// Time of a clip of the curve in seconds, cut at the end of the video.
+    pub fn clip_span(&self, clip: usize) -> TimeSpan {
+        let start = clip as f64 * self.clip_seconds;
+        TimeSpan {
+            start,
+            end: start + self.clip_seconds,
+        }
+        .clamped(self.duration)
+    }
+
+    /// The most salient clip; the first of equals.
+    pub fn highlight(&self) -> Option<usize> {
+        let mut best: Option<usize> = None;
+        for (clip, score) in self.saliency.iter().enumerate() {
+            if best.is_none_or(|b| *score > self.saliency[b]) {
+                best = Some(clip);
+            }
+        }
+        best
+    }
+}

@@ -1,0 +1,265 @@
+//! One vector per clip of a video.
+
+use std::sync::OnceLock;
+
+use burn::module::Module;
+use burn::tensor::{Device, FloatDType, Tensor};
+use serde::{Deserialize, Serialize};
+use tpo_core::traits::VisionEncoder;
+use tpo_vision::internvideo2::InternVideo2;
+
+use super::{plain, plain_device, weights_fingerprint};
+use crate::error::HeadsError;
+
+/// Clips that are computed at once, unless told otherwise. One clip of the 1B tower needs about
+/// 250 MB of activations in f32.
+const CLIPS_PER_BATCH: usize = 4;
+
+/// What frames an extractor reads.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClipInput {
+    /// Frames per second of video.
+    pub frames_per_second: f64,
+    /// Frames of a clip, so that a clip lasts `frames_per_clip / frames_per_second` seconds.
+    pub frames_per_clip: usize,
+    /// Side of the square frames in pixels.
+    pub size: usize,
+    /// Subtracted per channel, on the 0-1 scale.
+    pub mean: [f32; 3],
+    /// Divided by per channel, on the 0-1 scale.
+    pub std: [f32; 3],
+}
+
+impl ClipInput {
+    /// Clips of eight frames at eight frames per second, hence one feature per second, with the
+    /// ImageNet statistics (reference implementation).
+    pub fn one_per_second(size: usize) -> Self {
+        Self {
+            frames_per_second: 8.0,
+            frames_per_clip: 8,
+            size,
+            mean: [0.485, 0.456, 0.406],
+            std: [0.229, 0.224, 0.225],
+        }
+    }
+
+    /// Seconds that one clip covers.
+    pub fn seconds_per_clip(&self) -> f64 {
+        self.frames_per_clip as f64 / self.frames_per_second
+    }
+
+    /// Checks that the values make sense.
+    ///
+    /// # Errors
+    /// [`HeadsError::Config`].
+    pub fn validate(&self) -> Result<(), HeadsError> {
+        let wrong = |what, expected: &str, found: String| {
+            Err(HeadsError::Config {
+                what,
+                expected: expected.into(),
+                found,
+            })
+        };
+        let rate = self.frames_per_second;
+        if !(rate.is_finite() && rate > 0.0) {
+            return wrong("frames_per_second", "a positive number", rate.to_string());
+        }
+        if self.frames_per_clip == 0 || self.size == 0 {
+            let found = format!("{} and {}", self.frames_per_clip, self.size);
+            return wrong("frames_per_clip and size", "at least 1", found);
+        }
+        let usable = self.std.iter().all(|s| s.is_finite() && *s > 0.0);
+        if !usable || self.mean.iter().any(|m| !m.is_finite()) {
+            let found = format!("{:?} and {:?}", self.mean, self.std);
+            return wrong("mean and std", "finite, std positive", found);
+        }
+        Ok(())
+    }
+}
+
+/// A frozen tower that turns clips into one vector each.
+pub trait ClipFeatureExtractor: Send + Sync {
+    /// What frames it reads.
+    fn input(&self) -> &ClipInput;
+
+    /// Width of a feature.
+    fn width(&self) -> usize;
+
+    /// Names the tower and its weights; equal identities give equal features. Part of the key of
+    /// a feature cache.
+    fn identity(&self) -> &str;
+
+    /// Where clips should be created.
+    fn device(&self) -> Device;
+
+    /// One feature per clip, in f32, without autodiff.
+    ///
+    /// # Shapes
+    /// - clips `[n, frames_per_clip, 3, size, size]`, normalised as [`input`](Self::input) says
+    /// - output `[n, width]`
+    ///
+    /// # Errors
+    /// [`HeadsError::Shape`], and the tower's own.
+    fn extract(&self, clips: Tensor<5>) -> Result<Tensor<2>, HeadsError>;
+}
+
+/// Checks the clips, cuts them into batches and collects the features.
+fn in_batches(
+    clips: Tensor<5>,
+    input: &ClipInput,
+    per_batch: usize,
+    device: &Device,
+    forward: impl Fn(Tensor<5>) -> Result<Tensor<2>, HeadsError>,
+) -> Result<Tensor<2>, HeadsError> {
+    let found = clips.dims();
+    let [n, frames, channels, height, width] = found;
+    let expected = [input.frames_per_clip, 3, input.size, input.size];
+    if n == 0 || [frames, channels, height, width] != expected {
+        return Err(HeadsError::Shape {
+            place: "ClipFeatureExtractor::extract",
+            what: "clips",
+            expected: format!("[at least 1, {expected:?}]"),
+            found: found.to_vec(),
+        });
+    }
+    let clips = match clips.device().is_autodiff() {
+        true => clips.inner(),
+        false => clips,
+    };
+    let clips = clips.to_device(device);
+    let per_batch = per_batch.max(1);
+    let mut out = Vec::with_capacity(n.div_ceil(per_batch));
+    for start in (0..n).step_by(per_batch) {
+        let batch = clips.clone().narrow(0, start, per_batch.min(n - start));
+        out.push(forward(batch)?.cast(FloatDType::F32));
+    }
+    Ok(Tensor::cat(out, 0))
+}
+
+/// Features of the InternVideo2-CLIP tower, not normalised (reference implementation).
+#[derive(Debug)]
+pub struct InternVideo2Features {
+    tower: InternVideo2,
+    input: ClipInput,
+    device: Device,
+    per_batch: usize,
+    identity: OnceLock<String>,
+}
+
+impl InternVideo2Features {
+    /// Freezes a tower. Its clips last one second, whatever its number of frames.
+    pub fn new(tower: InternVideo2) -> Self {
+        let frames = tower.config().num_frames;
+        let input = ClipInput {
+            frames_per_second: frames as f64,
+            frames_per_clip: frames,
+            ..ClipInput::one_per_second(tower.config().img_size)
+        };
+        Self {
+            device: plain_device(&tower),
+            tower: tower.valid(),
+            input,
+            per_batch: CLIPS_PER_BATCH,
+            identity: OnceLock::new(),
+        }
+    }
+
+    /// Sets how many clips are computed at once. More need more memory and change no value.
+    pub fn with_clips_per_batch(mut self, clips: usize) -> Self {
+        self.per_batch = clips.max(1);
+        self
+    }
+
+    /// The tower.
+    pub fn tower(&self) -> &InternVideo2 {
+        &self.tower
+    }
+}
+
+impl ClipFeatureExtractor for InternVideo2Features {
+    fn input(&self) -> &ClipInput {
+        &self.input
+    }
+
+    fn width(&self) -> usize {
+        self.tower.config().clip_embed_dim
+    }
+
+    fn identity(&self) -> &str {
+        self.identity
+            .get_or_init(|| format!("internvideo2-clip:{}", weights_fingerprint(&self.tower)))
+    }
+
+    fn device(&self) -> Device {
+        self.device.clone()
+    }
+
+    fn extract(&self, clips: Tensor<5>) -> Result<Tensor<2>, HeadsError> {
+        in_batches(clips, &self.input, self.per_batch, &self.device, |batch| {
+            Ok(self.tower.forward(batch)?)
+        })
+    }
+}
+
+/// Features of any [`VisionEncoder`]: the mean of a clip's tokens. What a small model uses in
+/// place of InternVideo2; a head must be trained on the features it is given.
+#[derive(Debug)]
+pub struct EncoderFeatures<V> {
+    encoder: V,
+    name: String,
+    input: ClipInput,
+    device: Device,
+    per_batch: usize,
+    identity: OnceLock<String>,
+}
+
+impl<V: VisionEncoder> EncoderFeatures<V> {
+    /// Freezes an encoder. `name` tells architectures apart whose weights are equal.
+    ///
+    /// # Errors
+    /// [`HeadsError::Config`] for an input that makes no sense.
+    pub fn new(encoder: V, name: impl Into<String>, input: ClipInput) -> Result<Self, HeadsError> {
+        input.validate()?;
+        Ok(Self {
+            device: plain_device(&encoder),
+            encoder: encoder.valid(),
+            name: name.into(),
+            input,
+            per_batch: CLIPS_PER_BATCH,
+            identity: OnceLock::new(),
+        })
+    }
+
+    /// Sets how many clips are computed at once.
+    pub fn with_clips_per_batch(mut self, clips: usize) -> Self {
+        self.per_batch = clips.max(1);
+        self
+    }
+}
+
+impl<V: VisionEncoder + Sync> ClipFeatureExtractor for EncoderFeatures<V> {
+    fn input(&self) -> &ClipInput {
+        &self.input
+    }
+
+    fn width(&self) -> usize {
+        self.encoder.dim()
+    }
+
+    fn identity(&self) -> &str {
+        self.identity
+            .get_or_init(|| format!("{}:mean:{}", self.name, weights_fingerprint(&self.encoder)))
+    }
+
+    fn device(&self) -> Device {
+        plain(&self.device)
+    }
+
+    fn extract(&self, clips: Tensor<5>) -> Result<Tensor<2>, HeadsError> {
+        in_batches(clips, &self.input, self.per_batch, &self.device, |batch| {
+            let tokens = self.encoder.encode(batch)?.cast(FloatDType::F32);
+            Ok(tokens.mean_dim(1).squeeze_dim(1))
+        })
+    }
+}

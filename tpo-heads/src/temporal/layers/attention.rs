@@ -1,0 +1,133 @@
+//! Self-attention with PyTorch's packed input projection, and what all attentions here share.
+
+use burn::config::Config;
+use burn::module::{Module, Param};
+use burn::nn::{Dropout, DropoutConfig, Initializer};
+use burn::tensor::{Bool, Device, Tensor};
+use tpo_core::nn::{Linear, LinearConfig};
+use tpo_core::ops::{self, AttentionOptions};
+
+/// Configuration of [`SelfAttention`].
+#[derive(Config, Debug)]
+pub struct SelfAttentionConfig {
+    /// Width of input and output.
+    pub d_model: usize,
+    /// Number of heads; divides `d_model`.
+    pub heads: usize,
+    /// Probability of dropping an attention weight while training.
+    pub dropout: f64,
+}
+
+/// Multi-head self-attention; positions are added to queries and keys, not to values.
+#[derive(Module, Debug)]
+pub struct SelfAttention {
+    /// Query, key and value weights below each other `[3 * d_model, d_model]`.
+    pub in_proj_weight: Param<Tensor<2>>,
+    /// `[3 * d_model]`.
+    pub in_proj_bias: Param<Tensor<1>>,
+    /// `[d_model, d_model]`.
+    pub out_proj: Linear,
+    /// Of attention weights.
+    pub dropout: Dropout,
+    heads: usize,
+}
+
+impl SelfAttentionConfig {
+    /// Creates the layer: Xavier-uniform weights, zero biases (PyTorch).
+    pub fn init(&self, device: &Device) -> SelfAttention {
+        let d = self.d_model;
+        SelfAttention {
+            in_proj_weight: Initializer::XavierUniform { gain: 1.0 }.init_with(
+                [3 * d, d],
+                Some(d),
+                Some(3 * d),
+                device,
+            ),
+            in_proj_bias: Initializer::Zeros.init([3 * d], device),
+            out_proj: LinearConfig::new(d, d).init(device),
+            dropout: DropoutConfig::new(self.dropout).init(),
+            heads: self.heads,
+        }
+    }
+}
+
+impl SelfAttention {
+    /// # Shapes
+    /// - x and positions `[batch, length, d_model]`
+    /// - padding `[batch, length]`, `true` hides a key
+    /// - output `[batch, length, d_model]`
+    pub fn forward(
+        &self,
+        x: Tensor<3>,
+        positions: Tensor<3>,
+        padding: Option<Tensor<2, Bool>>,
+    ) -> Tensor<3> {
+        let d = x.dims()[2];
+        let weight = self.in_proj_weight.val();
+        let bias = self.in_proj_bias.val();
+        // Queries and keys read the same input: one product for both.
+        let qk = ops::linear(
+            x.clone() + positions,
+            weight.clone().narrow(0, 0, 2 * d).transpose(),
+            Some(bias.clone().narrow(0, 0, 2 * d)),
+        );
+        let v = ops::linear(
+            x,
+            weight.narrow(0, 2 * d, d).transpose(),
+            Some(bias.narrow(0, 2 * d, d)),
+        );
+        let q = split_heads(qk.clone().narrow(2, 0, d), self.heads);
+        let k = split_heads(qk.narrow(2, d, d), self.heads);
+        let v = split_heads(v, self.heads);
+        let out = attend(q, k, v, padding, &self.dropout);
+        self.out_proj.forward(merge_heads(out))
+    }
+}
+
+/// `[batch, length, heads * dim]` to `[batch, heads, length, dim]`.
+pub(in crate::temporal) fn split_heads(x: Tensor<3>, heads: usize) -> Tensor<4> {
+    let [batch, length, width] = x.dims();
+    x.reshape([batch, length, heads, width / heads])
+        .swap_dims(1, 2)
+}
+
+/// `[batch, heads, length, dim]` to `[batch, length, heads * dim]`.
+pub(in crate::temporal) fn merge_heads(x: Tensor<4>) -> Tensor<3> {
+    let [batch, heads, length, dim] = x.dims();
+    x.swap_dims(1, 2).reshape([batch, length, heads * dim])
+}
+
+/// Whether the layer drops anything now: it trains and is not frozen.
+pub(in crate::temporal) fn drops(dropout: &Dropout, device: &Device) -> bool {
+    dropout.prob > 0.0 && dropout.training.is_enabled() && device.is_autodiff()
+}
+
+/// Scaled dot-product attention whose weights pass through dropout.
+///
+/// # Shapes
+/// - q `[batch, heads, queries, dim]`, k `[batch, heads, keys, dim]`, v `[batch, heads, keys, d_v]`
+/// - padding `[batch, keys]`, `true` hides a key
+/// - output `[batch, heads, queries, d_v]`
+pub(in crate::temporal) fn attend(
+    q: Tensor<4>,
+    k: Tensor<4>,
+    v: Tensor<4>,
+    padding: Option<Tensor<2, Bool>>,
+    dropout: &Dropout,
+) -> Tensor<4> {
+    if !drops(dropout, &q.device()) {
+        let options = AttentionOptions {
+            key_padding: padding,
+            ..AttentionOptions::default()
+        };
+        return ops::attention(q, k, v, options);
+    }
+    let [batch, heads, queries, dim] = q.dims();
+    let keys = k.dims()[2];
+    let mut scores = (q * (dim as f64).powf(-0.5)).matmul(k.swap_dims(2, 3));
+    if let Some(padding) = padding {
+        let hidden = padding.reshape([batch, 1, 1, keys]);
+        scores = scores.mask_fill(hidden.expand([batch, heads, queries, keys]), -1e30);
+    }
+    dropout.forward(ops::softmax_last(scores)).matmul(v)
+}

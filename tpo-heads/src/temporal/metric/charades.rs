@@ -1,0 +1,112 @@
+//! Moment retrieval as reported on Charades-STA: R@n at IoU thresholds and mean IoU.
+//!
+//! Equal to the recall of the QVHighlights evaluator at other thresholds: windows count in listed
+//! order, several windows of ground truth by the best of them, reaching the threshold is a hit.
+
+use serde::Serialize;
+use tpo_core::rows::{Matched, Table};
+
+use super::{Unusable, WindowPrediction, WindowTruth, retrieval};
+use crate::error::HeadsError;
+use crate::numeric::{mean, percent};
+
+/// Version of this metric, for reports.
+pub const PROTOCOL: &str = "charades-sta R@n, IoU=m and mIoU";
+
+/// Which recalls are computed.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct CharadesOptions {
+    /// IoU thresholds; reaching one is a hit.
+    pub thresholds: Vec<f64>,
+    /// How many windows per query may hit, for each recall.
+    pub recall_at: Vec<usize>,
+    /// Every query must be on both sides.
+    pub strict: bool,
+    /// Empty lists and reversed windows.
+    pub unusable: Unusable,
+}
+
+impl Default for CharadesOptions {
+    /// R@1 at 0.3, 0.5 and 0.7 (paper, Table 6).
+    fn default() -> Self {
+        Self {
+            thresholds: vec![0.3, 0.5, 0.7],
+            recall_at: vec![1],
+            strict: false,
+            unusable: Unusable::Refuse,
+        }
+    }
+}
+
+/// R@`n` at one threshold.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Recall {
+    /// Windows per query that may hit.
+    pub n: usize,
+    /// The IoU to reach.
+    pub threshold: f64,
+    /// Per cent with two decimals.
+    pub recall: f64,
+}
+
+/// What was found.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct CharadesReport {
+    /// Which queries were scored, and which only one side has.
+    pub matched: Matched,
+    /// Queries without a predicted window; they count as misses.
+    pub empty: usize,
+    /// Recalls, by `n` and then by threshold.
+    pub recalls: Vec<Recall>,
+    /// Mean IoU of the first window, per cent with two decimals.
+    pub miou: f64,
+}
+
+/// Scores predicted windows against the ground truth.
+///
+/// # Errors
+/// As [`qvhighlights::evaluate`](super::qvhighlights::evaluate).
+pub fn evaluate(
+    predictions: &Table<WindowPrediction>,
+    truth: &Table<WindowTruth>,
+    options: &CharadesOptions,
+) -> Result<CharadesReport, HeadsError> {
+    let matched = predictions.compare(truth);
+    if options.strict {
+        matched.require_complete(&predictions.file, &truth.file)?;
+    }
+    let mut ious: Vec<Vec<f64>> = Vec::with_capacity(matched.matched);
+    for p in predictions.iter() {
+        let Some(t) = truth.get(&p.qid) else { continue };
+        let windows = super::truth_windows(truth, t)?;
+        let predicted = super::predicted_windows(predictions, p, options.unusable)?;
+        let all = predicted
+            .iter()
+            .filter_map(|w| retrieval::best_iou(w.span, windows));
+        ious.push(all.collect());
+    }
+    if ious.is_empty() {
+        return Err(super::no_sample("Charades-STA", "qid"));
+    }
+    let mut recalls = Vec::new();
+    for n in &options.recall_at {
+        for threshold in &options.thresholds {
+            let hit = |q: &&Vec<f64>| q.iter().take(*n).any(|iou| iou >= threshold);
+            recalls.push(Recall {
+                n: *n,
+                threshold: *threshold,
+                recall: percent(ious.iter().filter(hit).count() as f64 / ious.len() as f64),
+            });
+        }
+    }
+    let first: Vec<f64> = ious
+        .iter()
+        .map(|q| q.first().copied().unwrap_or(0.0))
+        .collect();
+    Ok(CharadesReport {
+        matched,
+        empty: ious.iter().filter(|q| q.is_empty()).count(),
+        recalls,
+        miou: mean(&first).map_or(0.0, percent),
+    })
+}

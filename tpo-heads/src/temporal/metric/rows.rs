@@ -1,0 +1,159 @@
+//! The rows of moment retrieval: the JSON-lines format of QVHighlights, also used for Charades-STA.
+
+use serde::de::{Error, SeqAccess, Visitor};
+use serde::ser::SerializeSeq;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use tpo_core::rows::{Problem, Record, SampleId};
+
+/// A predicted window, `[start, end, score]` or `[start, end]` in JSON; seconds.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct PredictedWindow {
+    /// Start and end in seconds.
+    pub span: [f64; 2],
+    /// Confidence, if given; any range.
+    pub score: Option<f64>,
+}
+
+impl<'de> Deserialize<'de> for PredictedWindow {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Window;
+        impl<'de> Visitor<'de> for Window {
+            type Value = PredictedWindow;
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a window [start, end, score] or [start, end]")
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<PredictedWindow, A::Error> {
+                let mut end = |i| -> Result<f64, A::Error> {
+                    seq.next_element()?
+                        .ok_or_else(|| A::Error::invalid_length(i, &self))
+                };
+                let span = [end(0)?, end(1)?];
+                let score = seq.next_element()?;
+                if seq.next_element::<serde::de::IgnoredAny>()?.is_some() {
+                    return Err(A::Error::invalid_length(4, &self));
+                }
+                Ok(PredictedWindow { span, score })
+            }
+        }
+        deserializer.deserialize_seq(Window)
+    }
+}
+
+impl Serialize for PredictedWindow {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut seq = serializer.serialize_seq(None)?;
+        seq.serialize_element(&self.span[0])?;
+        seq.serialize_element(&self.span[1])?;
+        if let Some(score) = &self.score {
+            seq.serialize_element(score)?;
+        }
+        seq.end()
+    }
+}
+
+/// A line of a submission.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct WindowPrediction {
+    /// The query.
+    pub qid: SampleId,
+    /// Its text; not used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub query: Option<String>,
+    /// The video; not used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vid: Option<SampleId>,
+    /// Windows, the best one first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pred_relevant_windows: Option<Vec<PredictedWindow>>,
+    /// A score for each clip of two seconds, in order.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pred_saliency_scores: Option<Vec<f64>>,
+}
+
+/// A line of the ground truth.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct WindowTruth {
+    /// The query.
+    pub qid: SampleId,
+    /// Its text; not used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub query: Option<String>,
+    /// The video; not used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vid: Option<SampleId>,
+    /// Length of the video in seconds; needed for highlights.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub duration: Option<f64>,
+    /// Windows `[start, end]` in seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub relevant_windows: Option<Vec<[f64; 2]>>,
+    /// Clips of two seconds that were rated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub relevant_clip_ids: Option<Vec<usize>>,
+    /// Ratings 0–4 of these clips by three annotators.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub saliency_scores: Option<Vec<[f64; 3]>>,
+}
+
+impl Record for WindowPrediction {
+    type Id = SampleId;
+
+    fn id(&self) -> SampleId {
+        self.qid.clone()
+    }
+
+    fn check(&self) -> Result<(), Problem> {
+        if self.pred_relevant_windows.is_none() && self.pred_saliency_scores.is_none() {
+            return Err(Problem::new(
+                "it has neither `pred_relevant_windows` nor `pred_saliency_scores`",
+                "give the windows [[start, end, score], ..], the clip scores, or both",
+            ));
+        }
+        Ok(())
+    }
+}
+
+impl Record for WindowTruth {
+    type Id = SampleId;
+
+    fn id(&self) -> SampleId {
+        self.qid.clone()
+    }
+
+    fn check(&self) -> Result<(), Problem> {
+        let windows = self.relevant_windows.iter().flatten();
+        if let Some([start, end]) = windows.into_iter().find(|[s, e]| e < s) {
+            return Err(Problem::new(
+                format!("the window [{start}, {end}] of the ground truth ends before it starts"),
+                "give [start, end] in seconds",
+            ));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn windows_have_two_or_three_numbers() {
+        let read = |s| serde_json::from_str::<PredictedWindow>(s);
+        let w = read("[1, 2.5, -0.5]").unwrap();
+        assert_eq!((w.span, w.score), ([1.0, 2.5], Some(-0.5)));
+        assert_eq!(read("[1, 2]").unwrap().score, None);
+        for bad in [
+            "[1]",
+            "[]",
+            "[1,2,3,4]",
+            "[1,2,null]",
+            "[null,2]",
+            "5",
+            "{}",
+            "[1,\"2\"]",
+        ] {
+            assert!(read(bad).is_err(), "{bad}");
+        }
+        assert_eq!(serde_json::to_string(&w).unwrap(), "[1.0,2.5,-0.5]");
+    }
+}

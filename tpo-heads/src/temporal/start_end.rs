@@ -1,0 +1,293 @@
+//! The light temporal head: the first and the last clip from two small MLPs.
+
+use burn::config::Config;
+use burn::module::Module;
+use burn::tensor::activation::{log_sigmoid, log_softmax};
+use burn::tensor::{DType, Device, FloatDType, Tensor, TensorData};
+use tpo_core::Result;
+use tpo_core::geometry::{ScoredSpan, TimeSpan};
+use tpo_core::head::{HeadContext, HeadSpec, LossTerms, TaskHead};
+use tpo_core::nn::{Linear, LinearConfig, Mlp, MlpConfig};
+
+use super::decode::TemporalPrediction;
+use super::features::TEMPORAL_VIDEO_FEATURES;
+use super::head::{HEAD, check_clips, duration_of, gather_rows, pad_rows};
+use super::model::mask;
+use super::target::TemporalTarget;
+use crate::HeadsError;
+use crate::temporal::criterion::BatchTargets;
+
+/// Added to scores that are not a choice (reference implementation).
+const IMPOSSIBLE: f32 = -1e32;
+
+/// Two MLPs on one embedding per clip. The published checkpoint holds them, trained or not; its
+/// chat never calls them.
+#[derive(Module, Debug)]
+pub struct StartEndMlps {
+    /// `d_llm → d_llm → 2`: logits that the moment starts here and that it ends here.
+    pub temporal_embed: Mlp,
+    /// `d_llm → d_llm → 1`: logit that the clip belongs to the moment.
+    pub action_embed: Mlp,
+}
+
+impl StartEndMlps {
+    /// Creates both with the same dropout after every layer, the last included (reference: 0.3).
+    pub fn new(d_llm: usize, dropout: f64, device: &Device) -> Self {
+        let mlp = |out: usize| {
+            MlpConfig::new(vec![d_llm, d_llm, out])
+                .with_dropout(dropout)
+                .init(device)
+        };
+        Self {
+            temporal_embed: mlp(2),
+            action_embed: mlp(1),
+        }
+    }
+}
+
+/// Configuration of a [`SimpleTemporalHead`].
+#[derive(Config, Debug)]
+pub struct SimpleTemporalHeadConfig {
+    /// Width of the language model.
+    pub d_llm: usize,
+    /// Width of the video features.
+    pub d_video: usize,
+    /// Dropout after every layer while training.
+    #[config(default = 0.3)]
+    pub dropout: f64,
+    /// Seconds between the starts of two clips.
+    #[config(default = 1.0)]
+    pub clip_seconds: f64,
+    /// Most clips of a video.
+    #[config(default = 16384)]
+    pub max_clips: usize,
+    /// Weight of the start and end terms each.
+    #[config(default = 1.0)]
+    pub bound: f64,
+    /// Weight of the membership term.
+    #[config(default = 1.0)]
+    pub action: f64,
+}
+
+impl SimpleTemporalHeadConfig {
+    /// For VideoChat-TPO's language model and InternVideo2-CLIP features.
+    pub fn videochat_tpo() -> Self {
+        Self::new(4096, 768)
+    }
+
+    /// Creates the head.
+    pub fn init(&self, device: &Device) -> SimpleTemporalHead {
+        SimpleTemporalHead {
+            start_end: StartEndMlps::new(self.d_llm, self.dropout, device),
+            clip_embed: LinearConfig::new(self.d_video, self.d_llm).init(device),
+            config: self.clone(),
+        }
+    }
+}
+
+/// Start and end of one moment, from the task embedding and one feature row per clip.
+///
+/// Every clip is embedded as *task embedding + projected clip features*; the reference's two MLPs
+/// turn that into logits. The projection is ours: the published code never wires its MLPs up.
+/// This head stands for the paper's "CG-DETR → two-layer MLP" row (Table 11).
+#[derive(Module, Debug)]
+pub struct SimpleTemporalHead {
+    /// The reference's MLPs.
+    pub start_end: StartEndMlps,
+    /// Clip features to the width of the language model `[d_llm, d_video]`.
+    pub clip_embed: Linear,
+    #[module(skip)]
+    config: SimpleTemporalHeadConfig,
+}
+
+/// Logits of a padded batch.
+#[derive(Debug, Clone)]
+pub struct SimpleTemporalOutput {
+    /// Start and end `[n, clips, 2]`; padding is `−1e32`.
+    pub bounds: Tensor<3>,
+    /// Membership `[n, clips]`.
+    pub action: Tensor<2>,
+    /// Real clips per sample.
+    pub clips: Vec<usize>,
+}
+
+impl TaskHead for SimpleTemporalHead {
+    type Target = TemporalTarget;
+    type Output = SimpleTemporalOutput;
+    type Prediction = TemporalPrediction;
+
+    fn spec(&self) -> HeadSpec {
+        HeadSpec::new(HEAD, "<time_begin>", "<temp>")
+    }
+
+    fn forward(&self, task: Tensor<2>, context: &HeadContext<'_>) -> Result<SimpleTemporalOutput> {
+        let [n, d] = task.dims();
+        let d_video = self.config.d_video;
+        let rows = gather_rows(&task, context, TEMPORAL_VIDEO_FEATURES, |rows| {
+            let [clips, width] = rows.dims();
+            check_clips(clips, self.config.max_clips)?;
+            match width {
+                w if w == d_video => Ok(rows),
+                _ => Err(HeadsError::Shape {
+                    place: "SimpleTemporalHead::forward",
+                    what: "video features",
+                    expected: format!("[clips, {d_video}]"),
+                    found: vec![clips, width],
+                }),
+            }
+        })?;
+        let (video, clips) = pad_rows(rows, d_video, &task);
+        let width = video.dims()[1];
+        let x = self.clip_embed.forward(video) + task.reshape([n, 1, d]);
+        let f32 = FloatDType::F32;
+        let bounds = self.start_end.temporal_embed.forward(x.clone()).cast(f32);
+        let action = self.start_end.action_embed.forward(x).cast(f32);
+        let device = bounds.device();
+        let real = mask(&clips, width, &device, DType::F32).reshape([n, width, 1]);
+        let hidden = real.clone().neg().add_scalar(1.0) * IMPOSSIBLE;
+        Ok(SimpleTemporalOutput {
+            bounds: bounds * real + hidden,
+            action: action.reshape([n, width]),
+            clips,
+        })
+    }
+
+    /// Cross entropy of the first and the last clip of the first window over all clips, and binary
+    /// cross entropy of every clip's membership in the moment. A sample without a window counts
+    /// for membership alone.
+    fn loss(
+        &self,
+        output: &SimpleTemporalOutput,
+        targets: &[TemporalTarget],
+        _: &HeadContext<'_>,
+    ) -> Result<LossTerms> {
+        let [n, width] = output.action.dims();
+        let device = output.action.device();
+        let names: Vec<usize> = (0..n).collect();
+        let batch = BatchTargets::new(targets, &output.clips, self.config.clip_seconds, &names)?;
+        let mut bounds = vec![0.0f32; n * width * 2];
+        let mut windows = 0;
+        for (i, (spans, &clips)) in batch.spans.iter().zip(&output.clips).enumerate() {
+            let Some([centre, length]) = spans.first() else {
+                continue;
+            };
+            windows += 1;
+            let clip = |t: f32| (t.max(0.0) * clips as f32) as usize;
+            let first = clip(centre - length / 2.0).min(clips - 1);
+            // The end of a window that closes with a clip belongs to that clip.
+            let last = clip(centre + length / 2.0 - 1e-6).clamp(first, clips - 1);
+            bounds[(i * width + first) * 2] = 1.0;
+            bounds[(i * width + last) * 2 + 1] = 1.0;
+        }
+        let constant = |values: Vec<f32>, shape: [usize; 3]| {
+            Tensor::<3>::from_data(TensorData::new(values, shape), (&device, DType::F32))
+        };
+        let chosen = constant(bounds, [n, width, 2]);
+        let picked = (log_softmax(output.bounds.clone(), 1) * chosen)
+            .sum_dim(1)
+            .sum_dim(0);
+        let picked = picked.reshape([2]) / -(windows.max(1) as f64);
+        let inside: Vec<f32> = batch
+            .relevant
+            .iter()
+            .flatten()
+            .map(|r| *r as u8 as f32)
+            .collect();
+        let inside = constant(inside, [1, n, width]).reshape([n, width]);
+        let real = mask(&output.clips, width, &device, DType::F32);
+        let count: usize = output.clips.iter().sum();
+        let logits = output.action.clone();
+        let outside = inside.clone().neg().add_scalar(1.0);
+        let membership = inside * log_sigmoid(logits.clone()) + outside * log_sigmoid(logits.neg());
+        let action = (membership * real).sum() / -(count.max(1) as f64);
+        Ok(LossTerms::new()
+            .with("start", picked.clone().narrow(0, 0, 1), self.config.bound)
+            .with("end", picked.narrow(0, 1, 1), self.config.bound)
+            .with("action", action, self.config.action))
+    }
+
+    fn decode(
+        &self,
+        output: SimpleTemporalOutput,
+        context: &HeadContext<'_>,
+    ) -> Result<Vec<TemporalPrediction>> {
+        let [n, width] = output.action.dims();
+        let all = Tensor::cat(vec![output.bounds, output.action.reshape([n, width, 1])], 2);
+        let all: Vec<f32> = super::criterion::finite(all, "start and end logits")?;
+        let clip_seconds = self.config.clip_seconds;
+        let samples = all.chunks_exact(width * 3).zip(&output.clips).enumerate();
+        samples
+            .map(|(i, (rows, &clips))| {
+                let duration = duration_of(context, i, clips as f64 * clip_seconds)?;
+                let logits: Vec<[f32; 2]> = rows
+                    .chunks_exact(3)
+                    .take(clips)
+                    .map(|r| [r[0], r[1]])
+                    .collect();
+                let (first, last) = best_frames(&logits, clips);
+                let span = TimeSpan {
+                    start: first as f64 * clip_seconds,
+                    end: (last + 1) as f64 * clip_seconds,
+                };
+                let score = probability(&logits, first, 0) * probability(&logits, last, 1);
+                Ok(TemporalPrediction {
+                    spans: vec![ScoredSpan {
+                        span: span.clamped(duration),
+                        score,
+                    }],
+                    saliency: rows.chunks_exact(3).take(clips).map(|r| r[2]).collect(),
+                    clip_seconds,
+                    duration,
+                })
+            })
+            .collect()
+    }
+}
+
+fn probability(logits: &[[f32; 2]], at: usize, side: usize) -> f64 {
+    let top = logits[at][side];
+    let sum: f64 = logits.iter().map(|l| f64::from(l[side] - top).exp()).sum();
+    1.0 / sum
+}
+
+/// The most likely (first, last) clip with `first < last`, from logits (start, end) per clip, of
+/// which only the first `frames` are a choice. Of equals the earliest first, then the earliest
+/// last; `(0, 0)` when there are not two clips.
+pub fn best_frames(logits: &[[f32; 2]], frames: usize) -> (usize, usize) {
+    let n = frames.min(logits.len());
+    // `best_end[i]`: the best last clip from `i` on.
+    let mut best_end = vec![0usize; n];
+    for i in (0..n).rev() {
+        best_end[i] = match best_end.get(i + 1) {
+            Some(&later) if logits[later][1] > logits[i][1] => later,
+            _ => i,
+        };
+    }
+    let mut best: Option<(f32, (usize, usize))> = None;
+    for first in 0..n.saturating_sub(1) {
+        let last = best_end[first + 1];
+        let score = logits[first][0] + logits[last][1];
+        if best.is_none_or(|(b, _)| score > b) {
+            best = Some((score, (first, last)));
+        }
+    }
+    best.map_or((0, 0), |(_, pair)| pair)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn start_before_end_by_hand() {
+        // The best start is clip 2, the best end clip 1: not allowed together.
+        let logits = [[0.0, 0.0], [1.0, 5.0], [4.0, 0.0], [0.0, 1.0]];
+        // 0 + 5 = 5 for (0, 1) and 4 + 1 = 5 for (2, 3): the earlier one.
+        assert_eq!(best_frames(&logits, 4), (0, 1));
+        let logits = [[0.0, 0.0], [1.0, 5.0], [4.5, 0.0], [0.0, 1.0]];
+        assert_eq!(best_frames(&logits, 4), (2, 3));
+        assert_eq!(best_frames(&logits, 3), (0, 1));
+        assert_eq!(best_frames(&logits, 1), (0, 0));
+        assert_eq!(best_frames(&[], 5), (0, 0));
+    }
+}

@@ -1,0 +1,202 @@
+//! Ground truth of one temporal task token.
+
+use serde::{Deserialize, Serialize};
+use tpo_core::CoreError;
+use tpo_core::geometry::TimeSpan;
+
+use super::criterion::BatchTargets;
+use super::labels::SaliencyLabels;
+use crate::HeadsError;
+
+/// Highest saliency label that is a label (the sum of three raters is at most 12).
+const MAX_SALIENCY: f32 = 100.0;
+
+/// Where the query happens.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MomentWindows {
+    /// In seconds.
+    Seconds(Vec<TimeSpan>),
+    /// (centre, width), 0–1 of the featured length of the video.
+    Normalised(Vec<[f32; 2]>),
+}
+
+/// Ground truth of one temporal task token.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TemporalTarget {
+    /// Where the query happens; may be empty.
+    pub windows: MomentWindows,
+    /// Saliency per clip.
+    pub saliency: SaliencyLabels,
+    /// Relevance per clip if it differs from `saliency.scores`; above zero is relevant.
+    #[serde(default)]
+    pub relevant: Option<Vec<f32>>,
+}
+
+impl TemporalTarget {
+    /// A target in seconds.
+    pub fn new(windows: Vec<TimeSpan>, saliency: SaliencyLabels) -> Self {
+        Self {
+            windows: MomentWindows::Seconds(windows),
+            saliency,
+            relevant: None,
+        }
+    }
+
+    /// Spans (centre, width) of a video of `clips` clips of `clip_seconds`.
+    ///
+    /// # Errors
+    /// [`CoreError::InvalidSpan`] for a span that is reversed, negative or not finite.
+    pub fn spans(&self, clips: usize, clip_seconds: f64) -> Result<Vec<[f32; 2]>, CoreError> {
+        match &self.windows {
+            MomentWindows::Seconds(windows) => {
+                let length = clips as f64 * clip_seconds;
+                windows
+                    .iter()
+                    .map(|w| {
+                        let w = TimeSpan::new(w.start, w.end)?;
+                        let centre = (w.start + w.end) / 2.0 / length;
+                        Ok([centre as f32, (w.duration() / length) as f32])
+                    })
+                    .collect()
+            }
+            MomentWindows::Normalised(spans) => {
+                for s in spans {
+                    let (c, w) = (f64::from(s[0]), f64::from(s[1]));
+                    let usable = c.is_finite() && w.is_finite() && w >= 0.0;
+                    if !usable {
+                        return Err(CoreError::InvalidSpan {
+                            start: c - w / 2.0,
+                            end: c + w / 2.0,
+                            why: "centre and width must be finite and the width not negative",
+                        });
+                    }
+                }
+                Ok(spans.clone())
+            }
+        }
+    }
+}
+
+impl BatchTargets {
+    /// Checks the targets of a batch and pads them to the longest video.
+    ///
+    /// `videos[i]` names the video of sample `i`; samples of equal names are never each other's
+    /// negatives.
+    ///
+    /// # Errors
+    /// [`HeadsError::Shape`] when labels do not fit the number of clips,
+    /// [`CoreError::InvalidSpan`] for an unusable window.
+    pub fn new<V: PartialEq>(
+        targets: &[TemporalTarget],
+        clips: &[usize],
+        clip_seconds: f64,
+        videos: &[V],
+    ) -> Result<Self, HeadsError> {
+        let shape = |what, expected: String, found: usize| HeadsError::Shape {
+            place: "temporal target",
+            what,
+            expected,
+            found: vec![found],
+        };
+        if targets.len() != clips.len() || videos.len() != clips.len() {
+            let expected = format!("one per sample ({})", clips.len());
+            return Err(shape("targets", expected, targets.len()));
+        }
+        let width = clips.iter().copied().max().unwrap_or(0);
+        let mut out = Self::default();
+        for (target, &n) in targets.iter().zip(clips) {
+            let labels = &target.saliency;
+            let relevant = target.relevant.as_ref().unwrap_or(&labels.scores);
+            // Rows padded to the batch are accepted.
+            let fits = |row: &[f32]| (n..=width).contains(&row.len());
+            if !fits(&labels.scores) || !fits(relevant) {
+                let expected = format!("{n} labels, one per clip");
+                return Err(shape("saliency", expected, labels.scores.len()));
+            }
+            let usable = |s: &f32| s.is_finite() && (0.0..=MAX_SALIENCY).contains(s);
+            if !labels.scores.iter().chain(relevant).all(usable) {
+                let expected = format!("numbers from 0 to {MAX_SALIENCY}");
+                return Err(shape("saliency", expected, labels.scores.len()));
+            }
+            if labels.positive.len() != labels.negative.len() {
+                let expected = format!("{} clips, as `positive`", labels.positive.len());
+                return Err(shape("negative", expected, labels.negative.len()));
+            }
+            let pairs: Vec<(usize, usize)> = labels
+                .positive
+                .iter()
+                .copied()
+                .zip(labels.negative.iter().copied())
+                .collect();
+            if let Some(bad) = pairs.iter().flat_map(|p| [p.0, p.1]).find(|c| *c >= width) {
+                let expected = format!("clips below {n}");
+                return Err(shape("positive and negative", expected, bad));
+            }
+            let mut scores = labels.scores.clone();
+            scores.resize(width, 0.0);
+            let mut flags: Vec<bool> = relevant.iter().map(|r| *r > 0.0).collect();
+            flags.resize(width, false);
+            out.spans.push(target.spans(n, clip_seconds)?);
+            out.saliency.push(scores);
+            out.relevant.push(flags);
+            out.pairs.push(pairs);
+        }
+        let batch = videos.len();
+        out.real_negative = (0..batch)
+            .map(|b| videos[b] != videos[(b + 1) % batch])
+            .collect();
+        Ok(out)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn target(scores: Vec<f32>) -> TemporalTarget {
+        let window = TimeSpan {
+            start: 2.0,
+            end: 6.0,
+        };
+        TemporalTarget::new(
+            vec![window],
+            SaliencyLabels {
+                scores,
+                positive: vec![1],
+                negative: vec![0],
+            },
+        )
+    }
+
+    #[test]
+    fn spans_and_negatives_by_hand() {
+        let two = [target(vec![0.0, 1.0]), target(vec![0.0, 1.0, 1.0, 0.0])];
+        let batch = BatchTargets::new(&two, &[2, 4], 4.0, &["a", "b"]).unwrap();
+        // 8 s and 16 s.
+        assert_eq!(batch.spans, [vec![[0.5, 0.5]], vec![[0.25, 0.25]]]);
+        assert_eq!(batch.saliency[0], [0.0, 1.0, 0.0, 0.0]);
+        assert_eq!(batch.relevant[0], [false, true, false, false]);
+        assert_eq!(batch.real_negative, [true, true]);
+        let same = BatchTargets::new(&two, &[2, 4], 4.0, &["a", "a"]).unwrap();
+        assert_eq!(same.real_negative, [false, false]);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_an_error() {
+        let new = |t: TemporalTarget| BatchTargets::new(&[t], &[2], 1.0, &[0]);
+        assert!(new(target(vec![0.0, 1.0])).is_ok());
+        assert!(new(target(vec![0.0])).is_err());
+        assert!(new(target(vec![0.0, f32::NAN])).is_err());
+        assert!(new(target(vec![0.0, 101.0])).is_err());
+        let mut far = target(vec![0.0, 1.0]);
+        far.saliency.positive = vec![2];
+        assert!(new(far).is_err());
+        let mut odd = target(vec![0.0, 1.0]);
+        odd.saliency.negative.clear();
+        assert!(new(odd).is_err());
+        let mut reversed = target(vec![0.0, 1.0]);
+        reversed.windows = MomentWindows::Normalised(vec![[0.5, -0.1]]);
+        assert!(new(reversed).is_err());
+    }
+}

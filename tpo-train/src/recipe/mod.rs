@@ -1,0 +1,322 @@
+//! Recipes: everything about a run in one TOML file.
+//!
+//! A [`Recipe`] names a model, the stages it goes through and where checkpoints and logs go. It
+//! is read with [`Recipe::read`], which reports **all** problems at once, each with its line, its
+//! key and the nearest name that exists, and takes `key=value` overrides as a command line gives
+//! them. [`Recipe::to_toml`] writes it out with every default filled in; that text lies beside
+//! every checkpoint, and [`Recipe::changes`] compares it with the recipe of a run that resumes.
+
+mod changes;
+mod data;
+mod overrides;
+mod read;
+#[cfg(test)]
+mod tests;
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+pub use changes::Change;
+pub use data::{MixtureSpec, SourceSpec, SyntheticSpec};
+
+use crate::error::{Result, TrainError};
+use crate::stage::{Stage, StagePlan};
+
+/// A run: the model, what it learns in which order, what is kept of it.
+///
+/// ```
+/// use tpo_train::Recipe;
+///
+/// let recipe = Recipe::read(
+///     r#"
+///     name = "heads-only"
+///     model = { preset = "mini" }
+///
+///     [[stages]]
+///     name = "heads"
+///     length = { epochs = 3 }
+///     batch_size = 4
+///     checkpoint_every = { steps = 100 }
+///
+///     [[stages.groups]]
+///     name = "region"
+///     patterns = ["head:region.**", "token:region"]
+///     learning_rate = 1e-4
+///     "#,
+///     "recipe.toml",
+///     &["stages.heads.batch_size=8"],
+/// )?;
+/// assert_eq!(recipe.stages[0].batch_size, 8);
+/// # Ok::<(), tpo_train::TrainError>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Recipe {
+    /// Name of the run, for logs: letters, digits, `-`, `_`.
+    pub name: String,
+    /// Seed of everything random: initial weights, order of samples, dropout. Stages may have
+    /// their own.
+    #[serde(default = "default_seed")]
+    pub seed: u64,
+    /// The model that is trained.
+    pub model: ModelSpec,
+    /// What is kept of the run.
+    #[serde(default)]
+    pub checkpoints: CheckpointSpec,
+    /// What is reported of the run.
+    #[serde(default)]
+    pub logging: LoggingSpec,
+    /// The stages in order. Each starts from the weights at which the one before it ended.
+    pub stages: Vec<Stage>,
+}
+
+/// Seed of the training arguments published with the reference checkpoint.
+fn default_seed() -> u64 {
+    42
+}
+
+/// Which model, and from which weights it starts.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ModelSpec {
+    /// Name of built-in sizes, with random weights. Either this or `directory`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub preset: Option<String>,
+    /// A model directory: sizes, weights and tokenizer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub directory: Option<PathBuf>,
+    /// A checkpoint of an earlier run whose weights are put over those of the model, for example
+    /// the end of the stage before. The newest one when it is a run's directory.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub start: Option<PathBuf>,
+    /// Adapters of the language model, in place of those that preset or directory name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lora: Option<LoraSpec>,
+}
+
+/// Low-rank adapters.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LoraSpec {
+    /// Rank.
+    pub rank: usize,
+    /// Numerator of the scale `alpha / rank`.
+    pub alpha: f64,
+    /// Dropout on the adapters' input while training.
+    #[serde(default)]
+    pub dropout: f64,
+    /// Names of the linear layers that get one; empty: all the model can adapt.
+    #[serde(default)]
+    pub targets: Vec<String>,
+}
+
+/// What of a run's checkpoints is kept.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CheckpointSpec {
+    /// The newest so many are kept; the last of every stage stays in any case.
+    pub keep_last: usize,
+    /// The best by an evaluation is kept too.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keep_best: Option<BestSpec>,
+    /// Which weights are written.
+    pub weights: SavedWeights,
+}
+
+impl Default for CheckpointSpec {
+    fn default() -> Self {
+        Self {
+            keep_last: 3,
+            keep_best: None,
+            weights: SavedWeights::Trained,
+        }
+    }
+}
+
+/// Which weights a checkpoint holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SavedWeights {
+    /// Those that this stage or an earlier one trained: adapters, tokens, heads. The rest is that
+    /// of the model the recipe names.
+    #[default]
+    Trained,
+    /// All of them.
+    All,
+}
+
+/// The value that decides which checkpoint is best.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BestSpec {
+    /// Name of a value in the metrics, for example `eval/region/accuracy`.
+    pub metric: String,
+    /// Which way is better.
+    #[serde(default)]
+    pub goal: Goal,
+}
+
+/// Which way is better.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Goal {
+    /// Larger values.
+    #[default]
+    Max,
+    /// Smaller values.
+    Min,
+}
+
+/// What is reported of a run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LoggingSpec {
+    /// A line of `metrics.jsonl` every so many optimizer steps.
+    pub every_steps: u64,
+    /// Whether TensorBoard event files are written too.
+    pub tensorboard: bool,
+    /// Whether a picture of the curves is drawn at the end.
+    pub curves: bool,
+}
+
+impl Default for LoggingSpec {
+    fn default() -> Self {
+        Self {
+            every_steps: 1,
+            tensorboard: true,
+            curves: true,
+        }
+    }
+}
+
+impl Recipe {
+    /// Reads a recipe and validates it. `origin` names the text in messages, for example the
+    /// file. `overrides` are `key=value` with dotted keys: `seed=7`,
+    /// `stages.heads.schedule.floor=0.1`, `stages.0.batch_size=8`; members of a list go by index
+    /// or by their `name`. A value has the type of the one it replaces.
+    ///
+    /// # Errors
+    /// [`TrainError::Recipe`] for text that is not TOML. [`TrainError::InvalidRecipe`] with every
+    /// problem of text and overrides.
+    pub fn read<S: AsRef<str>>(text: &str, origin: &str, overrides: &[S]) -> Result<Self> {
+        read::recipe(text, origin, overrides)
+    }
+
+    /// [`Recipe::read`] of a file.
+    ///
+    /// # Errors
+    /// As [`Recipe::read`]; [`TrainError::Io`] when the file cannot be read.
+    pub fn open<S: AsRef<str>>(path: impl AsRef<Path>, overrides: &[S]) -> Result<Self> {
+        let path = path.as_ref();
+        let text = std::fs::read_to_string(path).map_err(TrainError::io("reading", path))?;
+        Self::read(&text, &path.display().to_string(), overrides)
+    }
+
+    /// The recipe as TOML, every default written out; [`Recipe::read`] reads it back.
+    ///
+    /// # Errors
+    /// [`TrainError::Recipe`] when a number is too large for TOML (64-bit signed).
+    pub fn to_toml(&self) -> Result<String> {
+        toml::to_string_pretty(self).map_err(|e| TrainError::Recipe {
+            origin: "this recipe as TOML".into(),
+            message: e.to_string(),
+        })
+    }
+
+    /// Checks all values.
+    ///
+    /// # Errors
+    /// [`TrainError::InvalidRecipe`] with every problem.
+    pub fn validate(&self) -> Result<()> {
+        let problems = self.problems();
+        if problems.is_empty() {
+            return Ok(());
+        }
+        Err(TrainError::InvalidRecipe {
+            origin: format!("recipe `{}`", self.name),
+            problems,
+        })
+    }
+
+    /// The seed of a stage: its own, or one made of the recipe's and the stage's place.
+    pub fn stage_seed(&self, stage: usize) -> u64 {
+        let own = self.stages.get(stage).and_then(|s| s.seed);
+        own.unwrap_or_else(|| self.seed.wrapping_add(stage as u64))
+    }
+
+    /// Everything out of range, each with its key.
+    pub(crate) fn problems(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        let in_name = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+        if self.name.is_empty() || !self.name.chars().all(in_name) {
+            problems.push("name must be letters, digits, `-` and `_`, and not empty".into());
+        }
+        // The largest integer of TOML; beyond it the recipe cannot be written beside a checkpoint.
+        let seeds = std::iter::once(("seed".to_string(), Some(self.seed))).chain(
+            self.stages
+                .iter()
+                .enumerate()
+                .map(|(i, s)| (format!("stages[{i}].seed"), s.seed)),
+        );
+        for (at, seed) in seeds {
+            if seed.is_some_and(|s| i64::try_from(s).is_err()) {
+                problems.push(format!("{at} must be below 2^63"));
+            }
+        }
+        self.model.problems(&mut problems);
+        if self.checkpoints.keep_last == 0 {
+            problems.push(
+                "checkpoints.keep_last is 0; must be at least 1, the newest one is what resumes"
+                    .into(),
+            );
+        }
+        if let Some(best) = &self.checkpoints.keep_best
+            && best.metric.is_empty()
+        {
+            problems.push("checkpoints.keep_best.metric is empty".into());
+        }
+        if self.logging.every_steps == 0 {
+            problems.push("logging.every_steps is 0; must be at least 1".into());
+        }
+        let plan = StagePlan {
+            stages: self.stages.clone(),
+        };
+        if let Err(TrainError::InvalidPlan { problems: more }) = plan.validate() {
+            problems.extend(more);
+        }
+        problems
+    }
+}
+
+impl ModelSpec {
+    fn problems(&self, problems: &mut Vec<String>) {
+        match (&self.preset, &self.directory) {
+            (None, None) => problems.push(
+                "model: needs `preset` (built-in sizes) or `directory` (a model directory)".into(),
+            ),
+            (Some(_), Some(_)) => {
+                problems.push("model: `preset` and `directory` exclude each other".into());
+            }
+            _ => {}
+        }
+        let Some(lora) = &self.lora else {
+            return;
+        };
+        if lora.rank == 0 {
+            problems.push("model.lora.rank is 0; leave `lora` out for none".into());
+        }
+        if !(lora.alpha.is_finite() && lora.alpha > 0.0) {
+            problems.push(format!(
+                "model.lora.alpha is {}; must be above 0 and finite",
+                lora.alpha
+            ));
+        }
+        if !(0.0..1.0).contains(&lora.dropout) {
+            problems.push(format!(
+                "model.lora.dropout is {}; must be at least 0 and below 1",
+                lora.dropout
+            ));
+        }
+    }
+}

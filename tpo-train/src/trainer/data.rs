@@ -1,0 +1,257 @@
+//! What the trainer learns from, as a trait.
+
+use std::sync::Arc;
+
+use burn::tensor::Device;
+use serde::{Deserialize, Serialize};
+use tpo_core::head::{FeatureSource, FrameSource, SampleContext};
+use tpo_core::model::TpoBatch;
+
+use crate::error::Result;
+
+/// Facts about one sample, owned; [`SampleInfo::context`] lends them to the heads.
+#[derive(Clone, Default)]
+pub struct SampleInfo {
+    /// Identity of the row in messages, for example `refcoco.jsonl:17`.
+    pub id: String,
+    /// Task of the row, for counts in logs; empty when there is none.
+    pub task: String,
+    /// Name of the media; samples of one name are never each other's negatives.
+    pub media: Option<String>,
+    /// `(width, height)` of the source in pixels.
+    pub size: Option<(u32, u32)>,
+    /// Duration of the source in seconds.
+    pub duration: Option<f64>,
+    /// Times of the sampled frames in seconds.
+    pub timestamps: Vec<f64>,
+    /// The question.
+    pub query: Option<String>,
+    /// The frames, for heads that look again.
+    pub frames: Option<Arc<dyn FrameSource>>,
+    /// Features of frozen towers, for heads that read them.
+    pub features: Option<Arc<dyn FeatureSource>>,
+}
+
+impl SampleInfo {
+    /// A sample of which only the identity is known.
+    pub fn named(id: impl Into<String>) -> Self {
+        Self {
+            id: id.into(),
+            ..Self::default()
+        }
+    }
+
+    /// The facts as a head gets them.
+    pub fn context(&self) -> SampleContext<'_> {
+        SampleContext {
+            id: self.media.as_deref(),
+            size: self.size,
+            duration: self.duration,
+            timestamps: &self.timestamps,
+            query: self.query.as_deref(),
+            frames: self.frames.as_deref().map(|f| f as &dyn FrameSource),
+            features: self.features.as_deref().map(|f| f as &dyn FeatureSource),
+        }
+    }
+}
+
+impl std::fmt::Debug for SampleInfo {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SampleInfo")
+            .field("id", &self.id)
+            .field("task", &self.task)
+            .field("context", &self.context())
+            .finish()
+    }
+}
+
+/// One micro-batch: what the model reads, and who it is from.
+#[derive(Debug)]
+pub struct TrainBatch {
+    /// Ids, frames, labels and targets. Samples of several tasks may be mixed.
+    pub batch: TpoBatch,
+    /// One entry per row of the batch, in order.
+    pub samples: Vec<SampleInfo>,
+}
+
+/// A deterministic, endless stream of micro-batches.
+///
+/// The stream goes on into the next epoch by itself, and what it gives depends on nothing but its
+/// seed and its position: after [`TrainData::seek`] to a [`TrainData::cursor`] taken earlier it
+/// gives the same batches again. That is what makes a resumed run equal to an uninterrupted one.
+pub trait TrainData {
+    /// The next micro-batch, on `device`.
+    ///
+    /// # Errors
+    /// Whatever keeps the stream from going on. Rows that cannot be read are the source's own
+    /// matter: it skips and counts them.
+    fn next_batch(&mut self, device: &Device) -> Result<TrainBatch>;
+
+    /// Micro-batches of one epoch; at least 1.
+    fn batches_per_epoch(&self) -> u64;
+
+    /// The position, to be given to [`TrainData::seek`].
+    fn cursor(&self) -> serde_json::Value;
+
+    /// Goes to a position.
+    ///
+    /// # Errors
+    /// [`TrainError::Cursor`](crate::TrainError::Cursor) when it is not a position of this
+    /// stream.
+    fn seek(&mut self, cursor: &serde_json::Value) -> Result<()>;
+
+    /// Passes over the next micro-batch. Sources that can do so without reading it override this.
+    ///
+    /// # Errors
+    /// As [`TrainData::next_batch`].
+    fn skip_batch(&mut self, device: &Device) -> Result<()> {
+        self.next_batch(device).map(|_| ())
+    }
+}
+
+impl<T: TrainData + ?Sized> TrainData for Box<T> {
+    fn next_batch(&mut self, device: &Device) -> Result<TrainBatch> {
+        (**self).next_batch(device)
+    }
+    fn batches_per_epoch(&self) -> u64 {
+        (**self).batches_per_epoch()
+    }
+    fn cursor(&self) -> serde_json::Value {
+        (**self).cursor()
+    }
+    fn seek(&mut self, cursor: &serde_json::Value) -> Result<()> {
+        (**self).seek(cursor)
+    }
+    fn skip_batch(&mut self, device: &Device) -> Result<()> {
+        (**self).skip_batch(device)
+    }
+}
+
+/// The share of one of several workers: micro-batches `rank`, `rank + world`, … of a stream.
+///
+/// All workers open the same stream with the same seed; together they read it once.
+#[derive(Debug)]
+pub struct Sharded<D> {
+    inner: D,
+    rank: usize,
+    world: usize,
+}
+
+impl<D: TrainData> Sharded<D> {
+    /// The share of worker `rank` of `world`.
+    ///
+    /// # Errors
+    /// [`TrainError::InvalidPlan`](crate::TrainError::InvalidPlan) unless `rank < world`.
+    pub fn new(inner: D, rank: usize, world: usize) -> Result<Self> {
+        if rank >= world {
+            return Err(crate::TrainError::InvalidPlan {
+                problems: vec![format!("rank {rank} of {world} workers; must be below")],
+            });
+        }
+        Ok(Self { inner, rank, world })
+    }
+
+    fn skip(&mut self, n: usize, device: &Device) -> Result<()> {
+        (0..n).try_for_each(|_| self.inner.skip_batch(device))
+    }
+}
+
+impl<D: TrainData> TrainData for Sharded<D> {
+    fn next_batch(&mut self, device: &Device) -> Result<TrainBatch> {
+        self.skip(self.rank, device)?;
+        let batch = self.inner.next_batch(device)?;
+        self.skip(self.world - 1 - self.rank, device)?;
+        Ok(batch)
+    }
+
+    fn batches_per_epoch(&self) -> u64 {
+        self.inner
+            .batches_per_epoch()
+            .div_ceil(self.world as u64)
+            .max(1)
+    }
+
+    fn cursor(&self) -> serde_json::Value {
+        self.inner.cursor()
+    }
+
+    fn seek(&mut self, cursor: &serde_json::Value) -> Result<()> {
+        self.inner.seek(cursor)
+    }
+
+    fn skip_batch(&mut self, device: &Device) -> Result<()> {
+        self.skip(self.world, device)
+    }
+}
+
+/// Micro-batches made by a function of their index: a fixed list, or a synthetic world.
+///
+/// The cursor is the index.
+pub struct GeneratedData<F> {
+    make: F,
+    per_epoch: u64,
+    next: Position,
+}
+
+/// Cursor of [`GeneratedData`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Position {
+    batch: u64,
+}
+
+impl<F> GeneratedData<F>
+where
+    F: FnMut(u64, &Device) -> Result<TrainBatch>,
+{
+    /// A stream of `per_epoch` micro-batches an epoch (at least 1). `make` gets the index in the
+    /// stream, counted over all epochs.
+    pub fn new(per_epoch: u64, make: F) -> Self {
+        Self {
+            make,
+            per_epoch: per_epoch.max(1),
+            next: Position { batch: 0 },
+        }
+    }
+}
+
+impl<F> std::fmt::Debug for GeneratedData<F> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("GeneratedData")
+            .field("per_epoch", &self.per_epoch)
+            .field("next", &self.next.batch)
+            .finish()
+    }
+}
+
+impl<F> TrainData for GeneratedData<F>
+where
+    F: FnMut(u64, &Device) -> Result<TrainBatch>,
+{
+    fn next_batch(&mut self, device: &Device) -> Result<TrainBatch> {
+        let batch = (self.make)(self.next.batch, device)?;
+        self.next.batch += 1;
+        Ok(batch)
+    }
+
+    fn batches_per_epoch(&self) -> u64 {
+        self.per_epoch
+    }
+
+    fn cursor(&self) -> serde_json::Value {
+        serde_json::json!({ "batch": self.next.batch })
+    }
+
+    fn seek(&mut self, cursor: &serde_json::Value) -> Result<()> {
+        self.next = Position::deserialize(cursor).map_err(|e| crate::TrainError::Cursor {
+            cursor: cursor.to_string(),
+            why: e.to_string(),
+        })?;
+        Ok(())
+    }
+
+    fn skip_batch(&mut self, _: &Device) -> Result<()> {
+        self.next.batch += 1;
+        Ok(())
+    }
+}

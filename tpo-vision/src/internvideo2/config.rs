@@ -1,0 +1,259 @@
+//! Architecture of the InternVideo2 video tower.
+
+use burn::config::Config;
+use serde::Deserialize;
+
+use crate::error::{Result, VisionError};
+
+/// Channels of a frame.
+pub(crate) const CHANNELS: usize = 3;
+/// Which config an error is about.
+const PART: &str = "InternVideo2 video tower";
+
+/// Architecture of [`InternVideo2`](super::InternVideo2). Field names are those of the
+/// reference's `vision_encoder` configuration.
+#[derive(Config, Debug, PartialEq)]
+pub struct InternVideo2Config {
+    /// Side of the square frames in pixels.
+    pub img_size: usize,
+    /// Side of a patch in pixels.
+    pub patch_size: usize,
+    /// Width of a token; a multiple of 16 for the initial position table.
+    pub embed_dim: usize,
+    /// Number of blocks.
+    pub depth: usize,
+    /// Attention heads of a block.
+    pub num_heads: usize,
+    /// Attention heads of the pooling.
+    pub attn_pool_num_heads: usize,
+    /// Width of a clip's feature.
+    pub clip_embed_dim: usize,
+    /// Frames of a clip. A clip has this many or one (an image).
+    #[config(default = 8)]
+    pub num_frames: usize,
+    /// Frames that one token covers.
+    #[config(default = 1)]
+    pub tubelet_size: usize,
+    /// Width of the hidden layer of a block's MLP, in multiples of the token width; the product
+    /// is rounded down.
+    #[config(default = 4.363636363636363)]
+    pub mlp_ratio: f64,
+    /// Initial value of LayerScale.
+    #[config(default = 0.1)]
+    pub init_values: f64,
+    /// Whether query and key are normalised over the full width.
+    #[config(default = true)]
+    pub qk_normalization: bool,
+    /// Whether query, key and value have biases.
+    #[config(default = false)]
+    pub qkv_bias: bool,
+    /// Separate position tables for space and time, summed, in place of a joint one.
+    #[config(default = false)]
+    pub sep_pos_embed: bool,
+    /// Largest drop-path probability; it rises linearly over the blocks. Training only.
+    #[config(default = 0.0)]
+    pub drop_path_rate: f64,
+    /// Added to the mean square in the blocks' norms (reference implementation).
+    #[config(default = 1e-6)]
+    pub rms_norm_eps: f64,
+    /// Added to the variance in the pooling's layer norms (reference implementation).
+    #[config(default = 1e-5)]
+    pub pool_norm_eps: f64,
+}
+
+/// The fields of the reference's file. Switches between equivalent kernels (`use_flash_attn`,
+/// `use_fused_rmsnorm`, `use_fused_mlp`, ..) do not describe the architecture.
+#[derive(Deserialize)]
+struct Reference {
+    in_chans: Option<usize>,
+    img_size: usize,
+    patch_size: usize,
+    embed_dim: usize,
+    depth: usize,
+    num_heads: usize,
+    attn_pool_num_heads: usize,
+    clip_embed_dim: usize,
+    num_frames: Option<usize>,
+    tubelet_size: Option<usize>,
+    mlp_ratio: Option<f64>,
+    init_values: Option<f64>,
+    qk_normalization: Option<bool>,
+    qkv_bias: Option<bool>,
+    sep_pos_embed: Option<bool>,
+    drop_path_rate: Option<f64>,
+}
+
+impl InternVideo2Config {
+    /// InternVideo2-CLIP-1B as VideoChat-TPO's temporal head uses it: 40 blocks of width 1408, 16
+    /// heads of 88, MLP of 6144, patches of 14 pixels, 8 frames of 224 pixels, hence 2049 tokens
+    /// and a feature of 768 (reference implementation). 1 020 708 608 parameters.
+    pub fn internvideo2_1b() -> Self {
+        Self::new(224, 14, 1408, 40, 16, 16, 768)
+    }
+
+    /// A small tower for tests and examples: 4 blocks of width 96 over 8 frames of 56 pixels,
+    /// hence 129 tokens and a feature of 64.
+    pub fn mini() -> Self {
+        Self::new(56, 14, 96, 4, 4, 4, 64)
+    }
+
+    /// Reads the `vision_encoder` object of the reference's configuration.
+    ///
+    /// # Errors
+    /// [`VisionError::ConfigJson`] for a missing size or a wrong type, [`VisionError::Config`]
+    /// for sizes that contradict each other.
+    pub fn from_reference_json(json: &serde_json::Value) -> Result<Self> {
+        let found = Reference::deserialize(json)
+            .map_err(|source| VisionError::ConfigJson { part: PART, source })?;
+        if let Some(channels) = found.in_chans.filter(|c| *c != CHANNELS) {
+            return Err(VisionError::Config {
+                part: PART,
+                problems: vec![format!("in_chans is {channels}, frames have {CHANNELS}")],
+            });
+        }
+        let mut config = Self::new(
+            found.img_size,
+            found.patch_size,
+            found.embed_dim,
+            found.depth,
+            found.num_heads,
+            found.attn_pool_num_heads,
+            found.clip_embed_dim,
+        );
+        config.num_frames = found.num_frames.unwrap_or(config.num_frames);
+        config.tubelet_size = found.tubelet_size.unwrap_or(config.tubelet_size);
+        config.mlp_ratio = found.mlp_ratio.unwrap_or(config.mlp_ratio);
+        config.init_values = found.init_values.unwrap_or(config.init_values);
+        config.qk_normalization = found.qk_normalization.unwrap_or(config.qk_normalization);
+        config.qkv_bias = found.qkv_bias.unwrap_or(config.qkv_bias);
+        config.sep_pos_embed = found.sep_pos_embed.unwrap_or(config.sep_pos_embed);
+        config.drop_path_rate = found.drop_path_rate.unwrap_or(config.drop_path_rate);
+        config.validate()?;
+        Ok(config)
+    }
+
+    /// Checks that the values fit together.
+    ///
+    /// # Errors
+    /// [`VisionError::Config`] with every broken rule.
+    pub fn validate(&self) -> Result<()> {
+        let mut problems = Vec::new();
+        for (name, value) in [
+            ("img_size", self.img_size),
+            ("patch_size", self.patch_size),
+            ("embed_dim", self.embed_dim),
+            ("depth", self.depth),
+            ("num_heads", self.num_heads),
+            ("attn_pool_num_heads", self.attn_pool_num_heads),
+            ("clip_embed_dim", self.clip_embed_dim),
+            ("num_frames", self.num_frames),
+            ("tubelet_size", self.tubelet_size),
+        ] {
+            if value == 0 {
+                problems.push(format!("{name} must not be zero"));
+            } else if value > 1 << 20 {
+                problems.push(format!("{name} is {value}, more than any known model has"));
+            }
+        }
+        let mut multiple = |name: &str, value: usize, of: &str, divisor: usize| {
+            if divisor != 0 && !value.is_multiple_of(divisor) {
+                problems.push(format!(
+                    "{name} {value} is not a multiple of {of} {divisor}"
+                ));
+            }
+        };
+        let dim = self.embed_dim;
+        multiple("img_size", self.img_size, "patch_size", self.patch_size);
+        multiple("embed_dim", dim, "num_heads", self.num_heads);
+        let pool = self.attn_pool_num_heads;
+        multiple("embed_dim", dim, "attn_pool_num_heads", pool);
+        // A quarter of the width is for time; the rest splits in two halves of sine and cosine.
+        multiple("embed_dim", dim, "the position table's unit", 16);
+        let tubelet = self.tubelet_size;
+        multiple("num_frames", self.num_frames, "tubelet_size", tubelet);
+        if !(self.mlp_ratio.is_finite() && self.mlp_ratio > 0.0 && self.mlp_ratio <= 64.0) {
+            problems.push(format!("mlp_ratio {} must be in (0, 64]", self.mlp_ratio));
+        } else if dim != 0 && self.mlp_hidden() == 0 {
+            problems.push(format!(
+                "mlp_ratio {} leaves no hidden unit",
+                self.mlp_ratio
+            ));
+        }
+        if !self.init_values.is_finite() {
+            problems.push(format!("init_values {} is not finite", self.init_values));
+        }
+        if !(0.0..1.0).contains(&self.drop_path_rate) {
+            let rate = self.drop_path_rate;
+            problems.push(format!("drop_path_rate {rate} must be in [0, 1)"));
+        }
+        for (name, eps) in [
+            ("rms_norm_eps", self.rms_norm_eps),
+            ("pool_norm_eps", self.pool_norm_eps),
+        ] {
+            if !(eps > 0.0 && eps.is_finite()) {
+                problems.push(format!("{name} {eps} must be positive"));
+            }
+        }
+        if problems.is_empty() {
+            return Ok(());
+        }
+        Err(VisionError::Config {
+            part: PART,
+            problems,
+        })
+    }
+
+    /// Width of the hidden layer of a block's MLP (6144 in the 1B tower).
+    pub fn mlp_hidden(&self) -> usize {
+        (self.embed_dim as f64 * self.mlp_ratio) as usize
+    }
+
+    /// Patches along one side of a frame.
+    pub fn grid(&self) -> usize {
+        self.img_size / self.patch_size.max(1)
+    }
+
+    /// Steps in time of a clip.
+    pub fn steps(&self) -> usize {
+        self.num_frames / self.tubelet_size.max(1)
+    }
+
+    /// Tokens of a clip, the class token included.
+    pub fn tokens(&self) -> usize {
+        1 + self.steps() * self.grid() * self.grid()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_1b_tower_has_2049_tokens_and_an_mlp_of_6144() {
+        let config = InternVideo2Config::internvideo2_1b();
+        config.validate().unwrap();
+        assert_eq!((config.tokens(), config.mlp_hidden()), (2049, 6144));
+        InternVideo2Config::mini().validate().unwrap();
+        assert_eq!(InternVideo2Config::mini().tokens(), 129);
+    }
+
+    #[test]
+    fn every_problem_is_listed() {
+        let mut config = InternVideo2Config::mini().with_drop_path_rate(1.5);
+        config.img_size = 57;
+        config.num_heads = 5;
+        config.embed_dim = 40;
+        config.mlp_ratio = f64::NAN;
+        let VisionError::Config { problems, .. } = config.validate().unwrap_err() else {
+            panic!("not a config error");
+        };
+        assert_eq!(problems.len(), 4, "{problems:?}");
+    }
+
+    #[test]
+    fn a_missing_size_is_named() {
+        let json = serde_json::json!({"img_size": 224});
+        let error = InternVideo2Config::from_reference_json(&json).unwrap_err();
+        assert!(error.to_string().contains("patch_size"), "{error}");
+    }
+}

@@ -1,0 +1,271 @@
+//! The video tower.
+
+use burn::module::{Module, Param};
+use burn::nn::Initializer;
+use burn::tensor::{DType, Device, FloatDType, Tensor, TensorData};
+use tpo_core::traits::VisionEncoder;
+
+use super::attention_pool::AttentionPool;
+use super::block::{INIT_STD, InternVideo2Block};
+use super::config::{CHANNELS, InternVideo2Config};
+use super::position::{TableGrid, sincos_2d, sincos_3d, sincos_steps};
+use crate::drop_path::DropPathConfig;
+use crate::error::{Result, VisionError};
+use crate::umt::{PatchEmbed, PatchEmbedConfig};
+
+/// The video tower of InternVideo2-CLIP: clips to one vector each. Paths of the parameters are the
+/// checkpoint's keys without `vision_encoder.`.
+#[derive(Module, Debug)]
+pub struct InternVideo2 {
+    /// Class token `[1, 1, dim]`.
+    pub cls_token: Param<Tensor<3>>,
+    /// Joint position table `[1, 1 + steps·grid², dim]`, the class token's row first; absent with
+    /// separate tables.
+    pub pos_embed: Option<Param<Tensor<3>>>,
+    /// Position of the class token `[1, 1, dim]`, with separate tables.
+    pub pos_embed_cls: Option<Param<Tensor<3>>>,
+    /// Positions in the frame `[1, grid², dim]`, with separate tables.
+    pub pos_embed_spatial: Option<Param<Tensor<3>>>,
+    /// Positions in time `[1, steps, dim]`, with separate tables.
+    pub pos_embed_temporal: Option<Param<Tensor<3>>>,
+    /// Patch embedding.
+    pub patch_embed: PatchEmbed,
+    /// Blocks. No norm follows the last.
+    pub blocks: Vec<InternVideo2Block>,
+    /// Attention pooling.
+    pub clip_projector: AttentionPool,
+    #[module(skip)]
+    config: InternVideo2Config,
+}
+
+/// Activations of one forward pass.
+#[derive(Debug, Clone)]
+pub struct InternVideo2Trace {
+    /// Patch embeddings before class token and positions `[batch, steps·grid², dim]`.
+    pub patches: Tensor<3>,
+    /// What the first block reads `[batch, tokens, dim]`.
+    pub input: Tensor<3>,
+    /// Output of every block `[batch, tokens, dim]`.
+    pub blocks: Vec<Tensor<3>>,
+    /// The clip's feature `[batch, clip_embed_dim]`.
+    pub pooled: Tensor<2>,
+}
+
+/// A parameter whose values are computed when it is first used.
+fn table(
+    shape: [usize; 3],
+    device: &Device,
+    values: impl Fn() -> Vec<f32> + Send + Sync + 'static,
+) -> Param<Tensor<3>> {
+    Param::uninitialized(
+        burn::module::ParamId::new(),
+        move |device, require_grad| {
+            let tensor = Tensor::from_data(TensorData::new(values(), shape), device);
+            match require_grad {
+                true => tensor.require_grad(),
+                false => tensor,
+            }
+        },
+        device.clone(),
+        true,
+        shape.into(),
+    )
+}
+
+impl InternVideo2Config {
+    /// Creates the tower with the reference's initialisation: linear weights normal with
+    /// deviation 0.02, position table of sines. Values are drawn on first use, so a tower that is
+    /// loaded right away never draws them.
+    ///
+    /// # Errors
+    /// [`VisionError::Config`] when [`validate`](Self::validate) finds problems.
+    pub fn init(&self, device: &Device) -> Result<InternVideo2> {
+        self.validate()?;
+        let (dim, separate) = (self.embed_dim, self.sep_pos_embed);
+        let grid = TableGrid {
+            steps: self.steps(),
+            side: self.grid(),
+        };
+        let TableGrid { steps, side } = grid;
+        let normal = Initializer::Normal {
+            mean: 0.0,
+            std: INIT_STD,
+        };
+        Ok(InternVideo2 {
+            cls_token: normal.init([1, 1, dim], device),
+            pos_embed: (!separate)
+                .then(|| table([1, grid.rows(), dim], device, move || sincos_3d(grid, dim))),
+            pos_embed_cls: separate.then(|| Initializer::Zeros.init([1, 1, dim], device)),
+            pos_embed_spatial: separate
+                .then(|| table([1, side * side, dim], device, move || sincos_2d(side, dim))),
+            pos_embed_temporal: separate
+                .then(|| table([1, steps, dim], device, move || sincos_steps(steps, dim))),
+            patch_embed: PatchEmbedConfig::new(dim, self.tubelet_size, self.patch_size)
+                .init(device),
+            blocks: DropPathConfig::linear_decay(self.drop_path_rate, self.depth)
+                .into_iter()
+                .map(|drop_path| InternVideo2Block::new(self, drop_path, device))
+                .collect(),
+            clip_projector: AttentionPool::new(self, device),
+            config: self.clone(),
+        })
+    }
+}
+
+impl InternVideo2 {
+    /// The architecture.
+    pub fn config(&self) -> &InternVideo2Config {
+        &self.config
+    }
+
+    /// Dtype of the parameters, to which frames are cast.
+    pub fn dtype(&self) -> DType {
+        self.patch_embed.proj.bias.val().dtype()
+    }
+
+    /// One feature per clip, **not** normalised, as the reference feeds it to the temporal head.
+    ///
+    /// A clip has the configured number of frames, or one: an image.
+    ///
+    /// # Shapes
+    /// - frames `[batch, frames, 3, height, width]`, normalised with the ImageNet statistics
+    /// - output `[batch, clip_embed_dim]`
+    ///
+    /// # Errors
+    /// [`VisionError::EmptyVideo`], [`VisionError::Channels`], [`VisionError::ClipFrames`] or
+    /// [`VisionError::ClipSize`].
+    pub fn forward(&self, frames: Tensor<5>) -> Result<Tensor<2>> {
+        Ok(self.pool(self.tokens(frames)?))
+    }
+
+    /// Tokens after the last block, the class token first.
+    ///
+    /// # Shapes
+    /// - frames `[batch, frames, 3, height, width]`
+    /// - output `[batch, 1 + steps·grid², dim]`
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward).
+    pub fn tokens(&self, frames: Tensor<5>) -> Result<Tensor<3>> {
+        let (patches, image) = self.patches(frames)?;
+        Ok(self
+            .blocks
+            .iter()
+            .fold(self.embed(patches, image), |x, block| block.forward(x)))
+    }
+
+    /// Pools tokens `[batch, tokens, dim]` to features `[batch, clip_embed_dim]`.
+    pub fn pool(&self, tokens: Tensor<3>) -> Tensor<2> {
+        self.clip_projector.forward(tokens).squeeze_dim(1)
+    }
+
+    /// As [`forward`](Self::forward), keeping every activation.
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward).
+    pub fn trace(&self, frames: Tensor<5>) -> Result<InternVideo2Trace> {
+        let (patches, image) = self.patches(frames)?;
+        let input = self.embed(patches.clone(), image);
+        let mut blocks = Vec::with_capacity(self.blocks.len());
+        let mut x = input.clone();
+        for block in &self.blocks {
+            x = block.forward(x);
+            blocks.push(x.clone());
+        }
+        Ok(InternVideo2Trace {
+            patches,
+            input,
+            blocks,
+            pooled: self.pool(x),
+        })
+    }
+
+    /// Positions of a clip `[1, tokens, dim]`, or of an image: there the patches' rows are the
+    /// mean over time, or the spatial table alone with separate tables.
+    pub fn position_table(&self, image: bool) -> Tensor<3> {
+        let dim = self.config.embed_dim;
+        let (steps, cells) = (self.config.steps(), self.config.grid().pow(2));
+        let (class, patches) = match (
+            &self.pos_embed,
+            &self.pos_embed_cls,
+            &self.pos_embed_spatial,
+            &self.pos_embed_temporal,
+        ) {
+            (Some(joint), ..) => {
+                let joint = joint.val();
+                if !image {
+                    return joint;
+                }
+                let class = joint.clone().narrow(1, 0, 1);
+                let rows = joint.narrow(1, 1, steps * cells);
+                let dtype = rows.dtype();
+                let rows = rows.cast(FloatDType::F32).reshape([1, steps, cells * dim]);
+                (class, rows.mean_dim(1).reshape([1, cells, dim]).cast(dtype))
+            }
+            (None, Some(class), Some(space), _) if image => (class.val(), space.val()),
+            (None, Some(class), Some(space), Some(time)) => {
+                let space = space.val().reshape([1, 1, cells, dim]);
+                let time = time.val().reshape([1, steps, 1, dim]);
+                (class.val(), (space + time).reshape([1, steps * cells, dim]))
+            }
+            _ => unreachable!("a tower has a joint table or the three separate ones"),
+        };
+        Tensor::cat(vec![class, patches], 1)
+    }
+
+    /// Patch embeddings, and whether the clip is an image.
+    fn patches(&self, frames: Tensor<5>) -> Result<(Tensor<3>, bool)> {
+        let image = self.check(frames.dims())?;
+        Ok((self.patch_embed.forward(frames.cast(self.dtype())), image))
+    }
+
+    /// Puts the class token in front and adds the positions.
+    fn embed(&self, patches: Tensor<3>, image: bool) -> Tensor<3> {
+        let [batch, _, dim] = patches.dims();
+        let class = self.cls_token.val().expand([batch, 1, dim]);
+        Tensor::cat(vec![class, patches], 1) + self.position_table(image)
+    }
+
+    fn check(&self, found: [usize; 5]) -> Result<bool> {
+        let place = "InternVideo2";
+        let [batch, frames, channels, height, width] = found;
+        if batch * frames * height * width == 0 {
+            return Err(VisionError::EmptyVideo { place, found });
+        }
+        if channels != CHANNELS {
+            return Err(VisionError::Channels {
+                place,
+                expected: CHANNELS,
+                found: channels,
+            });
+        }
+        let image = frames == 1 && self.config.tubelet_size == 1 && self.config.num_frames != 1;
+        if !image && frames != self.config.num_frames {
+            return Err(VisionError::ClipFrames {
+                place,
+                expected: self.config.num_frames,
+                found: frames,
+            });
+        }
+        if [height, width] != [self.config.img_size; 2] {
+            return Err(VisionError::ClipSize {
+                place,
+                expected: self.config.img_size,
+                height,
+                width,
+            });
+        }
+        Ok(image)
+    }
+}
+
+/// The tokens of the last block, for a connector that reads them all.
+impl VisionEncoder for InternVideo2 {
+    fn encode(&self, frames: Tensor<5>) -> tpo_core::Result<Tensor<3>> {
+        Ok(self.tokens(frames)?)
+    }
+
+    fn dim(&self) -> usize {
+        self.config.embed_dim
+    }
+}

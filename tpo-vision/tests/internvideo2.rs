@@ -1,0 +1,171 @@
+//! The InternVideo2 tower: inputs, gradients, separate tables, half precision.
+
+use burn::module::Module;
+use burn::tensor::{Device, Distribution, FloatDType, Tensor};
+use tpo_core::traits::VisionEncoder;
+use tpo_vision::{InternVideo2Config, VisionError};
+
+fn clips(batch: usize, frames: usize, device: &Device) -> Tensor<5> {
+    let shape = [batch, frames, 3, 56, 56];
+    Tensor::random(shape, Distribution::Normal(0.0, 1.0), device)
+}
+
+fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
+    tensor
+        .cast(FloatDType::F32)
+        .into_data()
+        .iter::<f32>()
+        .collect()
+}
+
+fn assert_close(a: &[f32], b: &[f32], tolerance: f32) {
+    assert_eq!(a.len(), b.len());
+    for (a, b) in a.iter().zip(b) {
+        assert!((a - b).abs() <= tolerance * b.abs().max(1.0), "{a} {b}");
+    }
+}
+
+#[test]
+fn clips_and_images_give_one_feature_each() {
+    let device = Device::flex();
+    let tower = InternVideo2Config::mini().init(&device).unwrap();
+    for frames in [8, 1] {
+        let clips = clips(3, frames, &device);
+        let together = tower.forward(clips.clone()).unwrap();
+        assert_eq!(together.dims(), [3, 64]);
+        let tokens = tower.encode(clips.clone()).unwrap();
+        assert_eq!(tokens.dims(), [3, 1 + frames * 16, 96]);
+        for i in 0..3 {
+            let alone = tower.forward(clips.clone().narrow(0, i, 1)).unwrap();
+            let row = together.clone().narrow(0, i, 1);
+            assert_close(&values(alone), &values(row), 1e-4);
+        }
+    }
+}
+
+#[test]
+fn other_inputs_are_refused() {
+    let device = Device::flex();
+    let tower = InternVideo2Config::mini().init(&device).unwrap();
+    let error = |shape: [usize; 5]| tower.forward(Tensor::zeros(shape, &device)).unwrap_err();
+    let found = error([1, 4, 3, 56, 56]);
+    assert!(
+        matches!(found, VisionError::ClipFrames { found: 4, .. }),
+        "{found}"
+    );
+    let found = error([1, 8, 3, 70, 56]);
+    assert!(
+        matches!(found, VisionError::ClipSize { height: 70, .. }),
+        "{found}"
+    );
+    assert!(matches!(
+        error([1, 8, 4, 56, 56]),
+        VisionError::Channels { .. }
+    ));
+    assert!(matches!(
+        error([0, 8, 3, 56, 56]),
+        VisionError::EmptyVideo { .. }
+    ));
+}
+
+#[test]
+fn autodiff_computes_the_same_and_reaches_every_parameter() {
+    let device = Device::flex().autodiff();
+    let tower = InternVideo2Config::mini().init(&device).unwrap();
+    let clips = clips(2, 8, &device);
+    let out = tower.forward(clips.clone()).unwrap();
+    let plain = tower.valid().forward(clips.inner()).unwrap();
+    assert_close(&values(out.clone()), &values(plain), 1e-4);
+    let grads = out.square().mean().backward();
+    let block = &tower.blocks[0];
+    let q_norm = block.attn.q_norm.as_ref().unwrap();
+    for (name, norm) in [
+        (
+            "cls_token",
+            tower.cls_token.grad(&grads).map(|g| g.abs().sum()),
+        ),
+        (
+            "pos_embed",
+            tower
+                .pos_embed
+                .as_ref()
+                .unwrap()
+                .grad(&grads)
+                .map(|g| g.abs().sum()),
+        ),
+        ("q_norm", q_norm.weight.grad(&grads).map(|g| g.abs().sum())),
+        ("ls1", block.ls1.gamma.grad(&grads).map(|g| g.abs().sum())),
+        (
+            "v_bias",
+            tower
+                .clip_projector
+                .cross_attn
+                .v_bias
+                .grad(&grads)
+                .map(|g| g.abs().sum()),
+        ),
+    ] {
+        let sum: f32 = norm
+            .unwrap_or_else(|| panic!("{name} got no gradient"))
+            .into_scalar();
+        assert!(sum > 0.0, "{name}");
+    }
+}
+
+#[test]
+fn separate_tables_start_as_the_sum_of_space_and_time() {
+    let device = Device::flex();
+    let config = InternVideo2Config::mini().with_sep_pos_embed(true);
+    let tower = config.init(&device).unwrap();
+    let video = values(tower.position_table(false));
+    let image = values(tower.position_table(true));
+    let dim = config.embed_dim;
+    assert_eq!(video.len(), 129 * dim);
+    assert_eq!(image.len(), 17 * dim);
+    let time = values(tower.pos_embed_temporal.as_ref().unwrap().val());
+    // Step 5, patch 7: row 1 + 5·16 + 7.
+    let row = &video[88 * dim..89 * dim];
+    let sum: Vec<f32> = image[8 * dim..9 * dim]
+        .iter()
+        .zip(&time[5 * dim..6 * dim])
+        .map(|(s, t)| s + t)
+        .collect();
+    assert_close(row, &sum, 1e-6);
+    assert_eq!(tower.forward(clips(1, 8, &device)).unwrap().dims(), [1, 64]);
+    assert_eq!(tower.forward(clips(1, 1, &device)).unwrap().dims(), [1, 64]);
+}
+
+#[test]
+fn half_precision_stays_near() {
+    let device = Device::flex();
+    let tower = InternVideo2Config::mini().init(&device).unwrap();
+    let clips = clips(1, 8, &device);
+    let full = values(tower.forward(clips.clone()).unwrap());
+    struct Cast(FloatDType);
+    impl burn::module::ModuleMapper for Cast {
+        fn map_float<const D: usize>(
+            &mut self,
+            param: burn::module::Param<Tensor<D>>,
+        ) -> burn::module::Param<Tensor<D>> {
+            param.map(|tensor| tensor.cast(self.0))
+        }
+    }
+    for (dtype, tolerance) in [(FloatDType::F16, 0.01), (FloatDType::BF16, 0.05)] {
+        let half = tower
+            .clone()
+            .map(&mut Cast(dtype))
+            .forward(clips.clone())
+            .unwrap();
+        let norm = full.iter().map(|v| v * v).sum::<f32>().sqrt();
+        let diff: f32 = values(half)
+            .iter()
+            .zip(&full)
+            .map(|(a, b)| (a - b).powi(2))
+            .sum();
+        assert!(
+            diff.sqrt() / norm < tolerance,
+            "{dtype:?}: {}",
+            diff.sqrt() / norm
+        );
+    }
+}
