@@ -530,6 +530,16 @@ def cgdetr(train):
         return measure(step)
 
 
+def sam2_track():
+    """SAM 2 after the image encoder, with seven memories and sixteen object pointers."""
+    import track
+
+    model = build(track.TrackStep())
+    model.table = model.table.to(DEVICE)
+    inputs = track.inputs(randn)
+    return measure(lambda: model(*inputs))
+
+
 ROWS = {
     "cgdetr": lambda: cgdetr(False),
     "cgdetr-train": lambda: cgdetr(True),
@@ -538,6 +548,7 @@ ROWS = {
     "qformer": qformer,
     "sam2-tiny": lambda: sam2(96, 1, (1, 2, 7, 2), (5, 7, 9), (8, 4, 14, 7)),
     "sam2-large": lambda: sam2(144, 2, (2, 6, 36, 4), (23, 33, 43), (8, 4, 16, 8)),
+    "sam2-track": sam2_track,
     "mistral-prefill": lambda: mistral(256),
     "mistral-decode": lambda: mistral(1),
     "smollm2-decode": smollm2,
