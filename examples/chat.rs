@@ -1,5 +1,5 @@
-//! Ask a video or an image a question; what the heads find is drawn: boxes on a frame, time spans
-//! and the saliency curve on a timeline.
+//! Ask a video or an image a question; what the heads find is drawn: boxes and masks on a frame, time
+//! spans and the saliency curve on a timeline.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use tpo::core::model::CallOrder;
 use tpo::core::prompt::Visual;
 use tpo::data::{FrameSampling, MediaLimits, open_video, read_image};
-use tpo::draw::{LabelledBox, Timeline, draw_boxes, draw_timeline};
+use tpo::draw::{COLOURS, LabelledBox, Timeline, draw_boxes, draw_mask, draw_timeline};
 use tpo::features::{FeatureCache, TemporalTowers};
 use tpo::heads::temporal::features::InternVideo2Files;
 use tpo::llm::sampling::SamplingConfig;
@@ -28,14 +28,16 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// Ask a video or an image a question.
 ///
 /// The answer is streamed. Where the model calls a head, the prediction is printed and drawn: a box
-/// on a frame, time spans and the saliency curve on a timeline. Without --model a small model with
-/// random weights answers: it runs every part of the chain and knows nothing, so its words and
-/// predictions mean nothing. It would not call a head either, so one is called for it: the temporal
-/// head for a question that begins with \"when\", else the region head.
+/// or a mask on a frame, time spans and the saliency curve on a timeline. Without --model a small
+/// model with random weights answers: it runs every part of the chain and knows nothing, so its
+/// words and predictions mean nothing. It would not call a head either, so one is called for it: the
+/// temporal head for a question that begins with \"when\", the mask head for one that begins with
+/// \"follow\", \"track\" or \"segment\", else the region head.
 #[derive(Parser)]
 #[command(after_help = "Examples:
   chat --video clip.mp4 --ask 'Where is the dog?'
   chat --video clip.mp4 --ask 'When does the dog jump?' --truth 3-7.5
+  chat --video clip.mp4 --ask 'Follow the dog.'
   chat --model VideoChat-TPO --towers InternVideo2-CLIP --video clip.mp4 --ask 'When is the goal?'
   chat --model VideoChat-TPO --video clip.mp4 --ask 'What happens?' --ask 'And then?'
   chat --image photo.png --ask 'What is in <track_box>?' --box 0.1,0.2,0.5,0.8")]
@@ -69,7 +71,7 @@ struct Args {
     #[arg(long, default_value = "out/timeline.png")]
     timeline: PathBuf,
     /// Call this head at the start of every answer, whatever the model says [default without
-    /// --model: temporal for \"when …\", else region]
+    /// --model: temporal for \"when …\", mask for \"follow …\", else region]
     #[arg(long)]
     task: Vec<String>,
     /// Picture to write when a box is predicted
@@ -215,6 +217,7 @@ fn run(args: Args) -> Result<()> {
     );
 
     let mut boxes = Vec::new();
+    let mut masks: Vec<MaskPrediction> = Vec::new();
     let mut timeline = None;
     for (turn, text) in args.ask.iter().enumerate() {
         println!("> {}", shorten(text));
@@ -238,7 +241,11 @@ fn run(args: Args) -> Result<()> {
                     let _ = std::io::stdout().flush();
                 }
                 Event::Task(output) => {
-                    println!("[{} {}]", output.task, output.to_json());
+                    match output.get::<MaskPrediction>() {
+                        Some(p) => println!("[{} {}]", output.task, summary(p)),
+                        None => println!("[{} {}]", output.task, output.to_json()),
+                    }
+                    masks.extend(output.get::<MaskPrediction>().cloned());
                     if let Some(p) = output.get::<RegionPrediction>() {
                         boxes.push(LabelledBox {
                             area: p.normalised,
@@ -255,8 +262,15 @@ fn run(args: Args) -> Result<()> {
         println!();
         eprintln!("answered in {:.2} s", start.elapsed().as_secs_f64());
     }
-    if !boxes.is_empty() {
-        let picture = draw_boxes(&frame_of(&media)?, &boxes)?;
+    if !boxes.is_empty() || !masks.is_empty() {
+        let mut picture = draw_boxes(&frame_of(&media)?, &boxes)?;
+        for (i, found) in masks.iter().enumerate() {
+            let shown = found.frames.iter().find(|f| f.frame == middle(&media));
+            if let Some(frame) = shown {
+                let colour = COLOURS[(boxes.len() + i) % COLOURS.len()];
+                draw_mask(&mut picture, &frame.mask.decode()?, colour)?;
+            }
+        }
         write(&picture, &args.out)?;
         eprintln!("wrote {}", args.out.display());
     }
@@ -272,8 +286,11 @@ fn run(args: Args) -> Result<()> {
 /// The head a question asks for, for a model that does not know.
 fn fitting_task(question: &str) -> &'static str {
     let first = question.split_whitespace().next().unwrap_or_default();
-    if first.eq_ignore_ascii_case("when") {
+    let is = |words: &[&str]| words.iter().any(|w| first.eq_ignore_ascii_case(w));
+    if is(&["when"]) {
         "temporal"
+    } else if is(&["follow", "track", "segment"]) {
+        "mask"
     } else {
         "region"
     }
@@ -330,13 +347,27 @@ fn load_towers(dir: &Path, device: &Device) -> Result<TemporalTowers> {
     TemporalTowers::internvideo2(&files, &dir.join("tokenizer.model"), device)
 }
 
+/// What a mask prediction says without its pixels.
+fn summary(found: &MaskPrediction) -> String {
+    let [height, width] = found.size;
+    format!(
+        "{} frame(s) of {width}x{height}, visible in {}",
+        found.frames.len(),
+        found.visible()
+    )
+}
+
+/// Index in the file of the middle one of the frames that were looked at.
+fn middle(media: &Media) -> usize {
+    media.frames[media.frames.len() / 2]
+}
+
 /// The image itself, or the middle one of the frames that were looked at.
 fn frame_of(media: &Media) -> Result<RgbImage> {
     let limits = MediaLimits::default();
     let frame = match media.kind {
         Visual::Video => {
-            let middle = media.frames[media.frames.len() / 2];
-            let frames = open_video(&media.path, &limits)?.read_frames(&[middle])?;
+            let frames = open_video(&media.path, &limits)?.read_frames(&[middle(media)])?;
             frames.into_iter().next()
         }
         _ => Some(read_image(&media.path, &limits)?),

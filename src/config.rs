@@ -8,6 +8,8 @@ use tpo_core::heads;
 use tpo_core::model::TpoModel;
 use tpo_core::token::TaskRegistry;
 use tpo_core::weights::{KeyRules, KeyTables};
+use tpo_heads::mask::sam2::sam2_videochat_tpo_keys;
+use tpo_heads::mask::{MaskHead, MaskHeadConfig};
 use tpo_heads::region::{REGION_KEYS, RegionHead, RegionHeadConfig};
 use tpo_heads::temporal::{TemporalHead, TemporalHeadConfig, cg_detr_rules};
 use tpo_llm::{CausalLm, LlmConfig, LoraConfig};
@@ -18,8 +20,8 @@ use tpo_vision::{QFormerConnector, QFormerConnectorConfig, UmtConfig, VideoEncod
 use crate::error::{Error, Result};
 use crate::features::FeatureTowers;
 
-/// The heads of [`VideoChatTpo`] in this version: region, temporal.
-pub type VideoChatHeads = HeadNode<RegionHead, HeadNode<TemporalHead, NoHeads>>;
+/// The heads of [`VideoChatTpo`]: region, temporal, mask.
+pub type VideoChatHeads = HeadNode<RegionHead, HeadNode<TemporalHead, HeadNode<MaskHead, NoHeads>>>;
 
 /// The paper's model: UMT, Q-Former, a Llama-family decoder, task heads.
 pub type VideoChatTpo = TpoModel<VideoEncoder, QFormerConnector, CausalLm, VideoChatHeads>;
@@ -57,6 +59,8 @@ pub struct TpoConfig {
     pub region: RegionHeadConfig,
     /// Temporal head.
     pub temporal: TemporalHeadConfig,
+    /// Mask head with its SAM 2.
+    pub mask: MaskHeadConfig,
     /// Frozen towers whose features the temporal head reads.
     pub features: FeatureTowers,
     /// Task tokens and their ids.
@@ -79,6 +83,7 @@ impl TpoConfig {
             llm: LlmConfig::mistral_7b().lora(LoraConfig::videochat_tpo()),
             region: RegionHeadConfig::videochat_tpo(),
             temporal: TemporalHeadConfig::videochat_tpo(),
+            mask: MaskHeadConfig::videochat_tpo(),
             features: FeatureTowers::InternVideo2,
             tasks: TaskRegistry::videochat_tpo(),
         }
@@ -101,6 +106,7 @@ impl TpoConfig {
             // Features of the model's own encoder and language model.
             temporal: TemporalHeadConfig::mini(llm.hidden_size, vision.encoder_embed_dim)
                 .with_clip_seconds(0.5),
+            mask: MaskHeadConfig::mini(llm.hidden_size),
             features: FeatureTowers::own(),
             tasks: TaskRegistry::with_base(vocab_size.saturating_sub(7) as u32),
             vision,
@@ -125,6 +131,7 @@ impl TpoConfig {
             self.connector.qformer.validate().map_err(|e| e.to_string()),
             self.llm.validate().map_err(|e| e.to_string()),
             self.temporal.validate().map_err(|e| e.to_string()),
+            self.mask.validate().map_err(|e| e.to_string()),
             self.tasks.validate().map_err(|e| e.to_string()),
             self.features.validate(self.vision.num_frames),
         ] {
@@ -154,6 +161,11 @@ impl TpoConfig {
             "llm.hidden_size and temporal.model.d_text",
             self.llm.hidden_size,
             self.temporal.model.d_text,
+        );
+        equal(
+            "llm.hidden_size and mask.d_llm",
+            self.llm.hidden_size,
+            self.mask.d_llm,
         );
         equal(
             "input.size and vision.img_size",
@@ -211,7 +223,8 @@ impl TpoConfig {
             self.llm.init(device)?,
             heads![
                 self.region.init(device),
-                self.temporal.init(device).map_err(CoreError::from)?
+                self.temporal.init(device).map_err(CoreError::from)?,
+                self.mask.init(device).map_err(CoreError::from)?
             ],
             self.tasks.clone(),
             device,
@@ -221,7 +234,8 @@ impl TpoConfig {
 
 /// Checkpoint names of VideoChat-TPO ↔ parameters of [`VideoChatTpo`].
 ///
-/// Keys of parts that this build has no module for are listed as ignored, each with its reason.
+/// Every key has a parameter, but for constants that the reference stores beside its parameters;
+/// these are ignored, each with its reason.
 pub fn videochat_tpo_keys() -> Result<KeyTables<'static>> {
     let vision = KeyRules::new()
         .owns(["vision_encoder.", "vision_layernorm."])
@@ -253,11 +267,7 @@ pub fn videochat_tpo_keys() -> Result<KeyTables<'static>> {
             .owns([key])
             .prefix(key, &format!("task_tokens.{at}"))
     };
-    let mut later = KeyRules::new().owns(LATER_PARTS.map(|(prefix, _)| prefix));
-    for (prefix, head) in LATER_PARTS {
-        let pattern = format!("^{}", prefix.replace('.', r"\."));
-        later = later.ignore(&pattern, &format!("this build has no {head} head"))?;
-    }
+    let adapter = KeyRules::new().owns(["track_embed.", "track_embed_decode2."]);
     Ok(KeyTables::new()
         .with(vision)
         .with(connector.within("connector."))
@@ -273,17 +283,11 @@ pub fn videochat_tpo_keys() -> Result<KeyTables<'static>> {
         .with(criterion.within("heads.rest.head."))
         .with(start_end.within("heads.rest.head.start_end."))
         .with(token("box_token", 0))
+        .with(adapter.within("heads.rest.rest.head."))
+        .with(sam2_videochat_tpo_keys()?.within("heads.rest.rest.head.sam."))
         .with(token("temporal_token", 1))
-        .with(later))
+        .with(token("track_token", 2)))
 }
-
-/// Parts of the checkpoint whose heads are not built yet.
-pub(crate) const LATER_PARTS: [(&str, &str); 4] = [
-    ("track_token", "mask"),
-    ("track_embed.", "mask"),
-    ("track_embed_decode2.", "mask"),
-    ("sam.", "mask"),
-];
 
 #[cfg(test)]
 mod tests {
@@ -338,12 +342,21 @@ mod tests {
                 "lm.base_model.model.model.layers.3.mlp.up_proj.lora_B.default.weight",
                 "llm.model.layers.3.mlp.up_proj.lora.b",
             ),
+            ("track_token", "task_tokens.2"),
+            (
+                "track_embed_decode2.layers.1.bias",
+                "heads.rest.rest.head.track_embed_decode2.layers.1.bias",
+            ),
+            (
+                "track_embed.layers.0.weight",
+                "heads.rest.rest.head.track_embed.layers.0.weight",
+            ),
+            (
+                "sam.sam_mask_decoder.output_upscaling.3.bias",
+                "heads.rest.rest.head.sam.sam_mask_decoder.output_upscaling.conv2.bias",
+            ),
         ] {
             assert_eq!(map.module_path(key), KeyTarget::Path(path.into()));
         }
-        assert!(matches!(
-            map.module_path("sam.no_mem_embed"),
-            KeyTarget::Ignored(_)
-        ));
     }
 }

@@ -1,5 +1,6 @@
 //! Pictures of predictions.
 
+mod mask;
 mod timeline;
 
 use ab_glyph::{FontRef, PxScale};
@@ -10,6 +11,7 @@ use tpo_core::geometry::BoxXyxy;
 
 use crate::error::{Error, Result};
 
+pub use mask::draw_mask;
 pub use timeline::{Timeline, draw_timeline};
 
 /// DejaVu Sans, Latin subset.

@@ -65,6 +65,9 @@ pub mod prelude {
     pub use tpo_core::model::{CallOrder, TokenBatch, TpoBatch, TpoModel};
     pub use tpo_core::nn::{Linear, LinearConfig, Mlp, MlpConfig};
     pub use tpo_core::token::{TaskRegistry, TaskTokens, TokenId};
+    pub use tpo_heads::mask::{
+        MaskHead, MaskHeadConfig, MaskLossConfig, MaskPrediction, MaskSupervision, MaskTarget,
+    };
     pub use tpo_heads::region::{RegionHead, RegionHeadConfig, RegionPrediction};
     pub use tpo_heads::temporal::{
         SimpleTemporalHead, SimpleTemporalHeadConfig, TemporalHead, TemporalHeadConfig,

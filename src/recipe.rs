@@ -6,18 +6,16 @@
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 
-use burn::module::ParamId;
 use burn::tensor::Device;
 use tpo_core::head::HeadSet;
-use tpo_core::weights::videochat_tpo_layout;
 use tpo_llm::{LORA_TARGETS, LoraConfig};
 use tpo_train::explain::{Explanation, ModelShape, PartShape};
 use tpo_train::recipe::{LoraSpec, ModelSpec, Recipe, SourceSpec};
-use tpo_train::{HeadNames, ResolvedParam, TrainError};
+use tpo_train::{HeadNames, TrainError};
 
-use crate::config::{LATER_PARTS, TpoConfig};
+use crate::config::TpoConfig;
 use crate::error::{Error, Result};
-use crate::model_dir::{CONFIG_FILE, mini_tokenizer, read_config};
+use crate::model_dir::{mini_tokenizer, read_config};
 
 /// Names a recipe may give as `model.preset`.
 pub const PRESETS: [&str; 2] = ["videochat-tpo", "mini"];
@@ -97,15 +95,12 @@ fn lora_config(spec: &LoraSpec) -> LoraConfig {
 
 /// The shape of the model that a recipe names. No weight is drawn or read.
 ///
-/// For the published sizes, parts that this build has no module for are taken from the layout of
-/// the published checkpoint, under the paths they would have.
-///
 /// # Errors
 /// As [`model_config`].
 pub fn model_shape(spec: &ModelSpec) -> Result<ModelShape> {
     let config = model_config(spec)?;
     let model = config.init(&Device::flex())?;
-    let mut heads: Vec<String> = model.heads.specs().into_iter().map(|s| s.name).collect();
+    let heads: Vec<String> = model.heads.specs().into_iter().map(|s| s.name).collect();
     let name = match (&spec.preset, &spec.directory) {
         (Some(preset), _) => format!("preset {preset}"),
         (_, Some(dir)) => dir.display().to_string(),
@@ -126,49 +121,8 @@ pub fn model_shape(spec: &ModelSpec) -> Result<ModelShape> {
         PartShape::new("heads", ["heads."], 1),
     ];
     let mut shape = ModelShape::of(name, &model, HeadNames::default(), parts);
-    let published = match (&spec.preset, &spec.directory) {
-        (Some(preset), _) => preset == "videochat-tpo",
-        (_, Some(dir)) => !dir.join(CONFIG_FILE).exists(),
-        _ => false,
-    };
-    if published {
-        add_later_parts(&mut shape.params, &mut heads)?;
-    }
     shape.heads = HeadNames::new(heads);
     Ok(shape)
-}
-
-/// Adds the heads of the published checkpoint that this build has no module for.
-fn add_later_parts(params: &mut Vec<ResolvedParam>, heads: &mut Vec<String>) -> Result<()> {
-    let absent: Vec<&str> = ["temporal", "mask"]
-        .into_iter()
-        .filter(|name| !heads.iter().any(|h| h == name))
-        .collect();
-    heads.extend(absent.iter().map(|h| h.to_string()));
-    for tensor in videochat_tpo_layout()?.tensors {
-        let Some((prefix, head)) = LATER_PARTS
-            .iter()
-            .find(|(prefix, _)| tensor.key.starts_with(prefix))
-        else {
-            continue;
-        };
-        if !absent.contains(head) || !tensor.is_float() {
-            continue;
-        }
-        let at = heads.iter().position(|h| h == head).unwrap_or_default();
-        let path = if prefix.ends_with("_token") {
-            format!("task_tokens.{at}")
-        } else {
-            format!("heads.{}head.{}", "rest.".repeat(at), tensor.key)
-        };
-        params.push(ResolvedParam {
-            path,
-            id: ParamId::new(),
-            shape: tensor.shape,
-            tied: Vec::new(),
-        });
-    }
-    Ok(())
 }
 
 /// What a recipe would do: which parts learn how fast, how long it takes, how much memory it

@@ -184,6 +184,8 @@ pub struct Session {
     history_boxes: Vec<BoxXyxy>,
     /// The question being answered.
     asked: String,
+    /// Its boxes.
+    asked_boxes: Vec<BoxXyxy>,
 }
 
 impl Session {
@@ -234,6 +236,7 @@ impl Session {
             history: Vec::new(),
             history_boxes: Vec::new(),
             asked: String::new(),
+            asked_boxes: Vec::new(),
         })
     }
 
@@ -388,6 +391,7 @@ impl Session {
             force: question.tasks,
         };
         self.asked = text.clone();
+        self.asked_boxes.clone_from(&question.boxes);
         let mut sampler = Sampler::new(self.options.decoding.clone())?;
         self.features = match (&self.towers, &self.media) {
             (Some(towers), Some(media)) if media.kind == Visual::Video => Some(LazyFeatures {
@@ -408,12 +412,14 @@ impl Session {
                 duration: m.duration,
                 timestamps: &m.timestamps,
                 query: Some(&self.asked),
+                boxes: &self.asked_boxes,
                 id: Some(&self.media_name),
                 frames: self.frames.as_ref().map(|f| f as &dyn FrameSource),
                 features: self.features.as_ref().map(|f| f as &dyn FeatureSource),
             },
             None => SampleContext {
                 query: Some(&self.asked),
+                boxes: &self.asked_boxes,
                 ..SampleContext::default()
             },
         };

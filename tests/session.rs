@@ -4,11 +4,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use burn::tensor::{Device, FloatDType};
-use tpo::HeadProgress;
 use tpo::core::prompt::Visual;
 use tpo::data::MediaLimits;
 use tpo::features::FeatureCache;
 use tpo::prelude::*;
+use tpo::{HeadProgress, TrackFrames};
 
 fn session() -> Session {
     let options = SessionOptions {
@@ -103,6 +103,97 @@ fn a_video_is_asked_when() {
     let other = Question::new("When is it blue?").with_task("temporal");
     let other = session.ask(other).unwrap().collect_reply().unwrap();
     assert_ne!(other.tasks[0].get::<TemporalPrediction>(), Some(&found));
+}
+
+fn follow(session: &mut Session, question: Question) -> MaskPrediction {
+    session.clear_history();
+    let reply = session.ask(question.with_task("mask")).unwrap();
+    let reply = reply.collect_reply().unwrap();
+    assert!(reply.without_head.is_empty());
+    reply.tasks[0].get::<MaskPrediction>().unwrap().clone()
+}
+
+/// "Follow it" gives a mask of the video's size for every frame of the file, or for those the
+/// model looked at; a box in the question prompts SAM 2 itself.
+#[test]
+fn a_video_is_followed() {
+    let heard = Arc::new(Mutex::new(Vec::new()));
+    let hears = heard.clone();
+    let options = SessionOptions {
+        max_new_tokens: 2,
+        progress: Some(HeadProgress(Arc::new(move |what, done, total| {
+            hears.lock().unwrap().push((what.to_string(), done, total));
+        }))),
+        ..SessionOptions::default()
+    };
+    let mut session = Session::mini(&Device::flex(), 7, options).unwrap();
+    session
+        .load_video(asset("bouncing_shapes.mp4"), None)
+        .unwrap();
+    let found = follow(&mut session, Question::new("Follow the red circle."));
+    let all = (session.media().unwrap().duration.unwrap() * session.media().unwrap().fps.unwrap())
+        .round() as usize;
+    assert_eq!((found.frames.len(), found.size), (all, [240, 320]));
+    for (i, frame) in found.frames.iter().enumerate() {
+        let mask = frame.mask.decode().unwrap();
+        assert_eq!((frame.frame, mask.size()), (i, (240, 320)));
+        assert_eq!(frame.area.is_some(), mask.area() > 0);
+    }
+    assert_eq!(
+        heard.lock().unwrap().last(),
+        Some(&("frames".into(), all, all))
+    );
+    assert_eq!(
+        follow(&mut session, Question::new("Follow the red circle.")),
+        found
+    );
+
+    let options = SessionOptions {
+        max_new_tokens: 2,
+        track: TrackFrames::Sampled,
+        ..SessionOptions::default()
+    };
+    let mut session = Session::mini(&Device::flex(), 7, options).unwrap();
+    session
+        .load_video(asset("bouncing_shapes.mp4"), None)
+        .unwrap();
+    let by_words = follow(
+        &mut session,
+        Question::new("Follow what is in [32,24,160,120]."),
+    );
+    let area = BoxXyxy::from([0.1, 0.1, 0.5, 0.5]);
+    assert_eq!((by_words.frames.len(), by_words.prompt), (8, Some(area)));
+    let by_box = follow(&mut session, Question::new("Follow it.").with_box(area));
+    assert_eq!(
+        (by_box.prompt, &by_box.frames),
+        (Some(area), &by_words.frames)
+    );
+    let by_token = follow(&mut session, Question::new("Follow it."));
+    assert_eq!(by_token.prompt, None);
+    assert_ne!(by_token.frames, by_box.frames);
+}
+
+/// The mask of an image is that of its one frame.
+#[test]
+fn an_image_is_segmented() {
+    let dir = tempfile::tempdir().unwrap();
+    let png = dir.path().join("grey.png");
+    image::RgbImage::from_fn(40, 30, |x, y| {
+        image::Rgb([if x > 20 && y > 10 { 250 } else { 20 }; 3])
+    })
+    .save(&png)
+    .unwrap();
+    let mut session = session();
+    session.load_image(&png).unwrap();
+    let found = follow(&mut session, Question::new("Segment it."));
+    assert_eq!((found.frames.len(), found.size), (1, [30, 40]));
+    // Without any frame there is nothing to segment.
+    let mut nothing = crate::session();
+    let asked = nothing
+        .ask(Question::new("Follow it.").with_task("mask"))
+        .unwrap();
+    let error = asked.collect_reply().unwrap_err().to_string();
+    assert!(error.contains("mask"), "{error}");
 }
 
 #[test]
@@ -274,9 +365,10 @@ fn questions_that_make_no_sense_are_errors_and_leave_the_session_usable() {
     session.ask(boxed).unwrap().collect_reply().unwrap();
     let empty = session.ask(Question::new("")).unwrap().collect_reply();
     empty.unwrap();
-    let mask = Question::new("follow it").with_task("mask");
-    let reply = session.ask(mask).unwrap().collect_reply().unwrap();
-    assert_eq!(reply.without_head, ["mask"]);
+    let far = Question::new("follow [10,10,900,20]").with_task("mask");
+    let error = session.ask(far).unwrap().collect_reply().unwrap_err();
+    assert!(text(error).contains("outside the image"));
+    session.ask(where_is()).unwrap().collect_reply().unwrap();
 }
 
 #[test]

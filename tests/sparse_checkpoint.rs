@@ -3,12 +3,18 @@
 #[path = "common/example.rs"]
 mod example;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Output;
 
+use burn::tensor::Device;
 use serde_json::Value;
+use tpo::{TpoConfig, videochat_tpo_keys};
 use tpo_core::weights::inspect::{LayoutChoice, inspect};
-use tpo_core::weights::{INDEX_FILE, Manifest, videochat_tpo_layout, write_sparse};
+use tpo_core::weights::{
+    Checkpoint, INDEX_FILE, KeyMap, KeyTarget, LoadOptions, Manifest, SaveOptions, load_module,
+    module_params, save_module, videochat_tpo_layout, write_sparse,
+};
 
 const NORM: &str = "vision_encoder.encoder.blocks.7.norm1.weight";
 
@@ -57,14 +63,123 @@ fn the_published_layout_is_accepted_at_full_size() {
     assert_eq!(found.notes, [""; 0]);
     assert_eq!(found.dtypes["I64"], 1);
     let text = found.to_string();
-    for part in [
-        "7284310128",
-        "rank 16 on ",
-        "no module in this build",
-        "every tensor is there",
-    ] {
+    for part in ["7284310128", "rank 16 on ", "every tensor is there"] {
         assert!(text.contains(part), "{text}");
     }
+    assert!(!text.contains("no module in this build"), "{text}");
+}
+
+/// The published model with every width as small as it goes: the depths are the published ones, so
+/// that the names are, too.
+fn narrow() -> TpoConfig {
+    use tpo::core::token::TaskRegistry;
+    use tpo::heads::mask::MaskHeadConfig;
+    use tpo::heads::region::RegionHeadConfig;
+    use tpo::heads::temporal::TemporalHeadConfig;
+
+    let full = TpoConfig::videochat_tpo();
+    let mut config = full.clone();
+    config.input.size = 16;
+    config.input.frames = 4;
+    config.vision.img_size = 16;
+    config.vision.num_frames = 4;
+    config.vision.encoder_embed_dim = 8;
+    config.vision.encoder_num_heads = 2;
+    let q = &mut config.connector.qformer;
+    (q.hidden_size, q.num_attention_heads, q.intermediate_size) = (8, 2, 8);
+    (q.encoder_width, q.vocab_size, q.max_position_embeddings) = (8, 16, 8);
+    (q.num_query_token, q.extra_num_query_token) = (2, 2);
+    config.connector.d_llm = 16;
+    let llm = &mut config.llm;
+    (llm.hidden_size, llm.intermediate_size, llm.vocab_size) = (16, 16, 32);
+    (
+        llm.num_attention_heads,
+        llm.num_key_value_heads,
+        llm.head_dim,
+    ) = (2, 1, 8);
+    config.tasks = TaskRegistry::with_base(25);
+    config.region = RegionHeadConfig::for_llm(16);
+    let mut cg = full.temporal.model.clone();
+    (cg.d_text, cg.d_video, cg.d_model, cg.d_hidden) = (16, 8, 16, 16);
+    config.temporal = TemporalHeadConfig {
+        model: cg,
+        ..full.temporal.clone()
+    };
+    let mut sam = full.mask.sam.clone();
+    let trunk = &mut sam.image_encoder.trunk;
+    (trunk.embed_dim, trunk.num_heads) = (8, 1);
+    sam.image_encoder.d_model = 16;
+    sam.image_size = 64;
+    sam.prompt_encoder.dim = 16;
+    sam.prompt_encoder.image_size = [64; 2];
+    sam.prompt_encoder.mask_in_chans = 4;
+    sam.mask_decoder.dim = 16;
+    sam.mask_decoder.mlp_dim = 16;
+    sam.mask_decoder.iou_head_hidden_dim = 8;
+    sam.memory_attention.d_model = 16;
+    sam.memory_attention.kv_in_dim = 8;
+    sam.memory_attention.dim_feedforward = 16;
+    sam.memory_encoder.in_dim = 16;
+    sam.memory_encoder.out_dim = 8;
+    config.mask = MaskHeadConfig::new(16, 16, sam);
+    config
+}
+
+/// All 2,594 names of the published checkpoint have a parameter or a reason to be left out, and a
+/// model with the published depths loads them strictly.
+#[test]
+fn every_published_name_is_loaded_or_has_a_reason() {
+    let keys = videochat_tpo_keys().unwrap();
+    let config = narrow();
+    let device = Device::flex();
+    let model = config.init(&device).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let saved = dir.path().join("saved");
+    save_module(&model, &keys, &saved, &SaveOptions::default()).unwrap();
+
+    let checkpoint = Checkpoint::open(&saved).unwrap();
+    let ours: BTreeSet<String> = checkpoint.tensors().map(|t| t.key.clone()).collect();
+    let published: BTreeSet<String> = layout().tensors.into_iter().map(|t| t.key).collect();
+    let (ignored, taken): (Vec<&String>, Vec<&String>) = published
+        .iter()
+        .partition(|key| matches!(keys.module_path(key), KeyTarget::Ignored(_)));
+    let unknown: Vec<_> = ours.iter().filter(|k| !published.contains(*k)).collect();
+    assert!(unknown.is_empty(), "not in the checkpoint: {unknown:?}");
+    let lost: Vec<_> = taken.iter().filter(|k| !ours.contains(**k)).collect();
+    assert!(lost.is_empty(), "no parameter: {lost:?}");
+    assert_eq!(published.len(), 2594);
+    assert_eq!(ignored, ["qformer.bert.embeddings.position_ids"]);
+
+    // Strict: nothing missing, nothing unexpected, the same bytes.
+    let other = config.init(&device).unwrap();
+    let (loaded, report) = load_module(other, &checkpoint, &keys, &LoadOptions::default()).unwrap();
+    assert!(report.missing.is_empty() && report.unexpected.is_empty());
+    assert_eq!(report.loaded.len(), ours.len());
+    let again = dir.path().join("again");
+    save_module(&loaded, &keys, &again, &SaveOptions::default()).unwrap();
+    let bytes = |dir: &Path| {
+        let mut files: Vec<PathBuf> = std::fs::read_dir(dir)
+            .unwrap()
+            .map(|e| e.unwrap().path())
+            .filter(|p| p.extension().is_some_and(|e| e == "safetensors"))
+            .collect();
+        files.sort();
+        files
+            .iter()
+            .map(|f| std::fs::read(f).unwrap())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(bytes(&saved), bytes(&again));
+
+    // One name less, and the error says which.
+    let mut manifest = Manifest::of(&checkpoint);
+    manifest.tensors.retain(|t| t.key != "sam.no_mem_embed");
+    let sparse = dir.path().join("sparse");
+    write_sparse(&manifest, &sparse).unwrap();
+    let checkpoint = Checkpoint::open(&sparse).unwrap();
+    let model = config.init(&device).unwrap();
+    let error = load_module(model, &checkpoint, &keys, &LoadOptions::default()).unwrap_err();
+    assert!(error.to_string().contains("sam.no_mem_embed"), "{error}");
 }
 
 #[cfg(unix)]
@@ -103,7 +218,7 @@ fn a_renamed_key() {
 }
 
 #[test]
-fn a_renamed_key_in_a_part_without_a_module() {
+fn a_renamed_key_of_sam_2() {
     let mut manifest = layout();
     for t in &mut manifest.tensors {
         if t.key == "sam.no_mem_embed" {
@@ -250,6 +365,29 @@ fn another_size_of_the_same_model_is_listed_but_not_compared() {
             .unwrap()
             .is_fine()
     );
+}
+
+/// At full size no value is drawn: parameters know their shapes before.
+#[test]
+fn every_published_shape_is_that_of_its_parameter() {
+    let keys = videochat_tpo_keys().unwrap();
+    let model = TpoConfig::videochat_tpo().init(&Device::flex()).unwrap();
+    let params: BTreeMap<String, Vec<usize>> = module_params(&model)
+        .into_iter()
+        .map(|p| (p.path, p.shape))
+        .collect();
+    let mut matched = 0;
+    for tensor in layout().tensors {
+        match keys.module_path(&tensor.key) {
+            KeyTarget::Path(path) => {
+                assert_eq!(params.get(&path), Some(&tensor.shape), "{}", tensor.key);
+                matched += 1;
+            }
+            KeyTarget::Ignored(_) => {}
+            KeyTarget::OtherPart => panic!("{} belongs to no part", tensor.key),
+        }
+    }
+    assert_eq!((matched, params.len()), (2593, 2593));
 }
 
 fn run(args: &[&str]) -> Output {

@@ -3,7 +3,7 @@
 use burn::tensor::Device;
 use tpo::llm::LoraConfig;
 use tpo::prelude::*;
-use tpo::train::{StagePlan, VideoChatPaths};
+use tpo::train::StagePlan;
 
 #[test]
 fn every_stage_resolves_on_the_model() {
@@ -11,9 +11,9 @@ fn every_stage_resolves_on_the_model() {
     let mut config = TpoConfig::mini(300);
     config.llm = config.llm.lora(LoraConfig::videochat_tpo());
     let model = config.init(&device).unwrap();
-    let plan = StagePlan::videochat_tpo_with(&VideoChatPaths::region_only());
+    let plan = StagePlan::videochat_tpo();
     plan.validate().unwrap();
-    assert!(plan.stages.len() >= 3);
+    assert_eq!(plan.stages.len(), 6);
     let mut trainable = Vec::new();
     for stage in &plan.stages {
         let groups = stage.resolve(&model).unwrap();
@@ -27,6 +27,12 @@ fn every_stage_resolves_on_the_model() {
                 .group_of("llm.model.layers.0.self_attn.q_proj.weight")
                 .is_none()
         );
+        // SAM 2 is never trained.
+        assert!(
+            groups
+                .trainable()
+                .all(|p| !p.path.starts_with("heads.rest.rest.head.sam."))
+        );
         trainable.push(groups.num_trainable());
     }
     // Stage 1 trains the adapters alone, stage 2 adds the head and its token, stage 3 the encoder
@@ -37,6 +43,9 @@ fn every_stage_resolves_on_the_model() {
     for path in [
         "task_tokens.0",
         "heads.head.decoder.output.weight",
+        "task_tokens.2",
+        "heads.rest.rest.head.track_embed.layers.0.weight",
+        "heads.rest.rest.head.track_embed_decode2.layers.1.bias",
         "connector.project_up.weight",
         "vision.encoder.blocks.0.attn.qkv.weight",
     ] {

@@ -6,11 +6,15 @@ use std::sync::Arc;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use tpo::core::geometry::BoxXyxy;
 use tpo::core::head::{
-    FeatureSource, HeadContext, HeadSet, SampleContext, TargetSet, TaskHead, TaskOutput,
+    FeatureSource, FrameSource, HeadContext, HeadSet, SampleContext, TargetSet, TaskHead,
+    TaskOutput,
 };
 use tpo::core::model::{GenerateEvent, GenerateOptions, TokenBatch, TpoBatch};
 use tpo::core::token::{TaskRegistry, TaskTokens, TokenId};
 use tpo::core::traits::LanguageModel;
+use tpo::heads::mask::sam2::Sam2Config;
+use tpo::heads::mask::track::{ObjectId, Propagation, SourceFrames, TrackOptions, TrackState};
+use tpo::heads::mask::{MaskHeadConfig, MaskPrediction, MaskTarget, PromptSource};
 use tpo::heads::region::{REGION_KEYS, RegionHeadConfig, RegionPrediction};
 use tpo::heads::temporal::TemporalPrediction;
 use tpo::llm::{LlmConfig, LoraConfig, config::LORA_TARGETS};
@@ -22,8 +26,9 @@ use tpo::{InputConfig, TpoConfig, VideoChatTpo, videochat_tpo_keys};
 use super::check::Report;
 use super::fixture::{Failure, Fixture};
 use super::llm::{cross_entropy, mask_rows};
-use super::temporal;
+use super::track::Frames;
 use super::weights::{Stored, compare_gradients, load_from};
+use super::{sam2, temporal, track};
 
 /// The file a fixture takes its weights from: the JSON names it, in the same directory.
 pub fn weights_of(fixture: &Fixture) -> Result<PathBuf, Failure> {
@@ -70,6 +75,13 @@ fn config(weights: &Fixture) -> Result<TpoConfig, Failure> {
     let words = shape("w.qformer.bert.embeddings.word_embeddings.weight")?[0];
     let positions = shape("w.qformer.bert.embeddings.position_embeddings.weight")?[0];
     let region = shape("w.loc_decoder.0.weight")?;
+    let adapter = shape("w.track_embed.layers.0.weight")?;
+    let decoder = &weights.json["sam_mask_decoder"];
+    let mut sam = Sam2Config::from_reference_json(
+        &weights.json["sam_config"],
+        decoder.is_object().then_some(decoder),
+    )?;
+    sam.memory_attention.dropout = 0.0;
     // Everything random is off, as in the fixture.
     let mut qformer = QFormerConfig::new(n("qh")?, n("ql")?, n("qheads")?, n("qi")?, n("D")?)
         .with_num_query_token(n("nq")?)
@@ -102,6 +114,7 @@ fn config(weights: &Fixture) -> Result<TpoConfig, Failure> {
         .lora(LoraConfig::new(n("r")?, weights.f64("alpha")?, targets)),
         region: RegionHeadConfig::new(region[1], region[0]),
         temporal: temporal::head_config(weights, &weights.config()["cg"])?,
+        mask: MaskHeadConfig::new(adapter[1], adapter[0], sam),
         tasks,
         // The fixtures bring their features with them.
         features: tpo::features::FeatureTowers::InternVideo2,
@@ -186,6 +199,12 @@ pub fn targets(
         for (sample, features) in samples.iter_mut().zip(features) {
             sample.features = Some(Arc::new(features));
         }
+    }
+    if fixture.has(&key("sam_images")) || fixture.has(&key("sam_images_lowres")) {
+        // The box of the question is the object to be followed: one per mask token.
+        let boxes = boxes(fixture, &key("input_boxes"))?.concat().into_iter();
+        let boxes: Vec<MaskTarget> = boxes.map(MaskTarget::from_box).collect();
+        targets = targets.with("mask", boxes);
     }
     Ok((targets, samples))
 }
@@ -297,7 +316,19 @@ pub fn generate(fixture: &Fixture, device: &Device) -> Result<Report, Failure> {
     }
     let tokens = batch_of(fixture, "in.video_index")?;
     let visual = model.encode_visual(fixture.tensor("in.video", device)?, None)?;
-    let prompt = model.embed(&tokens, Some(visual), &[], device)?;
+    let boxes = boxes(fixture, "in.input_boxes")?;
+    let prompt = model.embed(&tokens, Some(visual), &boxes, device)?;
+    if !boxes.is_empty() {
+        // The reference's `generate_seg` goes by the token although the question has a box.
+        let mask = &mut model.heads.rest.rest.head;
+        *mask = mask.clone().with_prompt(PromptSource::TaskToken);
+    }
+    let frames = if fixture.has("in.sam_images_lowres") {
+        let side = model.heads.rest.rest.head.config().sam.image_size;
+        Some(sam_frames(fixture, side, device)?)
+    } else {
+        None
+    };
     let greedy = |logits: &[f32], _: &[u32]| {
         let mut best = 0;
         for (i, v) in logits.iter().enumerate() {
@@ -319,16 +350,19 @@ pub fn generate(fixture: &Fixture, device: &Device) -> Result<Report, Failure> {
     let sample = SampleContext {
         features: features.first().map(|f| f as &dyn FeatureSource),
         duration: fixture.json["duration"].as_f64(),
+        boxes: boxes.first().map_or(&[], Vec::as_slice),
+        frames: frames.as_ref().map(|f| f as &dyn FrameSource),
+        size: video_size(fixture),
         ..SampleContext::default()
     };
     let run = model.generate(prompt, sample.clone(), GenerateOptions::default(), greedy)?;
     let mut got = Vec::new();
-    let mut task: Option<(TaskOutput, Tensor<2>)> = None;
+    let mut tasks: Vec<(TaskOutput, Tensor<2>)> = Vec::new();
     for event in run {
         match event? {
             GenerateEvent::Token(id) => got.push(id as i64),
             GenerateEvent::Task { output, embedding } => {
-                task = Some((output, embedding));
+                tasks.push((output, embedding));
             }
             GenerateEvent::NoHead { task, .. } => {
                 return Err(format!("the model has no head for `{task}`").into());
@@ -336,30 +370,47 @@ pub fn generate(fixture: &Fixture, device: &Device) -> Result<Report, Failure> {
         }
     }
     report.equal(fixture, "out.new_tokens", &got)?;
-    let expected = fixture.json["task_head"].as_str().map(str::to_lowercase);
-    let fired = task.as_ref().map(|t| t.0.task.clone());
-    report.expect("task_head", fired == expected, || {
-        format!("head {fired:?} fired, expected {expected:?}")
-    });
-    if let Some((output, embedding)) = task {
+    if fixture.json.get("task_head").is_some() {
+        // The last start token wins.
+        let expected = fixture.json["task_head"].as_str().map(str::to_lowercase);
+        let fired = tasks.last().map(|t| t.0.task.clone());
+        report.expect("task_head", fired == expected, || {
+            format!("head {fired:?} fired, expected {expected:?}")
+        });
+    }
+    for (output, embedding) in tasks {
         if fixture.has("out.prompt_token") {
             let shape = fixture.stored("out.prompt_token")?.shape.clone();
             let values = super::check::floats(embedding.clone())?;
             report.close_values(fixture, "out.prompt_token", &shape, &values, |_| true)?;
         }
+        let context = HeadContext {
+            samples: std::slice::from_ref(&sample),
+            rows: &[0],
+        };
         if let Some(p) = output.get::<RegionPrediction>() {
-            report.close_values(fixture, "out.box", &[4], &p.raw.to_array(), |_| true)?;
+            let key = if fixture.has("out.box") {
+                "out.box"
+            } else {
+                "out.bbox.0"
+            };
+            report.close_values(fixture, key, &[4], &p.raw.to_array(), |_| true)?;
         }
         if let Some(p) = output.get::<TemporalPrediction>() {
             let expected = temporal::spans_of(&fixture.json["ranked"])?;
             temporal::compare_ranking(&mut report, "ranked", &p.spans, &expected);
-            let context = HeadContext {
-                samples: &[sample],
-                rows: &[0],
-            };
-            let head = &model.heads.rest.head;
-            let raw = head.forward(embedding, &context)?;
+            let raw = model.heads.rest.head.forward(embedding.clone(), &context)?;
             temporal::predictions(&mut report, fixture, &raw)?;
+        }
+        if let Some(p) = output.get::<MaskPrediction>() {
+            masks(&mut report, fixture, p)?;
+            let head = &model.heads.rest.rest.head;
+            let tokens = head.forward(embedding, &context)?.prompt;
+            if fixture.has("out.box_embed") {
+                report.close(fixture, "out.box_embed", tokens.clone())?;
+            }
+            let frames = frames.as_ref().ok_or("no frames")?;
+            mask_logits(&mut report, fixture, &head.sam, frames, p.size, tokens)?;
         }
     }
     report.nothing_left(fixture);
@@ -375,4 +426,60 @@ pub fn can_generate(fixture: &Fixture, device: &Device) -> Result<bool, Failure>
         .iter()
         .filter_map(|id| model.registry().by_routing(*id as u32))
         .all(|task| heads.iter().any(|s| s.name == task.name)))
+}
+
+/// `(width, height)` of the video.
+fn video_size(fixture: &Fixture) -> Option<(u32, u32)> {
+    let size = &fixture.json["size_hw"][0];
+    let side = |at: usize| size[at].as_u64().and_then(|n| u32::try_from(n).ok());
+    side(1).zip(side(0))
+}
+
+/// Frames of SAM 2; stored small, enlarged they have the side of its image.
+fn sam_frames(fixture: &Fixture, side: usize, device: &Device) -> Result<Frames, Failure> {
+    let low = fixture.tensor::<5>("in.sam_images_lowres", device)?;
+    let [batch, frames, channels, h, w] = low.dims();
+    if batch != 1 {
+        return Err(format!("{batch} videos, one was expected").into());
+    }
+    if w == 0 || side % w != 0 {
+        return Err(format!("frames are {w} wide, the image {side}").into());
+    }
+    let low = low.reshape([frames, channels, h, w]);
+    Ok(Frames(sam2::enlarge(low, side / w)))
+}
+
+/// The masks of the answer, every frame.
+fn masks(report: &mut Report, fixture: &Fixture, found: &MaskPrediction) -> Result<(), Failure> {
+    for frame in &found.frames {
+        let mask = frame.mask.decode()?;
+        let flags: Vec<bool> = mask.0.iter().copied().collect();
+        let key = format!("out.mask.{}", frame.frame);
+        track::bits_of(report, fixture, &key, &flags)?;
+    }
+    Ok(())
+}
+
+/// The logits behind the masks, which an answer does not hold.
+fn mask_logits(
+    report: &mut Report,
+    fixture: &Fixture,
+    sam: &tpo::heads::mask::sam2::Sam2,
+    frames: &Frames,
+    size: [usize; 2],
+    tokens: Tensor<3>,
+) -> Result<(), Failure> {
+    if !fixture.has("out.mask_logits.0") {
+        return Ok(());
+    }
+    let like = sam.no_mem_embed.val().reshape([-1]);
+    let frames = SourceFrames::new(frames, sam.config().image_size, size, like);
+    let mut state = TrackState::init(sam, frames, TrackOptions::default())?;
+    state.add_embedding(sam, 0, ObjectId(0), tokens)?;
+    for masks in state.propagate(sam, Propagation::forward())? {
+        let masks = masks?;
+        let key = format!("out.mask_logits.{}", masks.frame);
+        track::logits(report, fixture, &key, &masks)?;
+    }
+    Ok(())
 }

@@ -129,7 +129,7 @@ fn check(fixture: &Fixture, options: &Options, device: &Device) -> Result<Verdic
         "tpo_region_units" => boxes::region_units(fixture, device)?,
         "postprocess" => temporal::postprocess(fixture, device)?,
         _ if name.starts_with("cgdetr_") => temporal::cgdetr(fixture, device)?,
-        "tpo_forward_region" | "tpo_forward_temporal" => model::forward(fixture, device)?,
+        _ if name.starts_with("tpo_forward_") => model::forward(fixture, device)?,
         _ if name.starts_with("tpo_train_trace_") => {
             if !train::can_trace(fixture)? {
                 return Ok(Verdict::NotBuilt);

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use burn::tensor::{Device, Tensor, TensorData};
 
 use crate::sampling::{ClipRange, FrameSampling, clip_frame_indices, frame_indices};
-use crate::{DataError, ImageTransform, MediaLimits, VideoInfo, VideoReader, open_video};
+use crate::{DataError, Frame, ImageTransform, MediaLimits, VideoInfo, VideoReader, open_video};
 
 /// Which frames to take and what to do to them.
 #[derive(Debug, Clone, PartialEq)]
@@ -121,9 +121,28 @@ pub fn read_clip(
     config: &ClipConfig,
     progress: Option<Progress<'_>>,
 ) -> Result<ClipValues, DataError> {
+    let indices = select_frames(reader.info(), config)?;
+    read_indices(reader, indices, &config.transform, None, progress)
+}
+
+/// Changes a decoded picture before it is transformed; all pictures of a clip must come out at
+/// one size.
+pub(crate) type FrameMap<'a> = &'a (dyn Fn(Frame) -> Result<Frame, DataError> + Sync);
+
+/// Reads and transforms the frames `indices`, in that order; an index may occur more than once.
+pub(crate) fn read_indices(
+    reader: &dyn VideoReader,
+    indices: Vec<usize>,
+    transform: &ImageTransform,
+    map: Option<(FrameMap<'_>, [usize; 2])>,
+    progress: Option<Progress<'_>>,
+) -> Result<ClipValues, DataError> {
     let info = reader.info();
-    let indices = select_frames(info, config)?;
-    let plan = config.transform.plan(info.height, info.width)?;
+    let (map, [height, width]) = match map {
+        Some((map, size)) => (Some(map), size),
+        None => (None, [info.height, info.width]),
+    };
+    let plan = transform.plan(height, width)?;
     let [h, w] = plan.output_size();
     // Four bytes per value.
     let budget = indices.len().saturating_mul(4);
@@ -151,6 +170,10 @@ pub fn read_clip(
             if let Ok(at) = distinct.binary_search(&index) {
                 let slot = slots[at].lock().unwrap_or_else(|e| e.into_inner()).take();
                 if let Some(out) = slot {
+                    let frame = match map {
+                        Some(map) => map(frame)?,
+                        None => frame,
+                    };
                     plan.apply_into(&frame, out)?;
                 }
             }

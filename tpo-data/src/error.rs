@@ -168,4 +168,39 @@ pub enum DataError {
         /// What is wrong and what was expected.
         reason: String,
     },
+
+    /// A row of a dataset is bad and bad rows are fatal (`strict`).
+    #[error("{0}; leave `strict` off to skip such rows")]
+    Row(#[source] crate::schema::RowError),
+
+    /// A dataset in a public format does not look as that format is documented.
+    #[error("{}: {place}: {reason}", path.display())]
+    Format {
+        /// The file.
+        path: PathBuf,
+        /// Where in the file: a line, a key, an index.
+        place: String,
+        /// What is wrong with it and what was expected.
+        reason: String,
+    },
+
+    /// A mixture, order, augmentation or loader is configured in a way that cannot work.
+    #[error("invalid {what}: {reason}")]
+    InvalidConfig {
+        /// The configuration struct.
+        what: &'static str,
+        /// What is wrong, with the values.
+        reason: String,
+    },
+
+    /// A row cannot be turned into a prompt and targets.
+    #[error("{reason}")]
+    Prepare {
+        /// What is wrong and what to do about it.
+        reason: String,
+    },
+
+    /// Geometry, prompt or token work of `tpo-core` failed.
+    #[error(transparent)]
+    Core(#[from] tpo_core::error::CoreError),
 }

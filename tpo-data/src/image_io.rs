@@ -38,15 +38,64 @@ fn decode(source: &Source, limits: &MediaLimits) -> Result<Frame, DataError> {
     guarded(path, || decode_reader(reader, path, limits))
 }
 
+/// `(width, height)` of an image as shown, from its header alone.
+///
+/// # Errors
+/// As [`read_image`].
+pub(crate) fn image_size(path: &Path, limits: &MediaLimits) -> Result<(usize, usize), DataError> {
+    let source = Source::file(path, limits)?;
+    let reader = BufReader::new(source.open()?);
+    guarded(path, || {
+        let mut decoder = decoder_of(reader, path, limits)?;
+        let (width, height) = decoder.dimensions();
+        let turned = matches!(
+            decoder.orientation().unwrap_or(Orientation::NoTransforms),
+            Orientation::Rotate90
+                | Orientation::Rotate270
+                | Orientation::Rotate90FlipH
+                | Orientation::Rotate270FlipH
+        );
+        let (width, height) = (width as usize, height as usize);
+        Ok(if turned {
+            (height, width)
+        } else {
+            (width, height)
+        })
+    })
+}
+
 fn decode_reader(
     reader: impl BufRead + Seek,
     path: &Path,
     limits: &MediaLimits,
 ) -> Result<Frame, DataError> {
-    let fail = |e: image::ImageError| DataError::Image {
-        path: path.into(),
-        reason: e.to_string(),
+    let mut decoder = decoder_of(reader, path, limits)?;
+    // Broken metadata must not cost the picture.
+    let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
+    let mut image = DynamicImage::from_decoder(decoder).map_err(|e| failed(path, &e))?;
+    image.apply_orientation(orientation);
+    let (width, height) = (image.width() as usize, image.height() as usize);
+    let rgb = if image.color().has_alpha() {
+        flatten(&image.into_rgba8())
+    } else {
+        image.into_rgb8().into_raw()
     };
+    Frame::from_rgb(width, height, rgb)
+}
+
+fn failed(path: &Path, error: &image::ImageError) -> DataError {
+    DataError::Image {
+        path: path.into(),
+        reason: error.to_string(),
+    }
+}
+
+/// A decoder whose header has been read and checked.
+fn decoder_of<'a>(
+    reader: impl BufRead + Seek + 'a,
+    path: &Path,
+    limits: &MediaLimits,
+) -> Result<impl ImageDecoder + 'a, DataError> {
     let mut reader = ImageReader::new(reader)
         .with_guessed_format()
         .map_err(|source| DataError::Io {
@@ -56,20 +105,10 @@ fn decode_reader(
     // Enforced by the decoders; the header is checked again below because some formats ignore
     // it.
     reader.limits(decoder_limits(limits));
-    let mut decoder = reader.into_decoder().map_err(fail)?;
+    let decoder = reader.into_decoder().map_err(|e| failed(path, &e))?;
     let (width, height) = decoder.dimensions();
     limits.check_frame(path, width.into(), height.into())?;
-    // Broken metadata must not cost the picture.
-    let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
-    let mut image = DynamicImage::from_decoder(decoder).map_err(fail)?;
-    image.apply_orientation(orientation);
-    let (width, height) = (image.width() as usize, image.height() as usize);
-    let rgb = if image.color().has_alpha() {
-        flatten(&image.into_rgba8())
-    } else {
-        image.into_rgb8().into_raw()
-    };
-    Frame::from_rgb(width, height, rgb)
+    Ok(decoder)
 }
 
 /// Limits for the `image` crate: it has none on dimensions by default.

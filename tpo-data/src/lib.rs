@@ -28,11 +28,17 @@
 
 mod clip;
 mod error;
+pub mod feed;
 mod frame;
+#[doc(hidden)]
+pub mod fuzzing;
 mod image_io;
 mod label_png;
 mod limits;
+pub mod prompts;
+pub mod readers;
 pub mod sampling;
+pub mod schema;
 pub mod synthetic;
 mod transform;
 pub mod video;
@@ -48,6 +54,6 @@ pub use limits::MediaLimits;
 pub use sampling::{ClipRange, FrameSampling};
 pub use transform::{IMAGENET_MEAN, IMAGENET_STD, ImageTransform, Rounding, TransformPlan};
 pub use video::{
-    VideoInfo, VideoOptions, VideoReader, YuvConversion, open_video, open_video_bytes,
-    open_video_with,
+    FrameFolder, VideoInfo, VideoOptions, VideoReader, YuvConversion, open_frames, open_still,
+    open_video, open_video_bytes, open_video_with,
 };

@@ -103,6 +103,14 @@ pub enum HeadsError {
         /// Which rule it breaks.
         why: &'static str,
     },
+    /// A target of the mask head that nothing can be learned from.
+    #[error("mask target {token}: {why}; give a box, or a mask of frame 0 that is not empty")]
+    MaskTarget {
+        /// Index of the task token.
+        token: usize,
+        /// What is wrong.
+        why: &'static str,
+    },
 }
 
 /// How long the video is, in words.

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use burn::tensor::Tensor;
 
 use crate::error::{CoreError, Result};
+use crate::geometry::BoxXyxy;
 
 /// Frames of one sample, decoded on demand and at the size a head asks for.
 pub trait FrameSource: Send + Sync {
@@ -61,6 +62,8 @@ pub struct SampleContext<'a> {
     pub timestamps: &'a [f64],
     /// The user's question.
     pub query: Option<&'a str>,
+    /// Boxes the question is about, normalised.
+    pub boxes: &'a [BoxXyxy],
     /// The frames, for heads that look again.
     pub frames: Option<&'a dyn FrameSource>,
     /// Features of frozen towers, for heads that read them.
@@ -75,6 +78,7 @@ impl std::fmt::Debug for SampleContext<'_> {
             .field("duration", &self.duration)
             .field("timestamps", &self.timestamps)
             .field("query", &self.query)
+            .field("boxes", &self.boxes)
             .field("frames", &self.frames.map(|s| s.len()))
             .field("features", &self.features.is_some())
             .finish()

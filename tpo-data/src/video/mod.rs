@@ -7,6 +7,7 @@
 mod colour;
 #[cfg(feature = "ffmpeg")]
 mod ffmpeg;
+mod folder;
 mod gif;
 mod h264;
 mod mp4;
@@ -23,6 +24,7 @@ use crate::{DataError, Frame, MediaLimits, Rotation, TimedFrame};
 pub use colour::YuvConversion;
 #[cfg(feature = "ffmpeg")]
 pub use ffmpeg::FfmpegReader;
+pub use folder::{FrameFolder, open_frames, open_still};
 pub use gif::GifReader;
 pub use mp4_reader::Mp4Reader;
 pub(crate) use source::Source;

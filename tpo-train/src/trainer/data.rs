@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
+use tpo_core::geometry::BoxXyxy;
 use tpo_core::head::{FeatureSource, FrameSource, SampleContext};
 use tpo_core::model::TpoBatch;
 
@@ -26,6 +27,8 @@ pub struct SampleInfo {
     pub timestamps: Vec<f64>,
     /// The question.
     pub query: Option<String>,
+    /// Boxes the question is about, normalised.
+    pub boxes: Vec<BoxXyxy>,
     /// The frames, for heads that look again.
     pub frames: Option<Arc<dyn FrameSource>>,
     /// Features of frozen towers, for heads that read them.
@@ -49,6 +52,7 @@ impl SampleInfo {
             duration: self.duration,
             timestamps: &self.timestamps,
             query: self.query.as_deref(),
+            boxes: &self.boxes,
             frames: self.frames.as_deref().map(|f| f as &dyn FrameSource),
             features: self.features.as_deref().map(|f| f as &dyn FeatureSource),
         }

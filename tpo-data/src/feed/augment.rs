@@ -1,0 +1,269 @@
+//! Random views that keep annotations and words true.
+
+use serde::{Deserialize, Serialize};
+
+use super::draw::Draw;
+use super::view::{Colour, View};
+use crate::schema::{Media, Sample, Target, TrackRegion};
+use crate::{ClipRange, DataError, VideoInfo};
+
+/// Which augmentations, how often. All off by default: the reference trains without any.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AugmentConfig {
+    /// Chance of mirroring left and right, 0–1. Never done to a row whose texts say one of
+    /// `flip_words`.
+    pub flip: f64,
+    /// Words after which mirroring would make a text false, in lower case.
+    pub flip_words: Vec<String>,
+    /// Chance of a crop, 0–1. It always holds all boxes and masks of the row.
+    pub crop: f64,
+    /// Smallest side of a crop as a part of the picture's, 0–1.
+    pub min_crop: f64,
+    /// Chance of taking a part of the time, 0–1; only rows whose annotations are all spans and
+    /// that have no conversation. It always holds all spans.
+    pub time_crop: f64,
+    /// Chance of changed colours, 0–1; rows that name a colour keep theirs because hue is never
+    /// changed.
+    pub colour: f64,
+    /// Largest change of a colour factor: 0.2 draws from 0.8–1.2.
+    pub colour_strength: f64,
+}
+
+impl Default for AugmentConfig {
+    fn default() -> Self {
+        const FLIP_WORDS: [&str; 34] = [
+            "left",
+            "right",
+            "leftmost",
+            "rightmost",
+            "leftward",
+            "rightward",
+            "leftwards",
+            "rightwards",
+            "lefthand",
+            "righthand",
+            "lefty",
+            "righty",
+            "rightside",
+            "leftside",
+            "upperleft",
+            "upperright",
+            "topleft",
+            "topright",
+            "bottomleft",
+            "bottomright",
+            "clockwise",
+            "counterclockwise",
+            "anticlockwise",
+            "east",
+            "west",
+            "mirror",
+            "mirrored",
+            "text",
+            "word",
+            "words",
+            "letter",
+            "letters",
+            "written",
+            "reads",
+        ];
+        Self {
+            flip: 0.0,
+            flip_words: FLIP_WORDS.map(String::from).to_vec(),
+            crop: 0.0,
+            min_crop: 0.6,
+            time_crop: 0.0,
+            colour: 0.0,
+            colour_strength: 0.2,
+        }
+    }
+}
+
+impl AugmentConfig {
+    /// Checks the numbers.
+    ///
+    /// # Errors
+    /// [`DataError::InvalidConfig`].
+    pub fn validate(&self) -> Result<(), DataError> {
+        for (name, v) in [
+            ("flip", self.flip),
+            ("crop", self.crop),
+            ("min_crop", self.min_crop),
+            ("time_crop", self.time_crop),
+            ("colour", self.colour),
+            ("colour_strength", self.colour_strength),
+        ] {
+            if !(0.0..=1.0).contains(&v) {
+                return Err(DataError::InvalidConfig {
+                    what: "augmentation",
+                    reason: format!("{name} is {v}, expected 0 to 1"),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// A view of a row's media. Every number is drawn whether it is used or not, so that turning
+    /// one augmentation on leaves the others' choices alone.
+    ///
+    /// # Errors
+    /// [`DataError::Core`] for a mask that cannot be read.
+    pub fn view(
+        &self,
+        sample: &Sample,
+        media: &Media,
+        info: &VideoInfo,
+        draw: &mut Draw,
+    ) -> Result<View, DataError> {
+        let chance: [f64; 4] = std::array::from_fn(|_| draw.unit());
+        let numbers: [f64; 9] = std::array::from_fn(|_| draw.unit());
+        let custom = sample
+            .annotations
+            .iter()
+            .any(|a| matches!(a.target, Target::Value(_)));
+        let mut view = View {
+            range: media.range,
+            ..View::default()
+        };
+        // What a head of one's own is taught may depend on the place: leave those rows alone.
+        if chance[0] < self.flip && !custom && !self.says_side(sample) {
+            view.flip = true;
+        }
+        if chance[1] < self.crop && !custom {
+            view.crop = self.crop(sample, info, &numbers[0..4])?;
+        }
+        if chance[2] < self.time_crop {
+            view.range = time_crop(sample, media, info, &numbers[4..6]).or(view.range);
+        }
+        if chance[3] < self.colour {
+            let factor = |u: f64| (1.0 + self.colour_strength * (2.0 * u - 1.0)) as f32;
+            view.colour = Some(Colour {
+                brightness: factor(numbers[6]),
+                contrast: factor(numbers[7]),
+                saturation: factor(numbers[8]),
+            });
+        }
+        Ok(view)
+    }
+
+    /// Whether some text of the row says a word that mirroring makes false.
+    pub fn says_side(&self, sample: &Sample) -> bool {
+        let turns = sample
+            .turns
+            .iter()
+            .flat_map(|t| [&t.question, &t.answer].into_iter().chain(&t.options));
+        let queries = sample.annotations.iter().filter_map(|a| a.query.as_ref());
+        turns.chain(queries).any(|text| {
+            text.to_lowercase()
+                .split(|c: char| !c.is_alphanumeric())
+                .any(|word| self.flip_words.iter().any(|w| w == word))
+        })
+    }
+
+    /// A crop that holds everything annotated, in whole pixels; `None` when that is everything.
+    fn crop(
+        &self,
+        sample: &Sample,
+        info: &VideoInfo,
+        numbers: &[f64],
+    ) -> Result<Option<([u32; 4], [u32; 2])>, DataError> {
+        let (w, h) = (info.width as u32, info.height as u32);
+        let mut keep: Option<[f64; 4]> = None;
+        let mut hold = |b: [f32; 4]| {
+            let b = b.map(f64::from);
+            let k = keep.get_or_insert(b);
+            *k = [
+                k[0].min(b[0]),
+                k[1].min(b[1]),
+                k[2].max(b[2]),
+                k[3].max(b[3]),
+            ];
+        };
+        for b in sample.turns.iter().flat_map(|t| &t.boxes) {
+            hold(b.normalised(w, h).to_array());
+        }
+        for a in &sample.annotations {
+            if let Some(b) = &a.prompt_box {
+                hold(b.normalised(w, h).to_array());
+            }
+            match &a.target {
+                Target::Box(b) => hold(b.normalised(w, h).to_array()),
+                Target::Track(frames) => {
+                    for f in frames {
+                        match &f.region {
+                            TrackRegion::Absent => {}
+                            TrackRegion::Box(b) => hold(b.normalised(w, h).to_array()),
+                            TrackRegion::Mask(rle) => {
+                                let [mh, mw] = rle.size;
+                                if let Some(b) = rle.decode()?.bounding_box() {
+                                    hold(b.to_normalised(mw as f32, mh as f32).to_array());
+                                }
+                            }
+                        }
+                    }
+                }
+                Target::Spans { .. } | Target::Value(_) => {}
+            }
+        }
+        let side = |size: u32, low: f64, high: f64, scale: f64, place: f64| -> [u32; 2] {
+            let n = f64::from(size);
+            // Whole pixels around what is kept, one more for masks of another scale.
+            let low = ((low * n).floor() - 1.0).clamp(0.0, n);
+            let high = ((high * n).ceil() + 1.0).clamp(0.0, n);
+            let length = (self.min_crop + (1.0 - self.min_crop) * scale) * n;
+            let length = length.round().max(high - low).clamp(1.0, n);
+            let (first, last) = ((high - length).max(0.0), low.min(n - length));
+            let start = (first + (last - first).max(0.0) * place).round();
+            // Not `clamp`, which panics on numbers that are none.
+            let start = start.max(first).min(last.max(0.0));
+            [start as u32, ((start + length) as u32).min(size)]
+        };
+        // Without boxes any place will do: what is kept is a point in the middle.
+        let k = keep.unwrap_or([0.5; 4]);
+        let [x0, x1] = side(w, k[0], k[2], numbers[0], numbers[2]);
+        let [y0, y1] = side(h, k[1], k[3], numbers[1], numbers[3]);
+        Ok(([x0, y0, x1, y1] != [0, 0, w, h]).then_some(([x0, y0, x1, y1], [w, h])))
+    }
+}
+
+/// A part of the time that holds all spans; it begins with a rated piece where pieces are rated.
+fn time_crop(
+    sample: &Sample,
+    media: &Media,
+    info: &VideoInfo,
+    numbers: &[f64],
+) -> Option<ClipRange> {
+    if !media.is_video() || !sample.turns.is_empty() || sample.annotations.is_empty() {
+        return None;
+    }
+    let whole = View {
+        range: media.range,
+        ..View::default()
+    };
+    let (start, end) = whole.seconds(info);
+    let (mut low, mut high, mut piece) = (f64::INFINITY, f64::NEG_INFINITY, 0.0f64);
+    for a in &sample.annotations {
+        let Target::Spans { spans, saliency } = &a.target else {
+            return None;
+        };
+        for [a, b] in spans {
+            low = low.min(*a);
+            high = high.max(*b);
+        }
+        if let Some(s) = saliency {
+            piece = piece.max(s.clip_seconds);
+        }
+    }
+    let (low, high) = (low.clamp(start, end), high.clamp(start, end));
+    let mut from = start + (low - start) * numbers[0];
+    if piece > 0.0 {
+        from = (from / piece).floor() * piece;
+    }
+    let from = from.max(start);
+    let to = end - (end - high) * numbers[1];
+    (to > from && (from, to) != (start, end)).then_some(ClipRange {
+        start: from,
+        end: to,
+    })
+}

@@ -1,0 +1,144 @@
+//! What is known of a sample of a batch besides its ids and pictures.
+
+use std::path::PathBuf;
+
+use burn::tensor::{Device, Tensor, TensorData};
+use tpo_core::error::CoreError;
+use tpo_core::geometry::BoxXyxy;
+use tpo_core::head::{FeatureSource, FrameSource, SampleContext};
+
+use super::order::SampleKey;
+use super::truth::Truth;
+use super::view::View;
+use crate::clip::read_indices;
+use crate::schema::{Media, open_media};
+use crate::{DataError, ImageTransform, MediaLimits, Rounding};
+
+/// A sample of a batch.
+#[derive(Debug, Clone)]
+pub struct SampleFacts {
+    /// Its place in the order.
+    pub key: SampleKey,
+    /// The JSONL file.
+    pub file: PathBuf,
+    /// Its line, 1-based.
+    pub line: u64,
+    /// `id` of the row.
+    pub id: Option<String>,
+    /// The clip; `None` for text.
+    pub clip: Option<ClipFrames>,
+    /// `(width, height)` in pixels of what is seen of the source.
+    pub size: Option<(u32, u32)>,
+    /// Seconds of the clip.
+    pub duration: Option<f64>,
+    /// Times of the sampled frames in seconds from the start of the clip.
+    pub timestamps: Vec<f64>,
+    /// The query of the first annotation, or the first question.
+    pub query: Option<String>,
+    /// Boxes of the questions, normalised, in order.
+    pub boxes: Vec<BoxXyxy>,
+    /// Annotations in the order the answers call them.
+    pub truths: Vec<Truth>,
+}
+
+impl SampleFacts {
+    /// As heads see it. Samples of one media file share an id, so they are never each other's
+    /// negatives.
+    pub fn context<'a>(&'a self, features: Option<&'a dyn FeatureSource>) -> SampleContext<'a> {
+        SampleContext {
+            id: self.clip.as_ref().map(|c| c.media.path.as_str()),
+            size: self.size,
+            duration: self.duration,
+            timestamps: &self.timestamps,
+            query: self.query.as_deref(),
+            boxes: &self.boxes,
+            frames: self.clip.as_ref().map(|c| c as &dyn FrameSource),
+            features,
+        }
+    }
+}
+
+/// The sampled frames of a clip, decoded again when a head asks for another size.
+#[derive(Debug, Clone)]
+pub struct ClipFrames {
+    /// The media as the row has it.
+    pub media: Media,
+    /// Folder its path is relative to.
+    pub root: PathBuf,
+    /// Limits on reading it.
+    pub limits: MediaLimits,
+    /// Indices of the sampled frames in the file.
+    pub indices: Vec<usize>,
+    /// How the clip is looked at.
+    pub view: View,
+    /// Where tensors go.
+    pub device: Device,
+}
+
+impl ClipFrames {
+    /// Reads and transforms frames: values `[frames, 3, height, width]`.
+    ///
+    /// # Errors
+    /// Those of reading and of the transform.
+    pub fn read(
+        &self,
+        indices: Vec<usize>,
+        transform: &ImageTransform,
+    ) -> Result<crate::ClipValues, DataError> {
+        let reader = open_media(&self.media, &self.root, &self.limits)?;
+        read_view(&*reader, indices, transform, &self.view)
+    }
+
+    fn tensor(&self, indices: Vec<usize>, size: usize) -> tpo_core::Result<Tensor<4>> {
+        // 0-1, as the reference gives pictures to the mask head before its own normalisation.
+        let transform = ImageTransform {
+            size: Some([size, size]),
+            antialias: true,
+            rounding: Rounding::Float,
+            mean: [0.0; 3],
+            std: [1.0; 3],
+        };
+        let clip = self
+            .read(indices, &transform)
+            .map_err(|e| CoreError::part("frame source", e))?;
+        Ok(Tensor::from_data(
+            TensorData::new(clip.values, clip.shape),
+            &self.device,
+        ))
+    }
+}
+
+pub(super) fn read_view(
+    reader: &dyn crate::VideoReader,
+    indices: Vec<usize>,
+    transform: &ImageTransform,
+    view: &View,
+) -> Result<crate::ClipValues, DataError> {
+    let info = reader.info();
+    let size = view.size(info.height, info.width);
+    let map = |frame| view.map_frame(frame);
+    let map = view.changes_pictures().then_some((&map as _, size));
+    read_indices(reader, indices, transform, map, None)
+}
+
+impl FrameSource for ClipFrames {
+    fn len(&self) -> usize {
+        self.indices.len()
+    }
+
+    fn frames(&self, size: usize) -> tpo_core::Result<Tensor<4>> {
+        self.tensor(self.indices.clone(), size)
+    }
+
+    fn frame(&self, index: usize, size: usize) -> tpo_core::Result<Tensor<4>> {
+        let at = self
+            .indices
+            .get(index)
+            .ok_or_else(|| CoreError::MissingInput {
+                head: "ClipFrames".into(),
+                what: "a frame at that index",
+                hint: "ask for an index below FrameSource::len()",
+            })?;
+        self.tensor(vec![*at], size)
+    }
+}

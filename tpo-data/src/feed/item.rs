@@ -1,0 +1,255 @@
+//! One sample, from its row to ids, labels, pictures and targets.
+
+use std::sync::Arc;
+
+use burn::tensor::Device;
+use serde::{Deserialize, Serialize};
+use tpo_core::geometry::BoxXyxy;
+use tpo_core::model::IGNORE_LABEL;
+use tpo_core::prompt::{PromptIds, Visual};
+
+use super::augment::AugmentConfig;
+use super::dataset::Dataset;
+use super::draw::{Draw, ItemSeed};
+use super::facts::{ClipFrames, SampleFacts, read_view};
+use super::order::SampleKey;
+use super::targets::{AnyTarget, Targets};
+use super::truth::Truth;
+use crate::prompts::{DialogueEncoder, PromptWriter};
+use crate::schema::{MediaKind, RowError, RowFault, Sample, open_media};
+use crate::{
+    ClipConfig, DataError, FrameSampling, ImageTransform, MediaLimits, VideoReader, select_frames,
+};
+
+/// Which frames and at what size.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct FramesConfig {
+    /// Rule that picks frames. `rand` draws anew every epoch, from the seed of the run. A rule
+    /// that gives every video its own number of frames (`fpsX`) works with a batch of one only.
+    pub sampling: FrameSampling,
+    /// Frames of a video. Reference: 16.
+    pub num_frames: usize,
+    /// Transform of every frame.
+    pub transform: ImageTransform,
+}
+
+impl Default for FramesConfig {
+    fn default() -> Self {
+        let clip = ClipConfig::default();
+        Self {
+            sampling: clip.sampling,
+            num_frames: clip.num_frames,
+            transform: clip.transform,
+        }
+    }
+}
+
+/// A finished sample on the host.
+pub struct Item {
+    /// Ids and visual slots.
+    pub prompt: PromptIds,
+    /// One label per position.
+    pub labels: Vec<i64>,
+    /// Values and shape `[frames, 3, height, width]`; `None` for text.
+    pub frames: Option<(Vec<f32>, [usize; 4])>,
+    /// Boxes of the questions in the order of their tokens.
+    pub boxes: Vec<BoxXyxy>,
+    /// Targets in the order of their tokens, with their task.
+    pub targets: Vec<(String, AnyTarget)>,
+    /// What else is known.
+    pub facts: SampleFacts,
+}
+
+/// Makes items; threads share it.
+pub struct ItemMaker {
+    /// The sources of the mixture.
+    pub sources: Vec<Arc<Dataset>>,
+    /// Names of the groups, in the order of the plan.
+    pub groups: Vec<String>,
+    /// Seed of the run.
+    pub seed: u64,
+    /// Frames.
+    pub frames: FramesConfig,
+    /// Augmentation.
+    pub augment: AugmentConfig,
+    /// Limits on media files.
+    pub limits: MediaLimits,
+    /// Writes dialogues.
+    pub writer: PromptWriter,
+    /// Encodes them.
+    pub encoder: Arc<dyn DialogueEncoder>,
+    /// Makes targets.
+    pub targets: Targets,
+    /// Refuse rows without an answer.
+    pub learn: bool,
+}
+
+/// Why there is no item.
+pub enum ItemError {
+    /// The row is at fault.
+    Row(RowError),
+    /// Something else is; going on makes no sense.
+    Fatal(DataError),
+}
+
+impl ItemMaker {
+    /// Makes the item of a key; every random choice depends on the key and the seed alone.
+    ///
+    /// # Errors
+    /// [`ItemError`].
+    pub fn item(&self, key: &SampleKey) -> Result<Item, ItemError> {
+        let (Some(source), Some(group)) =
+            (self.sources.get(key.source), self.groups.get(key.group))
+        else {
+            return Err(ItemError::Fatal(DataError::InvalidConfig {
+                what: "sample key",
+                reason: format!("{key:?}"),
+            }));
+        };
+        let (line, sample) = source.get(group, key.row as usize).map_err(|e| match e {
+            DataError::Row(row) => ItemError::Row(row),
+            other => ItemError::Fatal(other),
+        })?;
+        self.prepare(key, source, line, &sample).map_err(|e| {
+            let reason = e.to_string();
+            let fault = match e {
+                DataError::Prepare { .. } | DataError::Core(_) => RowFault::Prepare { reason },
+                _ => RowFault::Media { reason },
+            };
+            ItemError::Row(source.row_error(line, fault))
+        })
+    }
+
+    fn prepare(
+        &self,
+        key: &SampleKey,
+        source: &Dataset,
+        line: u64,
+        sample: &Sample,
+    ) -> Result<Item, DataError> {
+        let seed = ItemSeed {
+            seed: self.seed,
+            epoch: key.epoch,
+            index: key.index,
+        };
+        let mut facts = SampleFacts {
+            key: *key,
+            file: source.path().into(),
+            line,
+            id: sample.id.clone(),
+            clip: None,
+            size: None,
+            duration: None,
+            timestamps: Vec::new(),
+            query: None,
+            boxes: Vec::new(),
+            truths: Vec::new(),
+        };
+        let mut reader: Option<Box<dyn VideoReader>> = None;
+        let (mut truths, mut turn_boxes) = (Vec::new(), Vec::new());
+        let mut visual = Visual::None;
+        if let Some(media) = &sample.media {
+            let opened = open_media(media, source.root(), &self.limits)?;
+            let info = opened.info();
+            let mut draw = Draw::new(seed, "view");
+            let view = self.augment.view(sample, media, info, &mut draw)?;
+            let sampling = match self.frames.sampling {
+                FrameSampling::Random { .. } => FrameSampling::Random {
+                    seed: Draw::new(seed, "frames").next_u64(),
+                },
+                fixed => fixed,
+            };
+            let still = media.kind == MediaKind::Image;
+            visual = if still { Visual::Image } else { Visual::Video };
+            let clip = ClipConfig {
+                sampling: if still {
+                    FrameSampling::Middle
+                } else {
+                    sampling
+                },
+                num_frames: if still { 1 } else { self.frames.num_frames },
+                range: if still { None } else { view.range },
+                transform: self.frames.transform.clone(),
+            };
+            let mut indices = select_frames(info, &clip)?;
+            // The reference repeats the last frame of a short video; a part of a video may be
+            // short too.
+            if let (false, Some(last)) = (still, indices.last().copied())
+                && !matches!(sampling, FrameSampling::Fps(_))
+            {
+                indices.resize(self.frames.num_frames, last);
+            }
+            let times: Vec<f64> = indices
+                .iter()
+                .map(|i| info.timestamps.get(*i).copied().unwrap_or(0.0))
+                .collect();
+            let (start, end) = view.seconds(info);
+            for annotation in &sample.annotations {
+                truths.push(Truth::new(annotation, info, &view, &times)?);
+            }
+            for turn in &sample.turns {
+                let (w, h) = (info.width as u32, info.height as u32);
+                let boxes = turn.boxes.iter().map(|b| {
+                    let b = b.normalised(w, h).check("question")?;
+                    Ok(view.map_box(b))
+                });
+                turn_boxes.push(boxes.collect::<Result<Vec<_>, DataError>>()?);
+            }
+            let [height, width] = view.size(info.height, info.width);
+            facts.size = Some((width as u32, height as u32));
+            facts.duration = (!still).then_some(end - start);
+            facts.timestamps = times.iter().map(|t| (t - start).max(0.0)).collect();
+            facts.clip = Some(ClipFrames {
+                media: media.clone(),
+                root: source.root().into(),
+                limits: self.limits.clone(),
+                indices,
+                view,
+                device: Device::flex(),
+            });
+            reader = Some(opened);
+        }
+        let dialogue = self.writer.write(
+            &sample.turns,
+            &turn_boxes,
+            &truths,
+            &mut Draw::new(seed, "prompt"),
+        )?;
+        let encoded = self.encoder.encode(visual, &facts.timestamps, &dialogue)?;
+        if self.learn && encoded.labels.iter().all(|l| *l == IGNORE_LABEL) {
+            return Err(DataError::Prepare {
+                reason: "the row has no answer to learn".into(),
+            });
+        }
+        let asked = sample.annotations.iter().find_map(|a| a.query.clone());
+        facts.query = asked.or_else(|| dialogue.turns.first().map(|(q, _)| q.clone()));
+        // Turns that did not fit take their boxes and calls with them.
+        let fits = |turn: usize| turn < encoded.turns;
+        let mut targets = Vec::new();
+        for call in dialogue.calls.iter().filter(|c| fits(c.turn)) {
+            let truth = &truths[call.annotation];
+            targets.push((truth.task.clone(), self.targets.make(truth)?));
+            facts.truths.push(truth.clone());
+        }
+        let boxes = dialogue.boxes.iter().filter(|(turn, _)| fits(*turn));
+        facts.boxes = boxes.map(|(_, b)| *b).collect();
+        // Last, because it is the dear part.
+        let frames = match (&reader, &facts.clip) {
+            (Some(reader), Some(clip)) => {
+                let transform = &self.frames.transform;
+                let read = read_view(&**reader, clip.indices.clone(), transform, &clip.view)?;
+                Some((read.values, read.shape))
+            }
+            _ => None,
+        };
+        Ok(Item {
+            boxes: facts.boxes.clone(),
+            prompt: encoded.prompt,
+            labels: encoded.labels,
+            frames,
+            targets,
+            facts,
+        })
+    }
+}

@@ -1,0 +1,216 @@
+//! From JSONL files to training batches.
+//!
+//! ```text
+//! Dataset (rows on disk) ─► Plan (which sample when) ─► ItemMaker (decode, augment, write,
+//! encode) ─► Loader (ahead, in order) ─► Collated ─► TpoBatch
+//! ```
+//!
+//! The order of samples and every random choice about one is a pure function of (seed, epoch,
+//! place), so a run that stops anywhere and goes on from its [`Cursor`] sees exactly what it
+//! would have seen, with any number of threads. [`Feed`] wires the parts; each can be used alone.
+
+mod augment;
+mod collate;
+mod dataset;
+mod draw;
+mod facts;
+mod item;
+mod loader;
+mod order;
+mod permutation;
+mod targets;
+mod truth;
+mod view;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+pub use augment::AugmentConfig;
+pub use collate::Collated;
+pub use dataset::{BadRows, Dataset, GroupBy};
+pub use draw::{Draw, ItemSeed};
+pub use facts::{ClipFrames, SampleFacts};
+pub use item::{FramesConfig, Item, ItemError, ItemMaker};
+pub use loader::{Loader, LoaderConfig};
+pub use order::{Cursor, MixtureConfig, OrderConfig, Plan, SampleKey, SourceRows, SourceShare};
+pub use permutation::Permutation;
+pub use targets::{AnyTarget, Targets};
+pub use truth::{Truth, TruthFrame, TruthRegion, TruthTarget};
+pub use view::{Colour, View};
+
+use crate::prompts::{DialogueEncoder, PromptConfig, PromptWriter, Vocabulary};
+use crate::schema::RowLimits;
+use crate::{DataError, MediaLimits};
+
+/// One source of a mixture.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SourceConfig {
+    /// The JSONL file.
+    pub path: PathBuf,
+    /// Folder media paths are relative to; that of the file by default.
+    #[serde(default)]
+    pub root: Option<PathBuf>,
+    /// Times an epoch passes it.
+    #[serde(default = "one")]
+    pub repeat: f64,
+    /// Factor on its share.
+    #[serde(default = "one")]
+    pub weight: f64,
+}
+
+fn one() -> f64 {
+    1.0
+}
+
+impl SourceConfig {
+    /// A file, once an epoch.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self {
+            path: path.into(),
+            root: None,
+            repeat: 1.0,
+            weight: 1.0,
+        }
+    }
+}
+
+/// Everything about the data of a run.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct FeedConfig {
+    /// The files.
+    pub sources: Vec<SourceConfig>,
+    /// How they are mixed.
+    pub mixture: MixtureConfig,
+    /// How the epoch is ordered and cut.
+    pub order: OrderConfig,
+    /// Which rows may share a batch.
+    pub group_by: GroupBy,
+    /// Which frames.
+    pub frames: FramesConfig,
+    /// Augmentation.
+    pub augment: AugmentConfig,
+    /// Questions and answers.
+    pub prompt: PromptConfig,
+    /// Threads, memory, strictness.
+    pub loader: LoaderConfig,
+    /// Limits on media files.
+    pub media: MediaLimits,
+    /// Limits on rows.
+    pub rows: RowLimits,
+}
+
+/// Batches of a run, with an account of the rows that could not be used.
+pub struct Feed {
+    loader: Loader,
+    bad: BadRows,
+}
+
+impl Feed {
+    /// Opens all files, checks every row and starts at `cursor`.
+    ///
+    /// # Errors
+    /// Those of [`Dataset::open`], [`Plan::new`], [`PromptWriter::new`] and [`Loader::start`].
+    pub fn open(
+        config: &FeedConfig,
+        vocabulary: Vocabulary,
+        encoder: Arc<dyn DialogueEncoder>,
+        targets: Targets,
+        cursor: Cursor,
+    ) -> Result<Self, DataError> {
+        config.augment.validate()?;
+        config.frames.transform.validate()?;
+        let mut sources = Vec::new();
+        let mut bad = BadRows::default();
+        for source in &config.sources {
+            let data = Dataset::open(
+                &source.path,
+                source.root.as_deref(),
+                config.group_by,
+                config.rows,
+                config.loader.strict,
+            )?;
+            for row in &data.bad_rows().first {
+                tracing::warn!(%row, "row refused");
+                bad.push(row.clone());
+            }
+            bad.count += data.bad_rows().count - data.bad_rows().first.len() as u64;
+            sources.push(Arc::new(data));
+        }
+        let mut groups: Vec<String> = sources
+            .iter()
+            .flat_map(|s| s.groups().map(|(g, _)| g.to_string()).collect::<Vec<_>>())
+            .collect();
+        groups.sort_unstable();
+        groups.dedup();
+        let rows: Vec<SourceRows> = sources
+            .iter()
+            .zip(&config.sources)
+            .map(|(data, source)| SourceRows {
+                fingerprint: data.fingerprint(),
+                name: source.path.display().to_string(),
+                share: SourceShare {
+                    repeat: source.repeat,
+                    weight: source.weight,
+                },
+                groups: groups
+                    .iter()
+                    .map(|g| {
+                        let found = data.groups().find(|(name, _)| name == g);
+                        found.map_or(0, |(_, n)| n as u64)
+                    })
+                    .collect(),
+            })
+            .collect();
+        let plan = Plan::new(&rows, &config.mixture, &config.order)?;
+        let maker = ItemMaker {
+            sources,
+            groups,
+            seed: config.order.seed,
+            frames: config.frames.clone(),
+            augment: config.augment.clone(),
+            limits: config.media.clone(),
+            writer: PromptWriter::new(config.prompt.clone(), vocabulary)?,
+            encoder,
+            targets,
+            learn: true,
+        };
+        Ok(Self {
+            loader: Loader::start(maker, plan, config.loader, cursor)?,
+            bad,
+        })
+    }
+
+    /// The next batch, `None` after the last epoch.
+    ///
+    /// # Errors
+    /// As [`Loader::next_batch`].
+    pub fn next_batch(&mut self) -> Result<Option<Collated>, DataError> {
+        let batch = self.loader.next_batch()?;
+        let orphans = self.loader.take_orphans();
+        for row in batch.iter().flat_map(|b| &b.skipped).chain(&orphans) {
+            tracing::warn!(%row, "row skipped");
+            self.bad.push(row.clone());
+        }
+        Ok(batch)
+    }
+
+    /// Where the next batch stands.
+    pub fn cursor(&self) -> Cursor {
+        self.loader.cursor()
+    }
+
+    /// The order.
+    pub fn plan(&self) -> &Plan {
+        self.loader.plan()
+    }
+
+    /// Rows refused when the files were opened and rows skipped since; a row skipped in several
+    /// epochs counts every time.
+    pub fn bad_rows(&self) -> &BadRows {
+        &self.bad
+    }
+}

@@ -1,0 +1,223 @@
+//! Annotations in the terms of the clip the model sees: normalised boxes, seconds from its
+//! start, masks of its pictures.
+
+use serde_json::Value;
+use tpo_core::geometry::{BoxXyxy, Rle, TimeSpan};
+
+use super::view::View;
+use crate::schema::{Annotation, FramePosition, Saliency, Target, TrackRegion};
+use crate::{DataError, VideoInfo};
+
+/// An annotation ready to be asked for and learned.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Truth {
+    /// Name of the head.
+    pub task: String,
+    /// What is asked for.
+    pub query: Option<String>,
+    /// The box of the question.
+    pub prompt_box: Option<BoxXyxy>,
+    /// The ground truth.
+    pub target: TruthTarget,
+}
+
+/// Ground truth of one task token.
+#[derive(Debug, Clone, PartialEq)]
+pub enum TruthTarget {
+    /// Normalised corners.
+    Box(BoxXyxy),
+    /// When it happens.
+    Moments {
+        /// In seconds from the start of the clip, cut to it.
+        spans: Vec<TimeSpan>,
+        /// Scores of pieces of the clip, counted from its start.
+        saliency: Option<Saliency>,
+    },
+    /// Where it is, in ascending time.
+    Track(Vec<TruthFrame>),
+    /// As the row has it.
+    Value(Value),
+}
+
+/// An annotated frame of a track.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TruthFrame {
+    /// Seconds from the start of the clip.
+    pub time: f64,
+    /// Which of the sampled frames is nearest.
+    pub sampled: usize,
+    /// Where the object is.
+    pub region: TruthRegion,
+}
+
+/// Where an object is.
+#[derive(Debug, Clone, PartialEq)]
+pub enum TruthRegion {
+    /// Not visible.
+    Absent,
+    /// Normalised corners.
+    Box(BoxXyxy),
+    /// At the size of the annotation, flipped and cropped like the picture.
+    Mask(Rle),
+}
+
+impl Truth {
+    /// Puts an annotation into a clip. `times` are those of the sampled frames in seconds of the
+    /// file; of a track the annotations nearest to them are kept.
+    ///
+    /// # Errors
+    /// [`DataError::Prepare`] when nothing of it is left in the clip, or a box or mask does not
+    /// fit the picture; [`DataError::Core`] for a mask that cannot be read.
+    pub fn new(
+        annotation: &Annotation,
+        info: &VideoInfo,
+        view: &View,
+        times: &[f64],
+    ) -> Result<Self, DataError> {
+        let (width, height) = (info.width as u32, info.height as u32);
+        let fail = |why: String| DataError::Prepare {
+            reason: format!("annotation of `{}`: {why}", annotation.task),
+        };
+        let place = |b: &crate::schema::BoxCoords| -> Result<BoxXyxy, DataError> {
+            let b = b.normalised(width, height).check(&annotation.task)?;
+            Ok(view.map_box(b))
+        };
+        let prompt_box = annotation.prompt_box.as_ref().map(place).transpose()?;
+        let (start, end) = view.seconds(info);
+        let target = match &annotation.target {
+            Target::Value(value) => TruthTarget::Value(value.clone()),
+            Target::Box(b) => TruthTarget::Box(place(b)?),
+            Target::Spans { spans, saliency } => {
+                let spans: Vec<TimeSpan> = spans
+                    .iter()
+                    .map(|[a, b]| TimeSpan {
+                        start: a.max(start) - start,
+                        end: b.min(end) - start,
+                    })
+                    .filter(|s| s.end > s.start)
+                    .collect();
+                if spans.is_empty() {
+                    return Err(fail(format!("no span inside the clip [{start}, {end}] s")));
+                }
+                let saliency = saliency
+                    .as_ref()
+                    .map(|s| s.from(start, end))
+                    .transpose()
+                    .map_err(fail)?;
+                TruthTarget::Moments { spans, saliency }
+            }
+            Target::Track(frames) => {
+                let mut kept = Vec::new();
+                let seconds = |at: FramePosition| match at {
+                    FramePosition::Time(t) => t,
+                    FramePosition::Frame(n) => info
+                        .timestamps
+                        .get(n as usize)
+                        .copied()
+                        .unwrap_or(n as f64 / info.fps),
+                };
+                let at: Vec<f64> = frames.iter().map(|f| seconds(f.at)).collect();
+                for i in nearest_annotations(&at, times) {
+                    let region = match &frames[i].region {
+                        TrackRegion::Absent => TruthRegion::Absent,
+                        TrackRegion::Box(b) => TruthRegion::Box(place(b)?),
+                        TrackRegion::Mask(rle) => {
+                            TruthRegion::Mask(view.map_mask(rle, [info.width, info.height])?)
+                        }
+                    };
+                    kept.push(TruthFrame {
+                        time: (at[i] - start).max(0.0),
+                        sampled: nearest(times, at[i]),
+                        region,
+                    });
+                }
+                if kept.iter().all(|f| f.region == TruthRegion::Absent) {
+                    return Err(fail("the object is on none of the sampled frames".into()));
+                }
+                TruthTarget::Track(kept)
+            }
+        };
+        Ok(Self {
+            task: annotation.task.clone(),
+            query: annotation.query.clone(),
+            prompt_box,
+            target,
+        })
+    }
+
+    /// The box, if that is what it is.
+    ///
+    /// # Errors
+    /// [`DataError::Prepare`] for any other truth.
+    pub fn to_box(&self) -> Result<BoxXyxy, DataError> {
+        match &self.target {
+            TruthTarget::Box(b) => Ok(*b),
+            _ => Err(DataError::Prepare {
+                reason: format!("annotation of `{}` is not a box", self.task),
+            }),
+        }
+    }
+}
+
+/// Index of the value nearest to `t`; the first of equally near ones, 0 without values.
+fn nearest(values: &[f64], t: f64) -> usize {
+    let distance = |i: &usize| (values[*i] - t).abs();
+    (0..values.len())
+        .min_by(|a, b| distance(a).total_cmp(&distance(b)))
+        .unwrap_or(0)
+}
+
+/// For every sampled time the nearest annotated one, each once, in order. An annotation further
+/// away than half the distance between neighbouring samples says nothing about a sample.
+pub(super) fn nearest_annotations(annotated: &[f64], times: &[f64]) -> Vec<usize> {
+    let gap = times
+        .windows(2)
+        .map(|w| w[1] - w[0])
+        .filter(|d| *d > 0.0)
+        .fold(f64::INFINITY, f64::min);
+    // A still, or one sampled frame, takes what is nearest however far.
+    let reach = if gap.is_finite() {
+        (gap / 2.0).max(0.5)
+    } else {
+        f64::INFINITY
+    };
+    let mut kept: Vec<usize> = times
+        .iter()
+        .filter(|_| !annotated.is_empty())
+        .map(|t| (nearest(annotated, *t), *t))
+        .filter(|(i, t)| (annotated[*i] - t).abs() <= reach)
+        .map(|(i, _)| i)
+        .collect();
+    kept.sort_unstable();
+    kept.dedup();
+    kept
+}
+
+impl Saliency {
+    /// The scores of `[start, end]` seconds, pieces counted from `start`.
+    ///
+    /// # Errors
+    /// A sentence when `start` lies inside a piece.
+    pub(super) fn from(&self, start: f64, end: f64) -> Result<Self, String> {
+        let skipped = (start / self.clip_seconds).round();
+        if (skipped * self.clip_seconds - start).abs() > 1e-6 {
+            return Err(format!(
+                "the clip starts at {start} s, inside a rated piece of {} s",
+                self.clip_seconds
+            ));
+        }
+        let last = (end / self.clip_seconds).ceil();
+        let inside = |c: &u32| f64::from(*c) >= skipped && f64::from(*c) < last;
+        let rated = || {
+            self.clips
+                .iter()
+                .zip(&self.scores)
+                .filter(|(c, _)| inside(c))
+        };
+        Ok(Self {
+            clip_seconds: self.clip_seconds,
+            clips: rated().map(|(c, _)| c - skipped as u32).collect(),
+            scores: rated().map(|(_, s)| s.clone()).collect(),
+        })
+    }
+}

@@ -1,0 +1,142 @@
+//! From a dialogue to ids and labels.
+
+use std::sync::Arc;
+
+use tpo_core::model::IGNORE_LABEL;
+use tpo_core::prompt::{PromptIds, QuestionPrompt, TextEncoder, Visual, timestamps_message};
+
+use super::writer::{Dialogue, prepare};
+use crate::DataError;
+
+/// A tokenizer that threads share.
+pub type SharedEncoder = Arc<dyn TextEncoder + Send + Sync>;
+
+/// Ids of a dialogue and what of them is learned.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EncodedDialogue {
+    /// Ids and visual slots.
+    pub prompt: PromptIds,
+    /// One label per position, [`IGNORE_LABEL`] where nothing is learned.
+    pub labels: Vec<i64>,
+    /// Turns that fitted; later ones were left out.
+    pub turns: usize,
+}
+
+/// Lays a dialogue out as a model reads it.
+pub trait DialogueEncoder: Send + Sync {
+    /// Encodes as many turns as fit. `times` are those of the sampled frames in seconds from the
+    /// start of the clip.
+    ///
+    /// # Errors
+    /// [`DataError::Prepare`] when the first turn does not fit, [`DataError::Core`] from the
+    /// tokenizer.
+    fn encode(
+        &self,
+        visual: Visual,
+        times: &[f64],
+        dialogue: &Dialogue,
+    ) -> Result<EncodedDialogue, DataError>;
+}
+
+/// The layout of VideoChat-TPO: `[INST] <Video>..</Video>[/INST] [INST] question [/INST] answer`.
+///
+/// The question is encoded exactly as for generation, the answer by itself behind it, so what the
+/// model reads before its answer is the same in training and in use. Later turns follow without a
+/// further BOS. Learned are the answers with their end token, placeholders included, as in the
+/// reference's labels; everything else is [`IGNORE_LABEL`].
+#[derive(Clone)]
+pub struct VideoChatEncoder {
+    /// The tokenizer.
+    pub tokenizer: SharedEncoder,
+    /// Id of `</s>`.
+    pub eos_id: u32,
+    /// Visual slots of a video. Reference: 96.
+    pub video_slots: usize,
+    /// Visual slots of an image. Reference: 96.
+    pub image_slots: usize,
+    /// Most positions; the reference cuts at 1024.
+    pub max_tokens: usize,
+}
+
+impl VideoChatEncoder {
+    /// The reference's 96 slots and 1024 positions.
+    pub fn new(tokenizer: SharedEncoder, eos_id: u32) -> Self {
+        Self {
+            tokenizer,
+            eos_id,
+            video_slots: 96,
+            image_slots: 96,
+            max_tokens: tpo_core::prompt::MAX_TOKENS,
+        }
+    }
+
+    /// Ids without the BOS in front.
+    fn plain(&self, text: &str) -> Result<Vec<u32>, DataError> {
+        let bos = self.tokenizer.encode_with_bos("")?;
+        let mut ids = self.tokenizer.encode_with_bos(text)?;
+        if ids.starts_with(&bos) {
+            ids.drain(..bos.len());
+        }
+        Ok(ids)
+    }
+}
+
+impl DialogueEncoder for VideoChatEncoder {
+    fn encode(
+        &self,
+        visual: Visual,
+        times: &[f64],
+        dialogue: &Dialogue,
+    ) -> Result<EncodedDialogue, DataError> {
+        let slots = match visual {
+            Visual::Video => self.video_slots,
+            Visual::Image => self.image_slots,
+            Visual::None => 0,
+        };
+        let asks_times = dialogue
+            .turns
+            .iter()
+            .any(|(q, _)| q.to_lowercase().contains("timestamp"));
+        let message = if visual == Visual::Video && asks_times {
+            timestamps_message(times)
+        } else {
+            String::new()
+        };
+        let mut out = EncodedDialogue {
+            prompt: PromptIds::default(),
+            labels: Vec::new(),
+            turns: 0,
+        };
+        for (i, (question, answer)) in dialogue.turns.iter().enumerate() {
+            let mut turn = PromptIds::default();
+            if i == 0 {
+                turn = QuestionPrompt::new(visual, &message, question)
+                    .encode(slots, &*self.tokenizer)?;
+            } else {
+                turn.push_text(&self.plain(&format!(" [INST] {question} [/INST] "))?);
+            }
+            let asked = turn.len();
+            if !answer.is_empty() {
+                let mut ids = self.plain(answer)?;
+                ids.push(self.eos_id);
+                turn.push_text(&ids);
+            }
+            let length = out.prompt.len() + turn.len();
+            if length > self.max_tokens {
+                if i > 0 {
+                    break;
+                }
+                return Err(prepare(format!(
+                    "question and answer take {length} positions, the limit is {}",
+                    self.max_tokens
+                )));
+            }
+            let learned = turn.ids[asked..].iter().map(|id| i64::from(*id));
+            out.labels
+                .extend(std::iter::repeat_n(IGNORE_LABEL, asked).chain(learned));
+            out.prompt.extend(&turn);
+            out.turns += 1;
+        }
+        Ok(out)
+    }
+}

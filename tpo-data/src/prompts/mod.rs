@@ -1,0 +1,14 @@
+//! From annotations to questions and answers.
+//!
+//! [`PromptBook`] holds the wordings, [`Vocabulary`] the tokens of the model, [`PromptWriter`]
+//! puts both together: a [`Dialogue`] in which an answer calls heads by their tokens, or, as the
+//! paper's ablation has it, says coordinates and times in words.
+
+mod book;
+mod encode;
+mod textual;
+mod writer;
+
+pub use book::{Family, PromptBook};
+pub use encode::{DialogueEncoder, EncodedDialogue, SharedEncoder, VideoChatEncoder};
+pub use writer::{AnswerStyle, Call, Dialogue, PromptConfig, PromptWriter, TaskWords, Vocabulary};

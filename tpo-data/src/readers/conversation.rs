@@ -1,0 +1,140 @@
+//! Conversations about a video or an image.
+
+use std::path::Path;
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::{ConvertOptions, Samples, bad, records};
+use crate::schema::{Media, Sample, Turn};
+use crate::{ClipRange, DataError};
+
+#[derive(Deserialize)]
+struct ItRow {
+    #[serde(default)]
+    video: Option<String>,
+    #[serde(default)]
+    image: Option<String>,
+    #[serde(rename = "QA")]
+    qa: Vec<Qa>,
+    #[serde(default)]
+    start: Option<f64>,
+    #[serde(default)]
+    end: Option<f64>,
+}
+
+#[derive(Deserialize)]
+struct Qa {
+    #[serde(default)]
+    i: String,
+    #[serde(default)]
+    q: String,
+    a: String,
+}
+
+fn media(
+    options: &ConvertOptions,
+    video: Option<String>,
+    image: Option<String>,
+    range: [Option<f64>; 2],
+) -> Result<Option<Media>, &'static str> {
+    match (video, image) {
+        (Some(video), None) => {
+            let mut media = Media::video(options.video(&video));
+            if let [Some(start), Some(end)] = range {
+                media.range = Some(ClipRange { start, end });
+            }
+            Ok(Some(media))
+        }
+        (None, Some(image)) => Ok(Some(Media::image(options.media(&image)))),
+        (None, None) => Ok(None),
+        _ => Err("it has both `video` and `image`"),
+    }
+}
+
+/// VideoChat2-IT: `QA` of instruction `i`, question `q`, answer `a`. The instruction, where there
+/// is one, goes in front of its question on a line of its own.
+pub(super) fn videochat2(path: &Path, options: &ConvertOptions) -> Result<Samples, DataError> {
+    let (options, file) = (options.clone(), path.to_path_buf());
+    Ok(Box::new(records::<ItRow>(path)?.map(move |row| {
+        let (index, row) = row?;
+        let fail = |why: &str| bad(&file, format!("element {index}"), why);
+        let media = media(&options, row.video, row.image, [row.start, row.end]).map_err(fail)?;
+        let turns = row
+            .qa
+            .iter()
+            .map(|qa| {
+                let parts = [qa.i.trim(), qa.q.trim()];
+                let parts: Vec<_> = parts.into_iter().filter(|p| !p.is_empty()).collect();
+                Turn::new(parts.join("\n"), qa.a.trim())
+            })
+            .collect();
+        Ok(Sample {
+            id: Some(index.to_string()),
+            media,
+            turns,
+            ..Sample::default()
+        })
+    })))
+}
+
+#[derive(Deserialize)]
+struct LlavaRow {
+    #[serde(default)]
+    id: Option<Value>,
+    #[serde(default)]
+    image: Option<String>,
+    #[serde(default)]
+    video: Option<String>,
+    conversations: Vec<Said>,
+}
+
+#[derive(Deserialize)]
+struct Said {
+    from: String,
+    value: String,
+}
+
+/// LLaVA conversations: `human` and `gpt` take turns; the `<image>` or `<video>` of the text is
+/// dropped, because media is always put in front of the first question. Rows of several images
+/// are not representable and refused.
+pub(super) fn llava(path: &Path, options: &ConvertOptions) -> Result<Samples, DataError> {
+    let (options, file) = (options.clone(), path.to_path_buf());
+    Ok(Box::new(records::<LlavaRow>(path)?.map(move |row| {
+        let (index, row) = row?;
+        let fail = |why: &str| bad(&file, format!("element {index}"), why);
+        let media = media(&options, row.video, row.image, [None, None]).map_err(fail)?;
+        let mut said = row.conversations.into_iter().peekable();
+        // Some rows begin with a system text; it is not part of the conversation.
+        said.next_if(|s| s.from == "system");
+        let (mut turns, mut places) = (Vec::new(), 0);
+        while let Some(question) = said.next() {
+            let answer = said
+                .next()
+                .ok_or_else(|| fail("a question has no answer"))?;
+            let human = matches!(question.from.as_str(), "human" | "user");
+            if !human || !matches!(answer.from.as_str(), "gpt" | "assistant") {
+                return Err(fail("the turns are not human, gpt, human, gpt, .."));
+            }
+            let mut text = question.value;
+            for mark in ["<image>", "<video>"] {
+                places += text.matches(mark).count();
+                text = text.replace(mark, "");
+            }
+            turns.push(Turn::new(text.trim(), answer.value.trim()));
+        }
+        if places > 1 {
+            return Err(fail("it is about several images; a row has one"));
+        }
+        Ok(Sample {
+            id: Some(match row.id {
+                Some(Value::String(s)) => s,
+                Some(v) => v.to_string(),
+                None => index.to_string(),
+            }),
+            media,
+            turns,
+            ..Sample::default()
+        })
+    })))
+}

@@ -1,0 +1,320 @@
+//! Public datasets, converted to the schema as they stream by.
+//!
+//! Each reader is an iterator of samples; [`Format`] names them all and [`convert`] opens one.
+//! An annotation that cannot be used is an `Err` of the iterator, which goes on after it. Only
+//! one record is in memory at a time, apart from what must be looked up by number; each reader's
+//! doc says what that is.
+//!
+//! Formats were written down from public documentation and public code that reads them, not from
+//! the datasets themselves; where these left something open the reader's doc says so.
+
+mod choice;
+mod conversation;
+mod csv;
+mod json_items;
+mod palette;
+mod spatial;
+mod temporal;
+mod tracking;
+mod video_masks;
+
+use std::fmt;
+use std::fs::File;
+use std::io::BufReader;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+pub use json_items::{JsonItem, JsonItems};
+
+use crate::DataError;
+use crate::schema::Sample;
+
+pub(crate) fn fuzz_csv(text: &str) {
+    csv::split(text);
+}
+
+pub(crate) fn fuzz_palette(bytes: &[u8]) {
+    let _ = palette::indices(std::io::Cursor::new(bytes), Path::new("fuzz.png"));
+}
+
+/// Samples of a public dataset; an `Err` costs one record unless it is [`DataError::Io`].
+pub type Samples = Box<dyn Iterator<Item = Result<Sample, DataError>> + Send>;
+
+macro_rules! formats {
+    ($($variant:ident $name:literal $help:literal),* $(,)?) => {
+        /// A public dataset format.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+        #[serde(rename_all = "kebab-case")]
+        #[non_exhaustive]
+        pub enum Format {
+            $(#[doc = $help] #[serde(rename = $name)] $variant,)*
+        }
+
+        impl Format {
+            /// All of them.
+            pub const ALL: &[Self] = &[$(Self::$variant),*];
+
+            /// Its name on the command line.
+            pub fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name,)* }
+            }
+
+            /// What the input is.
+            pub fn help(self) -> &'static str {
+                match self { $(Self::$variant => $help,)* }
+            }
+        }
+    };
+}
+
+formats! {
+    QvHighlights "qvhighlights" "QVHighlights JSONL: qid, query, vid, duration, relevant_windows, relevant_clip_ids, saliency_scores.",
+    CharadesJsonl "charades-sta" "Charades-STA JSONL in the QVHighlights layout, or the original txt `VID START END##sentence.`; --durations names Charades' csv or a JSON of seconds.",
+    ActivityNetCaptions "activitynet-captions" "ActivityNet Captions JSON: {\"v_ID\": {duration, timestamps, sentences}}.",
+    DiDeMo "didemo" "DiDeMo JSON array: video, description, times (5-second pieces, first and last).",
+    Tacos "tacos" "TACoS JSON as temporal grounding code distributes it: {\"s13-d21.avi\": {timestamps in frames, fps, num_frames, sentences}}.",
+    QuerYd "queryd" "QuerYD captions as JSON {video: [[words]]} with --second-file the times JSON {video: [[start, end]]}.",
+    HiRest "hirest" "HiREST JSON: {prompt: {video: {relevant, clip, v_duration, bounds, steps}}}.",
+    RefCoco "refcoco" "RefCOCO, RefCOCO+ or RefCOCOg refs as JSON, with --second-file COCO's instances.json.",
+    MdetrRefCoco "refcoco-coco-style" "RefCOCO family in one COCO-style file: images with caption, annotations with bbox.",
+    VisualGenome "visual-genome" "Visual Genome region_descriptions.json.",
+    SaV "sa-v" "A SA-V annotation file, or a folder of them (`*_manual.json`, `*_auto.json`).",
+    MeViS "mevis" "MeViS meta_expressions.json, with --second-file mask_dict.json.",
+    RefYouTubeVos "ref-youtube-vos" "Ref-YouTube-VOS meta_expressions.json, with --second-file the Annotations folder of indexed PNG masks.",
+    LaSot "lasot" "A LaSOT folder: CLASS/SEQUENCE/{groundtruth.txt, nlp.txt, full_occlusion.txt, out_of_view.txt, img/}.",
+    Got10k "got-10k" "A GOT-10k split folder: SEQUENCE/{groundtruth.txt, absence.label, meta_info.ini, 00000001.jpg, ..}.",
+    VideoChat2It "videochat2-it" "VideoChat2-IT JSON array: video or image, QA of {i, q, a}.",
+    Llava "llava" "LLaVA conversation JSON array: image or video, conversations of {from, value}.",
+    MvBench "mvbench" "MVBench task JSON array: video, question, candidates, answer, start, end.",
+    NextGqa "next-gqa" "NExT-GQA csv of questions a0 to a4, with --second-file gsub_*.json of the time spans.",
+    VideoMme "video-mme" "Video-MME JSON array, by video or by question, or the same as JSONL.",
+}
+
+impl fmt::Display for Format {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Format {
+    type Err = DataError;
+
+    fn from_str(text: &str) -> Result<Self, DataError> {
+        Self::ALL
+            .iter()
+            .copied()
+            .find(|f| f.name() == text)
+            .ok_or_else(|| DataError::InvalidConfig {
+                what: "dataset format",
+                reason: format!(
+                    "`{text}` is not one of {}",
+                    Self::ALL
+                        .iter()
+                        .map(|f| f.name())
+                        .collect::<Vec<_>>()
+                        .join(", ")
+                ),
+            })
+    }
+}
+
+/// What a conversion needs besides the format.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ConvertOptions {
+    /// Folder put in front of media paths, relative to the data root: `videos/`.
+    pub media_prefix: String,
+    /// Extension of videos that the dataset names without one.
+    pub video_extension: String,
+    /// The second file or folder of formats that have two.
+    pub second: Option<PathBuf>,
+    /// Lengths of videos: a JSON `{video: seconds}` or a csv with columns `id` and `length`.
+    pub durations: Option<PathBuf>,
+    /// Frames per second of datasets that are folders of frames, where they do not say it
+    /// themselves. Defaults are each reader's.
+    pub frame_rate: Option<f64>,
+    /// Keep only records of this split, where the format marks splits in its records.
+    pub split: Option<String>,
+    /// Task name of boxes in images.
+    pub region_task: String,
+    /// Task name of time spans.
+    pub temporal_task: String,
+    /// Task name of tracks of boxes or masks.
+    pub mask_task: String,
+}
+
+impl Default for ConvertOptions {
+    fn default() -> Self {
+        Self {
+            media_prefix: String::new(),
+            video_extension: "mp4".into(),
+            second: None,
+            durations: None,
+            frame_rate: None,
+            split: None,
+            region_task: "region".into(),
+            temporal_task: "temporal".into(),
+            mask_task: "mask".into(),
+        }
+    }
+}
+
+impl ConvertOptions {
+    /// The media path of a name in the dataset.
+    fn media(&self, name: &str) -> String {
+        if self.media_prefix.is_empty() {
+            return name.into();
+        }
+        format!("{}/{name}", self.media_prefix.trim_end_matches('/'))
+    }
+
+    /// The media path of a video that the dataset may name without its extension.
+    fn video(&self, name: &str) -> String {
+        const KNOWN: [&str; 8] = ["mp4", "mkv", "avi", "webm", "mov", "gif", "mpg", "m4v"];
+        let has = Path::new(name)
+            .extension()
+            .and_then(|e| e.to_str())
+            .is_some_and(|e| KNOWN.iter().any(|k| k.eq_ignore_ascii_case(e)));
+        if has {
+            self.media(name)
+        } else {
+            self.media(&format!("{name}.{}", self.video_extension))
+        }
+    }
+
+    fn second(&self, format: Format, what: &str) -> Result<&Path, DataError> {
+        self.second
+            .as_deref()
+            .ok_or_else(|| DataError::InvalidConfig {
+                what: "conversion",
+                reason: format!("{format} needs a second file: {what}"),
+            })
+    }
+}
+
+/// Opens a dataset.
+///
+/// # Errors
+/// [`DataError::Io`] and [`DataError::Format`] for files that cannot be opened or do not look as
+/// documented, [`DataError::InvalidConfig`] for a missing second file.
+pub fn convert(
+    format: Format,
+    input: &Path,
+    options: &ConvertOptions,
+) -> Result<Samples, DataError> {
+    match format {
+        Format::QvHighlights => temporal::qvhighlights(input, options),
+        Format::CharadesJsonl => temporal::charades(input, options),
+        Format::ActivityNetCaptions => temporal::activitynet(input, options),
+        Format::DiDeMo => temporal::didemo(input, options),
+        Format::Tacos => temporal::tacos(input, options),
+        Format::QuerYd => temporal::queryd(input, options),
+        Format::HiRest => temporal::hirest(input, options),
+        Format::RefCoco => spatial::refcoco(input, options),
+        Format::MdetrRefCoco => spatial::coco_style(input, options),
+        Format::VisualGenome => spatial::visual_genome(input, options),
+        Format::SaV => video_masks::sa_v(input, options),
+        Format::MeViS => video_masks::mevis(input, options),
+        Format::RefYouTubeVos => video_masks::ref_youtube_vos(input, options),
+        Format::LaSot => tracking::lasot(input, options),
+        Format::Got10k => tracking::got10k(input, options),
+        Format::VideoChat2It => conversation::videochat2(input, options),
+        Format::Llava => conversation::llava(input, options),
+        Format::MvBench => choice::mvbench(input, options),
+        Format::NextGqa => choice::next_gqa(input, options),
+        Format::VideoMme => choice::video_mme(input, options),
+    }
+}
+
+fn io(path: &Path) -> impl Fn(std::io::Error) -> DataError + '_ {
+    move |source| DataError::Io {
+        path: path.into(),
+        source,
+    }
+}
+
+fn open(path: &Path) -> Result<BufReader<File>, DataError> {
+    let file = File::open(path).map_err(io(path))?;
+    Ok(BufReader::with_capacity(1 << 18, file))
+}
+
+fn bad(path: &Path, place: impl Into<String>, reason: impl Into<String>) -> DataError {
+    DataError::Format {
+        path: path.into(),
+        place: place.into(),
+        reason: reason.into(),
+    }
+}
+
+/// Whole small text files: labels, ini files, csv of lengths.
+fn read_text(path: &Path) -> Result<String, DataError> {
+    const MAX_BYTES: u64 = 256 << 20;
+    let length = std::fs::metadata(path).map_err(io(path))?.len();
+    if length > MAX_BYTES {
+        return Err(bad(
+            path,
+            "file",
+            format!("{length} bytes, expected text below {MAX_BYTES}"),
+        ));
+    }
+    std::fs::read_to_string(path).map_err(io(path))
+}
+
+fn is_object(path: &Path) -> Result<bool, DataError> {
+    use std::io::BufRead;
+    let mut reader = open(path)?;
+    loop {
+        let buffer = reader.fill_buf().map_err(io(path))?;
+        match buffer
+            .iter()
+            .find(|b| !b.is_ascii_whitespace() && !b"\xEF\xBB\xBF".contains(b))
+        {
+            Some(b) => return Ok(*b == b'{'),
+            None if buffer.is_empty() => return Ok(false),
+            None => {
+                let n = buffer.len();
+                reader.consume(n);
+            }
+        }
+    }
+}
+
+/// Records of a JSON array, or of JSON lines when the file does not begin with `[`.
+fn records<T: serde::de::DeserializeOwned + Send + 'static>(
+    path: &Path,
+) -> Result<Box<dyn Iterator<Item = Result<(u64, T), DataError>> + Send>, DataError> {
+    let file = path.to_path_buf();
+    if !is_object(path)? {
+        let items = JsonItems::new(open(path)?, path, &[])?;
+        return Ok(Box::new(items.map(move |item| {
+            let item = item?;
+            Ok((
+                item.index,
+                JsonItems::<BufReader<File>>::parse(&file, &item)?,
+            ))
+        })));
+    }
+    let mut lines = crate::schema::LineReader::new(open(path)?, 64 << 20);
+    Ok(Box::new(std::iter::from_fn(move || {
+        loop {
+            let line = match lines.next_line() {
+                Ok(line) => line?,
+                Err(e) => return Some(Err(io(&file)(e))),
+            };
+            let place = || format!("line {}", line.number);
+            let Some(bytes) = line.bytes else {
+                return Some(Err(bad(&file, place(), "longer than 64 MiB")));
+            };
+            if bytes.iter().all(u8::is_ascii_whitespace) {
+                continue;
+            }
+            return Some(
+                serde_json::from_slice(bytes)
+                    .map(|v| (line.number, v))
+                    .map_err(|e| bad(&file, place(), e.to_string())),
+            );
+        }
+    })))
+}

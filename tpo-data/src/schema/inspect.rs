@@ -1,0 +1,254 @@
+//! Does the file of a row exist, and does it agree with the row?
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use super::annotation::{FramePosition, Target, TrackRegion};
+use super::sample::{Media, MediaKind, Sample};
+use super::validate::{Problem, Problems, check_box, time_slack};
+use crate::video::{open_frames, open_still};
+use crate::{DataError, MediaLimits, VideoInfo, VideoReader, open_video};
+
+/// Path of a media file: as it is when absolute, else below `root`.
+pub fn resolve(root: &Path, path: &str) -> PathBuf {
+    root.join(path)
+}
+
+/// Opens the media of a row, a still image as a video of one frame.
+///
+/// # Errors
+/// Those of [`open_video`] and [`open_frames`].
+pub fn open_media(
+    media: &Media,
+    root: &Path,
+    limits: &MediaLimits,
+) -> Result<Box<dyn VideoReader>, DataError> {
+    let path = resolve(root, &media.path);
+    Ok(match media.kind {
+        MediaKind::Video => open_video(path, limits)?,
+        MediaKind::Frames { fps } => Box::new(open_frames(path, fps, limits)?),
+        MediaKind::Image => Box::new(open_still(path, limits)?),
+    })
+}
+
+/// What the header of a media file says.
+#[derive(Debug, Clone, PartialEq)]
+pub struct MediaFacts {
+    /// Kind, path as in the row.
+    pub media: Media,
+    /// Size, length and times; an image is one frame.
+    pub info: VideoInfo,
+}
+
+/// Opens the file of a row and checks the row against it. Nothing is decoded but still images.
+///
+/// `Ok(None)` for a row without media. The problems are those the file reveals; call
+/// [`Sample::problems`] for the others.
+///
+/// # Errors
+/// Those of [`open_media`]: the file is missing, of an unknown kind, damaged, or too large.
+pub fn check_media(
+    sample: &Sample,
+    root: &Path,
+    limits: &MediaLimits,
+) -> Result<Option<(MediaFacts, Vec<Problem>)>, DataError> {
+    let Some(media) = &sample.media else {
+        return Ok(None);
+    };
+    let reader = open_media(media, root, limits)?;
+    let info = reader.info().clone();
+    let problems = compare(sample, media, &info);
+    Ok(Some((
+        MediaFacts {
+            media: media.clone(),
+            info,
+        },
+        problems,
+    )))
+}
+
+fn compare(sample: &Sample, media: &Media, info: &VideoInfo) -> Vec<Problem> {
+    let mut out = Problems::new();
+    let size = [info.width as u32, info.height as u32];
+    if let Some(said) = media.size.filter(|s| *s != size) {
+        out.add(
+            "media.size",
+            format!("the row says {said:?}, the file is {size:?} [width, height]"),
+        );
+    }
+    let (length, slack) = (info.duration, time_slack(info.duration));
+    if media.is_video() {
+        if let Some(said) = media.duration.filter(|d| (d - length).abs() > slack) {
+            out.add(
+                "media.duration",
+                format!("the row says {said} s, the file lasts {length:.3} s"),
+            );
+        }
+        if let Some(r) = media
+            .range
+            .filter(|r| r.start >= length || r.end > length + slack)
+        {
+            out.add(
+                "media.range",
+                format!("[{}, {}] s, the file lasts {length:.3} s", r.start, r.end),
+            );
+        }
+    }
+    for (i, turn) in sample.turns.iter().enumerate() {
+        for (j, b) in turn.boxes.iter().enumerate() {
+            check_box(b, Some(size), &format!("turns[{i}].boxes[{j}]"), &mut out);
+        }
+    }
+    for (i, a) in sample.annotations.iter().enumerate() {
+        let at = format!("annotations[{i}]");
+        if let Some(b) = &a.prompt_box {
+            check_box(b, Some(size), &format!("{at}.prompt_box"), &mut out);
+        }
+        match &a.target {
+            Target::Box(b) => check_box(b, Some(size), &format!("{at}.box"), &mut out),
+            Target::Spans { spans, .. } => {
+                for (j, s) in spans.iter().enumerate() {
+                    if s[0] >= length || s[1] > length + slack {
+                        out.add(
+                            format!("{at}.spans[{j}]"),
+                            format!("{s:?} seconds, the file lasts {length:.3} s"),
+                        );
+                    }
+                }
+            }
+            Target::Track(frames) => {
+                for (j, f) in frames.iter().enumerate() {
+                    let at = format!("{at}.track[{j}]");
+                    let past = match f.at {
+                        FramePosition::Frame(n) => n >= info.frame_count as u64,
+                        FramePosition::Time(t) => t > length + slack,
+                    };
+                    if past {
+                        out.add(
+                            &at,
+                            format!(
+                                "past the end: the file has {} frames, {length:.3} s",
+                                info.frame_count
+                            ),
+                        );
+                    }
+                    match &f.region {
+                        TrackRegion::Box(b) => check_box(b, Some(size), &at, &mut out),
+                        TrackRegion::Mask(rle) => {
+                            // Masks of another size are fine when only the scale differs.
+                            let [h, w] = rle.size.map(|v| v as f64);
+                            let (a, b) = (w / h, f64::from(size[0]) / f64::from(size[1]));
+                            if (a / b - 1.0).abs() > 0.05 {
+                                out.add(
+                                    &at,
+                                    format!(
+                                        "the mask is {w} x {h}, the picture {} x {}: another shape",
+                                        size[0], size[1]
+                                    ),
+                                );
+                            }
+                        }
+                        TrackRegion::Absent => {}
+                    }
+                }
+            }
+            Target::Value(_) => {}
+        }
+    }
+    out.into_vec()
+}
+
+/// Counts over the rows of a file, for people.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Summary {
+    /// Good rows.
+    pub rows: u64,
+    /// Rows with a problem.
+    pub bad_rows: u64,
+    /// Rows by kind of media: `video`, `image`, `frames`, `text`.
+    pub media: BTreeMap<&'static str, u64>,
+    /// Annotations by task.
+    pub tasks: BTreeMap<String, u64>,
+    /// Conversation turns.
+    pub turns: u64,
+    /// Pictures by `WIDTHxHEIGHT`.
+    pub sizes: BTreeMap<String, u64>,
+    /// Video lengths in seconds, for the quantiles.
+    durations: Vec<f64>,
+    /// Frame rates in frames per second.
+    rates: Vec<f64>,
+}
+
+impl Summary {
+    /// Counts a good row and its file.
+    pub fn add(&mut self, sample: &Sample, facts: Option<&MediaFacts>) {
+        self.rows += 1;
+        self.turns += sample.turns.len() as u64;
+        for a in &sample.annotations {
+            *self.tasks.entry(a.task.clone()).or_default() += 1;
+        }
+        let kind = match sample.media.as_ref().map(|m| m.kind) {
+            None => "text",
+            Some(MediaKind::Video) => "video",
+            Some(MediaKind::Image) => "image",
+            Some(MediaKind::Frames { .. }) => "frames",
+        };
+        *self.media.entry(kind).or_default() += 1;
+        if let Some(facts) = facts {
+            let info = &facts.info;
+            *self
+                .sizes
+                .entry(format!("{}x{}", info.width, info.height))
+                .or_default() += 1;
+            if facts.media.is_video() {
+                self.durations.push(info.duration);
+                self.rates.push(info.fps);
+            }
+        }
+    }
+}
+
+fn quantiles(values: &[f64]) -> Option<String> {
+    let mut v = values.to_vec();
+    v.sort_by(f64::total_cmp);
+    let (first, last) = (v.first()?, v.last()?);
+    let median = v[v.len() / 2];
+    Some(format!("{first:.2} to {last:.2}, median {median:.2}"))
+}
+
+fn counts<K: fmt::Display>(map: &BTreeMap<K, u64>) -> String {
+    let mut rows: Vec<_> = map.iter().collect();
+    rows.sort_by_key(|(_, n)| std::cmp::Reverse(**n));
+    let more = rows.len().saturating_sub(8);
+    let mut text: Vec<String> = rows
+        .into_iter()
+        .take(8)
+        .map(|(k, n)| format!("{k} {n}"))
+        .collect();
+    if more > 0 {
+        text.push(format!("and {more} more"));
+    }
+    text.join(", ")
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "rows         {} good, {} bad", self.rows, self.bad_rows)?;
+        writeln!(f, "media        {}", counts(&self.media))?;
+        writeln!(f, "turns        {}", self.turns)?;
+        if !self.tasks.is_empty() {
+            writeln!(f, "annotations  {}", counts(&self.tasks))?;
+        }
+        if !self.sizes.is_empty() {
+            writeln!(f, "resolutions  {}", counts(&self.sizes))?;
+        }
+        if let Some(text) = quantiles(&self.durations) {
+            writeln!(f, "durations    {text} s")?;
+        }
+        if let Some(text) = quantiles(&self.rates) {
+            writeln!(f, "frame rates  {text} fps")?;
+        }
+        Ok(())
+    }
+}

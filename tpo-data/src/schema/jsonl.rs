@@ -1,0 +1,306 @@
+//! Streaming JSON lines: one row at a time, every fault with its line.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+
+use super::sample::Sample;
+use super::validate::Problem;
+use crate::DataError;
+
+/// Bounds on one row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RowLimits {
+    /// Longest line in bytes. Default 8 MiB: a track of 500 masks of a crowded scene is below 1.
+    pub max_line_bytes: usize,
+}
+
+impl Default for RowLimits {
+    fn default() -> Self {
+        Self {
+            max_line_bytes: 8 << 20,
+        }
+    }
+}
+
+/// A bad row: which, and why.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[error("{}:{line}: {fault}", file.display())]
+pub struct RowError {
+    /// The JSONL file.
+    pub file: PathBuf,
+    /// Line number, 1-based.
+    pub line: u64,
+    /// What is wrong.
+    pub fault: RowFault,
+}
+
+/// What is wrong with a row.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RowFault {
+    /// The line is longer than the limit; it was skipped without being read into memory.
+    #[error(
+        "the line is longer than {limit} bytes; raise RowLimits::max_line_bytes if it is meant to be"
+    )]
+    TooLong {
+        /// The limit in bytes.
+        limit: usize,
+    },
+    /// Not UTF-8.
+    #[error("byte {at} of the line is not UTF-8; save the file as UTF-8")]
+    Utf8 {
+        /// 0-based byte of the line.
+        at: usize,
+    },
+    /// Not JSON, or not a row: unknown fields, wrong types, missing fields.
+    #[error("column {column}: {reason}")]
+    Json {
+        /// 1-based column.
+        column: usize,
+        /// What the parser said.
+        reason: String,
+    },
+    /// It parses but makes no sense.
+    #[error("{}", .problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    Invalid {
+        /// Everything wrong with it.
+        problems: Vec<Problem>,
+    },
+    /// Its media could not be read.
+    #[error("{reason}")]
+    Media {
+        /// What went wrong.
+        reason: String,
+    },
+    /// It could not be turned into a training item.
+    #[error("{reason}")]
+    Prepare {
+        /// What went wrong.
+        reason: String,
+    },
+}
+
+/// Parses one line; semantic checks are [`Sample::problems`].
+///
+/// # Errors
+/// [`RowFault::TooLong`], [`RowFault::Utf8`], [`RowFault::Json`].
+pub fn parse_row(line: &[u8], limits: &RowLimits) -> Result<Sample, RowFault> {
+    if line.len() > limits.max_line_bytes {
+        return Err(RowFault::TooLong {
+            limit: limits.max_line_bytes,
+        });
+    }
+    let text = std::str::from_utf8(line).map_err(|e| RowFault::Utf8 {
+        at: e.valid_up_to(),
+    })?;
+    serde_json::from_str(text).map_err(|e| RowFault::Json {
+        column: e.column(),
+        reason: strip_position(&e.to_string()),
+    })
+}
+
+/// serde_json ends with its own line and column, which would be line 1.
+fn strip_position(message: &str) -> String {
+    match message.rfind(" at line ") {
+        Some(at) => message[..at].into(),
+        None => message.into(),
+    }
+}
+
+/// Writes one row and a line feed.
+///
+/// # Errors
+/// [`std::io::Error`] of the writer.
+pub fn write_row(sample: &Sample, out: &mut impl Write) -> std::io::Result<()> {
+    serde_json::to_writer(&mut *out, sample)?;
+    out.write_all(b"\n")
+}
+
+/// Lines of bounded length with their numbers and places.
+#[derive(Debug)]
+pub struct LineReader<R> {
+    reader: R,
+    limit: usize,
+    line: u64,
+    offset: u64,
+    buffer: Vec<u8>,
+}
+
+/// A line as [`LineReader`] found it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Line<'a> {
+    /// 1-based.
+    pub number: u64,
+    /// Its first byte in the file.
+    pub offset: u64,
+    /// The bytes without the line end; `None` when there are more than the limit.
+    pub bytes: Option<&'a [u8]>,
+}
+
+impl<R: BufRead> LineReader<R> {
+    /// Reads lines of at most `limit` bytes; longer ones are skipped without being kept.
+    pub fn new(reader: R, limit: usize) -> Self {
+        Self {
+            reader,
+            limit,
+            line: 0,
+            offset: 0,
+            buffer: Vec::new(),
+        }
+    }
+
+    /// The next line, or `None` at the end.
+    ///
+    /// # Errors
+    /// [`std::io::Error`] of the reader.
+    pub fn next_line(&mut self) -> std::io::Result<Option<Line<'_>>> {
+        self.buffer.clear();
+        let (start, mut seen, mut too_long) = (self.offset, 0u64, false);
+        loop {
+            let chunk = match self.reader.fill_buf() {
+                Ok(chunk) => chunk,
+                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => continue,
+                Err(e) => return Err(e),
+            };
+            let end = chunk.iter().position(|b| *b == b'\n');
+            let taken = end.unwrap_or(chunk.len());
+            if !too_long {
+                self.buffer.extend_from_slice(&chunk[..taken]);
+                // A carriage return at the end does not count.
+                if self.buffer.len() > self.limit.saturating_add(1) {
+                    too_long = true;
+                    self.buffer = Vec::new();
+                }
+            }
+            let consumed = taken + usize::from(end.is_some());
+            let at_end = chunk.is_empty();
+            self.reader.consume(consumed);
+            seen += consumed as u64;
+            if end.is_some() || at_end {
+                if at_end && seen == 0 {
+                    return Ok(None);
+                }
+                break;
+            }
+        }
+        self.offset += seen;
+        self.line += 1;
+        if self.buffer.last() == Some(&b'\r') {
+            self.buffer.pop();
+        }
+        too_long |= self.buffer.len() > self.limit;
+        Ok(Some(Line {
+            number: self.line,
+            offset: start,
+            bytes: (!too_long).then_some(self.buffer.as_slice()),
+        }))
+    }
+}
+
+/// Rows of a JSONL file. A bad row is an `Err` and the next call goes on after it; the semantic
+/// checks of [`Sample::problems`] are included. Blank lines are skipped.
+#[derive(Debug)]
+pub struct SampleReader<R> {
+    lines: LineReader<R>,
+    file: PathBuf,
+    limits: RowLimits,
+    ended: bool,
+}
+
+impl SampleReader<BufReader<File>> {
+    /// Opens a file.
+    ///
+    /// # Errors
+    /// [`DataError::Io`].
+    pub fn open(path: impl AsRef<Path>, limits: RowLimits) -> Result<Self, DataError> {
+        let path = path.as_ref();
+        let file = File::open(path).map_err(|source| DataError::Io {
+            path: path.into(),
+            source,
+        })?;
+        Ok(Self::new(
+            BufReader::with_capacity(1 << 18, file),
+            path,
+            limits,
+        ))
+    }
+}
+
+impl<R: BufRead> SampleReader<R> {
+    /// Reads rows; `file` is named in errors.
+    pub fn new(reader: R, file: impl Into<PathBuf>, limits: RowLimits) -> Self {
+        Self {
+            // One byte of a byte-order mark's three is not worth a special limit.
+            lines: LineReader::new(reader, limits.max_line_bytes),
+            file: file.into(),
+            limits,
+            ended: false,
+        }
+    }
+
+    /// The next row with its line number and byte offset.
+    ///
+    /// # Errors
+    /// The outer error is of the file and ends the reading; the inner one is of the row.
+    #[allow(clippy::type_complexity)]
+    pub fn next_row(&mut self) -> Option<Result<(u64, u64, Result<Sample, RowError>), DataError>> {
+        while !self.ended {
+            let line = match self.lines.next_line() {
+                Ok(Some(line)) => line,
+                Ok(None) => break,
+                Err(source) => {
+                    self.ended = true;
+                    return Some(Err(DataError::Io {
+                        path: self.file.clone(),
+                        source,
+                    }));
+                }
+            };
+            let (number, offset) = (line.number, line.offset);
+            let parsed = match line.bytes {
+                None => Err(RowFault::TooLong {
+                    limit: self.limits.max_line_bytes,
+                }),
+                Some(bytes) => {
+                    let bytes = match bytes.strip_prefix(b"\xEF\xBB\xBF") {
+                        Some(rest) if number == 1 => rest,
+                        _ => bytes,
+                    };
+                    if bytes.iter().all(u8::is_ascii_whitespace) {
+                        continue;
+                    }
+                    parse_row(bytes, &self.limits).and_then(|sample| {
+                        let problems = sample.problems();
+                        if problems.is_empty() {
+                            Ok(sample)
+                        } else {
+                            Err(RowFault::Invalid { problems })
+                        }
+                    })
+                }
+            };
+            let row = parsed.map_err(|fault| RowError {
+                file: self.file.clone(),
+                line: number,
+                fault,
+            });
+            return Some(Ok((number, offset, row)));
+        }
+        None
+    }
+}
+
+impl<R: BufRead> Iterator for SampleReader<R> {
+    type Item = Result<(u64, Sample), DataError>;
+
+    /// As [`SampleReader::next_row`], a bad row as [`DataError::Row`].
+    fn next(&mut self) -> Option<Self::Item> {
+        Some(match self.next_row()? {
+            Ok((line, _, Ok(sample))) => Ok((line, sample)),
+            Ok((_, _, Err(row))) => Err(DataError::Row(row)),
+            Err(e) => Err(e),
+        })
+    }
+}

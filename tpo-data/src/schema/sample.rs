@@ -1,0 +1,184 @@
+//! One row: media, conversation, annotations.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::annotation::{Annotation, BoxCoords};
+use crate::ClipRange;
+
+/// One row of a dataset.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Sample {
+    /// Name of the row in reports; the line number is used without it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// The video or image; `None` for a row of text only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub media: Option<Media>,
+    /// The conversation about it. Annotations that no answer calls become turns of their own,
+    /// asked with a template.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub turns: Vec<Turn>,
+    /// What the heads are taught.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub annotations: Vec<Annotation>,
+    /// Anything else worth keeping; never read by the project.
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    pub meta: Map<String, Value>,
+}
+
+/// A question and its answer.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Turn {
+    /// What the user says. `<box>` stands for the next of `boxes`.
+    pub question: String,
+    /// What the model should say. `<task:NAME>` calls the head NAME on its next annotation.
+    /// Empty in rows that are only asked, never learned.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub answer: String,
+    /// Boxes of the question.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub boxes: Vec<BoxCoords>,
+    /// Choices of a multiple-choice question, without letters.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub options: Vec<String>,
+    /// Index of the right choice.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub correct: Option<usize>,
+}
+
+impl Turn {
+    /// A turn of two texts.
+    pub fn new(question: impl Into<String>, answer: impl Into<String>) -> Self {
+        Self {
+            question: question.into(),
+            answer: answer.into(),
+            ..Self::default()
+        }
+    }
+}
+
+/// The file a row is about. Paths are relative to the data root (the folder of the JSONL file
+/// unless told otherwise).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "MediaFields", into = "MediaFields")]
+pub struct Media {
+    /// What it is.
+    pub kind: MediaKind,
+    /// Path of the file, or of the folder of frames.
+    pub path: String,
+    /// Part of the video in seconds; `None` for all of it.
+    pub range: Option<ClipRange>,
+    /// `[width, height]` in pixels if the annotation says; checked against the file.
+    pub size: Option<[u32; 2]>,
+    /// Length of the whole video in seconds if the annotation says.
+    pub duration: Option<f64>,
+}
+
+/// Kinds of media.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum MediaKind {
+    /// Field `video`: a video file.
+    Video,
+    /// Field `image`: a still image.
+    Image,
+    /// Field `frames` with `fps`: a folder of images in the order of their names.
+    Frames {
+        /// Frames per second.
+        fps: f64,
+    },
+}
+
+impl Media {
+    /// A whole video file.
+    pub fn video(path: impl Into<String>) -> Self {
+        Self::new(MediaKind::Video, path)
+    }
+
+    /// A still image.
+    pub fn image(path: impl Into<String>) -> Self {
+        Self::new(MediaKind::Image, path)
+    }
+
+    /// A folder of frames.
+    pub fn frames(path: impl Into<String>, fps: f64) -> Self {
+        Self::new(MediaKind::Frames { fps }, path)
+    }
+
+    fn new(kind: MediaKind, path: impl Into<String>) -> Self {
+        Self {
+            kind,
+            path: path.into(),
+            range: None,
+            size: None,
+            duration: None,
+        }
+    }
+
+    /// Whether it has a time axis.
+    pub fn is_video(&self) -> bool {
+        self.kind != MediaKind::Image
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct MediaFields {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    video: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    image: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    frames: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    fps: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    range: Option<[f64; 2]>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    size: Option<[u32; 2]>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    duration: Option<f64>,
+}
+
+impl TryFrom<MediaFields> for Media {
+    type Error = String;
+    fn try_from(f: MediaFields) -> Result<Self, String> {
+        let (kind, path) = match (f.video, f.image, f.frames, f.fps) {
+            (Some(path), None, None, None) => (MediaKind::Video, path),
+            (None, Some(path), None, None) => (MediaKind::Image, path),
+            (None, None, Some(path), Some(fps)) => (MediaKind::Frames { fps }, path),
+            (None, None, Some(_), None) => return Err("`frames` needs `fps`".into()),
+            (_, _, None, Some(_)) => return Err("`fps` goes with `frames` only".into()),
+            _ => return Err("media has `video`, `image` or `frames`, exactly one of them".into()),
+        };
+        Ok(Self {
+            kind,
+            path,
+            range: f.range.map(|[start, end]| ClipRange { start, end }),
+            size: f.size,
+            duration: f.duration,
+        })
+    }
+}
+
+impl From<Media> for MediaFields {
+    fn from(m: Media) -> Self {
+        let mut fields = Self {
+            video: None,
+            image: None,
+            frames: None,
+            fps: None,
+            range: m.range.map(|r| [r.start, r.end]),
+            size: m.size,
+            duration: m.duration,
+        };
+        match m.kind {
+            MediaKind::Video => fields.video = Some(m.path),
+            MediaKind::Image => fields.image = Some(m.path),
+            MediaKind::Frames { fps } => (fields.frames, fields.fps) = (Some(m.path), Some(fps)),
+        }
+        fields
+    }
+}

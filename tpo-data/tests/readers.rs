@@ -1,0 +1,595 @@
+//! Every public format, on a sample of it written here.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+use tpo_core::geometry::{Mask, Rle};
+use tpo_data::DataError;
+use tpo_data::readers::{ConvertOptions, Format, convert};
+use tpo_data::schema::{
+    BoxCoords, FramePosition, MediaKind, Sample, Target, TrackFrame, TrackRegion,
+};
+
+struct Folder(tempfile::TempDir);
+
+impl Folder {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+    fn text(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.path(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, text).unwrap();
+        path
+    }
+    fn json(&self, name: &str, value: Value) -> PathBuf {
+        self.text(name, &value.to_string())
+    }
+}
+
+/// Converts; every sample must be sound.
+fn read(format: Format, path: &Path, options: &ConvertOptions) -> Vec<Result<Sample, DataError>> {
+    convert(format, path, options)
+        .unwrap()
+        .inspect(|row| {
+            if let Ok(sample) = row {
+                assert_eq!(sample.problems(), [], "{format}: {sample:?}");
+            }
+        })
+        .collect()
+}
+
+fn good(format: Format, path: &Path, options: &ConvertOptions) -> Vec<Sample> {
+    let rows = read(format, path, options);
+    rows.into_iter().map(|r| r.unwrap()).collect()
+}
+
+fn second(path: PathBuf) -> ConvertOptions {
+    ConvertOptions {
+        second: Some(path),
+        media_prefix: "data/".into(),
+        ..ConvertOptions::default()
+    }
+}
+
+fn spans(sample: &Sample) -> Vec<[f64; 2]> {
+    match &sample.annotations[0].target {
+        Target::Spans { spans, .. } => spans.clone(),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn query(sample: &Sample) -> &str {
+    sample.annotations[0].query.as_deref().unwrap()
+}
+
+fn media(sample: &Sample) -> &str {
+    &sample.media.as_ref().unwrap().path
+}
+
+fn track(sample: &Sample) -> &[TrackFrame] {
+    match &sample.annotations[0].target {
+        Target::Track(frames) => frames,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn qvhighlights() {
+    let f = Folder::new();
+    let path = f.text(
+        "train.jsonl",
+        "{\"qid\": 8737, \"query\": \"A family plays. \", \"duration\": 126, \"vid\": \"bP5K_660.0_810.0\", \
+         \"relevant_windows\": [[0, 16]], \"relevant_clip_ids\": [0, 1], \"saliency_scores\": [[4, 1, 1], [4, 2, 1]]}\n\
+         \n{\"qid\": \"x\", \"query\": \"Unlabelled\", \"duration\": 150, \"vid\": \"v\"}\n\
+         {\"qid\": 3, \"query\"\n",
+    );
+    let rows = read(Format::QvHighlights, &path, &ConvertOptions::default());
+    let first = rows[0].as_ref().unwrap();
+    assert_eq!(
+        (media(first), query(first)),
+        ("bP5K_660.0_810.0.mp4", "A family plays.")
+    );
+    assert_eq!(spans(first), [[0.0, 16.0]]);
+    assert_eq!(first.media.as_ref().unwrap().duration, Some(126.0));
+    let Target::Spans {
+        saliency: Some(s), ..
+    } = &first.annotations[0].target
+    else {
+        panic!()
+    };
+    assert_eq!(
+        (s.clip_seconds, &s.clips[..], s.scores[1].clone()),
+        (2.0, &[0, 1][..], vec![4.0, 2.0, 1.0])
+    );
+    let unlabelled = rows[1].as_ref().unwrap();
+    assert_eq!(unlabelled.turns[0].question, "Unlabelled");
+    let error = rows[2].as_ref().unwrap_err().to_string();
+    assert!(error.contains("line 4"), "{error}");
+}
+
+#[test]
+fn charades_as_text_and_as_json_lines() {
+    let f = Folder::new();
+    let lengths = f.text(
+        "v1.csv",
+        "id,subject,script,length\n3MSZA,X,\"a, \"\"b\"\"\",30.96\n",
+    );
+    let options = ConvertOptions {
+        durations: Some(lengths),
+        ..ConvertOptions::default()
+    };
+    let text = f.text(
+        "test.txt",
+        "3MSZA 24.3 30.4##person turn a light on.\nbad line\n",
+    );
+    let rows = read(Format::CharadesJsonl, &text, &options);
+    let first = rows[0].as_ref().unwrap();
+    assert_eq!(
+        (media(first), query(first)),
+        ("3MSZA.mp4", "person turn a light on.")
+    );
+    assert_eq!(spans(first), [[24.3, 30.4]]);
+    assert_eq!(first.media.as_ref().unwrap().duration, Some(30.96));
+    assert!(rows[1].as_ref().unwrap_err().to_string().contains("line 2"));
+    let lines = f.json("test.jsonl", json!({"qid": 1, "vid": "AO8RW", "duration": 33.67, "query": "q", "relevant_windows": [[0, 6.9]]}));
+    let rows = good(Format::CharadesJsonl, &lines, &ConvertOptions::default());
+    assert_eq!(
+        (media(&rows[0]), spans(&rows[0])),
+        ("AO8RW.mp4", vec![[0.0, 6.9]])
+    );
+}
+
+#[test]
+fn captions_by_video() {
+    let f = Folder::new();
+    let path = f.json("train.json", json!({
+        "v_Q": {"duration": 82.73, "timestamps": [[0.83, 19.86], [17.37, 60.81]], "sentences": [" A woman. ", "She moves."]},
+        "v_bad": {"duration": 5, "timestamps": [[0, 1]], "sentences": []}
+    }));
+    let rows = read(
+        Format::ActivityNetCaptions,
+        &path,
+        &ConvertOptions::default(),
+    );
+    assert_eq!(rows.len(), 3);
+    let second = rows[1].as_ref().unwrap();
+    assert_eq!((media(second), query(second)), ("v_Q.mp4", "She moves."));
+    assert_eq!(spans(second), [[17.37, 60.81]]);
+    assert!(rows[2].as_ref().unwrap_err().to_string().contains("v_bad"));
+
+    let tacos = f.json("tacos.json", json!({
+        "s13-d21.avi": {"timestamps": [[50, 150]], "fps": 25.0, "num_frames": 1000, "sentences": ["He peels."]}
+    }));
+    let rows = good(Format::Tacos, &tacos, &ConvertOptions::default());
+    assert_eq!(
+        (media(&rows[0]), spans(&rows[0])),
+        ("s13-d21.avi", vec![[2.0, 6.0]])
+    );
+    assert_eq!(rows[0].media.as_ref().unwrap().duration, Some(40.0));
+}
+
+#[test]
+fn didemo_takes_the_majority() {
+    let f = Folder::new();
+    let path = f.json("train_data.json", json!([
+        {"annotation_id": 7, "video": "a@b.mov", "description": "dog", "times": [[1, 1], [0, 1], [0, 1], [5, 5]], "num_segments": 6},
+        {"annotation_id": 8, "video": "c.avi", "description": "cat", "times": [[5, 5]]},
+        {"video": "c.avi", "description": "none", "times": []}
+    ]));
+    let rows = read(Format::DiDeMo, &path, &ConvertOptions::default());
+    assert_eq!(spans(rows[0].as_ref().unwrap()), [[0.0, 10.0]]);
+    assert_eq!(media(rows[0].as_ref().unwrap()), "a@b.mov");
+    assert_eq!(spans(rows[1].as_ref().unwrap()), [[25.0, 30.0]]);
+    assert!(rows[2].is_err());
+}
+
+#[test]
+fn queryd_and_hirest() {
+    let f = Folder::new();
+    let captions = f.json(
+        "captions.json",
+        json!({"video-abc": [["a", "man", "walks"], "he sits"], "video-x": [["y"]]}),
+    );
+    let times = f.json("times.json", json!({"video-abc": [[1.5, 3.0], [4.0, 6.5]]}));
+    let rows = read(Format::QuerYd, &captions, &second(times));
+    let first = rows[0].as_ref().unwrap();
+    assert_eq!(
+        (media(first), query(first)),
+        ("data/abc.mp4", "a man walks")
+    );
+    assert_eq!(spans(rows[1].as_ref().unwrap()), [[4.0, 6.5]]);
+    assert!(rows[2].is_err());
+    assert!(convert(Format::QuerYd, &captions, &ConvertOptions::default()).is_err());
+
+    let path = f.json("hirest.json", json!({
+        "Make tea": {
+            "v1.mp4": {"relevant": true, "clip": true, "v_duration": 100.0, "bounds": [10, 60],
+                       "steps": [{"index": 0, "heading": "boil water", "absolute_bounds": [10, 30]}]},
+            "v2.mp4": {"relevant": false, "clip": false, "v_duration": 5, "bounds": [], "steps": []}
+        }
+    }));
+    let rows = good(Format::HiRest, &path, &ConvertOptions::default());
+    let found: Vec<_> = rows.iter().map(|r| (query(r), spans(r)[0])).collect();
+    assert_eq!(
+        found,
+        [("Make tea", [10.0, 60.0]), ("boil water", [10.0, 30.0])]
+    );
+}
+
+#[test]
+fn refcoco_in_both_layouts() {
+    let f = Folder::new();
+    let refs = f.json("refs.json", json!([
+        {"ref_id": 5, "ann_id": 11, "image_id": 2, "split": "train", "category_id": 1,
+         "sentences": [{"sent": "left man", "tokens": ["left", "man"]}, {"sent": "guy"}]},
+        {"ref_id": 6, "ann_id": 99, "image_id": 2, "split": "train", "sentences": [{"sent": "x"}]},
+        {"ref_id": 7, "ann_id": 11, "image_id": 2, "split": "val", "sentences": [{"sent": "y"}]}
+    ]));
+    let instances = json!({
+        "info": {}, "images": [{"id": 2, "file_name": "COCO_1.jpg", "width": 640, "height": 480}, {"id": 3, "file_name": "b.jpg"}],
+        "annotations": [{"id": 11, "image_id": 2, "bbox": [10.0, 20.0, 30.0, 40.0], "segmentation": [[1, 2]]}, {"id": 12, "image_id": 3, "bbox": [0, 0, 1, 1]}]
+    });
+    let mut options = second(f.json("instances.json", instances));
+    options.split = Some("train".into());
+    let rows = read(Format::RefCoco, &refs, &options);
+    assert_eq!(rows.len(), 3);
+    let first = rows[0].as_ref().unwrap();
+    assert_eq!(
+        (media(first), query(first)),
+        ("data/COCO_1.jpg", "left man")
+    );
+    assert_eq!(first.media.as_ref().unwrap().size, Some([640, 480]));
+    assert_eq!(
+        first.annotations[0].target,
+        Target::Box(BoxCoords::Pixels([10.0, 20.0, 40.0, 60.0]))
+    );
+    assert!(rows[2].as_ref().unwrap_err().to_string().contains("99"));
+
+    let coco = f.json("finetune.json", json!({
+        "annotations": [{"image_id": 0, "bbox": [1, 2, 3, 4]}, {"image_id": 9, "bbox": [1, 2, 3, 4]}],
+        "images": [{"id": 0, "file_name": "a.jpg", "caption": "the cup", "height": 10, "width": 20}]
+    }));
+    let rows = read(Format::MdetrRefCoco, &coco, &ConvertOptions::default());
+    assert_eq!(query(rows[0].as_ref().unwrap()), "the cup");
+    assert!(rows[1].is_err());
+}
+
+#[test]
+fn visual_genome() {
+    let f = Folder::new();
+    let path = f.json("region_descriptions.json", json!([
+        {"id": 1, "regions": [
+            {"region_id": 1382, "width": 82, "height": 139, "image_id": 1, "phrase": "the clock is green", "x": 421, "y": 57},
+            {"region_id": 1383, "width": 8, "height": 9, "phrase": "shade", "x": 0, "y": 0}]}
+    ]));
+    let rows = good(Format::VisualGenome, &path, &ConvertOptions::default());
+    assert_eq!((media(&rows[1]), query(&rows[1])), ("1.jpg", "shade"));
+    assert_eq!(
+        rows[0].annotations[0].target,
+        Target::Box(BoxCoords::Pixels([421.0, 57.0, 503.0, 196.0]))
+    );
+}
+
+fn mask(bits: [u8; 4]) -> Rle {
+    Rle::encode(&Mask(ndarray::arr2(&[
+        [bits[0] > 0, bits[1] > 0],
+        [bits[2] > 0, bits[3] > 0],
+    ])))
+}
+
+fn shown(rle: &Rle) -> Value {
+    serde_json::to_value(rle).unwrap()
+}
+
+#[test]
+fn sa_v_begins_where_the_object_does() {
+    let f = Folder::new();
+    let (none, one) = (shown(&mask([0; 4])), shown(&mask([0, 1, 0, 1])));
+    f.json("ann/sav_000001_manual.json", json!({
+        "video_id": "sav_000001", "video_duration": 20.125, "video_frame_count": 483.0, "video_height": 848.0,
+        "video_width": 480.0, "video_split": "train", "masklet": [[one, none], [one, one], [none, one]],
+        "masklet_id": [0, 4], "masklet_num": 2, "masklet_type": ["manual", "manual"]
+    }));
+    let rows = good(Format::SaV, &f.path("ann"), &ConvertOptions::default());
+    assert_eq!(rows.len(), 2);
+    assert_eq!(media(&rows[0]), "sav_000001.mp4");
+    assert_eq!(rows[0].media.as_ref().unwrap().range, None);
+    assert_eq!(track(&rows[0])[2].region, TrackRegion::Absent);
+    assert_eq!(
+        rows[0].annotations[0].prompt_box,
+        Some(BoxCoords::Pixels([1.0, 0.0, 2.0, 2.0]))
+    );
+    let second = &rows[1];
+    assert_eq!(second.id.as_deref(), Some("sav_000001:4"));
+    assert_eq!(track(second)[0].at, FramePosition::Frame(4));
+    assert_eq!(
+        second.media.as_ref().unwrap().range.unwrap().start,
+        4.0 / 24.0
+    );
+}
+
+#[test]
+fn mevis_joins_masks() {
+    let f = Folder::new();
+    let meta = f.json(
+        "meta_expressions.json",
+        json!({"videos": {"vid": {
+            "vid_id": 1, "frames": ["00000", "00001"], "expressions": {
+                "0": {"exp": "both dogs ", "obj_id": [0, 1], "anno_id": [10, 11]},
+                "1": {"exp": "one", "obj_id": [0], "anno_id": [10]},
+                "2": {"exp": "lost", "obj_id": [0], "anno_id": [12]}}},
+            "test": {"frames": ["00000"], "expressions": {"0": {"exp": "no masks"}}}
+        }}),
+    );
+    let dict = f.json("mask_dict.json", json!({
+        "10": [shown(&mask([1, 0, 0, 0])), null], "11": [shown(&mask([0, 0, 0, 1])), shown(&mask([0, 1, 0, 0]))]
+    }));
+    let rows = read(Format::MeViS, &meta, &second(dict.clone()));
+    // An unreadable expression costs its video, whose rows belong together.
+    assert!(
+        rows.iter()
+            .any(|r| r.as_ref().is_err_and(|e| e.to_string().contains("`12`")))
+    );
+    let meta = f.json(
+        "meta2.json",
+        json!({"videos": {"vid": {"frames": ["00000", "00001"], "expressions": {
+        "0": {"exp": "both dogs ", "anno_id": [10, 11]}, "1": {"exp": "one", "anno_id": ["10"]}}},
+        "test": {"frames": ["00000"], "expressions": {"0": {"exp": "no masks"}}}}}),
+    );
+    // Members come in the order of the file, which `json!` sorts.
+    let rows = good(Format::MeViS, &meta, &second(dict));
+    assert_eq!(rows[0].turns[0].question, "no masks");
+    assert_eq!(
+        (query(&rows[1]), media(&rows[1])),
+        ("both dogs", "data/vid")
+    );
+    let kind = rows[1].media.as_ref().unwrap().kind;
+    assert_eq!(kind, MediaKind::Frames { fps: 6.0 });
+    let joined = TrackRegion::Mask(mask([1, 0, 0, 1]));
+    assert_eq!(track(&rows[1])[0].region, joined);
+    let single = TrackRegion::Mask(mask([0, 1, 0, 0]));
+    assert_eq!(track(&rows[1])[1].region, single);
+    assert_eq!(track(&rows[2])[1].region, TrackRegion::Absent);
+}
+
+fn write_palette(path: &Path, width: u32, pixels: &[u8]) {
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    let file = std::fs::File::create(path).unwrap();
+    let mut encoder = png::Encoder::new(file, width, pixels.len() as u32 / width);
+    encoder.set_color(png::ColorType::Indexed);
+    encoder.set_depth(png::BitDepth::Four);
+    encoder.set_palette(vec![0, 0, 0, 255, 0, 0, 0, 255, 0, 9, 9, 9]);
+    let rows = pixels.chunks(width as usize).flat_map(|row| {
+        row.chunks(2)
+            .map(|p| p[0] << 4 | p.get(1).copied().unwrap_or(0))
+    });
+    let data: Vec<u8> = rows.collect();
+    encoder
+        .write_header()
+        .unwrap()
+        .write_image_data(&data)
+        .unwrap();
+}
+
+#[test]
+fn ref_youtube_vos_reads_indexed_masks() {
+    let f = Folder::new();
+    write_palette(&f.path("Annotations/abc/00000.png"), 3, &[0, 2, 1, 0, 2, 0]);
+    write_palette(&f.path("Annotations/abc/00005.png"), 3, &[0; 6]);
+    let meta = f.json("meta.json", json!({"videos": {
+        "abc": {"expressions": {"0": {"exp": "a fish", "obj_id": "2"}, "1": {"exp": "b", "obj_id": "1"}}, "frames": ["00000", "00005"]},
+        "gone": {"expressions": {"0": {"exp": "a", "obj_id": "1"}}, "frames": ["00000"]}
+    }}));
+    let rows = read(Format::RefYouTubeVos, &meta, &second(f.path("Annotations")));
+    let first = rows[0].as_ref().unwrap();
+    let expected = Mask(ndarray::arr2(&[[false, true, false], [false, true, false]]));
+    assert_eq!(
+        track(first)[0].region,
+        TrackRegion::Mask(Rle::encode(&expected))
+    );
+    assert_eq!(track(first)[1].region, TrackRegion::Absent);
+    assert_eq!(rows.len(), 3);
+    assert!(rows[2].is_err());
+    // A true-colour picture is not a mask.
+    image::RgbImage::new(3, 2)
+        .save(f.path("Annotations/abc/00000.png"))
+        .unwrap();
+    let rows = read(Format::RefYouTubeVos, &meta, &second(f.path("Annotations")));
+    assert!(
+        rows[0]
+            .as_ref()
+            .unwrap_err()
+            .to_string()
+            .contains("indexed or grey")
+    );
+}
+
+#[test]
+fn lasot_and_got10k() {
+    let f = Folder::new();
+    f.text(
+        "airplane/airplane-1/groundtruth.txt",
+        "367,101,41,16\n366,103,45,16\n0,0,0,0\n1,1,5,5\n",
+    );
+    f.text("airplane/airplane-1/full_occlusion.txt", "0,0,0,1");
+    f.text("airplane/airplane-1/out_of_view.txt", "0,0,0,0");
+    f.text(
+        "airplane/airplane-1/nlp.txt",
+        "white airplane landing on ground\n",
+    );
+    f.text("airplane/airplane-2/groundtruth.txt", "1,2,x,4\n");
+    let rows = read(Format::LaSot, f.0.path(), &ConvertOptions::default());
+    let first = rows[0].as_ref().unwrap();
+    assert_eq!(
+        (media(first), query(first)),
+        (
+            "airplane/airplane-1/img",
+            "white airplane landing on ground"
+        )
+    );
+    assert_eq!(
+        first.annotations[0].prompt_box,
+        Some(BoxCoords::Pixels([367.0, 101.0, 408.0, 117.0]))
+    );
+    let absent: Vec<bool> = track(first)
+        .iter()
+        .map(|t| t.region == TrackRegion::Absent)
+        .collect();
+    assert_eq!(absent, [false, false, true, true]);
+    assert!(rows[1].as_ref().unwrap_err().to_string().contains("line 1"));
+
+    let f = Folder::new();
+    f.text(
+        "GOT-10k_Train_000001/groundtruth.txt",
+        "347.0000,443.0000,429.0000,272.0000\n349,443,429,274\n",
+    );
+    f.text("GOT-10k_Train_000001/absence.label", "0\n1\n");
+    f.text(
+        "GOT-10k_Train_000001/meta_info.ini",
+        "[METAINFO]\nanno_fps: 10Hz\nobject_class: anaconda\nresolution: (1920, 1080)\n",
+    );
+    let rows = good(Format::Got10k, f.0.path(), &ConvertOptions::default());
+    assert_eq!(
+        (media(&rows[0]), query(&rows[0])),
+        ("GOT-10k_Train_000001", "anaconda")
+    );
+    assert_eq!(
+        rows[0].media.as_ref().unwrap().kind,
+        MediaKind::Frames { fps: 10.0 }
+    );
+    assert_eq!(track(&rows[0])[1].region, TrackRegion::Absent);
+    let empty = Folder::new();
+    assert!(convert(Format::Got10k, empty.0.path(), &ConvertOptions::default()).is_err());
+}
+
+#[test]
+fn conversations() {
+    let f = Folder::new();
+    let path = f.json("it.json", json!([
+        {"video": "a.webm", "QA": [{"i": "Be short.", "q": "What?", "a": " A dog. "}, {"i": "", "q": "Why?", "a": "b"}], "start": 1.0, "end": 5.0},
+        {"image": "b.jpg", "QA": [{"i": "Describe.", "q": "", "a": "c"}]}
+    ]));
+    let rows = good(Format::VideoChat2It, &path, &ConvertOptions::default());
+    assert_eq!(rows[0].turns[0].question, "Be short.\nWhat?");
+    assert_eq!(rows[0].turns[0].answer, "A dog.");
+    assert_eq!(rows[0].media.as_ref().unwrap().range.unwrap().end, 5.0);
+    assert_eq!(rows[1].media.as_ref().unwrap().kind, MediaKind::Image);
+
+    let path = f.json("llava.json", json!([
+        {"id": "x1", "image": "coco/1.jpg", "conversations": [
+            {"from": "human", "value": "<image>\nWhat is it?"}, {"from": "gpt", "value": "A bus."}]},
+        {"id": 3, "conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello"}]},
+        {"id": 4, "image": "a.jpg", "conversations": [{"from": "gpt", "value": "?"}, {"from": "human", "value": "!"}]},
+        {"id": 5, "video": "v.mp4", "conversations": [{"from": "human", "value": "<video> one <video> two"}, {"from": "gpt", "value": "x"}]},
+        {"id": 6, "conversations": [{"from": "human", "value": "unanswered"}]}
+    ]));
+    let rows = read(Format::Llava, &path, &ConvertOptions::default());
+    let first = rows[0].as_ref().unwrap();
+    assert_eq!(
+        (first.turns[0].question.as_str(), first.id.as_deref()),
+        ("What is it?", Some("x1"))
+    );
+    assert!(rows[1].as_ref().unwrap().media.is_none());
+    assert!(rows[2..].iter().all(Result::is_err));
+}
+
+#[test]
+fn multiple_choice() {
+    let f = Folder::new();
+    let path = f.json("mv.json", json!([
+        {"video": "1.webm", "question": "What?", "candidates": ["yes", "no"], "answer": "no", "start": 2.0, "end": 7.5},
+        {"video": "1.webm", "question": "What?", "candidates": ["yes", "no"], "answer": "maybe"}
+    ]));
+    let rows = read(Format::MvBench, &path, &ConvertOptions::default());
+    assert_eq!(rows[0].as_ref().unwrap().turns[0].correct, Some(1));
+    assert!(rows[1].is_err());
+
+    let csv = f.text(
+        "test.csv",
+        "video_id,frame_count,width,height,question,answer,qid,type,a0,a1,a2,a3,a4\n\
+        4010069381,369,640,480,\"how do, they?\",climb,6,CH,sit,run,walk,climb,fly\n\
+        4010069381,369,640,480,when,0,7,TN,sit,run,walk,climb,fly\n\
+        4010069381,369,640,480,when,none,7,TN,sit,run,walk,climb,fly\n",
+    );
+    let spans_file = f.json(
+        "gsub.json",
+        json!({"4010069381": {"duration": 34, "location": {"6": [[1.2, 5.8]]}, "fps": 29.97}}),
+    );
+    let rows = read(Format::NextGqa, &csv, &second(spans_file));
+    let first = rows[0].as_ref().unwrap();
+    assert_eq!(
+        (first.turns[0].question.as_str(), first.turns[0].correct),
+        ("how do, they?", Some(3))
+    );
+    assert_eq!(spans(first), [[1.2, 5.8]]);
+    assert_eq!(rows[1].as_ref().unwrap().turns[0].correct, Some(0));
+    assert!(rows[2].as_ref().unwrap_err().to_string().contains("line 4"));
+
+    let by_video = f.json("mme.json", json!([{"video_id": "001", "duration": "short", "url": "https://www.youtube.com/watch?v=fFjv93ACGo8",
+        "questions": [{"question_id": "001-1", "task_type": "Counting", "question": "How many?", "options": ["A. one.", "B. two."], "answer": "B"}]}]));
+    let rows = good(Format::VideoMme, &by_video, &ConvertOptions::default());
+    assert_eq!(
+        (media(&rows[0]), rows[0].turns[0].options[1].as_str()),
+        ("fFjv93ACGo8.mp4", "two.")
+    );
+    assert_eq!(rows[0].turns[0].correct, Some(1));
+    let by_question = f.text("mme.jsonl", &json!({"videoID": "abc", "question_id": "7", "question": "Q", "options": ["A. x", "B. y"], "answer": "A", "duration": "long"}).to_string());
+    let rows = good(Format::VideoMme, &by_question, &ConvertOptions::default());
+    assert_eq!(
+        (media(&rows[0]), rows[0].turns[0].correct),
+        ("abc.mp4", Some(0))
+    );
+    assert_eq!(rows[0].meta["duration"], "long");
+}
+
+#[test]
+fn every_format_survives_any_bytes() {
+    const ALPHABET: &[u8] = b"{}[]\",:0123aeE.-\\ \n\xFFvq";
+    let f = Folder::new();
+    let mut seeds: Vec<Vec<u8>> = [
+        "", "[", "{", "{}", "[]", "[1]", "{\"a\": 1}", "[[[[", "{\"videos\": {\"a\": {\"frames\": [], \"expressions\": {}}}}",
+        "{\"videos\": 3}", "a b##c", "\u{feff}[]", "\"", "video_id,question,answer,qid,a0,a1,a2,a3,a4\n1,2,3",
+        "[{\"QA\": []}, {\"video\": \"a\", \"image\": \"b\", \"QA\": []}]",
+        "{\"images\": [{\"id\": 1, \"file_name\": \"a\"}], \"annotations\": [{\"image_id\": 1, \"bbox\": [1e999,0,0,0]}]}",
+    ].iter().map(|s| s.as_bytes().to_vec()).collect();
+    let mut state = 9u64;
+    for n in 0..60 {
+        let bytes = (0..n * 3).map(|_| {
+            state = state
+                .wrapping_mul(6364136223846793005)
+                .wrapping_add(1442695040888963407);
+            ALPHABET[(state >> 40) as usize % ALPHABET.len()]
+        });
+        seeds.push(bytes.collect());
+    }
+    for seed in &seeds {
+        tpo_data::fuzzing::dataset_file(seed, f.0.path()).unwrap();
+        tpo_data::fuzzing::json_items(seed);
+        tpo_data::fuzzing::csv(seed);
+        tpo_data::fuzzing::palette(seed);
+    }
+    write_palette(&f.path("m.png"), 3, &[0, 2, 1, 0, 2, 0]);
+    let png = std::fs::read(f.path("m.png")).unwrap();
+    for at in 0..png.len() {
+        let mut broken = png.clone();
+        broken[at] ^= 0x55;
+        tpo_data::fuzzing::palette(&broken);
+        tpo_data::fuzzing::palette(&png[..at]);
+    }
+}
+
+#[test]
+fn names_of_formats_are_unique_and_parse() {
+    let mut names = BTreeMap::new();
+    for f in Format::ALL {
+        assert_eq!(f.name().parse::<Format>().unwrap(), *f);
+        assert!(names.insert(f.name(), f).is_none());
+        assert_eq!(serde_json::to_value(f).unwrap(), f.name());
+    }
+    assert!("coco".parse::<Format>().is_err());
+}

@@ -1,0 +1,231 @@
+//! The mask head: an adapter that turns the task embedding into prompt tokens of a frozen SAM 2.
+
+use burn::config::Config;
+use burn::module::Module;
+use burn::tensor::{Device, FloatDType, Tensor, TensorData};
+use tpo_core::Result;
+use tpo_core::head::{HeadContext, HeadSpec, LossTerms, TaskHead};
+use tpo_core::nn::{Mlp, MlpConfig};
+
+use super::decode::MaskPrediction;
+use super::loss::MaskLossConfig;
+use super::prompt::{BOX_TOKENS, PromptSource, box_tokens};
+use super::sam2::{Sam2, Sam2Config, Sam2Version};
+use super::supervision::supervise;
+use super::target::MaskTarget;
+use crate::HeadsError;
+
+/// Name of the task.
+pub(super) const HEAD: &str = "mask";
+
+/// Configuration of a [`MaskHead`].
+#[derive(Config, Debug)]
+pub struct MaskHeadConfig {
+    /// Width of the language model.
+    pub d_llm: usize,
+    /// Width of the hidden layer of both MLPs; the reference uses `d_llm`.
+    pub hidden: usize,
+    /// The frozen SAM 2.
+    pub sam: Sam2Config,
+    /// The loss.
+    #[config(default = "MaskLossConfig::new()")]
+    pub loss: MaskLossConfig,
+    /// What prompts SAM 2 in answers.
+    #[config(default = "PromptSource::QuestionBox")]
+    pub prompt: PromptSource,
+}
+
+impl MaskHeadConfig {
+    /// VideoChat-TPO: 4096 → 4096 → 3 x 256 before SAM 2.0 with Hiera-L (published checkpoint).
+    pub fn videochat_tpo() -> Self {
+        Self::new(4096, 4096, Sam2Config::videochat_tpo())
+    }
+
+    /// A small head for a language model of this width: SAM 2 on frames of 64 pixels.
+    pub fn mini(d_llm: usize) -> Self {
+        Self::new(d_llm, d_llm, Sam2Config::mini(Sam2Version::V2_0))
+    }
+
+    /// Checks sizes and weights.
+    ///
+    /// # Errors
+    /// [`HeadsError::Config`] with the first field that cannot work.
+    pub fn validate(&self) -> std::result::Result<(), HeadsError> {
+        self.sam.validate()?;
+        for (what, value) in [("d_llm", self.d_llm), ("hidden", self.hidden)] {
+            if value == 0 {
+                return Err(HeadsError::Config {
+                    what,
+                    expected: "at least 1".into(),
+                    found: "0".into(),
+                });
+            }
+        }
+        let mut weights = vec![
+            ("loss.embedding", self.loss.embedding),
+            ("loss.area", self.loss.area),
+        ];
+        if let Some(masks) = &self.loss.masks {
+            weights.extend([
+                ("loss.masks.focal", masks.focal),
+                ("loss.masks.dice", masks.dice),
+                ("loss.masks.iou", masks.iou),
+                ("loss.masks.gamma", masks.gamma),
+            ]);
+            if !(0.0..=1.0).contains(&masks.alpha) {
+                return Err(HeadsError::Config {
+                    what: "loss.masks.alpha",
+                    expected: "in [0, 1]".into(),
+                    found: masks.alpha.to_string(),
+                });
+            }
+            if masks.max_frames == 0 {
+                return Err(HeadsError::Config {
+                    what: "loss.masks.max_frames",
+                    expected: "at least 1".into(),
+                    found: "0".into(),
+                });
+            }
+        }
+        for (what, value) in weights {
+            if !value.is_finite() || value < 0.0 {
+                return Err(HeadsError::Config {
+                    what,
+                    expected: "a number, not negative".into(),
+                    found: value.to_string(),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Creates the head with random weights, drawn on first use. SAM 2 is frozen.
+    ///
+    /// # Errors
+    /// [`HeadsError::Config`].
+    pub fn init(&self, device: &Device) -> std::result::Result<MaskHead, HeadsError> {
+        self.validate()?;
+        let dim = self.sam.prompt_encoder.dim;
+        let mlp = |out: usize| MlpConfig::new(vec![self.d_llm, self.hidden, out]).init(device);
+        Ok(MaskHead {
+            track_embed: mlp(BOX_TOKENS * dim),
+            track_embed_decode2: mlp(4),
+            sam: self.sam.init(device)?.no_grad(),
+            config: self.clone(),
+        })
+    }
+}
+
+/// Masks through the whole video for the query of a mask task token.
+///
+/// The adapter makes three prompt tokens of the task embedding, which stand where SAM 2's prompt
+/// encoder would put those of a box on the first frame; SAM 2 then follows the object. Training
+/// teaches the adapter to say what the prompt encoder says of the true box (reference
+/// implementation), and optionally what the decoder makes true masks of ([`MaskSupervision`]).
+///
+/// SAM 2's parameters never get a gradient, whatever they are marked as.
+///
+/// [`MaskSupervision`]: super::MaskSupervision
+#[derive(Module, Debug)]
+pub struct MaskHead {
+    /// Task embedding to prompt tokens, `[d_llm, hidden, 3·dim]`.
+    pub track_embed: Mlp,
+    /// Task embedding to an auxiliary box, `[d_llm, hidden, 4]`; only its loss is used.
+    pub track_embed_decode2: Mlp,
+    /// Frozen.
+    pub sam: Sam2,
+    #[module(skip)]
+    config: MaskHeadConfig,
+}
+
+/// What [`MaskHead`] computes.
+#[derive(Debug, Clone)]
+pub struct MaskOutput {
+    /// Prompt tokens `[n, 3, dim]`.
+    pub prompt: Tensor<3>,
+    /// Auxiliary boxes `[n, 4]`, normalised xyxy, not confined to 0–1.
+    pub area: Tensor<2>,
+}
+
+impl MaskHead {
+    /// The configuration.
+    pub fn config(&self) -> &MaskHeadConfig {
+        &self.config
+    }
+
+    /// The same head with another loss.
+    pub fn with_loss(mut self, loss: MaskLossConfig) -> Self {
+        self.config.loss = loss;
+        self
+    }
+
+    /// The same head with another source of prompts.
+    pub fn with_prompt(mut self, prompt: PromptSource) -> Self {
+        self.config.prompt = prompt;
+        self
+    }
+
+    /// Prompt tokens and auxiliary boxes of task embeddings `[n, d_llm]`.
+    pub fn prompts(&self, task: Tensor<2>) -> MaskOutput {
+        let n = task.dims()[0];
+        let dim = self.config.sam.prompt_encoder.dim;
+        MaskOutput {
+            prompt: self
+                .track_embed
+                .forward(task.clone())
+                .reshape([n, BOX_TOKENS, dim]),
+            area: self.track_embed_decode2.forward(task),
+        }
+    }
+}
+
+impl TaskHead for MaskHead {
+    type Target = MaskTarget;
+    type Output = MaskOutput;
+    type Prediction = MaskPrediction;
+
+    fn spec(&self) -> HeadSpec {
+        HeadSpec::new(HEAD, "<track_begin>", "<tracking>")
+    }
+
+    fn forward(&self, task: Tensor<2>, _: &HeadContext<'_>) -> Result<MaskOutput> {
+        Ok(self.prompts(task))
+    }
+
+    /// Terms `embedding` and `box`, and with [`MaskSupervision`](super::MaskSupervision) `focal`,
+    /// `dice` and `iou` unless no target has a mask.
+    fn loss(
+        &self,
+        output: &MaskOutput,
+        targets: &[MaskTarget],
+        context: &HeadContext<'_>,
+    ) -> Result<LossTerms> {
+        let boxes = targets
+            .iter()
+            .enumerate()
+            .map(|(i, target)| target.first_box(i))
+            .collect::<std::result::Result<Vec<_>, _>>()?;
+        let dtype = FloatDType::F32;
+        let prompt = output.prompt.clone().cast(dtype);
+        let expected = box_tokens(&self.sam.sam_prompt_encoder, &boxes)?;
+        let embedding = (prompt - expected.detach().cast(dtype)).abs().mean();
+
+        let flat: Vec<f32> = boxes.iter().flat_map(|b| b.to_array()).collect();
+        let area = TensorData::new(flat, [boxes.len(), 4]);
+        let area = Tensor::<2>::from_data(area, &output.area.device()).cast(dtype);
+        let area = (output.area.clone().cast(dtype) - area).abs().mean();
+
+        let loss = &self.config.loss;
+        let terms = LossTerms::new()
+            .with("embedding", embedding, loss.embedding)
+            .with("box", area, loss.area);
+        match &loss.masks {
+            Some(config) => supervise(self, config, output, targets, context, terms),
+            None => Ok(terms),
+        }
+    }
+
+    fn decode(&self, output: MaskOutput, context: &HeadContext<'_>) -> Result<Vec<MaskPrediction>> {
+        super::decode::decode(self, output, context)
+    }
+}
