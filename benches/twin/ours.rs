@@ -9,6 +9,8 @@ use tpo::DeviceChoice;
 use tpo::core::nn::{Linear, LinearConfig};
 use tpo::core::traits::{DecodeCache, LanguageModel};
 use tpo::data::{ClipConfig, MediaLimits, open_video, select_frames};
+use tpo::heads::mask::sam2::{MemoryInput, PointPrompt, PromptEmbedding, Sam2Config};
+use tpo::heads::mask::track::{Resize, fill_holes};
 use tpo::heads::region::RegionHeadConfig;
 use tpo::heads::temporal::model::CgDetrInput;
 use tpo::heads::temporal::{
@@ -62,6 +64,7 @@ pub fn measure(row: &Row, args: &Args) -> Outcome<Measured> {
         Task::QFormer => bench.qformer(),
         Task::Sam2Tiny => bench.sam2(HieraConfig::tiny()),
         Task::Sam2Large => bench.sam2(HieraConfig::large()),
+        Task::Sam2Track => bench.sam2_track(),
         Task::MistralPrefill => bench.mistral(MISTRAL_PREFILL),
         Task::MistralDecode => bench.mistral(1),
         Task::SmolLm2Decode => bench.smollm2(args),
@@ -168,6 +171,59 @@ impl Bench {
         let images = self.random([1, 3, 1024, 1024]);
         self.samples(|| {
             encoder.forward(images.clone())?;
+            Ok(())
+        })
+    }
+
+    /// What the tracker does with an encoded frame when its window of memories is full. Weights of
+    /// the image encoder are never drawn.
+    fn sam2_track(&self) -> Outcome<Measured> {
+        let model = Sam2Config::videochat_tpo().init(&self.device)?;
+        let parts = [model.maskmem_tpos_enc.val().dims()[0], 4096, 256, 64];
+        let [memories, pixels, dim, width] = parts;
+        let attention = self.cast(model.memory_attention.clone());
+        let decoder = self.cast(model.sam_mask_decoder.clone());
+        let encoder = self.cast(model.memory_encoder.clone());
+        let prompts = self.cast(model.sam_prompt_encoder.clone());
+        let pointer = self.cast(model.obj_ptr_proj.clone());
+        let pointer_tokens = 16 * dim / width;
+        let keys = memories * pixels + pointer_tokens;
+        let input = MemoryInput {
+            memory: self.random([1, keys, width]),
+            positions: self.random([1, keys, width]),
+            pointer_tokens,
+        };
+        let features: Tensor<3> = self.random([1, pixels, dim]);
+        let positions: Tensor<3> = self.random([1, pixels, dim]);
+        let fine = [
+            self.random([1, 256, 256, 32]),
+            self.random([1, 128, 128, 64]),
+        ];
+        let rope = attention.rope([64, 64], &self.device);
+        let enlarge = Resize::new([256, 256], [1024, 1024], false, &self.device);
+        self.samples(|| {
+            let out = attention.forward(features.clone(), positions.clone(), &input, &rope)?;
+            let prompt = PromptEmbedding {
+                sparse: prompts.embed_points(&[vec![PointPrompt::padding()]], true)?,
+                dense: prompts.no_mask(1),
+            };
+            let out = out.reshape([1, 64, 64, dim]);
+            let output = decoder.forward(out, prompts.dense_encoding(), &prompt, Some(&fine))?;
+            let best = output.multiple().best();
+            pointer.forward(best.tokens);
+            let mut maps: Vec<f32> = best
+                .masks
+                .clone()
+                .cast(FloatDType::F32)
+                .into_data()
+                .iter()
+                .collect();
+            let mut map = ndarray::Array2::from_shape_vec((256, 256), std::mem::take(&mut maps))?;
+            fill_holes(&mut map, 8);
+            let full = enlarge.apply(best.masks.reshape([1, 256, 256]).cast(FloatDType::F32));
+            let mask = burn::tensor::activation::sigmoid(full) * 20.0 - 10.0;
+            let image = features.clone().reshape([1, 64, 64, dim]);
+            encoder.forward(image, mask)?;
             Ok(())
         })
     }

@@ -42,6 +42,7 @@ pub enum Task {
     QFormer,
     Sam2Tiny,
     Sam2Large,
+    Sam2Track,
     MistralPrefill,
     MistralDecode,
     SmolLm2Decode,
@@ -83,6 +84,7 @@ impl Row {
             Task::QFormer => "qformer",
             Task::Sam2Tiny => "sam2-tiny",
             Task::Sam2Large => "sam2-large",
+            Task::Sam2Track => "sam2-track",
             Task::MistralPrefill => "mistral-prefill",
             Task::MistralDecode => "mistral-decode",
             Task::SmolLm2Decode => "smollm2-decode",
@@ -162,6 +164,12 @@ pub fn all() -> Vec<Row> {
             Task::Sam2Large,
             F32,
             "Hiera-L and pyramid, 1024x1024",
+        ),
+        row(
+            "sam2-track",
+            Task::Sam2Track,
+            F32,
+            "1024x1024 encoded, 7 memories, 16 pointers: mask and memory",
         ),
         row(
             "mistral-prefill",
@@ -256,6 +264,7 @@ fn work(task: Task, dtype: Dtype) -> (f64, f64) {
         Task::QFormer => qformer(96.0, 768.0, 3136.0, 1024.0),
         Task::Sam2Tiny => hiera(96.0, [1, 2, 7, 2], [8, 4, 14, 7], &[5, 7, 9]),
         Task::Sam2Large => hiera(144.0, [2, 6, 36, 4], [8, 4, 16, 8], &[23, 33, 43]),
+        Task::Sam2Track => track_step(7.0, 16.0),
         Task::MistralPrefill => llama_layer(&MISTRAL, MISTRAL_PREFILL, 0),
         Task::MistralDecode => llama_layer(&MISTRAL, 1, MISTRAL_PREFILL),
         Task::SmolLm2Decode => {
@@ -355,6 +364,30 @@ fn hiera(d: f64, stages: [usize; 4], windows: [usize; 4], global: &[usize]) -> (
         weights += width * 256.0;
     }
     (flops, weights, 0.0)
+}
+
+/// SAM 2 after the image encoder: four layers of memory attention, mask decoder, memory encoder.
+/// Attention to memories sums their 64 channels and projects the sums; a projection before the
+/// attention is not needed.
+fn track_step(memories: f64, pointers: f64) -> (f64, f64, f64) {
+    let (n, d, m) = (4096.0, 256.0, 64.0);
+    let keys = memories * n + pointers * d / m;
+    let layer_weights = 6.0 * d * d + 2.0 * m * d + 2.0 * d * 2048.0;
+    let layer = 2.0 * n * (6.0 * d * d + m * d + 2.0 * d * 2048.0)
+        + 2.0 * keys * m * d
+        + 4.0 * n * n * d
+        + 2.0 * n * keys * (d + m);
+    // Pixels attend to eight tokens and back: half the width, twice, and once at the end.
+    let decoder_weights = 2.0 * (4.0 * d * d + 4.0 * d * d + 2.0 * d * 2048.0) + 2.0 * d * d;
+    let up = n * d * 256.0 + 4.0 * n * 64.0 * 128.0;
+    let decoder = 2.0 * (n * 5.0 * d * (d / 2.0) * 2.0 + up);
+    // Every halving of the 1024 x 1024 mask quadruples the channels.
+    let halvings: f64 = (1..=4).map(|i| 64.0 * n * 9.0 * 4f64.powi(i)).sum();
+    let block = 49.0 * d + 8.0 * d * d;
+    let encoder_weights = 3.0 * d * d + 2.0 * block + d * m;
+    let encoder = 2.0 * (halvings + n * (2.0 * d * d + 2.0 * block + d * m));
+    let weights = 4.0 * layer_weights + decoder_weights + encoder_weights;
+    (4.0 * layer + decoder + encoder, weights, memories * n * m)
 }
 
 /// Twelve layers of self-attention and a feed-forward of the queries, every second one with

@@ -562,6 +562,16 @@ def checkpoint(save):
         return measure(lambda: torch.load(path, map_location=DEVICE, weights_only=True))
 
 
+def sam2_track():
+    """SAM 2 after the image encoder, with seven memories and sixteen object pointers."""
+    import track
+
+    model = build(track.TrackStep())
+    model.table = model.table.to(DEVICE)
+    inputs = track.inputs(randn)
+    return measure(lambda: model(*inputs))
+
+
 ROWS = {
     "lora-step": lambda: training("lora-step"),
     "adamw-step": lambda: training("adamw-step"),
@@ -575,6 +585,7 @@ ROWS = {
     "qformer": qformer,
     "sam2-tiny": lambda: sam2(96, 1, (1, 2, 7, 2), (5, 7, 9), (8, 4, 14, 7)),
     "sam2-large": lambda: sam2(144, 2, (2, 6, 36, 4), (23, 33, 43), (8, 4, 16, 8)),
+    "sam2-track": sam2_track,
     "mistral-prefill": lambda: mistral(256),
     "mistral-decode": lambda: mistral(1),
     "smollm2-decode": smollm2,

@@ -59,6 +59,19 @@ impl Attention {
         let queries = q.dims()[1];
         let q = rope.rotate(self.split(self.q_proj.forward(q)), queries);
         let k = rope.rotate(self.split(self.k_proj.forward(k)), rotated);
+        if self.heads == 1 && v.dims()[2] < self.v_proj.shape().0 {
+            // The weights of a query sum to one, so the values may be projected after they were
+            // summed; a memory is a quarter as wide before the projection as after.
+            let [batch, keys, width] = v.dims();
+            let sums = ops::attention(
+                q.swap_dims(1, 2),
+                k.swap_dims(1, 2),
+                v.reshape([batch, 1, keys, width]),
+                AttentionOptions::default(),
+            );
+            let sums = sums.reshape([batch, queries, width]);
+            return self.out_proj.forward(self.v_proj.forward(sums));
+        }
         self.attend(q, k, self.split(self.v_proj.forward(v)))
     }
 

@@ -11,7 +11,7 @@ mod object;
 mod options;
 mod prompts;
 mod propagate;
-pub(super) mod resize;
+mod resize;
 mod state;
 mod step;
 
@@ -23,6 +23,7 @@ pub use masks::{FrameMasks, ObjectId, ObjectMask};
 pub use options::{Direction, Keep, Propagation, TrackOptions};
 pub use prompts::Click;
 pub use propagate::Propagate;
+pub use resize::Resize;
 #[doc(hidden)]
 pub use state::KeptOutput;
 pub use state::TrackState;

@@ -46,14 +46,15 @@ fn weights(from: usize, to: usize, antialias: bool) -> Vec<f32> {
 
 /// A resize of maps between two fixed sizes on a device: two matrix products.
 #[derive(Debug, Clone)]
-pub(crate) struct Resize {
+pub struct Resize {
     /// `[1, height, from height]` and `[1, from width, width]`; absent when nothing changes.
     matrices: Option<(Tensor<3>, Tensor<3>)>,
 }
 
 impl Resize {
-    /// From and to `[height, width]`, all positive.
-    pub(crate) fn new(from: [usize; 2], to: [usize; 2], antialias: bool, device: &Device) -> Self {
+    /// From and to `[height, width]`, all positive. With `antialias` a reduction averages, as
+    /// PyTorch's `antialias=True`.
+    pub fn new(from: [usize; 2], to: [usize; 2], antialias: bool, device: &Device) -> Self {
         let matrix = |axis: usize| {
             let values = weights(from[axis], to[axis], antialias);
             let data = TensorData::new(values, [1, to[axis], from[axis]]);
@@ -65,7 +66,7 @@ impl Resize {
     }
 
     /// Maps `[n, from height, from width]` in f32.
-    pub(crate) fn apply(&self, maps: Tensor<3>) -> Tensor<3> {
+    pub fn apply(&self, maps: Tensor<3>) -> Tensor<3> {
         match &self.matrices {
             None => maps,
             Some((rows, columns)) => rows.clone().matmul(maps.matmul(columns.clone())),
