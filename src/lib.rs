@@ -29,6 +29,8 @@ mod error;
 pub mod features;
 mod model_dir;
 mod session;
+pub mod sheet;
+mod targets;
 
 pub use tpo_core as core;
 pub use tpo_core::weights;
@@ -43,6 +45,7 @@ pub use device::DeviceChoice;
 pub use error::{Error, Result};
 pub use model_dir::CONFIG_FILE;
 pub use session::{Answer, Event, Media, Question, Reply, Session, SessionOptions};
+pub use targets::{built_in_targets, temporal_target};
 
 /// What most programs need.
 pub mod prelude {

@@ -47,6 +47,8 @@ pub enum Task {
     CgDetr,
     CgDetrTrain,
     VideoDecode,
+    /// The training loader: open, decode, transform, collate.
+    VideoLoader,
     /// The machine's own limits: a large matrix product and a pass over memory.
     Peak,
 }
@@ -79,6 +81,7 @@ impl Row {
             Task::CgDetr => "cgdetr",
             Task::CgDetrTrain => "cgdetr-train",
             Task::VideoDecode => "video-decode",
+            Task::VideoLoader => "video-loader",
             Task::Peak => "peak",
         }
     }
@@ -89,6 +92,9 @@ impl Row {
     }
 }
 
+/// Clips of a batch of the loader row, and batches timed together.
+pub const LOADER_BATCH: usize = 4;
+pub const LOADER_BATCHES: usize = 8;
 /// New tokens per sample group of the SmolLM2 rows.
 pub const SMOLLM2_NEW: usize = 64;
 /// Tokens before them.
@@ -151,6 +157,12 @@ pub fn all() -> Vec<Row> {
             F32,
             "open, 16 middle frames to RGB",
         ),
+        row(
+            "video-loader",
+            Task::VideoLoader,
+            F32,
+            "batches of 4 clips of 16x224x224, per clip",
+        ),
     ]
 }
 
@@ -200,7 +212,7 @@ fn work(task: Task, dtype: Dtype) -> (f64, f64) {
         }
         Task::CgDetr => cg_detr(1.0, false),
         Task::CgDetrTrain => cg_detr(4.0, true),
-        Task::VideoDecode | Task::Peak => (0.0, 0.0, 0.0),
+        Task::VideoDecode | Task::VideoLoader | Task::Peak => (0.0, 0.0, 0.0),
     };
     (flops, (weights + cached) * dtype.bytes())
 }
