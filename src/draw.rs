@@ -7,7 +7,7 @@ use ab_glyph::{FontRef, PxScale};
 use image::{Rgb, RgbImage};
 use imageproc::drawing::{draw_filled_rect_mut, draw_hollow_rect_mut, draw_text_mut, text_size};
 use imageproc::rect::Rect;
-use tpo_core::geometry::BoxXyxy;
+use tpo_core::geometry::{BoxXyxy, Mask};
 
 use crate::error::{Error, Result};
 
@@ -43,11 +43,51 @@ pub struct LabelledBox {
     pub label: String,
 }
 
-/// Draws boxes on a copy of `frame`. Line width and letters grow with the picture.
+pub(crate) fn font() -> Result<FontRef<'static>> {
+    FontRef::try_from_slice(FONT).map_err(|e| Error::Picture {
+        what: "the label font".into(),
+        why: e.to_string(),
+    })
+}
+
+/// Tints the pixels of a mask on `frame`; the mask is stretched to the picture. `colour` is an
+/// index into [`COLOURS`], taken modulo their number.
+pub fn tint_mask(frame: &mut RgbImage, mask: &Mask, colour: usize) {
+    let (height, width) = mask.size();
+    let (w, h) = (frame.width() as usize, frame.height() as usize);
+    if height == 0 || width == 0 {
+        return;
+    }
+    let tint = COLOURS[colour % COLOURS.len()].map(u16::from);
+    for (x, y, pixel) in frame.enumerate_pixels_mut() {
+        let (row, column) = (y as usize * height / h, x as usize * width / w);
+        if mask.0[[row, column]] {
+            for (value, tint) in pixel.0.iter_mut().zip(tint) {
+                *value = ((u16::from(*value) + tint) / 2) as u8;
+            }
+        }
+    }
+}
+
+/// As [`draw_boxes_in`], the `i`-th box in the `i`-th colour.
+///
+/// # Errors
+/// As [`draw_boxes_in`].
+pub fn draw_boxes(frame: &RgbImage, boxes: &[LabelledBox]) -> Result<RgbImage> {
+    let colours: Vec<usize> = (0..boxes.len()).collect();
+    draw_boxes_in(frame, boxes, &colours)
+}
+
+/// Draws boxes on a copy of `frame`, the `i`-th in colour `colours[i]` (an index into
+/// [`COLOURS`], taken modulo their number). Line width and letters grow with the picture.
 ///
 /// # Errors
 /// [`Error::Picture`] when the built-in font cannot be read.
-pub fn draw_boxes(frame: &RgbImage, boxes: &[LabelledBox]) -> Result<RgbImage> {
+pub fn draw_boxes_in(
+    frame: &RgbImage,
+    boxes: &[LabelledBox],
+    colours: &[usize],
+) -> Result<RgbImage> {
     let font = font()?;
     let mut picture = frame.clone();
     let (width, height) = picture.dimensions();
@@ -59,7 +99,8 @@ pub fn draw_boxes(frame: &RgbImage, boxes: &[LabelledBox]) -> Result<RgbImage> {
     let scale = PxScale::from((short as f32 / 20.0).clamp(12.0, 40.0));
     let mut labels: Vec<[i32; 4]> = Vec::new();
     for (i, b) in boxes.iter().enumerate() {
-        let colour = Rgb(COLOURS[i % COLOURS.len()]);
+        let colour = colours.get(i).copied().unwrap_or(i) % COLOURS.len();
+        let colour = Rgb(COLOURS[colour]);
         let px = b.area.clamped().to_pixels(width as f32, height as f32);
         let (x0, y0) = (px.x0.round() as i32, px.y0.round() as i32);
         let (x1, y1) = (px.x1.round() as i32, px.y1.round() as i32);

@@ -33,7 +33,9 @@ mod frames;
 mod model_dir;
 pub mod recipe;
 mod session;
+pub mod sheet;
 pub mod synthetic;
+mod targets;
 pub mod training;
 
 pub use tpo_core as core;
@@ -52,6 +54,7 @@ pub use model_dir::CONFIG_FILE;
 pub use session::{
     Answer, Event, HeadProgress, Media, Question, Reply, Session, SessionOptions, TrackFrames,
 };
+pub use targets::{built_in_targets, temporal_target};
 
 /// What most programs need.
 pub mod prelude {

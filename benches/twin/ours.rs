@@ -1,5 +1,6 @@
 //! Our side of every row, measured in a process of its own.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use burn::module::{Module, ModuleMapper, Param};
@@ -7,7 +8,10 @@ use burn::tensor::{Device, Distribution, FloatDType, Tensor};
 use serde::{Deserialize, Serialize};
 use tpo::DeviceChoice;
 use tpo::core::nn::{Linear, LinearConfig};
+use tpo::core::prompt::TextEncoder;
 use tpo::core::traits::{DecodeCache, LanguageModel};
+use tpo::data::feed::{Cursor, Feed, FeedConfig, SourceConfig, Targets};
+use tpo::data::prompts::{VideoChatEncoder, Vocabulary};
 use tpo::data::{ClipConfig, MediaLimits, open_video, select_frames};
 use tpo::heads::mask::sam2::{MemoryInput, PointPrompt, PromptEmbedding, Sam2Config};
 use tpo::heads::mask::track::{Resize, fill_holes};
@@ -24,8 +28,8 @@ use tpo::vision::{
 };
 
 use crate::rows::{
-    CHECKPOINT_SHAPE, CHECKPOINT_TENSORS, Dtype, MISTRAL_PREFILL, Row, SMOLLM2_NEW, SMOLLM2_PROMPT,
-    Task,
+    CHECKPOINT_SHAPE, CHECKPOINT_TENSORS, Dtype, LOADER_BATCH, LOADER_BATCHES, MISTRAL_PREFILL,
+    Row, SMOLLM2_NEW, SMOLLM2_PROMPT, Task,
 };
 use crate::{Args, Outcome, machine, training};
 
@@ -78,6 +82,7 @@ pub fn measure(row: &Row, args: &Args) -> Outcome<Measured> {
         Task::VideoDecode => bench.video_decode(args),
         Task::CheckpointSave => bench.checkpoint(true),
         Task::CheckpointLoad => bench.checkpoint(false),
+        Task::VideoLoader => bench.video_loader(args),
         Task::Peak => bench.peak(args),
     }?;
     Ok(Measured {
@@ -401,6 +406,54 @@ impl Bench {
         })
     }
 
+    /// The training loader at work: the rows are all of one clip, as many as are timed.
+    fn video_loader(&self, args: &Args) -> Outcome<Measured> {
+        let video = std::fs::canonicalize(&args.video)?;
+        let file = std::env::temp_dir().join(format!("tpo-twin-{}.jsonl", std::process::id()));
+        let row = serde_json::json!({
+            "media": {"video": video},
+            "turns": [{"question": "What happens?", "answer": "Shapes bounce."}],
+        });
+        std::fs::write(
+            &file,
+            format!("{row}\n").repeat(LOADER_BATCH * LOADER_BATCHES),
+        )?;
+        let mut config = FeedConfig {
+            sources: vec![SourceConfig::new(&file)],
+            ..FeedConfig::default()
+        };
+        config.order.batch_size = LOADER_BATCH;
+        config.loader.workers = args.threads;
+        let encoder = Arc::new(VideoChatEncoder::new(Arc::new(Bytes), 2));
+        let (words, cursor) = (Vocabulary::default(), Cursor::default());
+        let feed = Feed::open(&config, words, encoder, Targets::new(), cursor);
+        std::fs::remove_file(&file)?;
+        let mut feed = feed?;
+        let mut shape = [0; 5];
+        let measured = self.samples_of(LOADER_BATCH * LOADER_BATCHES, || {
+            let start = Instant::now();
+            for _ in 0..LOADER_BATCHES {
+                let batch = feed.next_batch()?.ok_or("the loader ended")?;
+                let (batch, _) = batch.into_batch(&self.device);
+                shape = batch.frames.ok_or("no frames")?.dims();
+            }
+            self.device.sync()?;
+            Ok(start.elapsed())
+        })?;
+        if shape != [LOADER_BATCH, 16, 3, 224, 224] || feed.bad_rows().count > 0 {
+            return Err(format!("batches of {shape:?}").into());
+        }
+        let clips = measured
+            .samples_ms
+            .iter()
+            .map(|ms| 1e3 / ms)
+            .fold(0.0, f64::max);
+        Ok(Measured {
+            note: format!("best {clips:.1} clips/s, {} workers", args.threads),
+            ..measured
+        })
+    }
+
     /// A large matrix product, and one pass over a large buffer.
     fn peak(&self, args: &Args) -> Outcome<Measured> {
         let on_cpu = args.device == DeviceChoice::Cpu;
@@ -429,6 +482,16 @@ impl Bench {
             samples_ms: product.samples_ms,
             ..Measured::default()
         })
+    }
+}
+
+/// Bytes as ids: text is not what is measured.
+struct Bytes;
+
+impl TextEncoder for Bytes {
+    fn encode_with_bos(&self, text: &str) -> tpo::core::Result<Vec<u32>> {
+        let ids = text.bytes().map(|b| 3 + u32::from(b));
+        Ok(std::iter::once(1).chain(ids).collect())
     }
 }
 

@@ -73,7 +73,7 @@ impl Limits {
 
     /// The time below which no program can do a row's work here, in ms, and what sets it.
     fn floor(&self, row: &Row) -> Option<(f64, String)> {
-        if row.task == Task::VideoDecode {
+        if matches!(row.task, Task::VideoDecode | Task::VideoLoader) {
             return None;
         }
         let (gflops, gbytes) = (self.gflops?, self.gbytes?);

@@ -57,6 +57,8 @@ pub enum Task {
     VideoDecode,
     CheckpointSave,
     CheckpointLoad,
+    /// The training loader: open, decode, transform, collate.
+    VideoLoader,
     /// The machine's own limits: a large matrix product and a pass over memory.
     Peak,
 }
@@ -97,6 +99,7 @@ impl Row {
             Task::VideoDecode => "video-decode",
             Task::CheckpointSave => "checkpoint-save",
             Task::CheckpointLoad => "checkpoint-load",
+            Task::VideoLoader => "video-loader",
             Task::Peak => "peak",
         }
     }
@@ -107,6 +110,9 @@ impl Row {
     }
 }
 
+/// Clips of a batch of the loader row, and batches timed together.
+pub const LOADER_BATCH: usize = 4;
+pub const LOADER_BATCHES: usize = 8;
 /// New tokens per sample group of the SmolLM2 rows.
 pub const SMOLLM2_NEW: usize = 64;
 /// Tokens before them.
@@ -232,6 +238,12 @@ pub fn all() -> Vec<Row> {
             F32,
             "16 x [1024, 4096], sums checked",
         ),
+        row(
+            "video-loader",
+            Task::VideoLoader,
+            F32,
+            "batches of 4 clips of 16x224x224, per clip",
+        ),
     ]
 }
 
@@ -310,7 +322,7 @@ fn work(task: Task, dtype: Dtype) -> (f64, f64) {
             let [rows, columns] = CHECKPOINT_SHAPE.map(|n| n as f64);
             (0.0, CHECKPOINT_TENSORS as f64 * rows * columns, 0.0)
         }
-        Task::VideoDecode | Task::Peak => (0.0, 0.0, 0.0),
+        Task::VideoDecode | Task::VideoLoader | Task::Peak => (0.0, 0.0, 0.0),
     };
     (flops, (weights + cached) * dtype.bytes())
 }

@@ -493,6 +493,43 @@ def video_decode():
     return measure(step, note=f"decord, {w}x{h}")
 
 
+class Clips(torch.utils.data.Dataset):
+    """16 middle frames of the video, 224x224 bicubic with antialiasing, normalised: the transform
+    of torchvision's Resize and Normalize on a uint8 tensor, which calls the same operators."""
+
+    def __len__(self):
+        return 1 << 30
+
+    def __getitem__(self, _):
+        import decord
+
+        # One thread each: the workers are the parallelism.
+        reader = decord.VideoReader(args.video, num_threads=1)
+        n = len(reader)
+        bounds = [int(i * n / 16) for i in range(17)]
+        middle = [(a + max(b - 1, 0)) // 2 for a, b in zip(bounds, bounds[1:])]
+        frames = torch.from_numpy(reader.get_batch(middle).asnumpy()).permute(0, 3, 1, 2)
+        frames = F.interpolate(frames, (224, 224), mode="bicubic", antialias=True)
+        mean = torch.tensor([0.485, 0.456, 0.406])[:, None, None]
+        std = torch.tensor([0.229, 0.224, 0.225])[:, None, None]
+        return frames.to(torch.float32).div_(255).sub_(mean).div_(std)
+
+
+def video_loader(batch=4, batches=8):
+    loader = torch.utils.data.DataLoader(
+        Clips(), batch_size=batch, num_workers=args.threads, prefetch_factor=2, persistent_workers=True,
+        sampler=torch.utils.data.SequentialSampler(Clips()),
+    )
+    stream = iter(loader)
+
+    def step():
+        for _ in range(batches):
+            frames = next(stream)
+            assert frames.shape == (batch, 16, 3, 224, 224)
+
+    return measure(step, per_sample=batch * batches, note=f"decord, DataLoader of {args.threads} workers")
+
+
 def peak():
     """What the machine gives: a large product, and one pass over a large buffer."""
     side = 3072 if DEVICE.type == "cpu" else 8192
@@ -591,6 +628,7 @@ ROWS = {
     "smollm2-decode": smollm2,
     "region-head": region_head,
     "video-decode": video_decode,
+    "video-loader": video_loader,
     "peak": peak,
 }
 

@@ -209,6 +209,18 @@ fn interrupted_anywhere_the_rest_is_the_same() {
             "{stop}"
         );
     }
+    // Going back and passing over.
+    let mut feed = open(&config, Cursor::default()).unwrap();
+    let start = feed.cursor();
+    for _ in 0..5 {
+        feed.next_batch().unwrap();
+    }
+    feed.seek(start).unwrap();
+    feed.skip_batch();
+    assert_eq!(digest(&feed.next_batch().unwrap().unwrap()), whole[1]);
+    feed.skip_batch();
+    feed.skip_batch();
+    assert_eq!(rest(feed), whole[4..]);
     // A cursor of other data is refused.
     let mut feed = open(&config, Cursor::default()).unwrap();
     feed.next_batch().unwrap();
@@ -535,7 +547,10 @@ fn time_crops_hold_all_spans_and_rated_pieces() {
     while let Some(batch) = feed.next_batch().unwrap() {
         let sample = &batch.samples[0];
         let ClipRange { start, end } = sample.clip.as_ref().unwrap().view.range.unwrap();
-        let TruthTarget::Moments { spans, saliency } = &sample.truths[0].target else {
+        let TruthTarget::Moments {
+            spans, saliency, ..
+        } = &sample.truths[0].target
+        else {
             panic!()
         };
         assert!(start <= 1.25 && end >= 2.5 && (start / 0.5).fract() == 0.0);

@@ -185,8 +185,10 @@ impl ItemMaker {
                 .map(|i| info.timestamps.get(*i).copied().unwrap_or(0.0))
                 .collect();
             let (start, end) = view.seconds(info);
+            let mut draw = Draw::new(seed, "targets");
             for annotation in &sample.annotations {
-                truths.push(Truth::new(annotation, info, &view, &times)?);
+                let seed = draw.next_u64();
+                truths.push(Truth::new(annotation, info, &view, &times, seed)?);
             }
             for turn in &sample.turns {
                 let (w, h) = (info.width as u32, info.height as u32);

@@ -151,6 +151,38 @@ impl Loader {
         &self.shared.maker
     }
 
+    /// Goes to another place; what was prepared is thrown away.
+    ///
+    /// # Errors
+    /// [`DataError::InvalidConfig`] for a cursor of another plan.
+    pub fn seek(&mut self, cursor: Cursor) -> Result<(), DataError> {
+        let cursor = self.shared.plan.check(&cursor)?;
+        let mut state = self.shared.lock();
+        // Items still being made find their batch gone.
+        state.jobs.clear();
+        state.pending.clear();
+        state.handed_out = state.begun;
+        state.next = cursor;
+        self.cursor = cursor;
+        self.shared.work.notify_all();
+        Ok(())
+    }
+
+    /// Passes over the batch at the cursor without waiting for it.
+    pub fn skip_batch(&mut self) {
+        let mut state = self.shared.lock();
+        if state.handed_out == state.begun {
+            state.next = self.shared.plan.advance(state.next);
+        } else {
+            let number = state.handed_out;
+            state.jobs.retain(|(batch, _, _)| *batch != number);
+            state.pending.remove(&number);
+            state.handed_out += 1;
+        }
+        self.cursor = self.shared.plan.advance(self.cursor);
+        self.shared.work.notify_all();
+    }
+
     /// Rows skipped behind the last batch, which no batch could tell of.
     pub fn take_orphans(&mut self) -> Vec<RowError> {
         std::mem::take(&mut self.orphans)
@@ -173,6 +205,7 @@ impl Loader {
             let (at, made) = if self.threads.is_empty() {
                 let at = self.cursor;
                 let keys = self.shared.plan.batch(at.epoch, at.batch);
+                self.shared.lock().next = self.shared.plan.advance(at);
                 (at, keys.iter().map(|k| self.shared.make(k)).collect())
             } else {
                 self.shared.take()

@@ -198,6 +198,19 @@ impl Feed {
         Ok(batch)
     }
 
+    /// Goes to another place, as stored from [`Feed::cursor`].
+    ///
+    /// # Errors
+    /// [`DataError::InvalidConfig`] for a cursor of other data, mixture, seed or batch size.
+    pub fn seek(&mut self, cursor: Cursor) -> Result<(), DataError> {
+        self.loader.seek(cursor)
+    }
+
+    /// Passes over the batch at the cursor without reading it.
+    pub fn skip_batch(&mut self) {
+        self.loader.skip_batch();
+    }
+
     /// Where the next batch stands.
     pub fn cursor(&self) -> Cursor {
         self.loader.cursor()

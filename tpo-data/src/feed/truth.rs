@@ -19,6 +19,8 @@ pub struct Truth {
     pub prompt_box: Option<BoxXyxy>,
     /// The ground truth.
     pub target: TruthTarget,
+    /// Random number for targets that draw, a pure function of seed, epoch and place.
+    pub seed: u64,
 }
 
 /// Ground truth of one task token.
@@ -32,6 +34,8 @@ pub enum TruthTarget {
         spans: Vec<TimeSpan>,
         /// Scores of pieces of the clip, counted from its start.
         saliency: Option<Saliency>,
+        /// Length of the clip in seconds.
+        duration: f64,
     },
     /// Where it is, in ascending time.
     Track(Vec<TruthFrame>),
@@ -73,6 +77,7 @@ impl Truth {
         info: &VideoInfo,
         view: &View,
         times: &[f64],
+        seed: u64,
     ) -> Result<Self, DataError> {
         let (width, height) = (info.width as u32, info.height as u32);
         let fail = |why: String| DataError::Prepare {
@@ -104,7 +109,11 @@ impl Truth {
                     .map(|s| s.from(start, end))
                     .transpose()
                     .map_err(fail)?;
-                TruthTarget::Moments { spans, saliency }
+                TruthTarget::Moments {
+                    spans,
+                    saliency,
+                    duration: end - start,
+                }
             }
             Target::Track(frames) => {
                 let mut kept = Vec::new();
@@ -142,6 +151,7 @@ impl Truth {
             query: annotation.query.clone(),
             prompt_box,
             target,
+            seed,
         })
     }
 

@@ -240,12 +240,35 @@ impl<R: BufRead> SampleReader<R> {
         }
     }
 
-    /// The next row with its line number and byte offset.
+    /// The next row with its line number and byte offset; a row that makes no sense is an error.
     ///
     /// # Errors
     /// The outer error is of the file and ends the reading; the inner one is of the row.
     #[allow(clippy::type_complexity)]
     pub fn next_row(&mut self) -> Option<Result<(u64, u64, Result<Sample, RowError>), DataError>> {
+        Some(self.next_checked()?.map(|(line, offset, row)| {
+            let row = row.and_then(|(sample, problems)| {
+                if problems.is_empty() {
+                    return Ok(sample);
+                }
+                Err(RowError {
+                    file: self.file.clone(),
+                    line,
+                    fault: RowFault::Invalid { problems },
+                })
+            });
+            (line, offset, row)
+        }))
+    }
+
+    /// As [`SampleReader::next_row`], with the row and what is wrong with it side by side.
+    ///
+    /// # Errors
+    /// As [`SampleReader::next_row`]; the inner error is of a line that is no row at all.
+    #[allow(clippy::type_complexity)]
+    pub fn next_checked(
+        &mut self,
+    ) -> Option<Result<(u64, u64, Result<(Sample, Vec<Problem>), RowError>), DataError>> {
         while !self.ended {
             let line = match self.lines.next_line() {
                 Ok(Some(line)) => line,
@@ -271,13 +294,9 @@ impl<R: BufRead> SampleReader<R> {
                     if bytes.iter().all(u8::is_ascii_whitespace) {
                         continue;
                     }
-                    parse_row(bytes, &self.limits).and_then(|sample| {
+                    parse_row(bytes, &self.limits).map(|sample| {
                         let problems = sample.problems();
-                        if problems.is_empty() {
-                            Ok(sample)
-                        } else {
-                            Err(RowFault::Invalid { problems })
-                        }
+                        (sample, problems)
                     })
                 }
             };

@@ -7,6 +7,7 @@
 
 mod data;
 mod event;
+mod feed;
 mod micro;
 mod parallel;
 mod plan;
@@ -16,6 +17,7 @@ mod state;
 
 pub use data::{GeneratedData, SampleInfo, Sharded, TrainBatch, TrainData};
 pub use event::{Hooks, Metrics, MicroReport, StepReport, TermValue, TrainEvent};
+pub use feed::{FeedData, FindFeatures};
 pub use parallel::{Reduce, Worker};
 pub use plan::train_plan;
 pub use prepare::prepare;

@@ -1,0 +1,170 @@
+//! Data sets as a stream of micro-batches.
+
+use std::sync::Arc;
+
+use burn::tensor::Device;
+use serde::Deserialize;
+use tpo_core::head::{FeatureSource, FrameSource};
+use tpo_data::feed::{BadRows, Cursor, Feed, SampleFacts};
+
+use super::data::{SampleInfo, TrainBatch, TrainData};
+use crate::error::{Result, TrainError};
+
+/// Finds the features of frozen towers for a sample; `None` when there are none.
+pub type FindFeatures =
+    Box<dyn FnMut(&SampleFacts) -> Result<Option<Arc<dyn FeatureSource>>> + Send>;
+
+/// A [`Feed`] of the data crate as [`TrainData`].
+///
+/// The feed must have no last epoch ([`tpo_data::feed::LoaderConfig::epochs`] `None`). Workers
+/// share an epoch with [`tpo_data::feed::OrderConfig::shards`], which reads only the own part.
+pub struct FeedData {
+    feed: Feed,
+    features: Option<FindFeatures>,
+}
+
+impl FeedData {
+    /// A stream of what the feed gives.
+    pub fn new(feed: Feed) -> Self {
+        Self {
+            feed,
+            features: None,
+        }
+    }
+
+    /// Gives every sample the features `find` finds for it.
+    pub fn with_features(mut self, find: FindFeatures) -> Self {
+        self.features = Some(find);
+        self
+    }
+
+    /// Rows that could not be used.
+    pub fn bad_rows(&self) -> &BadRows {
+        self.feed.bad_rows()
+    }
+}
+
+fn failed(source: tpo_data::DataError) -> TrainError {
+    TrainError::Data {
+        what: "training data".into(),
+        source: Box::new(source),
+    }
+}
+
+impl TrainData for FeedData {
+    fn next_batch(&mut self, device: &Device) -> Result<TrainBatch> {
+        let collated = self.feed.next_batch().map_err(failed)?;
+        let collated = collated.ok_or_else(|| {
+            failed(tpo_data::DataError::InvalidConfig {
+                what: "loader",
+                reason: "it ends after some epochs; training needs `epochs` unset".into(),
+            })
+        })?;
+        let (batch, facts) = collated.into_batch(device);
+        let samples = facts
+            .into_iter()
+            .map(|facts| {
+                let features = match &mut self.features {
+                    Some(find) => find(&facts)?,
+                    None => None,
+                };
+                let file = facts.file.file_name().unwrap_or_default().to_string_lossy();
+                Ok(SampleInfo {
+                    id: format!("{file}:{}", facts.line),
+                    task: facts
+                        .truths
+                        .first()
+                        .map_or_else(String::new, |t| t.task.clone()),
+                    media: facts.clip.as_ref().map(|c| c.media.path.clone()),
+                    size: facts.size,
+                    duration: facts.duration,
+                    timestamps: facts.timestamps,
+                    query: facts.query,
+                    frames: facts.clip.map(|c| Arc::new(c) as Arc<dyn FrameSource>),
+                    features,
+                })
+            })
+            .collect::<Result<_>>()?;
+        Ok(TrainBatch { batch, samples })
+    }
+
+    fn batches_per_epoch(&self) -> u64 {
+        self.feed.plan().batches()
+    }
+
+    fn cursor(&self) -> serde_json::Value {
+        serde_json::json!(self.feed.cursor())
+    }
+
+    fn seek(&mut self, cursor: &serde_json::Value) -> Result<()> {
+        let bad = |why: String| TrainError::Cursor {
+            cursor: cursor.to_string(),
+            why,
+        };
+        let place = Cursor::deserialize(cursor).map_err(|e| bad(e.to_string()))?;
+        self.feed.seek(place).map_err(|e| bad(e.to_string()))
+    }
+
+    fn skip_batch(&mut self, _: &Device) -> Result<()> {
+        self.feed.skip_batch();
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tpo_core::prompt::TextEncoder;
+    use tpo_data::feed::{FeedConfig, SourceConfig, Targets};
+    use tpo_data::prompts::{VideoChatEncoder, Vocabulary};
+
+    struct Bytes;
+    impl TextEncoder for Bytes {
+        fn encode_with_bos(&self, text: &str) -> tpo_core::Result<Vec<u32>> {
+            Ok([1]
+                .into_iter()
+                .chain(text.bytes().map(|b| 3 + u32::from(b)))
+                .collect())
+        }
+    }
+
+    fn open(dir: &std::path::Path) -> FeedData {
+        let path = dir.join("rows.jsonl");
+        let rows: String = (0..9)
+            .map(|i| format!("{{\"turns\": [{{\"question\": \"{i}?\", \"answer\": \"{i}\"}}]}}\n"))
+            .collect();
+        std::fs::write(&path, rows).unwrap();
+        let config = FeedConfig {
+            sources: vec![SourceConfig::new(path)],
+            ..FeedConfig::default()
+        };
+        let encoder = Arc::new(VideoChatEncoder::new(Arc::new(Bytes), 2));
+        let (words, none) = (Vocabulary::default(), Targets::new());
+        FeedData::new(Feed::open(&config, words, encoder, none, Cursor::default()).unwrap())
+    }
+
+    #[test]
+    fn seeking_gives_the_same_rows_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let device = Device::flex();
+        let mut data = open(dir.path());
+        assert_eq!(data.batches_per_epoch(), 9);
+        let mut next =
+            |data: &mut FeedData| data.next_batch(&device).unwrap().samples[0].id.clone();
+        for _ in 0..4 {
+            next(&mut data);
+        }
+        let cursor = data.cursor();
+        let later: Vec<_> = (0..12).map(|_| next(&mut data)).collect();
+        assert!(later[0].starts_with("rows.jsonl:"));
+        let mut again = open(dir.path());
+        again.seek(&cursor).unwrap();
+        again.skip_batch(&device).unwrap();
+        let repeated: Vec<_> = (0..11).map(|_| next(&mut again)).collect();
+        assert_eq!(repeated, later[1..]);
+        assert!(matches!(
+            data.seek(&serde_json::json!({"batch": -1})),
+            Err(TrainError::Cursor { .. })
+        ));
+    }
+}
