@@ -13,7 +13,7 @@ use tpo::train::{
     AdamW, Decay, LrSchedule, ParamGroupSpec, Precision, Stage, StageLength, TrainOptions, Trainer,
 };
 use tpo::videochat_tpo_keys;
-use tpo::weights::{KeyMap, KeyTarget};
+use tpo::weights::{KeyMap, KeyTarget, PathStack};
 
 use super::check::{ByPath, Report, parameters};
 use super::fixture::{Failure, Fixture};
@@ -370,9 +370,12 @@ fn without_gradient(
     before: &BTreeMap<String, u64>,
     after: &BTreeMap<String, u64>,
 ) -> Result<(), Failure> {
+    // Those that never get one are listed once.
+    let never = names(&fixture.json["trainable_but_never_updated"]["names"]);
     let expected: BTreeSet<String> =
         names(&fixture.json["params_without_grad_per_step"][step]["names"])
             .iter()
+            .chain(&never)
             .map(|key| path_of(keys, key))
             .collect::<Result<_, _>>()?;
     let mut found = BTreeSet::new();
@@ -567,18 +570,18 @@ fn unmoved(
 /// The module with other values at some paths.
 fn replace<M: Module>(module: M, values: BTreeMap<String, Vec<f32>>) -> M {
     struct Replace {
-        path: Vec<String>,
+        path: PathStack,
         values: BTreeMap<String, Vec<f32>>,
     }
     impl ModuleMapper for Replace {
-        fn enter_module(&mut self, name: &str, _: &str) {
-            self.path.push(name.into());
+        fn enter_module(&mut self, name: &str, container: &str) {
+            self.path.enter(name, container);
         }
-        fn exit_module(&mut self, _: &str, _: &str) {
-            self.path.pop();
+        fn exit_module(&mut self, _: &str, container: &str) {
+            self.path.exit(container);
         }
         fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-            let Some(values) = self.values.remove(&self.path.join(".")) else {
+            let Some(values) = self.values.remove(&self.path.path()) else {
                 return param;
             };
             param.map(|t| {
@@ -588,7 +591,7 @@ fn replace<M: Module>(module: M, values: BTreeMap<String, Vec<f32>>) -> M {
         }
     }
     module.map(&mut Replace {
-        path: Vec::new(),
+        path: PathStack::default(),
         values,
     })
 }
