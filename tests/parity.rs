@@ -18,6 +18,8 @@ mod model;
 mod run;
 #[path = "../examples/check_parity/sam2.rs"]
 mod sam2;
+#[path = "../examples/check_parity/stored.rs"]
+mod stored;
 #[path = "../examples/check_parity/temporal.rs"]
 mod temporal;
 #[path = "../examples/check_parity/text.rs"]
@@ -47,7 +49,7 @@ fn every_fixture_passes() {
     .unwrap();
     let report = lines.join("\n");
     assert_eq!((summary.failed, summary.not_built), (0, 0), "\n{report}");
-    assert_eq!(summary.passed, 41, "\n{report}");
+    assert_eq!(summary.passed, 42, "\n{report}");
 }
 
 #[test]

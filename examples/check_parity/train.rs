@@ -5,7 +5,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Device, Tensor, TensorData};
 use serde_json::Value;
-use tpo::VideoChatTpo;
 use tpo::core::head::TaskHead;
 use tpo::core::model::{TokenBatch, TpoBatch};
 use tpo::train::trainer::{GeneratedData, StepReport, TrainBatch};
@@ -19,6 +18,7 @@ use super::check::{ByPath, Report, parameters};
 use super::fixture::{Failure, Fixture};
 use super::llm::mask_rows;
 use super::model::{boxes, model, targets};
+use super::stored::{self, StoredTpo, with_stored};
 
 /// Relative tolerances that the fixture's JSON gives in words.
 const LOSS: f64 = 1e-4;
@@ -35,7 +35,7 @@ pub fn trace(fixture: &Fixture, device: &Device) -> Result<Report, Failure> {
         .filter_map(|k| k.strip_prefix("w."))
         .map(|key| Ok((path_of(&keys, key)?, fixture.floats(&format!("w.{key}"))?)))
         .collect::<Result<BTreeMap<_, _>, Failure>>()?;
-    let start = replace(model(fixture, device)?, replaced);
+    let start = replace(with_stored(model(fixture, device)?, device)?, replaced);
     let before = parameters(&start);
 
     let schedule = schedule(&fixture.json)?;
@@ -225,7 +225,13 @@ fn batch(fixture: &Fixture, name: &str, device: &Device) -> Result<TrainBatch, F
     batch.boxes = boxes(fixture, &key("input_boxes"))?;
     batch.labels = Some(fixture.int_rows(&key("labels"))?);
     let names = super::temporal::names(&fixture.json["batches"][name]);
-    let (targets, samples) = targets(fixture, &prefix, rows, &names, device)?;
+    let (targets, mut samples) = targets(fixture, &prefix, rows, &names, device)?;
+    if fixture.has(&key("tvg.src_vid")) {
+        let padded = stored::features(fixture, &prefix, device)?;
+        for (sample, padded) in samples.iter_mut().zip(padded) {
+            sample.features = Some(std::sync::Arc::new(padded));
+        }
+    }
     batch.targets = targets;
     Ok(TrainBatch { batch, samples })
 }
@@ -234,7 +240,7 @@ fn batch(fixture: &Fixture, name: &str, device: &Device) -> Result<TrainBatch, F
 fn predictions(
     report: &mut Report,
     fixture: &Fixture,
-    model: &VideoChatTpo,
+    model: &StoredTpo,
     name: &str,
     micro: usize,
     device: &Device,
