@@ -18,6 +18,8 @@ mod model;
 mod run;
 #[path = "../examples/check_parity/sam2.rs"]
 mod sam2;
+#[path = "../examples/check_parity/stored.rs"]
+mod stored;
 #[path = "../examples/check_parity/temporal.rs"]
 mod temporal;
 #[path = "../examples/check_parity/text.rs"]

@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{FloatDType, Gradients, Tensor};
+use tpo::weights::PathStack;
 
 use super::fixture::{Failure, Fixture, Values};
 
@@ -177,15 +178,15 @@ pub fn parameters<M: Module>(module: &M) -> ByPath {
 fn collect<M: Module>(module: &M, grads: Option<&Gradients>) -> ByPath {
     struct Collect<'a> {
         grads: Option<&'a Gradients>,
-        path: Vec<String>,
+        path: PathStack,
         found: ByPath,
     }
     impl ModuleVisitor for Collect<'_> {
-        fn enter_module(&mut self, name: &str, _: &str) {
-            self.path.push(name.into());
+        fn enter_module(&mut self, name: &str, container: &str) {
+            self.path.enter(name, container);
         }
-        fn exit_module(&mut self, _: &str, _: &str) {
-            self.path.pop();
+        fn exit_module(&mut self, _: &str, container: &str) {
+            self.path.exit(container);
         }
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
             let tensor = match self.grads {
@@ -195,14 +196,14 @@ fn collect<M: Module>(module: &M, grads: Option<&Gradients>) -> ByPath {
             if let Some(tensor) = tensor {
                 let shape = tensor.dims().to_vec();
                 if let Ok(values) = floats(tensor) {
-                    self.found.insert(self.path.join("."), (shape, values));
+                    self.found.insert(self.path.path(), (shape, values));
                 }
             }
         }
     }
     let mut collect = Collect {
         grads,
-        path: Vec::new(),
+        path: PathStack::default(),
         found: HashMap::new(),
     };
     module.visit(&mut collect);

@@ -9,6 +9,7 @@ mod metrics;
 mod model;
 mod run;
 mod sam2;
+mod stored;
 mod temporal;
 mod text;
 mod track;

@@ -5,7 +5,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Device, Tensor, TensorData};
 use serde_json::Value;
-use tpo::VideoChatTpo;
 use tpo::core::head::TaskHead;
 use tpo::core::model::{TokenBatch, TpoBatch};
 use tpo::train::trainer::{GeneratedData, StepReport, TrainBatch};
@@ -13,12 +12,13 @@ use tpo::train::{
     AdamW, Decay, LrSchedule, ParamGroupSpec, Precision, Stage, StageLength, TrainOptions, Trainer,
 };
 use tpo::videochat_tpo_keys;
-use tpo::weights::{KeyMap, KeyTarget};
+use tpo::weights::{KeyMap, KeyTarget, PathStack};
 
 use super::check::{ByPath, Report, parameters};
 use super::fixture::{Failure, Fixture};
 use super::llm::mask_rows;
 use super::model::{boxes, model, targets};
+use super::stored::{self, StoredTpo, with_stored};
 
 /// Relative tolerances that the fixture's JSON gives in words.
 const LOSS: f64 = 1e-4;
@@ -35,7 +35,7 @@ pub fn trace(fixture: &Fixture, device: &Device) -> Result<Report, Failure> {
         .filter_map(|k| k.strip_prefix("w."))
         .map(|key| Ok((path_of(&keys, key)?, fixture.floats(&format!("w.{key}"))?)))
         .collect::<Result<BTreeMap<_, _>, Failure>>()?;
-    let start = replace(model(fixture, device)?, replaced);
+    let start = replace(with_stored(model(fixture, device)?, device)?, replaced);
     let before = parameters(&start);
 
     let schedule = schedule(&fixture.json)?;
@@ -225,7 +225,13 @@ fn batch(fixture: &Fixture, name: &str, device: &Device) -> Result<TrainBatch, F
     batch.boxes = boxes(fixture, &key("input_boxes"))?;
     batch.labels = Some(fixture.int_rows(&key("labels"))?);
     let names = super::temporal::names(&fixture.json["batches"][name]);
-    let (targets, samples) = targets(fixture, &prefix, rows, &names, device)?;
+    let (targets, mut samples) = targets(fixture, &prefix, rows, &names, device)?;
+    if fixture.has(&key("tvg.src_vid")) {
+        let padded = stored::features(fixture, &prefix, device)?;
+        for (sample, padded) in samples.iter_mut().zip(padded) {
+            sample.features = Some(std::sync::Arc::new(padded));
+        }
+    }
     batch.targets = targets;
     Ok(TrainBatch { batch, samples })
 }
@@ -234,7 +240,7 @@ fn batch(fixture: &Fixture, name: &str, device: &Device) -> Result<TrainBatch, F
 fn predictions(
     report: &mut Report,
     fixture: &Fixture,
-    model: &VideoChatTpo,
+    model: &StoredTpo,
     name: &str,
     micro: usize,
     device: &Device,
@@ -370,9 +376,12 @@ fn without_gradient(
     before: &BTreeMap<String, u64>,
     after: &BTreeMap<String, u64>,
 ) -> Result<(), Failure> {
+    // Those that never get one are listed once.
+    let never = names(&fixture.json["trainable_but_never_updated"]["names"]);
     let expected: BTreeSet<String> =
         names(&fixture.json["params_without_grad_per_step"][step]["names"])
             .iter()
+            .chain(&never)
             .map(|key| path_of(keys, key))
             .collect::<Result<_, _>>()?;
     let mut found = BTreeSet::new();
@@ -567,18 +576,18 @@ fn unmoved(
 /// The module with other values at some paths.
 fn replace<M: Module>(module: M, values: BTreeMap<String, Vec<f32>>) -> M {
     struct Replace {
-        path: Vec<String>,
+        path: PathStack,
         values: BTreeMap<String, Vec<f32>>,
     }
     impl ModuleMapper for Replace {
-        fn enter_module(&mut self, name: &str, _: &str) {
-            self.path.push(name.into());
+        fn enter_module(&mut self, name: &str, container: &str) {
+            self.path.enter(name, container);
         }
-        fn exit_module(&mut self, _: &str, _: &str) {
-            self.path.pop();
+        fn exit_module(&mut self, _: &str, container: &str) {
+            self.path.exit(container);
         }
         fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-            let Some(values) = self.values.remove(&self.path.join(".")) else {
+            let Some(values) = self.values.remove(&self.path.path()) else {
                 return param;
             };
             param.map(|t| {
@@ -588,7 +597,7 @@ fn replace<M: Module>(module: M, values: BTreeMap<String, Vec<f32>>) -> M {
         }
     }
     module.map(&mut Replace {
-        path: Vec::new(),
+        path: PathStack::default(),
         values,
     })
 }

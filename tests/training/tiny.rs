@@ -44,7 +44,7 @@ pub fn config(dropout: f64) -> TpoConfig {
     lora.dropout = dropout;
     config.llm = LlmConfig::new(VOCAB, 24, 40, 2, 2, 1, 12).lora(lora);
     config.region = RegionHeadConfig::for_llm(24);
-    config.temporal = TemporalHeadConfig::mini(24, 16);
+    config.temporal = TemporalHeadConfig::mini(24, 16).with_clip_seconds(0.5);
     config.mask = MaskHeadConfig::mini(24);
     config
 }
