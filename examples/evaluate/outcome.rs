@@ -177,6 +177,9 @@ impl Outcome {
     }
 }
 
+/// Numbers further apart than this differ.
+const EQUAL: f64 = 1e-9;
+
 /// Where scores differ from a JSON file: an official result, or one of ours.
 pub fn differences(scores: &Value, file: &Path) -> Result<Vec<String>, Failure> {
     let text = std::fs::read_to_string(file)
@@ -210,8 +213,12 @@ fn walk(path: &str, got: &Value, expected: &Value, found: &mut Vec<String>) {
                 }
             }
         }
-        (Value::Number(g), Value::Number(e)) if g.as_f64() == e.as_f64() => {}
+        (Value::Number(g), Value::Number(e)) if near(g.as_f64(), e.as_f64()) => {}
         (g, e) if g == e => {}
         (g, e) => found.push(format!("{path} is {g}, expected {e}")),
     }
+}
+
+fn near(a: Option<f64>, b: Option<f64>) -> bool {
+    a.zip(b).is_some_and(|(a, b)| (a - b).abs() <= EQUAL)
 }
