@@ -27,13 +27,6 @@ pub const COLOURS: [[u8; 3]; 6] = [
     [240, 228, 66],
 ];
 
-fn font() -> Result<FontRef<'static>> {
-    FontRef::try_from_slice(FONT).map_err(|e| Error::Picture {
-        what: "the label font".into(),
-        why: e.to_string(),
-    })
-}
-
 /// A box with a caption.
 #[derive(Debug, Clone)]
 pub struct LabelledBox {

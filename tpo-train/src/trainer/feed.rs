@@ -61,6 +61,7 @@ impl TrainData for FeedData {
             })
         })?;
         let (batch, facts) = collated.into_batch(device);
+        let mut boxes = batch.boxes.clone().into_iter();
         let samples = facts
             .into_iter()
             .map(|facts| {
@@ -80,6 +81,7 @@ impl TrainData for FeedData {
                     duration: facts.duration,
                     timestamps: facts.timestamps,
                     query: facts.query,
+                    boxes: boxes.next().unwrap_or_default(),
                     frames: facts.clip.map(|c| Arc::new(c) as Arc<dyn FrameSource>),
                     features,
                 })
@@ -149,8 +151,7 @@ mod tests {
         let device = Device::flex();
         let mut data = open(dir.path());
         assert_eq!(data.batches_per_epoch(), 9);
-        let mut next =
-            |data: &mut FeedData| data.next_batch(&device).unwrap().samples[0].id.clone();
+        let next = |data: &mut FeedData| data.next_batch(&device).unwrap().samples[0].id.clone();
         for _ in 0..4 {
             next(&mut data);
         }
