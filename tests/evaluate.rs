@@ -3,8 +3,10 @@
 #[path = "common/example.rs"]
 mod example;
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::process::Output;
+use std::process::{Command, Output};
+use std::sync::OnceLock;
 
 use serde_json::Value;
 use tpo::core::rows::{SampleId, Table};
@@ -16,8 +18,14 @@ fn data(name: &str) -> PathBuf {
         .join(name)
 }
 
+/// The program, built once.
+fn evaluate() -> Command {
+    static PROGRAM: OnceLock<OsString> = OnceLock::new();
+    Command::new(PROGRAM.get_or_init(|| example::command("evaluate").get_program().into()))
+}
+
 fn run(args: &[&str], predictions: &Path, truth: Option<&Path>) -> Output {
-    let mut command = example::command("evaluate");
+    let mut command = evaluate();
     command.args(args).arg("--predictions").arg(predictions);
     if let Some(truth) = truth {
         command.arg("--ground-truth").arg(truth);
@@ -467,7 +475,7 @@ fn bad_rows_name_file_and_line() {
 
 #[test]
 fn the_help_shows_every_format() {
-    let mut command = example::command("evaluate");
+    let mut command = evaluate();
     let help = text(&command.arg("--help").output().unwrap());
     for format in [
         "qvhighlights",

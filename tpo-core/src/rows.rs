@@ -327,6 +327,9 @@ impl<'a, R: BufRead> Lines<'a, R> {
             } else {
                 0
             };
+            while self.buffer.len() > start && matches!(self.buffer.last(), Some(b'\n' | b'\r')) {
+                self.buffer.pop();
+            }
             if self.buffer[start..].iter().all(u8::is_ascii_whitespace) {
                 continue;
             }
