@@ -323,7 +323,9 @@ fn mutated(n: usize) -> (Vec<u8>, Kind) {
         1 | 2 => {
             let (at, value) = &invalid[(n / 8 * 2 + n % 2) % invalid.len()];
             set(&mut row, at, value.clone());
-            (text(&row), Kind::Invalid)
+            // A number beyond f32 is refused while it is read.
+            let beyond = value.to_string().contains("e+39") || value.to_string().contains("e39");
+            (text(&row), if beyond { Kind::Json } else { Kind::Invalid })
         }
         3 => {
             // A literal that Python writes and JSON does not have.

@@ -76,6 +76,7 @@ fn target(first: usize, last: usize, clips: usize) -> TemporalTarget {
 
 #[test]
 fn every_name_and_shape_of_the_published_checkpoint() {
+    let _turn = turn();
     let head = TemporalHeadConfig::videochat_tpo()
         .init(&Device::flex())
         .unwrap();
@@ -125,6 +126,7 @@ fn small() -> TemporalHeadConfig {
 
 #[test]
 fn learns_thirty_two_moments_by_heart() {
+    let _turn = turn();
     let started = std::time::Instant::now();
     let device = Device::flex().autodiff();
     device.seed(5);
@@ -207,6 +209,13 @@ fn learns_thirty_two_moments_by_heart() {
     assert!(started.elapsed().as_secs() < 60, "{:?}", started.elapsed());
 }
 
+/// Weights are drawn from the device's generator, which every test of this process shares.
+fn turn() -> std::sync::MutexGuard<'static, ()> {
+    static TURN: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    TURN.lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
 fn predict(
     config: &TemporalHeadConfig,
     features: &Features,
@@ -230,6 +239,7 @@ fn predict(
 
 #[test]
 fn a_plain_answer() {
+    let _turn = turn();
     let device = Device::flex();
     let found = predict(&small(), &features(9, 1, &device), Some(8.6)).unwrap();
     let p = &found[0];
@@ -261,6 +271,7 @@ fn a_plain_answer() {
 
 #[test]
 fn nothing_in_the_foreground_is_an_empty_answer() {
+    let _turn = turn();
     let mut config = small();
     config.decode.min_score = 1.1;
     let found = predict(&config, &features(4, 2, &Device::flex()), None).unwrap();
@@ -270,6 +281,7 @@ fn nothing_in_the_foreground_is_an_empty_answer() {
 
 #[test]
 fn odd_input_is_defined_or_a_typed_error() {
+    let _turn = turn();
     let device = Device::flex();
     let fails = |features: &Features, duration: Option<f64>, part: &str| {
         let error = predict(&small(), features, duration)
@@ -319,6 +331,7 @@ fn odd_input_is_defined_or_a_typed_error() {
 
 #[test]
 fn endpoint_columns_are_added_unless_they_are_there() {
+    let _turn = turn();
     let device = Device::flex();
     let plain = features(5, 3, &device);
     let mut with = plain.clone();
@@ -333,6 +346,7 @@ fn endpoint_columns_are_added_unless_they_are_there() {
 
 #[test]
 fn a_batch_of_unequal_lengths_is_the_samples_one_by_one() {
+    let _turn = turn();
     let device = Device::flex();
     device.seed(9);
     let mut config = small();
@@ -373,6 +387,7 @@ fn a_batch_of_unequal_lengths_is_the_samples_one_by_one() {
 
 #[test]
 fn targets_that_do_not_fit_and_samples_without_a_moment() {
+    let _turn = turn();
     let device = Device::flex().autodiff();
     let head = small().init(&device).unwrap();
     let all = vec![features(6, 2, &device), features(4, 3, &device)];
@@ -418,6 +433,7 @@ fn targets_that_do_not_fit_and_samples_without_a_moment() {
 
 #[test]
 fn the_light_head_learns_start_and_end() {
+    let _turn = turn();
     let device = Device::flex().autodiff();
     device.seed(4);
     let config = SimpleTemporalHeadConfig::new(D_LLM, D_VIDEO).with_dropout(0.0);
