@@ -99,7 +99,7 @@ impl Output {
         let (Some((gif, _)), Some(picture)) = (&mut self.gif, picture) else {
             return Ok(());
         };
-        if masks.frame % self.every != 0 {
+        if !masks.frame.is_multiple_of(self.every) {
             return Ok(());
         }
         let (w, h) = (picture.width() as u32, picture.height() as u32);

@@ -281,10 +281,13 @@ fn is_object(path: &Path) -> Result<bool, DataError> {
     }
 }
 
+/// Records with their place in the file.
+type Records<T> = Box<dyn Iterator<Item = Result<(u64, T), DataError>> + Send>;
+
 /// Records of a JSON array, or of JSON lines when the file does not begin with `[`.
 fn records<T: serde::de::DeserializeOwned + Send + 'static>(
     path: &Path,
-) -> Result<Box<dyn Iterator<Item = Result<(u64, T), DataError>> + Send>, DataError> {
+) -> Result<Records<T>, DataError> {
     let file = path.to_path_buf();
     if !is_object(path)? {
         let items = JsonItems::new(open(path)?, path, &[])?;
