@@ -119,7 +119,10 @@ impl Output {
                     .mask
                     .bounding_box()
                     .map_or([0.0; 4].into(), |b| b.to_normalised(w as f32, h as f32)),
-                label: format!("{} ({:+.1})", object.object, object.score),
+                label: match object.mask.area() {
+                    0 => format!("{} hidden ({:+.1})", object.object, object.score),
+                    _ => format!("{} ({:+.1})", object.object, object.score),
+                },
             });
         }
         let drawn = draw_boxes(&drawn, &boxes)?;
