@@ -123,35 +123,63 @@ struct Pass<'a> {
     c: Constants,
 }
 
+/// [`Constants`] in all lanes. A type with a method, because a closure would not be inlined into
+/// code for another instruction set than the build's.
+struct Lanes<S: Simd> {
+    scale: S::f32s,
+    keep: S::f32s,
+    blend: S::f32s,
+    beta_2: S::f32s,
+    square: S::f32s,
+    root: S::f32s,
+    epsilon: S::f32s,
+    step: S::f32s,
+}
+
+impl<S: Simd> Lanes<S> {
+    #[inline(always)]
+    fn new(s: S, c: Constants) -> Self {
+        Self {
+            scale: s.splat_f32s(c.scale),
+            keep: s.splat_f32s(c.keep),
+            blend: s.splat_f32s(c.blend),
+            beta_2: s.splat_f32s(c.beta_2),
+            square: s.splat_f32s(c.square),
+            root: s.splat_f32s(c.root),
+            epsilon: s.splat_f32s(c.epsilon),
+            step: s.splat_f32s(-c.step),
+        }
+    }
+
+    #[inline(always)]
+    fn update(&self, s: S, w: &mut S::f32s, m: &mut S::f32s, v: &mut S::f32s, g: S::f32s) {
+        let g = s.mul_f32s(g, self.scale);
+        *m = s.mul_add_e_f32s(self.blend, s.sub_f32s(g, *m), *m);
+        let kept = s.mul_f32s(*v, self.beta_2);
+        *v = s.mul_add_e_f32s(s.mul_f32s(self.square, g), g, kept);
+        let denominator = s.add_f32s(s.div_f32s(s.sqrt_f32s(*v), self.root), self.epsilon);
+        let direction = s.div_f32s(*m, denominator);
+        *w = s.mul_add_e_f32s(self.step, direction, s.mul_f32s(*w, self.keep));
+    }
+}
+
 impl WithSimd for Pass<'_> {
     type Output = ();
     #[inline(always)]
     fn with_simd<S: Simd>(self, s: S) {
-        let c = self.c;
-        let splat = |x: f32| s.splat_f32s(x);
-        let (scale, keep, blend) = (splat(c.scale), splat(c.keep), splat(c.blend));
-        let (beta_2, square) = (splat(c.beta_2), splat(c.square));
-        let (root, epsilon, step) = (splat(c.root), splat(c.epsilon), splat(-c.step));
-        let update = |w: &mut S::f32s, m: &mut S::f32s, v: &mut S::f32s, g: S::f32s| {
-            let g = s.mul_f32s(g, scale);
-            *m = s.mul_add_e_f32s(blend, s.sub_f32s(g, *m), *m);
-            *v = s.mul_add_e_f32s(s.mul_f32s(square, g), g, s.mul_f32s(*v, beta_2));
-            let denominator = s.add_f32s(s.div_f32s(s.sqrt_f32s(*v), root), epsilon);
-            let direction = s.div_f32s(*m, denominator);
-            *w = s.mul_add_e_f32s(step, direction, s.mul_f32s(*w, keep));
-        };
+        let lanes = Lanes::new(s, self.c);
         let (w, w_tail) = S::as_mut_simd_f32s(self.w);
         let (m, m_tail) = S::as_mut_simd_f32s(self.m);
         let (v, v_tail) = S::as_mut_simd_f32s(self.v);
         let (g, g_tail) = S::as_simd_f32s(self.g);
         for (((w, m), v), g) in w.iter_mut().zip(m).zip(v).zip(g) {
-            update(w, m, v, *g);
+            lanes.update(s, w, m, v, *g);
         }
         if !w_tail.is_empty() {
             let mut w = s.partial_load_f32s(w_tail);
             let mut m = s.partial_load_f32s(m_tail);
             let mut v = s.partial_load_f32s(v_tail);
-            update(&mut w, &mut m, &mut v, s.partial_load_f32s(g_tail));
+            lanes.update(s, &mut w, &mut m, &mut v, s.partial_load_f32s(g_tail));
             s.partial_store_f32s(w_tail, w);
             s.partial_store_f32s(m_tail, m);
             s.partial_store_f32s(v_tail, v);
