@@ -168,6 +168,18 @@ pub fn clip_frame_indices(
     fps: f64,
     clip: ClipRange,
 ) -> Result<Vec<usize>, DataError> {
+    let (first, count) = clip_frames(frame_count, fps, clip)?;
+    let mut indices = frame_indices(sampling, num_frames, count, fps)?;
+    indices.iter_mut().for_each(|i| *i += first);
+    Ok(indices)
+}
+
+/// First frame and number of frames of a part of a video; see [`clip_frame_indices`].
+pub(crate) fn clip_frames(
+    frame_count: usize,
+    fps: f64,
+    clip: ClipRange,
+) -> Result<(usize, usize), DataError> {
     let ClipRange { start, end } = clip;
     if !(fps.is_finite() && fps > 0.0) {
         return Err(DataError::InvalidSampling {
@@ -185,9 +197,7 @@ pub fn clip_frame_indices(
     let (start, end) = (start.max(0.0), end.min(duration));
     let first = ((start * fps) as usize).min(frame_count.saturating_sub(1));
     let count = (((end - start) * fps) as usize).clamp(1, frame_count - first);
-    let mut indices = frame_indices(sampling, num_frames, count, fps)?;
-    indices.iter_mut().for_each(|i| *i += first);
-    Ok(indices)
+    Ok((first, count))
 }
 
 /// Times in seconds of frame indices, `index / fps` rounded to one decimal as Python's
