@@ -40,7 +40,7 @@ use crate::error::Result;
 pub use cache::{CacheKey, CacheUse, FeatureCache, hash_file};
 pub use extract::{ExtractOptions, VideoFeatures, extract_reader, extract_video};
 pub use session::FeatureTowers;
-pub(crate) use session::LazyFeatures;
+pub(crate) use session::{FeatureVideo, LazyFeatures};
 
 /// The two frozen towers behind the temporal head. Clones share them.
 #[derive(Clone)]
