@@ -8,6 +8,7 @@ use std::path::Path;
 
 use burn::tensor::Device;
 use tpo_core::head::HeadSet;
+use tpo_core::traits::AdapterSettings;
 use tpo_llm::{LORA_TARGETS, LoraConfig};
 use tpo_train::explain::{Explanation, ModelShape, PartShape};
 use tpo_train::recipe::{LoraSpec, ModelSpec, Recipe, SourceSpec};
@@ -85,12 +86,9 @@ pub fn model_config(spec: &ModelSpec) -> Result<TpoConfig> {
     }
 }
 
-fn lora_config(spec: &LoraSpec) -> LoraConfig {
-    let targets = match spec.targets.is_empty() {
-        true => LORA_TARGETS.map(String::from).to_vec(),
-        false => spec.targets.clone(),
-    };
-    LoraConfig::new(spec.rank, spec.alpha, targets).with_dropout(spec.dropout)
+/// Adapters of a recipe as the language model's configuration has them.
+pub(crate) fn lora_config(spec: &LoraSpec) -> LoraConfig {
+    LoraConfig::from(&AdapterSettings::from(spec))
 }
 
 /// The shape of the model that a recipe names. No weight is drawn or read.

@@ -7,7 +7,7 @@ use crate::error::{Result, TrainError};
 use crate::groups::{ParamGroupSpec, ResolvedGroups, ResolvedParam, resolve_named, resolve_params};
 use crate::loss::LossWeights;
 use crate::names::HeadNames;
-use crate::recipe::MixtureSpec;
+use crate::recipe::{EvaluationSpec, LoraSpec, MixtureSpec};
 use crate::schedule::LrSchedule;
 
 /// Stages in order. Each starts from the weights at which the one before it ended.
@@ -79,12 +79,21 @@ pub struct Stage {
     /// What it learns from; absent: what the program gives it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub data: Option<MixtureSpec>,
+    /// Held-out samples it is evaluated on; absent: none, unless the program evaluates.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub evaluation: Option<EvaluationSpec>,
     /// How often it is evaluated; absent: at its end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub evaluate_every: Option<StageLength>,
     /// How often a checkpoint is written; absent: at its end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checkpoint_every: Option<StageLength>,
+    /// Adapters of the language model from this stage on; absent: as before it. Another dropout or
+    /// alpha applies to those that are there, without a change of what the model computes. Another
+    /// rank or other targets add the old adapters to the weights and start new ones, drawn from the
+    /// stage's seed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lora: Option<LoraSpec>,
     /// Seed of this stage; absent: the recipe's plus the stage's place.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seed: Option<u64>,
@@ -199,8 +208,10 @@ impl Stage {
             adamw: AdamW::default(),
             loss: LossWeights::default(),
             data: None,
+            evaluation: None,
             evaluate_every: None,
             checkpoint_every: None,
+            lora: None,
             seed: None,
             groups,
         }
@@ -312,6 +323,12 @@ impl Stage {
         self.loss.problems(&format!("{at}.loss"), problems);
         if let Some(data) = &self.data {
             data.problems(&format!("{at}.data"), problems);
+        }
+        if let Some(evaluation) = &self.evaluation {
+            evaluation.problems(&format!("{at}.evaluation"), problems);
+        }
+        if let Some(lora) = &self.lora {
+            lora.problems(&format!("{at}.lora"), problems);
         }
         if self.groups.is_empty() {
             problems.push(format!("{at}.groups is empty: nothing would learn"));

@@ -78,6 +78,15 @@ pub struct TrainBatch {
     pub samples: Vec<SampleInfo>,
 }
 
+/// What a data stream is opened for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// To learn from it: shuffled, with whatever the source changes at random.
+    Train,
+    /// To be judged by it: nothing is changed at random.
+    Evaluate,
+}
+
 /// A deterministic, endless stream of micro-batches.
 ///
 /// The stream goes on into the next epoch by itself, and what it gives depends on nothing but its
