@@ -111,6 +111,7 @@ impl Session {
                 id: Some(&self.media_name),
                 frames: self.frames.as_ref().map(|f| f as &dyn FrameSource),
                 features: self.features.as_ref().map(|f| f as &dyn FeatureSource),
+                calls: &[],
             },
             None => SampleContext {
                 query: Some(&self.asked),

@@ -7,7 +7,7 @@ use crate::error::{CoreError, Result};
 use crate::recompute::Tape;
 
 /// Turns frames into visual tokens.
-pub trait VisionEncoder: Module + ModuleDisplay {
+pub trait VisionEncoder: Module + ModuleDisplay + 'static {
     /// Encodes clips; one frame is an image.
     ///
     /// # Shapes
@@ -39,7 +39,7 @@ pub struct Instruction {
 }
 
 /// Turns visual tokens into embeddings the language model reads.
-pub trait Connector: Module + ModuleDisplay {
+pub trait Connector: Module + ModuleDisplay + 'static {
     /// # Shapes
     /// - features `[batch, tokens, dim]`
     /// - output `[batch, n_visual, d_llm]`
@@ -81,7 +81,7 @@ pub struct AdapterSettings {
 }
 
 /// A causal language model that reads embeddings.
-pub trait LanguageModel: Module + ModuleDisplay {
+pub trait LanguageModel: Module + ModuleDisplay + 'static {
     /// Its cache.
     type Cache: DecodeCache;
 

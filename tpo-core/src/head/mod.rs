@@ -13,7 +13,7 @@ mod set;
 use burn::module::{Module, ModuleDisplay};
 use burn::tensor::Tensor;
 
-pub use context::{FeatureSource, FrameSource, HeadContext, SampleContext};
+pub use context::{FeatureSource, FrameSource, HeadContext, SampleContext, TaskCall};
 pub use losses::{LossTerm, LossTerms};
 pub use metric::HeadMetric;
 pub use output::{Prediction, TaskOutput};
@@ -53,7 +53,7 @@ impl HeadSpec {
 /// `forward` → `loss` → `metrics` in evaluations.
 /// `n` is the number of task tokens in the batch, of any sample in any order;
 /// [`HeadContext::sample`] says to which sample the i-th token belongs.
-pub trait TaskHead: Module + ModuleDisplay {
+pub trait TaskHead: Module + ModuleDisplay + 'static {
     /// Ground truth of one task token.
     type Target: Send + 'static;
     /// What `forward` computes, on the device.

@@ -83,7 +83,7 @@ pub struct HeadScore {
 }
 
 /// Heads of a model. Built with [`heads!`](crate::heads), never implemented by hand.
-pub trait HeadSet: Module + ModuleDisplay {
+pub trait HeadSet: Module + ModuleDisplay + 'static {
     /// Specs in order.
     fn specs(&self) -> Vec<HeadSpec>;
 

@@ -75,6 +75,21 @@ impl Dataset {
         limits: RowLimits,
         strict: bool,
     ) -> Result<Self, DataError> {
+        Self::open_first(path, root, group_by, limits, strict, None)
+    }
+
+    /// As [`Dataset::open`], of the file's first `most` good rows; what comes after is not read.
+    ///
+    /// # Errors
+    /// As [`Dataset::open`].
+    pub fn open_first(
+        path: impl AsRef<Path>,
+        root: Option<&Path>,
+        group_by: GroupBy,
+        limits: RowLimits,
+        strict: bool,
+        most: Option<u64>,
+    ) -> Result<Self, DataError> {
         let path = path.as_ref();
         let io = |source| DataError::Io {
             path: path.into(),
@@ -95,11 +110,18 @@ impl Dataset {
                 });
             }
         };
+        let mut good = 0;
         while let Some(row) = reader.next_row() {
             let (line, offset, row) = row?;
             close(&mut last, offset);
+            if most.is_some_and(|n| good >= n) {
+                break;
+            }
             let group = match row {
-                Ok(sample) => Some(group_of(&sample, group_by)),
+                Ok(sample) => {
+                    good += 1;
+                    Some(group_of(&sample, group_by))
+                }
                 Err(row) if strict => return Err(DataError::Row(row)),
                 Err(row) => {
                     bad.push(row);
@@ -193,7 +215,7 @@ impl Dataset {
         Ok((u64::from(place.line), sample))
     }
 
-    pub(crate) fn row_error(&self, line: u64, fault: crate::schema::RowFault) -> RowError {
+    fn row_error(&self, line: u64, fault: crate::schema::RowFault) -> RowError {
         RowError {
             file: self.path.clone(),
             line,

@@ -64,8 +64,8 @@ pub(super) fn decode(
         .enumerate()
         .map(|(token, auxiliary)| {
             let (width, height) = context.require_size(HEAD, token)?;
-            let area = match (head.config().prompt, context.sample(token)) {
-                (PromptSource::QuestionBox, Some(sample)) => question_box(HEAD, sample)?,
+            let area = match (head.config().prompt, context.asked(HEAD, token)) {
+                (PromptSource::QuestionBox, Some(sample)) => question_box(HEAD, &sample)?,
                 _ => None,
             };
             let tokens = match area {

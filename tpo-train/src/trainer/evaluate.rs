@@ -61,6 +61,7 @@ where
     let device = device.clone().inner();
     let mut means: BTreeMap<String, Mean> = BTreeMap::new();
     let mut weight_of: BTreeMap<String, f64> = BTreeMap::new();
+    data.see(model);
     for _ in 0..batches {
         let TrainBatch { batch, samples } = data.next_batch(&device)?;
         let contexts: Vec<SampleContext<'_>> = samples.iter().map(|s| s.context()).collect();

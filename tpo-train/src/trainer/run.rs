@@ -321,6 +321,7 @@ where
             // last step: an evaluation, or an interruption.
             device.seed(seed);
             let waiting = Instant::now();
+            data.see(self.model.as_ref().ok_or_else(lost)?);
             let batch = data.next_batch(&device)?;
             log.data_seconds += waiting.elapsed().as_secs_f64();
             let ids: Vec<String> = batch.samples.iter().map(|s| s.id.clone()).collect();
