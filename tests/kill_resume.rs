@@ -30,8 +30,8 @@ weight_decay = 0.02
 clip_norm = 1.0
 checkpoint_every = { steps = 2 }
 data = { sources = [
-    { name = "boxes", synthetic = { task = "region", rows = 7 } },
-    { name = "chat", synthetic = { task = "chat", rows = 4 }, weight = 0.5 },
+    { name = "boxes", synthetic = { tasks = ["region"], rows = 7 } },
+    { name = "chat", synthetic = { tasks = ["chat"], rows = 4 }, weight = 0.5 },
 ] }
 groups = [
     { name = "lora", patterns = ["llm.**.lora.*"], learning_rate = 1e-3 },
@@ -46,7 +46,7 @@ accumulation = 2
 clip_norm = 1.0
 schedule = { warmup_ratio = 0.5, floor = 0.05 }
 checkpoint_every = { steps = 2 }
-data = { sources = [{ name = "boxes", synthetic = { task = "region", rows = 7 } }] }
+data = { sources = [{ name = "boxes", synthetic = { tasks = ["region"], rows = 7 } }] }
 groups = [
     { name = "connector", patterns = ["connector.**"], learning_rate = 1e-4 },
     { name = "lora", patterns = ["llm.**.lora.*"], learning_rate = 1e-4 },

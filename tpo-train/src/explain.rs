@@ -445,7 +445,7 @@ mod tests {
     groups = [{ name = "second", patterns = ["1.**"], learning_rate = 1e-4 }]
     [stages.data]
     sources = [
-        { name = "made", synthetic = { task = "region", rows = 10 }, repeat = 2 },
+        { name = "made", synthetic = { tasks = ["region"], rows = 10 }, repeat = 2 },
         { name = "read", annotations = "a.jsonl", limit = 7 },
     ]
     "#;

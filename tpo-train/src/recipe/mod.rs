@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 pub use changes::Change;
-pub use data::{MixtureSpec, SourceSpec, SyntheticSpec};
+pub use data::{MixtureSpec, SourceSpec};
 pub use evaluation::EvaluationSpec;
 
 use crate::error::{Result, TrainError};

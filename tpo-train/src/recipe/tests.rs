@@ -14,7 +14,7 @@ name = "region"
 patterns = ["head:region.**", "token:region"]
 learning_rate = 1e-4
 [stages.data]
-sources = [{ name = "made", synthetic = { task = "region", rows = 8 } }]
+sources = [{ name = "made", synthetic = { tasks = ["region"], rows = 8 } }]
 
 [[stages]]
 name = "all"
