@@ -94,10 +94,10 @@ fn run(args: &Args) -> tpo::Result<ExitCode> {
             .out
             .clone()
             .unwrap_or_else(|| PathBuf::from("runs").join(&recipe.name)),
-        device: args.device.open()?,
         resume: args.resume,
         bars: !args.quiet,
         recompute: args.recompute,
+        ..RunOptions::new("", &args.device.open()?)
     };
     let summary = run_recipe(&recipe, &options)?;
     if let Some(step) = summary.resumed_at {

@@ -16,9 +16,10 @@ use tpo_train::{HeadNames, Stage, StagePlan, TrainData, TrainError};
 use crate::config::{TpoConfig, VideoChatTpo};
 use crate::curves::draw_curves;
 use crate::error::{Error, Result};
+use crate::features::{FeatureCache, TemporalTowers};
 use crate::model_dir::{load_model, mini_tokenizer, model_tokenizer, tokenizer_files};
 use crate::recipe::{lora_config, model_config};
-use crate::synthetic::synthetic_data;
+use crate::stage_data::{DataContext, check_data, stage_data};
 
 /// Picture of a run's curves, in its directory.
 pub const CURVES_FILE: &str = "curves.png";
@@ -36,6 +37,25 @@ pub struct RunOptions {
     pub bars: bool,
     /// Compute activations again in the backward pass: less memory, more time.
     pub recompute: bool,
+    /// Towers of the temporal head, for a model that does not use its own parts.
+    pub towers: Option<TemporalTowers>,
+    /// Where video features of those towers are kept.
+    pub features: Option<FeatureCache>,
+}
+
+impl RunOptions {
+    /// A new run in `dir` without bars.
+    pub fn new(dir: impl Into<PathBuf>, device: &Device) -> Self {
+        Self {
+            dir: dir.into(),
+            device: device.clone(),
+            resume: false,
+            bars: false,
+            recompute: false,
+            towers: None,
+            features: None,
+        }
+    }
 }
 
 /// A model that a recipe names.
@@ -109,14 +129,33 @@ pub fn recipe_model(recipe: &Recipe, device: &Device) -> Result<RecipeModel> {
     })
 }
 
-/// Runs a recipe whose data are synthetic. See [`run_recipe_with`].
+/// Runs a recipe on the files and worlds it names. See [`run_recipe_with`], and
+/// [`stage_data`] for what is made of them.
 ///
 /// # Errors
-/// As [`run_recipe_with`].
+/// As [`run_recipe_with`]; [`TrainError::InvalidRecipe`] with every problem of the data of all
+/// stages, before a weight is read.
 pub fn run_recipe(recipe: &Recipe, options: &RunOptions) -> Result<RunSummary> {
-    run_recipe_with(recipe, options, &mut |_, stage, _, seed, model| {
-        synthetic_data(stage, seed, &model.0, model.1.clone())
-    })
+    recipe.validate()?;
+    let context = |config: &TpoConfig, tokenizer: &Arc<Tokenizer>| DataContext {
+        towers: options.towers.clone(),
+        features: options.features.clone(),
+        ..DataContext::new(config, tokenizer)
+    };
+    let config = model_config(&recipe.model)?;
+    let tokenizer = match &recipe.model.directory {
+        Some(dir) => model_tokenizer(dir, &config)?,
+        None => mini_tokenizer()?,
+    };
+    check_data(recipe, &context(&config, &Arc::new(tokenizer)))?;
+    run_recipe_with(
+        recipe,
+        options,
+        &mut |purpose, stage, _, seed, (config, tokenizer)| {
+            let data = stage_data(purpose, stage, seed, &context(config, tokenizer))?;
+            Ok(Box::new(data))
+        },
+    )
 }
 
 /// Opens data of a stage: what for, the stage, its place, the seed, the model's sizes and

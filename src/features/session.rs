@@ -9,7 +9,7 @@ use tpo_core::CoreError;
 use tpo_core::head::FeatureSource;
 use tpo_data::{MediaLimits, VideoReader};
 use tpo_heads::temporal::features::{
-    ClipInput, EncoderFeatures, LanguageModelFeatures, TEMPORAL_TEXT_FEATURES,
+    ClipInput, EncoderFeatures, FrameRule, LanguageModelFeatures, TEMPORAL_TEXT_FEATURES,
     TEMPORAL_VIDEO_FEATURES,
 };
 use tpo_llm::tokenizer::Tokenizer;
@@ -85,6 +85,7 @@ impl TemporalTowers {
         let input = ClipInput {
             frames_per_second,
             frames_per_clip,
+            rule: FrameRule::Shown,
             ..ClipInput::one_per_second(size)
         };
         Ok(Self {

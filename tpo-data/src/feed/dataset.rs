@@ -1,6 +1,6 @@
 //! A JSONL file with random access: offsets of its good rows in memory, rows on disk.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
@@ -59,6 +59,7 @@ pub struct Dataset {
     file: Mutex<File>,
     limits: RowLimits,
     groups: BTreeMap<String, Vec<Place>>,
+    tasks: BTreeSet<String>,
     bad: BadRows,
     fingerprint: u64,
 }
@@ -98,6 +99,7 @@ impl Dataset {
         let mut reader = SampleReader::open(path, limits)?;
         let (mut groups, mut bad) = (BTreeMap::<String, Vec<Place>>::new(), BadRows::default());
         let mut fingerprint = 0;
+        let mut tasks = BTreeSet::new();
         let mut last: Option<(u64, u64, Option<String>)> = None;
         // The length of a row is known when the next one begins.
         let mut close = |last: &mut Option<(u64, u64, Option<String>)>, end: u64| {
@@ -120,6 +122,11 @@ impl Dataset {
             let group = match row {
                 Ok(sample) => {
                     good += 1;
+                    for annotation in &sample.annotations {
+                        if !tasks.contains(&annotation.task) {
+                            tasks.insert(annotation.task.clone());
+                        }
+                    }
                     Some(group_of(&sample, group_by))
                 }
                 Err(row) if strict => return Err(DataError::Row(row)),
@@ -142,6 +149,7 @@ impl Dataset {
             file: Mutex::new(file),
             limits,
             groups,
+            tasks,
             bad,
             fingerprint,
         })
@@ -170,6 +178,11 @@ impl Dataset {
     /// Rows that were refused.
     pub fn bad_rows(&self) -> &BadRows {
         &self.bad
+    }
+
+    /// Tasks of the annotations of its good rows.
+    pub fn tasks(&self) -> impl Iterator<Item = &str> {
+        self.tasks.iter().map(String::as_str)
     }
 
     /// Groups and their numbers of rows.

@@ -126,12 +126,7 @@ impl ItemMaker {
         })
     }
 
-    fn prepare(
-        &self,
-        key: &SampleKey,
-        source: &Source,
-        row: &Row,
-    ) -> Result<Item, DataError> {
+    fn prepare(&self, key: &SampleKey, source: &Source, row: &Row) -> Result<Item, DataError> {
         let sample = &row.sample;
         let seed = ItemSeed {
             seed: self.seed,

@@ -131,7 +131,9 @@ impl Feed {
                     .iter()
                     .map(|g| {
                         let own = data.groups();
-                        own.iter().find(|(name, _)| name == g).map_or(0, |(_, n)| *n)
+                        own.iter()
+                            .find(|(name, _)| name == g)
+                            .map_or(0, |(_, n)| *n)
                     })
                     .collect(),
             })
@@ -190,6 +192,11 @@ impl Feed {
     /// Where the next batch stands.
     pub fn cursor(&self) -> Cursor {
         self.loader.cursor()
+    }
+
+    /// The sources, in the order of the configuration.
+    pub fn sources(&self) -> &[Arc<Source>] {
+        &self.loader.maker().sources
     }
 
     /// The order.

@@ -132,7 +132,10 @@ impl RowsConfig {
     pub fn problems(&self, frames: usize, side: usize) -> Vec<String> {
         let mut problems = Vec::new();
         if self.tasks.is_empty() {
-            problems.push(format!("tasks is empty; there are: {}", names(WorldTask::ALL)));
+            problems.push(format!(
+                "tasks is empty; there are: {}",
+                names(WorldTask::ALL)
+            ));
         }
         for (i, task) in self.tasks.iter().enumerate() {
             if self.tasks[..i].contains(task) {
@@ -228,12 +231,7 @@ impl WorldRows {
         Ok((sample, video))
     }
 
-    fn sample(
-        &self,
-        clip: &Clip,
-        frames: &[RenderedFrame],
-        row: u64,
-    ) -> Result<Sample, DataError> {
+    fn sample(&self, clip: &Clip, frames: &[RenderedFrame], row: u64) -> Result<Sample, DataError> {
         let scene = &clip.scene;
         let mut draw = Draw::of(&[clip.wording, 5]);
         let tasks = &self.config.tasks;
@@ -345,7 +343,12 @@ fn temporal(clip: &Clip) -> Vec<(Turn, Option<Annotation>)> {
                     scores,
                 }),
             };
-            call(WorldTask::Temporal, q.question, "It happens in {call}.", target)
+            call(
+                WorldTask::Temporal,
+                q.question,
+                "It happens in {call}.",
+                target,
+            )
         })
         .collect()
 }

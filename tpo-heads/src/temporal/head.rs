@@ -304,10 +304,21 @@ pub(super) fn gather_rows(
     (0..task.dims()[0])
         .map(|i| {
             let rows = context.require_features(HEAD, i, name)?;
+            // Whether a device is for autodiff does not count when devices are compared.
+            let rows = match rows.device().is_autodiff() {
+                true if !device.is_autodiff() => rows.inner(),
+                _ => rows,
+            };
             let rows = if rows.device() == device {
                 rows
             } else {
                 rows.to_device(&device)
+            };
+            let rows = match device.gradient_checkpointing_strategy() {
+                Some(strategy) if !rows.device().is_autodiff() => rows
+                    .autodiff()
+                    .with_gradient_checkpointing_strategy(strategy),
+                _ => rows,
             };
             Ok(prepare(rows.cast(dtype))?)
         })

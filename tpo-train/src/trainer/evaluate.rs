@@ -61,8 +61,8 @@ where
     let device = device.clone().inner();
     let mut means: BTreeMap<String, Mean> = BTreeMap::new();
     let mut weight_of: BTreeMap<String, f64> = BTreeMap::new();
-    data.see(model);
     for _ in 0..batches {
+        data.see(model);
         let TrainBatch { batch, samples } = data.next_batch(&device)?;
         let contexts: Vec<SampleContext<'_>> = samples.iter().map(|s| s.context()).collect();
         let found = model.evaluate(batch, &contexts);
@@ -123,8 +123,7 @@ where
 }
 
 /// Opens a data stream of a stage: what for, the stage, its place in the plan, the seed.
-pub type OpenStage<'a> =
-    dyn FnMut(Purpose, &Stage, usize, u64) -> Result<Box<dyn TrainData>> + 'a;
+pub type OpenStage<'a> = dyn FnMut(Purpose, &Stage, usize, u64) -> Result<Box<dyn TrainData>> + 'a;
 
 /// Hooks that evaluate every stage on its held-out samples ([`Stage::evaluation`]).
 ///

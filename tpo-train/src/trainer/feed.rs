@@ -18,11 +18,18 @@ pub trait FindFeatures: Send {
     /// The model as it is before the next batch, for towers that are part of it.
     fn see(&mut self, _model: &dyn Any) {}
 
-    /// What all calls of a sample share, such as the features of its video.
+    /// The batch is made: the model seen for it changes next.
+    fn let_go(&mut self) {}
+
+    /// What the calls of a sample share, such as the features of its video.
     ///
     /// # Errors
     /// Whatever keeps the run from going on.
-    fn of_sample(&mut self, facts: &SampleFacts) -> Result<Option<Arc<dyn FeatureSource>>>;
+    fn of_sample(
+        &mut self,
+        facts: &SampleFacts,
+        calls: &[TaskCall],
+    ) -> Result<Option<Arc<dyn FeatureSource>>>;
 
     /// What belongs to one call, such as the features of its query.
     ///
@@ -88,7 +95,7 @@ impl TrainData for FeedData {
                 let mut calls = std::mem::take(&mut facts.calls);
                 let mut features = None;
                 if let (Some(find), false) = (&mut self.features, calls.is_empty()) {
-                    features = find.of_sample(&facts)?;
+                    features = find.of_sample(&facts, &calls)?;
                     for call in &mut calls {
                         call.features = find.of_call(&facts, call)?;
                     }
@@ -110,7 +117,11 @@ impl TrainData for FeedData {
                     calls,
                 })
             })
-            .collect::<Result<_>>()?;
+            .collect::<Result<_>>();
+        if let Some(find) = &mut self.features {
+            find.let_go();
+        }
+        let samples = samples?;
         Ok(TrainBatch { batch, samples })
     }
 
