@@ -108,6 +108,13 @@ impl Feed {
                 bad.push(row.clone());
             }
             bad.count += refused.count - refused.first.len() as u64;
+            // The plan would say so too, but not why.
+            if let (true, Some(row)) = (source.groups().is_empty(), refused.first.first()) {
+                return Err(DataError::InvalidConfig {
+                    what: "source",
+                    reason: format!("no usable row of {}; the first: {row}", refused.count),
+                });
+            }
             sources.push(Arc::new(source));
         }
         let mut groups: Vec<String> = sources
