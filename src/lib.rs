@@ -27,6 +27,7 @@ pub mod curves;
 mod device;
 pub mod draw;
 mod error;
+pub mod evaluation;
 pub mod export;
 pub mod features;
 mod frames;

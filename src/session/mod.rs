@@ -104,13 +104,13 @@ impl Session {
     pub fn new(
         model: VideoChatTpo,
         config: TpoConfig,
-        tokenizer: Tokenizer,
+        tokenizer: impl Into<Arc<Tokenizer>>,
         device: &Device,
         options: SessionOptions,
     ) -> Result<Self> {
         config.validate()?;
+        let tokenizer = tokenizer.into();
         model.registry().check(|t| tokenizer.token_to_id(t))?;
-        let tokenizer = Arc::new(tokenizer);
         let towers = match (&options.towers, &config.features) {
             (Some(towers), _) => Some(towers.clone()),
             (None, FeatureTowers::InternVideo2) => None,
@@ -161,6 +161,16 @@ impl Session {
     /// The tokenizer.
     pub fn tokenizer(&self) -> &Tokenizer {
         &self.tokenizer
+    }
+
+    /// How it reads and answers.
+    pub fn options(&self) -> &SessionOptions {
+        &self.options
+    }
+
+    /// Where it computes.
+    pub fn device(&self) -> &Device {
+        &self.device
     }
 
     /// What is being looked at.
