@@ -30,6 +30,7 @@ mod error;
 pub mod export;
 pub mod features;
 mod frames;
+pub mod measure;
 mod model_dir;
 pub mod recipe;
 mod session;

@@ -114,9 +114,21 @@ pub fn recipe_model(recipe: &Recipe, device: &Device) -> Result<RecipeModel> {
 /// # Errors
 /// As [`run_recipe_with`].
 pub fn run_recipe(recipe: &Recipe, options: &RunOptions) -> Result<RunSummary> {
-    run_recipe_with(recipe, options, &mut |_, stage, _, seed, model| {
-        synthetic_data(stage, seed, &model.0, model.1.clone())
-    })
+    run_recipe_with(recipe, options, &mut open_data)
+}
+
+/// Opens the data that a stage of a recipe names; see [`OpenData`].
+///
+/// # Errors
+/// As [`synthetic_data`].
+pub fn open_data(
+    _purpose: Purpose,
+    stage: &Stage,
+    _place: usize,
+    seed: u64,
+    (config, tokenizer): &(TpoConfig, Arc<Tokenizer>),
+) -> tpo_train::Result<Box<dyn TrainData>> {
+    synthetic_data(stage, seed, config, tokenizer.clone())
 }
 
 /// Opens data of a stage: what for, the stage, its place, the seed, the model's sizes and

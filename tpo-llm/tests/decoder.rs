@@ -287,5 +287,8 @@ fn other_adapters_compute_the_same() {
     wrong.targets = vec!["w_proj".into()];
     wrong.dropout = 1.0;
     let error = lm.set_lora(wrong).unwrap_err().to_string();
-    assert!(error.contains("`w_proj`") && error.contains("dropout 1"), "{error}");
+    assert!(
+        error.contains("`w_proj`") && error.contains("dropout 1"),
+        "{error}"
+    );
 }

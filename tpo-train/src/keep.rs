@@ -223,7 +223,13 @@ impl RunKeeper {
         if self.next_stage > stage {
             return Ok(());
         }
-        for stage in self.recipe.stages.iter().take(stage + 1).skip(self.next_stage) {
+        for stage in self
+            .recipe
+            .stages
+            .iter()
+            .take(stage + 1)
+            .skip(self.next_stage)
+        {
             let groups = stage.resolve_named(model, &self.names)?;
             learnt.extend(groups.trainable().map(|p| p.path.clone()));
         }

@@ -22,7 +22,11 @@ pub(super) fn mask_metrics(
     let mut masks = Vec::new();
     // Following an object through a video is the dear part: only where there is something to
     // compare it with.
-    for (token, target) in targets.iter().enumerate().filter(|(_, t)| !t.masks.is_empty()) {
+    for (token, target) in targets
+        .iter()
+        .enumerate()
+        .filter(|(_, t)| !t.masks.is_empty())
+    {
         let one = MaskOutput {
             prompt: output.prompt.clone().narrow(0, token, 1),
             area: output.area.clone().narrow(0, token, 1),

@@ -122,8 +122,7 @@ where
 }
 
 /// Opens a data stream of a stage: what for, the stage, its place in the plan, the seed.
-pub type OpenStage<'a> =
-    dyn FnMut(Purpose, &Stage, usize, u64) -> Result<Box<dyn TrainData>> + 'a;
+pub type OpenStage<'a> = dyn FnMut(Purpose, &Stage, usize, u64) -> Result<Box<dyn TrainData>> + 'a;
 
 /// Hooks that evaluate every stage on its held-out samples ([`Stage::evaluation`]).
 ///
