@@ -42,6 +42,8 @@ impl Mean {
 /// * `region/acc@0.5`: the head's own metrics, means over its answers;
 /// * `loss`: the stage's weighted sum of all these losses.
 ///
+/// Heads whose loss has no weight are not run, as in training.
+///
 /// # Errors
 /// [`TrainError::Model`] when the model refuses a batch; what the data stream fails with.
 pub fn evaluate<V, C, L, H>(
@@ -62,7 +64,8 @@ where
     let mut means: BTreeMap<String, Mean> = BTreeMap::new();
     let mut weight_of: BTreeMap<String, f64> = BTreeMap::new();
     for _ in 0..batches {
-        let TrainBatch { batch, samples } = data.next_batch(&device)?;
+        let TrainBatch { mut batch, samples } = data.next_batch(&device)?;
+        batch.targets.retain(|head| weights.head(head) != 0.0);
         let contexts: Vec<SampleContext<'_>> = samples.iter().map(|s| s.context()).collect();
         let found = model.evaluate(batch, &contexts);
         let found = found.map_err(|source| TrainError::Model {
