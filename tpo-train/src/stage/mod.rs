@@ -70,7 +70,54 @@ pub struct Stage {
     /// Bound on the L2 norm of all gradients together, applied after accumulation; absent: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clip_norm: Option<f64>,
-    impl StagePlan {
+    /// Number format of weights and activations.
+    #[serde(default)]
+    pub precision: Precision,
+    /// Learning rate over time, for all groups.
+    #[serde(default)]
+    pub schedule: LrSchedule,
+    /// Constants of the optimizer.
+    #[serde(default)]
+    pub adamw: AdamW,
+    /// Factors of the losses.
+    #[serde(default)]
+    pub loss: LossWeights,
+    /// What it learns from; absent: what the program gives it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data: Option<MixtureSpec>,
+    /// Held-out samples it is evaluated on; absent: none, unless the program evaluates.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub evaluation: Option<EvaluationSpec>,
+    /// How often it is evaluated; absent: at its end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub evaluate_every: Option<StageLength>,
+    /// How often a checkpoint is written; absent: at its end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checkpoint_every: Option<StageLength>,
+    /// Adapters of the language model from this stage on; absent: as before it. Another dropout or
+    /// alpha applies to those that are there, without a change of what the model computes. Another
+    /// rank or other targets add the old adapters to the weights and start new ones, drawn from the
+    /// stage's seed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lora: Option<LoraSpec>,
+    /// Seed of this stage; absent: the recipe's plus the stage's place.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seed: Option<u64>,
+    /// What learns. Parameters of no group are frozen.
+    pub groups: Vec<ParamGroupSpec>,
+}
+
+/// When a stage ends: `{ epochs = 3 }` or `{ steps = 1000 }`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StageLength {
+    /// Passes over the training data.
+    Epochs(u64),
+    /// Optimizer steps.
+    Steps(u64),
+}
+
+impl StagePlan {
     /// Reads a plan and validates it. `origin` names the text in messages, for example the file.
     ///
     /// # Errors

@@ -142,7 +142,9 @@ fn evaluation_and_adapters_are_checked() {
     let with = |line: &str| SMALLEST.replace("batch_size = 2", &format!("batch_size = 2\n{line}"));
     let data = "data = { sources = [{ name = \"a\", annotations = \"a.jsonl\" }] }";
     let plan = StagePlan::from_toml(
-        &with(&format!("evaluation = {{ batches = 3, {data} }}\nlora = {{ rank = 2, alpha = 4.0 }}")),
+        &with(&format!(
+            "evaluation = {{ batches = 3, {data} }}\nlora = {{ rank = 2, alpha = 4.0 }}"
+        )),
         "r.toml",
     )
     .unwrap();
