@@ -70,7 +70,7 @@ pub struct RunSummary {
 /// seed, always the same; over them those of the checkpoint that `model.start` names.
 ///
 /// # Errors
-/// As [`model_config`](crate::recipe::model_config) and weight import;
+/// As [`model_config`] and weight import;
 /// [`Error::Train`] when `start` is no checkpoint or does not fit.
 pub fn recipe_model(recipe: &Recipe, device: &Device) -> Result<RecipeModel> {
     let config = model_config(&recipe.model)?;
@@ -198,7 +198,8 @@ pub fn run_recipe_with(
     let open = |purpose: Purpose, stage: &Stage, place: usize, seed: u64| {
         (*data.borrow_mut())(purpose, stage, place, seed, &parts)
     };
-    let evaluation = StageEvaluation::new(&plan.stages, &options.device, open);
+    let held_out = |stage: &Stage, place, seed| open(Purpose::Evaluate, stage, place, seed);
+    let evaluation = StageEvaluation::new(&plan.stages, &options.device, held_out);
     let (model, end) = train_plan(
         built.model,
         &plan,

@@ -12,7 +12,7 @@ use tpo::train::keep::RunKeeper;
 use tpo::train::observe::read_metrics;
 use tpo::train::recipe::{BestSpec, CheckpointSpec, EvaluationSpec, Goal, LoggingSpec, ModelSpec};
 use tpo::train::trainer::{
-    Metrics, Purpose, StageEvaluation, StepReport, TrainEvent, TrainState, evaluate, train_plan,
+    Metrics, StageEvaluation, StepReport, TrainEvent, TrainState, evaluate, train_plan,
 };
 use tpo::train::{
     HeadNames, Hooks, LossWeights, Recipe, Stage, StageLength, StagePlan, TrainData, TrainOptions,
@@ -59,7 +59,7 @@ fn evaluated(mut stage: Stage, batches: Option<u64>) -> Stage {
     stage
 }
 
-fn run(stage: Stage, evaluation: bool) -> (BTreeMap<String, Vec<u8>>, Notes, Vec<(Purpose, u64)>) {
+fn run(stage: Stage, evaluation: bool) -> (BTreeMap<String, Vec<u8>>, Notes, Vec<u64>) {
     let device = Device::flex();
     let config = config(0.2);
     let plan = StagePlan {
@@ -74,8 +74,8 @@ fn run(stage: Stage, evaluation: bool) -> (BTreeMap<String, Vec<u8>>, Notes, Vec
     let model = match evaluation {
         false => train_plan(start, &plan, None, options, &mut open, &mut &mut notes),
         true => {
-            let held_out = |purpose, stage: &Stage, _: usize, seed| {
-                opened.push((purpose, seed));
+            let held_out = |stage: &Stage, _: usize, seed| {
+                opened.push(seed);
                 assert_eq!(stage.batch_size, 2);
                 Ok(Box::new(data(&config, stage.batch_size)) as Box<dyn TrainData>)
             };
@@ -100,7 +100,7 @@ fn a_run_goes_on_as_if_it_had_not_been_evaluated() {
     assert!(without.evaluations.is_empty());
     let steps: Vec<u64> = with.evaluations.iter().map(|e| e.0).collect();
     assert_eq!(steps, [2, 4, 5], "every two steps and at the end");
-    assert_eq!(opened, [(Purpose::Evaluate, 0)]);
+    assert_eq!(opened, [0], "once, with the seed of all runs");
     for (_, metrics) in &with.evaluations {
         let names: Vec<&str> = metrics.keys().map(String::as_str).collect();
         let expected = [

@@ -7,8 +7,9 @@ use tpo_core::head::{HeadSet, SampleContext};
 use tpo_core::model::TpoModel;
 use tpo_core::traits::{Connector, LanguageModel, VisionEncoder};
 
-use super::data::{Purpose, TrainBatch, TrainData};
+use super::data::{TrainBatch, TrainData};
 use super::event::{Hooks, Metrics, StepReport, TrainEvent};
+use super::plan::OpenStage;
 use crate::error::{Result, TrainError};
 use crate::loss::LossWeights;
 use crate::stage::Stage;
@@ -124,9 +125,6 @@ where
     Ok(metrics)
 }
 
-/// Opens a data stream of a stage: what for, the stage, its place in the plan, the seed.
-pub type OpenStage<'a> = dyn FnMut(Purpose, &Stage, usize, u64) -> Result<Box<dyn TrainData>> + 'a;
-
 /// Hooks that evaluate every stage on its held-out samples ([`Stage::evaluation`]).
 ///
 /// Join them with those that keep the run: `(StageEvaluation::new(..), keeper)`. Every evaluation
@@ -161,7 +159,7 @@ impl<'a> StageEvaluation<'a> {
     pub fn new(
         stages: &[Stage],
         device: &Device,
-        open: impl FnMut(Purpose, &Stage, usize, u64) -> Result<Box<dyn TrainData>> + 'a,
+        open: impl FnMut(&Stage, usize, u64) -> Result<Box<dyn TrainData>> + 'a,
     ) -> Self {
         Self {
             device: device.clone(),
@@ -184,7 +182,7 @@ impl<'a> StageEvaluation<'a> {
             batch_size: spec.batch_size.unwrap_or(stage.batch_size),
             ..stage.clone()
         };
-        let data = (self.open)(Purpose::Evaluate, &stage, index, SEED)?;
+        let data = (self.open)(&stage, index, SEED)?;
         let pass = data.batches_per_epoch().max(1);
         self.current = Some(Current {
             start: data.cursor(),

@@ -17,11 +17,11 @@ mod run;
 mod state;
 
 pub use data::{GeneratedData, Purpose, SampleInfo, Sharded, TrainBatch, TrainData};
-pub use evaluate::{OpenStage, StageEvaluation, evaluate};
+pub use evaluate::{StageEvaluation, evaluate};
 pub use event::{Hooks, Metrics, MicroReport, StepReport, TermValue, TrainEvent};
 pub use feed::{FeedData, FindFeatures};
 pub use parallel::{Reduce, Worker};
-pub use plan::train_plan;
+pub use plan::{OpenStage, train_plan};
 pub use prepare::prepare;
 pub use run::{RunEnd, TrainOptions, Trainer};
 pub use state::{TrainState, step_seed};
