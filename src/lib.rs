@@ -31,6 +31,7 @@ pub mod evaluation;
 pub mod export;
 pub mod features;
 mod frames;
+pub mod measure;
 mod model_dir;
 pub mod recipe;
 mod session;

@@ -156,8 +156,8 @@ pub fn stage_data_with(
         return Err(invalid(problems));
     }
     let data = FeedData::new(feed);
-    // A head whose loss does not count is not run, but in evaluations.
-    let needed = purpose == Purpose::Evaluate || stage.loss.head("temporal") != 0.0;
+    // A head whose loss does not count is not run.
+    let needed = stage.loss.head("temporal") != 0.0;
     let features = TrainingFeatures::new(
         &context.config,
         &context.tokenizer,

@@ -158,6 +158,22 @@ pub fn run_recipe(recipe: &Recipe, options: &RunOptions) -> Result<RunSummary> {
     )
 }
 
+/// Opens the data that a stage of a recipe names, for a model that needs no towers; see
+/// [`OpenData`] and [`stage_data`].
+///
+/// # Errors
+/// As [`stage_data`].
+pub fn open_data(
+    purpose: Purpose,
+    stage: &Stage,
+    _place: usize,
+    seed: u64,
+    (config, tokenizer): &(TpoConfig, Arc<Tokenizer>),
+) -> tpo_train::Result<Box<dyn TrainData>> {
+    let context = DataContext::new(config, tokenizer);
+    Ok(Box::new(stage_data(purpose, stage, seed, &context)?))
+}
+
 /// Opens data of a stage: what for, the stage, its place, the seed, the model's sizes and
 /// tokenizer. For [`Purpose::Evaluate`] the stage's `data` and `batch_size` are those of its
 /// evaluation.
@@ -225,7 +241,8 @@ pub fn run_recipe_with(
     let open = |purpose: Purpose, stage: &Stage, place: usize, seed: u64| {
         (*data.borrow_mut())(purpose, stage, place, seed, &parts)
     };
-    let evaluation = StageEvaluation::new(&plan.stages, &options.device, open);
+    let held_out = |stage: &Stage, place, seed| open(Purpose::Evaluate, stage, place, seed);
+    let evaluation = StageEvaluation::new(&plan.stages, &options.device, held_out);
     let (model, end) = train_plan(
         built.model,
         &plan,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use burn::tensor::{Device, TensorData, Tolerance};
+use burn::tensor::{TensorData, Tolerance};
 use serde_json::json;
 use tpo_core::head::FrameSource;
 use tpo_core::prompt::TextEncoder;

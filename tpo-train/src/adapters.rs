@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use burn::module::Module;
 use tpo_core::traits::AdapterSettings;
 
+use crate::groups::{ResolvedParam, float_params};
 use crate::recipe::LoraSpec;
 
 /// Ends of the paths of an adapter's factors below its layer. Burn's own adapters are called so
@@ -13,8 +14,13 @@ const FACTORS: [&str; 2] = [".lora.a", ".lora.b"];
 
 /// The layers of a module that have an adapter, by path, with its rank. No value is drawn.
 pub(crate) fn adapters_of<M: Module>(module: &M) -> BTreeMap<String, usize> {
-    crate::groups::float_params(module)
-        .into_iter()
+    adapters_in(&float_params(module))
+}
+
+/// [`adapters_of`] a list of parameters.
+pub(crate) fn adapters_in(params: &[ResolvedParam]) -> BTreeMap<String, usize> {
+    params
+        .iter()
         .filter_map(|p| {
             let layer = p.path.strip_suffix(FACTORS[0])?;
             Some((layer.to_string(), *p.shape.first()?))

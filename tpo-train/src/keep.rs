@@ -50,6 +50,8 @@ pub struct RunKeeper {
     score: Option<(u64, f64)>,
     /// Best score of all checkpoints.
     best: Option<f64>,
+    /// The stage in which it was said that the value to choose by is missing.
+    missing_in: Option<String>,
     last: Option<StepReport>,
 }
 
@@ -196,6 +198,7 @@ impl RunKeeper {
             pending: None,
             score: None,
             best,
+            missing_in: None,
             last: None,
         })
     }
@@ -328,6 +331,7 @@ impl<M: Module> Hooks<M> for RunKeeper {
                         Some(value) if value.is_finite() => {
                             self.score = Some((report.run_step, *value));
                         }
+                        _ if self.missing_in.as_ref() == Some(&report.stage) => {}
                         _ => self.log.line(&format!(
                             "`{}` of checkpoints.keep_best is not among what the evaluation \
                              found: {}",
@@ -341,6 +345,9 @@ impl<M: Module> Hooks<M> for RunKeeper {
                                 .join(", ")
                         )),
                     }
+                }
+                if self.score.is_none() {
+                    self.missing_in = Some(report.stage.clone());
                 }
                 self.log.evaluation(&record)?;
             }

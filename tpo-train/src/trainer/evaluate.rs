@@ -7,8 +7,9 @@ use tpo_core::head::{HeadSet, SampleContext};
 use tpo_core::model::TpoModel;
 use tpo_core::traits::{Connector, LanguageModel, VisionEncoder};
 
-use super::data::{Purpose, TrainBatch, TrainData};
+use super::data::{TrainBatch, TrainData};
 use super::event::{Hooks, Metrics, StepReport, TrainEvent};
+use super::plan::OpenStage;
 use crate::error::{Result, TrainError};
 use crate::loss::LossWeights;
 use crate::stage::Stage;
@@ -42,6 +43,8 @@ impl Mean {
 /// * `region/acc@0.5`: the head's own metrics, means over its answers;
 /// * `loss`: the stage's weighted sum of all these losses.
 ///
+/// Heads whose loss has no weight are not run, as in training.
+///
 /// # Errors
 /// [`TrainError::Model`] when the model refuses a batch; what the data stream fails with.
 pub fn evaluate<V, C, L, H>(
@@ -63,7 +66,8 @@ where
     let mut weight_of: BTreeMap<String, f64> = BTreeMap::new();
     for _ in 0..batches {
         data.see(model);
-        let TrainBatch { batch, samples } = data.next_batch(&device)?;
+        let TrainBatch { mut batch, samples } = data.next_batch(&device)?;
+        batch.targets.retain(|head| weights.head(head) != 0.0);
         let contexts: Vec<SampleContext<'_>> = samples.iter().map(|s| s.context()).collect();
         let found = model.evaluate(batch, &contexts);
         let found = found.map_err(|source| TrainError::Model {
@@ -122,9 +126,6 @@ where
     Ok(metrics)
 }
 
-/// Opens a data stream of a stage: what for, the stage, its place in the plan, the seed.
-pub type OpenStage<'a> = dyn FnMut(Purpose, &Stage, usize, u64) -> Result<Box<dyn TrainData>> + 'a;
-
 /// Hooks that evaluate every stage on its held-out samples ([`Stage::evaluation`]).
 ///
 /// Join them with those that keep the run: `(StageEvaluation::new(..), keeper)`. Every evaluation
@@ -159,7 +160,7 @@ impl<'a> StageEvaluation<'a> {
     pub fn new(
         stages: &[Stage],
         device: &Device,
-        open: impl FnMut(Purpose, &Stage, usize, u64) -> Result<Box<dyn TrainData>> + 'a,
+        open: impl FnMut(&Stage, usize, u64) -> Result<Box<dyn TrainData>> + 'a,
     ) -> Self {
         Self {
             device: device.clone(),
@@ -182,7 +183,7 @@ impl<'a> StageEvaluation<'a> {
             batch_size: spec.batch_size.unwrap_or(stage.batch_size),
             ..stage.clone()
         };
-        let data = (self.open)(Purpose::Evaluate, &stage, index, SEED)?;
+        let data = (self.open)(&stage, index, SEED)?;
         let pass = data.batches_per_epoch().max(1);
         self.current = Some(Current {
             start: data.cursor(),

@@ -17,7 +17,7 @@ mod run;
 mod state;
 
 pub use data::{GeneratedData, Purpose, SampleInfo, Sharded, TrainBatch, TrainData};
-pub use evaluate::{OpenStage, StageEvaluation, evaluate};
+pub use evaluate::{StageEvaluation, evaluate};
 pub use event::{Hooks, Metrics, MicroReport, StepReport, TermValue, TrainEvent};
 pub use feed::{FeedData, FindFeatures};
 pub use parallel::{Reduce, Worker};
