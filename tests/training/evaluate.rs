@@ -52,7 +52,7 @@ fn evaluated(mut stage: Stage, batches: Option<u64>) -> Stage {
         batches,
         batch_size: Some(2),
         data: serde_json::from_value(serde_json::json!({ "sources": [
-            { "name": "held-out", "synthetic": { "task": "region", "rows": 8 } },
+            { "name": "held-out", "synthetic": { "tasks": ["region"], "rows": 8 } },
         ] }))
         .unwrap(),
     });
