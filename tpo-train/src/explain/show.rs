@@ -147,12 +147,13 @@ impl fmt::Display for StageExplanation {
         let m = &self.memory;
         writeln!(
             f,
-            "  memory     {} = weights {} + gradients {} + optimizer {} + activations about {} ({} \
+            "  memory     {} = weights {} + gradients {} + optimizer {} + process {} + activations about {} ({} \
              when recomputed)",
             gib(m.total(false)),
             gib(m.weights),
             gib(m.gradients),
             gib(m.optimizer),
+            gib(m.process),
             gib(m.activations),
             gib(m.recomputed)
         )?;

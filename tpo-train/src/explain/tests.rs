@@ -54,6 +54,7 @@ fn numbers_worked_by_hand() {
         weights: 64,
         gradients: 48,
         optimizer: 144,
+        process: 28 << 20,
         // (5 + 2) values · 4 rows · batch 2 · 2 bytes, and twice as much in flight; the first part
         // is before all that learns
         activations: 336,
