@@ -3,13 +3,13 @@
 //! It counts the bright squares of a clip. docs/ADDING_A_HEAD.md walks through this file.
 
 use burn::tensor::TensorData;
-use tpo::core::head::SampleContext;
+use tpo::core::head::{HeadMetric, SampleContext};
 use tpo::core::model::{GenerateEvent, GenerateOptions, PaddingSide, TokenBatch, TpoBatch};
 use tpo::core::prompt::PromptIds;
 use tpo::llm::{CausalLm, LlmConfig};
 use tpo::prelude::*;
-use tpo::train::trainer::{GeneratedData, SampleInfo, TrainBatch, Trainer};
-use tpo::train::{ParamGroupSpec, Stage, StageLength, TrainOptions};
+use tpo::train::trainer::{GeneratedData, SampleInfo, TrainBatch, Trainer, evaluate};
+use tpo::train::{LossWeights, ParamGroupSpec, Stage, StageLength, TrainOptions};
 use tpo::vision::{MlpConnector, MlpConnectorConfig, UmtConfig, VideoEncoder};
 use tpo::weights::{Checkpoint, KeyRules, LoadOptions, SaveOptions, load_module, save_module};
 
@@ -41,6 +41,18 @@ impl TaskHead for CountHead {
     }
     fn decode(&self, out: Tensor<2>, _: &HeadContext<'_>) -> tpo::core::Result<Vec<f32>> {
         Ok(out.into_data().iter::<f32>().collect())
+    }
+    fn metrics(
+        &self,
+        out: Tensor<2>,
+        targets: &[f32],
+        context: &HeadContext<'_>,
+    ) -> tpo::core::Result<Vec<HeadMetric>> {
+        let counts = self.decode(out, context)?;
+        let right = counts.iter().zip(targets).map(|(c, t)| c.round() == *t);
+        Ok(HeadMetric::share_of("accuracy", right)
+            .into_iter()
+            .collect())
     }
 }
 
@@ -181,8 +193,8 @@ fn chat(
     Ok((words.join(" "), count))
 }
 
-/// Mean absolute error over clips that training did not see.
-fn evaluate(model: &Model, device: &Device) -> Result<f32, Box<dyn std::error::Error>> {
+/// Mean absolute error of what it says about clips that training did not see.
+fn mean_error(model: &Model, device: &Device) -> Result<f32, Box<dyn std::error::Error>> {
     let errors =
         (0..50).map(|i| Ok((chat(model, 1_000_000 + i, device)?.1 - clip(1_000_000 + i).1).abs()));
     Ok(errors.sum::<Result<f32, Box<dyn std::error::Error>>>()? / 50.0)
@@ -212,8 +224,24 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let trained = trainer.into_model()?;
     println!(
         "mean error on new clips: {:.3}",
-        evaluate(&trained, &device)?
+        mean_error(&trained, &device)?
     );
+    // What a stage's evaluation logs as eval/..: the true answers as input.
+    let mut held_out = GeneratedData::new(4, |i, device: &Device| {
+        Ok(batch(1_000_000 + i * 16, 16, device))
+    });
+    let weights = LossWeights::default();
+    let found = evaluate(
+        &trained,
+        &mut held_out,
+        4,
+        &weights,
+        &device,
+        ("count", 400),
+    )?;
+    for name in ["lm/token_accuracy", "count/accuracy"] {
+        println!("{name}: {:.3}", found[name]);
+    }
 
     let dir = std::env::temp_dir().join(format!("custom_head-{}", std::process::id()));
     save_module(&trained, &KeyRules::new(), &dir, &SaveOptions::default())?;

@@ -8,10 +8,12 @@ use std::process::ExitCode;
 use clap::Parser;
 use tpo::DeviceChoice;
 use tpo::export::{ExportOptions, LoraExport, export_model};
+use tpo::measure::measure_stage;
 use tpo::recipe::explain;
 use tpo::train::Recipe;
+use tpo::train::explain::Explanation;
 use tpo::train::trainer::RunEnd;
-use tpo::training::{RunOptions, run_recipe};
+use tpo::training::{RunOptions, open_data, run_recipe};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -26,6 +28,9 @@ struct Args {
     /// Say what the recipe would do and what memory it takes, then end. No weight is read.
     #[arg(long)]
     explain: bool,
+    /// Take two steps of this stage and say what memory they took beside the estimate, then end.
+    #[arg(long, value_name = "STAGE", conflicts_with = "explain")]
+    measure: Option<String>,
     /// Directory of the run [default: runs/NAME, NAME being the recipe's].
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
@@ -88,17 +93,20 @@ fn run(args: &Args) -> tpo::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     // Everything that shapes alone can tell, before a weight is read.
-    explain(&recipe)?;
+    let told = explain(&recipe)?;
     let options = RunOptions {
         dir: args
             .out
             .clone()
             .unwrap_or_else(|| PathBuf::from("runs").join(&recipe.name)),
-        device: args.device.open()?,
         resume: args.resume,
         bars: !args.quiet,
         recompute: args.recompute,
+        ..RunOptions::new("", &args.device.open()?)
     };
+    if let Some(stage) = &args.measure {
+        return measure(&recipe, stage, &told, &options);
+    }
     let summary = run_recipe(&recipe, &options)?;
     if let Some(step) = summary.resumed_at {
         eprintln!("resumed at step {step}");
@@ -134,5 +142,27 @@ fn run(args: &Args) -> tpo::Result<ExitCode> {
             report.bytes
         );
     }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn measure(
+    recipe: &Recipe,
+    stage: &str,
+    told: &Explanation,
+    options: &RunOptions,
+) -> tpo::Result<ExitCode> {
+    let Some(found) = measure_stage(recipe, stage, options, &mut open_data)? else {
+        eprintln!("this system does not tell what memory a process uses");
+        return Ok(ExitCode::FAILURE);
+    };
+    let mib = |bytes: u64| bytes as f64 / (1_u64 << 20) as f64;
+    let estimate = told.stages.iter().find(|s| s.stage.name == stage);
+    let estimate = estimate.map_or(0, |s| s.memory.total(options.recompute));
+    println!(
+        "{stage}: {:.0} MiB at the most, {:.0} MiB after a step; the estimate is {:.0} MiB",
+        mib(found.peak),
+        mib(found.settled),
+        mib(estimate)
+    );
     Ok(ExitCode::SUCCESS)
 }

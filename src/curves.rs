@@ -48,7 +48,11 @@ pub fn draw_curves(records: &[StepRecord]) -> Result<RgbImage> {
             curves(records, |n| n == "grad_norm"),
         ),
         ("learning rate", curves(records, |n| n.starts_with("lr"))),
-        ("evaluation", curves(records, |n| n.starts_with("eval"))),
+        (
+            "loss on held-out samples",
+            curves(records, is_held_out_loss),
+        ),
+        ("evaluation", curves(records, is_score)),
     ]
     .into_iter()
     .filter(|(_, curves)| !curves.is_empty())
@@ -86,6 +90,16 @@ pub fn draw_curves(records: &[StepRecord]) -> Result<RgbImage> {
         }
     }
     Ok(picture)
+}
+
+/// `eval/loss`, `eval/lm/loss`, not the terms of a head.
+fn is_held_out_loss(name: &str) -> bool {
+    name.starts_with("eval/") && name.ends_with("/loss")
+}
+
+/// What an evaluation found besides losses.
+fn is_score(name: &str) -> bool {
+    name.starts_with("eval/") && !name.split('/').any(|part| part == "loss")
 }
 
 fn curves(records: &[StepRecord], wanted: impl Fn(&str) -> bool) -> Vec<Curve> {

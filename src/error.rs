@@ -91,6 +91,36 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
+    /// A run directory that was made under another protocol.
+    #[error(
+        "{dir}: holds an evaluation of another protocol ({}); give another directory, or start \
+         over with --restart",
+        differences.join("; "),
+        dir = dir.display()
+    )]
+    EvaluationProtocol {
+        /// The run's directory.
+        dir: PathBuf,
+        /// What differs: `path: then, now`.
+        differences: Vec<String>,
+    },
+    /// An evaluation that cannot go on.
+    #[error("{path}: {why}", path = path.display())]
+    Evaluation {
+        /// The file or directory.
+        path: PathBuf,
+        /// What is wrong and what to do.
+        why: String,
+    },
+    /// A file of an evaluation that cannot be read or written.
+    #[error("{path}: {source}", path = path.display())]
+    EvaluationIo {
+        /// The file.
+        path: PathBuf,
+        /// The system's answer.
+        #[source]
+        source: std::io::Error,
+    },
 }
 
 impl Error {

@@ -1,14 +1,15 @@
 //! The frames of a video file as a head sees them: decoded ahead on a thread, a few at a time.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::mpsc::{Receiver, sync_channel};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use burn::tensor::{Device, Tensor};
 use tpo_core::CoreError;
 use tpo_core::head::FrameSource;
 use tpo_data::{
-    DataError, Frame, ImageTransform, MediaLimits, TransformPlan, VideoInfo, open_video, read_image,
+    DataError, Frame, ImageTransform, MediaLimits, TransformPlan, VideoReader, open_still,
+    open_video, read_image,
 };
 
 use crate::error::Result;
@@ -24,16 +25,24 @@ const AHEAD: usize = 2;
 /// from the nearest key frame.
 ///
 /// [`SampleContext::frames`]: tpo_core::head::SampleContext::frames
-#[derive(Debug)]
 pub struct StreamedFrames {
-    path: PathBuf,
-    limits: MediaLimits,
+    reader: Arc<dyn VideoReader>,
     device: Device,
     /// Indices in the file of the frames shown.
     picked: Picked,
     size: (u32, u32),
     running: Mutex<Option<Running>>,
     image: Option<Frame>,
+}
+
+impl std::fmt::Debug for StreamedFrames {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("StreamedFrames")
+            .field("path", &self.reader.path())
+            .field("picked", &self.picked)
+            .field("size", &self.size)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Which frames of the file are shown.
@@ -73,9 +82,7 @@ impl StreamedFrames {
     /// # Errors
     /// Those of [`open_video`]; no picture has been decoded by then.
     pub fn video(path: impl AsRef<Path>, limits: &MediaLimits, device: &Device) -> Result<Self> {
-        let info = open_video(path.as_ref(), limits)?.info().clone();
-        let picked = Picked::All(info.frame_count);
-        Ok(Self::new(path.as_ref(), &info, picked, limits, device))
+        Ok(Self::of(open_video(path, limits)?.into(), device))
     }
 
     /// Some frames of a video, by index.
@@ -88,50 +95,53 @@ impl StreamedFrames {
         limits: &MediaLimits,
         device: &Device,
     ) -> Result<Self> {
-        let info = open_video(path.as_ref(), limits)?.info().clone();
-        if let Some(&index) = indices.iter().find(|i| **i >= info.frame_count) {
-            return Err(DataError::FrameOutOfRange {
-                index,
-                frame_count: info.frame_count,
-            }
-            .into());
-        }
-        let picked = Picked::Some(indices.to_vec());
-        Ok(Self::new(path.as_ref(), &info, picked, limits, device))
+        Self::picked_of(open_video(path, limits)?.into(), indices, device)
     }
 
-    /// The one frame of an image.
+    /// An image, as a video of one frame.
     ///
     /// # Errors
     /// Those of [`read_image`].
     pub fn image(path: impl AsRef<Path>, limits: &MediaLimits, device: &Device) -> Result<Self> {
         let frame = read_image(path.as_ref(), limits)?;
+        let reader = open_still(path, limits)?;
         Ok(Self {
-            path: path.as_ref().into(),
-            limits: limits.clone(),
-            device: device.clone(),
-            picked: Picked::All(1),
-            size: (frame.width() as u32, frame.height() as u32),
-            running: Mutex::new(None),
             image: Some(frame),
+            ..Self::of(Arc::new(reader), device)
         })
     }
 
-    fn new(
-        path: &Path,
-        info: &VideoInfo,
-        picked: Picked,
-        limits: &MediaLimits,
+    /// All frames of a video that is open.
+    pub fn of(reader: Arc<dyn VideoReader>, device: &Device) -> Self {
+        let picked = Picked::All(reader.info().frame_count);
+        Self::new(reader, picked, device)
+    }
+
+    /// Some frames of a video that is open, by index.
+    ///
+    /// # Errors
+    /// [`DataError::FrameOutOfRange`].
+    pub fn picked_of(
+        reader: Arc<dyn VideoReader>,
+        indices: &[usize],
         device: &Device,
-    ) -> Self {
+    ) -> Result<Self> {
+        let frame_count = reader.info().frame_count;
+        if let Some(&index) = indices.iter().find(|i| **i >= frame_count) {
+            return Err(DataError::FrameOutOfRange { index, frame_count }.into());
+        }
+        Ok(Self::new(reader, Picked::Some(indices.into()), device))
+    }
+
+    fn new(reader: Arc<dyn VideoReader>, picked: Picked, device: &Device) -> Self {
+        let info = reader.info();
         Self {
-            path: path.into(),
-            limits: limits.clone(),
+            size: (info.width as u32, info.height as u32),
             device: device.clone(),
             picked,
-            size: (info.width as u32, info.height as u32),
             running: Mutex::new(None),
             image: None,
+            reader,
         }
     }
 
@@ -167,7 +177,7 @@ impl StreamedFrames {
             }
             Ok(Err(e)) => Err(e),
             Err(_) => Err(DataError::Decode {
-                path: self.path.clone(),
+                path: self.reader.path().into(),
                 frame: self.picked.at(index),
                 reason: "the stream ended before this frame".into(),
             }),
@@ -177,11 +187,9 @@ impl StreamedFrames {
     /// Starts decoding at a position; the thread ends when its receiver is dropped.
     fn start(&self, from: usize) -> Running {
         let (sender, frames) = sync_channel(AHEAD);
-        let (path, limits) = (self.path.clone(), self.limits.clone());
-        let picked = self.picked.clone();
+        let (video, picked) = (self.reader.clone(), self.picked.clone());
         std::thread::spawn(move || {
             let decode = || -> Result<(), DataError> {
-                let video = open_video(&path, &limits)?;
                 match &picked {
                     Picked::All(_) => {
                         for frame in video.stream(from)? {
@@ -271,6 +279,7 @@ impl FrameSource for HeardFrames {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::path::PathBuf;
 
     fn clip() -> PathBuf {
         Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/bouncing_shapes.mp4")

@@ -27,14 +27,16 @@ pub mod curves;
 mod device;
 pub mod draw;
 mod error;
+pub mod evaluation;
 pub mod export;
 pub mod features;
 mod frames;
+pub mod measure;
 mod model_dir;
 pub mod recipe;
 mod session;
 pub mod sheet;
-pub mod synthetic;
+pub mod stage_data;
 mod targets;
 pub mod training;
 
@@ -54,7 +56,7 @@ pub use model_dir::CONFIG_FILE;
 pub use session::{
     Answer, Event, HeadProgress, Media, Question, Reply, Session, SessionOptions, TrackFrames,
 };
-pub use targets::{built_in_targets, temporal_target};
+pub use targets::{built_in_targets, mask_target, temporal_target};
 
 /// What most programs need.
 pub mod prelude {

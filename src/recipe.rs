@@ -5,17 +5,21 @@
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
+use std::sync::Arc;
 
 use burn::tensor::Device;
 use tpo_core::head::HeadSet;
+use tpo_core::traits::AdapterSettings;
 use tpo_llm::{LORA_TARGETS, LoraConfig};
 use tpo_train::explain::{Explanation, ModelShape, PartShape};
 use tpo_train::recipe::{LoraSpec, ModelSpec, Recipe, SourceSpec};
+use tpo_train::trainer::Purpose;
 use tpo_train::{HeadNames, TrainError};
 
 use crate::config::TpoConfig;
 use crate::error::{Error, Result};
 use crate::model_dir::{mini_tokenizer, read_config};
+use crate::training::open_data;
 
 /// Names a recipe may give as `model.preset`.
 pub const PRESETS: [&str; 2] = ["videochat-tpo", "mini"];
@@ -85,44 +89,93 @@ pub fn model_config(spec: &ModelSpec) -> Result<TpoConfig> {
     }
 }
 
-fn lora_config(spec: &LoraSpec) -> LoraConfig {
-    let targets = match spec.targets.is_empty() {
-        true => LORA_TARGETS.map(String::from).to_vec(),
-        false => spec.targets.clone(),
-    };
-    LoraConfig::new(spec.rank, spec.alpha, targets).with_dropout(spec.dropout)
+/// Adapters of a recipe as the language model's configuration has them.
+pub(crate) fn lora_config(spec: &LoraSpec) -> LoraConfig {
+    LoraConfig::from(&AdapterSettings::from(spec))
 }
 
-/// The shape of the model that a recipe names. No weight is drawn or read.
+/// The shape of the model that a recipe names, for prompts of the most tokens it takes. No weight is
+/// drawn or read.
 ///
 /// # Errors
 /// As [`model_config`].
 pub fn model_shape(spec: &ModelSpec) -> Result<ModelShape> {
     let config = model_config(spec)?;
-    let model = config.init(&Device::flex())?;
-    let heads: Vec<String> = model.heads.specs().into_iter().map(|s| s.name).collect();
-    let name = match (&spec.preset, &spec.directory) {
+    let prompt = MAX_PROMPT.min(config.llm.max_position_embeddings);
+    shape_of(name_of(spec), &config, prompt)
+}
+
+fn name_of(spec: &ModelSpec) -> String {
+    match (&spec.preset, &spec.directory) {
         (Some(preset), _) => format!("preset {preset}"),
         (_, Some(dir)) => dir.display().to_string(),
         _ => String::new(),
-    };
+    }
+}
+
+/// The shape of a model for prompts of `prompt` tokens.
+fn shape_of(name: String, config: &TpoConfig, prompt: usize) -> Result<ModelShape> {
+    let model = config.init(&Device::flex())?;
+    let heads: Vec<String> = model.heads.specs().into_iter().map(|s| s.name).collect();
     let visual = config.connector.qformer.n_query();
     let grid = config.vision.img_size / config.vision.patch_size.max(1);
     let tokens = config.input.frames / config.vision.tubelet_size.max(1) * grid * grid;
-    let prompt = MAX_PROMPT.min(config.llm.max_position_embeddings);
     let parts = vec![
-        PartShape::new("vision", ["vision."], tokens),
+        PartShape::new("vision", ["vision."], tokens).with_recomputed_blocks(),
         PartShape::new("connector", ["connector."], visual)
             .with_rows_of("crossattention.self.key", tokens)
             .with_rows_of("crossattention.self.value", tokens),
         PartShape::new("task tokens", ["task_tokens."], 0),
-        PartShape::new("llm", ["llm."], prompt),
+        PartShape::new("llm", ["llm."], prompt).with_recomputed_blocks(),
         // Once per task token; what a frozen tower does is not kept.
         PartShape::new("heads", ["heads."], 1),
     ];
-    let mut shape = ModelShape::of(name, &model, HeadNames::default(), parts);
-    shape.heads = HeadNames::new(heads);
-    Ok(shape)
+    Ok(ModelShape::of(name, &model, HeadNames::new(heads), parts))
+}
+
+/// The shape of the model in every stage: with the stage's adapters, and where its data are made
+/// up, with prompts as long as theirs.
+fn staged_shapes(recipe: &Recipe) -> Result<Vec<ModelShape>> {
+    let mut config = model_config(&recipe.model)?;
+    let most = MAX_PROMPT.min(config.llm.max_position_embeddings);
+    let mut problems = Vec::new();
+    let mut shapes = Vec::new();
+    for (i, stage) in recipe.stages.iter().enumerate() {
+        if let Some(lora) = &stage.lora {
+            let mut other = config.clone();
+            other.llm.lora = Some(lora_config(lora));
+            match other.llm.validate() {
+                Ok(()) => config = other,
+                Err(e) => problems.push(format!("stages[{i}] `{}`.lora: {e}", stage.name)),
+            }
+        }
+        let prompt = made_up_prompt(recipe, i, &config).unwrap_or(most);
+        shapes.push(shape_of(name_of(&recipe.model), &config, prompt)?);
+    }
+    match problems.is_empty() {
+        true => Ok(shapes),
+        false => Err(TrainError::InvalidRecipe {
+            origin: format!("recipe `{}`", recipe.name),
+            problems,
+        }
+        .into()),
+    }
+}
+
+/// Tokens of the prompts of a stage whose data are made up, which costs nothing to try.
+fn made_up_prompt(recipe: &Recipe, stage: usize, config: &TpoConfig) -> Option<usize> {
+    let seed = recipe.stage_seed(stage);
+    let place = stage;
+    let stage = recipe.stages.get(stage)?;
+    let sources = &stage.data.as_ref()?.sources;
+    if recipe.model.directory.is_some() || sources.iter().any(|s| s.synthetic.is_none()) {
+        return None;
+    }
+    let parts = (config.clone(), Arc::new(mini_tokenizer().ok()?));
+    // What is wrong with the data is reported by the run.
+    let mut data = open_data(Purpose::Evaluate, stage, place, seed, &parts).ok()?;
+    let batch = data.next_batch(&Device::flex()).ok()?.batch;
+    Some(batch.tokens.shape().1)
 }
 
 /// What a recipe would do: which parts learn how fast, how long it takes, how much memory it
@@ -132,7 +185,7 @@ pub fn model_shape(spec: &ModelSpec) -> Result<ModelShape> {
 /// As [`model_config`] and [`Recipe::explain`].
 pub fn explain(recipe: &Recipe) -> Result<Explanation> {
     let shape = model_shape(&recipe.model)?;
-    Ok(recipe.explain(&shape, &rows)?)
+    Ok(recipe.explain_staged(&shape, &staged_shapes(recipe)?, &rows)?)
 }
 
 /// Rows of a source whose file is there.

@@ -1,5 +1,6 @@
 //! Training from a recipe.
 
+use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -9,15 +10,16 @@ use tpo_train::checkpoint::{SavedCheckpoint, files};
 use tpo_train::keep::{RunKeeper, find_checkpoint, materialise};
 use tpo_train::observe::{METRICS_FILE, read_metrics};
 use tpo_train::recipe::{Change, Recipe};
-use tpo_train::trainer::{RunEnd, TrainOptions, train_plan};
-use tpo_train::{HeadNames, Stage, StagePlan, TrainData};
+use tpo_train::trainer::{Purpose, RunEnd, StageEvaluation, TrainOptions, train_plan};
+use tpo_train::{HeadNames, Stage, StagePlan, TrainData, TrainError};
 
 use crate::config::{TpoConfig, VideoChatTpo};
 use crate::curves::draw_curves;
 use crate::error::{Error, Result};
+use crate::features::{FeatureCache, TemporalTowers};
 use crate::model_dir::{load_model, mini_tokenizer, model_tokenizer, tokenizer_files};
-use crate::recipe::model_config;
-use crate::synthetic::synthetic_data;
+use crate::recipe::{lora_config, model_config};
+use crate::stage_data::{DataContext, check_data, stage_data};
 
 /// Picture of a run's curves, in its directory.
 pub const CURVES_FILE: &str = "curves.png";
@@ -35,6 +37,25 @@ pub struct RunOptions {
     pub bars: bool,
     /// Compute activations again in the backward pass: less memory, more time.
     pub recompute: bool,
+    /// Towers of the temporal head, for a model that does not use its own parts.
+    pub towers: Option<TemporalTowers>,
+    /// Where video features of those towers are kept.
+    pub features: Option<FeatureCache>,
+}
+
+impl RunOptions {
+    /// A new run in `dir` without bars.
+    pub fn new(dir: impl Into<PathBuf>, device: &Device) -> Self {
+        Self {
+            dir: dir.into(),
+            device: device.clone(),
+            resume: false,
+            bars: false,
+            recompute: false,
+            towers: None,
+            features: None,
+        }
+    }
 }
 
 /// A model that a recipe names.
@@ -108,18 +129,61 @@ pub fn recipe_model(recipe: &Recipe, device: &Device) -> Result<RecipeModel> {
     })
 }
 
-/// Runs a recipe whose data are synthetic. See [`run_recipe_with`].
+/// Runs a recipe on the files and worlds it names. See [`run_recipe_with`], and
+/// [`stage_data`] for what is made of them.
 ///
 /// # Errors
-/// As [`run_recipe_with`].
+/// As [`run_recipe_with`]; [`TrainError::InvalidRecipe`] with every problem of the data of all
+/// stages, before a weight is read.
 pub fn run_recipe(recipe: &Recipe, options: &RunOptions) -> Result<RunSummary> {
-    run_recipe_with(recipe, options, &mut |stage, _, seed, model| {
-        synthetic_data(stage, seed, &model.0, model.1.clone())
-    })
+    recipe.validate()?;
+    let context = |config: &TpoConfig, tokenizer: &Arc<Tokenizer>| DataContext {
+        towers: options.towers.clone(),
+        features: options.features.clone(),
+        ..DataContext::new(config, tokenizer)
+    };
+    let config = model_config(&recipe.model)?;
+    let tokenizer = match &recipe.model.directory {
+        Some(dir) => model_tokenizer(dir, &config)?,
+        None => mini_tokenizer()?,
+    };
+    check_data(recipe, &context(&config, &Arc::new(tokenizer)))?;
+    run_recipe_with(
+        recipe,
+        options,
+        &mut |purpose, stage, _, seed, (config, tokenizer)| {
+            let data = stage_data(purpose, stage, seed, &context(config, tokenizer))?;
+            Ok(Box::new(data))
+        },
+    )
 }
 
-/// Opens the data of a stage: the stage, its place, its seed, the model's sizes and tokenizer.
-pub type OpenData<'a> = dyn FnMut(&Stage, usize, u64, &(TpoConfig, Arc<Tokenizer>)) -> tpo_train::Result<Box<dyn TrainData>>
+/// Opens the data that a stage of a recipe names, for a model that needs no towers; see
+/// [`OpenData`] and [`stage_data`].
+///
+/// # Errors
+/// As [`stage_data`].
+pub fn open_data(
+    purpose: Purpose,
+    stage: &Stage,
+    _place: usize,
+    seed: u64,
+    (config, tokenizer): &(TpoConfig, Arc<Tokenizer>),
+) -> tpo_train::Result<Box<dyn TrainData>> {
+    let context = DataContext::new(config, tokenizer);
+    Ok(Box::new(stage_data(purpose, stage, seed, &context)?))
+}
+
+/// Opens data of a stage: what for, the stage, its place, the seed, the model's sizes and
+/// tokenizer. For [`Purpose::Evaluate`] the stage's `data` and `batch_size` are those of its
+/// evaluation.
+pub type OpenData<'a> = dyn FnMut(
+        Purpose,
+        &Stage,
+        usize,
+        u64,
+        &(TpoConfig, Arc<Tokenizer>),
+    ) -> tpo_train::Result<Box<dyn TrainData>>
     + 'a;
 
 /// Runs a recipe: builds its model, takes it through the stages, keeps checkpoints and logs in the
@@ -140,12 +204,12 @@ pub fn run_recipe_with(
     let names = HeadNames::of(&built.model.heads);
     let resumed = match options.resume {
         true => {
-            let model = built.model.clone();
-            RunKeeper::resume(&options.dir, recipe, model, &names, options.bars)?
+            let model = |stage| staged_model(recipe, &built.model, stage);
+            RunKeeper::resume_with(&options.dir, recipe, &names, options.bars, model)?
         }
         false => None,
     };
-    let (mut keeper, state, changes) = match resumed {
+    let (keeper, state, changes) = match resumed {
         Some((keeper, resumed)) => {
             built.model = resumed.model;
             (keeper, Some(resumed.state), resumed.changes)
@@ -173,23 +237,48 @@ pub fn run_recipe_with(
         ..TrainOptions::new(&options.device)
     };
     let parts = (built.config.clone(), built.tokenizer.clone());
+    let data = RefCell::new(data);
+    let open = |purpose: Purpose, stage: &Stage, place: usize, seed: u64| {
+        (*data.borrow_mut())(purpose, stage, place, seed, &parts)
+    };
+    let held_out = |stage: &Stage, place, seed| open(Purpose::Evaluate, stage, place, seed);
+    let evaluation = StageEvaluation::new(&plan.stages, &options.device, held_out);
     let (model, end) = train_plan(
         built.model,
         &plan,
         state,
         train,
-        &mut |stage, place, seed| data(stage, place, seed, &parts),
-        &mut keeper,
+        &mut |stage, place, seed| open(Purpose::Train, stage, place, seed),
+        &mut (evaluation, keeper),
     )?;
     if recipe.logging.curves {
         draw_run(&options.dir)?;
     }
+    // A stage may have changed the adapters.
+    built.config.llm = model.llm.config().clone();
     Ok(RunSummary {
         model: RecipeModel { model, ..built },
         end,
         resumed_at,
         changes,
     })
+}
+
+/// The recipe's model with the adapters of a stage, whose values a checkpoint brings.
+fn staged_model(
+    recipe: &Recipe,
+    model: &VideoChatTpo,
+    stage: usize,
+) -> tpo_train::Result<VideoChatTpo> {
+    let mut model = model.clone();
+    let until = recipe.stages.iter().take(stage + 1);
+    if let Some(lora) = until.rev().find_map(|s| s.lora.as_ref()) {
+        let llm = model.llm.replace_lora(Some(lora_config(lora)));
+        model.llm = llm.map_err(|e| TrainError::InvalidPlan {
+            problems: vec![format!("the adapters of stages[{stage}]: {e}")],
+        })?;
+    }
+    Ok(model)
 }
 
 /// Draws the curves of the run in `dir` as [`CURVES_FILE`].

@@ -492,3 +492,57 @@ fn the_help_shows_every_format() {
         assert!(help.matches(format).count() >= 2, "{format}");
     }
 }
+
+/// A model is run, its submission scored by itself gives the same numbers, and another protocol is
+/// refused.
+#[test]
+fn a_model_is_run_and_its_submission_scores_the_same() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("run");
+    let go = |args: &[&str]| {
+        let mut command = evaluate();
+        command
+            .args(["--preset", "mini", "--synthetic", "1", "--device", "cpu"])
+            .args(["--task", "region", "--max-new-tokens", "2", "--out"])
+            .arg(&out)
+            .args(args);
+        command.output().unwrap()
+    };
+    let output = go(&["--route", "always"]);
+    assert!(output.status.success(), "{}", text(&output));
+    let results: Value =
+        serde_json::from_slice(&std::fs::read(out.join("results.json")).unwrap()).unwrap();
+    assert_eq!(results["protocol"]["route"], "always");
+    assert_eq!(results["scores"][0]["unanswered"], 0);
+    let found = &results["scores"][0]["scores"];
+    let miou = found
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|s| s["name"] == "mIoU")
+        .unwrap();
+    let again = scores(
+        &["--task", "region", "--strict"],
+        &out.join("submission/boxes.jsonl"),
+        Some(&out.join("submission/boxes_truth.jsonl")),
+    );
+    close(
+        &again["scores"]["all"]["mIoU"],
+        miou["value"].as_f64().unwrap(),
+    );
+
+    let output = go(&["--route", "model"]);
+    assert_eq!(output.status.code(), Some(2));
+    let message = text(&output);
+    assert!(
+        message.contains("route") && message.contains("--restart"),
+        "{message}"
+    );
+    let output = go(&["--route", "model", "--restart"]);
+    assert!(output.status.success(), "{}", text(&output));
+    assert!(text(&output).contains("region"), "{}", text(&output));
+    // Neither a model nor predictions.
+    let output = evaluate().args(["--task", "region"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output).contains("--predictions"), "{}", text(&output));
+}

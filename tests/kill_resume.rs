@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use tpo::train::checkpoint::{CheckpointStore, Retention, files};
 use tpo::train::observe::read_metrics;
+use tpo::train::recipe::Goal;
 
 #[path = "common/example.rs"]
 mod common;
@@ -14,12 +15,13 @@ mod common;
 const KILLS: usize = 10;
 const STEPS: u64 = 20;
 
-/// Two stages, accumulation, epochs that end in the middle of a step, dropout in the adapters and a
-/// checkpoint at every other step.
+/// Two stages, accumulation, epochs that end in the middle of a step, dropout in the adapters, a
+/// checkpoint at every other step, evaluations between them, and other adapters in the second
+/// stage.
 const RECIPE: &str = r#"
 name = "killed"
 model = { preset = "mini", lora = { rank = 4, alpha = 8.0, dropout = 0.1 } }
-checkpoints = { keep_last = 2 }
+checkpoints = { keep_last = 2, keep_best = { metric = "eval/region/mean_iou" } }
 
 [[stages]]
 name = "first"
@@ -29,9 +31,13 @@ accumulation = 2
 weight_decay = 0.02
 clip_norm = 1.0
 checkpoint_every = { steps = 2 }
+evaluate_every = { steps = 3 }
+evaluation = { batches = 2, batch_size = 2, data = { sources = [
+    { name = "held-out", synthetic = { tasks = ["region"], rows = 5, seed = 9 } },
+] } }
 data = { sources = [
-    { name = "boxes", synthetic = { task = "region", rows = 7 } },
-    { name = "chat", synthetic = { task = "chat", rows = 4 }, weight = 0.5 },
+    { name = "boxes", synthetic = { tasks = ["region"], rows = 7 } },
+    { name = "chat", synthetic = { tasks = ["chat"], rows = 4 }, weight = 0.5 },
 ] }
 groups = [
     { name = "lora", patterns = ["llm.**.lora.*"], learning_rate = 1e-3 },
@@ -46,7 +52,12 @@ accumulation = 2
 clip_norm = 1.0
 schedule = { warmup_ratio = 0.5, floor = 0.05 }
 checkpoint_every = { steps = 2 }
-data = { sources = [{ name = "boxes", synthetic = { task = "region", rows = 7 } }] }
+evaluate_every = { steps = 2 }
+evaluation = { batches = 1, data = { sources = [
+    { name = "held-out", synthetic = { tasks = ["region"], rows = 5, seed = 9 } },
+] } }
+lora = { rank = 3, alpha = 3.0, dropout = 0.2, targets = ["q_proj", "v_proj"] }
+data = { sources = [{ name = "boxes", synthetic = { tasks = ["region"], rows = 7 } }] }
 groups = [
     { name = "connector", patterns = ["connector.**"], learning_rate = 1e-4 },
     { name = "lora", patterns = ["llm.**.lora.*"], learning_rate = 1e-4 },
@@ -162,8 +173,11 @@ fn ten_kills_change_nothing() {
     // Every step is logged once, with the same numbers.
     let numbers = |out: &Path| -> Vec<(u64, Vec<(String, f64)>)> {
         let records = read_metrics(out.join("metrics.jsonl")).unwrap();
-        let exact =
-            |name: &str| name.starts_with("loss") || name.starts_with("lr") || name == "grad_norm";
+        let exact = |name: &str| {
+            ["loss", "lr", "grad_norm", "eval"]
+                .iter()
+                .any(|n| name.starts_with(n))
+        };
         records
             .into_iter()
             .map(|r| {
@@ -175,7 +189,17 @@ fn ten_kills_change_nothing() {
             .collect()
     };
     assert_eq!(numbers(&whole), numbers(&killed));
-    assert_eq!(numbers(&whole).len() as u64, STEPS);
+    let all = numbers(&whole);
+    let evaluations = all.iter().filter(|(_, v)| v[0].0.starts_with("eval"));
+    let evaluations: Vec<u64> = evaluations.map(|(step, _)| *step).collect();
+    assert_eq!(evaluations, [3, 6, 9, 11, 13, 15, 17, 19, 20]);
+    assert_eq!((all.len() - evaluations.len()) as u64, STEPS);
+    let best = |out: &Path| {
+        let store = CheckpointStore::new(out.join("checkpoints"), Retention::ALL);
+        let best = store.best(Goal::Max).unwrap().expect("a score");
+        (best.manifest().step, best.manifest().score)
+    };
+    assert_eq!(best(&whole), best(&killed));
 
     // Another recipe does not go on with this run, and says why; a new one does not write over it.
     std::fs::write(

@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use burn::tensor::Device;
+use tpo::llm::{LORA_TARGETS, LlmConfig, LoraConfig};
 use tpo::recipe::{explain, model_config, model_shape};
+use tpo::train::explain::{ModelShape, PartShape};
 use tpo::train::recipe::{ModelSpec, Recipe};
 use tpo::train::{HeadNames, StagePlan};
 
@@ -130,4 +132,53 @@ fn models_that_do_not_exist_are_named() {
         ..ModelSpec::default()
     };
     assert!(problems(nowhere)[0].contains("no/such/model is not a directory"));
+}
+
+/// Peaks that `train --measure` and the bench rows `lora-step` and `lora-step-recomputed` found, in
+/// MiB; see `MemoryEstimate`.
+#[test]
+fn memory_estimates_are_near_what_was_measured() {
+    let near = |what: &str, bytes: u64, measured: f64| {
+        let estimate = bytes as f64 / f64::from(1 << 20);
+        println!("{what}: {estimate:.0} MiB, measured {measured:.0}");
+        assert!(
+            (estimate / measured - 1.0).abs() < 0.25,
+            "{what}: {estimate}"
+        );
+    };
+    let told = explain(&open("mini/stages.toml")).unwrap();
+    for (stage, kept, recomputed) in [("region-head", 66.0, 53.0), ("co-training", 116.0, 91.0)] {
+        let found = told.stages.iter().find(|s| s.stage.name == stage).unwrap();
+        near(stage, found.memory.total(false), kept);
+        near(stage, found.memory.total(true), recomputed);
+    }
+
+    let targets = LORA_TARGETS.into_iter().filter(|t| *t != "lm_head");
+    let lora = LoraConfig::new(16, 32.0, targets.map(String::from).collect());
+    let config = LlmConfig {
+        num_hidden_layers: 2,
+        vocab_size: 64,
+        ..LlmConfig::mistral_7b()
+    };
+    let lm = config.lora(lora).init(&Device::flex()).unwrap();
+    // The row stops before the output layer.
+    let part = PartShape::new("llm", ["model."], 512).with_recomputed_blocks();
+    let shape = ModelShape::of("two layers", &lm, HeadNames::default(), vec![part]);
+    let recipe = Recipe::read::<&str>(
+        r#"
+        name = "two-layers"
+        model = { preset = "mini" }
+        [[stages]]
+        name = "lora"
+        length = { steps = 1 }
+        batch_size = 1
+        groups = [{ name = "lora", patterns = ["**.lora.*"], learning_rate = 1e-4 }]
+        "#,
+        "r",
+        &[],
+    )
+    .unwrap();
+    let memory = recipe.explain(&shape, &|_| None).unwrap().stages[0].memory;
+    near("two layers", memory.total(false), 2118.0);
+    near("two layers, recomputed", memory.total(true), 1973.0);
 }

@@ -124,8 +124,10 @@ pub fn tpo_step(device: &Device) -> Outcome<Step> {
         adamw: AdamW::default(),
         loss: Default::default(),
         data: None,
+        evaluation: None,
         evaluate_every: None,
         checkpoint_every: None,
+        lora: None,
         seed: None,
         groups: vec![group(&[
             "vision.**",

@@ -127,7 +127,7 @@ pub fn hugging_face(fixture: &Fixture, device: &Device) -> Result<Report, Failur
                 let masks = state.add_box_and_points(&model, p.frame, object, area, &clicks)?;
                 // The reference answers when all prompts of a frame are in.
                 let of = |q: &&HfPrompt| q.frame == p.frame;
-                if run.prompts.iter().filter(of).next_back() == Some(p) {
+                if run.prompts.iter().rfind(of) == Some(p) {
                     let key = format!("out.{}.prompt.{}", run.name, p.frame);
                     low_res(&mut report, fixture, &key, &masks)?;
                 }

@@ -189,8 +189,10 @@ fn stage(fixture: &Fixture, keys: &dyn KeyMap) -> Result<Stage, Failure> {
         },
         loss: Default::default(),
         data: None,
+        evaluation: None,
         evaluate_every: None,
         checkpoint_every: None,
+        lora: None,
         seed: None,
         groups,
     })

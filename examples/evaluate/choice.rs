@@ -92,11 +92,11 @@ pub fn mvbench(args: &Args) -> Result<Outcome, Failure> {
     let protocol = "MVBench check_ans";
     let mut tally = ChoiceTally::new(rule);
     let mut add = |row: &ChoiceRow| tally.add(&row.task_type, &row.pred, &row.gt);
-    if args.predictions.extension().is_some_and(|e| e == "json") {
-        read_mvbench(&args.predictions)?.iter().for_each(&mut add);
+    if args.predictions().extension().is_some_and(|e| e == "json") {
+        read_mvbench(args.predictions())?.iter().for_each(&mut add);
         return outcome(protocol, &tally.scores(), &[]);
     }
-    let rows = table::<ChoiceRow>(&args.predictions, &args.reading())?;
+    let rows = table::<ChoiceRow>(args.predictions(), &args.reading())?;
     rows.iter().for_each(&mut add);
     let mut outcome = outcome(protocol, &tally.scores(), &[])?;
     outcome.read(&rows);
@@ -105,7 +105,7 @@ pub fn mvbench(args: &Args) -> Result<Outcome, Failure> {
 
 pub fn video_mme(args: &Args) -> Result<Outcome, Failure> {
     let rule = args.rule.unwrap_or(Rule::VideoMme).rule();
-    let videos = read_video_mme(&args.predictions)?;
+    let videos = read_video_mme(args.predictions())?;
     let mut durations = ChoiceTally::new(rule);
     for duration in ["short", "medium", "long"] {
         durations.declare(duration);

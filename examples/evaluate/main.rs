@@ -1,10 +1,12 @@
-//! Scores prediction files against ground truth, with the rules of the official evaluators.
+//! Runs a model over a benchmark, or scores prediction files, with the rules of the official
+//! evaluators.
 
 mod choice;
 mod mask;
 mod outcome;
 mod progress;
 mod region;
+mod run;
 mod temporal;
 mod track;
 
@@ -30,21 +32,33 @@ enum Task {
     Region,
     /// Multiple choice: mvbench, video-mme
     Choice,
+    /// Short answers, by exact match; with a model only
+    Text,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Format {
     Qvhighlights,
+    #[value(alias = "charades")]
     CharadesSta,
+    #[value(alias = "nextgqa")]
     NextGqa,
     Davis,
+    #[value(alias = "refyoutubevos")]
     RefYoutubeVos,
     Lasot,
-    #[value(name = "got-10k")]
+    #[value(name = "got-10k", alias = "got10k")]
     Got10k,
     Refcoco,
     Mvbench,
     VideoMme,
+    // Those that only a model is run on.
+    Schema,
+    Mevis,
+    RefcocoCocoStyle,
+    ActivitynetCaptions,
+    Tacos,
+    SaV,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -55,7 +69,11 @@ enum OnUnusable {
     Score,
 }
 
-/// Score prediction files as the official evaluators do.
+/// Run a model over a benchmark and score it, or score prediction files as the official
+/// evaluators do.
+///
+/// With --model, --preset or --checkpoint every question of --data is asked and everything is kept
+/// below --out; a run that was interrupted goes on where it stopped.
 ///
 /// Prints a table, and with --json a file that also records the protocol: metric, version, format
 /// and options. Errors name file and line. Samples that only one side has are listed and not
@@ -63,15 +81,17 @@ enum OnUnusable {
 #[derive(Parser)]
 #[command(version, after_long_help = FORMATS)]
 struct Args {
-    /// What the predictions are
+    #[command(flatten)]
+    run: run::RunArgs,
+    /// What the predictions are, or which questions are asked
     #[arg(long)]
-    task: Task,
-    /// Whose files and rules; default: the first of the task
+    task: Option<Task>,
+    /// Whose files and rules; default: the first of the task, with a model `schema`
     #[arg(long)]
     format: Option<Format>,
-    /// File or folder of predictions
+    /// File or folder of predictions, to be scored without a model
     #[arg(long)]
-    predictions: PathBuf,
+    predictions: Option<PathBuf>,
     /// File or folder of the ground truth; choice files carry it themselves
     #[arg(long)]
     ground_truth: Option<PathBuf>,
@@ -145,13 +165,19 @@ const FORMATS: &str = r#"Formats (JSON lines: one object per line):
                    JSON of its script; no ground truth file
   video-mme        the JSON of its script: [{"video_id": .., "duration": "short", "questions": [..]}]
 
+With a model, --format also takes schema (this project's own rows), mevis, refcoco-coco-style,
+activitynet-captions, tacos and sa-v.
+
 Examples:
+  evaluate --preset mini --synthetic 20 --out runs/mini
+  evaluate --model VideoChat-TPO --format mvbench --data MVBench/json --media MVBench/video \
+           --out runs/mvbench
   evaluate --task temporal --format qvhighlights --predictions val_preds.jsonl \
            --ground-truth highlight_val_release.jsonl --strict --json scores.json
   evaluate --task mask --format davis --predictions results --ground-truth DAVIS/Annotations/480p
   evaluate --task choice --predictions mvbench.jsonl
 
-Exit code: 0 scored, 1 differs from --expect, 2 could not be scored."#;
+Exit code: 0 scored, 1 differs from --expect, 2 could not be scored or run."#;
 
 impl Args {
     fn reading(&self) -> ReadOptions {
@@ -167,6 +193,10 @@ impl Args {
             OnUnusable::Refuse => Unusable::Refuse,
             OnUnusable::Score => Unusable::Score,
         }
+    }
+
+    fn predictions(&self) -> &Path {
+        self.predictions.as_deref().unwrap_or(Path::new(""))
     }
 
     fn truth(&self) -> Result<&Path, Failure> {
@@ -185,15 +215,21 @@ impl Format {
 }
 
 fn score(args: &Args) -> Result<(Format, Outcome), Failure> {
-    let format = args.format.unwrap_or(match args.task {
+    let (Some(task), Some(_)) = (args.task, &args.predictions) else {
+        let why = "give --task and --predictions to score a file, or --model, --preset or \
+                   --checkpoint to run a model; see --help";
+        return Err(why.into());
+    };
+    let format = args.format.unwrap_or(match task {
         Task::Temporal => Format::Qvhighlights,
         Task::Gqa => Format::NextGqa,
         Task::Mask => Format::Davis,
         Task::Track => Format::Lasot,
         Task::Region => Format::Refcoco,
         Task::Choice => Format::Mvbench,
+        Task::Text => Format::Schema,
     });
-    let outcome = match (args.task, format) {
+    let outcome = match (task, format) {
         (Task::Temporal, Format::Qvhighlights) => temporal::qvhighlights(args)?,
         (Task::Temporal, Format::CharadesSta) => temporal::charades(args)?,
         (Task::Gqa, Format::NextGqa) => temporal::next_gqa(args)?,
@@ -215,11 +251,14 @@ fn score(args: &Args) -> Result<(Format, Outcome), Failure> {
 
 fn main() -> ExitCode {
     let args = Args::parse();
+    if args.run.has_model() {
+        return run::main(&args);
+    }
     let result = score(&args).and_then(|(format, outcome)| {
         outcome.print(args.each);
         let document = outcome.document(
             &format.name(),
-            &args.predictions,
+            args.predictions(),
             args.ground_truth.as_deref(),
         );
         if let Some(file) = &args.json {

@@ -31,11 +31,11 @@ pub fn vos(args: &Args, format: Format) -> Result<Outcome, Failure> {
     }
     let mut outcome = Outcome::new(vos::PROTOCOL, &options)?;
     let truth = args.truth()?;
-    let scores = match (args.predictions.is_dir(), truth.is_dir()) {
+    let scores = match (args.predictions().is_dir(), truth.is_dir()) {
         (true, true) if options.protocol == VosProtocol::Davis => davis_folders(args, &options)?,
         (true, true) => expression_folders(args, &options)?,
         (false, false) => {
-            let predictions = table::<MaskTrack>(&args.predictions, &args.reading())?;
+            let predictions = table::<MaskTrack>(args.predictions(), &args.reading())?;
             let truth = table::<MaskTrack>(truth, &args.reading())?;
             outcome.read(&predictions);
             outcome.read(&truth);
@@ -132,7 +132,7 @@ fn davis_folders(args: &Args, options: &VosOptions) -> Result<VosScores, Failure
     let mut matched = Matched::default();
     let mut objects: Vec<ObjectScores> = Vec::new();
     for name in names {
-        let results = args.predictions.join(&name);
+        let results = args.predictions().join(&name);
         if !results.is_dir() {
             matched.without_prediction.push(name);
             continue;
@@ -152,12 +152,12 @@ fn davis_folders(args: &Args, options: &VosOptions) -> Result<VosScores, Failure
 fn finish(args: &Args, objects: Vec<ObjectScores>, matched: Matched) -> Result<VosScores, Failure> {
     if args.strict {
         let name = |p: &Path| p.display().to_string();
-        matched.require_complete(&name(&args.predictions), &name(args.truth()?))?;
+        matched.require_complete(&name(args.predictions()), &name(args.truth()?))?;
     }
     if objects.is_empty() {
         return Err(format!(
             "{}: no result of any sequence of {}",
-            args.predictions.display(),
+            args.predictions().display(),
             args.truth()?.display()
         )
         .into());
@@ -197,7 +197,7 @@ struct Expression {
 fn expressions(args: &Args) -> Result<Vec<Expression>, Failure> {
     let root = args.truth()?;
     let wanted = sequence_names(root, args.sequences.as_deref())?;
-    let results = |video: &str, e: &str| args.predictions.join(video).join(e);
+    let results = |video: &str, e: &str| args.predictions().join(video).join(e);
     let mut all = Vec::new();
     if let Some(file) = &args.expressions {
         let at = file.display();

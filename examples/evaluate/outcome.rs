@@ -32,7 +32,7 @@ impl Grid {
         self.rows.push((name.into(), values));
     }
 
-    fn print(&self) {
+    pub fn print(&self) {
         let cell = |v: &Option<f64>| match v {
             Some(v) => format!("{v:.*}", self.decimals),
             None => "-".into(),

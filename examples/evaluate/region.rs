@@ -17,7 +17,7 @@ pub fn boxes(args: &Args) -> Result<Outcome, Failure> {
     if !args.iou.is_empty() {
         options.thresholds = args.iou.clone();
     }
-    let predictions = table(&args.predictions, &args.reading())?;
+    let predictions = table(args.predictions(), &args.reading())?;
     let truth = table(args.truth()?, &args.reading())?;
     let report = evaluate_boxes(&predictions, &truth, &options)?;
     let mut outcome = Outcome::new(BOX_PROTOCOL, &options)?;

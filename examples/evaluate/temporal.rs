@@ -15,7 +15,7 @@ pub fn qvhighlights(args: &Args) -> Result<Outcome, Failure> {
         unusable: args.unusable(),
         ..Default::default()
     };
-    let predictions = table(&args.predictions, &args.reading())?;
+    let predictions = table(args.predictions(), &args.reading())?;
     let truth = table(args.truth()?, &args.reading())?;
     let report = qvhighlights::evaluate(&predictions, &truth, &options)?;
     let mut outcome = Outcome::new(qvhighlights::PROTOCOL, &options)?;
@@ -80,7 +80,7 @@ pub fn charades(args: &Args) -> Result<Outcome, Failure> {
     if !args.iou.is_empty() {
         options.thresholds = args.iou.clone();
     }
-    let predictions = table(&args.predictions, &args.reading())?;
+    let predictions = table(args.predictions(), &args.reading())?;
     let truth = table(args.truth()?, &args.reading())?;
     let report = charades::evaluate(&predictions, &truth, &options)?;
     let mut outcome = Outcome::new(charades::PROTOCOL, &options)?;
@@ -114,7 +114,7 @@ pub fn next_gqa(args: &Args) -> Result<Outcome, Failure> {
         strict: args.strict,
         unusable: args.unusable(),
     };
-    let segments = nextgqa::read(&args.predictions)?;
+    let segments = nextgqa::read(args.predictions())?;
     let answers = args.answers.as_ref().map(nextgqa::read).transpose()?;
     let truth = nextgqa::read(args.truth()?)?;
     let report = nextgqa::evaluate(&segments, answers.as_ref(), &truth, &options)?;

@@ -20,9 +20,9 @@ fn sequences(args: &Args) -> Result<(Vec<(String, PathBuf)>, Matched), Failure> 
     let mut found = Vec::new();
     let mut matched = Matched::default();
     for name in names {
-        let folder = args.predictions.join(&name);
+        let folder = args.predictions().join(&name);
         let places = [
-            args.predictions.join(format!("{name}.txt")),
+            args.predictions().join(format!("{name}.txt")),
             folder.join(format!("{name}_001.txt")),
             folder.join(format!("{name}.txt")),
         ];
@@ -34,12 +34,12 @@ fn sequences(args: &Args) -> Result<(Vec<(String, PathBuf)>, Matched), Failure> 
     matched.matched = found.len();
     if args.strict {
         let name = |p: &Path| p.display().to_string();
-        matched.require_complete(&name(&args.predictions), &name(args.truth()?))?;
+        matched.require_complete(&name(args.predictions()), &name(args.truth()?))?;
     }
     if found.is_empty() {
         return Err(format!(
             "{}: no result of any sequence of {}; expected SEQUENCE.txt or SEQUENCE/SEQUENCE_001.txt",
-            args.predictions.display(),
+            args.predictions().display(),
             args.truth()?.display()
         )
         .into());

@@ -31,8 +31,13 @@ impl CacheKey {
     pub fn new(media: &blake3::Hash, extractor: &str, input: &ClipInput, antialias: bool) -> Self {
         Self(format!(
             "{FORMAT}\nmedia {media}\nextractor {extractor}\nframes {} per second, {} per clip, \
-             {} pixels, antialias {antialias}, mean {:?}, std {:?}",
-            input.frames_per_second, input.frames_per_clip, input.size, input.mean, input.std
+             {} pixels, antialias {antialias}, mean {:?}, std {:?}, rule {:?}",
+            input.frames_per_second,
+            input.frames_per_clip,
+            input.size,
+            input.mean,
+            input.std,
+            input.rule
         ))
     }
 

@@ -5,13 +5,13 @@ use std::path::Path;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use burn::tensor::{Device, Tensor, TensorData};
-use tpo_data::sampling::frame_indices;
+use tpo_data::sampling::{frame_indices, shown_indices};
 use tpo_data::{
     DataError, FrameSampling, ImageTransform, MediaLimits, Progress, Rounding, TransformPlan,
     VideoReader, open_video,
 };
 use tpo_heads::HeadsError;
-use tpo_heads::temporal::features::{ClipFeatureExtractor, FeatureMatrix};
+use tpo_heads::temporal::features::{ClipFeatureExtractor, FeatureMatrix, FrameRule};
 
 use super::cache::{CacheKey, CacheUse, FeatureCache, hash_file, write_features};
 use crate::error::{Error, Result};
@@ -142,8 +142,13 @@ fn clip_indices(
 ) -> Result<Vec<usize>> {
     let (info, input) = (reader.info(), extractor.input());
     input.validate()?;
-    let sampling = FrameSampling::Fps(input.frames_per_second);
-    let mut indices = frame_indices(sampling, 0, info.frame_count, info.fps)?;
+    let rate = input.frames_per_second;
+    let mut indices = match input.rule {
+        FrameRule::Reference => {
+            frame_indices(FrameSampling::Fps(rate), 0, info.frame_count, info.fps)?
+        }
+        FrameRule::Shown => shown_indices(rate, info.frame_count, info.fps)?,
+    };
     indices.truncate(indices.len() / input.frames_per_clip * input.frames_per_clip);
     if indices.is_empty() {
         return Err(Error::ShortVideo {

@@ -20,6 +20,7 @@
 mod cache;
 mod extract;
 mod session;
+mod training;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -40,7 +41,8 @@ use crate::error::Result;
 pub use cache::{CacheKey, CacheUse, FeatureCache, hash_file};
 pub use extract::{ExtractOptions, VideoFeatures, extract_reader, extract_video};
 pub use session::FeatureTowers;
-pub(crate) use session::LazyFeatures;
+pub(crate) use session::{FeatureVideo, LazyFeatures};
+pub use training::{TrainingFeatures, feature_rows};
 
 /// The two frozen towers behind the temporal head. Clones share them.
 #[derive(Clone)]

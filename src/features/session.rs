@@ -7,14 +7,14 @@ use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 use tpo_core::CoreError;
 use tpo_core::head::FeatureSource;
-use tpo_data::MediaLimits;
+use tpo_data::{MediaLimits, VideoReader};
 use tpo_heads::temporal::features::{
-    ClipInput, EncoderFeatures, LanguageModelFeatures, TEMPORAL_TEXT_FEATURES,
+    ClipInput, EncoderFeatures, FrameRule, LanguageModelFeatures, TEMPORAL_TEXT_FEATURES,
     TEMPORAL_VIDEO_FEATURES,
 };
 use tpo_llm::tokenizer::Tokenizer;
 
-use super::{ExtractOptions, FeatureCache, TemporalTowers, extract_video};
+use super::{ExtractOptions, FeatureCache, TemporalTowers, extract_reader, extract_video};
 use crate::config::VideoChatTpo;
 use crate::error::Result;
 use crate::session::HeadProgress;
@@ -85,6 +85,7 @@ impl TemporalTowers {
         let input = ClipInput {
             frames_per_second,
             frames_per_clip,
+            rule: FrameRule::Shown,
             ..ClipInput::one_per_second(size)
         };
         Ok(Self {
@@ -98,11 +99,29 @@ impl TemporalTowers {
     }
 }
 
+/// What video features are made of.
+#[derive(Clone)]
+pub(crate) enum FeatureVideo {
+    /// A whole file, whose features may be in a cache.
+    File(PathBuf),
+    /// A video that is open.
+    Open(Arc<dyn VideoReader>),
+}
+
+impl std::fmt::Debug for FeatureVideo {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::File(path) => f.debug_tuple("File").field(path).finish(),
+            Self::Open(reader) => f.debug_tuple("Open").field(&reader.path()).finish(),
+        }
+    }
+}
+
 /// Features of one video and one question, computed on first use.
 #[derive(Debug)]
 pub(crate) struct LazyFeatures {
     pub towers: TemporalTowers,
-    pub video: PathBuf,
+    pub video: FeatureVideo,
     pub query: String,
     pub limits: MediaLimits,
     pub antialias: bool,
@@ -126,8 +145,12 @@ impl LazyFeatures {
             }
             true
         };
-        let video = &*self.towers.video;
-        Ok(extract_video(&self.video, video, &options, Some(&heard))?.features)
+        let tower = &*self.towers.video;
+        let found = match &self.video {
+            FeatureVideo::File(path) => extract_video(path, tower, &options, Some(&heard))?,
+            FeatureVideo::Open(reader) => extract_reader(&**reader, tower, &options, Some(&heard))?,
+        };
+        Ok(found.features)
     }
 }
 

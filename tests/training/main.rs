@@ -1,7 +1,10 @@
-//! The trainer on a tiny model: accumulation, stages, gradient flow, resumption, memory.
+//! The trainer on a tiny model: accumulation, stages, gradient flow, resumption, memory,
+//! evaluation, adapters.
 //!
 //! Burn's CPU generator belongs to the process, so these tests run one at a time.
 
+mod adapters;
+mod evaluate;
 mod exact;
 mod safety;
 mod stages;

@@ -161,8 +161,10 @@ pub fn stage(patterns: &[&str], steps: u64, accumulation: usize) -> Stage {
         adamw: Default::default(),
         loss: Default::default(),
         data: None,
+        evaluation: None,
         evaluate_every: None,
         checkpoint_every: None,
+        lora: None,
         seed: None,
         groups: vec![ParamGroupSpec::new("all", patterns.iter().copied(), 2e-3)],
     }

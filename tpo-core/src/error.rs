@@ -183,6 +183,12 @@ pub enum CoreError {
         /// What to do.
         hint: &'static str,
     },
+    /// Adapters that a language model cannot have.
+    #[error("adapters: {why}")]
+    Adapters {
+        /// What is wrong and what to do.
+        why: String,
+    },
 }
 
 impl CoreError {

@@ -3,11 +3,11 @@
 use burn::module::{Module, ModuleDisplay};
 use burn::tensor::{Device, Int, Tensor};
 
-use crate::error::Result;
+use crate::error::{CoreError, Result};
 use crate::recompute::Tape;
 
 /// Turns frames into visual tokens.
-pub trait VisionEncoder: Module + ModuleDisplay {
+pub trait VisionEncoder: Module + ModuleDisplay + 'static {
     /// Encodes clips; one frame is an image.
     ///
     /// # Shapes
@@ -39,7 +39,7 @@ pub struct Instruction {
 }
 
 /// Turns visual tokens into embeddings the language model reads.
-pub trait Connector: Module + ModuleDisplay {
+pub trait Connector: Module + ModuleDisplay + 'static {
     /// # Shapes
     /// - features `[batch, tokens, dim]`
     /// - output `[batch, n_visual, d_llm]`
@@ -67,8 +67,21 @@ pub trait DecodeCache: Clone {
 /// Which positions of a batch are real, per row. Padding may stand on either side.
 pub type AttentionMask = [Vec<bool>];
 
+/// Low-rank adapters of a language model.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AdapterSettings {
+    /// Rank.
+    pub rank: usize,
+    /// Numerator of the scale `alpha / rank`.
+    pub alpha: f64,
+    /// Dropout on the adapters' input while training.
+    pub dropout: f64,
+    /// Names of the linear layers that get one; empty: all the model can adapt.
+    pub targets: Vec<String>,
+}
+
 /// A causal language model that reads embeddings.
-pub trait LanguageModel: Module + ModuleDisplay {
+pub trait LanguageModel: Module + ModuleDisplay + 'static {
     /// Its cache.
     type Cache: DecodeCache;
 
@@ -98,6 +111,18 @@ pub trait LanguageModel: Module + ModuleDisplay {
 
     /// Logits `[batch, length, vocab]` of hidden states `[batch, length, dim]`.
     fn logits(&self, hidden: Tensor<3>) -> Tensor<3>;
+
+    /// Gives the model these adapters without a change of what it computes. With the rank and
+    /// targets it has already, the adapters stay and their settings change; otherwise those it has
+    /// are added to its weights and new ones are drawn on first use.
+    ///
+    /// # Errors
+    /// [`CoreError::Adapters`] when the model has no adapters or none of that kind.
+    fn with_adapters(self, _adapters: &AdapterSettings) -> Result<Self> {
+        Err(CoreError::Adapters {
+            why: "this language model cannot be given adapters; leave `lora` out".into(),
+        })
+    }
 
     /// An empty cache for `batch` rows of up to `capacity` positions.
     fn cache(&self, batch: usize, capacity: usize, device: &Device) -> Self::Cache;

@@ -2,21 +2,27 @@
 //! everything that is known about each clip on the terminal.
 //!
 //! `cargo run --release -p tpo-data --example synthetic -- OUT_DIR [train|validation|held_out] [COUNT]`
+//!
+//! With `export` in front, clips and everything that is asked about them are written as a data set:
+//! PNG frames and a JSONL file that `data validate` and recipes read.
 
 use std::error::Error;
 use std::path::PathBuf;
 
 use image::codecs::gif::{GifEncoder, Repeat};
 use image::{Delay, Rgb, RgbImage, RgbaImage, imageops};
-use tpo_data::synthetic::{Clip, RenderedFrame, Split, World, WorldConfig};
+use tpo_data::synthetic::{
+    Clip, RenderedFrame, RowsConfig, Split, World, WorldConfig, WorldRows, WorldTask,
+};
 
 const SCALE: u32 = 2;
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let mut args = std::env::args().skip(1);
+    let mut args = std::env::args().skip(1).peekable();
+    let export = args.next_if(|a| a == "export").is_some();
     let dir = PathBuf::from(
         args.next()
-            .ok_or("usage: synthetic OUT_DIR [SPLIT] [COUNT]")?,
+            .ok_or("usage: synthetic [export] OUT_DIR [SPLIT] [COUNT]")?,
     );
     let split = match args.next().as_deref() {
         None | Some("train") => Split::Train,
@@ -26,6 +32,17 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
     let count: u64 = args.next().map_or(Ok(4), |n| n.parse())?;
     std::fs::create_dir_all(&dir)?;
+    if export {
+        let plain = WorldConfig::default();
+        let rows = RowsConfig {
+            split,
+            queries_per_clip: 8,
+            ..RowsConfig::new(WorldTask::ALL, count, 7)
+        };
+        let path = WorldRows::new(rows, plain.frames, plain.side)?.export(&dir)?;
+        println!("wrote {}", path.display());
+        return Ok(());
+    }
     let world = World::new(WorldConfig::default(), 7)?;
     for index in 0..count {
         let clip = world.clip(split, index);

@@ -54,6 +54,6 @@ pub use limits::MediaLimits;
 pub use sampling::{ClipRange, FrameSampling};
 pub use transform::{IMAGENET_MEAN, IMAGENET_STD, ImageTransform, Rounding, TransformPlan};
 pub use video::{
-    FrameFolder, VideoInfo, VideoOptions, VideoReader, YuvConversion, open_frames, open_still,
-    open_video, open_video_bytes, open_video_with,
+    FrameBuffer, FrameFolder, VideoInfo, VideoOptions, VideoPart, VideoReader, YuvConversion,
+    open_frames, open_still, open_video, open_video_bytes, open_video_with,
 };

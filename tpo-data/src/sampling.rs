@@ -168,6 +168,18 @@ pub fn clip_frame_indices(
     fps: f64,
     clip: ClipRange,
 ) -> Result<Vec<usize>, DataError> {
+    let (first, count) = clip_frames(frame_count, fps, clip)?;
+    let mut indices = frame_indices(sampling, num_frames, count, fps)?;
+    indices.iter_mut().for_each(|i| *i += first);
+    Ok(indices)
+}
+
+/// First frame and number of frames of a part of a video; see [`clip_frame_indices`].
+pub(crate) fn clip_frames(
+    frame_count: usize,
+    fps: f64,
+    clip: ClipRange,
+) -> Result<(usize, usize), DataError> {
     let ClipRange { start, end } = clip;
     if !(fps.is_finite() && fps > 0.0) {
         return Err(DataError::InvalidSampling {
@@ -185,9 +197,43 @@ pub fn clip_frame_indices(
     let (start, end) = (start.max(0.0), end.min(duration));
     let first = ((start * fps) as usize).min(frame_count.saturating_sub(1));
     let count = (((end - start) * fps) as usize).clamp(1, frame_count - first);
-    let mut indices = frame_indices(sampling, num_frames, count, fps)?;
-    indices.iter_mut().for_each(|i| *i += first);
-    Ok(indices)
+    Ok((first, count))
+}
+
+/// Frames on show in the middle of each of equal intervals, `rate` a second, as many as fit whole
+/// into the video: index `(i + 0.5) / rate · fps` rounded down. A video of `rate` frames per second
+/// gives every frame once, which [`FrameSampling::Fps`] does not.
+///
+/// # Errors
+/// [`DataError::InvalidSampling`] when a rate is not a positive number, there are no frames, or
+/// absurdly many come out.
+pub fn shown_indices(rate: f64, frame_count: usize, fps: f64) -> Result<Vec<usize>, DataError> {
+    for (name, value) in [("sampling rate", rate), ("frame rate of the video", fps)] {
+        if !(value.is_finite() && value > 0.0) {
+            return Err(DataError::InvalidSampling {
+                reason: format!("{name} must be a positive number, got {value}"),
+            });
+        }
+    }
+    let count = intervals(frame_count as f64 / fps, rate);
+    if frame_count == 0 || count > MAX_INDICES {
+        return Err(DataError::InvalidSampling {
+            reason: format!(
+                "{count} frames of a video of {frame_count}; at least one must be there, at most \
+                 {MAX_INDICES} may be asked for"
+            ),
+        });
+    }
+    Ok((0..count)
+        .map(|i| (((i as f64 + 0.5) / rate * fps) as usize).min(frame_count - 1))
+        .collect())
+}
+
+/// Whole intervals of `1 / rate` seconds in `duration` seconds; rounding of the division does not
+/// lose one.
+pub fn intervals(duration: f64, rate: f64) -> usize {
+    // Saturates on infinities, 0 for what is no number.
+    (duration * rate + 1e-6) as usize
 }
 
 /// Times in seconds of frame indices, `index / fps` rounded to one decimal as Python's
@@ -369,6 +415,30 @@ mod tests {
         // 4 indices: remainder 1, one dropped. 5 indices: remainder 0.5, [:-0], none left.
         assert_eq!(f(67), 3);
         assert_eq!(f(84), 0);
+    }
+
+    #[test]
+    fn shown_frames_by_hand() {
+        assert_eq!(
+            shown_indices(2.0, 16, 2.0).unwrap(),
+            (0..16).collect::<Vec<_>>()
+        );
+        // 10 frames at 25 per second are 0.4 s: two of 5 per second, in the middle of each.
+        assert_eq!(shown_indices(5.0, 10, 25.0).unwrap(), [2, 7]);
+        assert_eq!(
+            shown_indices(4.0, 2, 1.0).unwrap(),
+            [0, 0, 0, 0, 1, 1, 1, 1]
+        );
+        assert!(shown_indices(1.0, 10, 25.0).unwrap().is_empty());
+        assert_eq!(intervals(0.1 + 0.2, 10.0), 3);
+        for (rate, n, fps) in [
+            (0.0, 1, 1.0),
+            (1.0, 0, 1.0),
+            (1.0, 1, f64::NAN),
+            (1e300, 5, 1e-300),
+        ] {
+            assert!(shown_indices(rate, n, fps).is_err(), "{rate} {n} {fps}");
+        }
     }
 
     #[test]

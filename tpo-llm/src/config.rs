@@ -170,6 +170,15 @@ impl LlmConfig {
             if lora.rank == 0 {
                 problems.push("lora rank is 0".into());
             }
+            if !(lora.alpha.is_finite() && lora.alpha > 0.0) {
+                problems.push(format!(
+                    "lora alpha {} is not a positive number",
+                    lora.alpha
+                ));
+            }
+            if !(0.0..1.0).contains(&lora.dropout) {
+                problems.push(format!("lora dropout {} is not in [0, 1)", lora.dropout));
+            }
             for t in &lora.targets {
                 if !LORA_TARGETS.contains(&t.as_str()) {
                     problems.push(format!(

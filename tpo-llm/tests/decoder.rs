@@ -242,3 +242,53 @@ fn gradients_reach_adapters_and_not_through_a_dense_product() {
             .any(|g| *g != 0.0)
     );
 }
+
+#[test]
+fn other_adapters_compute_the_same() {
+    let lm = model(&configs()[3]);
+    let old = lm.config().lora.clone().unwrap();
+    let embeds = lm.embed(ids(&[&PROMPT]));
+    let run = |lm: &CausalLm| lm.logits(lm.hidden(embeds.clone(), None).unwrap());
+    let expected = run(&lm);
+    let q = |lm: &CausalLm| lm.model.layers[0].self_attn.q_proj.clone();
+    let base = values(q(&lm).weight.val());
+    let factor = |lm: &CausalLm| values(q(lm).lora.unwrap().b.val());
+
+    // Dropout alone: every bit as before.
+    let dropout = lm.clone().set_lora(old.clone().with_dropout(0.3)).unwrap();
+    assert_eq!(factor(&dropout), factor(&lm));
+    assert_eq!(dropout.config().lora.as_ref().unwrap().dropout, 0.3);
+    // Twice the scale: half the factor.
+    let mut louder = old.clone();
+    louder.alpha *= 2.0;
+    let louder = lm.clone().set_lora(louder).unwrap();
+    let halves: Vec<f32> = factor(&lm).iter().map(|b| b / 2.0).collect();
+    assert_eq!(factor(&louder), halves);
+    assert_eq!(values(q(&louder).weight.val()), base);
+    assert_close(run(&louder), expected.clone(), "another alpha");
+    // Another rank: the old one goes into the weight, the new product is zero.
+    let mut wider = old.clone();
+    wider.rank += 1;
+    let wider = lm.clone().set_lora(wider).unwrap();
+    let adapter = q(&wider).lora.unwrap();
+    assert_eq!(adapter.a.dims()[0], old.rank + 1);
+    assert!(values(adapter.b.val()).iter().all(|b| *b == 0.0));
+    assert_ne!(values(q(&wider).weight.val()), base);
+    assert_close(run(&wider), expected.clone(), "another rank");
+    // Other targets.
+    let mut fewer = old.clone();
+    fewer.targets = vec!["v_proj".into()];
+    let fewer = lm.clone().set_lora(fewer).unwrap();
+    assert!(q(&fewer).lora.is_none());
+    assert!(fewer.model.layers[0].self_attn.v_proj.lora.is_some());
+    assert_close(run(&fewer), expected, "other targets");
+    // What cannot be is said.
+    let mut wrong = old;
+    wrong.targets = vec!["w_proj".into()];
+    wrong.dropout = 1.0;
+    let error = lm.set_lora(wrong).unwrap_err().to_string();
+    assert!(
+        error.contains("`w_proj`") && error.contains("dropout 1"),
+        "{error}"
+    );
+}

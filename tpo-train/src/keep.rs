@@ -8,18 +8,19 @@
 //!   tensorboard/
 //! ```
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use burn::module::Module;
 use tpo_core::weights::Checkpoint;
 
+use crate::adapters::{adapters_of, base_weight, factors};
 use crate::checkpoint::{CheckpointStore, Retention, SavedCheckpoint, files};
 use crate::error::{Result, TrainError};
 use crate::names::HeadNames;
 use crate::observe::{RunLog, StageLengths, StepRecord};
-use crate::recipe::{Change, Recipe, SavedWeights};
+use crate::recipe::{Change, Goal, Recipe, SavedWeights};
 use crate::stage::StageLength;
 use crate::trainer::{Hooks, StepReport, TrainEvent, TrainState};
 
@@ -35,12 +36,22 @@ pub struct RunKeeper {
     recipe_text: String,
     store: CheckpointStore,
     log: RunLog,
-    /// Per stage the paths that have learnt by its end; empty when all weights are kept.
-    learnt: Vec<BTreeSet<String>>,
+    names: HeadNames,
+    /// Paths that are not what the recipe's model has, by the end of the last stage that was seen;
+    /// `None` when all weights are kept.
+    learnt: Option<BTreeSet<String>>,
+    /// The first stage that is not in `learnt` yet.
+    next_stage: usize,
+    /// Layers with adapters and their ranks in the model that was seen last.
+    adapters: BTreeMap<String, usize>,
     /// A stage that began and has not made a step yet.
     pending: Option<(String, u64, u64)>,
     /// Step of the run and value of the last evaluation.
     score: Option<(u64, f64)>,
+    /// Best score of all checkpoints.
+    best: Option<f64>,
+    /// The stage in which it was said that the value to choose by is missing.
+    missing_in: Option<String>,
     last: Option<StepReport>,
 }
 
@@ -80,6 +91,9 @@ impl RunKeeper {
                 why: "there is a run here already; resume it, or choose another directory".into(),
             });
         }
+        for stage in recipe.stages.iter().take_while(|s| s.lora.is_none()) {
+            stage.resolve_named(model, names)?;
+        }
         Self::open(dir, recipe, model, names, start, None, bars)
     }
 
@@ -98,6 +112,22 @@ impl RunKeeper {
         names: &HeadNames,
         bars: bool,
     ) -> Result<Option<(Self, Resumed<M>)>> {
+        Self::resume_with(dir, recipe, names, bars, |_| Ok(model))
+    }
+
+    /// [`RunKeeper::resume`] with a model that is built when the stage is known at which the run
+    /// goes on: `model` gets its place in the recipe. It must have the adapters of that stage
+    /// ([`Stage::lora`](crate::Stage::lora)); their values come from the checkpoint.
+    ///
+    /// # Errors
+    /// As [`RunKeeper::resume`].
+    pub fn resume_with<M: Module>(
+        dir: impl AsRef<Path>,
+        recipe: &Recipe,
+        names: &HeadNames,
+        bars: bool,
+        model: impl FnOnce(usize) -> Result<M>,
+    ) -> Result<Option<(Self, Resumed<M>)>> {
         let dir = dir.as_ref();
         let store = CheckpointStore::new(dir.join(CHECKPOINTS_DIR), Retention::ALL);
         let (found, skipped) = store.newest()?;
@@ -111,7 +141,8 @@ impl RunKeeper {
         let changes = checkpoint.check_recipe(recipe, state.stage_index)?;
         state.optimizer.tensors = checkpoint.tensors(files::OPTIMIZER)?;
         let step = state.run_step;
-        let keeper = Self::open(
+        let model = model(state.stage_index)?;
+        let mut keeper = Self::open(
             dir,
             recipe,
             &model,
@@ -120,8 +151,9 @@ impl RunKeeper {
             Some(step),
             bars,
         )?;
-        let stage = state.stage_index;
-        let model = checkpoint.load_module(files::WEIGHTS, model, &|p| keeper.keeps(stage, p))?;
+        keeper.next_stage = state.stage_index;
+        keeper.learn(state.stage_index, &model)?;
+        let model = checkpoint.load_module(files::WEIGHTS, model, &|p| keeper.keeps(p))?;
         let resumed = Resumed {
             model,
             state,
@@ -141,21 +173,32 @@ impl RunKeeper {
         bars: bool,
     ) -> Result<Self> {
         let learnt = match recipe.checkpoints.weights {
-            SavedWeights::All => Vec::new(),
-            SavedWeights::Trained => learnt(recipe, model, names, from)?,
+            SavedWeights::All => None,
+            SavedWeights::Trained => Some(held(from)?),
         };
         std::fs::create_dir_all(dir).map_err(TrainError::io("creating", dir))?;
         let recipe_text = recipe.to_toml()?;
         let path = dir.join(files::RECIPE);
         std::fs::write(&path, &recipe_text).map_err(TrainError::io("writing", &path))?;
+        let retention: Retention = (&recipe.checkpoints).into();
+        let store = CheckpointStore::new(dir.join(CHECKPOINTS_DIR), retention);
+        let best = match retention.best {
+            Some(goal) => store.best(goal)?.and_then(|c| c.manifest().score),
+            None => None,
+        };
         Ok(Self {
-            store: CheckpointStore::new(dir.join(CHECKPOINTS_DIR), (&recipe.checkpoints).into()),
+            store,
             log: RunLog::open(dir, &recipe.logging, resumed_at, bars)?,
             recipe: recipe.clone(),
             recipe_text,
+            names: names.clone(),
             learnt,
+            next_stage: 0,
+            adapters: adapters_of(model),
             pending: None,
             score: None,
+            best,
+            missing_in: None,
             last: None,
         })
     }
@@ -170,12 +213,42 @@ impl RunKeeper {
         &self.store
     }
 
-    /// Whether checkpoints of that stage hold the parameter at `path`.
-    fn keeps(&self, stage: usize, path: &str) -> bool {
-        match self.learnt.get(stage).or(self.learnt.last()) {
-            Some(learnt) => learnt.contains(path),
-            None => true,
+    /// Whether checkpoints hold the parameter at `path`.
+    fn keeps(&self, path: &str) -> bool {
+        self.learnt.as_ref().is_none_or(|l| l.contains(path))
+    }
+
+    /// Adds what is learnt up to `stage`, in which `model` is.
+    fn learn<M: Module>(&mut self, stage: usize, model: &M) -> Result<()> {
+        let Some(learnt) = &mut self.learnt else {
+            return Ok(());
+        };
+        if self.next_stage > stage {
+            return Ok(());
         }
+        for stage in self
+            .recipe
+            .stages
+            .iter()
+            .take(stage + 1)
+            .skip(self.next_stage)
+        {
+            let groups = stage.resolve_named(model, &self.names)?;
+            learnt.extend(groups.trainable().map(|p| p.path.clone()));
+        }
+        self.next_stage = stage + 1;
+        // Adapters that a stage changed are not those of the recipe's model, trained or not; and
+        // where they gave way to others the weights have taken them up.
+        let adapters = adapters_of(model);
+        if adapters != self.adapters {
+            learnt.extend(self.adapters.keys().map(|layer| base_weight(layer)));
+        }
+        let mut until_now = self.recipe.stages.iter().take(stage + 1);
+        if until_now.any(|s| s.lora.is_some()) {
+            learnt.extend(adapters.keys().flat_map(|layer| factors(layer)));
+        }
+        self.adapters = adapters;
+        Ok(())
     }
 
     fn record(&self, report: &StepReport) -> StepRecord {
@@ -196,25 +269,13 @@ impl RunKeeper {
     }
 }
 
-/// Per stage everything that has learnt by its end.
-fn learnt<M: Module>(
-    recipe: &Recipe,
-    model: &M,
-    names: &HeadNames,
-    from: Option<&SavedCheckpoint>,
-) -> Result<Vec<BTreeSet<String>>> {
-    let mut all = BTreeSet::new();
-    if let Some(from) = from {
-        let weights = Checkpoint::open(from.dir().join(files::WEIGHTS))?;
-        all.extend(weights.tensors().map(|t| t.key.clone()));
-    }
-    let mut stages = Vec::new();
-    for stage in &recipe.stages {
-        let groups = stage.resolve_named(model, names)?;
-        all.extend(groups.trainable().map(|p| p.path.clone()));
-        stages.push(all.clone());
-    }
-    Ok(stages)
+/// Paths of the parameters that a checkpoint holds.
+fn held(checkpoint: Option<&SavedCheckpoint>) -> Result<BTreeSet<String>> {
+    let Some(checkpoint) = checkpoint else {
+        return Ok(BTreeSet::new());
+    };
+    let weights = Checkpoint::open(checkpoint.dir().join(files::WEIGHTS))?;
+    Ok(weights.tensors().map(|t| t.key.clone()).collect())
 }
 
 fn steps_per_epoch(report: &StepReport) -> u64 {
@@ -264,9 +325,30 @@ impl<M: Module> Hooks<M> for RunKeeper {
                     };
                     record.values.insert(name, *value);
                 }
-                let best = self.recipe.checkpoints.keep_best.as_ref();
-                let value = best.and_then(|b| record.values.get(&b.metric));
-                self.score = value.map(|v| (report.run_step, *v));
+                self.score = None;
+                if let Some(best) = &self.recipe.checkpoints.keep_best {
+                    match record.values.get(&best.metric) {
+                        Some(value) if value.is_finite() => {
+                            self.score = Some((report.run_step, *value));
+                        }
+                        _ if self.missing_in.as_ref() == Some(&report.stage) => {}
+                        _ => self.log.line(&format!(
+                            "`{}` of checkpoints.keep_best is not among what the evaluation \
+                             found: {}",
+                            best.metric,
+                            record
+                                .values
+                                .iter()
+                                .filter(|(_, v)| v.is_finite())
+                                .map(|(n, _)| n.as_str())
+                                .collect::<Vec<_>>()
+                                .join(", ")
+                        )),
+                    }
+                }
+                if self.score.is_none() {
+                    self.missing_in = Some(report.stage.clone());
+                }
                 self.log.evaluation(&record)?;
             }
             TrainEvent::StageFinished { stage, step } => {
@@ -278,7 +360,20 @@ impl<M: Module> Hooks<M> for RunKeeper {
         Ok(())
     }
 
+    fn keep(&mut self) -> bool {
+        let (Some(spec), Some((_, score))) = (&self.recipe.checkpoints.keep_best, self.score)
+        else {
+            return false;
+        };
+        self.best.is_none_or(|best| match spec.goal {
+            Goal::Max => score > best,
+            Goal::Min => score < best,
+        })
+    }
+
     fn checkpoint(&mut self, model: &M, state: TrainState, last: bool) -> Result<()> {
+        self.learn(state.stage_index, model)?;
+        let better = Hooks::<M>::keep(self);
         let score = self.score.filter(|(step, _)| *step == state.run_step);
         let mut draft = self
             .store
@@ -286,12 +381,13 @@ impl<M: Module> Hooks<M> for RunKeeper {
             .stage_end(last)
             .score(score.map(|(_, value)| value));
         draft.bytes(files::RECIPE, self.recipe_text.as_bytes())?;
-        draft.module(files::WEIGHTS, model, &|path| {
-            self.keeps(state.stage_index, path)
-        })?;
+        draft.module(files::WEIGHTS, model, &|path| self.keeps(path))?;
         draft.json(files::STATE, &state)?;
         draft.tensors(files::OPTIMIZER, state.optimizer.tensors)?;
         draft.commit()?;
+        if let Some((_, value)) = score.filter(|_| better) {
+            self.best = Some(value);
+        }
         Ok(())
     }
 }

@@ -19,6 +19,7 @@
 //!
 //! Nothing here names an encoder, a language model or a head.
 
+mod adapters;
 pub mod checkpoint;
 pub mod error;
 pub mod explain;

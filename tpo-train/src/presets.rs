@@ -182,8 +182,10 @@ fn stage(
         },
         loss: LossWeights::default(),
         data: None,
+        evaluation: None,
         evaluate_every: None,
         checkpoint_every: None,
+        lora: None,
         seed: None,
         groups: groups
             .iter()

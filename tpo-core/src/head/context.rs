@@ -1,6 +1,8 @@
 //! What a head may need besides the task embedding.
 
 use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
 
 use burn::tensor::Tensor;
 
@@ -49,6 +51,31 @@ impl FeatureSource for HashMap<String, Tensor<2>> {
     }
 }
 
+/// One call of a head in a conversation that calls several: what was asked for in its own turn.
+#[derive(Clone, Default)]
+pub struct TaskCall {
+    /// Name of the head.
+    pub task: String,
+    /// What its turn asked for.
+    pub query: Option<String>,
+    /// Boxes of the question of its turn, normalised.
+    pub boxes: Vec<BoxXyxy>,
+    /// Features that differ from call to call, such as those of the query. The sample's are asked
+    /// for what these do not have.
+    pub features: Option<Arc<dyn FeatureSource>>,
+}
+
+impl fmt::Debug for TaskCall {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TaskCall")
+            .field("task", &self.task)
+            .field("query", &self.query)
+            .field("boxes", &self.boxes)
+            .field("features", &self.features.is_some())
+            .finish()
+    }
+}
+
 /// Facts about one sample of the batch.
 #[derive(Clone, Default)]
 pub struct SampleContext<'a> {
@@ -68,10 +95,13 @@ pub struct SampleContext<'a> {
     pub frames: Option<&'a dyn FrameSource>,
     /// Features of frozen towers, for heads that read them.
     pub features: Option<&'a dyn FeatureSource>,
+    /// The calls of heads in the order of their task tokens. Empty where one question is all there
+    /// is: `query`, `boxes` and `features` are those of every call then.
+    pub calls: &'a [TaskCall],
 }
 
-impl std::fmt::Debug for SampleContext<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for SampleContext<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SampleContext")
             .field("id", &self.id)
             .field("size", &self.size)
@@ -81,6 +111,7 @@ impl std::fmt::Debug for SampleContext<'_> {
             .field("boxes", &self.boxes)
             .field("frames", &self.frames.map(|s| s.len()))
             .field("features", &self.features.is_some())
+            .field("calls", &self.calls)
             .finish()
     }
 }
@@ -100,6 +131,26 @@ impl<'a> HeadContext<'a> {
         self.samples.get(*self.rows.get(token)?)
     }
 
+    /// The call of `head` that the `token`-th task token is, if the caller told its calls apart.
+    ///
+    /// Task tokens are in row-major order, so the n-th token of a sample is its n-th call.
+    pub fn call(&self, head: &str, token: usize) -> Option<&'a TaskCall> {
+        let row = *self.rows.get(token)?;
+        let before = self.rows[..token].iter().filter(|r| **r == row).count();
+        let calls = self.samples.get(row)?.calls;
+        calls.iter().filter(|c| c.task == head).nth(before)
+    }
+
+    /// The sample of the `token`-th task token with query and boxes of its own turn.
+    pub fn asked(&self, head: &str, token: usize) -> Option<SampleContext<'a>> {
+        let mut sample = self.sample(token)?.clone();
+        if let Some(call) = self.call(head, token) {
+            sample.query = call.query.as_deref();
+            sample.boxes = &call.boxes;
+        }
+        Some(sample)
+    }
+
     /// `(width, height)` in pixels of the source of the `token`-th task token.
     pub fn require_size(&self, head: &str, token: usize) -> Result<(u32, u32)> {
         self.sample(token)
@@ -111,13 +162,70 @@ impl<'a> HeadContext<'a> {
             })
     }
 
-    /// Feature rows `[rows, width]` of the sample of the `token`-th task token.
+    /// Feature rows `[rows, width]` of the `token`-th task token: of its call, or else of its
+    /// sample.
     pub fn require_features(&self, head: &str, token: usize, name: &str) -> Result<Tensor<2>> {
-        let source = self.sample(token).and_then(|s| s.features);
-        let found = source.map(|s| s.features(name)).transpose()?.flatten();
+        let own = self.call(head, token).and_then(|c| c.features.as_deref());
+        let own = own.map(|s| s.features(name)).transpose()?.flatten();
+        let found = match own {
+            Some(rows) => Some(rows),
+            None => {
+                let source = self.sample(token).and_then(|s| s.features);
+                source.map(|s| s.features(name)).transpose()?.flatten()
+            }
+        };
         found.ok_or_else(|| CoreError::MissingFeatures {
             head: head.into(),
             name: name.into(),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn::tensor::Device;
+
+    fn features(name: &str, value: f32) -> HashMap<String, Tensor<2>> {
+        let rows = Tensor::from_floats([[value]], &Device::flex());
+        HashMap::from([(name.to_string(), rows)])
+    }
+
+    #[test]
+    fn tokens_find_their_calls() {
+        let call = |task: &str, n: f32| TaskCall {
+            task: task.into(),
+            query: Some(format!("{task} {n}")),
+            boxes: vec![BoxXyxy::from([0.0, 0.0, n / 10.0, 1.0])],
+            features: Some(Arc::new(features("text", n))),
+        };
+        let first = [call("a", 1.0), call("b", 2.0), call("a", 3.0)];
+        let second = [call("a", 4.0)];
+        let video = features("video", 9.0);
+        let sample = |calls| SampleContext {
+            query: Some("the sample's"),
+            features: Some(&video),
+            calls,
+            ..SampleContext::default()
+        };
+        let samples = [sample(&first), sample(&second), sample(&[])];
+        let context = HeadContext {
+            samples: &samples,
+            rows: &[0, 0, 1, 2],
+        };
+        let asked: Vec<_> = (0..4)
+            .map(|i| context.asked("a", i).and_then(|s| s.query))
+            .collect();
+        let expected = [Some("a 1"), Some("a 3"), Some("a 4"), Some("the sample's")];
+        assert_eq!(asked, expected);
+        assert_eq!(context.asked("a", 1).unwrap().boxes[0].x1, 0.3);
+        let value = |i: usize, name: &str| {
+            let rows = context.require_features("a", i, name)?;
+            Ok::<_, CoreError>(rows.into_scalar::<f32>())
+        };
+        assert_eq!(value(1, "text").unwrap(), 3.0);
+        assert_eq!(value(1, "video").unwrap(), 9.0);
+        assert!(value(3, "text").is_err());
+        assert!(context.asked("a", 4).is_none());
     }
 }

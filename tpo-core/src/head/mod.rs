@@ -6,16 +6,18 @@
 
 mod context;
 mod losses;
+mod metric;
 mod output;
 mod set;
 
 use burn::module::{Module, ModuleDisplay};
 use burn::tensor::Tensor;
 
-pub use context::{FeatureSource, FrameSource, HeadContext, SampleContext};
+pub use context::{FeatureSource, FrameSource, HeadContext, SampleContext, TaskCall};
 pub use losses::{LossTerm, LossTerms};
+pub use metric::HeadMetric;
 pub use output::{Prediction, TaskOutput};
-pub use set::{HeadNode, HeadSet, NoHeads, TargetSet};
+pub use set::{HeadNode, HeadScore, HeadSet, NoHeads, TargetSet};
 
 use crate::error::Result;
 
@@ -47,10 +49,11 @@ impl HeadSpec {
 
 /// A visual task head.
 ///
-/// The order of work is `forward` → `loss` while training and `forward` → `decode` for answers.
+/// The order of work is `forward` → `loss` while training, `forward` → `decode` for answers, and
+/// `forward` → `loss` → `metrics` in evaluations.
 /// `n` is the number of task tokens in the batch, of any sample in any order;
 /// [`HeadContext::sample`] says to which sample the i-th token belongs.
-pub trait TaskHead: Module + ModuleDisplay {
+pub trait TaskHead: Module + ModuleDisplay + 'static {
     /// Ground truth of one task token.
     type Target: Send + 'static;
     /// What `forward` computes, on the device.
@@ -78,6 +81,18 @@ pub trait TaskHead: Module + ModuleDisplay {
         output: Self::Output,
         context: &HeadContext<'_>,
     ) -> Result<Vec<Self::Prediction>>;
+
+    /// What the answers are worth against `n` targets, in the metrics of the task. Evaluations
+    /// during training log them as `eval/<head>/<metric>`. A head without metrics is judged by its
+    /// loss alone.
+    fn metrics(
+        &self,
+        _output: Self::Output,
+        _targets: &[Self::Target],
+        _context: &HeadContext<'_>,
+    ) -> Result<Vec<HeadMetric>> {
+        Ok(Vec::new())
+    }
 
     /// Embeds boxes `[n, 4]` (normalised xyxy) of a *question* as `[n, d_llm]`, for a head that
     /// also reads boxes. The first head of a model that answers `Some` is used.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use burn::module::{Module, ModuleDisplay};
 use burn::tensor::Tensor;
 
-use super::{HeadContext, HeadSpec, LossTerms, Prediction, TaskHead};
+use super::{HeadContext, HeadMetric, HeadSpec, LossTerms, Prediction, TaskHead};
 use crate::error::{CoreError, Result};
 
 /// Targets of a batch, by head. Each head's own type goes in and comes out checked.
@@ -69,8 +69,21 @@ impl Debug for TargetSet {
     }
 }
 
+/// What an evaluation finds out about a head on one batch.
+#[derive(Debug, Clone)]
+pub struct HeadScore {
+    /// Name of the head.
+    pub head: String,
+    /// Its loss terms.
+    pub losses: LossTerms,
+    /// Its metrics.
+    pub metrics: Vec<HeadMetric>,
+    /// Task tokens they are about.
+    pub count: usize,
+}
+
 /// Heads of a model. Built with [`heads!`](crate::heads), never implemented by hand.
-pub trait HeadSet: Module + ModuleDisplay {
+pub trait HeadSet: Module + ModuleDisplay + 'static {
     /// Specs in order.
     fn specs(&self) -> Vec<HeadSpec>;
 
@@ -83,6 +96,15 @@ pub trait HeadSet: Module + ModuleDisplay {
         targets: &TargetSet,
         context: &HeadContext<'_>,
     ) -> Result<Option<LossTerms>>;
+
+    /// Loss and metrics of the head called `name`, on the conditions of [`HeadSet::loss`].
+    fn evaluate(
+        &self,
+        name: &str,
+        task: Tensor<2>,
+        targets: &TargetSet,
+        context: &HeadContext<'_>,
+    ) -> Result<Option<HeadScore>>;
 
     /// Predictions of the head called `name`, or `None` when the set holds no such head.
     fn predict(
@@ -125,6 +147,15 @@ impl HeadSet for NoHeads {
     ) -> Result<Option<LossTerms>> {
         Ok(None)
     }
+    fn evaluate(
+        &self,
+        _: &str,
+        _: Tensor<2>,
+        _: &TargetSet,
+        _: &HeadContext<'_>,
+    ) -> Result<Option<HeadScore>> {
+        Ok(None)
+    }
     fn predict(
         &self,
         _: &str,
@@ -136,6 +167,26 @@ impl HeadSet for NoHeads {
     fn encode_boxes(&self, _: Tensor<2>) -> Option<Tensor<2>> {
         None
     }
+}
+
+/// The targets of a head, one per task token; `None` if none were set.
+fn targets_of<'t, H: TaskHead>(
+    name: &str,
+    task: &Tensor<2>,
+    targets: &'t TargetSet,
+) -> Result<Option<&'t [H::Target]>> {
+    let Some(targets) = targets.get::<H::Target>(name)? else {
+        return Ok(None);
+    };
+    let tokens = task.dims()[0];
+    if tokens != targets.len() {
+        return Err(CoreError::SlotCount {
+            what: format!("targets of head `{name}`"),
+            slots: tokens,
+            found: targets.len(),
+        });
+    }
+    Ok(Some(targets))
 }
 
 impl<H: TaskHead + Debug, R: HeadSet + Debug> HeadSet for HeadNode<H, R> {
@@ -155,19 +206,33 @@ impl<H: TaskHead + Debug, R: HeadSet + Debug> HeadSet for HeadNode<H, R> {
         if self.head.spec().name != name {
             return self.rest.loss(name, task, targets, context);
         }
-        let Some(targets) = targets.get::<H::Target>(name)? else {
+        let Some(targets) = targets_of::<H>(name, &task, targets)? else {
             return Ok(None);
         };
-        let tokens = task.dims()[0];
-        if tokens != targets.len() {
-            return Err(CoreError::SlotCount {
-                what: format!("targets of head `{name}`"),
-                slots: tokens,
-                found: targets.len(),
-            });
-        }
         let output = self.head.forward(task, context)?;
         self.head.loss(&output, targets, context).map(Some)
+    }
+
+    fn evaluate(
+        &self,
+        name: &str,
+        task: Tensor<2>,
+        targets: &TargetSet,
+        context: &HeadContext<'_>,
+    ) -> Result<Option<HeadScore>> {
+        if self.head.spec().name != name {
+            return self.rest.evaluate(name, task, targets, context);
+        }
+        let Some(targets) = targets_of::<H>(name, &task, targets)? else {
+            return Ok(None);
+        };
+        let output = self.head.forward(task, context)?;
+        Ok(Some(HeadScore {
+            head: name.into(),
+            losses: self.head.loss(&output, targets, context)?,
+            metrics: self.head.metrics(output, targets, context)?,
+            count: targets.len(),
+        }))
     }
 
     fn predict(

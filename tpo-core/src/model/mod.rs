@@ -5,6 +5,7 @@
 //! runs the language model and the heads and sums their losses, [`TpoModel::generate`] answers.
 
 mod batch;
+mod evaluate;
 mod generate;
 mod scatter;
 
@@ -14,12 +15,13 @@ use burn::tensor::activation::log_softmax;
 use burn::tensor::{DType, Device, FloatDType, Int, Tensor, TensorData};
 
 pub use batch::{IGNORE_LABEL, PaddingSide, TokenBatch, TpoBatch};
+pub use evaluate::{Evaluation, LanguageScore};
 pub use generate::{CallOrder, Generate, GenerateEvent, GenerateOptions};
 pub use scatter::{Slot, scatter_rows};
 
 use crate::error::{CoreError, Result};
 use crate::geometry::BoxXyxy;
-use crate::head::{HeadContext, HeadSet, LossTerms, SampleContext};
+use crate::head::{HeadContext, HeadSet, HeadSpec, LossTerms, SampleContext};
 use crate::recompute::Tape;
 use crate::token::TaskRegistry;
 use crate::traits::{Connector, Instruction, LanguageModel, VisionEncoder};
@@ -301,21 +303,13 @@ where
             .transpose()?
             .flatten();
 
-        let [b, s, d] = hidden.dims();
-        let flat = hidden.clone().reshape([b * s, d]);
         let mut head_losses = Vec::new();
-        for spec in self.heads.specs() {
-            let task = self.registry.require(&spec.name)?;
-            let at = batch.tokens.positions_of(task.placeholder.id);
-            if at.is_empty() {
-                continue;
-            }
-            let rows: Vec<usize> = at.iter().map(|p| p / s).collect();
+        for (spec, at) in self.head_calls(&batch.tokens)? {
+            let (embeddings, rows) = task_embeddings(&hidden, &at);
             let context = HeadContext {
                 samples,
                 rows: &rows,
             };
-            let embeddings = flat.clone().select(0, index_tensor(&at, &device));
             if let Some(terms) =
                 self.heads
                     .loss(&spec.name, embeddings, &batch.targets, &context)?
@@ -331,10 +325,32 @@ where
         })
     }
 
+    /// The heads that occur in a batch, with the flat positions of their task tokens.
+    fn head_calls(&self, tokens: &TokenBatch) -> Result<Vec<(HeadSpec, Vec<usize>)>> {
+        let mut calls = Vec::new();
+        for spec in self.heads.specs() {
+            let at = tokens.positions_of(self.registry.require(&spec.name)?.placeholder.id);
+            if !at.is_empty() {
+                calls.push((spec, at));
+            }
+        }
+        Ok(calls)
+    }
+
     /// Cross entropy of the next token, shifted by one, mean over the labelled positions, in f32.
     ///
     /// Logits are computed only where there is a label. `None` without labels.
     pub fn lm_loss(&self, hidden: Tensor<3>, labels: &[Vec<i64>]) -> Result<Option<Tensor<1>>> {
+        let labelled = self.labelled_logits(hidden, labels)?;
+        Ok(labelled.map(|(logits, targets)| cross_entropy(logits, &targets).mean()))
+    }
+
+    /// Logits `[labels, vocab]` in f32 of the positions before a label, and the labels.
+    fn labelled_logits(
+        &self,
+        hidden: Tensor<3>,
+        labels: &[Vec<i64>],
+    ) -> Result<Option<(Tensor<2>, Vec<usize>)>> {
         let [b, s, d] = hidden.dims();
         if labels.len() != b || labels.iter().any(|r| r.len() != s) {
             return Err(CoreError::Shape {
@@ -377,10 +393,24 @@ where
             .logits(rows)
             .cast(FloatDType::F32)
             .reshape([n, vocab]);
-        let targets = index_tensor(&targets, &device).reshape([n, 1]);
-        let chosen = log_softmax(logits, 1).gather(1, targets);
-        Ok(Some(chosen.mean().neg()))
+        Ok(Some((logits, targets)))
     }
+}
+
+/// Cross entropy `[n]` of logits `[n, classes]`.
+fn cross_entropy(logits: Tensor<2>, targets: &[usize]) -> Tensor<1> {
+    let n = targets.len();
+    let targets = index_tensor(targets, &logits.device()).reshape([n, 1]);
+    let chosen = log_softmax(logits, 1).gather(1, targets);
+    chosen.neg().reshape([n])
+}
+
+/// Hidden states `[n, d]` at flat positions, and the row of the batch of each.
+fn task_embeddings(hidden: &Tensor<3>, at: &[usize]) -> (Tensor<2>, Vec<usize>) {
+    let [b, s, d] = hidden.dims();
+    let flat = hidden.clone().reshape([b * s, d]);
+    let rows = at.iter().map(|p| p / s).collect();
+    (flat.select(0, index_tensor(at, &hidden.device())), rows)
 }
 
 pub(crate) fn index_tensor(values: &[usize], device: &Device) -> Tensor<1, Int> {

@@ -1,6 +1,6 @@
 //! A JSONL file with random access: offsets of its good rows in memory, rows on disk.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
@@ -59,6 +59,7 @@ pub struct Dataset {
     file: Mutex<File>,
     limits: RowLimits,
     groups: BTreeMap<String, Vec<Place>>,
+    tasks: BTreeSet<String>,
     bad: BadRows,
     fingerprint: u64,
 }
@@ -75,6 +76,21 @@ impl Dataset {
         limits: RowLimits,
         strict: bool,
     ) -> Result<Self, DataError> {
+        Self::open_first(path, root, group_by, limits, strict, None)
+    }
+
+    /// As [`Dataset::open`], of the file's first `most` good rows; what comes after is not read.
+    ///
+    /// # Errors
+    /// As [`Dataset::open`].
+    pub fn open_first(
+        path: impl AsRef<Path>,
+        root: Option<&Path>,
+        group_by: GroupBy,
+        limits: RowLimits,
+        strict: bool,
+        most: Option<u64>,
+    ) -> Result<Self, DataError> {
         let path = path.as_ref();
         let io = |source| DataError::Io {
             path: path.into(),
@@ -83,6 +99,7 @@ impl Dataset {
         let mut reader = SampleReader::open(path, limits)?;
         let (mut groups, mut bad) = (BTreeMap::<String, Vec<Place>>::new(), BadRows::default());
         let mut fingerprint = 0;
+        let mut tasks = BTreeSet::new();
         let mut last: Option<(u64, u64, Option<String>)> = None;
         // The length of a row is known when the next one begins.
         let mut close = |last: &mut Option<(u64, u64, Option<String>)>, end: u64| {
@@ -95,11 +112,23 @@ impl Dataset {
                 });
             }
         };
+        let mut good = 0;
         while let Some(row) = reader.next_row() {
             let (line, offset, row) = row?;
             close(&mut last, offset);
+            if most.is_some_and(|n| good >= n) {
+                break;
+            }
             let group = match row {
-                Ok(sample) => Some(group_of(&sample, group_by)),
+                Ok(sample) => {
+                    good += 1;
+                    for annotation in &sample.annotations {
+                        if !tasks.contains(&annotation.task) {
+                            tasks.insert(annotation.task.clone());
+                        }
+                    }
+                    Some(group_of(&sample, group_by))
+                }
                 Err(row) if strict => return Err(DataError::Row(row)),
                 Err(row) => {
                     bad.push(row);
@@ -120,6 +149,7 @@ impl Dataset {
             file: Mutex::new(file),
             limits,
             groups,
+            tasks,
             bad,
             fingerprint,
         })
@@ -148,6 +178,11 @@ impl Dataset {
     /// Rows that were refused.
     pub fn bad_rows(&self) -> &BadRows {
         &self.bad
+    }
+
+    /// Tasks of the annotations of its good rows.
+    pub fn tasks(&self) -> impl Iterator<Item = &str> {
+        self.tasks.iter().map(String::as_str)
     }
 
     /// Groups and their numbers of rows.
@@ -193,7 +228,7 @@ impl Dataset {
         Ok((u64::from(place.line), sample))
     }
 
-    pub(crate) fn row_error(&self, line: u64, fault: crate::schema::RowFault) -> RowError {
+    fn row_error(&self, line: u64, fault: crate::schema::RowFault) -> RowError {
         RowError {
             file: self.path.clone(),
             line,

@@ -1,27 +1,29 @@
 //! What is known of a sample of a batch besides its ids and pictures.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use burn::tensor::{Device, Tensor, TensorData};
 use tpo_core::error::CoreError;
 use tpo_core::geometry::BoxXyxy;
-use tpo_core::head::{FeatureSource, FrameSource, SampleContext};
+use tpo_core::head::{FeatureSource, FrameSource, SampleContext, TaskCall};
 
 use super::order::SampleKey;
 use super::truth::Truth;
 use super::view::View;
 use crate::clip::read_indices;
 use crate::schema::{Media, open_media};
-use crate::{DataError, ImageTransform, MediaLimits, Rounding};
+use crate::video::FrameBuffer;
+use crate::{DataError, ImageTransform, MediaLimits, Rounding, VideoReader};
 
 /// A sample of a batch.
 #[derive(Debug, Clone)]
 pub struct SampleFacts {
     /// Its place in the order.
     pub key: SampleKey,
-    /// The JSONL file.
+    /// The JSONL file, or the name of a world.
     pub file: PathBuf,
-    /// Its line, 1-based.
+    /// Its line, or the number of its clip, 1-based.
     pub line: u64,
     /// `id` of the row.
     pub id: Option<String>,
@@ -39,9 +41,17 @@ pub struct SampleFacts {
     pub boxes: Vec<BoxXyxy>,
     /// Annotations in the order the answers call them.
     pub truths: Vec<Truth>,
+    /// The calls of heads in the answers, in order, one per truth.
+    pub calls: Vec<TaskCall>,
 }
 
 impl SampleFacts {
+    /// Name in messages, for example `refcoco.jsonl:17`.
+    pub fn name(&self) -> String {
+        let file = self.file.file_name().unwrap_or_default();
+        format!("{}:{}", file.to_string_lossy(), self.line)
+    }
+
     /// As heads see it. Samples of one media file share an id, so they are never each other's
     /// negatives.
     pub fn context<'a>(&'a self, features: Option<&'a dyn FeatureSource>) -> SampleContext<'a> {
@@ -54,7 +64,35 @@ impl SampleFacts {
             boxes: &self.boxes,
             frames: self.clip.as_ref().map(|c| c as &dyn FrameSource),
             features,
+            calls: &self.calls,
         }
+    }
+}
+
+/// Where a clip is read from.
+#[derive(Debug, Clone)]
+pub enum ClipSource {
+    /// A file.
+    Folder {
+        /// Folder the media's path is relative to.
+        root: PathBuf,
+        /// Limits on reading it.
+        limits: MediaLimits,
+    },
+    /// Frames in memory.
+    Memory(Arc<FrameBuffer>),
+}
+
+impl ClipSource {
+    /// Opens the media of a row.
+    ///
+    /// # Errors
+    /// As [`open_media`].
+    pub fn open(&self, media: &Media) -> Result<Arc<dyn VideoReader>, DataError> {
+        Ok(match self {
+            Self::Folder { root, limits } => open_media(media, root, limits)?.into(),
+            Self::Memory(video) => video.clone(),
+        })
     }
 }
 
@@ -63,10 +101,8 @@ impl SampleFacts {
 pub struct ClipFrames {
     /// The media as the row has it.
     pub media: Media,
-    /// Folder its path is relative to.
-    pub root: PathBuf,
-    /// Limits on reading it.
-    pub limits: MediaLimits,
+    /// Where it is read from.
+    pub source: ClipSource,
     /// Indices of the sampled frames in the file.
     pub indices: Vec<usize>,
     /// How the clip is looked at.
@@ -76,6 +112,14 @@ pub struct ClipFrames {
 }
 
 impl ClipFrames {
+    /// Opens the whole video.
+    ///
+    /// # Errors
+    /// As [`open_media`].
+    pub fn open(&self) -> Result<Arc<dyn VideoReader>, DataError> {
+        self.source.open(&self.media)
+    }
+
     /// Reads and transforms frames: values `[frames, 3, height, width]`.
     ///
     /// # Errors
@@ -85,7 +129,7 @@ impl ClipFrames {
         indices: Vec<usize>,
         transform: &ImageTransform,
     ) -> Result<crate::ClipValues, DataError> {
-        let reader = open_media(&self.media, &self.root, &self.limits)?;
+        let reader = self.open()?;
         read_view(&*reader, indices, transform, &self.view)
     }
 

@@ -5,18 +5,19 @@ use std::sync::Arc;
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 use tpo_core::geometry::BoxXyxy;
+use tpo_core::head::TaskCall;
 use tpo_core::model::IGNORE_LABEL;
 use tpo_core::prompt::{PromptIds, Visual};
 
 use super::augment::AugmentConfig;
-use super::dataset::Dataset;
 use super::draw::{Draw, ItemSeed};
-use super::facts::{ClipFrames, SampleFacts, read_view};
+use super::facts::{ClipFrames, ClipSource, SampleFacts, read_view};
 use super::order::SampleKey;
+use super::source::{Row, Source};
 use super::targets::{AnyTarget, Targets};
 use super::truth::Truth;
 use crate::prompts::{DialogueEncoder, PromptWriter};
-use crate::schema::{MediaKind, RowError, RowFault, Sample, open_media};
+use crate::schema::{MediaKind, RowError, RowFault};
 use crate::{
     ClipConfig, DataError, FrameSampling, ImageTransform, MediaLimits, VideoReader, select_frames,
 };
@@ -64,7 +65,7 @@ pub struct Item {
 /// Makes items; threads share it.
 pub struct ItemMaker {
     /// The sources of the mixture.
-    pub sources: Vec<Arc<Dataset>>,
+    pub sources: Vec<Arc<Source>>,
     /// Names of the groups, in the order of the plan.
     pub groups: Vec<String>,
     /// Seed of the run.
@@ -77,6 +78,8 @@ pub struct ItemMaker {
     pub limits: MediaLimits,
     /// Writes dialogues.
     pub writer: PromptWriter,
+    /// Writes dialogues of textual sources.
+    pub text_writer: PromptWriter,
     /// Encodes them.
     pub encoder: Arc<dyn DialogueEncoder>,
     /// Makes targets.
@@ -107,27 +110,24 @@ impl ItemMaker {
                 reason: format!("{key:?}"),
             }));
         };
-        let (line, sample) = source.get(group, key.row as usize).map_err(|e| match e {
-            DataError::Row(row) => ItemError::Row(row),
-            other => ItemError::Fatal(other),
-        })?;
-        self.prepare(key, source, line, &sample).map_err(|e| {
+        let row = source
+            .get(group, key.row, &self.limits)
+            .map_err(|e| match e {
+                DataError::Row(row) => ItemError::Row(row),
+                other => ItemError::Fatal(other),
+            })?;
+        self.prepare(key, source, &row).map_err(|e| {
             let reason = e.to_string();
             let fault = match e {
                 DataError::Prepare { .. } | DataError::Core(_) => RowFault::Prepare { reason },
                 _ => RowFault::Media { reason },
             };
-            ItemError::Row(source.row_error(line, fault))
+            ItemError::Row(source.row_error(row.line, fault))
         })
     }
 
-    fn prepare(
-        &self,
-        key: &SampleKey,
-        source: &Dataset,
-        line: u64,
-        sample: &Sample,
-    ) -> Result<Item, DataError> {
+    fn prepare(&self, key: &SampleKey, source: &Source, row: &Row) -> Result<Item, DataError> {
+        let sample = &row.sample;
         let seed = ItemSeed {
             seed: self.seed,
             epoch: key.epoch,
@@ -136,7 +136,7 @@ impl ItemMaker {
         let mut facts = SampleFacts {
             key: *key,
             file: source.path().into(),
-            line,
+            line: row.line,
             id: sample.id.clone(),
             clip: None,
             size: None,
@@ -145,12 +145,20 @@ impl ItemMaker {
             query: None,
             boxes: Vec::new(),
             truths: Vec::new(),
+            calls: Vec::new(),
         };
-        let mut reader: Option<Box<dyn VideoReader>> = None;
+        let mut reader: Option<Arc<dyn VideoReader>> = None;
         let (mut truths, mut turn_boxes) = (Vec::new(), Vec::new());
         let mut visual = Visual::None;
         if let Some(media) = &sample.media {
-            let opened = open_media(media, source.root(), &self.limits)?;
+            let place = match &row.video {
+                Some(video) => ClipSource::Memory(video.clone()),
+                None => ClipSource::Folder {
+                    root: source.root().into(),
+                    limits: self.limits.clone(),
+                },
+            };
+            let opened = place.open(media)?;
             let info = opened.info();
             let mut draw = Draw::new(seed, "view");
             let view = self.augment.view(sample, media, info, &mut draw)?;
@@ -204,15 +212,18 @@ impl ItemMaker {
             facts.timestamps = times.iter().map(|t| (t - start).max(0.0)).collect();
             facts.clip = Some(ClipFrames {
                 media: media.clone(),
-                root: source.root().into(),
-                limits: self.limits.clone(),
+                source: place,
                 indices,
                 view,
                 device: Device::flex(),
             });
             reader = Some(opened);
         }
-        let dialogue = self.writer.write(
+        let writer = match source.textual() {
+            true => &self.text_writer,
+            false => &self.writer,
+        };
+        let dialogue = writer.write(
             &sample.turns,
             &turn_boxes,
             &truths,
@@ -233,6 +244,14 @@ impl ItemMaker {
             let truth = &truths[call.annotation];
             targets.push((truth.task.clone(), self.targets.make(truth)?));
             facts.truths.push(truth.clone());
+            let question = dialogue.turns.get(call.turn).map(|(q, _)| q.clone());
+            let own = dialogue.boxes.iter().filter(|(turn, _)| *turn == call.turn);
+            facts.calls.push(TaskCall {
+                task: truth.task.clone(),
+                query: truth.query.clone().or(question),
+                boxes: own.map(|(_, b)| *b).collect(),
+                features: None,
+            });
         }
         let boxes = dialogue.boxes.iter().filter(|(turn, _)| fits(*turn));
         facts.boxes = boxes.map(|(_, b)| *b).collect();

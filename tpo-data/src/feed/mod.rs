@@ -1,7 +1,7 @@
-//! From JSONL files to training batches.
+//! From JSONL files and the synthetic world to training batches.
 //!
 //! ```text
-//! Dataset (rows on disk) ─► Plan (which sample when) ─► ItemMaker (decode, augment, write,
+//! Source (rows on disk, or drawn) ─► Plan (which sample when) ─► ItemMaker (decode, augment, write,
 //! encode) ─► Loader (ahead, in order) ─► Collated ─► TpoBatch
 //! ```
 //!
@@ -18,11 +18,11 @@ mod item;
 mod loader;
 mod order;
 mod permutation;
+mod source;
 mod targets;
 mod truth;
 mod view;
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -31,57 +31,25 @@ pub use augment::AugmentConfig;
 pub use collate::Collated;
 pub use dataset::{BadRows, Dataset, GroupBy};
 pub use draw::{Draw, ItemSeed};
-pub use facts::{ClipFrames, SampleFacts};
+pub use facts::{ClipFrames, ClipSource, SampleFacts};
 pub use item::{FramesConfig, Item, ItemError, ItemMaker};
 pub use loader::{Loader, LoaderConfig};
 pub use order::{Cursor, MixtureConfig, OrderConfig, Plan, SampleKey, SourceRows, SourceShare};
 pub use permutation::Permutation;
+pub use source::{OpenOptions, Row, Rows, Source, SourceConfig};
 pub use targets::{AnyTarget, Targets};
 pub use truth::{Truth, TruthFrame, TruthRegion, TruthTarget};
 pub use view::{Colour, View};
 
-use crate::prompts::{DialogueEncoder, PromptConfig, PromptWriter, Vocabulary};
+use crate::prompts::{AnswerStyle, DialogueEncoder, PromptConfig, PromptWriter, Vocabulary};
 use crate::schema::RowLimits;
 use crate::{DataError, MediaLimits};
-
-/// One source of a mixture.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct SourceConfig {
-    /// The JSONL file.
-    pub path: PathBuf,
-    /// Folder media paths are relative to; that of the file by default.
-    #[serde(default)]
-    pub root: Option<PathBuf>,
-    /// Times an epoch passes it.
-    #[serde(default = "one")]
-    pub repeat: f64,
-    /// Factor on its share.
-    #[serde(default = "one")]
-    pub weight: f64,
-}
-
-fn one() -> f64 {
-    1.0
-}
-
-impl SourceConfig {
-    /// A file, once an epoch.
-    pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self {
-            path: path.into(),
-            root: None,
-            repeat: 1.0,
-            weight: 1.0,
-        }
-    }
-}
 
 /// Everything about the data of a run.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct FeedConfig {
-    /// The files.
+    /// Files and worlds.
     pub sources: Vec<SourceConfig>,
     /// How they are mixed.
     pub mixture: MixtureConfig,
@@ -113,7 +81,7 @@ impl Feed {
     /// Opens all files, checks every row and starts at `cursor`.
     ///
     /// # Errors
-    /// Those of [`Dataset::open`], [`Plan::new`], [`PromptWriter::new`] and [`Loader::start`].
+    /// Those of [`Source::open`], [`Plan::new`], [`PromptWriter::new`] and [`Loader::start`].
     pub fn open(
         config: &FeedConfig,
         vocabulary: Vocabulary,
@@ -123,26 +91,36 @@ impl Feed {
     ) -> Result<Self, DataError> {
         config.augment.validate()?;
         config.frames.transform.validate()?;
+        let options = OpenOptions {
+            group_by: config.group_by,
+            rows: config.rows,
+            strict: config.loader.strict,
+            frames: config.frames.num_frames,
+            side: config.frames.transform.size.map_or(0, |[h, w]| h.max(w)),
+        };
         let mut sources = Vec::new();
         let mut bad = BadRows::default();
         for source in &config.sources {
-            let data = Dataset::open(
-                &source.path,
-                source.root.as_deref(),
-                config.group_by,
-                config.rows,
-                config.loader.strict,
-            )?;
-            for row in &data.bad_rows().first {
+            let source = Source::open(source, &options)?;
+            let refused = source.bad_rows();
+            for row in &refused.first {
                 tracing::warn!(%row, "row refused");
                 bad.push(row.clone());
             }
-            bad.count += data.bad_rows().count - data.bad_rows().first.len() as u64;
-            sources.push(Arc::new(data));
+            bad.count += refused.count - refused.first.len() as u64;
+            // The plan would say so too, but not why.
+            if let (true, Some(row)) = (source.groups().is_empty(), refused.first.first()) {
+                return Err(DataError::InvalidConfig {
+                    what: "source",
+                    reason: format!("no usable row of {}; the first: {row}", refused.count),
+                });
+            }
+            sources.push(Arc::new(source));
         }
         let mut groups: Vec<String> = sources
             .iter()
-            .flat_map(|s| s.groups().map(|(g, _)| g.to_string()).collect::<Vec<_>>())
+            .flat_map(|s| s.groups())
+            .map(|(g, _)| g.to_string())
             .collect();
         groups.sort_unstable();
         groups.dedup();
@@ -151,7 +129,7 @@ impl Feed {
             .zip(&config.sources)
             .map(|(data, source)| SourceRows {
                 fingerprint: data.fingerprint(),
-                name: source.path.display().to_string(),
+                name: source.name(),
                 share: SourceShare {
                     repeat: source.repeat,
                     weight: source.weight,
@@ -159,13 +137,19 @@ impl Feed {
                 groups: groups
                     .iter()
                     .map(|g| {
-                        let found = data.groups().find(|(name, _)| name == g);
-                        found.map_or(0, |(_, n)| n as u64)
+                        let own = data.groups();
+                        own.iter()
+                            .find(|(name, _)| name == g)
+                            .map_or(0, |(_, n)| *n)
                     })
                     .collect(),
             })
             .collect();
         let plan = Plan::new(&rows, &config.mixture, &config.order)?;
+        let in_words = PromptConfig {
+            style: AnswerStyle::Text,
+            ..config.prompt.clone()
+        };
         let maker = ItemMaker {
             sources,
             groups,
@@ -173,6 +157,7 @@ impl Feed {
             frames: config.frames.clone(),
             augment: config.augment.clone(),
             limits: config.media.clone(),
+            text_writer: PromptWriter::new(in_words, vocabulary.clone())?,
             writer: PromptWriter::new(config.prompt.clone(), vocabulary)?,
             encoder,
             targets,
@@ -214,6 +199,11 @@ impl Feed {
     /// Where the next batch stands.
     pub fn cursor(&self) -> Cursor {
         self.loader.cursor()
+    }
+
+    /// The sources, in the order of the configuration.
+    pub fn sources(&self) -> &[Arc<Source>] {
+        &self.loader.maker().sources
     }
 
     /// The order.

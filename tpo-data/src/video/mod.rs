@@ -10,6 +10,7 @@ mod ffmpeg;
 mod folder;
 mod gif;
 mod h264;
+mod memory;
 mod mp4;
 mod mp4_reader;
 mod mp4_stream;
@@ -26,6 +27,7 @@ pub use colour::YuvConversion;
 pub use ffmpeg::FfmpegReader;
 pub use folder::{FrameFolder, open_frames, open_still};
 pub use gif::GifReader;
+pub use memory::{FrameBuffer, VideoPart};
 pub use mp4_reader::Mp4Reader;
 pub(crate) use source::Source;
 

@@ -59,24 +59,13 @@ pub(super) fn decode(
     // Answers need no graph.
     let sam = head.sam.valid();
     let prompt = output.prompt.inner();
-    let flat: Vec<f32> = output
-        .area
-        .inner()
-        .cast(FloatDType::F32)
-        .into_data()
-        .try_into_vec()
-        .map_err(|e| CoreError::Shape {
-            place: "MaskHead::decode",
-            what: "auxiliary boxes",
-            expected: format!("readable f32 values ({e:?})"),
-            found: vec![],
-        })?;
-    flat.chunks_exact(4)
+    let flat = auxiliary_boxes(output.area)?;
+    flat.into_iter()
         .enumerate()
-        .map(|(token, b)| {
+        .map(|(token, auxiliary)| {
             let (width, height) = context.require_size(HEAD, token)?;
-            let area = match (head.config().prompt, context.sample(token)) {
-                (PromptSource::QuestionBox, Some(sample)) => question_box(HEAD, sample)?,
+            let area = match (head.config().prompt, context.asked(HEAD, token)) {
+                (PromptSource::QuestionBox, Some(sample)) => question_box(HEAD, &sample)?,
                 _ => None,
             };
             let tokens = match area {
@@ -88,10 +77,29 @@ pub(super) fn decode(
                 size,
                 frames: follow(&sam, tokens, size, context, token)?,
                 prompt: area,
-                auxiliary: BoxXyxy::from([b[0], b[1], b[2], b[3]]).clamped(),
+                auxiliary,
             })
         })
         .collect()
+}
+
+/// The adapter's boxes `[n, 4]`, put in order and confined to the image.
+pub(super) fn auxiliary_boxes(area: Tensor<2>) -> Result<Vec<BoxXyxy>> {
+    let flat: Vec<f32> = area
+        .inner()
+        .cast(FloatDType::F32)
+        .into_data()
+        .try_into_vec()
+        .map_err(|e| CoreError::Shape {
+            place: "MaskHead::decode",
+            what: "auxiliary boxes",
+            expected: format!("readable f32 values ({e:?})"),
+            found: vec![],
+        })?;
+    let boxes = flat.chunks_exact(4);
+    Ok(boxes
+        .map(|b| BoxXyxy::from([b[0], b[1], b[2], b[3]]).clamped())
+        .collect())
 }
 
 /// Prompts the first frame and follows the object to the last. Frames are read one at a time and

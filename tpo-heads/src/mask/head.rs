@@ -4,7 +4,7 @@ use burn::config::Config;
 use burn::module::Module;
 use burn::tensor::{Device, FloatDType, Tensor, TensorData};
 use tpo_core::Result;
-use tpo_core::head::{HeadContext, HeadSpec, LossTerms, TaskHead};
+use tpo_core::head::{HeadContext, HeadMetric, HeadSpec, LossTerms, TaskHead};
 use tpo_core::nn::{Mlp, MlpConfig};
 
 use super::decode::MaskPrediction;
@@ -223,6 +223,17 @@ impl TaskHead for MaskHead {
             Some(config) => supervise(self, config, output, targets, context, terms),
             None => Ok(terms),
         }
+    }
+
+    /// `box_iou` of the auxiliary box, and of targets with masks `mask_iou`: the mean over their
+    /// frames of what SAM 2 follows, as an answer would have it.
+    fn metrics(
+        &self,
+        output: MaskOutput,
+        targets: &[MaskTarget],
+        context: &HeadContext<'_>,
+    ) -> Result<Vec<HeadMetric>> {
+        super::score::mask_metrics(self, output, targets, context)
     }
 
     fn decode(&self, output: MaskOutput, context: &HeadContext<'_>) -> Result<Vec<MaskPrediction>> {

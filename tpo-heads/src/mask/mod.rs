@@ -9,6 +9,7 @@ mod loss;
 pub mod metric;
 mod prompt;
 pub mod sam2;
+mod score;
 mod supervision;
 mod target;
 pub mod track;

@@ -6,11 +6,12 @@ use burn::tensor::activation::relu;
 use burn::tensor::{Device, FloatDType, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 use tpo_core::geometry::{BoxPixels, BoxXyxy};
-use tpo_core::head::{HeadContext, HeadSpec, LossTerms, TaskHead};
+use tpo_core::head::{HeadContext, HeadMetric, HeadSpec, LossTerms, TaskHead};
 use tpo_core::nn::{Linear, LinearConfig};
 use tpo_core::{CoreError, Result};
 
 use super::loss::{RegionLossWeights, region_loss};
+use super::metric::BoxAccuracy;
 
 /// Configuration of a [`RegionHead`].
 #[derive(Config, Debug)]
@@ -166,6 +167,33 @@ impl TaskHead for RegionHead {
                 }
             })
             .collect())
+    }
+
+    /// `acc@0.5` and `mean_iou` (referring expression comprehension).
+    fn metrics(
+        &self,
+        output: Tensor<2>,
+        targets: &[BoxXyxy],
+        context: &HeadContext<'_>,
+    ) -> Result<Vec<HeadMetric>> {
+        let mut accuracy = BoxAccuracy::new(0.5);
+        for (found, target) in self.decode(output, context)?.iter().zip(targets) {
+            accuracy.update(Some(&found.normalised), target);
+        }
+        let metric = |name: &str, mean: Option<f64>| {
+            Some(HeadMetric {
+                name: name.into(),
+                mean: mean?,
+                count: accuracy.count,
+            })
+        };
+        Ok([
+            metric("acc@0.5", accuracy.accuracy()),
+            metric("mean_iou", accuracy.mean_iou()),
+        ]
+        .into_iter()
+        .flatten()
+        .collect())
     }
 
     fn encode_boxes(&self, boxes: Tensor<2>) -> Option<Tensor<2>> {

@@ -4,7 +4,7 @@ use burn::config::Config;
 use burn::module::{Module, Param};
 use burn::tensor::activation::softmax;
 use burn::tensor::{DType, Device, FloatDType, Tensor, TensorData};
-use tpo_core::head::{HeadContext, HeadSpec, LossTerms, TaskHead};
+use tpo_core::head::{HeadContext, HeadMetric, HeadSpec, LossTerms, TaskHead};
 use tpo_core::{CoreError, Result};
 
 use super::criterion::{BatchTargets, CriterionConfig, CriterionOutput, criterion, finite};
@@ -12,7 +12,7 @@ use super::decode::{DecodeConfig, TemporalPrediction, rank_spans};
 use super::features::{TEMPORAL_TEXT_FEATURES, TEMPORAL_VIDEO_FEATURES, with_endpoints};
 use super::model::{CgDetr, CgDetrConfig, CgDetrInput, CgDetrOutput, TEF_COLUMNS, TrainingInput};
 use super::start_end::StartEndMlps;
-use super::target::TemporalTarget;
+use super::target::{TemporalTarget, moment_metrics};
 use crate::HeadsError;
 
 /// Name of the task.
@@ -236,6 +236,16 @@ impl TaskHead for TemporalHead {
         Ok(self.criterion(output, &targets)?.terms)
     }
 
+    /// `r1@0.5`, `r1@0.7` and `miou`; see [`moment_metrics`].
+    fn metrics(
+        &self,
+        output: Self::Output,
+        targets: &[TemporalTarget],
+        context: &HeadContext<'_>,
+    ) -> Result<Vec<HeadMetric>> {
+        Ok(moment_metrics(&self.decode(output, context)?, targets))
+    }
+
     fn decode(
         &self,
         output: TemporalOutput,
@@ -294,10 +304,21 @@ pub(super) fn gather_rows(
     (0..task.dims()[0])
         .map(|i| {
             let rows = context.require_features(HEAD, i, name)?;
+            // Whether a device is for autodiff does not count when devices are compared.
+            let rows = match rows.device().is_autodiff() {
+                true if !device.is_autodiff() => rows.inner(),
+                _ => rows,
+            };
             let rows = if rows.device() == device {
                 rows
             } else {
                 rows.to_device(&device)
+            };
+            let rows = match device.gradient_checkpointing_strategy() {
+                Some(strategy) if !rows.device().is_autodiff() => rows
+                    .autodiff()
+                    .with_gradient_checkpointing_strategy(strategy),
+                _ => rows,
             };
             Ok(prepare(rows.cast(dtype))?)
         })

@@ -6,14 +6,14 @@ use burn::tensor::activation::{log_sigmoid, log_softmax};
 use burn::tensor::{DType, Device, FloatDType, Tensor, TensorData};
 use tpo_core::Result;
 use tpo_core::geometry::{ScoredSpan, TimeSpan};
-use tpo_core::head::{HeadContext, HeadSpec, LossTerms, TaskHead};
+use tpo_core::head::{HeadContext, HeadMetric, HeadSpec, LossTerms, TaskHead};
 use tpo_core::nn::{Linear, LinearConfig, Mlp, MlpConfig};
 
 use super::decode::TemporalPrediction;
 use super::features::TEMPORAL_VIDEO_FEATURES;
 use super::head::{HEAD, check_clips, duration_of, gather_rows, pad_rows};
 use super::model::mask;
-use super::target::TemporalTarget;
+use super::target::{TemporalTarget, moment_metrics};
 use crate::HeadsError;
 use crate::temporal::criterion::BatchTargets;
 
@@ -204,6 +204,16 @@ impl TaskHead for SimpleTemporalHead {
             .with("start", picked.clone().narrow(0, 0, 1), self.config.bound)
             .with("end", picked.narrow(0, 1, 1), self.config.bound)
             .with("action", action, self.config.action))
+    }
+
+    /// `r1@0.5`, `r1@0.7` and `miou`; see [`moment_metrics`].
+    fn metrics(
+        &self,
+        output: Self::Output,
+        targets: &[TemporalTarget],
+        context: &HeadContext<'_>,
+    ) -> Result<Vec<HeadMetric>> {
+        Ok(moment_metrics(&self.decode(output, context)?, targets))
     }
 
     fn decode(

@@ -3,9 +3,12 @@
 use serde::{Deserialize, Serialize};
 use tpo_core::CoreError;
 use tpo_core::geometry::TimeSpan;
+use tpo_core::head::HeadMetric;
 
 use super::criterion::BatchTargets;
+use super::decode::TemporalPrediction;
 use super::labels::SaliencyLabels;
+use super::metric::retrieval::best_iou;
 use crate::HeadsError;
 
 /// Highest saliency label that is a label (the sum of three raters is at most 12).
@@ -76,6 +79,46 @@ impl TemporalTarget {
             }
         }
     }
+}
+
+/// `r1@0.5`, `r1@0.7` and `miou` of the first predicted spans (moment retrieval): of several
+/// windows the best-matching one counts, no span is a miss, and targets without a window are left
+/// out.
+pub fn moment_metrics(
+    predictions: &[TemporalPrediction],
+    targets: &[TemporalTarget],
+) -> Vec<HeadMetric> {
+    let mut ious = Vec::new();
+    for (prediction, target) in predictions.iter().zip(targets) {
+        let length = prediction.saliency.len() as f64 * prediction.clip_seconds;
+        let windows: Vec<[f64; 2]> = match &target.windows {
+            MomentWindows::Seconds(windows) => windows.iter().map(|w| [w.start, w.end]).collect(),
+            MomentWindows::Normalised(spans) => spans
+                .iter()
+                .map(|s| {
+                    let (centre, half) = (f64::from(s[0]), f64::from(s[1]) / 2.0);
+                    [(centre - half) * length, (centre + half) * length]
+                })
+                .collect(),
+        };
+        if windows.is_empty() {
+            continue;
+        }
+        let best = prediction.best().and_then(|found| {
+            let found = [found.span.start, found.span.end];
+            best_iou(found, &windows)
+        });
+        ious.push(best.unwrap_or(0.0));
+    }
+    let recall = |threshold: f64| ious.iter().map(move |iou| *iou >= threshold);
+    [
+        HeadMetric::share_of("r1@0.5", recall(0.5)),
+        HeadMetric::share_of("r1@0.7", recall(0.7)),
+        HeadMetric::mean_of("miou", ious.iter().copied()),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }
 
 impl BatchTargets {
@@ -153,6 +196,7 @@ impl BatchTargets {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tpo_core::geometry::ScoredSpan;
 
     fn target(scores: Vec<f32>) -> TemporalTarget {
         let window = TimeSpan {
@@ -180,6 +224,51 @@ mod tests {
         assert_eq!(batch.real_negative, [true, true]);
         let same = BatchTargets::new(&two, &[2, 4], 4.0, &["a", "a"]).unwrap();
         assert_eq!(same.real_negative, [false, false]);
+    }
+
+    #[test]
+    fn moments_by_hand() {
+        let predicted = |spans: &[[f64; 2]]| TemporalPrediction {
+            spans: spans
+                .iter()
+                .map(|s| ScoredSpan {
+                    span: TimeSpan {
+                        start: s[0],
+                        end: s[1],
+                    },
+                    score: 0.5,
+                })
+                .collect(),
+            saliency: vec![0.0; 10],
+            clip_seconds: 1.0,
+            duration: 10.0,
+        };
+        let truth = |windows: Vec<[f32; 2]>| TemporalTarget {
+            windows: MomentWindows::Normalised(windows),
+            ..target(vec![0.0; 10])
+        };
+        // 2-6 s against 2-6, against the better of 0-1 and 4-8, and no answer; one without truth.
+        let metrics = moment_metrics(
+            &[
+                predicted(&[[2.0, 6.0], [0.0, 1.0]]),
+                predicted(&[[2.0, 6.0]]),
+                predicted(&[]),
+                predicted(&[[2.0, 6.0]]),
+            ],
+            &[
+                truth(vec![[0.4, 0.4]]),
+                truth(vec![[0.05, 0.1], [0.6, 0.4]]),
+                truth(vec![[0.5, 0.2]]),
+                truth(vec![]),
+            ],
+        );
+        let expected = [("r1@0.5", 1.0), ("r1@0.7", 1.0), ("miou", 1.0 + 2.0 / 6.0)];
+        assert_eq!(metrics.len(), 3);
+        for (metric, (name, sum)) in metrics.iter().zip(expected) {
+            assert_eq!((metric.name.as_str(), metric.count), (name, 3));
+            assert!((metric.mean - sum / 3.0).abs() < 1e-6, "{metric:?}");
+        }
+        assert!(moment_metrics(&[], &[]).is_empty());
     }
 
     #[test]

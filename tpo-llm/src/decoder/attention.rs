@@ -99,12 +99,12 @@ impl SelfAttention {
         self.o_proj.forward(y)
     }
 
-    pub(crate) fn map_linears(self, f: &impl Fn(LoraLinear) -> LoraLinear) -> Self {
+    pub(crate) fn map_linears(self, f: &impl Fn(&str, LoraLinear) -> LoraLinear) -> Self {
         Self {
-            q_proj: f(self.q_proj),
-            k_proj: f(self.k_proj),
-            v_proj: f(self.v_proj),
-            o_proj: f(self.o_proj),
+            q_proj: f("q_proj", self.q_proj),
+            k_proj: f("k_proj", self.k_proj),
+            v_proj: f("v_proj", self.v_proj),
+            o_proj: f("o_proj", self.o_proj),
             ..self
         }
     }

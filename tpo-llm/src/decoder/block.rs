@@ -87,13 +87,13 @@ impl Block {
         x + out
     }
 
-    pub(crate) fn map_linears(self, f: &impl Fn(LoraLinear) -> LoraLinear) -> Self {
+    pub(crate) fn map_linears(self, f: &impl Fn(&str, LoraLinear) -> LoraLinear) -> Self {
         Self {
             self_attn: self.self_attn.map_linears(f),
             mlp: GatedMlp {
-                gate_proj: f(self.mlp.gate_proj),
-                up_proj: f(self.mlp.up_proj),
-                down_proj: f(self.mlp.down_proj),
+                gate_proj: f("gate_proj", self.mlp.gate_proj),
+                up_proj: f("up_proj", self.mlp.up_proj),
+                down_proj: f("down_proj", self.mlp.down_proj),
             },
             ..self
         }

@@ -5,7 +5,7 @@ use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
 use tpo_core::nn::{Embedding, EmbeddingConfig, RmsNorm, RmsNormConfig};
 use tpo_core::ops;
 use tpo_core::recompute::Tape;
-use tpo_core::traits::{AttentionMask, LanguageModel};
+use tpo_core::traits::{AdapterSettings, AttentionMask, LanguageModel};
 
 use super::attention::{Pass, adapter};
 use super::block::Block;
@@ -34,7 +34,7 @@ pub struct CausalLm {
     /// Output layer `[vocab, hidden]`; `None` when tied to the embeddings.
     pub lm_head: Option<LoraLinear>,
     #[module(skip)]
-    config: LlmConfig,
+    pub(super) config: LlmConfig,
 }
 
 impl LlmConfig {
@@ -153,27 +153,8 @@ impl CausalLm {
         Ok(self.model.norm.forward(x))
     }
 
-    /// Folds every adapter into its weight (see [`LoraLinear::merge`]).
-    pub fn merge_lora(self) -> Self {
-        self.map_linears(LoraLinear::merge)
-    }
-
-    /// Takes merged adapters out again.
-    pub fn unmerge_lora(self) -> Self {
-        self.map_linears(LoraLinear::unmerge)
-    }
-
-    /// Folds every adapter into its weight and drops it: the same outputs from a plain decoder.
-    pub fn bake_lora(self) -> Self {
-        let mut baked = self.map_linears(|linear| LoraLinear {
-            lora: None,
-            ..linear.merge()
-        });
-        baked.config.lora = None;
-        baked
-    }
-
-    fn map_linears(self, f: impl Fn(LoraLinear) -> LoraLinear) -> Self {
+    /// Replaces every linear layer, given its name ([`LORA_TARGETS`](crate::LORA_TARGETS)).
+    pub(super) fn map_linears(self, f: impl Fn(&str, LoraLinear) -> LoraLinear) -> Self {
         Self {
             model: Decoder {
                 layers: self
@@ -184,7 +165,7 @@ impl CausalLm {
                     .collect(),
                 ..self.model
             },
-            lm_head: self.lm_head.map(&f),
+            lm_head: self.lm_head.map(|head| f("lm_head", head)),
             ..self
         }
     }
@@ -283,6 +264,10 @@ impl LanguageModel for CausalLm {
             capacity,
             &self.model.embed_tokens.weight.val(),
         )
+    }
+
+    fn with_adapters(self, adapters: &AdapterSettings) -> tpo_core::Result<Self> {
+        Ok(self.set_lora(adapters.into())?)
     }
 
     fn step(

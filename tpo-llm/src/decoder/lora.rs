@@ -6,7 +6,7 @@
 use burn::config::Config;
 use burn::module::{Module, Param};
 use burn::nn::{Dropout, DropoutConfig, Initializer};
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{Device, FloatDType, Tensor};
 use tpo_core::ops;
 
 use crate::config::LoraConfig;
@@ -63,29 +63,32 @@ impl LoraLinearConfig {
             lora: self
                 .lora
                 .as_ref()
-                .map(|l| LoraAdapter::new(l, self, device)),
+                .map(|l| LoraAdapter::new(l, [self.d_output, self.d_input], device)),
         }
     }
 }
 
 impl LoraAdapter {
-    fn new(config: &LoraConfig, linear: &LoraLinearConfig, device: &Device) -> Self {
-        let bound = 1.0 / (linear.d_input as f64).sqrt();
+    /// For a weight `[d_output, d_input]`.
+    fn new(config: &LoraConfig, [d_output, d_input]: [usize; 2], device: &Device) -> Self {
+        let bound = 1.0 / (d_input as f64).sqrt();
         Self {
             a: Initializer::Uniform {
                 min: -bound,
                 max: bound,
             }
-            .init([config.rank, linear.d_input], device),
-            b: Initializer::Zeros.init([linear.d_output, config.rank], device),
+            .init([config.rank, d_input], device),
+            b: Initializer::Zeros.init([d_output, config.rank], device),
             dropout: DropoutConfig::new(config.dropout).init(),
             scale: config.scale(),
             merged: false,
         }
     }
 
+    /// `scale·B·A` in f32.
     fn delta(&self) -> Tensor<2> {
-        self.b.val().matmul(self.a.val()) * self.scale
+        let wide = |t: Tensor<2>| t.cast(FloatDType::F32);
+        wide(self.b.val()).matmul(wide(self.a.val())) * self.scale
     }
 }
 
@@ -126,13 +129,35 @@ impl LoraLinear {
             lora.merged = merged;
             self.weight = self.weight.map(|w| {
                 let trainable = w.is_require_grad();
-                let sum = if merged {
-                    w.detach() + delta
-                } else {
-                    w.detach() - delta
-                };
-                sum.detach().set_require_grad(trainable)
+                let dtype = w.dtype();
+                let wide = w.detach().cast(FloatDType::F32);
+                let sum = if merged { wide + delta } else { wide - delta };
+                sum.cast(dtype).detach().set_require_grad(trainable)
             });
+        }
+        self
+    }
+
+    /// With a new adapter in place of the one it has, or without one.
+    pub(super) fn with_adapter(self, config: Option<&LoraConfig>) -> Self {
+        let [d_output, d_input] = self.weight.lazy_shape().dims();
+        let device = self.weight.lazy_device();
+        let lora = config.map(|c| LoraAdapter::new(c, [d_output, d_input], &device));
+        Self { lora, ..self }
+    }
+
+    /// Sets dropout and scale of the adapter; its product stays what it is.
+    pub(super) fn with_adapter_settings(mut self, config: &LoraConfig) -> Self {
+        if let Some(lora) = &mut self.lora {
+            lora.dropout = DropoutConfig::new(config.dropout).init();
+            let ratio = lora.scale / config.scale();
+            if ratio != 1.0 {
+                lora.scale = config.scale();
+                lora.b = lora.b.clone().map(|b| {
+                    let trainable = b.is_require_grad();
+                    (b.detach() * ratio).detach().set_require_grad(trainable)
+                });
+            }
         }
         self
     }

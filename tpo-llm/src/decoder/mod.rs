@@ -1,5 +1,6 @@
 //! One decoder for the Llama family: Mistral, Llama, Qwen2, SmolLM2.
 
+mod adapters;
 mod attention;
 mod block;
 mod cache;

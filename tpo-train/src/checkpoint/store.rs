@@ -251,7 +251,7 @@ impl CheckpointStore {
     }
 }
 
-/// Ties go to the newer one.
+/// Ties go to the newer one; scores that are no number do not count.
 fn best(found: &[SavedCheckpoint], goal: Goal) -> Option<&SavedCheckpoint> {
     let score = |c: &SavedCheckpoint| match goal {
         Goal::Max => c.manifest().score,
@@ -259,7 +259,7 @@ fn best(found: &[SavedCheckpoint], goal: Goal) -> Option<&SavedCheckpoint> {
     };
     found
         .iter()
-        .filter_map(|c| Some((score(c)?, c)))
+        .filter_map(|c| Some((score(c).filter(|s| s.is_finite())?, c)))
         .max_by(|a, b| a.0.total_cmp(&b.0))
         .map(|(_, c)| c)
 }

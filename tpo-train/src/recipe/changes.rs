@@ -61,7 +61,10 @@ fn harmless(path: &KeyPath, stage: usize) -> bool {
         [Step::Key(top), ..] if matches!(top.as_str(), "name" | "logging" | "checkpoints") => true,
         [Step::Key(top), Step::Index(i), ..] if top == "stages" && *i > stage => true,
         [Step::Key(top), Step::Index(_), Step::Key(field), ..] if top == "stages" => {
-            matches!(field.as_str(), "evaluate_every" | "checkpoint_every")
+            matches!(
+                field.as_str(),
+                "evaluate_every" | "evaluation" | "checkpoint_every"
+            )
         }
         // The files may have moved; what they hold is checked by the data set's fingerprint.
         [Step::Key(top), Step::Key(field), ..] if top == "model" => field == "start",

@@ -8,6 +8,7 @@
 
 mod changes;
 mod data;
+mod evaluation;
 mod overrides;
 mod read;
 #[cfg(test)]
@@ -18,7 +19,8 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 pub use changes::Change;
-pub use data::{MixtureSpec, SourceSpec, SyntheticSpec};
+pub use data::{MixtureSpec, SourceSpec};
+pub use evaluation::EvaluationSpec;
 
 use crate::error::{Result, TrainError};
 use crate::stage::{Stage, StagePlan};
@@ -150,7 +152,7 @@ pub enum SavedWeights {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BestSpec {
-    /// Name of a value in the metrics, for example `eval/region/accuracy`.
+    /// Name of a value in the metrics, for example `eval/region/acc@0.5`.
     pub metric: String,
     /// Which way is better.
     #[serde(default)]
@@ -271,10 +273,28 @@ impl Recipe {
                     .into(),
             );
         }
-        if let Some(best) = &self.checkpoints.keep_best
-            && best.metric.is_empty()
-        {
-            problems.push("checkpoints.keep_best.metric is empty".into());
+        if let Some(best) = &self.checkpoints.keep_best {
+            if !best.metric.starts_with("eval/") {
+                problems.push(format!(
+                    "checkpoints.keep_best.metric is `{}`; must be a value of an evaluation, for \
+                     example `eval/loss` or `eval/region/acc@0.5`",
+                    best.metric
+                ));
+            }
+            if self.stages.iter().all(|s| s.evaluation.is_none()) {
+                problems.push(
+                    "checkpoints.keep_best: no stage has an `evaluation` that could tell".into(),
+                );
+            }
+        }
+        for (i, stage) in self.stages.iter().enumerate() {
+            if stage.evaluate_every.is_some() && stage.evaluation.is_none() {
+                problems.push(format!(
+                    "stages[{i}] `{}`.evaluate_every: there is nothing to evaluate on; add \
+                     `evaluation = {{ data = {{ sources = [..] }} }}`",
+                    stage.name
+                ));
+            }
         }
         if self.logging.every_steps == 0 {
             problems.push("logging.every_steps is 0; must be at least 1".into());
@@ -300,23 +320,34 @@ impl ModelSpec {
             }
             _ => {}
         }
-        let Some(lora) = &self.lora else {
-            return;
-        };
-        if lora.rank == 0 {
-            problems.push("model.lora.rank is 0; leave `lora` out for none".into());
+        if let Some(lora) = &self.lora {
+            lora.problems("model.lora", problems);
         }
-        if !(lora.alpha.is_finite() && lora.alpha > 0.0) {
+    }
+}
+
+impl LoraSpec {
+    /// Appends what is out of range; `at` is where in the recipe this is.
+    pub(crate) fn problems(&self, at: &str, problems: &mut Vec<String>) {
+        if self.rank == 0 {
+            problems.push(format!("{at}.rank is 0; leave `lora` out for none"));
+        }
+        if !(self.alpha.is_finite() && self.alpha > 0.0) {
             problems.push(format!(
-                "model.lora.alpha is {}; must be above 0 and finite",
-                lora.alpha
+                "{at}.alpha is {}; must be above 0 and finite",
+                self.alpha
             ));
         }
-        if !(0.0..1.0).contains(&lora.dropout) {
+        if !(0.0..1.0).contains(&self.dropout) {
             problems.push(format!(
-                "model.lora.dropout is {}; must be at least 0 and below 1",
-                lora.dropout
+                "{at}.dropout is {}; must be at least 0 and below 1",
+                self.dropout
             ));
+        }
+        for (i, target) in self.targets.iter().enumerate() {
+            if self.targets[..i].contains(target) {
+                problems.push(format!("{at}.targets: `{target}` is there twice"));
+            }
         }
     }
 }

@@ -14,7 +14,7 @@ name = "region"
 patterns = ["head:region.**", "token:region"]
 learning_rate = 1e-4
 [stages.data]
-sources = [{ name = "made", synthetic = { task = "region", rows = 8 } }]
+sources = [{ name = "made", synthetic = { tasks = ["region"], rows = 8 } }]
 
 [[stages]]
 name = "all"
@@ -209,7 +209,8 @@ fn values_are_checked_together() {
         .replace("preset = \"mini\"", "preset = \"mini\", directory = \"d\"")
         .replace(
             "name = \"small\"",
-            "name = \"a b\"\ncheckpoints = { keep_last = 0 }\nlogging = { every_steps = 0 }",
+            "name = \"a b\"\nlogging = { every_steps = 0 }\n\
+             checkpoints = { keep_last = 0, keep_best = { metric = \"loss\" } }",
         )
         .replacen(
             "batch_size = 2",
@@ -217,5 +218,13 @@ fn values_are_checked_together() {
             1,
         );
     let found = problems(&text, &[]);
-    assert_eq!(found.len(), 6, "{found:#?}");
+    // An evaluation without samples, and two mistakes of `keep_best`, come on top of six.
+    assert_eq!(found.len(), 9, "{found:#?}");
+    for says in [
+        "evaluate_every: there is nothing to evaluate on",
+        "keep_best.metric is `loss`; must be a value of an evaluation",
+        "keep_best: no stage has an `evaluation`",
+    ] {
+        assert!(found.iter().any(|p| p.contains(says)), "{says}: {found:#?}");
+    }
 }

@@ -1,11 +1,12 @@
 //! What the trainer learns from, as a trait.
 
+use std::any::Any;
 use std::sync::Arc;
 
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 use tpo_core::geometry::BoxXyxy;
-use tpo_core::head::{FeatureSource, FrameSource, SampleContext};
+use tpo_core::head::{FeatureSource, FrameSource, SampleContext, TaskCall};
 use tpo_core::model::TpoBatch;
 
 use crate::error::Result;
@@ -33,6 +34,8 @@ pub struct SampleInfo {
     pub frames: Option<Arc<dyn FrameSource>>,
     /// Features of frozen towers, for heads that read them.
     pub features: Option<Arc<dyn FeatureSource>>,
+    /// The calls of heads in the order of their task tokens, where a conversation has several.
+    pub calls: Vec<TaskCall>,
 }
 
 impl SampleInfo {
@@ -55,6 +58,7 @@ impl SampleInfo {
             boxes: &self.boxes,
             frames: self.frames.as_deref().map(|f| f as &dyn FrameSource),
             features: self.features.as_deref().map(|f| f as &dyn FeatureSource),
+            calls: &self.calls,
         }
     }
 }
@@ -78,6 +82,15 @@ pub struct TrainBatch {
     pub samples: Vec<SampleInfo>,
 }
 
+/// What a data stream is opened for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// To learn from it: shuffled, with whatever the source changes at random.
+    Train,
+    /// To be judged by it: nothing is changed at random.
+    Evaluate,
+}
+
 /// A deterministic, endless stream of micro-batches.
 ///
 /// The stream goes on into the next epoch by itself, and what it gives depends on nothing but its
@@ -90,6 +103,10 @@ pub trait TrainData {
     /// Whatever keeps the stream from going on. Rows that cannot be read are the source's own
     /// matter: it skips and counts them.
     fn next_batch(&mut self, device: &Device) -> Result<TrainBatch>;
+
+    /// Shows the stream the model as it is before the next micro-batch. A source whose samples
+    /// hold features of the model's own encoder takes them from here; most ignore it.
+    fn see(&mut self, _model: &dyn Any) {}
 
     /// Micro-batches of one epoch; at least 1.
     fn batches_per_epoch(&self) -> u64;
@@ -116,6 +133,9 @@ pub trait TrainData {
 impl<T: TrainData + ?Sized> TrainData for Box<T> {
     fn next_batch(&mut self, device: &Device) -> Result<TrainBatch> {
         (**self).next_batch(device)
+    }
+    fn see(&mut self, model: &dyn Any) {
+        (**self).see(model);
     }
     fn batches_per_epoch(&self) -> u64 {
         (**self).batches_per_epoch()
@@ -166,6 +186,10 @@ impl<D: TrainData> TrainData for Sharded<D> {
         let batch = self.inner.next_batch(device)?;
         self.skip(self.world - 1 - self.rank, device)?;
         Ok(batch)
+    }
+
+    fn see(&mut self, model: &dyn Any) {
+        self.inner.see(model);
     }
 
     fn batches_per_epoch(&self) -> u64 {

@@ -160,6 +160,12 @@ pub trait Hooks<M> {
         Ok(None)
     }
 
+    /// Asked after an evaluation: whether to write a checkpoint now, whatever the stage's cadence,
+    /// for example because the model was never better.
+    fn keep(&mut self) -> bool {
+        false
+    }
+
     /// Keeps the model and what is needed to go on; `last` at the end of a stage.
     ///
     /// # Errors
@@ -194,6 +200,11 @@ impl<M, A: Hooks<M>, B: Hooks<M>> Hooks<M> for (A, B) {
             }
             (a, b) => a.or(b),
         })
+    }
+
+    fn keep(&mut self) -> bool {
+        let (a, b) = (self.0.keep(), self.1.keep());
+        a || b
     }
 
     fn checkpoint(&mut self, model: &M, state: TrainState, last: bool) -> Result<()> {

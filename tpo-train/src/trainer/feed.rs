@@ -1,18 +1,46 @@
 //! Data sets as a stream of micro-batches.
 
+use std::any::Any;
 use std::sync::Arc;
 
 use burn::tensor::Device;
 use serde::Deserialize;
-use tpo_core::head::{FeatureSource, FrameSource};
+use tpo_core::head::{FeatureSource, FrameSource, TaskCall};
 use tpo_data::feed::{BadRows, Cursor, Feed, SampleFacts};
 
 use super::data::{SampleInfo, TrainBatch, TrainData};
 use crate::error::{Result, TrainError};
 
-/// Finds the features of frozen towers for a sample; `None` when there are none.
-pub type FindFeatures =
-    Box<dyn FnMut(&SampleFacts) -> Result<Option<Arc<dyn FeatureSource>>> + Send>;
+/// Finds the features of frozen towers for the samples of a stream.
+///
+/// `None` means that there are none; a head that needs some says so.
+pub trait FindFeatures: Send {
+    /// The model as it is before the next batch, for towers that are part of it.
+    fn see(&mut self, _model: &dyn Any) {}
+
+    /// The batch is made: the model seen for it changes next.
+    fn let_go(&mut self) {}
+
+    /// What the calls of a sample share, such as the features of its video.
+    ///
+    /// # Errors
+    /// Whatever keeps the run from going on.
+    fn of_sample(
+        &mut self,
+        facts: &SampleFacts,
+        calls: &[TaskCall],
+    ) -> Result<Option<Arc<dyn FeatureSource>>>;
+
+    /// What belongs to one call, such as the features of its query.
+    ///
+    /// # Errors
+    /// Whatever keeps the run from going on.
+    fn of_call(
+        &mut self,
+        facts: &SampleFacts,
+        call: &TaskCall,
+    ) -> Result<Option<Arc<dyn FeatureSource>>>;
+}
 
 /// A [`Feed`] of the data crate as [`TrainData`].
 ///
@@ -20,7 +48,7 @@ pub type FindFeatures =
 /// share an epoch with [`tpo_data::feed::OrderConfig::shards`], which reads only the own part.
 pub struct FeedData {
     feed: Feed,
-    features: Option<FindFeatures>,
+    features: Option<Box<dyn FindFeatures>>,
 }
 
 impl FeedData {
@@ -32,9 +60,9 @@ impl FeedData {
         }
     }
 
-    /// Gives every sample the features `find` finds for it.
-    pub fn with_features(mut self, find: FindFeatures) -> Self {
-        self.features = Some(find);
+    /// Gives samples and their calls the features that `find` finds for them.
+    pub fn with_features(mut self, find: impl FindFeatures + 'static) -> Self {
+        self.features = Some(Box::new(find));
         self
     }
 
@@ -61,17 +89,19 @@ impl TrainData for FeedData {
             })
         })?;
         let (batch, facts) = collated.into_batch(device);
-        let mut boxes = batch.boxes.clone().into_iter();
         let samples = facts
             .into_iter()
-            .map(|facts| {
-                let features = match &mut self.features {
-                    Some(find) => find(&facts)?,
-                    None => None,
-                };
-                let file = facts.file.file_name().unwrap_or_default().to_string_lossy();
+            .map(|mut facts| {
+                let mut calls = std::mem::take(&mut facts.calls);
+                let mut features = None;
+                if let (Some(find), false) = (&mut self.features, calls.is_empty()) {
+                    features = find.of_sample(&facts, &calls)?;
+                    for call in &mut calls {
+                        call.features = find.of_call(&facts, call)?;
+                    }
+                }
                 Ok(SampleInfo {
-                    id: format!("{file}:{}", facts.line),
+                    id: facts.name(),
                     task: facts
                         .truths
                         .first()
@@ -81,13 +111,24 @@ impl TrainData for FeedData {
                     duration: facts.duration,
                     timestamps: facts.timestamps,
                     query: facts.query,
-                    boxes: boxes.next().unwrap_or_default(),
+                    boxes: facts.boxes,
                     frames: facts.clip.map(|c| Arc::new(c) as Arc<dyn FrameSource>),
                     features,
+                    calls,
                 })
             })
-            .collect::<Result<_>>()?;
+            .collect::<Result<_>>();
+        if let Some(find) = &mut self.features {
+            find.let_go();
+        }
+        let samples = samples?;
         Ok(TrainBatch { batch, samples })
+    }
+
+    fn see(&mut self, model: &dyn Any) {
+        if let Some(find) = &mut self.features {
+            find.see(model);
+        }
     }
 
     fn batches_per_epoch(&self) -> u64 {

@@ -6,6 +6,7 @@
 //! Nothing here names an encoder, a language model or a head.
 
 mod data;
+mod evaluate;
 mod event;
 mod feed;
 mod micro;
@@ -15,7 +16,8 @@ mod prepare;
 mod run;
 mod state;
 
-pub use data::{GeneratedData, SampleInfo, Sharded, TrainBatch, TrainData};
+pub use data::{GeneratedData, Purpose, SampleInfo, Sharded, TrainBatch, TrainData};
+pub use evaluate::{StageEvaluation, evaluate};
 pub use event::{Hooks, Metrics, MicroReport, StepReport, TermValue, TrainEvent};
 pub use feed::{FeedData, FindFeatures};
 pub use parallel::{Reduce, Worker};

@@ -2,6 +2,7 @@
 
 use tpo_core::head::HeadSet;
 use tpo_core::model::TpoModel;
+use tpo_core::recompute::mix;
 use tpo_core::traits::{Connector, LanguageModel, VisionEncoder};
 
 use super::data::TrainData;
@@ -9,7 +10,11 @@ use super::event::Hooks;
 use super::run::{RunEnd, TrainOptions, Trainer};
 use super::state::TrainState;
 use crate::error::{Result, TrainError};
+use crate::keep::materialise;
 use crate::stage::{Stage, StagePlan};
+
+/// Sets the draws of new adapters apart from everything else that follows from a stage's seed.
+const ADAPTERS: u64 = u64::from_le_bytes(*b"adapters");
 
 /// Opens the data of a stage: the stage, its place in the plan, its seed.
 pub type OpenStage<'a> = dyn FnMut(&Stage, usize, u64) -> Result<Box<dyn TrainData>> + 'a;
@@ -20,11 +25,14 @@ pub type OpenStage<'a> = dyn FnMut(&Stage, usize, u64) -> Result<Box<dyn TrainDa
 /// where that state was taken (the model must have the weights of that moment); stages before it
 /// are passed over. The seed of a stage is its own, or `options.seed` plus its place.
 ///
+/// A stage with [`Stage::lora`] begins by changing the adapters of the language model; new ones are
+/// drawn from its seed. A run that is taken up inside such a stage must bring them along.
+///
 /// Returns the model without autodiff, and whether the plan came to its end.
 ///
 /// # Errors
 /// As [`Trainer::new`] and [`Trainer::run`]; [`TrainError::InvalidPlan`] when `from` is of a stage
-/// that the plan does not have.
+/// that the plan does not have, or a stage asks for adapters that the language model cannot have.
 pub fn train_plan<V, C, L, H>(
     mut model: TpoModel<V, C, L, H>,
     plan: &StagePlan,
@@ -58,6 +66,14 @@ where
         let stage_seed = stage
             .seed
             .unwrap_or_else(|| seed.wrapping_add(index as u64));
+        if let (Some(lora), None) = (&stage.lora, &from) {
+            options.device.seed(mix(stage_seed, ADAPTERS));
+            let llm = model.llm.with_adapters(&lora.into());
+            model.llm = llm.map_err(|e| TrainError::InvalidPlan {
+                problems: vec![format!("stages[{index}] `{}`.lora: {e}", stage.name)],
+            })?;
+            materialise(&model);
+        }
         let mut data = data(stage, index, stage_seed)?;
         options.seed = stage_seed;
         options.stage_index = index;

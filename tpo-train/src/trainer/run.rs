@@ -263,6 +263,7 @@ where
             hooks.event(&TrainEvent::StepFinished(report.clone()))?;
             let last = step == self.total_steps;
             let due = |every: Option<u64>| every.is_some_and(|n| step.is_multiple_of(n));
+            let mut keep = false;
             if last || due(evaluate_every) {
                 let start = Instant::now();
                 if let Some(metrics) = hooks.evaluate(&self.model()?.valid(), &report)? {
@@ -272,10 +273,11 @@ where
                         metrics,
                         seconds: start.elapsed().as_secs_f64(),
                     })?;
+                    keep = hooks.keep();
                 }
             }
             let stop = !last && hooks.stop();
-            if last || stop || due(checkpoint_every) {
+            if last || stop || keep || due(checkpoint_every) {
                 let state = self.state(data);
                 hooks.checkpoint(&self.model()?.valid(), state, last)?;
                 let stage = self.stage.name.clone();
@@ -308,11 +310,6 @@ where
         let mut log = StepLog::default();
         let mut failure = None;
         for micro in 0..accumulation {
-            let waiting = Instant::now();
-            let batch = data.next_batch(&device)?;
-            log.data_seconds += waiting.elapsed().as_secs_f64();
-            let ids: Vec<String> = batch.samples.iter().map(|s| s.id.clone()).collect();
-            log.count(&batch);
             let seed = step_seed(
                 self.seed,
                 self.options.stage_index,
@@ -320,7 +317,15 @@ where
                 micro as u64,
                 rank,
             );
+            // Before the data, so that nothing a stream draws depends on what happened since the
+            // last step: an evaluation, or an interruption.
             device.seed(seed);
+            let waiting = Instant::now();
+            data.see(self.model.as_ref().ok_or_else(lost)?);
+            let batch = data.next_batch(&device)?;
+            log.data_seconds += waiting.elapsed().as_secs_f64();
+            let ids: Vec<String> = batch.samples.iter().map(|s| s.id.clone()).collect();
+            log.count(&batch);
             let recompute = self.options.recompute.then_some(seed);
             let model = self.model.as_ref().ok_or_else(lost)?;
             let result = micro_batch(model, batch, &self.stage.loss, recompute, &mut grads);

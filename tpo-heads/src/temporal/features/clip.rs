@@ -29,6 +29,21 @@ pub struct ClipInput {
     pub mean: [f32; 3],
     /// Divided by per channel, on the 0-1 scale.
     pub std: [f32; 3],
+    /// Which frames of the video.
+    #[serde(default)]
+    pub rule: FrameRule,
+}
+
+/// Which frames of a video an extractor reads.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FrameRule {
+    /// The reference's, `fpsX` of its video reader: rounds ties to even and drops the last second
+    /// when it is not whole.
+    #[default]
+    Reference,
+    /// Those on show in the middle of equal intervals.
+    Shown,
 }
 
 impl ClipInput {
@@ -41,6 +56,7 @@ impl ClipInput {
             size,
             mean: [0.485, 0.456, 0.406],
             std: [0.229, 0.224, 0.225],
+            rule: FrameRule::Reference,
         }
     }
 

@@ -21,7 +21,7 @@ mod query;
 use burn::tensor::{Device, Tensor, TensorData};
 use tpo_core::head::FeatureSource;
 
-pub use clip::{ClipFeatureExtractor, ClipInput, EncoderFeatures, InternVideo2Features};
+pub use clip::{ClipFeatureExtractor, ClipInput, EncoderFeatures, FrameRule, InternVideo2Features};
 pub use identity::weights_fingerprint;
 pub use internvideo2::{CLIP_TEMPERATURE, InternVideo2Files};
 pub use precomputed::{

@@ -1,13 +1,19 @@
 //! Stages of training and the plan that orders them.
 
+mod optimizer;
+#[cfg(test)]
+mod tests;
+
 use burn::module::Module;
 use serde::{Deserialize, Serialize};
+
+pub use optimizer::{AdamW, Precision};
 
 use crate::error::{Result, TrainError};
 use crate::groups::{ParamGroupSpec, ResolvedGroups, ResolvedParam, resolve_named, resolve_params};
 use crate::loss::LossWeights;
 use crate::names::HeadNames;
-use crate::recipe::MixtureSpec;
+use crate::recipe::{EvaluationSpec, LoraSpec, MixtureSpec};
 use crate::schedule::LrSchedule;
 
 /// Stages in order. Each starts from the weights at which the one before it ended.
@@ -79,12 +85,21 @@ pub struct Stage {
     /// What it learns from; absent: what the program gives it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub data: Option<MixtureSpec>,
+    /// Held-out samples it is evaluated on; absent: none, unless the program evaluates.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub evaluation: Option<EvaluationSpec>,
     /// How often it is evaluated; absent: at its end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub evaluate_every: Option<StageLength>,
     /// How often a checkpoint is written; absent: at its end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checkpoint_every: Option<StageLength>,
+    /// Adapters of the language model from this stage on; absent: as before it. Another dropout or
+    /// alpha applies to those that are there, without a change of what the model computes. Another
+    /// rank or other targets add the old adapters to the weights and start new ones, drawn from the
+    /// stage's seed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lora: Option<LoraSpec>,
     /// Seed of this stage; absent: the recipe's plus the stage's place.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seed: Option<u64>,
@@ -100,41 +115,6 @@ pub enum StageLength {
     Epochs(u64),
     /// Optimizer steps.
     Steps(u64),
-}
-
-/// Number format of weights and activations.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-#[non_exhaustive]
-pub enum Precision {
-    /// 32-bit floats.
-    #[default]
-    F32,
-    /// bfloat16 (paper, Table 17). Norm statistics, softmax, losses and the optimizer's state stay
-    /// in 32 bits.
-    Bf16,
-}
-
-/// Constants of AdamW. Defaults are PyTorch's.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct AdamW {
-    /// Decay of the first moment.
-    pub beta_1: f64,
-    /// Decay of the second moment.
-    pub beta_2: f64,
-    /// Added to the root of the second moment.
-    pub epsilon: f64,
-}
-
-impl Default for AdamW {
-    fn default() -> Self {
-        Self {
-            beta_1: 0.9,
-            beta_2: 0.999,
-            epsilon: 1e-8,
-        }
-    }
 }
 
 impl StagePlan {
@@ -199,8 +179,10 @@ impl Stage {
             adamw: AdamW::default(),
             loss: LossWeights::default(),
             data: None,
+            evaluation: None,
             evaluate_every: None,
             checkpoint_every: None,
+            lora: None,
             seed: None,
             groups,
         }
@@ -313,6 +295,12 @@ impl Stage {
         if let Some(data) = &self.data {
             data.problems(&format!("{at}.data"), problems);
         }
+        if let Some(evaluation) = &self.evaluation {
+            evaluation.problems(&format!("{at}.evaluation"), problems);
+        }
+        if let Some(lora) = &self.lora {
+            lora.problems(&format!("{at}.lora"), problems);
+        }
         if self.groups.is_empty() {
             problems.push(format!("{at}.groups is empty: nothing would learn"));
         }
@@ -322,24 +310,6 @@ impl Stage {
                 problems.push(format!("{at}: an earlier group has this name"));
             }
             group.problems(&at, problems);
-        }
-    }
-}
-
-impl AdamW {
-    fn problems(&self, at: &str, problems: &mut Vec<String>) {
-        for (field, beta) in [("beta_1", self.beta_1), ("beta_2", self.beta_2)] {
-            if !(0.0..1.0).contains(&beta) {
-                problems.push(format!(
-                    "{at}.{field} is {beta}; must be at least 0 and below 1"
-                ));
-            }
-        }
-        if !(self.epsilon.is_finite() && self.epsilon > 0.0) {
-            problems.push(format!(
-                "{at}.epsilon is {}; must be above 0 and finite",
-                self.epsilon
-            ));
         }
     }
 }
@@ -360,166 +330,5 @@ fn recipe_error(origin: &str, error: impl std::fmt::Display) -> TrainError {
     TrainError::Recipe {
         origin: origin.to_string(),
         message: error.to_string().trim_end().to_string(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use burn::nn::LinearConfig;
-    use burn::tensor::Device;
-
-    const SMALLEST: &str = r#"
-        [[stages]]
-        name = "a"
-        length = { steps = 10 }
-        batch_size = 2
-
-        [[stages.groups]]
-        name = "all"
-        patterns = ["**"]
-        learning_rate = 1e-3
-    "#;
-
-    fn refused(text: &str) -> String {
-        StagePlan::from_toml(text, "r.toml")
-            .unwrap_err()
-            .to_string()
-    }
-
-    #[test]
-    fn defaults() {
-        let plan = StagePlan::from_toml(SMALLEST, "r.toml").unwrap();
-        let stage = plan.stage("a").unwrap();
-        assert_eq!(stage.length, StageLength::Steps(10));
-        assert_eq!((stage.accumulation, stage.total_batch()), (1, 2));
-        assert_eq!((stage.weight_decay, stage.clip_norm), (0.0, None));
-        assert_eq!(stage.precision, Precision::F32);
-        assert_eq!(stage.schedule, LrSchedule::default());
-        assert_eq!(stage.loss, LossWeights::default());
-        let (b1, b2, eps) = (stage.adamw.beta_1, stage.adamw.beta_2, stage.adamw.epsilon);
-        assert_eq!((b1, b2, eps), (0.9, 0.999, 1e-8));
-        let again = StagePlan::from_toml(&plan.to_toml().unwrap(), "again").unwrap();
-        assert_eq!(again, plan);
-    }
-
-    #[test]
-    fn unknown_and_missing_fields_are_errors_with_their_line() {
-        for (from, to, says) in [
-            ("batch_size = 2", "batchsize = 2", "batchsize"),
-            ("batch_size = 2", "", "missing field `batch_size`"),
-            ("batch_size = 2", "batch_size = -2", "-2"),
-            ("steps = 10", "steps = 10, epochs = 1", "epochs"),
-            ("steps = 10", "hours = 10", "hours"),
-            ("patterns", "pattern", "pattern"),
-            (
-                "batch_size = 2",
-                "batch_size = 2\nschedule.warmup = 1",
-                "warmup",
-            ),
-            ("batch_size = 2", "batch_size = 2\nprecision = \"f8\"", "f8"),
-            (
-                "batch_size = 2",
-                "batch_size = 2\nloss.heads.r.wight = 1",
-                "wight",
-            ),
-        ] {
-            assert!(SMALLEST.contains(from));
-            let text = refused(&SMALLEST.replace(from, to));
-            assert!(
-                text.starts_with("r.toml: TOML parse error at line"),
-                "{text}"
-            );
-            assert!(text.contains(says), "{says}: {text}");
-        }
-    }
-
-    #[test]
-    fn all_problems_at_once() {
-        let text = r#"
-            [[stages]]
-            name = "a b"
-            length = { epochs = 0 }
-            batch_size = 0
-            accumulation = 0
-            weight_decay = -0.1
-            clip_norm = 0.0
-            schedule = { warmup_ratio = 2.0 }
-            adamw = { beta_1 = 1.0, epsilon = 0.0 }
-            loss = { language = -1.0 }
-            groups = []
-
-            [[stages]]
-            name = "b"
-            length = { steps = 1 }
-            batch_size = 1
-            [[stages.groups]]
-            name = ""
-            patterns = ["!x", "a..b"]
-            learning_rate = 0.0
-            weight_decay = nan
-            [[stages.groups]]
-            name = ""
-            patterns = []
-            learning_rate = inf
-
-            [[stages]]
-            name = "b"
-            length = { steps = 1 }
-            batch_size = 1
-            [[stages.groups]]
-            name = "g"
-            patterns = ["**"]
-            learning_rate = 1.0
-        "#;
-        let Err(TrainError::InvalidPlan { problems }) = StagePlan::from_toml(text, "r") else {
-            panic!("must be refused as a plan");
-        };
-        let starts = [
-            "stages[0] `a b`.name must be",
-            "stages[0] `a b`.length.epochs is 0",
-            "stages[0] `a b`.batch_size is 0",
-            "stages[0] `a b`.accumulation is 0",
-            "stages[0] `a b`.weight_decay is -0.1",
-            "stages[0] `a b`.clip_norm is 0",
-            "stages[0] `a b`.schedule.warmup_ratio is 2",
-            "stages[0] `a b`.adamw.beta_1 is 1",
-            "stages[0] `a b`.adamw.epsilon is 0",
-            "stages[0] `a b`.loss.language is -1",
-            "stages[0] `a b`.groups is empty",
-            "stages[1] `b`.groups[0] ``.name is empty",
-            "stages[1] `b`.groups[0] ``.patterns: `a..b` has an empty segment",
-            "stages[1] `b`.groups[0] ``.learning_rate is 0",
-            "stages[1] `b`.groups[0] ``.weight_decay is NaN",
-            "stages[1] `b`.groups[1] ``: an earlier group",
-            "stages[1] `b`.groups[1] ``.name is empty",
-            "stages[1] `b`.groups[1] ``.patterns: needs a pattern",
-            "stages[1] `b`.groups[1] ``.learning_rate is inf",
-            "stages[2] `b`: an earlier stage has this name",
-        ];
-        assert_eq!(problems.len(), starts.len(), "{problems:#?}");
-        for (problem, start) in problems.iter().zip(starts) {
-            assert!(problem.starts_with(start), "{problem}, want {start}");
-        }
-        assert!(refused("stages = []").contains("1 problem:\n  - stages is empty"));
-    }
-
-    #[test]
-    fn groups_without_weight_decay_get_the_stages() {
-        let mut plan = StagePlan::from_toml(SMALLEST, "r").unwrap();
-        let stage = &mut plan.stages[0];
-        stage.weight_decay = 0.02;
-        stage.groups = vec![
-            ParamGroupSpec::new("w", ["weight"], 1e-3),
-            ParamGroupSpec {
-                weight_decay: Some(0.0),
-                ..ParamGroupSpec::new("b", ["bias"], 1e-3)
-            },
-        ];
-        let groups = stage
-            .resolve(&LinearConfig::new(2, 3).init(&Device::flex()))
-            .unwrap();
-        let decay: Vec<_> = groups.groups.iter().map(|g| g.weight_decay).collect();
-        assert_eq!(decay, [Some(0.02), Some(0.0)]);
     }
 }

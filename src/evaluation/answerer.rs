@@ -1,0 +1,188 @@
+//! Who answers: a session, or anything else that can.
+
+use std::sync::Arc;
+
+use serde_json::json;
+use tpo_data::schema::{MediaKind, open_media, resolve};
+use tpo_data::{MediaLimits, VideoPart, VideoReader};
+use tpo_heads::temporal::features::weights_fingerprint;
+
+use super::answer::{AnswerForm, MediaInfo};
+use super::item::{Ask, Item, MediaRef};
+use super::protocol::{AnswererIdentity, Route};
+use crate::error::{Error, Result};
+use crate::session::{Question, Reply, Session, TrackFrames};
+use tpo_data::prompts::box_text;
+
+/// Answers questions about media.
+pub trait Answerer {
+    /// What decides its answers. Asked once per run.
+    ///
+    /// # Errors
+    /// Whatever keeps it from knowing.
+    fn identity(&mut self) -> Result<AnswererIdentity>;
+
+    /// Looks at media; the questions that follow are about it.
+    ///
+    /// # Errors
+    /// Media that cannot be read.
+    fn look(&mut self, media: &MediaRef) -> Result<MediaInfo>;
+
+    /// Answers one question by itself. `item` is for oracles; a model sees its `ask` only.
+    ///
+    /// # Errors
+    /// A question that cannot be asked.
+    fn answer(&mut self, item: &Item, media: &MediaInfo) -> Result<Reply>;
+}
+
+/// A session as answerer.
+#[derive(Debug)]
+pub struct SessionAnswerer<'a> {
+    session: &'a mut Session,
+    name: String,
+    route: Route,
+    form: AnswerForm,
+    limits: MediaLimits,
+}
+
+impl<'a> SessionAnswerer<'a> {
+    /// `name` says in the protocol which model it is.
+    pub fn new(
+        session: &'a mut Session,
+        name: impl Into<String>,
+        route: Route,
+        form: AnswerForm,
+    ) -> Self {
+        let limits = session.options().limits.clone();
+        Self {
+            session,
+            name: name.into(),
+            route,
+            form,
+            limits,
+        }
+    }
+
+    fn question(&self, ask: &Ask, media: &MediaInfo) -> Result<Question> {
+        let [width, height] = media.size;
+        let mut question = Question {
+            query: ask.query.clone(),
+            system: ask.system.clone(),
+            answer_prefix: ask.answer_prefix.clone(),
+            ..Question::default()
+        };
+        if !ask.boxes.is_empty() && (width == 0 || height == 0) {
+            return Err(Error::Question {
+                why: "it shows a box and has no picture".into(),
+            });
+        }
+        let token = match self.form {
+            AnswerForm::Heads => self.session.model().registry().box_prompt.as_ref(),
+            AnswerForm::Text => None,
+        };
+        let mut words = Vec::new();
+        for b in &ask.boxes {
+            let b = b.normalised(width, height).check("a box of the question")?;
+            match token {
+                Some(token) => {
+                    words.push(token.token.clone());
+                    question.boxes.push(b);
+                }
+                None => words.push(box_text(&b)),
+            }
+        }
+        let mut words = words.iter();
+        let mut parts = ask.text.split("{box}");
+        question.text = parts.next().unwrap_or_default().to_string();
+        for part in parts {
+            // More marks than boxes are text.
+            question
+                .text
+                .push_str(words.next().map_or("{box}", String::as_str));
+            question.text.push_str(part);
+        }
+        if let (Route::Always, AnswerForm::Heads, Some(task)) = (self.route, self.form, &ask.task) {
+            question.tasks.push(task.clone());
+        }
+        Ok(question)
+    }
+}
+
+impl Answerer for SessionAnswerer<'_> {
+    fn identity(&mut self) -> Result<AnswererIdentity> {
+        let options = self.session.options();
+        if options.track != TrackFrames::All {
+            return Err(Error::Config {
+                problems: "masks are scored on every frame; set SessionOptions::track to All"
+                    .into(),
+            });
+        }
+        let config = serde_json::to_string(self.session.config()).unwrap_or_default();
+        let settings = json!({
+            "input": self.session.config().input,
+            "config": blake3::hash(config.as_bytes()).to_hex().to_string(),
+            "sampling": options.sampling,
+            "call_order": options.call_order,
+            "max_new_tokens": options.max_new_tokens,
+            "decoding": options.decoding,
+            "dtype": options.dtype.map(|d| format!("{d:?}")),
+            "device": format!("{:?}", self.session.device()),
+            "towers": options.towers.as_ref().map(|t| json!({
+                "video": t.video.identity(),
+                "text": t.text.identity(),
+            })),
+        });
+        Ok(AnswererIdentity {
+            name: self.name.clone(),
+            weights: weights_fingerprint(self.session.model()),
+            settings,
+        })
+    }
+
+    fn look(&mut self, media: &MediaRef) -> Result<MediaInfo> {
+        let found = match media {
+            MediaRef::None => {
+                self.session.clear_media();
+                return Ok(MediaInfo::default());
+            }
+            MediaRef::Clip(clip) => {
+                let frames = clip
+                    .scene
+                    .render_all()
+                    .iter()
+                    .map(|f| f.to_frame())
+                    .collect::<std::result::Result<_, _>>()?;
+                self.session
+                    .load_frames(clip.name(), frames, clip.scene.fps)?
+            }
+            MediaRef::File { media, root } => match (media.kind, media.range) {
+                (MediaKind::Image, _) => self.session.load_image(resolve(root, &media.path))?,
+                (MediaKind::Video, None) => {
+                    self.session.load_video(resolve(root, &media.path), None)?
+                }
+                (_, range) => {
+                    let whole: Arc<dyn VideoReader> = open_media(media, root, &self.limits)?.into();
+                    let reader = match range {
+                        Some(range) => Arc::new(VideoPart::new(whole, range)?),
+                        None => whole,
+                    };
+                    self.session.load_reader(reader, None)?
+                }
+            },
+        };
+        Ok(MediaInfo {
+            size: [found.size.0, found.size.1],
+            duration: found.duration.unwrap_or(0.0),
+            fps: found.fps.unwrap_or(0.0),
+            frames: found.frame_count,
+        })
+    }
+
+    fn answer(&mut self, item: &Item, media: &MediaInfo) -> Result<Reply> {
+        let question = self.question(&item.ask, media)?;
+        self.session.clear_history();
+        let reply = self.session.ask(question)?.collect_reply();
+        self.session.clear_history();
+        reply
+    }
+}

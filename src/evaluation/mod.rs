@@ -1,0 +1,61 @@
+//! Running a model over a benchmark and scoring it.
+//!
+//! A [`Plan`] holds the questions of a benchmark file ([`DataFile`], any format of
+//! [`tpo::data::readers`](tpo_data::readers) and this project's own) or of the synthetic world
+//! ([`WorldSpec`]), worded by [`Prompts`]. [`run()`] asks an [`Answerer`] each of them and keeps
+//! every answer as a [`PredictionRow`]; an interrupted run is gone on with. Scores come from the
+//! metrics of `tpo::heads` over files in the official formats, and are written with the
+//! [`Protocol`] that gave them.
+//!
+//! ```no_run
+//! use tpo::evaluation::{
+//!     AnswerForm, DataFile, Plan, PlanOptions, Route, RunOptions, RunOutcome, SessionAnswerer, run,
+//! };
+//! use tpo::prelude::*;
+//!
+//! # fn main() -> tpo::Result<()> {
+//! let plan = Plan::from_file(&DataFile::new("held_out.jsonl", None), PlanOptions::default())?;
+//! let device = DeviceChoice::Auto.open()?;
+//! let (mut session, _) = Session::open("model", &device, SessionOptions::default(), None)?;
+//! let mut model =
+//!     SessionAnswerer::new(&mut session, "model", Route::Model, AnswerForm::Heads);
+//! let outcome = run(&plan, &mut model, "runs/held_out", &RunOptions::default(), &mut |p| {
+//!     eprintln!("{} of {}", p.done, p.total);
+//!     true
+//! })?;
+//! if let RunOutcome::Done(results) = outcome {
+//!     for task in &results.scores {
+//!         println!("{} {:?}", task.task, task.scores);
+//!     }
+//! }
+//! # Ok(())
+//! # }
+//! ```
+
+mod answer;
+mod answerer;
+mod item;
+mod log;
+mod model;
+mod mvbench;
+mod prompts;
+mod protocol;
+mod runner;
+mod score;
+mod source;
+mod submission;
+mod world;
+
+pub use answer::{AnswerForm, MediaInfo, Predicted, normalise_text, read_answer};
+pub use answerer::{Answerer, SessionAnswerer};
+pub use item::{Ask, Expected, Item, ItemKind, MediaRef};
+pub use log::PredictionRow;
+pub use prompts::Prompts;
+pub use protocol::{AnswererIdentity, DataIdentity, Protocol, Route, VERSION, differences};
+pub use runner::{
+    Failed, PREDICTIONS_FILE, PROTOCOL_FILE, Plan, PlanOptions, RESULTS_FILE, Results, RunOptions,
+    RunOutcome, RunProgress, SUBMISSION_DIR, run,
+};
+pub use score::{GroupScores, Rules, Score, TaskScores};
+pub use source::{DataFile, Items};
+pub use world::WorldSpec;

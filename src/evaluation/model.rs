@@ -1,0 +1,36 @@
+//! Sessions from training checkpoints.
+
+use std::path::Path;
+
+use burn::tensor::Device;
+use tpo_train::checkpoint::files;
+use tpo_train::keep::find_checkpoint;
+
+use crate::error::Result;
+use crate::session::{Session, SessionOptions};
+use crate::training::recipe_model;
+
+impl Session {
+    /// The model of a training checkpoint: a checkpoint directory, or the newest of a run. The
+    /// sizes come from the recipe beside the weights; a model directory it names must still be
+    /// there.
+    ///
+    /// # Errors
+    /// [`Error::Train`](crate::Error::Train) when there is no whole checkpoint or its weights do
+    /// not fit its recipe; those of [`recipe_model`].
+    pub fn open_checkpoint(
+        path: impl AsRef<Path>,
+        device: &Device,
+        options: SessionOptions,
+    ) -> Result<Self> {
+        let checkpoint = find_checkpoint(path)?;
+        let mut recipe = checkpoint.recipe()?;
+        // The checkpoint holds all weights, so those it started from are not needed.
+        recipe.model.start = None;
+        let built = recipe_model(&recipe, device)?;
+        let model = checkpoint.load_module(files::WEIGHTS, built.model, &|_| false)?;
+        let mut session = Self::new(model, built.config, built.tokenizer, device, options)?;
+        session.tokenizer_files = built.tokenizer_files;
+        Ok(session)
+    }
+}

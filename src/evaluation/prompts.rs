@@ -1,0 +1,130 @@
+//! How questions are worded. Everything here is part of a run's protocol.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use tpo_data::prompts::PromptBook;
+
+/// Wordings of a run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Prompts {
+    /// In front of multiple-choice prompts.
+    pub choice_system: String,
+    /// A multiple-choice question; slots `{question}` and `{options}`, one option a line as
+    /// `(A) text`.
+    pub choice_question: String,
+    /// The beginning of its answer, given to the model.
+    pub choice_prefix: String,
+    /// Put in front of the first line of what the model says, before it is read.
+    pub choice_return: String,
+    /// Questions of annotations without one, by family of the prompt book: `box`, `moment`,
+    /// `tracking`, `segmentation`; slots `{query}` and `{box}`.
+    pub templates: BTreeMap<String, String>,
+}
+
+impl Prompts {
+    /// The multiple-choice prompt of VideoChat2's MVBench evaluation.
+    pub fn mvbench() -> Self {
+        Self {
+            choice_system: "Carefully watch the video and pay attention to the cause and sequence \
+                            of events, the detail and movement of objects, and the action and pose \
+                            of persons. Based on your observations, select the best option that \
+                            accurately addresses the question.\n"
+                .into(),
+            choice_question:
+                "Question: {question}\nOptions:\n{options}\nOnly give the best option.".into(),
+            choice_prefix: "Best option:(".into(),
+            choice_return: "(".into(),
+            ..Self::plain()
+        }
+    }
+
+    /// Multiple choice as this project's training data words it; the first template of each
+    /// family of the default prompt book.
+    pub fn plain() -> Self {
+        let first = |(name, family): (String, tpo_data::prompts::Family)| {
+            Some((name, family.questions.into_iter().next()?))
+        };
+        Self {
+            choice_system: String::new(),
+            choice_question: "{question}\nOptions:\n{options}".into(),
+            choice_prefix: String::new(),
+            choice_return: String::new(),
+            templates: PromptBook::default()
+                .families
+                .into_iter()
+                .filter_map(first)
+                .collect(),
+        }
+    }
+
+    /// A multiple-choice question.
+    pub fn choice(&self, question: &str, options: &[String]) -> String {
+        let lines: Vec<String> = ('A'..='Z')
+            .zip(options)
+            .map(|(letter, option)| format!("({letter}) {option}"))
+            .collect();
+        fill(
+            &self.choice_question,
+            &[("{question}", question), ("{options}", &lines.join("\n"))],
+        )
+    }
+
+    /// The answer to a multiple-choice question as the benchmark reads it.
+    pub fn choice_answer(&self, said: &str) -> String {
+        let line = said.trim().split('\n').next().unwrap_or_default();
+        format!("{}{line}", self.choice_return)
+    }
+
+    /// The question of a family about `query`; `{box}` stays. `None` without such a family.
+    pub fn question(&self, family: &str, query: &str) -> Option<String> {
+        Some(fill(self.templates.get(family)?, &[("{query}", query)]))
+    }
+}
+
+/// Fills slots in one pass, so that a slot's name in a value is text.
+fn fill(template: &str, slots: &[(&str, &str)]) -> String {
+    let mut out = String::new();
+    let mut rest = template;
+    'next: while let Some(at) = rest.find('{') {
+        out.push_str(&rest[..at]);
+        rest = &rest[at..];
+        for (name, value) in slots {
+            if let Some(behind) = rest.strip_prefix(name) {
+                out.push_str(value);
+                rest = behind;
+                continue 'next;
+            }
+        }
+        out.push('{');
+        rest = &rest[1..];
+    }
+    out + rest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn choices_by_hand() {
+        let options = ["Ran {question}.".to_string(), "Sat.".to_string()];
+        let asked = Prompts::mvbench().choice("What?", &options);
+        let expected = "Question: What?\nOptions:\n(A) Ran {question}.\n(B) Sat.\nOnly give the \
+                        best option.";
+        assert_eq!(asked, expected);
+        let plain = Prompts::plain();
+        assert_eq!(plain.choice("W?", &options[1..]), "W?\nOptions:\n(A) Sat.");
+        assert_eq!(
+            Prompts::mvbench().choice_answer(" B) Sat.\nIt sat."),
+            "(B) Sat."
+        );
+        assert_eq!(plain.choice_answer("(B) Sat."), "(B) Sat.");
+        assert_eq!(
+            plain.question("box", "a {box}").unwrap(),
+            "Where is a {box}?"
+        );
+        assert_eq!(plain.question("none", "a"), None);
+    }
+}

@@ -1,0 +1,411 @@
+//! Asking every question of a benchmark, to be taken up again where it stopped.
+
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use serde_json::{Value, json};
+use tpo_data::readers::Format;
+
+use super::answer::{AnswerForm, MediaInfo, read_answer};
+use super::answerer::Answerer;
+use super::item::{Item, ItemKind};
+use super::log::{PredictionRow, RowLog};
+use super::prompts::Prompts;
+use super::protocol::{DataIdentity, Protocol, Route, VERSION, differences};
+use super::score::{Rules, TaskScores, score};
+use super::source::DataFile;
+use super::world::WorldSpec;
+use crate::error::{Error, Result};
+
+/// The protocol of a run, in its directory.
+pub const PROTOCOL_FILE: &str = "protocol.json";
+/// Answers, one JSON line per question.
+pub const PREDICTIONS_FILE: &str = "predictions.jsonl";
+/// Scores with their protocol.
+pub const RESULTS_FILE: &str = "results.json";
+/// Predictions and ground truth in the formats of the official evaluators.
+pub const SUBMISSION_DIR: &str = "submission";
+
+/// What is asked, and how.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// The questions.
+    pub items: Vec<Item>,
+    /// Rows of the data that could not become questions.
+    pub skipped: Vec<String>,
+    /// Wordings.
+    pub prompts: Prompts,
+    /// Who calls heads.
+    pub route: Route,
+    /// Where coordinates are read.
+    pub answers: AnswerForm,
+    /// How answers are scored.
+    pub rules: Rules,
+    kinds: Vec<ItemKind>,
+    data: DataIdentity,
+}
+
+/// What is left open by the data.
+#[derive(Debug, Clone, Default)]
+pub struct PlanOptions {
+    /// Kinds of questions to ask; all when empty.
+    pub kinds: Vec<ItemKind>,
+    /// Rows (or clips) of the data, from the first.
+    pub limit: Option<usize>,
+    /// Who calls heads.
+    pub route: Route,
+    /// Where coordinates are read.
+    pub answers: AnswerForm,
+    /// Wordings; `None` for the benchmark's own.
+    pub prompts: Option<Prompts>,
+}
+
+impl Plan {
+    /// The questions of a file.
+    ///
+    /// # Errors
+    /// As [`DataFile::items`].
+    pub fn from_file(file: &DataFile, options: PlanOptions) -> Result<Self> {
+        let rules = Rules::of(file.format);
+        let prompts = options.prompts.clone().unwrap_or(match file.format {
+            Some(Format::MvBench | Format::NextGqa | Format::VideoMme) => Prompts::mvbench(),
+            _ => Prompts::plain(),
+        });
+        let found = file.items(&prompts, &options.kinds, options.limit)?;
+        let mut source = serde_json::Map::new();
+        for path in [Some(&file.path), file.convert.second.as_ref()]
+            .into_iter()
+            .flatten()
+            .filter(|p| p.is_file())
+        {
+            let name = path.file_name().map(|n| n.to_string_lossy().into_owned());
+            source.insert(name.unwrap_or_default(), hash_file(path)?.into());
+        }
+        let format = file.format.map_or("schema", Format::name);
+        Ok(Self::new(
+            found.items,
+            found.skipped,
+            format,
+            source.into(),
+            prompts,
+            rules,
+            options,
+        ))
+    }
+
+    /// Questions about clips of the synthetic world.
+    ///
+    /// # Errors
+    /// As [`WorldSpec::items`].
+    pub fn synthetic(spec: &WorldSpec, options: PlanOptions) -> Result<Self> {
+        let prompts = options.prompts.clone().unwrap_or_else(Prompts::plain);
+        let items = spec.items(&prompts, &options.kinds)?;
+        let source = json!({
+            "world": spec.world,
+            "seed": spec.seed,
+            "split": spec.split,
+            "clips": spec.clips,
+            "choices": spec.choices,
+        });
+        let rules = Rules::of(None);
+        Ok(Self::new(
+            items,
+            Vec::new(),
+            "synthetic",
+            source,
+            prompts,
+            rules,
+            options,
+        ))
+    }
+
+    fn new(
+        items: Vec<Item>,
+        skipped: Vec<String>,
+        format: &str,
+        source: Value,
+        prompts: Prompts,
+        rules: Rules,
+        options: PlanOptions,
+    ) -> Self {
+        let mut hasher = blake3::Hasher::new();
+        items.iter().for_each(|i| i.fingerprint(&mut hasher));
+        Self {
+            data: DataIdentity {
+                format: format.into(),
+                source,
+                questions: items.len(),
+                blake3: hasher.finalize().to_hex().to_string(),
+            },
+            items,
+            skipped,
+            prompts,
+            route: options.route,
+            answers: options.answers,
+            rules,
+            kinds: options.kinds,
+        }
+    }
+
+    fn protocol(&self, answerer: &mut dyn Answerer) -> Result<Protocol> {
+        Ok(Protocol {
+            program: env!("CARGO_PKG_VERSION").into(),
+            version: VERSION,
+            data: self.data.clone(),
+            kinds: self.kinds.clone(),
+            prompts: self.prompts.clone(),
+            route: self.route,
+            answers: self.answers,
+            metrics: self.rules.describe(&self.items),
+            model: answerer.identity()?,
+        })
+    }
+}
+
+fn hash_file(path: &Path) -> Result<String> {
+    Ok(crate::features::hash_file(path)?.to_hex().to_string())
+}
+
+/// How a run goes.
+#[derive(Debug, Clone, Default)]
+pub struct RunOptions {
+    /// Discard what the directory holds of an earlier run.
+    pub restart: bool,
+    /// Stop at the first question that cannot be asked or row that cannot be read.
+    pub strict: bool,
+}
+
+/// How far a run is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RunProgress {
+    /// Questions answered, those of earlier runs included.
+    pub done: usize,
+    /// Questions in all.
+    pub total: usize,
+    /// Questions answered by earlier runs.
+    pub resumed: usize,
+}
+
+/// A question without an answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Failed {
+    /// The question.
+    pub id: String,
+    /// Why.
+    pub why: String,
+}
+
+/// What a run found.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Results {
+    /// Everything that decides the numbers.
+    pub protocol: Protocol,
+    /// Scores by kind of question.
+    pub scores: Vec<TaskScores>,
+    /// Questions asked.
+    pub questions: usize,
+    /// Questions that could not be answered; they are not scored.
+    pub failed: Vec<Failed>,
+    /// Rows of the data that could not become questions.
+    pub skipped: Vec<String>,
+}
+
+/// How a run ended.
+#[derive(Debug)]
+pub enum RunOutcome {
+    /// Every question was asked.
+    Done(Box<Results>),
+    /// `progress` said stop; a further run goes on here.
+    Stopped(RunProgress),
+}
+
+/// Asks every question of `plan` and scores the answers. Everything is kept in `dir`:
+/// [`PROTOCOL_FILE`], [`PREDICTIONS_FILE`] row by row, and at the end [`RESULTS_FILE`] and
+/// [`SUBMISSION_DIR`].
+///
+/// A directory with an earlier run of the same protocol is gone on with behind its last whole row;
+/// what comes out is, to the byte on the CPU, what an uninterrupted run gives. `progress` hears
+/// where the run is before every question, and returns `false` to stop.
+///
+/// # Errors
+/// [`Error::EvaluationProtocol`] when the directory holds a run of another protocol,
+/// [`Error::EvaluationIo`], [`Error::Evaluation`] for a directory that is damaged or, under
+/// [`RunOptions::strict`], a question that cannot be asked; errors of the metrics.
+pub fn run(
+    plan: &Plan,
+    answerer: &mut dyn Answerer,
+    dir: impl AsRef<Path>,
+    options: &RunOptions,
+    progress: &mut dyn FnMut(RunProgress) -> bool,
+) -> Result<RunOutcome> {
+    let dir = dir.as_ref();
+    if let (true, Some(first)) = (options.strict, plan.skipped.first()) {
+        return Err(Error::Evaluation {
+            path: dir.into(),
+            why: format!(
+                "{} rows of the data cannot be asked; first: {first}",
+                plan.skipped.len()
+            ),
+        });
+    }
+    let protocol = plan.protocol(answerer)?;
+    let mut log = open_run(dir, &protocol, plan, options.restart)?;
+    let resumed = log.rows.len();
+    let total = plan.items.len();
+    let mut looked: Option<(String, std::result::Result<MediaInfo, String>)> = None;
+    for (done, item) in plan.items.iter().enumerate().skip(resumed) {
+        let now = RunProgress {
+            done,
+            total,
+            resumed,
+        };
+        if !progress(now) {
+            return Ok(RunOutcome::Stopped(now));
+        }
+        let key = item.media.key();
+        if looked.as_ref().is_none_or(|(k, _)| *k != key) {
+            let found = answerer.look(&item.media).map_err(|e| e.to_string());
+            looked = Some((key, found));
+        }
+        let row = match &looked {
+            Some((_, Ok(media))) => ask(plan, answerer, item, media),
+            Some((_, Err(why))) => failure(item, why.clone(), None),
+            None => failure(item, "nothing was looked at".into(), None),
+        };
+        if let (true, Some(why)) = (options.strict, &row.error) {
+            return Err(Error::Evaluation {
+                path: dir.into(),
+                why: format!("question `{}` ({}): {why}", item.id, item.kind().name()),
+            });
+        }
+        log.push(row)?;
+    }
+    progress(RunProgress {
+        done: total,
+        total,
+        resumed,
+    });
+    let failed = log
+        .rows
+        .iter()
+        .filter_map(|r| {
+            Some(Failed {
+                id: r.id.clone(),
+                why: r.error.clone()?,
+            })
+        })
+        .collect();
+    let scores = score(
+        &plan.items,
+        &log.rows,
+        &plan.rules,
+        plan.answers,
+        &dir.join(SUBMISSION_DIR),
+    )?;
+    let results = Results {
+        protocol,
+        scores,
+        questions: total,
+        failed,
+        skipped: plan.skipped.clone(),
+    };
+    write_json(&dir.join(RESULTS_FILE), &results)?;
+    Ok(RunOutcome::Done(Box::new(results)))
+}
+
+fn ask(plan: &Plan, answerer: &mut dyn Answerer, item: &Item, media: &MediaInfo) -> PredictionRow {
+    match answerer.answer(item, media) {
+        Ok(reply) => PredictionRow {
+            id: item.id.clone(),
+            kind: item.kind(),
+            question: item.ask.text.clone(),
+            predicted: read_answer(item, &reply, plan.answers, &plan.prompts, media),
+            called: reply.tasks.iter().map(|t| t.task.clone()).collect(),
+            answer: reply.text,
+            media: Some(*media),
+            error: None,
+        },
+        Err(e) => failure(item, e.to_string(), Some(*media)),
+    }
+}
+
+fn failure(item: &Item, why: String, media: Option<MediaInfo>) -> PredictionRow {
+    PredictionRow {
+        id: item.id.clone(),
+        kind: item.kind(),
+        question: item.ask.text.clone(),
+        answer: String::new(),
+        called: Vec::new(),
+        predicted: None,
+        media,
+        error: Some(why),
+    }
+}
+
+/// The log of the run in `dir`: of a new one, or of the one that is there if its protocol is the
+/// same.
+fn open_run(dir: &Path, protocol: &Protocol, plan: &Plan, restart: bool) -> Result<RowLog> {
+    let io = |path: &Path| {
+        let path = path.to_path_buf();
+        move |source| Error::EvaluationIo { path, source }
+    };
+    std::fs::create_dir_all(dir).map_err(io(dir))?;
+    let file = dir.join(PROTOCOL_FILE);
+    let rows = dir.join(PREDICTIONS_FILE);
+    if restart {
+        for path in [&rows, &file, &dir.join(RESULTS_FILE)] {
+            match std::fs::remove_file(path) {
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(io(path)(e)),
+                _ => {}
+            }
+        }
+    }
+    match std::fs::read(&file) {
+        Ok(bytes) => {
+            let wrong = |why: String| Error::Evaluation {
+                path: file.clone(),
+                why: format!("is no protocol: {why}; start over with --restart"),
+            };
+            let before: Value = serde_json::from_slice(&bytes).map_err(|e| wrong(e.to_string()))?;
+            // Through text, as the file went: numbers then are what they read as.
+            let now = serde_json::to_string(protocol)
+                .and_then(|text| serde_json::from_str(&text))
+                .map_err(|e| wrong(e.to_string()))?;
+            let differences = differences(&before, &now);
+            if !differences.is_empty() {
+                return Err(Error::EvaluationProtocol {
+                    dir: dir.into(),
+                    differences,
+                });
+            }
+        }
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            if rows.exists() {
+                return Err(Error::Evaluation {
+                    path: rows,
+                    why: format!(
+                        "is there without {PROTOCOL_FILE}, so nobody knows how it came about; \
+                         give another directory, or start over with --restart"
+                    ),
+                });
+            }
+            write_json(&file, protocol)?;
+        }
+        Err(e) => return Err(io(&file)(e)),
+    }
+    RowLog::open(&rows, &plan.items)
+}
+
+/// Writes a file whole or not at all.
+fn write_json(path: &PathBuf, value: &impl Serialize) -> Result<()> {
+    let io = |source| Error::EvaluationIo {
+        path: path.clone(),
+        source,
+    };
+    let mut text = serde_json::to_vec_pretty(value).map_err(|e| io(e.into()))?;
+    text.push(b'\n');
+    let partial = path.with_extension("json.partial");
+    std::fs::write(&partial, text)
+        .and_then(|()| std::fs::rename(&partial, path))
+        .map_err(io)
+}

@@ -1,0 +1,410 @@
+//! Questions from benchmark files: any format of the readers, and this project's own.
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+use tpo_data::DataError;
+use tpo_data::readers::{ConvertOptions, Format, convert};
+use tpo_data::schema::{
+    Annotation, BOX_MARK, Mark, Media, RowLimits, Saliency, Sample, SampleReader, Target,
+    TrackRegion, Turn, marks,
+};
+
+use super::item::{Ask, Expected, Item, ItemKind, MediaRef};
+use super::mvbench;
+use super::prompts::Prompts;
+use crate::error::{Error, Result};
+
+/// A benchmark file.
+#[derive(Debug, Clone)]
+pub struct DataFile {
+    /// The file or folder.
+    pub path: PathBuf,
+    /// Its format; `None` for this project's own JSON lines.
+    pub format: Option<Format>,
+    /// Folder of the media files; `None` for the folder of the file.
+    pub media: Option<PathBuf>,
+    /// What else a conversion needs.
+    pub convert: ConvertOptions,
+}
+
+/// Questions, and what could not become one.
+#[derive(Debug, Clone, Default)]
+pub struct Items {
+    /// The questions in the order of the file.
+    pub items: Vec<Item>,
+    /// Rows that could not be read, each with its reason.
+    pub skipped: Vec<String>,
+}
+
+impl DataFile {
+    /// A file of a format.
+    pub fn new(path: impl Into<PathBuf>, format: Option<Format>) -> Self {
+        Self {
+            path: path.into(),
+            format,
+            media: None,
+            convert: ConvertOptions::default(),
+        }
+    }
+
+    fn root(&self) -> PathBuf {
+        match &self.media {
+            Some(root) => root.clone(),
+            None if self.path.is_dir() => self.path.clone(),
+            None => self.path.parent().unwrap_or(Path::new(".")).into(),
+        }
+    }
+
+    /// All questions of the kinds `wanted` (of every kind when empty), at most `limit` rows.
+    ///
+    /// # Errors
+    /// A file that cannot be read at all, or from which no question comes.
+    pub fn items(
+        &self,
+        prompts: &Prompts,
+        wanted: &[ItemKind],
+        limit: Option<usize>,
+    ) -> Result<Items> {
+        let mut out = Collector {
+            file: self,
+            prompts,
+            wanted,
+            root: self.root(),
+            found: Items::default(),
+            seen: HashSet::new(),
+        };
+        let limit = limit.unwrap_or(usize::MAX);
+        match self.format {
+            None => {
+                let rows = SampleReader::open(&self.path, RowLimits::default())?;
+                for row in rows.take(limit) {
+                    match row {
+                        Ok((line, sample)) => out.sample(&sample, &format!("line {line}")),
+                        Err(e) => out.skip(e)?,
+                    }
+                }
+            }
+            Some(Format::MvBench) => {
+                for task in mvbench::tasks(&self.path, &out.root)? {
+                    let mut options = self.convert.clone();
+                    task.place(&mut options);
+                    let rows = convert(Format::MvBench, &task.file, &options)?;
+                    for (i, row) in rows.take(limit).enumerate() {
+                        match row {
+                            Ok(mut sample) => {
+                                sample.id = Some(format!("{}:{i}", task.stem));
+                                sample
+                                    .meta
+                                    .insert("task_type".into(), Value::from(task.name.as_str()));
+                                out.sample(&sample, &format!("{}:{i}", task.stem));
+                            }
+                            Err(e) => out.skip(e)?,
+                        }
+                    }
+                }
+            }
+            Some(format) => {
+                for (i, row) in convert(format, &self.path, &self.convert)?
+                    .take(limit)
+                    .enumerate()
+                {
+                    match row {
+                        Ok(sample) => {
+                            // Readers do not check what they convert.
+                            let problems = sample.problems();
+                            match problems.first() {
+                                None => out.sample(&sample, &format!("row {}", i + 1)),
+                                Some(p) => out.found.skipped.push(format!(
+                                    "{}: row {}: {p}",
+                                    self.path.display(),
+                                    i + 1
+                                )),
+                            }
+                        }
+                        Err(e) => out.skip(e)?,
+                    }
+                }
+            }
+        }
+        if out.found.items.is_empty() {
+            return Err(Error::Evaluation {
+                path: self.path.clone(),
+                why: match out.found.skipped.first() {
+                    Some(first) => format!("holds no question that can be asked; first: {first}"),
+                    None => "holds no question of the kind asked for; check the task and the \
+                             format"
+                        .into(),
+                },
+            });
+        }
+        Ok(out.found)
+    }
+}
+
+struct Collector<'a> {
+    file: &'a DataFile,
+    prompts: &'a Prompts,
+    wanted: &'a [ItemKind],
+    root: PathBuf,
+    found: Items,
+    seen: HashSet<(ItemKind, String)>,
+}
+
+impl Collector<'_> {
+    fn skip(&mut self, e: DataError) -> Result<()> {
+        if let DataError::Io { .. } = e {
+            return Err(e.into());
+        }
+        self.found.skipped.push(e.to_string());
+        Ok(())
+    }
+
+    fn sample(&mut self, sample: &Sample, place: &str) {
+        let id = sample.id.clone().unwrap_or_else(|| place.into());
+        let media = match &sample.media {
+            Some(media) => MediaRef::File {
+                media: Box::new(media.clone()),
+                root: self.root.clone(),
+            },
+            None => MediaRef::None,
+        };
+        let mut made: Vec<(Expected, Ask, String)> = Vec::new();
+        if sample.meta.get("unlabelled") == Some(&Value::Bool(true)) {
+            made.extend(self.unlabelled(sample));
+        } else {
+            for (i, annotation) in sample.annotations.iter().enumerate() {
+                match self.annotation(sample, i, annotation) {
+                    Ok(one) => made.extend(one),
+                    Err(why) => self.found.skipped.push(format!("{id}: {why}")),
+                }
+            }
+            for (i, turn) in sample.turns.iter().enumerate() {
+                made.extend(self.turn(sample, i, turn));
+            }
+        }
+        let several = |kind: ItemKind| made.iter().filter(|m| m.0.kind() == kind).count() > 1;
+        let mut numbers = [0usize; ItemKind::ALL.len()];
+        let named: Vec<(String, bool)> = made
+            .iter()
+            .map(|m| {
+                let n = &mut numbers[m.0.kind() as usize];
+                *n += 1;
+                match several(m.0.kind()) {
+                    true => (format!("{id}/{n}"), true),
+                    false => (id.clone(), false),
+                }
+            })
+            .collect();
+        for ((expected, ask, group), (name, _)) in made.into_iter().zip(named) {
+            let kind = expected.kind();
+            if !self.wanted.is_empty() && !self.wanted.contains(&kind) {
+                continue;
+            }
+            // A file may name its rows as it likes.
+            let mut unique = name.clone();
+            let mut copy = 1;
+            while !self.seen.insert((kind, unique.clone())) {
+                copy += 1;
+                unique = format!("{name} ({copy})");
+            }
+            self.found.items.push(Item {
+                id: unique,
+                sample: id.clone(),
+                media: media.clone(),
+                ask,
+                expected,
+                group,
+            });
+        }
+    }
+
+    /// A row of a split whose answers are kept by the benchmark.
+    fn unlabelled(&self, sample: &Sample) -> Option<(Expected, Ask, String)> {
+        let query = sample.turns.first()?.question.trim();
+        let (expected, task, family) = match self.file.format {
+            Some(Format::QvHighlights | Format::CharadesJsonl) => {
+                let none = Expected::Temporal {
+                    spans: None,
+                    saliency: None,
+                };
+                (none, &self.file.convert.temporal_task, "moment")
+            }
+            _ => (
+                Expected::Mask(None),
+                &self.file.convert.mask_task,
+                "segmentation",
+            ),
+        };
+        let ask = Ask {
+            text: self.prompts.question(family, query)?,
+            query: Some(query.into()),
+            task: Some(task.clone()),
+            ..Ask::default()
+        };
+        Some((expected, ask, "all".into()))
+    }
+
+    fn annotation(
+        &self,
+        sample: &Sample,
+        index: usize,
+        a: &Annotation,
+    ) -> std::result::Result<Option<(Expected, Ask, String)>, String> {
+        let start = sample
+            .media
+            .as_ref()
+            .and_then(|m: &Media| m.range)
+            .map_or(0.0, |r| r.start.max(0.0));
+        let (expected, family) = match &a.target {
+            Target::Value(_) => return Ok(None),
+            Target::Box(b) => (Expected::Region(Some(*b)), "box"),
+            Target::Spans { spans, saliency } => {
+                let spans = spans
+                    .iter()
+                    .map(|s| [(s[0] - start).max(0.0), s[1] - start])
+                    .filter(|s| s[1] > s[0])
+                    .collect();
+                let saliency = match saliency {
+                    Some(s) => Some(shifted(s, start)?),
+                    None => None,
+                };
+                let expected = Expected::Temporal {
+                    spans: Some(spans),
+                    saliency,
+                };
+                (expected, "moment")
+            }
+            Target::Track(frames) => {
+                let masks = frames
+                    .iter()
+                    .any(|f| matches!(f.region, TrackRegion::Mask(_)));
+                let family = match a.prompt_box {
+                    Some(_) => "tracking",
+                    None => "segmentation",
+                };
+                match masks {
+                    true => (Expected::Mask(Some(frames.clone())), family),
+                    false => (Expected::Track(Some(frames.clone())), family),
+                }
+            }
+        };
+        // The conversation's own question, if one of its answers calls this annotation.
+        let place = sample.annotations[..index]
+            .iter()
+            .filter(|o| o.task == a.task)
+            .count();
+        let calls = sample.turns.iter().flat_map(|t| {
+            let tasks = marks(&t.answer).into_iter().filter_map(|(_, m)| match m {
+                Mark::Task(name) => Some(name.to_string()),
+                Mark::Box => None,
+            });
+            tasks.map(move |name| (t, name)).collect::<Vec<_>>()
+        });
+        let turn = calls.filter(|(_, n)| *n == a.task).nth(place).map(|c| c.0);
+        let ask = match turn {
+            Some(turn) => Ask {
+                text: turn.question.replace(BOX_MARK, "{box}"),
+                boxes: turn.boxes.clone(),
+                query: a.query.clone(),
+                task: Some(a.task.clone()),
+                ..Ask::default()
+            },
+            None => {
+                let query = a.query.as_deref().map(str::trim);
+                let known = |f: &&str| {
+                    self.prompts.templates.get(*f).is_some_and(|t| {
+                        (query.is_some() || !t.contains("{query}"))
+                            && (a.prompt_box.is_some() || !t.contains("{box}"))
+                    })
+                };
+                let family = [a.task.as_str(), family].into_iter().find(known);
+                let family = family.ok_or_else(|| {
+                    format!(
+                        "annotation {index} of `{}` has no query that a template can ask",
+                        a.task
+                    )
+                })?;
+                Ask {
+                    text: self
+                        .prompts
+                        .question(family, query.unwrap_or_default())
+                        .unwrap_or_default(),
+                    boxes: a.prompt_box.into_iter().collect(),
+                    query: query.map(String::from),
+                    task: Some(a.task.clone()),
+                    ..Ask::default()
+                }
+            }
+        };
+        Ok(Some((expected, ask, group(sample, None))))
+    }
+
+    fn turn(&self, sample: &Sample, index: usize, turn: &Turn) -> Option<(Expected, Ask, String)> {
+        let calls = marks(&turn.answer)
+            .iter()
+            .any(|(_, m)| matches!(m, Mark::Task(_)));
+        if calls {
+            return None;
+        }
+        let question = turn.question.replace(BOX_MARK, "{box}");
+        let (expected, ask) = if turn.options.is_empty() {
+            if turn.answer.trim().is_empty() {
+                return None;
+            }
+            let ask = Ask {
+                text: question,
+                boxes: turn.boxes.clone(),
+                ..Ask::default()
+            };
+            (Expected::Text(Some(turn.answer.clone())), ask)
+        } else {
+            let ask = Ask {
+                text: self.prompts.choice(&question, &turn.options),
+                boxes: turn.boxes.clone(),
+                system: self.prompts.choice_system.clone(),
+                answer_prefix: self.prompts.choice_prefix.clone(),
+                ..Ask::default()
+            };
+            let expected = Expected::Choice {
+                options: turn.options.clone(),
+                correct: turn.correct,
+            };
+            (expected, ask)
+        };
+        Some((expected, ask, group(sample, Some(index))))
+    }
+}
+
+/// The group of a row: `meta.kinds[turn]`, else the first of `meta.kind`, `meta.task_type`,
+/// `meta.duration`, `meta.split` that is text.
+fn group(sample: &Sample, turn: Option<usize>) -> String {
+    let kinds = sample.meta.get("kinds").and_then(Value::as_array);
+    let of_turn = turn.and_then(|i| kinds?.get(i)?.as_str());
+    let named = ["kind", "task_type", "duration", "split"]
+        .iter()
+        .filter(|key| turn.is_some() || **key != "kind")
+        .find_map(|key| sample.meta.get(*key)?.as_str());
+    of_turn.or(named).unwrap_or("all").into()
+}
+
+/// Ratings counted from `start` seconds.
+fn shifted(s: &Saliency, start: f64) -> std::result::Result<Saliency, String> {
+    let skip = (start / s.clip_seconds).round();
+    if (skip * s.clip_seconds - start).abs() > 1e-6 {
+        return Err(format!(
+            "the clip starts at {start} s, inside a rated piece of {} s",
+            s.clip_seconds
+        ));
+    }
+    let rated = || {
+        let all = s.clips.iter().zip(&s.scores);
+        all.filter(|(c, _)| f64::from(**c) >= skip)
+    };
+    Ok(Saliency {
+        clip_seconds: s.clip_seconds,
+        clips: rated().map(|(c, _)| c - skip as u32).collect(),
+        scores: rated().map(|(_, s)| s.clone()).collect(),
+    })
+}

@@ -1,0 +1,81 @@
+//! What memory a stage really takes, to hold against [`explain`](crate::recipe::explain).
+
+use tpo_train::recipe::Recipe;
+use tpo_train::trainer::{Purpose, TrainOptions, Trainer};
+use tpo_train::{StagePlan, TrainError};
+
+use crate::error::Result;
+use crate::training::{OpenData, RunOptions, recipe_model};
+
+/// Memory of this process while it trained, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MeasuredMemory {
+    /// Weights, masters and moments: after the first step, when all of them are there, as far as
+    /// the allocator has given back what the step needed.
+    pub settled: u64,
+    /// The most at any time of two steps.
+    pub peak: u64,
+}
+
+/// Takes two optimizer steps of a stage with the weights the recipe starts from and says what the
+/// process needed for it, beyond what it had before. Nothing is written.
+///
+/// `None` where the system does not tell (`/proc/self/status`, Linux); memory of an accelerator is
+/// not in it. A process can measure once: what it held before cannot be told from what it holds.
+///
+/// # Errors
+/// [`TrainError::InvalidPlan`] when there is no stage of that name; as
+/// [`run_recipe_with`](crate::training::run_recipe_with).
+pub fn measure_stage(
+    recipe: &Recipe,
+    stage: &str,
+    options: &RunOptions,
+    data: &mut OpenData<'_>,
+) -> Result<Option<MeasuredMemory>> {
+    recipe.validate()?;
+    let plan = StagePlan {
+        stages: recipe.stages.clone(),
+    };
+    let found = plan.stages.iter().position(|s| s.name == stage);
+    let place = found.ok_or_else(|| {
+        let names: Vec<&str> = plan.stages.iter().map(|s| s.name.as_str()).collect();
+        TrainError::InvalidPlan {
+            problems: vec![format!(
+                "there is no stage `{stage}`; there are: {}",
+                names.join(", ")
+            )],
+        }
+    })?;
+    let before = status("VmRSS:");
+    let built = recipe_model(recipe, &options.device)?;
+    let stage = plan.stages[place].clone();
+    let seed = recipe.stage_seed(place);
+    let parts = (built.config, built.tokenizer);
+    let mut stream = data(Purpose::Train, &stage, place, seed, &parts)?;
+    let train = TrainOptions {
+        seed,
+        stage_index: place,
+        recompute: options.recompute,
+        ..TrainOptions::new(&options.device)
+    };
+    let mut trainer = Trainer::new(built.model, stage, &stream, train)?;
+    trainer.step(&mut stream)?;
+    let settled = status("VmRSS:");
+    trainer.step(&mut stream)?;
+    let peak = status("VmHWM:");
+    Ok(before
+        .zip(settled)
+        .zip(peak)
+        .map(|((before, settled), peak)| MeasuredMemory {
+            settled: settled.saturating_sub(before),
+            peak: peak.saturating_sub(before),
+        }))
+}
+
+/// A line of `/proc/self/status` in bytes.
+fn status(field: &str) -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|l| l.strip_prefix(field))?;
+    let kib: u64 = line.split_whitespace().next()?.parse().ok()?;
+    Some(kib << 10)
+}

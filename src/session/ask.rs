@@ -1,0 +1,267 @@
+//! Questions and answers.
+
+use tpo_core::geometry::BoxXyxy;
+use tpo_core::head::{FeatureSource, FrameSource, SampleContext, TaskOutput};
+use tpo_core::model::{GenerateEvent, GenerateOptions, PaddingSide, TokenBatch};
+use tpo_core::prompt::{MAX_TOKENS, QuestionPrompt, Turn, Visual, timestamps_message};
+use tpo_data::sampling::frame_timestamps;
+use tpo_llm::sampling::Sampler;
+use tpo_llm::tokenizer::{DecodeStream, Tokenizer};
+
+use super::{Media, Question, Session};
+use crate::error::{Error, Result};
+use crate::features::LazyFeatures;
+
+/// A piece of an answer.
+#[derive(Debug, Clone)]
+pub enum Event {
+    /// Text, without the tokens that call heads.
+    Text(String),
+    /// A head answered.
+    Task(TaskOutput),
+    /// The model called a task for which this build has no head.
+    NoHead(String),
+}
+
+/// A finished answer.
+#[derive(Debug, Clone, Default, serde::Serialize)]
+pub struct Reply {
+    /// The text.
+    pub text: String,
+    /// Predictions in the order of the answer.
+    pub tasks: Vec<TaskOutput>,
+    /// Tasks that were called and have no head here.
+    pub without_head: Vec<String>,
+}
+
+impl Session {
+    /// Asks. The answer comes as an iterator of [`Event`]s; it enters the history when the
+    /// iterator has ended.
+    ///
+    /// # Errors
+    /// [`Error::Question`] when the prompt is longer than the model reads; a bad box; a task that
+    /// does not exist.
+    pub fn ask(&mut self, question: Question) -> Result<Answer<'_>> {
+        for (i, b) in question.boxes.iter().enumerate() {
+            b.check(&format!("box {i} of the question"))?;
+        }
+        let text = self.place_boxes(&question);
+        let message = self.timestamps_message(&text);
+        let visual = self.media.as_ref().map_or(Visual::None, |m| m.kind);
+        let prompt = if self.history.is_empty() {
+            QuestionPrompt::new(visual, &message, &text)
+        } else {
+            QuestionPrompt::with_history(visual, &message, &self.history, &text)
+        };
+        let mut prompt = prompt.with_answer_prefix(&question.answer_prefix);
+        let front = match visual {
+            Visual::None => &mut prompt.question,
+            _ => &mut prompt.visual,
+        };
+        front.insert_str(0, &question.system);
+        let n_visual = self.media.as_ref().map_or(0, |m| m.embeddings.dims()[1]);
+        let ids = prompt.encode(n_visual, &self.tokenizer)?;
+        let limit = MAX_TOKENS.min(self.config.llm.max_position_embeddings);
+        if ids.len() > limit {
+            return Err(Error::Question {
+                why: format!(
+                    "the prompt has {} tokens and the model reads {limit}; shorten the question \
+                     or clear the history",
+                    ids.len()
+                ),
+            });
+        }
+        let tokens = TokenBatch::pad(&[ids], PaddingSide::Left, 0);
+        let embeddings = self.media.as_ref().map(|m| m.embeddings.clone());
+        let boxes = [[&self.history_boxes[..], &question.boxes].concat()];
+        let prompt = self
+            .model
+            .embed(&tokens, embeddings, &boxes, &self.device)?;
+
+        let options = GenerateOptions {
+            max_new_tokens: self.options.max_new_tokens,
+            stop: self.tokenizer.eos_ids().to_vec(),
+            call_order: self.options.call_order,
+            force: question.tasks,
+        };
+        self.asked = question.query.clone().unwrap_or_else(|| text.clone());
+        self.asked_boxes.clone_from(&question.boxes);
+        let mut sampler = Sampler::new(self.options.decoding.clone())?;
+        let video = self.media.as_ref().and_then(|m| m.feature_video.clone());
+        self.features = match (&self.towers, video) {
+            (Some(towers), Some(video)) => Some(LazyFeatures {
+                towers: towers.clone(),
+                video,
+                query: question.query.unwrap_or_else(|| question.text.clone()),
+                limits: self.options.limits.clone(),
+                antialias: self.config.input.antialias,
+                cache: self.options.feature_cache.clone(),
+                memo: self.video_features.clone(),
+                progress: self.options.progress.clone(),
+            }),
+            _ => None,
+        };
+        let sample = match &self.media {
+            Some(m) => SampleContext {
+                size: Some(m.size),
+                duration: m.duration,
+                timestamps: &m.timestamps,
+                query: Some(&self.asked),
+                boxes: &self.asked_boxes,
+                id: Some(&self.media_name),
+                frames: self.frames.as_ref().map(|f| f as &dyn FrameSource),
+                features: self.features.as_ref().map(|f| f as &dyn FeatureSource),
+                calls: &[],
+            },
+            None => SampleContext {
+                query: Some(&self.asked),
+                boxes: &self.asked_boxes,
+                ..SampleContext::default()
+            },
+        };
+        let run = self
+            .model
+            .generate(prompt, sample, options, move |logits, history| {
+                Ok(sampler.sample(logits, history)?)
+            })?;
+        let silent = self
+            .model
+            .registry()
+            .tokens()
+            .map(|t| t.id)
+            .chain(self.tokenizer.eos_ids().iter().copied())
+            .collect();
+        Ok(Answer {
+            run: Some(Box::new(run)),
+            shown: Some(self.tokenizer.decode_stream(true)),
+            raw: Vec::new(),
+            silent,
+            tokenizer: &self.tokenizer,
+            question: text,
+            boxes: question.boxes,
+            box_mark: self.model.registry().box_prompt.as_ref().map(|t| t.id),
+            history: &mut self.history,
+            history_boxes: &mut self.history_boxes,
+        })
+    }
+
+    /// Every box gets a placeholder; missing ones are put at the end.
+    fn place_boxes(&self, question: &Question) -> String {
+        let mut text = question.text.clone();
+        if let Some(mark) = &self.model.registry().box_prompt {
+            let there = text.matches(&mark.token).count();
+            for _ in there..question.boxes.len() {
+                text.push(' ');
+                text.push_str(&mark.token);
+            }
+        }
+        text
+    }
+
+    /// The reference tells the frame times only to questions that say "timestamp".
+    fn timestamps_message(&self, question: &str) -> String {
+        match &self.media {
+            Some(Media {
+                fps: Some(fps),
+                frames,
+                ..
+            }) if question.contains("timestamp") => {
+                timestamps_message(&frame_timestamps(frames, *fps))
+            }
+            _ => String::new(),
+        }
+    }
+}
+
+type Run<'a> = Box<dyn Iterator<Item = tpo_core::Result<GenerateEvent>> + 'a>;
+
+/// A running answer.
+pub struct Answer<'a> {
+    run: Option<Run<'a>>,
+    shown: Option<DecodeStream<'a>>,
+    raw: Vec<u32>,
+    silent: Vec<u32>,
+    tokenizer: &'a Tokenizer,
+    question: String,
+    boxes: Vec<BoxXyxy>,
+    box_mark: Option<u32>,
+    history: &'a mut Vec<Turn>,
+    history_boxes: &'a mut Vec<BoxXyxy>,
+}
+
+impl Answer<'_> {
+    /// Runs to the end and collects everything.
+    ///
+    /// # Errors
+    /// The first error of the run.
+    pub fn collect_reply(self) -> Result<Reply> {
+        let mut reply = Reply::default();
+        for event in self {
+            match event? {
+                Event::Text(text) => reply.text.push_str(&text),
+                Event::Task(output) => reply.tasks.push(output),
+                Event::NoHead(task) => reply.without_head.push(task),
+            }
+        }
+        Ok(reply)
+    }
+
+    fn finish(&mut self) -> Option<Result<Event>> {
+        self.run = None;
+        // A mark the model wrote itself has no box; in the history it would ask for one.
+        let mark = self.box_mark;
+        self.raw.retain(|id| Some(*id) != mark);
+        let answer = match self.tokenizer.decode(&self.raw, true) {
+            Ok(text) => text,
+            Err(e) => return Some(Err(e.into())),
+        };
+        self.history_boxes.append(&mut self.boxes);
+        self.history.push(Turn {
+            question: std::mem::take(&mut self.question),
+            answer,
+        });
+        match self.shown.take()?.finish() {
+            Ok(rest) if rest.is_empty() => None,
+            Ok(rest) => Some(Ok(Event::Text(rest))),
+            Err(e) => Some(Err(e.into())),
+        }
+    }
+}
+
+impl Iterator for Answer<'_> {
+    type Item = Result<Event>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            let event = match self.run.as_mut()?.next() {
+                None => return self.finish(),
+                Some(Ok(event)) => event,
+                Some(Err(e)) => {
+                    self.run = None;
+                    return Some(Err(e.into()));
+                }
+            };
+            match event {
+                GenerateEvent::Token(id) => {
+                    self.raw.push(id);
+                    if self.silent.contains(&id) {
+                        continue;
+                    }
+                    let Some(shown) = self.shown.as_mut() else {
+                        continue;
+                    };
+                    match shown.push(id) {
+                        Ok(text) if text.is_empty() => {}
+                        Ok(text) => return Some(Ok(Event::Text(text))),
+                        Err(e) => {
+                            self.run = None;
+                            return Some(Err(e.into()));
+                        }
+                    }
+                }
+                GenerateEvent::Task { output, .. } => return Some(Ok(Event::Task(output))),
+                GenerateEvent::NoHead { task, .. } => return Some(Ok(Event::NoHead(task))),
+            }
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! Looking at videos and images.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use burn::tensor::{Tensor, TensorData};
+use tpo_core::head::FrameSource;
+use tpo_core::prompt::Visual;
+use tpo_data::{
+    ClipConfig, Frame, FrameBuffer, ImageTransform, Progress, VideoReader, open_video, read_clip,
+    read_image,
+};
+
+use super::{Session, TrackFrames};
+use crate::error::Result;
+use crate::features::FeatureVideo;
+use crate::frames::{HeardFrames, StreamedFrames};
+
+/// What the session is looking at.
+#[derive(Debug, Clone)]
+pub struct Media {
+    /// The file, or the name of what is in memory.
+    pub path: PathBuf,
+    /// Video or image.
+    pub kind: Visual,
+    /// Width and height in pixels.
+    pub size: (u32, u32),
+    /// Duration in seconds; `None` for an image.
+    pub duration: Option<f64>,
+    /// Frames per second; `None` for an image.
+    pub fps: Option<f64>,
+    /// Indices of the frames that were looked at.
+    pub frames: Vec<usize>,
+    /// Their times in seconds.
+    pub timestamps: Vec<f64>,
+    /// Frames the mask head goes through; 1 for an image.
+    pub frame_count: usize,
+    pub(super) embeddings: Tensor<3>,
+    /// What the temporal head's features are made of; `None` for an image.
+    pub(super) feature_video: Option<FeatureVideo>,
+}
+
+impl Session {
+    /// Looks at a video: samples and encodes its frames. Forgets the conversation.
+    ///
+    /// # Errors
+    /// [`Error::Data`](crate::Error::Data) for a file that is no video, is empty, truncated or beyond the limits.
+    pub fn load_video(
+        &mut self,
+        path: impl AsRef<Path>,
+        progress: Option<Progress<'_>>,
+    ) -> Result<&Media> {
+        let path = path.as_ref();
+        let reader: Arc<dyn VideoReader> = open_video(path, &self.options.limits)?.into();
+        self.load(reader, FeatureVideo::File(path.into()), progress)
+    }
+
+    /// Looks at a video that is already open: a folder of frames, a part of a video
+    /// ([`VideoPart`](tpo_data::VideoPart)), frames in memory. Forgets the conversation.
+    ///
+    /// Features of the temporal head are not taken from nor put into the feature cache, which
+    /// goes by files.
+    ///
+    /// # Errors
+    /// As [`Session::load_video`].
+    pub fn load_reader(
+        &mut self,
+        reader: Arc<dyn VideoReader>,
+        progress: Option<Progress<'_>>,
+    ) -> Result<&Media> {
+        self.load(reader.clone(), FeatureVideo::Open(reader), progress)
+    }
+
+    /// Looks at frames in memory, `fps` a second. Forgets the conversation. `name` stands for the
+    /// file in messages.
+    ///
+    /// # Errors
+    /// [`Error::Data`](crate::Error::Data) without frames, for frames of different sizes or a rate
+    /// that is not positive.
+    pub fn load_frames(
+        &mut self,
+        name: impl Into<PathBuf>,
+        frames: Vec<Frame>,
+        fps: f64,
+    ) -> Result<&Media> {
+        let video = FrameBuffer::new(name, frames, fps, &self.options.limits)?;
+        self.load_reader(Arc::new(video), None)
+    }
+
+    fn load(
+        &mut self,
+        reader: Arc<dyn VideoReader>,
+        feature_video: FeatureVideo,
+        progress: Option<Progress<'_>>,
+    ) -> Result<&Media> {
+        let clip = ClipConfig {
+            sampling: self.options.sampling,
+            num_frames: self.config.input.frames,
+            range: None,
+            transform: self.transform(),
+        };
+        let clip = read_clip(&*reader, &clip, progress)?;
+        let [t, c, h, w] = clip.shape;
+        let pixels = TensorData::new(clip.values, [1, t, c, h, w]);
+        let pixels = Tensor::from_data(pixels, &self.device);
+        let embeddings = self.model.encode_visual(pixels, None)?;
+        let device = &self.device;
+        let path = reader.path().to_path_buf();
+        let frames = match self.options.track {
+            TrackFrames::All => StreamedFrames::of(reader, device),
+            TrackFrames::Sampled => StreamedFrames::picked_of(reader, &clip.indices, device)?,
+        };
+        let media = Media {
+            path,
+            kind: Visual::Video,
+            size: (clip.info.width as u32, clip.info.height as u32),
+            duration: Some(clip.info.duration),
+            fps: Some(clip.info.fps),
+            frames: clip.indices,
+            timestamps: clip.timestamps,
+            frame_count: frames.len(),
+            embeddings,
+            feature_video: Some(feature_video),
+        };
+        self.look_at(media, frames)
+    }
+
+    /// Looks at an image. Forgets the conversation.
+    ///
+    /// # Errors
+    /// [`Error::Data`](crate::Error::Data) for a file that is no image or is beyond the limits.
+    pub fn load_image(&mut self, path: impl AsRef<Path>) -> Result<&Media> {
+        let path = path.as_ref();
+        let frame = read_image(path, &self.options.limits)?;
+        let size = (frame.width() as u32, frame.height() as u32);
+        let pixels = self.transform().apply_tensor(&[frame], &self.device)?;
+        let media = Media {
+            path: path.into(),
+            kind: Visual::Image,
+            size,
+            duration: None,
+            fps: None,
+            frames: vec![0],
+            timestamps: Vec::new(),
+            frame_count: 1,
+            embeddings: self.model.encode_visual(pixels, None)?,
+            feature_video: None,
+        };
+        let frames = StreamedFrames::image(path, &self.options.limits, &self.device)?;
+        self.look_at(media, frames)
+    }
+
+    /// Looks at nothing: questions are about text only. Forgets the conversation.
+    pub fn clear_media(&mut self) {
+        self.clear_history();
+        self.media = None;
+        self.frames = None;
+        self.features = None;
+        self.video_features = Arc::default();
+        self.media_name.clear();
+    }
+
+    fn look_at(&mut self, media: Media, frames: StreamedFrames) -> Result<&Media> {
+        self.clear_history();
+        self.video_features = Arc::default();
+        self.media_name = media.path.display().to_string();
+        self.frames = Some(HeardFrames {
+            frames,
+            progress: self.options.progress.clone(),
+        });
+        Ok(self.media.insert(media))
+    }
+
+    fn transform(&self) -> ImageTransform {
+        let side = self.config.input.size;
+        ImageTransform::vision()
+            .with_size([side, side])
+            .with_antialias(self.config.input.antialias)
+    }
+}

@@ -1,0 +1,191 @@
+//! A conversation about one video or image.
+
+use std::sync::{Arc, OnceLock};
+
+use burn::tensor::{Device, Tensor};
+use tpo_core::geometry::BoxXyxy;
+use tpo_core::prompt::Turn;
+use tpo_llm::tokenizer::Tokenizer;
+
+use crate::config::{TpoConfig, VideoChatTpo};
+use crate::error::Result;
+use crate::features::{FeatureTowers, LazyFeatures, TemporalTowers};
+use crate::frames::HeardFrames;
+
+mod ask;
+mod media;
+mod options;
+
+pub use ask::{Answer, Event, Reply};
+pub use media::Media;
+pub use options::{HeadProgress, SessionOptions, TrackFrames};
+
+/// A question.
+#[derive(Debug, Clone, Default)]
+pub struct Question {
+    /// The text. `<track_box>` marks the place of a box; boxes without a mark go to the end.
+    pub text: String,
+    /// Boxes the question is about, normalised.
+    pub boxes: Vec<BoxXyxy>,
+    /// Tasks to call whatever the model says, for example `region`.
+    pub tasks: Vec<String>,
+    /// What heads are asked for, where it is not the whole text: `the red ball` of "Where is the
+    /// red ball?". Training gives heads the query of the annotation.
+    pub query: Option<String>,
+    /// Put in front of the prompt.
+    pub system: String,
+    /// The beginning of the answer, given to the model: `Best option:(`. Not part of the reply.
+    pub answer_prefix: String,
+}
+
+impl Question {
+    /// A question in words only.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self {
+            text: text.into(),
+            ..Self::default()
+        }
+    }
+
+    /// Adds a box.
+    pub fn with_box(mut self, area: BoxXyxy) -> Self {
+        self.boxes.push(area);
+        self
+    }
+
+    /// Calls a task whatever the model says.
+    pub fn with_task(mut self, task: impl Into<String>) -> Self {
+        self.tasks.push(task.into());
+        self
+    }
+
+    /// What heads are asked for.
+    pub fn with_query(mut self, query: impl Into<String>) -> Self {
+        self.query = Some(query.into());
+        self
+    }
+}
+
+/// A model, its tokenizer, what it is looking at and what was said.
+#[derive(Debug)]
+pub struct Session {
+    model: VideoChatTpo,
+    config: TpoConfig,
+    tokenizer: Arc<Tokenizer>,
+    /// Towers of the temporal head.
+    towers: Option<TemporalTowers>,
+    /// Video features of the media, once a head has asked for them.
+    video_features: Arc<OnceLock<Tensor<2>>>,
+    /// Features of the question being answered.
+    features: Option<LazyFeatures>,
+    /// Frames of the media for heads that look again.
+    frames: Option<HeardFrames>,
+    /// Name of the media for the heads.
+    media_name: String,
+    /// The tokenizer's files, to be written beside the weights.
+    pub(crate) tokenizer_files: Vec<(String, Vec<u8>)>,
+    device: Device,
+    options: SessionOptions,
+    media: Option<Media>,
+    history: Vec<Turn>,
+    /// Boxes of the questions in the history, in order; their marks stand in its text.
+    history_boxes: Vec<BoxXyxy>,
+    /// The question being answered.
+    asked: String,
+    /// Its boxes.
+    asked_boxes: Vec<BoxXyxy>,
+}
+
+impl Session {
+    /// Puts a model and a tokenizer together.
+    ///
+    /// # Errors
+    /// When the tokenizer does not hold the task tokens under the ids the model has for them.
+    pub fn new(
+        model: VideoChatTpo,
+        config: TpoConfig,
+        tokenizer: impl Into<Arc<Tokenizer>>,
+        device: &Device,
+        options: SessionOptions,
+    ) -> Result<Self> {
+        config.validate()?;
+        let tokenizer = tokenizer.into();
+        model.registry().check(|t| tokenizer.token_to_id(t))?;
+        let towers = match (&options.towers, &config.features) {
+            (Some(towers), _) => Some(towers.clone()),
+            (None, FeatureTowers::InternVideo2) => None,
+            (
+                None,
+                FeatureTowers::Own {
+                    frames_per_second,
+                    frames_per_clip,
+                },
+            ) => Some(TemporalTowers::of_model(
+                &model,
+                &tokenizer,
+                config.input.size,
+                *frames_per_second,
+                *frames_per_clip,
+            )?),
+        };
+        Ok(Self {
+            model,
+            config,
+            tokenizer,
+            towers,
+            video_features: Arc::default(),
+            features: None,
+            frames: None,
+            media_name: String::new(),
+            tokenizer_files: Vec::new(),
+            device: device.clone(),
+            options,
+            media: None,
+            history: Vec::new(),
+            history_boxes: Vec::new(),
+            asked: String::new(),
+            asked_boxes: Vec::new(),
+        })
+    }
+
+    /// The model.
+    pub fn model(&self) -> &VideoChatTpo {
+        &self.model
+    }
+
+    /// Sizes and tasks of the model.
+    pub fn config(&self) -> &TpoConfig {
+        &self.config
+    }
+
+    /// The tokenizer.
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
+    }
+
+    /// How it reads and answers.
+    pub fn options(&self) -> &SessionOptions {
+        &self.options
+    }
+
+    /// Where it computes.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// What is being looked at.
+    pub fn media(&self) -> Option<&Media> {
+        self.media.as_ref()
+    }
+
+    /// What was said since the media was loaded.
+    pub fn history(&self) -> &[Turn] {
+        &self.history
+    }
+
+    /// Forgets the conversation and keeps the media.
+    pub fn clear_history(&mut self) {
+        self.history.clear();
+        self.history_boxes.clear();
+    }
+}

@@ -1,0 +1,76 @@
+//! How a session reads and answers.
+
+use std::sync::Arc;
+
+use burn::tensor::FloatDType;
+use tpo_core::model::CallOrder;
+use tpo_data::{FrameSampling, MediaLimits};
+use tpo_llm::sampling::SamplingConfig;
+
+use crate::features::{FeatureCache, TemporalTowers};
+
+/// How a session reads and answers.
+#[derive(Debug, Clone)]
+pub struct SessionOptions {
+    /// Dtype of the weights in memory; `None` for f32 on the CPU and the file's own elsewhere.
+    pub dtype: Option<FloatDType>,
+    /// Which frames of a video are looked at.
+    pub sampling: FrameSampling,
+    /// When heads are called.
+    pub call_order: CallOrder,
+    /// Most tokens of an answer.
+    pub max_new_tokens: usize,
+    /// Greedy or random choice of tokens.
+    pub decoding: SamplingConfig,
+    /// Bounds on what a media file may cost.
+    pub limits: MediaLimits,
+    /// Towers of the temporal head for models that do not use their own encoder, such as the
+    /// published VideoChat-TPO (InternVideo2-CLIP).
+    pub towers: Option<TemporalTowers>,
+    /// Where video features are kept between sessions; `None` computes them again.
+    pub feature_cache: Option<FeatureCache>,
+    /// Which frames of a video the mask head goes through.
+    pub track: TrackFrames,
+    /// Hears how far a head is that works on many frames: what it does, done, in total.
+    pub progress: Option<HeadProgress>,
+}
+
+/// Called with what is being done, steps done, steps in total; from any thread.
+type OnProgress = dyn Fn(&str, usize, usize) + Send + Sync;
+
+/// Hears (what is being done, steps done, steps in total); may be called from several threads.
+#[derive(Clone)]
+pub struct HeadProgress(pub Arc<OnProgress>);
+
+impl std::fmt::Debug for HeadProgress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("HeadProgress")
+    }
+}
+
+/// Which frames of a video the mask head goes through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum TrackFrames {
+    /// Every frame of the file.
+    #[default]
+    All,
+    /// Those the vision encoder looked at (reference implementation).
+    Sampled,
+}
+
+impl Default for SessionOptions {
+    fn default() -> Self {
+        Self {
+            dtype: None,
+            sampling: FrameSampling::Middle,
+            call_order: CallOrder::AsReference,
+            max_new_tokens: 200,
+            decoding: SamplingConfig::greedy(),
+            limits: MediaLimits::default(),
+            towers: None,
+            feature_cache: None,
+            track: TrackFrames::All,
+            progress: None,
+        }
+    }
+}

@@ -1,0 +1,272 @@
+//! The data of a recipe's stages: files and the synthetic world, in any mixture.
+
+use std::sync::Arc;
+
+use tpo_data::feed::{
+    Cursor, Feed, FramesConfig, LoaderConfig, OrderConfig, Rows, SourceConfig, Targets,
+};
+use tpo_data::prompts::{VideoChatEncoder, Vocabulary};
+use tpo_data::synthetic::WorldTask;
+use tpo_data::{FrameSampling, ImageTransform};
+use tpo_llm::tokenizer::Tokenizer;
+use tpo_train::recipe::{MixtureSpec, Recipe};
+use tpo_train::trainer::{FeedData, Purpose};
+use tpo_train::{Stage, TrainError};
+
+use crate::config::TpoConfig;
+use crate::features::{FeatureCache, FeatureTowers, TemporalTowers, TrainingFeatures};
+use crate::targets::built_in_targets;
+
+/// Longest prompt in tokens (reference implementation: `max_length`).
+const MAX_PROMPT: usize = 1024;
+
+/// What opening data needs to know of a model and a run.
+#[derive(Debug, Clone)]
+pub struct DataContext {
+    /// Sizes of the model.
+    pub config: TpoConfig,
+    /// Its tokenizer.
+    pub tokenizer: Arc<Tokenizer>,
+    /// Towers of the temporal head, for a model that does not use its own parts.
+    pub towers: Option<TemporalTowers>,
+    /// Keeps video features of those towers.
+    pub features: Option<FeatureCache>,
+    /// Which of how many processes this is: `(rank, world)`. They share every epoch.
+    pub shard: (usize, usize),
+    /// Threads and memory.
+    pub loader: LoaderConfig,
+}
+
+impl DataContext {
+    /// One process, no towers.
+    pub fn new(config: &TpoConfig, tokenizer: &Arc<Tokenizer>) -> Self {
+        Self {
+            config: config.clone(),
+            tokenizer: tokenizer.clone(),
+            towers: None,
+            features: None,
+            shard: (0, 1),
+            loader: LoaderConfig::default(),
+        }
+    }
+
+    /// What the model reads of a video.
+    pub fn frames(&self) -> FramesConfig {
+        let input = &self.config.input;
+        FramesConfig {
+            sampling: FrameSampling::Middle,
+            num_frames: input.frames,
+            transform: ImageTransform::vision()
+                .with_size([input.size; 2])
+                .with_antialias(input.antialias),
+        }
+    }
+
+    /// Lays dialogues out as the model reads them.
+    ///
+    /// # Errors
+    /// [`TrainError::InvalidRecipe`] for a tokenizer without an end of text.
+    pub fn encoder(&self) -> tpo_train::Result<VideoChatEncoder> {
+        let eos = self.tokenizer.eos_id().ok_or_else(|| {
+            invalid(vec![
+                "the model's tokenizer has no end-of-text token; an answer could not end".into(),
+            ])
+        })?;
+        let slots = self.config.connector.qformer.n_query();
+        Ok(VideoChatEncoder {
+            video_slots: slots,
+            image_slots: slots,
+            max_tokens: MAX_PROMPT.min(self.config.llm.max_position_embeddings),
+            ..VideoChatEncoder::new(self.tokenizer.clone(), eos)
+        })
+    }
+}
+
+fn invalid(problems: Vec<String>) -> TrainError {
+    TrainError::InvalidRecipe {
+        origin: "the recipe's data".into(),
+        problems,
+    }
+}
+
+/// Opens the data of a stage with the targets of the built-in heads. See [`stage_data_with`].
+///
+/// # Errors
+/// As [`stage_data_with`].
+pub fn stage_data(
+    purpose: Purpose,
+    stage: &Stage,
+    seed: u64,
+    context: &DataContext,
+) -> tpo_train::Result<FeedData> {
+    let targets = built_in_targets(context.config.temporal.clip_seconds);
+    stage_data_with(purpose, stage, seed, context, targets)
+}
+
+/// Opens the data of a stage: every file is read once and checked. `targets` turns annotations into
+/// what the heads learn. For [`Purpose::Evaluate`] nothing is augmented and frames are the middle
+/// ones; the order is that of `seed`.
+///
+/// # Errors
+/// [`TrainError::InvalidRecipe`] with every problem of every source: a file that is not there, no
+/// usable row, a task the model does not have, a world that cannot be drawn.
+pub fn stage_data_with(
+    purpose: Purpose,
+    stage: &Stage,
+    seed: u64,
+    context: &DataContext,
+    targets: Targets,
+) -> tpo_train::Result<FeedData> {
+    let at = format!("stage `{}`", stage.name);
+    let Some(data) = &stage.data else {
+        return Err(invalid(vec![format!(
+            "{at}: has no data; add `data = {{ sources = [..] }}`"
+        )]));
+    };
+    let problems = mixture_problems(&at, data, context);
+    if !problems.is_empty() {
+        return Err(invalid(problems));
+    }
+    let (shard, shards) = context.shard;
+    let order = OrderConfig {
+        seed,
+        batch_size: stage.batch_size.max(1),
+        shards,
+        shard,
+        ..OrderConfig::default()
+    };
+    let mut config = data.feed(order, context.frames());
+    config.loader = LoaderConfig {
+        epochs: None,
+        ..context.loader
+    };
+    if purpose == Purpose::Evaluate {
+        config.frames.sampling = match config.frames.sampling {
+            FrameSampling::Random { .. } => FrameSampling::Middle,
+            fixed => fixed,
+        };
+        config.augment = Default::default();
+    }
+    let vocabulary = Vocabulary::from(&context.config.tasks);
+    let encoder = Arc::new(context.encoder()?);
+    let feed = Feed::open(&config, vocabulary, encoder, targets, Cursor::default())
+        .map_err(|e| invalid(vec![format!("{at}: {e}")]))?;
+    let problems = task_problems(&at, &feed, &config.sources, &context.config);
+    if !problems.is_empty() {
+        return Err(invalid(problems));
+    }
+    let data = FeedData::new(feed);
+    // A head whose loss does not count is not run.
+    let needed = stage.loss.head("temporal") != 0.0;
+    let features = TrainingFeatures::new(
+        &context.config,
+        &context.tokenizer,
+        context.towers.as_ref(),
+        context.features.as_ref(),
+    );
+    Ok(match features {
+        Some(features) if needed => data.with_features(features),
+        _ => data,
+    })
+}
+
+/// Checks the data of all stages of a recipe as far as that goes without reading rows.
+///
+/// # Errors
+/// [`TrainError::InvalidRecipe`] with every problem of every source of every stage.
+pub fn check_data(recipe: &Recipe, context: &DataContext) -> tpo_train::Result<()> {
+    let mut problems = Vec::new();
+    for (i, stage) in recipe.stages.iter().enumerate() {
+        let at = format!("stages[{i}] `{}`", stage.name);
+        match &stage.data {
+            Some(data) => problems.extend(mixture_problems(&format!("{at}.data"), data, context)),
+            None => problems.push(format!(
+                "{at}: has no data; add `data = {{ sources = [..] }}`"
+            )),
+        }
+        if let Some(evaluation) = &stage.evaluation {
+            let at = format!("{at}.evaluation.data");
+            problems.extend(mixture_problems(&at, &evaluation.data, context));
+        }
+    }
+    if problems.is_empty() {
+        return Ok(());
+    }
+    Err(invalid(problems))
+}
+
+fn mixture_problems(at: &str, data: &MixtureSpec, context: &DataContext) -> Vec<String> {
+    let config = &context.config;
+    let mut problems = Vec::new();
+    for source in &data.sources {
+        let at = format!("{at}, source `{}`", source.name);
+        if let Some(path) = &source.annotations {
+            match std::fs::metadata(path) {
+                Ok(found) if found.is_file() => {}
+                Ok(_) => problems.push(format!("{at}: {} is not a file", path.display())),
+                Err(e) => problems.push(format!("{at}: {}: {e}", path.display())),
+            }
+        }
+        if let Some(root) = source.media.as_ref().filter(|r| !r.is_dir()) {
+            problems.push(format!(
+                "{at}: media: {} is not a directory",
+                root.display()
+            ));
+        }
+        let Some(world) = &source.synthetic else {
+            continue;
+        };
+        let found = world.problems(config.input.frames, config.input.size);
+        problems.extend(found.into_iter().map(|p| format!("{at}: synthetic.{p}")));
+        if source.textual {
+            continue;
+        }
+        for task in world.tasks.iter().filter(|t| **t != WorldTask::Chat) {
+            problems.extend(unknown_task(&at, task.name(), config));
+        }
+        let towers = config.features == FeatureTowers::InternVideo2 && context.towers.is_none();
+        if towers && world.tasks.contains(&WorldTask::Temporal) {
+            problems.push(format!(
+                "{at}: the temporal head of this model reads features of InternVideo2; give the \
+                 run its towers"
+            ));
+        }
+    }
+    problems
+}
+
+fn unknown_task(at: &str, task: &str, config: &TpoConfig) -> Option<String> {
+    if config.tasks.get(task).is_some() {
+        return None;
+    }
+    let known: Vec<&str> = config
+        .tasks
+        .tasks()
+        .iter()
+        .map(|t| t.name.as_str())
+        .collect();
+    Some(format!(
+        "{at}: the model has no task `{task}`; it has: {}",
+        known.join(", ")
+    ))
+}
+
+/// Tasks in files that the model does not have.
+fn task_problems(
+    at: &str,
+    feed: &Feed,
+    sources: &[SourceConfig],
+    config: &TpoConfig,
+) -> Vec<String> {
+    let mut problems = Vec::new();
+    for (source, spec) in feed.sources().iter().zip(sources) {
+        let Rows::File(data) = source.rows() else {
+            continue;
+        };
+        let at = format!("{at}, source `{}`", spec.name());
+        for task in data.tasks().filter(|_| !source.textual()) {
+            problems.extend(unknown_task(&at, task, config));
+        }
+    }
+    problems
+}

@@ -1,0 +1,539 @@
+//! Running a model over a benchmark: interrupted and resumed, refused, perfect, and in other
+//! people's formats.
+
+#[path = "common/oracle.rs"]
+mod oracle;
+
+use std::path::{Path, PathBuf};
+
+use burn::tensor::Device;
+use oracle::{Oracle, info_of};
+use serde_json::{Value, json};
+use tpo::data::readers::Format;
+use tpo::data::synthetic::{Split, WorldConfig};
+use tpo::evaluation::*;
+use tpo::prelude::*;
+
+fn asset(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("assets")
+        .join(name)
+}
+
+fn mini() -> Session {
+    let options = SessionOptions {
+        max_new_tokens: 4,
+        ..SessionOptions::default()
+    };
+    Session::mini(&Device::flex(), 3, options).unwrap()
+}
+
+fn world(clips: u64) -> WorldSpec {
+    WorldSpec {
+        world: WorldConfig {
+            frames: 12,
+            side: 32,
+            max_objects: 2,
+            ..WorldConfig::default()
+        },
+        seed: 5,
+        split: Split::HeldOut,
+        clips,
+        choices: false,
+    }
+}
+
+fn options(route: Route, kinds: &[ItemKind]) -> PlanOptions {
+    PlanOptions {
+        route,
+        kinds: kinds.to_vec(),
+        ..PlanOptions::default()
+    }
+}
+
+/// Runs to the end.
+fn finish(plan: &Plan, answerer: &mut dyn Answerer, dir: &Path) -> Results {
+    match run(plan, answerer, dir, &RunOptions::default(), &mut |_| true).unwrap() {
+        RunOutcome::Done(results) => *results,
+        RunOutcome::Stopped(at) => panic!("stopped at {at:?}"),
+    }
+}
+
+fn read(dir: &Path, name: &str) -> Vec<u8> {
+    std::fs::read(dir.join(name)).unwrap()
+}
+
+fn value(results: &Results, task: &str, score: &str) -> f64 {
+    let task = results.scores.iter().find(|s| s.task == task);
+    let task = task.unwrap_or_else(|| panic!("no task in {results:?}"));
+    let found = task.scores.iter().find(|s| s.name == score);
+    found
+        .unwrap_or_else(|| panic!("no {score} in {task:?}"))
+        .value
+        .unwrap()
+}
+
+#[test]
+fn an_interrupted_run_goes_on_to_the_same_bytes() {
+    let plan = Plan::synthetic(&world(2), options(Route::Always, &[])).unwrap();
+    let kinds = |k: ItemKind| plan.items.iter().filter(|i| i.kind() == k).count();
+    for kind in [
+        ItemKind::Text,
+        ItemKind::Region,
+        ItemKind::Temporal,
+        ItemKind::Mask,
+    ] {
+        assert!(kinds(kind) > 0, "{kind:?}");
+    }
+    let (whole, broken) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let mut session = mini();
+    let mut model = SessionAnswerer::new(&mut session, "mini", Route::Always, AnswerForm::Heads);
+    let results = finish(&plan, &mut model, whole.path());
+    assert_eq!(
+        (results.questions, results.failed.len()),
+        (plan.items.len(), 0)
+    );
+    // Every head was called, so every question has an answer.
+    assert!(results.scores.iter().all(|s| s.unanswered == 0));
+    assert_eq!(results.scores.len(), 4);
+
+    let stop_at = plan.items.len() / 2;
+    let outcome = run(
+        &plan,
+        &mut model,
+        broken.path(),
+        &RunOptions::default(),
+        &mut |p| p.done < stop_at,
+    )
+    .unwrap();
+    assert!(matches!(outcome, RunOutcome::Stopped(p) if p.done == stop_at));
+    assert!(!broken.path().join(RESULTS_FILE).exists());
+    // The power went while a row was being written.
+    let log = broken.path().join(PREDICTIONS_FILE);
+    let mut bytes = std::fs::read(&log).unwrap();
+    bytes.extend(b"{\"id\":\"held_out-0000");
+    std::fs::write(&log, bytes).unwrap();
+
+    let mut first = None;
+    let outcome = run(
+        &plan,
+        &mut model,
+        broken.path(),
+        &RunOptions::default(),
+        &mut |p| {
+            first.get_or_insert(p);
+            true
+        },
+    )
+    .unwrap();
+    assert!(matches!(outcome, RunOutcome::Done(_)));
+    let first = first.unwrap();
+    assert_eq!((first.done, first.resumed), (stop_at, stop_at));
+    for name in [PREDICTIONS_FILE, RESULTS_FILE, PROTOCOL_FILE] {
+        assert_eq!(
+            read(whole.path(), name),
+            read(broken.path(), name),
+            "{name}"
+        );
+    }
+
+    // A finished run asks nothing again.
+    let again = finish(&plan, &mut model, broken.path());
+    assert_eq!(again, results);
+
+    // Another protocol is refused by name, and started over on request.
+    let other = Plan::synthetic(&world(2), options(Route::Model, &[])).unwrap();
+    let e = run(
+        &other,
+        &mut model,
+        whole.path(),
+        &RunOptions::default(),
+        &mut |_| true,
+    )
+    .unwrap_err();
+    let tpo::Error::EvaluationProtocol { differences, .. } = &e else {
+        panic!("{e}");
+    };
+    assert_eq!(differences, &["route: \"always\" then, \"model\" now"]);
+    let restart = RunOptions {
+        restart: true,
+        ..RunOptions::default()
+    };
+    let outcome = run(&other, &mut model, whole.path(), &restart, &mut |p| {
+        p.done < 1
+    })
+    .unwrap();
+    assert!(matches!(outcome, RunOutcome::Stopped(_)));
+    assert_eq!(
+        read(whole.path(), PREDICTIONS_FILE)
+            .split(|b| *b == b'\n')
+            .count(),
+        2
+    );
+
+    // Rows of other questions are damage, not answers.
+    let log = broken.path().join(PREDICTIONS_FILE);
+    let text = std::fs::read_to_string(&log).unwrap();
+    std::fs::write(
+        &log,
+        text.replacen("held_out-000000/0", "held_out-000009/0", 1),
+    )
+    .unwrap();
+    let e = run(
+        &plan,
+        &mut model,
+        broken.path(),
+        &RunOptions::default(),
+        &mut |_| true,
+    );
+    assert!(matches!(e, Err(tpo::Error::Evaluation { .. })), "{e:?}");
+    // Answers without a protocol are nobody's.
+    std::fs::remove_file(broken.path().join(PROTOCOL_FILE)).unwrap();
+    let e = run(
+        &plan,
+        &mut model,
+        broken.path(),
+        &RunOptions::default(),
+        &mut |_| true,
+    );
+    assert!(e.unwrap_err().to_string().contains("--restart"));
+}
+
+#[test]
+fn a_head_that_is_not_called_is_a_miss() {
+    let kinds = [ItemKind::Region, ItemKind::Temporal];
+    let plan = Plan::synthetic(&world(1), options(Route::Model, &kinds)).unwrap();
+    // Random weights do not call heads in four tokens; this one says nothing at all.
+    struct Silent;
+    impl Answerer for Silent {
+        fn identity(&mut self) -> tpo::Result<AnswererIdentity> {
+            Ok(AnswererIdentity {
+                name: "silent".into(),
+                weights: String::new(),
+                settings: Value::Null,
+            })
+        }
+        fn look(&mut self, media: &MediaRef) -> tpo::Result<MediaInfo> {
+            Ok(info_of(media))
+        }
+        fn answer(&mut self, _: &Item, _: &MediaInfo) -> tpo::Result<Reply> {
+            Ok(Reply::default())
+        }
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let results = finish(&plan, &mut Silent, dir.path());
+    for task in &results.scores {
+        assert_eq!(task.unanswered, task.questions);
+        for score in &task.scores {
+            assert_eq!(score.value, Some(0.0), "{} {}", task.task, score.name);
+        }
+    }
+}
+
+#[test]
+fn perfect_answers_score_a_hundred() {
+    let mut spec = world(3);
+    spec.choices = false;
+    let plan = Plan::synthetic(&spec, options(Route::Model, &[])).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let results = finish(&plan, &mut Oracle(AnswerForm::Heads), dir.path());
+    for (task, score) in [
+        ("text", "exact match"),
+        ("text", "mean of kinds"),
+        ("region", "Acc@0.75"),
+        ("region", "mIoU"),
+        ("temporal", "R1@0.7"),
+        ("temporal", "mIoU"),
+        ("temporal", "HL mAP Fair"),
+        ("temporal", "HIT@1 Fair"),
+        ("mask", "J&F"),
+    ] {
+        let got = value(&results, task, score);
+        assert!((got - 100.0).abs() < 1e-3, "{task} {score} {got}");
+    }
+    assert!(results.scores[0].groups.len() > 3, "kinds of question");
+
+    spec.choices = true;
+    let plan = Plan::synthetic(&spec, options(Route::Model, &[ItemKind::Choice])).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let results = finish(&plan, &mut Oracle(AnswerForm::Heads), dir.path());
+    assert_eq!(value(&results, "choice", "accuracy"), 100.0);
+}
+
+#[test]
+fn answers_in_words_are_scored_alike() {
+    let plan = PlanOptions {
+        answers: AnswerForm::Text,
+        kinds: vec![ItemKind::Region, ItemKind::Temporal],
+        ..PlanOptions::default()
+    };
+    let plan = Plan::synthetic(&world(2), plan).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let oracle = &mut Oracle(AnswerForm::Text);
+    assert_eq!(oracle.0, plan.answers);
+    let results = finish(&plan, oracle, dir.path());
+    assert_eq!(value(&results, "region", "Acc@0.5"), 100.0);
+    assert_eq!(value(&results, "temporal", "R1@0.7"), 100.0);
+    let temporal = results
+        .scores
+        .iter()
+        .find(|s| s.task == "temporal")
+        .unwrap();
+    assert!(temporal.scores.iter().all(|s| !s.name.starts_with("HL")));
+}
+
+/// MVBench's own layout, asked with its prompt about a part of the sample clip.
+#[test]
+fn mvbench_in_its_own_layout() {
+    let dir = tempfile::tempdir().unwrap();
+    let rows = json!([
+        {"video": "bouncing_shapes.mp4", "question": "How many circles are there?",
+         "candidates": ["1", "2", "3"], "answer": "2"},
+        {"video": "bouncing_shapes.mp4", "question": "What happens?", "start": 0.5, "end": 1.5,
+         "candidates": ["Nothing.", "It moves."], "answer": "It moves."},
+    ]);
+    for task in ["action_sequence", "action_count"] {
+        let file = dir.path().join(format!("{task}.json"));
+        std::fs::write(file, rows.to_string()).unwrap();
+    }
+    // The benchmark's folder of videos of one task; the other one's lie flat.
+    let videos = dir.path().join("videos");
+    std::fs::create_dir_all(videos.join("perception/videos")).unwrap();
+    let clip = asset("bouncing_shapes.mp4");
+    std::fs::copy(&clip, videos.join("perception/videos/bouncing_shapes.mp4")).unwrap();
+    std::fs::copy(&clip, videos.join("bouncing_shapes.mp4")).unwrap();
+    let mut data = DataFile::new(dir.path(), Some(Format::MvBench));
+    data.media = Some(videos);
+    let plan = Plan::from_file(&data, PlanOptions::default()).unwrap();
+    let names: Vec<_> = plan.items.iter().map(|i| i.group.as_str()).collect();
+    assert_eq!(
+        names,
+        [
+            "Action Sequence",
+            "Action Sequence",
+            "Action Count",
+            "Action Count"
+        ]
+    );
+    assert_eq!(plan.items[0].ask.answer_prefix, "Best option:(");
+    assert_eq!(
+        plan.items[0].ask.text,
+        "Question: How many circles are there?\nOptions:\n(A) 1\n(B) 2\n(C) 3\nOnly give the best \
+         option."
+    );
+    let runs = tempfile::tempdir().unwrap();
+    let perfect = finish(
+        &plan,
+        &mut Oracle(AnswerForm::Heads),
+        &runs.path().join("a"),
+    );
+    assert_eq!(value(&perfect, "choice", "mean of groups"), 100.0);
+
+    let mut session = mini();
+    let mut model = SessionAnswerer::new(&mut session, "mini", Route::Model, AnswerForm::Heads);
+    let results = finish(&plan, &mut model, &runs.path().join("b"));
+    assert!(results.failed.is_empty(), "{:?}", results.failed);
+    assert_eq!(results.scores[0].questions, 4);
+    let lines = read(&runs.path().join("b"), "submission/choice.jsonl");
+    let first: Value =
+        serde_json::from_slice(lines.split(|b| *b == b'\n').next().unwrap()).unwrap();
+    assert_eq!(first["gt"], "(B) 2");
+    assert!(first["pred"].as_str().unwrap().starts_with('('));
+    // The part of a video is another video: same question, other times.
+    let rows = String::from_utf8(read(&runs.path().join("b"), PREDICTIONS_FILE)).unwrap();
+    let durations: Vec<f64> = rows
+        .lines()
+        .map(|l| {
+            serde_json::from_str::<Value>(l).unwrap()["media"]["duration"]
+                .as_f64()
+                .unwrap()
+        })
+        .collect();
+    assert_eq!(durations[1], 1.0);
+    assert!(durations[0] > 1.5);
+}
+
+/// Every format's own file gives full marks to who knows everything.
+#[test]
+fn formats_of_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| {
+        let path = dir.path().join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, text).unwrap();
+        path
+    };
+    std::fs::copy(asset("bouncing_shapes.mp4"), dir.path().join("v.mp4")).unwrap();
+    let runs = tempfile::tempdir().unwrap();
+    let score = |data: &DataFile, name: &str| {
+        let plan = Plan::from_file(data, PlanOptions::default()).unwrap();
+        assert!(plan.skipped.is_empty(), "{:?}", plan.skipped);
+        finish(
+            &plan,
+            &mut Oracle(AnswerForm::Heads),
+            &runs.path().join(name),
+        )
+    };
+
+    let qv = write(
+        "qv.jsonl",
+        concat!(
+            r#"{"qid": 7, "query": "it turns", "vid": "v", "relevant_windows": [[0, 2]], "relevant_clip_ids": [0], "saliency_scores": [[4, 4, 3]]}"#,
+            "\n",
+        ),
+    );
+    let results = score(&DataFile::new(&qv, Some(Format::QvHighlights)), "qv");
+    assert_eq!(value(&results, "temporal", "mAP"), 100.0);
+    assert_eq!(value(&results, "temporal", "HIT@1 VeryGood"), 100.0);
+    let line = read(&runs.path().join("qv"), "submission/windows.jsonl");
+    let line: Value = serde_json::from_slice(&line).unwrap();
+    assert_eq!((&line["qid"], &line["vid"]), (&json!(7), &json!("v")));
+    assert_eq!(line["pred_relevant_windows"], json!([[0.0, 2.0, 0.9]]));
+
+    let charades = write(
+        "ch.txt",
+        "v 0.2 1.9##a shape moves.\nv 0.5 1.0##it turns.\n",
+    );
+    let results = score(&DataFile::new(&charades, Some(Format::CharadesJsonl)), "ch");
+    assert_eq!(value(&results, "temporal", "R1@0.7"), 100.0);
+
+    let gqa = write(
+        "gqa.csv",
+        "video_id,question,answer,qid,type,a0,a1,a2,a3,a4\nv,why,to run,3,CW,sit,to run,c,d,e\n",
+    );
+    let mut data = DataFile::new(&gqa, Some(Format::NextGqa));
+    let spans = r#"{"v": {"duration": 2.0, "location": {"3": [[0.5, 1.5]]}}}"#;
+    data.convert.second = Some(write("gsub.json", spans));
+    let results = score(&data, "gqa");
+    assert_eq!(value(&results, "grounded", "Acc@GQA"), 100.0);
+    assert_eq!(value(&results, "grounded", "mIoU"), 100.0);
+
+    let mme = write(
+        "mme.json",
+        r#"[{"videoID": "v", "duration": "short", "question_id": "1-1", "question": "What?", "options": ["A. x", "B. y"], "answer": "B", "task_type": "Counting"}]"#,
+    );
+    let results = score(&DataFile::new(&mme, Some(Format::VideoMme)), "mme");
+    assert_eq!(value(&results, "choice", "accuracy"), 100.0);
+
+    let frames = |folder: &str| {
+        for i in 1..=3 {
+            let path = dir.path().join(format!("{folder}/{i:08}.png"));
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            image::RgbImage::from_pixel(40, 30, image::Rgb([i as u8 * 40; 3]))
+                .save(path)
+                .unwrap();
+        }
+    };
+    frames("lasot/cat/cat-1/img");
+    write(
+        "lasot/cat/cat-1/groundtruth.txt",
+        "4,4,10,8\n5,4,10,8\n6,5,10,8\n",
+    );
+    write("lasot/cat/cat-1/full_occlusion.txt", "0,0,1");
+    write("lasot/cat/cat-1/nlp.txt", "the cat");
+    let results = score(
+        &DataFile::new(dir.path().join("lasot"), Some(Format::LaSot)),
+        "lasot",
+    );
+    assert!(value(&results, "track", "success") > 60.0);
+    assert!(value(&results, "track", "precision") > 60.0);
+    let text = read(&runs.path().join("lasot"), "submission/track/cat-1.txt");
+    assert_eq!(String::from_utf8(text).unwrap().lines().count(), 3);
+
+    frames("got/GOT-10k_Val_000001");
+    write(
+        "got/GOT-10k_Val_000001/groundtruth.txt",
+        "4,4,10,8\n5,4,10,8\n6,5,10,8\n",
+    );
+    let results = score(
+        &DataFile::new(dir.path().join("got"), Some(Format::Got10k)),
+        "got",
+    );
+    assert!((value(&results, "track", "AO") - 100.0).abs() < 1e-3);
+}
+
+#[test]
+fn media_that_cannot_be_read_costs_its_rows() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::copy(asset("bouncing_shapes.mp4"), dir.path().join("v.mp4")).unwrap();
+    let rows = concat!(
+        r#"{"id": "a", "media": {"video": "none.mp4"}, "turns": [{"question": "What?", "answer": "red"}, {"question": "Who?", "answer": "he"}], "meta": {"kinds": ["what", "who"]}}"#,
+        "\n{\n",
+        r#"{"id": "b", "media": {"video": "v.mp4"}, "turns": [{"question": "What?", "answer": "red"}], "meta": {"kind": "what"}}"#,
+        "\n",
+    );
+    let file = dir.path().join("rows.jsonl");
+    std::fs::write(&file, rows).unwrap();
+    let plan = Plan::from_file(&DataFile::new(&file, None), PlanOptions::default()).unwrap();
+    assert_eq!(plan.skipped.len(), 1);
+    let ids: Vec<_> = plan
+        .items
+        .iter()
+        .map(|i| (i.id.as_str(), i.group.as_str()))
+        .collect();
+    assert_eq!(ids, [("a/1", "what"), ("a/2", "who"), ("b", "what")]);
+    let mut session = mini();
+    let mut model = SessionAnswerer::new(&mut session, "mini", Route::Model, AnswerForm::Heads);
+    let run_dir = dir.path().join("run");
+    let results = finish(&plan, &mut model, &run_dir);
+    let failed: Vec<_> = results.failed.iter().map(|f| f.id.as_str()).collect();
+    assert_eq!(failed, ["a/1", "a/2"]);
+    assert!(
+        results.failed[0].why.contains("none.mp4"),
+        "{:?}",
+        results.failed
+    );
+    assert_eq!(results.scores[0].questions, 1);
+
+    let strict = RunOptions {
+        strict: true,
+        ..RunOptions::default()
+    };
+    let e = run(
+        &plan,
+        &mut model,
+        dir.path().join("strict"),
+        &strict,
+        &mut |_| true,
+    );
+    assert!(matches!(e, Err(tpo::Error::Evaluation { .. })));
+}
+
+#[test]
+fn a_training_checkpoint_is_no_folder_of_anything_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let e = Session::open_checkpoint(dir.path(), &Device::flex(), SessionOptions::default());
+    assert!(matches!(e, Err(tpo::Error::Train(_))), "{e:?}");
+}
+
+#[test]
+fn frames_in_memory_are_looked_at() {
+    let mut session = mini();
+    let clip = &tpo::data::synthetic::World::new(world(1).world, 5)
+        .unwrap()
+        .clip(Split::HeldOut, 0);
+    let frames: Vec<_> = clip
+        .scene
+        .render_all()
+        .iter()
+        .map(|f| f.to_frame().unwrap())
+        .collect();
+    let media = session.load_frames("clip", frames, clip.scene.fps).unwrap();
+    assert_eq!((media.size, media.frame_count), ((32, 32), 12));
+    assert_eq!(media.duration, Some(6.0));
+    let ask = |s: &mut Session, task: &str| {
+        let question = Question::new("Where?").with_task(task);
+        s.ask(question).unwrap().collect_reply().unwrap()
+    };
+    let reply = ask(&mut session, "temporal");
+    let when: &TemporalPrediction = reply.tasks[0].get().unwrap();
+    // The reference's sampling at the video's own rate drops the frame that rounds past the end
+    // and cuts to whole seconds: ten of twelve.
+    assert_eq!((when.duration, when.saliency.len()), (6.0, 10));
+    let reply = ask(&mut session, "mask");
+    let mask: &MaskPrediction = reply.tasks[0].get().unwrap();
+    assert_eq!(mask.frames.len(), 12);
+    session.clear_media();
+    assert!(session.media().is_none());
+    assert!(session.load_frames("none", Vec::new(), 2.0).is_err());
+}

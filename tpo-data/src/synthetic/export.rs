@@ -1,0 +1,60 @@
+//! Clips of the world as files.
+
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use super::rows::WorldRows;
+use crate::schema::{Media, write_row};
+use crate::{DataError, MediaLimits};
+
+/// Name of the file of rows that [`WorldRows::export`] writes.
+pub const ROWS_FILE: &str = "rows.jsonl";
+
+impl WorldRows {
+    /// Writes all rows as a data set of this project: every clip as a folder of PNG pictures, which
+    /// lose nothing, and [`ROWS_FILE`] beside them. Returns its path. What is learned from the file
+    /// is what is learned from the rows in memory.
+    ///
+    /// # Errors
+    /// [`DataError::Io`]; as [`WorldRows::row`].
+    pub fn export(&self, dir: impl AsRef<Path>) -> Result<PathBuf, DataError> {
+        let dir = dir.as_ref();
+        let io = |path: &Path| {
+            let path = path.to_path_buf();
+            move |source| DataError::Io { path, source }
+        };
+        std::fs::create_dir_all(dir).map_err(io(dir))?;
+        let path = dir.join(ROWS_FILE);
+        let file = std::fs::File::create(&path).map_err(io(&path))?;
+        let mut out = BufWriter::new(file);
+        for row in 0..self.len() {
+            let clip = self.world().clip(self.config().split, row);
+            let (mut sample, _) = self.row(row, &MediaLimits::default())?;
+            let folder = format!("clips/{}", clip.name());
+            let at = dir.join(&folder);
+            std::fs::create_dir_all(&at).map_err(io(&at))?;
+            for (i, frame) in clip.scene.render_all().iter().enumerate() {
+                let picture = at.join(format!("{i:04}.png"));
+                let side = frame.side() as u32;
+                image::save_buffer(
+                    &picture,
+                    frame.rgb(),
+                    side,
+                    side,
+                    image::ExtendedColorType::Rgb8,
+                )
+                .map_err(|e| std::io::Error::other(e.to_string()))
+                .map_err(io(&picture))?;
+            }
+            let media = sample.media.take();
+            sample.media = Some(Media {
+                size: media.as_ref().and_then(|m| m.size),
+                duration: media.as_ref().and_then(|m| m.duration),
+                ..Media::frames(folder, clip.scene.fps)
+            });
+            write_row(&sample, &mut out).map_err(io(&path))?;
+        }
+        out.flush().map_err(io(&path))?;
+        Ok(path)
+    }
+}

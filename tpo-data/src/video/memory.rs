@@ -1,0 +1,264 @@
+//! Frames in memory, and a part of another video, as videos.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::{FrameStream, FrameVisitor, VideoInfo, VideoReader, distinct_indices};
+use crate::sampling::{ClipRange, clip_frames};
+use crate::{DataError, Frame, MediaLimits, Rotation, TimedFrame};
+
+/// A video whose frames are in memory: rendered, captured, or decoded elsewhere.
+#[derive(Debug, Clone)]
+pub struct FrameBuffer {
+    name: PathBuf,
+    frames: Vec<Frame>,
+    limits: MediaLimits,
+    info: VideoInfo,
+}
+
+impl FrameBuffer {
+    /// Frames of one size, `fps` a second. `name` stands for the file in messages.
+    ///
+    /// # Errors
+    /// [`DataError::NoVideoTrack`] without frames, [`DataError::InvalidSampling`] for a rate that
+    /// is not positive, [`DataError::Decode`] for a frame of another size than the first.
+    pub fn new(
+        name: impl Into<PathBuf>,
+        frames: Vec<Frame>,
+        fps: f64,
+        limits: &MediaLimits,
+    ) -> Result<Self, DataError> {
+        let name = name.into();
+        if !(fps.is_finite() && fps > 0.0) {
+            return Err(DataError::InvalidSampling {
+                reason: format!("{fps} frames per second"),
+            });
+        }
+        let Some(first) = frames.first() else {
+            return Err(DataError::NoVideoTrack { path: name });
+        };
+        let (width, height) = (first.width(), first.height());
+        let same = |f: &Frame| (f.width(), f.height()) == (width, height);
+        if let Some(at) = frames.iter().position(|f| !same(f)) {
+            return Err(DataError::Decode {
+                path: name,
+                frame: at,
+                reason: format!(
+                    "{}x{} pixels, the first frame has {width}x{height}",
+                    frames[at].width(),
+                    frames[at].height()
+                ),
+            });
+        }
+        let frame_count = frames.len();
+        let info = VideoInfo {
+            width,
+            height,
+            frame_count,
+            fps,
+            duration: frame_count as f64 / fps,
+            timestamps: (0..frame_count).map(|i| i as f64 / fps).collect(),
+            rotation: Rotation::None,
+            codec: "memory".into(),
+        };
+        Ok(Self {
+            name,
+            frames,
+            limits: limits.clone(),
+            info,
+        })
+    }
+}
+
+impl VideoReader for FrameBuffer {
+    fn info(&self) -> &VideoInfo {
+        &self.info
+    }
+
+    fn path(&self) -> &Path {
+        &self.name
+    }
+
+    fn limits(&self) -> &MediaLimits {
+        &self.limits
+    }
+
+    fn visit_frames(&self, indices: &[usize], visit: &FrameVisitor<'_>) -> Result<(), DataError> {
+        distinct_indices(indices, self.frames.len())?
+            .into_iter()
+            .try_for_each(|i| visit(i, self.frames[i].clone()))
+    }
+
+    fn stream(&self, start: usize) -> Result<FrameStream<'_>, DataError> {
+        let frame_count = self.frames.len();
+        if start >= frame_count {
+            return Err(DataError::FrameOutOfRange {
+                index: start,
+                frame_count,
+            });
+        }
+        Ok(Box::new((start..frame_count).map(|index| {
+            Ok(TimedFrame {
+                index,
+                timestamp: self.info.timestamps[index],
+                frame: self.frames[index].clone(),
+            })
+        })))
+    }
+}
+
+/// A part of a video as a video of its own: frames and times count from its start.
+///
+/// Sampling it gives the frames that [`clip_frame_indices`](crate::sampling::clip_frame_indices)
+/// gives for the range.
+pub struct VideoPart {
+    whole: Arc<dyn VideoReader>,
+    first: usize,
+    info: VideoInfo,
+}
+
+impl std::fmt::Debug for VideoPart {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("VideoPart")
+            .field("whole", &self.whole.path())
+            .field("first", &self.first)
+            .field("frames", &self.info.frame_count)
+            .finish()
+    }
+}
+
+impl VideoPart {
+    /// The frames of `range`, seconds of the whole video.
+    ///
+    /// # Errors
+    /// [`DataError::InvalidSampling`] for a range that is not a positive span inside the video.
+    pub fn new(whole: Arc<dyn VideoReader>, range: ClipRange) -> Result<Self, DataError> {
+        let all = whole.info();
+        let (first, count) = clip_frames(all.frame_count, all.fps, range)?;
+        let time = |i: usize| all.timestamps.get(i).copied().unwrap_or(i as f64 / all.fps);
+        let start = time(first);
+        let info = VideoInfo {
+            frame_count: count,
+            duration: count as f64 / all.fps,
+            timestamps: (first..first + count).map(|i| time(i) - start).collect(),
+            ..all.clone()
+        };
+        Ok(Self { whole, first, info })
+    }
+
+    /// Index in the whole video of the first frame.
+    pub fn first_frame(&self) -> usize {
+        self.first
+    }
+}
+
+impl VideoReader for VideoPart {
+    fn info(&self) -> &VideoInfo {
+        &self.info
+    }
+
+    fn path(&self) -> &Path {
+        self.whole.path()
+    }
+
+    fn limits(&self) -> &MediaLimits {
+        self.whole.limits()
+    }
+
+    fn visit_frames(&self, indices: &[usize], visit: &FrameVisitor<'_>) -> Result<(), DataError> {
+        let inside = distinct_indices(indices, self.info.frame_count)?;
+        let shifted: Vec<usize> = inside.iter().map(|i| i + self.first).collect();
+        self.whole
+            .visit_frames(&shifted, &|i, frame| visit(i - self.first, frame))
+    }
+
+    fn stream(&self, start: usize) -> Result<FrameStream<'_>, DataError> {
+        let frame_count = self.info.frame_count;
+        if start >= frame_count {
+            return Err(DataError::FrameOutOfRange {
+                index: start,
+                frame_count,
+            });
+        }
+        let frames = self.whole.stream(self.first + start)?;
+        Ok(Box::new(frames.take(frame_count - start).map(|frame| {
+            frame.map(|f| {
+                let index = f.index - self.first;
+                TimedFrame {
+                    index,
+                    timestamp: self.info.timestamps[index],
+                    frame: f.frame,
+                }
+            })
+        })))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::FrameSampling;
+    use crate::sampling::{clip_frame_indices, frame_indices};
+
+    fn frames(n: u8) -> Vec<Frame> {
+        (0..n)
+            .map(|v| Frame::from_rgb(2, 1, vec![v; 6]).unwrap())
+            .collect()
+    }
+
+    fn values(reader: &dyn VideoReader, at: &[usize]) -> Vec<u8> {
+        let read = reader.read_frames(at).unwrap();
+        read.iter().map(|f| f.rgb()[0]).collect()
+    }
+
+    #[test]
+    fn frames_in_memory_are_a_video() {
+        let limits = MediaLimits::default();
+        let video = FrameBuffer::new("mem", frames(5), 2.0, &limits).unwrap();
+        assert_eq!((video.info().duration, video.info().width), (2.5, 2));
+        assert_eq!(values(&video, &[4, 0, 4]), [4, 0, 4]);
+        let streamed: Vec<_> = video
+            .stream(3)
+            .unwrap()
+            .map(|f| f.unwrap().timestamp)
+            .collect();
+        assert_eq!(streamed, [1.5, 2.0]);
+        assert!(video.stream(5).is_err() && video.read_frames(&[5]).is_err());
+        assert!(FrameBuffer::new("mem", Vec::new(), 2.0, &limits).is_err());
+        assert!(FrameBuffer::new("mem", frames(1), 0.0, &limits).is_err());
+        let mut odd = frames(2);
+        odd[1] = Frame::from_rgb(1, 1, vec![0; 3]).unwrap();
+        assert!(FrameBuffer::new("mem", odd, 2.0, &limits).is_err());
+    }
+
+    #[test]
+    fn a_part_counts_from_its_start() {
+        let whole = FrameBuffer::new("mem", frames(20), 4.0, &MediaLimits::default()).unwrap();
+        let range = ClipRange {
+            start: 1.3,
+            end: 4.0,
+        };
+        let part = VideoPart::new(Arc::new(whole), range).unwrap();
+        // int(1.3 * 4) = 5, int(2.7 * 4) = 10
+        assert_eq!((part.first_frame(), part.info().frame_count), (5, 10));
+        assert_eq!(values(&part, &[9, 0]), [14, 5]);
+        let times: Vec<_> = part
+            .stream(8)
+            .unwrap()
+            .map(|f| f.unwrap())
+            .map(|f| (f.index, f.timestamp, f.frame.rgb()[0]))
+            .collect();
+        assert_eq!(times, [(8, 2.0, 13), (9, 2.25, 14)]);
+        let inside = frame_indices(FrameSampling::Middle, 4, 10, 4.0).unwrap();
+        let shifted: Vec<_> = inside.iter().map(|i| i + 5).collect();
+        let direct = clip_frame_indices(FrameSampling::Middle, 4, 20, 4.0, range).unwrap();
+        assert_eq!(shifted, direct);
+        assert!(part.read_frames(&[10]).is_err() && part.stream(10).is_err());
+        let far = ClipRange {
+            start: 9.0,
+            end: 10.0,
+        };
+        let whole = FrameBuffer::new("mem", frames(20), 4.0, &MediaLimits::default()).unwrap();
+        assert!(VideoPart::new(Arc::new(whole), far).is_err());
+    }
+}

@@ -1,0 +1,356 @@
+//! Clips of the synthetic world as rows of a feed.
+
+use std::sync::Arc;
+
+use burn::tensor::{TensorData, Tolerance};
+use serde_json::json;
+use tpo_core::head::FrameSource;
+use tpo_core::prompt::TextEncoder;
+use tpo_core::token::TaskRegistry;
+use tpo_data::feed::{
+    Collated, Cursor, Feed, FeedConfig, GroupBy, SourceConfig, Targets, TruthRegion, TruthTarget,
+};
+use tpo_data::prompts::{VideoChatEncoder, Vocabulary};
+use tpo_data::schema::Target;
+use tpo_data::synthetic::{RowsConfig, Split, WorldRows, WorldTask};
+use tpo_data::{DataError, ImageTransform, MediaLimits};
+
+/// Characters as ids, the model's tokens as one id each, BOS 1.
+struct Chars(TaskRegistry);
+
+impl TextEncoder for Chars {
+    fn encode_with_bos(&self, text: &str) -> tpo_core::Result<Vec<u32>> {
+        let (mut ids, mut rest) = (vec![1], text);
+        while let Some(c) = rest.chars().next() {
+            let token = self.0.tokens().find(|t| rest.starts_with(&t.token));
+            let (id, length) = match token {
+                Some(t) => (t.id, t.token.len()),
+                None => (100 + c as u32, c.len_utf8()),
+            };
+            ids.push(id);
+            rest = &rest[length..];
+        }
+        Ok(ids)
+    }
+}
+
+const ALL: [WorldTask; 4] = [
+    WorldTask::Region,
+    WorldTask::Temporal,
+    WorldTask::Mask,
+    WorldTask::Chat,
+];
+
+fn rows(tasks: &[WorldTask], rows: u64) -> RowsConfig {
+    RowsConfig {
+        side: Some(32),
+        ..RowsConfig::new(tasks, rows, 5)
+    }
+}
+
+fn config(sources: Vec<SourceConfig>) -> FeedConfig {
+    let mut config = FeedConfig {
+        sources,
+        ..FeedConfig::default()
+    };
+    config.frames.num_frames = 8;
+    config.frames.transform = ImageTransform::vision().with_size([16, 16]);
+    config.order.batch_size = 3;
+    config.loader.epochs = Some(1);
+    config
+}
+
+fn open(config: &FeedConfig) -> Result<Feed, DataError> {
+    let registry = TaskRegistry::videochat_tpo();
+    let encoder = VideoChatEncoder {
+        video_slots: 3,
+        max_tokens: 4096,
+        ..VideoChatEncoder::new(Arc::new(Chars(registry.clone())), 2)
+    };
+    let targets = Targets::region()
+        .with("temporal", |t| Ok(t.clone()))
+        .with("mask", |t| Ok(t.clone()));
+    let words = Vocabulary::from(&registry);
+    Feed::open(config, words, Arc::new(encoder), targets, Cursor::default())
+}
+
+fn all(mut feed: Feed) -> Vec<Collated> {
+    let mut batches = Vec::new();
+    while let Some(batch) = feed.next_batch().unwrap() {
+        batches.push(batch);
+    }
+    batches
+}
+
+#[test]
+fn one_clip_carries_turns_of_all_tasks() {
+    let mut world = rows(&ALL, 12);
+    world.queries_per_clip = 8;
+    let batches = all(open(&config(vec![SourceConfig::world(world)])).unwrap());
+    assert_eq!(batches.len(), 4);
+    let registry = TaskRegistry::videochat_tpo();
+    let mut several = 0;
+    for batch in &batches {
+        assert!(batch.skipped.is_empty(), "{:?}", batch.skipped);
+        let (_, shape) = batch.frames.as_ref().unwrap();
+        assert_eq!(shape[1..], [8, 3, 16, 16]);
+        for (i, sample) in batch.samples.iter().enumerate() {
+            let calls: Vec<&str> = sample.calls.iter().map(|c| c.task.as_str()).collect();
+            for task in ["region", "temporal", "mask"] {
+                let tokens = registry.get(task).unwrap();
+                let ids = &batch.tokens.ids[i];
+                let slots = ids.iter().filter(|id| **id == tokens.placeholder.id);
+                let called = calls.iter().filter(|c| **c == task).count();
+                assert_eq!(slots.count(), called, "{task}");
+                assert!(called > 0, "{task} in {}", sample.name());
+                several += usize::from(called > 1);
+                // The routing token is learned as often.
+                let routed = batch.labels[i]
+                    .iter()
+                    .filter(|l| **l == i64::from(tokens.routing.id));
+                assert_eq!(routed.count(), called);
+            }
+            // Every call knows the question of its own turn.
+            for (call, truth) in sample.calls.iter().zip(&sample.truths) {
+                assert_eq!(call.query, truth.query);
+            }
+            let questions: Vec<_> = sample.calls.iter().map(|c| &c.query).collect();
+            assert!(questions.windows(2).all(|w| w[0] != w[1]));
+        }
+        for task in ["temporal", "mask"] {
+            let targets = batch.targets.get::<tpo_data::feed::Truth>(task).unwrap();
+            let called = batch.samples.iter().flat_map(|s| &s.calls);
+            let called = called.filter(|c| c.task == task).count();
+            assert_eq!(targets.map(<[_]>::len), Some(called));
+        }
+    }
+    assert!(several > 0, "some head is called twice in one conversation");
+}
+
+#[test]
+fn one_turn_a_row_asks_the_tasks_in_turn() {
+    let batches = all(open(&config(vec![SourceConfig::world(rows(&ALL, 8))])).unwrap());
+    let mut tasks: Vec<(u64, String)> = batches
+        .iter()
+        .flat_map(|b| &b.samples)
+        .map(|s| {
+            assert!(s.truths.len() <= 1);
+            let task = s.truths.first().map_or("chat", |t| t.task.as_str());
+            (s.line, task.to_string())
+        })
+        .collect();
+    tasks.sort();
+    let tasks: Vec<&str> = tasks.iter().map(|(_, t)| t.as_str()).collect();
+    let once = ["region", "temporal", "mask", "chat"];
+    assert_eq!(tasks, [once, once].concat());
+}
+
+#[test]
+fn exported_rows_are_the_rows_in_memory() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut world = rows(&ALL, 6);
+    world.queries_per_clip = 6;
+    world.choices = 0.5;
+    let made = WorldRows::new(world.clone(), 8, 16).unwrap();
+    let path = made.export(dir.path()).unwrap();
+    let in_order = |source: SourceConfig| {
+        let mut config = config(vec![source]);
+        config.order.shuffle = false;
+        all(open(&config).unwrap())
+    };
+    let memory = in_order(SourceConfig::world(world));
+    let files = in_order(SourceConfig::new(path));
+    assert_eq!(memory.len(), files.len());
+    for (a, b) in memory.iter().zip(&files) {
+        assert_eq!((&a.tokens, &a.labels), (&b.tokens, &b.labels));
+        assert!(a.frames == b.frames, "the pictures differ");
+        for (a, b) in a.samples.iter().zip(&b.samples) {
+            assert_eq!(a.truths, b.truths);
+            assert_eq!((&a.id, a.size, a.duration), (&b.id, b.size, b.duration));
+            assert_eq!(a.timestamps, b.timestamps);
+            let clip = |s: &tpo_data::feed::SampleFacts| -> TensorData {
+                let clip = s.clip.as_ref().unwrap();
+                clip.frames(24).unwrap().into_data()
+            };
+            clip(a).assert_approx_eq::<f32>(&clip(b), Tolerance::absolute(0.0));
+        }
+    }
+}
+
+#[test]
+fn masks_are_those_of_the_sampled_frames() {
+    let world = rows(&[WorldTask::Mask], 3);
+    let made = WorldRows::new(world.clone(), 8, 16).unwrap();
+    let batches = all(open(&config(vec![SourceConfig::world(world)])).unwrap());
+    for sample in batches.iter().flat_map(|b| &b.samples) {
+        let (row, video) = made.row(sample.line - 1, &MediaLimits::default()).unwrap();
+        let Target::Track(track) = &row.annotations[0].target else {
+            panic!("{row:?}");
+        };
+        let TruthTarget::Track(kept) = &sample.truths[0].target else {
+            panic!("{:?}", sample.truths);
+        };
+        assert_eq!((track.len(), kept.len()), (16, 8));
+        let clip = sample.clip.as_ref().unwrap();
+        assert_eq!(clip.len(), 8);
+        for frame in kept {
+            assert_eq!(frame.time, clip.indices[frame.sampled] as f64 / 2.0);
+        }
+        assert!(matches!(kept[0].region, TruthRegion::Mask(_)) && kept[0].sampled == 0);
+        // The clip can be looked at again, at any size.
+        let again = clip.frames(32).unwrap().into_data();
+        let first = tpo_data::VideoReader::read_frames(&video, &[clip.indices[0]]).unwrap();
+        let value = f32::from(first[0].rgb()[0]) / 255.0;
+        let found = again.iter::<f32>().next().unwrap();
+        assert!((value - found).abs() < 1e-6);
+    }
+}
+
+#[test]
+fn answers_in_words_have_no_tokens() {
+    let mut world = rows(&ALL, 4);
+    world.queries_per_clip = 4;
+    let mut source = SourceConfig::world(world);
+    let heads = config(vec![source.clone()]);
+    source.textual = true;
+    let words = config(vec![source]);
+    let a = open(&heads).unwrap().plan().fingerprint();
+    assert_ne!(a, open(&words).unwrap().plan().fingerprint());
+    let registry = TaskRegistry::videochat_tpo();
+    for batch in all(open(&words).unwrap()) {
+        assert!(batch.skipped.is_empty(), "{:?}", batch.skipped);
+        assert_eq!(batch.targets.names().count(), 0);
+        for ids in &batch.tokens.ids {
+            assert!(registry.tokens().all(|t| !ids.contains(&t.id)));
+            let text: String = ids.iter().filter_map(|i| char::from_u32(i - 100)).collect();
+            assert!(text.contains("seconds") && text.contains("[0."), "{text}");
+        }
+        assert!(batch.samples.iter().all(|s| s.calls.is_empty()));
+    }
+}
+
+#[test]
+fn files_and_worlds_mix_and_resume() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("text.jsonl");
+    let text: String = (0..5)
+        .map(|i| {
+            format!(
+                "{}\n",
+                json!({"turns": [{"question": format!("{i}?"), "answer": "a"}]})
+            )
+        })
+        .collect();
+    std::fs::write(&path, text).unwrap();
+    let mut file = SourceConfig::new(path);
+    file.limit = Some(4);
+    file.repeat = 2.0;
+    let mut world = SourceConfig::world(rows(&[WorldTask::Region], 9));
+    world.limit = Some(7);
+    world.name = Some("shapes".into());
+    let mut config = config(vec![file, world]);
+    config.loader.epochs = Some(2);
+    let names = |mut feed: Feed| {
+        let mut names = Vec::new();
+        while let Some(batch) = feed.next_batch().unwrap() {
+            let of = batch.samples.iter().map(|s| (s.name(), s.truths.clone()));
+            names.push((feed.cursor(), of.collect::<Vec<_>>()));
+        }
+        names
+    };
+    let whole = names(open(&config).unwrap());
+    let in_epoch: Vec<_> = whole
+        .iter()
+        .take(whole.len() / 2)
+        .flat_map(|(_, s)| s.iter().map(|(n, _)| n.as_str()))
+        .collect();
+    let count = |name: &str| in_epoch.iter().filter(|n| **n == name).count();
+    assert_eq!(in_epoch.len(), 4 * 2 + 7);
+    assert_eq!((count("text.jsonl:4"), count("text.jsonl:5")), (2, 0));
+    assert_eq!((count("shapes:7"), count("shapes:8")), (1, 0));
+    for at in 0..whole.len() - 1 {
+        let mut feed = open(&config).unwrap();
+        feed.seek(whole[at].0).unwrap();
+        assert_eq!(names(feed), whole[at + 1..], "from {at}");
+    }
+    // Another world is another plan.
+    let mut other = config.clone();
+    if let Some(world) = &mut other.sources[1].world {
+        world.seed += 1;
+    }
+    assert!(open(&other).unwrap().seek(whole[0].0).is_err());
+    // Two processes share an epoch.
+    let mut seen: Vec<String> = Vec::new();
+    for shard in 0..2 {
+        let mut part = config.clone();
+        part.loader.epochs = Some(1);
+        (part.order.shards, part.order.shard) = (2, shard);
+        let found = names(open(&part).unwrap());
+        seen.extend(found.into_iter().flat_map(|(_, s)| s).map(|(n, _)| n));
+    }
+    seen.sort();
+    let mut expected: Vec<String> = in_epoch.iter().map(|n| n.to_string()).collect();
+    expected.sort();
+    assert_eq!(seen, expected);
+}
+
+#[test]
+fn splits_and_groups() {
+    let mut held = rows(&ALL, 4);
+    held.split = Split::HeldOut;
+    let made = WorldRows::new(held.clone(), 8, 16).unwrap();
+    let (row, _) = made.row(2, &MediaLimits::default()).unwrap();
+    assert_eq!(row.id.as_deref(), Some("held_out-000002"));
+    let mut config = config(vec![
+        SourceConfig::world(held),
+        SourceConfig::world(rows(&[WorldTask::Chat], 3)),
+    ]);
+    config.group_by = GroupBy::MediaAndTasks;
+    let feed = open(&config).unwrap();
+    // Batches of three: 4 rows and 3 rows apart.
+    assert_eq!(feed.plan().batches(), 3);
+    let groups: Vec<_> = feed.sources().iter().map(|s| s.groups()[0]).collect();
+    assert_eq!(groups, [("video:mask:region:temporal", 4), ("video", 3)]);
+}
+
+#[test]
+fn what_cannot_be_is_told_at_once() {
+    let bad = RowsConfig {
+        queries_per_clip: 0,
+        choices: 2.0,
+        frames: Some(3),
+        side: Some(5),
+        max_objects: Some(0),
+        ..RowsConfig::new([WorldTask::Chat, WorldTask::Chat], 0, 0)
+    };
+    let problems = bad.problems(8, 16);
+    let text = problems.join("\n");
+    for part in [
+        "`chat` twice",
+        "rows is 0",
+        "queries_per_clip is 0",
+        "choices is 2",
+        "frames is 3",
+        "side is 5",
+        "max_objects",
+    ] {
+        assert!(text.contains(part), "{part} is not in\n{text}");
+    }
+    let error = WorldRows::new(bad, 8, 16).unwrap_err();
+    assert!(matches!(error, DataError::InvalidSynthetic { .. }));
+    assert!(RowsConfig::new([], 1, 0).problems(8, 16)[0].contains("region"));
+    let both = SourceConfig {
+        path: Some("x.jsonl".into()),
+        ..SourceConfig::world(rows(&ALL, 1))
+    };
+    let neither = SourceConfig {
+        world: None,
+        ..SourceConfig::world(rows(&ALL, 1))
+    };
+    for source in [both, neither] {
+        assert!(open(&config(vec![source])).is_err());
+    }
+    // Frames follow the model: a multiple of what it reads, at least 12.
+    let frames = |read| rows(&ALL, 1).world(read, 16).frames;
+    assert_eq!([2, 5, 8, 12, 16, 20].map(frames), [12, 15, 16, 12, 16, 20]);
+}

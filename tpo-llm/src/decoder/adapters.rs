@@ -1,0 +1,88 @@
+//! Changing the adapters of a language model.
+
+use std::collections::BTreeSet;
+
+use tpo_core::traits::AdapterSettings;
+
+use super::causal_lm::CausalLm;
+use super::lora::LoraLinear;
+use crate::config::{LORA_TARGETS, LoraConfig};
+use crate::error::Result;
+
+impl CausalLm {
+    /// Folds every adapter into its weight (see [`LoraLinear::merge`]).
+    pub fn merge_lora(self) -> Self {
+        self.map_linears(|_, linear| linear.merge())
+    }
+
+    /// Takes merged adapters out again.
+    pub fn unmerge_lora(self) -> Self {
+        self.map_linears(|_, linear| linear.unmerge())
+    }
+
+    /// Folds every adapter into its weight and drops it: the same outputs from a plain decoder.
+    pub fn bake_lora(self) -> Self {
+        let mut baked = self.map_linears(|_, linear| LoraLinear {
+            lora: None,
+            ..linear.merge()
+        });
+        baked.config.lora = None;
+        baked
+    }
+
+    /// Drops the adapters as they are and puts new ones in their place, drawn on first use; what
+    /// the dropped ones had learnt is lost. `None` leaves a plain decoder.
+    ///
+    /// # Errors
+    /// Every problem of [`LlmConfig::validate`](crate::LlmConfig::validate).
+    pub fn replace_lora(self, lora: Option<LoraConfig>) -> Result<Self> {
+        let mut config = self.config.clone();
+        config.lora = lora.clone();
+        config.validate()?;
+        let wanted = |name: &str| {
+            lora.as_ref()
+                .filter(|l| l.targets.iter().any(|t| t == name))
+        };
+        let mut model = self
+            .unmerge_lora()
+            .map_linears(|name, linear| linear.with_adapter(wanted(name)));
+        model.config = config;
+        Ok(model)
+    }
+
+    /// Gives the model these adapters without a change of what it computes.
+    ///
+    /// With the rank and targets it has already, dropout and scale are set; the second factor takes
+    /// up the change of the scale. Otherwise the old adapters are folded into the weights and new
+    /// ones, whose product is zero, are drawn on first use.
+    ///
+    /// # Errors
+    /// As [`CausalLm::replace_lora`].
+    pub fn set_lora(self, lora: LoraConfig) -> Result<Self> {
+        let same = self.config.lora.as_ref().is_some_and(|old| {
+            let targets = |l: &LoraConfig| l.targets.iter().cloned().collect::<BTreeSet<_>>();
+            old.rank == lora.rank && targets(old) == targets(&lora)
+        });
+        if !same {
+            return self.bake_lora().replace_lora(Some(lora));
+        }
+        let mut config = self.config.clone();
+        config.lora = Some(lora.clone());
+        config.validate()?;
+        let mut model = self
+            .unmerge_lora()
+            .map_linears(|_, linear| linear.with_adapter_settings(&lora));
+        model.config = config;
+        Ok(model)
+    }
+}
+
+impl From<&AdapterSettings> for LoraConfig {
+    fn from(settings: &AdapterSettings) -> Self {
+        let targets = match settings.targets.is_empty() {
+            true => LORA_TARGETS.map(String::from).to_vec(),
+            false => settings.targets.clone(),
+        };
+        LoraConfig::new(settings.rank, settings.alpha, targets).with_dropout(settings.dropout)
+    }
+}

@@ -1,0 +1,55 @@
+//! Low-rank adapters as a run sees them: by the paths of their parameters.
+
+use std::collections::BTreeMap;
+
+use burn::module::Module;
+use tpo_core::traits::AdapterSettings;
+
+use crate::groups::{ResolvedParam, float_params};
+use crate::recipe::LoraSpec;
+
+/// Ends of the paths of an adapter's factors below its layer. Burn's own adapters are called so
+/// too.
+const FACTORS: [&str; 2] = [".lora.a", ".lora.b"];
+
+/// The layers of a module that have an adapter, by path, with its rank. No value is drawn.
+pub(crate) fn adapters_of<M: Module>(module: &M) -> BTreeMap<String, usize> {
+    adapters_in(&float_params(module))
+}
+
+/// [`adapters_of`] a list of parameters.
+pub(crate) fn adapters_in(params: &[ResolvedParam]) -> BTreeMap<String, usize> {
+    params
+        .iter()
+        .filter_map(|p| {
+            let layer = p.path.strip_suffix(FACTORS[0])?;
+            Some((layer.to_string(), *p.shape.first()?))
+        })
+        .collect()
+}
+
+/// Paths of the factors of a layer's adapter.
+pub(crate) fn factors(layer: &str) -> [String; 2] {
+    FACTORS.map(|end| format!("{layer}{end}"))
+}
+
+/// Path of the weight that an adapter is added to.
+pub(crate) fn base_weight(layer: &str) -> String {
+    format!("{layer}.weight")
+}
+
+/// Whether the path is that of an adapter's factor.
+pub(crate) fn is_factor(path: &str) -> bool {
+    FACTORS.iter().any(|end| path.ends_with(end))
+}
+
+impl From<&LoraSpec> for AdapterSettings {
+    fn from(spec: &LoraSpec) -> Self {
+        Self {
+            rank: spec.rank,
+            alpha: spec.alpha,
+            dropout: spec.dropout,
+            targets: spec.targets.clone(),
+        }
+    }
+}

@@ -1,0 +1,102 @@
+use burn::nn::LinearConfig;
+use burn::tensor::Device;
+
+use super::*;
+use crate::names::HeadNames;
+
+const RECIPE: &str = r#"
+name = "small"
+model = { preset = "mini" }
+[[stages]]
+name = "heads"
+length = { epochs = 3 }
+batch_size = 2
+accumulation = 4
+precision = "bf16"
+schedule = { warmup_ratio = 0.2 }
+groups = [{ name = "second", patterns = ["1.**"], learning_rate = 1e-4 }]
+[stages.data]
+sources = [
+    { name = "made", synthetic = { tasks = ["region"], rows = 10 }, repeat = 2 },
+    { name = "read", annotations = "a.jsonl", limit = 7 },
+]
+"#;
+
+fn shape() -> ModelShape {
+    let device = Device::flex();
+    let module = vec![
+        LinearConfig::new(3, 5).init(&device),
+        LinearConfig::new(5, 2).init(&device),
+    ];
+    let parts = vec![
+        PartShape::new("first", ["0."], 10),
+        PartShape::new("second", ["1."], 4),
+    ];
+    let shape = ModelShape::of("two", &module, HeadNames::new(["region"]), parts);
+    assert!(!module[0].weight.is_initialized());
+    shape
+}
+
+#[test]
+fn numbers_worked_by_hand() {
+    let recipe = Recipe::read::<&str>(RECIPE, "r", &[]).unwrap();
+    let told = recipe.explain(&shape(), &|_| Some(100)).unwrap();
+    let stage = &told.stages[0];
+    // 15 + 5 and 10 + 2
+    assert_eq!(told.parameters, 32);
+    assert_eq!(
+        stage.trainable_of,
+        [("first".into(), 0), ("second".into(), 12)]
+    );
+    // 10 · 2 + 7 samples in batches of 8, three times.
+    assert_eq!((stage.samples, stage.steps), (Some(27), Some(12)));
+    let memory = MemoryEstimate {
+        weights: 64,
+        gradients: 48,
+        optimizer: 144,
+        process: 28 << 20,
+        // (5 + 2) values · 4 rows · batch 2 · 2 bytes, and twice as much in flight; the first part
+        // is before all that learns
+        activations: 336,
+        recomputed: 336,
+    };
+    assert_eq!(stage.memory, memory);
+    let text = told.to_string();
+    for want in [
+        "small: two, 32 parameters, seed 42",
+        "3 epochs of 27 samples = 12 steps, 3 of them warm-up",
+        "8 = 2 samples x 4 micro-batches",
+        "first frozen, second 12",
+        "second          2          12           1e-4",
+    ] {
+        assert!(text.contains(want), "{want}:\n{text}");
+    }
+    let unknown = recipe.explain(&shape(), &|_| None).unwrap();
+    assert_eq!(unknown.stages[0].steps, None);
+    assert!(unknown.to_string().contains("not known yet"));
+}
+
+#[test]
+fn problems_of_all_stages_at_once() {
+    let mut recipe = Recipe::read::<&str>(RECIPE, "r", &[]).unwrap();
+    recipe.stages.push(recipe.stages[0].clone());
+    recipe.stages[1].name = "again".into();
+    recipe.stages[0].groups[0].patterns = vec!["head:regoin.**".into()];
+    recipe.stages[1].groups[0].patterns = vec!["2.**".into()];
+    recipe.stages[1]
+        .loss
+        .heads
+        .insert("regin".into(), Default::default());
+    let Err(TrainError::InvalidRecipe { problems, .. }) = recipe.explain(&shape(), &|_| None)
+    else {
+        panic!("must be refused");
+    };
+    for (problem, want) in problems.iter().zip([
+        "stages[0] `heads`: group `second`, pattern `head:regoin.**`: the model has no head",
+        "stages[1] `again`.loss.heads: the model has no head `regin`, did you mean `region`?",
+        "stages[1] `again`: group `second`, pattern `2.**`: matches no parameter",
+    ]) {
+        assert!(problem.starts_with(want), "{problem}");
+    }
+    assert_eq!(problems.len(), 3, "{problems:#?}");
+}

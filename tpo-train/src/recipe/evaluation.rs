@@ -1,0 +1,32 @@
+//! What a stage is judged by.
+
+use serde::{Deserialize, Serialize};
+
+use super::data::MixtureSpec;
+
+/// Held-out samples that a stage is evaluated on, the same ones every time.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EvaluationSpec {
+    /// At most so many batches; absent: one pass over the data.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub batches: Option<u64>,
+    /// Samples per batch; absent: the stage's micro-batch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub batch_size: Option<usize>,
+    /// The samples.
+    pub data: MixtureSpec,
+}
+
+impl EvaluationSpec {
+    /// Appends what is out of range; `at` is where in the recipe this is.
+    pub(crate) fn problems(&self, at: &str, problems: &mut Vec<String>) {
+        if self.batches == Some(0) {
+            problems.push(format!("{at}.batches is 0; must be at least 1"));
+        }
+        if self.batch_size == Some(0) {
+            problems.push(format!("{at}.batch_size is 0; must be at least 1"));
+        }
+        self.data.problems(&format!("{at}.data"), problems);
+    }
+}
