@@ -12,6 +12,7 @@ pub mod sam2;
 mod supervision;
 mod target;
 pub mod track;
+pub mod train;
 
 pub use decode::{MaskPrediction, TrackedFrame};
 pub use head::{MaskHead, MaskHeadConfig, MaskOutput};
