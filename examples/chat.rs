@@ -344,7 +344,7 @@ fn load_towers(dir: &Path, device: &Device) -> Result<TemporalTowers> {
         text: dir.join("text.safetensors"),
         clip: Some(dir.join("clip.safetensors")),
     };
-    TemporalTowers::internvideo2(&files, &dir.join("tokenizer.model"), device)
+    TemporalTowers::internvideo2(&files, dir.join("tokenizer.model"), device)
 }
 
 /// What a mask prediction says without its pixels.

@@ -46,9 +46,12 @@ pub struct SessionOptions {
     pub progress: Option<HeadProgress>,
 }
 
+/// Called with what is being done, steps done, steps in total; from any thread.
+type OnProgress = dyn Fn(&str, usize, usize) + Send + Sync;
+
 /// Hears (what is being done, steps done, steps in total); may be called from several threads.
 #[derive(Clone)]
-pub struct HeadProgress(pub Arc<dyn Fn(&str, usize, usize) + Send + Sync>);
+pub struct HeadProgress(pub Arc<OnProgress>);
 
 impl std::fmt::Debug for HeadProgress {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

@@ -69,7 +69,7 @@ pub struct RunSummary {
 /// seed, always the same; over them those of the checkpoint that `model.start` names.
 ///
 /// # Errors
-/// As [`model_config`](crate::recipe::model_config) and weight import;
+/// As [`model_config`] and weight import;
 /// [`Error::Train`] when `start` is no checkpoint or does not fit.
 pub fn recipe_model(recipe: &Recipe, device: &Device) -> Result<RecipeModel> {
     let config = model_config(&recipe.model)?;

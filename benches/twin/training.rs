@@ -144,8 +144,9 @@ pub fn tpo_step(device: &Device) -> Outcome<Step> {
     prompt.push_text(&(3..16).collect::<Vec<u32>>());
     prompt.push_text(&[begin, begin + 3]);
     let mut label = vec![-100; prompt.len()];
-    for at in prompt.len() - 8..prompt.len() {
-        label[at] = i64::from(prompt.ids[at]);
+    let answer = prompt.len() - 8;
+    for (label, id) in label[answer..].iter_mut().zip(&prompt.ids[answer..]) {
+        *label = i64::from(*id);
     }
     let prompts = vec![prompt; TPO_ROWS];
     let mut data = GeneratedData::new(1, move |_, device: &Device| {

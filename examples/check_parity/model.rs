@@ -442,7 +442,7 @@ fn sam_frames(fixture: &Fixture, side: usize, device: &Device) -> Result<Frames,
     if batch != 1 {
         return Err(format!("{batch} videos, one was expected").into());
     }
-    if w == 0 || side % w != 0 {
+    if w == 0 || !side.is_multiple_of(w) {
         return Err(format!("frames are {w} wide, the image {side}").into());
     }
     let low = low.reshape([frames, channels, h, w]);

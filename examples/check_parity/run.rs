@@ -116,6 +116,7 @@ fn check(fixture: &Fixture, options: &Options, device: &Device) -> Result<Verdic
         }
         "sam2_modules" => sam2::modules(fixture, device)?,
         "sam2_decoder_stability" => sam2::stability(fixture, device)?,
+        _ if name.starts_with("sam2_hf_video") => track::hugging_face(fixture, device)?,
         _ if name.starts_with("sam2_video_") => track::video(fixture, device)?,
         "preprocess" => text::preprocess(fixture)?,
         "tokenizer" => text::tokenizer(fixture, options.tokenizer.as_deref())?,

@@ -2,13 +2,16 @@
 
 use burn::tensor::{Device, Tensor};
 use ndarray::Array2;
+use tpo::core::geometry::BoxPixels;
+use tpo::heads::mask::sam2::{Sam2Config, sam2_hugging_face_keys};
 use tpo::heads::mask::track::{
-    FrameMasks, Keep, ObjectId, Propagation, TrackOptions, TrackState, VideoFrame,
+    Click, FrameMasks, Keep, ObjectId, Propagation, TrackOptions, TrackState, VideoFrame,
 };
 
 use super::check::Report;
 use super::fixture::{Failure, Fixture};
 use super::sam2;
+use super::weights::{Stored, load};
 
 const OBJECT: ObjectId = ObjectId(1);
 
@@ -76,6 +79,119 @@ pub fn video(fixture: &Fixture, device: &Device) -> Result<Report, Failure> {
     }
     report.nothing_left(fixture);
     Ok(report)
+}
+
+/// `sam2_hf_video`: points, boxes, several objects and prompts, both directions, SAM 2.1 under the
+/// names of Hugging Face. Holes are not filled there.
+pub fn hugging_face(fixture: &Fixture, device: &Device) -> Result<Report, Failure> {
+    let mut report = Report::default();
+    let mut config = Sam2Config::from_hf_json(fixture.config())?;
+    config.memory_attention.dropout = 0.0;
+    let rules = sam2_hugging_face_keys()?;
+    let model = load(config.init(device)?, fixture, &Stored(&rules))?;
+    let side = config.image_size;
+    let low = fixture.tensor::<4>("in.frames_lowres", device)?;
+    let factor = side / low.dims()[3].max(1);
+    let images = sam2::enlarge(low, factor);
+    let size: Vec<usize> = serde_json::from_value(fixture.json["video_hw"].clone())?;
+    let [height, width] = size[..] else {
+        return Err("`video_hw` must have two numbers".into());
+    };
+    let frames: Vec<VideoFrame> = (0..images.dims()[0])
+        .map(|i| VideoFrame {
+            image: images.clone().narrow(0, i, 1),
+            size: [height, width],
+        })
+        .collect();
+    let runs: Vec<HfRun> = serde_json::from_value(fixture.json["runs"].clone())?;
+    for keep in [Keep::Everything, Keep::Window] {
+        for run in &runs {
+            let options = TrackOptions {
+                keep,
+                fill_hole_area: Some(0),
+                ..TrackOptions::default()
+            };
+            let mut state = TrackState::init(&model, frames.clone(), options)?;
+            for p in &run.prompts {
+                let clicks: Vec<Click> = p
+                    .points
+                    .iter()
+                    .map(|&[x, y, label]| Click {
+                        x,
+                        y,
+                        positive: label > 0.5,
+                    })
+                    .collect();
+                let area = p.area.map(BoxPixels::from);
+                let object = ObjectId(p.object);
+                let masks = state.add_box_and_points(&model, p.frame, object, area, &clicks)?;
+                // The reference answers when all prompts of a frame are in.
+                let of = |q: &&HfPrompt| q.frame == p.frame;
+                if run.prompts.iter().filter(of).next_back() == Some(p) {
+                    let key = format!("out.{}.prompt.{}", run.name, p.frame);
+                    low_res(&mut report, fixture, &key, &masks)?;
+                }
+            }
+            let way = if run.reverse {
+                Propagation::backward()
+            } else {
+                Propagation::forward()
+            };
+            let way = Propagation {
+                start: run.start,
+                ..way
+            };
+            let mut scores = Vec::new();
+            let mut seen = 0;
+            for masks in state.propagate(&model, way)? {
+                let masks = masks?;
+                let key = format!("out.{}.{}.masks", run.name, masks.frame);
+                low_res(&mut report, fixture, &key, &masks)?;
+                scores.extend(masks.objects.iter().map(|o| o.score));
+                seen += 1;
+            }
+            let key = format!("mid.{}.scores", run.name);
+            let objects = scores.len() / seen.max(1);
+            report.close_values(fixture, &key, &[seen, objects], &scores, |_| true)?;
+        }
+    }
+    report.nothing_left(fixture);
+    Ok(report)
+}
+
+#[derive(serde::Deserialize)]
+struct HfRun {
+    name: String,
+    reverse: bool,
+    start: Option<usize>,
+    prompts: Vec<HfPrompt>,
+}
+
+#[derive(serde::Deserialize, PartialEq)]
+struct HfPrompt {
+    frame: usize,
+    object: u32,
+    #[serde(rename = "box")]
+    area: Option<[f32; 4]>,
+    /// Column, row, and 1 on the object or 0 beside it.
+    points: Vec<[f32; 3]>,
+}
+
+/// Compares low-resolution logits `[objects, height, width]`.
+fn low_res(
+    report: &mut Report,
+    fixture: &Fixture,
+    key: &str,
+    masks: &FrameMasks,
+) -> Result<(), Failure> {
+    let (h, w) = masks.objects.first().map_or((0, 0), |o| o.low_res.dim());
+    let values: Vec<f32> = masks
+        .objects
+        .iter()
+        .flat_map(|o| o.low_res.iter().copied())
+        .collect();
+    let shape = [masks.objects.len(), h, w];
+    report.close_values(fixture, key, &shape, &values, |_| true)
 }
 
 /// What is remembered of every frame.

@@ -546,11 +546,7 @@ fn unmoved(
 ) -> Result<(), Failure> {
     let frozen = fixture.json["frozen"].as_object().ok_or("no frozen list")?;
     let never = names(&fixture.json["trainable_but_never_updated"]["names"]);
-    for (key, sums) in frozen
-        .iter()
-        .map(|(k, v)| (k, v))
-        .chain(never.iter().map(|k| (k, &Value::Null)))
-    {
+    for (key, sums) in frozen.iter().chain(never.iter().map(|k| (k, &Value::Null))) {
         // Parts without a module in this build have no path.
         let KeyTarget::Path(path) = keys.module_path(key) else {
             continue;

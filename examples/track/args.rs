@@ -14,8 +14,10 @@ use tpo::core::geometry::BoxXyxy;
 /// are read as they are needed and forgotten afterwards, so that the length of the video does not
 /// matter for memory.
 ///
-/// Without --weights a tiny model with random weights runs: it goes through every step and knows
-/// nothing, so its masks mean nothing. To track what a question is about, see the example `chat`.
+/// With --ask a video language model reads the question and its mask head says what to follow.
+///
+/// Without --weights (or --model) random weights run: they go through every step and know nothing,
+/// so the masks mean nothing.
 #[derive(Parser, Debug)]
 #[command(after_help = "Prompts:
   [OBJECT:]x0,y0,x1,y1[@FRAME]   a box          [OBJECT:]x,y[@FRAME]   a point
@@ -27,12 +29,14 @@ Weights:
   --weights takes a safetensors file or a directory of them, under the names of the SAM 2 release,
   of Hugging Face (facebook/sam2.1-hiera-large, with its config.json), or of VideoChat-TPO. For the
   release's names say --size and --sam; a config.json and VideoChat-TPO say them themselves.
+  Without --weights, --size builds that size with random weights.
 
 Examples:
   track --video clip.mp4 --box 0.3,0.2,0.6,0.9
   track --video clip.mp4 --weights sam2.1-hiera-large --box 0.3,0.2,0.6,0.9 --point 0.5,0.5
   track --video clip.mp4 --weights sam2_hiera_tiny.safetensors --size tiny \\
-        --box 1:0.3,0.2,0.6,0.9 --point 2:0.8,0.5@30 --not-point 2:0.9,0.5@30 --backward")]
+        --box 1:0.3,0.2,0.6,0.9 --point 2:0.8,0.5@30 --not-point 2:0.9,0.5@30 --backward
+  track --video clip.mp4 --model VideoChat-TPO --ask 'Follow the dog.'")]
 pub struct Args {
     /// Video file (MP4 with H.264, GIF; anything else with the feature `ffmpeg`)
     #[arg(long)]
@@ -46,12 +50,18 @@ pub struct Args {
     /// Point beside an object
     #[arg(long = "not-point")]
     pub not_points: Vec<String>,
+    /// Question about what to follow, in place of boxes and points
+    #[arg(long, conflicts_with_all = ["boxes", "points", "not_points", "weights", "backward"])]
+    pub ask: Option<String>,
+    /// Directory of the video language model that --ask goes to
+    #[arg(long, requires = "ask")]
+    pub model: Option<PathBuf>,
     /// Weights of SAM 2
     #[arg(long)]
     pub weights: Option<PathBuf>,
-    /// Size of the model in --weights
-    #[arg(long, value_enum, default_value_t = Size::Large)]
-    pub size: Size,
+    /// Size of the model in --weights [default: large; without --weights a toy of 64 pixels]
+    #[arg(long, value_enum)]
+    pub size: Option<Size>,
     /// Generation of the model in --weights
     #[arg(long, value_enum, default_value_t = Generation::V2_1)]
     pub sam: Generation,

@@ -1,6 +1,7 @@
 //! Follow objects through a video: a box, points or a mask on one frame, masks on all.
 
 mod args;
+mod ask;
 mod model;
 mod output;
 mod video;
@@ -18,6 +19,7 @@ use tpo::heads::mask::track::{
 };
 
 use args::{Args, Prompt};
+use output::Found;
 
 // Large activations come and go with every layer; the system's allocator gives their pages back
 // each time, which costs more than the arithmetic of an activation.
@@ -38,6 +40,9 @@ fn main() -> ExitCode {
 
 fn run(args: &Args) -> Outcome<()> {
     let device = args.device.open()?;
+    if let Some(question) = &args.ask {
+        return ask::run(args, question, &device);
+    }
     let start = Instant::now();
     let model = model::open(args, &device)?;
     eprintln!("model ready in {:.1} s", start.elapsed().as_secs_f64());
@@ -73,10 +78,7 @@ fn run(args: &Args) -> Outcome<()> {
         for prompt in args.prompts()? {
             add(&mut state, &model, &prompt, [info.height, info.width])?;
         }
-        let bar = ProgressBar::new(frames as u64);
-        if let Ok(style) = ProgressStyle::with_template("{bar:30} {pos}/{len} frames, {msg}") {
-            bar.set_style(style);
-        }
+        let bar = frames_bar(frames);
         let (start, mut done) = (Instant::now(), 0usize);
         let mut runs = vec![Propagation::forward()];
         if args.backward {
@@ -89,7 +91,17 @@ fn run(args: &Args) -> Outcome<()> {
                 let rate = done as f64 / start.elapsed().as_secs_f64();
                 bar.inc(1);
                 bar.set_message(format!("{rate:.2} per second"));
-                out.frame(&masks, shown.take(masks.frame))?;
+                let found: Vec<Found> = masks
+                    .masks()
+                    .into_iter()
+                    .zip(&masks.objects)
+                    .map(|(mask, object)| Found {
+                        object: object.object.0,
+                        score: object.score,
+                        mask,
+                    })
+                    .collect();
+                out.frame(masks.frame, &found, shown.take(masks.frame))?;
             }
         }
         bar.finish_and_clear();
@@ -108,6 +120,14 @@ fn run(args: &Args) -> Outcome<()> {
         eprintln!("wrote {}", path.display());
     }
     Ok(())
+}
+
+fn frames_bar(frames: usize) -> ProgressBar {
+    let bar = ProgressBar::new(frames as u64);
+    if let Ok(style) = ProgressStyle::with_template("{bar:30} {pos}/{len} frames, {msg}") {
+        bar.set_style(style);
+    }
+    bar
 }
 
 /// Gives a prompt to the tracker. Coordinates are 0–1.

@@ -1,4 +1,4 @@
-//! SAM 2 from a checkpoint, or a tiny one with random weights.
+//! SAM 2 from a checkpoint, or with random weights.
 
 use std::path::Path;
 
@@ -18,9 +18,12 @@ pub fn open(args: &Args, device: &Device) -> Outcome<Sam2> {
         Generation::V2_1 => Sam2Version::V2_1,
     };
     let Some(path) = &args.weights else {
-        eprintln!("(no --weights: a tiny model with random weights, its masks mean nothing)");
+        eprintln!("(no --weights: random weights, the masks mean nothing)");
         device.seed(args.seed);
-        return Ok(Sam2Config::mini(version).init(device)?);
+        let config = args
+            .size
+            .map_or(Sam2Config::mini(version), |size| sized(size, version));
+        return Ok(config.init(device)?);
     };
     let checkpoint = Checkpoint::open(path)?;
     let begins = |prefix: &str| checkpoint.tensors().any(|t| t.key.starts_with(prefix));
@@ -29,13 +32,8 @@ pub fn open(args: &Args, device: &Device) -> Outcome<Sam2> {
     } else if begins("vision_encoder.") {
         (hugging_face(checkpoint.dir())?, sam2_hugging_face_keys()?)
     } else {
-        let config = match args.size {
-            Size::Tiny => Sam2Config::tiny(version),
-            Size::Small => Sam2Config::small(version),
-            Size::BasePlus => Sam2Config::base_plus(version),
-            Size::Large => Sam2Config::large(version),
-        };
-        (config, sam2_keys()?)
+        let size = args.size.unwrap_or(Size::Large);
+        (sized(size, version), sam2_keys()?)
     };
     let scope = if begins("sam.") {
         KeyScope::Part
@@ -53,6 +51,15 @@ pub fn open(args: &Args, device: &Device) -> Outcome<Sam2> {
         },
     )?;
     Ok(model.no_grad())
+}
+
+fn sized(size: Size, version: Sam2Version) -> Sam2Config {
+    match size {
+        Size::Tiny => Sam2Config::tiny(version),
+        Size::Small => Sam2Config::small(version),
+        Size::BasePlus => Sam2Config::base_plus(version),
+        Size::Large => Sam2Config::large(version),
+    }
 }
 
 /// The architecture a Hugging Face directory describes.

@@ -8,16 +8,24 @@ use image::codecs::gif::{GifEncoder, Repeat};
 use image::imageops::{FilterType, resize};
 use image::{Delay, RgbImage};
 use serde_json::json;
-use tpo::core::geometry::Rle;
+use tpo::core::geometry::{Mask, Rle};
 use tpo::data::{Frame, VideoInfo};
 use tpo::draw::{COLOURS, LabelledBox, draw_boxes, draw_mask};
-use tpo::heads::mask::track::FrameMasks;
 
 use super::Outcome;
 use super::args::Args;
 
 /// Slowest encoding and best colours is 1, the fastest 30.
 const GIF_SPEED: i32 = 10;
+
+/// One object on a frame.
+pub struct Found {
+    pub object: u32,
+    /// Above zero if it is visible.
+    pub score: f32,
+    /// At the size of the frame.
+    pub mask: Mask,
+}
 
 pub struct Output {
     json: BufWriter<File>,
@@ -72,24 +80,21 @@ impl Output {
     }
 
     /// Writes the masks of a frame, and draws them if its picture is at hand.
-    pub fn frame(&mut self, masks: &FrameMasks, picture: Option<Frame>) -> Outcome<()> {
-        let dense = masks.masks();
-        let objects: Vec<_> = masks
-            .objects
+    pub fn frame(&mut self, index: usize, found: &[Found], picture: Option<Frame>) -> Outcome<()> {
+        let objects: Vec<_> = found
             .iter()
-            .zip(&dense)
-            .map(|(object, mask)| {
+            .map(|object| {
                 json!({
                     "object": object.object,
                     "score": object.score,
-                    "box": mask.bounding_box().map(|b| b.to_array()),
-                    "mask": Rle::encode(mask),
+                    "box": object.mask.bounding_box().map(|b| b.to_array()),
+                    "mask": Rle::encode(&object.mask),
                 })
             })
             .collect();
         let line = json!({
-            "frame": masks.frame,
-            "time": self.timestamps.get(masks.frame),
+            "frame": index,
+            "time": self.timestamps.get(index),
             "objects": objects,
         });
         let comma = if self.written == 0 { "" } else { "," };
@@ -99,7 +104,7 @@ impl Output {
         let (Some((gif, _)), Some(picture)) = (&mut self.gif, picture) else {
             return Ok(());
         };
-        if masks.frame % self.every != 0 {
+        if !index.is_multiple_of(self.every) {
             return Ok(());
         }
         let (w, h) = (picture.width() as u32, picture.height() as u32);
@@ -107,13 +112,17 @@ impl Output {
             return Ok(());
         };
         let mut boxes = Vec::new();
-        for (at, (object, mask)) in masks.objects.iter().zip(&dense).enumerate() {
-            draw_mask(&mut drawn, mask, COLOURS[at % COLOURS.len()])?;
+        for (at, object) in found.iter().enumerate() {
+            draw_mask(&mut drawn, &object.mask, COLOURS[at % COLOURS.len()])?;
             boxes.push(LabelledBox {
-                area: mask
+                area: object
+                    .mask
                     .bounding_box()
                     .map_or([0.0; 4].into(), |b| b.to_normalised(w as f32, h as f32)),
-                label: format!("{} ({:+.1})", object.object, object.score),
+                label: match object.mask.area() {
+                    0 => format!("{} hidden ({:+.1})", object.object, object.score),
+                    _ => format!("{} ({:+.1})", object.object, object.score),
+                },
             });
         }
         let drawn = draw_boxes(&drawn, &boxes)?;

@@ -107,8 +107,9 @@ pub fn batch(config: &TpoConfig, first: u64, rows: usize, device: &Device) -> Tr
         prompt.push_visual(SLOTS);
         prompt.push_text(&[word(0), word(1), word(2), begin, slot, 2]);
         let mut label = vec![-100; prompt.len()];
-        for at in prompt.len() - 3..prompt.len() {
-            label[at] = i64::from(prompt.ids[at]);
+        let answer = prompt.len() - 3;
+        for (label, id) in label[answer..].iter_mut().zip(&prompt.ids[answer..]) {
+            *label = i64::from(*id);
         }
         labels.push(label);
         prompts.push(prompt);

@@ -17,9 +17,9 @@ fn naive_moment_ap(predicted: &[([f64; 2], f64)], truth: &[[f64; 2]], t: f64) ->
     for p in order {
         let overlap = |i: usize| iou(predicted[p].0, truth[i]);
         let mut best: Option<usize> = None;
-        for i in 0..truth.len() {
+        for (i, free) in free.iter().enumerate() {
             let better = |b: usize| overlap(i) > overlap(b);
-            if free[i] && overlap(i) >= t && best.is_none_or(better) {
+            if *free && overlap(i) >= t && best.is_none_or(better) {
                 best = Some(i);
             }
         }

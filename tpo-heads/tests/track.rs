@@ -206,7 +206,7 @@ fn a_given_mask_is_the_mask_and_corrections_stay() {
     let corrected = rectangle(size, [20, 20, 60, 60]);
     state.add_mask(&model, 3, A, &corrected).unwrap();
     let second = run(&mut state, &model, Propagation::forward());
-    assert!(differ(&second[3], &corrected) <= 8);
+    assert!(differ(&second[3], &corrected) <= 12);
     assert_eq!(difference(&first[2], &second[2]), 0.0);
     assert!(difference(&first[4], &second[4]) > 0.0);
     // Taking the correction back brings the first run back.

@@ -104,8 +104,8 @@ fn backward(saved: &Saved, grad: &FlexTensor) -> [FlexTensor; 3] {
     let arch = Arch::new();
     let mut d_x = vec![0.0f32; x.len()];
     let mut d_affine = vec![0.0f32; 2 * width];
-    if width > 0 {
-        let chunk = (CHUNK / width).max(1) * width;
+    if let Some(rows) = CHUNK.checked_div(width) {
+        let chunk = rows.max(1) * width;
         let parts: Vec<Vec<f32>> = d_x
             .par_chunks_mut(chunk)
             .zip(x.par_chunks(chunk).zip(grad_in.par_chunks(chunk)))

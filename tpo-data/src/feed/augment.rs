@@ -80,6 +80,9 @@ impl Default for AugmentConfig {
     }
 }
 
+/// Corners `[x0, y0, x1, y1]` of a crop in pixels, and the `[width, height]` it is of.
+type Crop = ([u32; 4], [u32; 2]);
+
 impl AugmentConfig {
     /// Checks the numbers.
     ///
@@ -167,7 +170,7 @@ impl AugmentConfig {
         sample: &Sample,
         info: &VideoInfo,
         numbers: &[f64],
-    ) -> Result<Option<([u32; 4], [u32; 2])>, DataError> {
+    ) -> Result<Option<Crop>, DataError> {
         let (w, h) = (info.width as u32, info.height as u32);
         let mut keep: Option<[f64; 4]> = None;
         let mut hold = |b: [f32; 4]| {

@@ -75,7 +75,7 @@ formats! {
     ActivityNetCaptions "activitynet-captions" "ActivityNet Captions JSON: {\"v_ID\": {duration, timestamps, sentences}}.",
     DiDeMo "didemo" "DiDeMo JSON array: video, description, times (5-second pieces, first and last).",
     Tacos "tacos" "TACoS JSON as temporal grounding code distributes it: {\"s13-d21.avi\": {timestamps in frames, fps, num_frames, sentences}}.",
-    QuerYd "queryd" "QuerYD captions as JSON {video: [[words]]} with --second-file the times JSON {video: [[start, end]]}.",
+    QuerYd "queryd" "QuerYD captions as JSON `{video: [[words]]}` with --second-file the times JSON `{video: [[start, end]]}`.",
     HiRest "hirest" "HiREST JSON: {prompt: {video: {relevant, clip, v_duration, bounds, steps}}}.",
     RefCoco "refcoco" "RefCOCO, RefCOCO+ or RefCOCOg refs as JSON, with --second-file COCO's instances.json.",
     MdetrRefCoco "refcoco-coco-style" "RefCOCO family in one COCO-style file: images with caption, annotations with bbox.",
@@ -281,10 +281,13 @@ fn is_object(path: &Path) -> Result<bool, DataError> {
     }
 }
 
+/// Records with their place in the file.
+type Records<T> = Box<dyn Iterator<Item = Result<(u64, T), DataError>> + Send>;
+
 /// Records of a JSON array, or of JSON lines when the file does not begin with `[`.
 fn records<T: serde::de::DeserializeOwned + Send + 'static>(
     path: &Path,
-) -> Result<Box<dyn Iterator<Item = Result<(u64, T), DataError>> + Send>, DataError> {
+) -> Result<Records<T>, DataError> {
     let file = path.to_path_buf();
     if !is_object(path)? {
         let items = JsonItems::new(open(path)?, path, &[])?;

@@ -179,7 +179,7 @@ impl TemporalHead {
         }
         let most = self.config.max_text_tokens;
         Ok(match tokens > most {
-            true => rows.slice([0..most]),
+            true => rows.narrow(0, 0, most),
             false => rows,
         })
     }

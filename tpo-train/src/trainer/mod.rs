@@ -19,7 +19,7 @@ pub use data::{GeneratedData, SampleInfo, Sharded, TrainBatch, TrainData};
 pub use event::{Hooks, Metrics, MicroReport, StepReport, TermValue, TrainEvent};
 pub use feed::{FeedData, FindFeatures};
 pub use parallel::{Reduce, Worker};
-pub use plan::train_plan;
+pub use plan::{OpenStage, train_plan};
 pub use prepare::prepare;
 pub use run::{RunEnd, TrainOptions, Trainer};
 pub use state::{TrainState, step_seed};

@@ -11,6 +11,9 @@ use super::state::TrainState;
 use crate::error::{Result, TrainError};
 use crate::stage::{Stage, StagePlan};
 
+/// Opens the data of a stage: the stage, its place in the plan, its seed.
+pub type OpenStage<'a> = dyn FnMut(&Stage, usize, u64) -> Result<Box<dyn TrainData>> + 'a;
+
 /// Trains `model` through the stages of `plan`, each from where the one before ended.
 ///
 /// `data` opens the stream of a stage, given its place and its seed. With `from` the run goes on
@@ -27,7 +30,7 @@ pub fn train_plan<V, C, L, H>(
     plan: &StagePlan,
     mut from: Option<TrainState>,
     mut options: TrainOptions,
-    data: &mut dyn FnMut(&Stage, usize, u64) -> Result<Box<dyn TrainData>>,
+    data: &mut OpenStage<'_>,
     hooks: &mut dyn Hooks<TpoModel<V, C, L, H>>,
 ) -> Result<(TpoModel<V, C, L, H>, RunEnd)>
 where

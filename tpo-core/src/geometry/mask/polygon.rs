@@ -45,7 +45,7 @@ fn fill(size: [usize; 2], xy: &[f64]) -> Result<Rle> {
             xy.len()
         )));
     }
-    if let Some(bad) = xy.iter().find(|v| !(v.abs() < 1e7)) {
+    if let Some(bad) = xy.iter().find(|v| v.is_nan() || v.abs() >= 1e7) {
         return Err(invalid(format!("a polygon has the coordinate {bad}")));
     }
     let corner = |i: usize| {

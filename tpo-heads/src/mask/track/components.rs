@@ -64,10 +64,11 @@ pub fn fill_holes(logits: &mut Array2<f32>, max_area: usize) {
     }
     rows.push(runs.len());
     for (y, mut row) in logits.rows_mut().into_iter().enumerate() {
-        for at in rows[y]..rows[y + 1] {
+        let first = rows[y];
+        for (at, run) in (first..).zip(&runs[first..rows[y + 1]]) {
             let root = root(&mut parents, at as u32) as usize;
             if areas[root] as usize <= max_area {
-                let Run { start, end } = runs[at];
+                let Run { start, end } = *run;
                 for column in start..end {
                     row[column as usize] = FILLED;
                 }

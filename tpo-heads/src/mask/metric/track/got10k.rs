@@ -75,7 +75,12 @@ pub fn rect_iou(a: BoxXywh, b: BoxXywh, resolution: Option<[f64; 2]>) -> f64 {
         }
     };
     let (inter, union) = inter_union(cut(a), cut(b));
-    (inter / (union + f64::EPSILON)).max(0.0).min(1.0)
+    let iou = inter / (union + f64::EPSILON);
+    if iou.is_nan() {
+        0.0
+    } else {
+        iou.clamp(0.0, 1.0)
+    }
 }
 
 /// Share of overlaps strictly above a threshold.
