@@ -95,9 +95,9 @@ impl HieraConfig {
         Self::new(144, 2, [2, 6, 36, 4], vec![23, 33, 43]).with_window_spec([8, 4, 16, 8])
     }
 
-    /// Eight blocks of width 16, for images of 128 pixels: the trunk of the mini model.
+    /// Seven blocks of width 16, for images of 128 pixels: the trunk of the mini model.
     pub fn mini() -> Self {
-        Self::new(16, 1, [1, 2, 4, 1], vec![4, 6]).with_window_spec([8, 8, 8, 4])
+        Self::new(16, 1, [1, 2, 3, 1], vec![2, 5]).with_window_spec([8, 8, 8, 4])
     }
 
     /// Six blocks of width 8, for tests.

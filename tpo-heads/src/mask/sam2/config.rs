@@ -282,21 +282,21 @@ impl Sam2Config {
         Self::large(Sam2Version::V2_0)
     }
 
-    /// Images of 128 pixels, width 64, two memory layers: trained from scratch for the mini model.
+    /// Images of 128 pixels, width 48, two memory layers: trained from scratch for the mini model.
     /// Masks have 32 x 32 logits. Without dropout, and holes of one pixel at most are filled.
     pub fn mini(version: Sam2Version) -> Self {
         Self::new(
-            ImageEncoderConfig::sam2(HieraConfig::mini()).with_d_model(64),
-            PromptEncoderConfig::new(64, [128, 128]),
-            MaskDecoderConfig::new(64)
+            ImageEncoderConfig::sam2(HieraConfig::mini()).with_d_model(48),
+            PromptEncoderConfig::new(48, [128, 128]),
+            MaskDecoderConfig::new(48)
                 .with_num_heads(4)
-                .with_mlp_dim(128)
-                .with_iou_head_hidden_dim(64),
-            MemoryAttentionConfig::new(64, 32)
+                .with_mlp_dim(96)
+                .with_iou_head_hidden_dim(48),
+            MemoryAttentionConfig::new(48, 24)
                 .with_num_layers(2)
-                .with_dim_feedforward(128)
+                .with_dim_feedforward(96)
                 .with_dropout(0.0),
-            MemoryEncoderConfig::new(64, 32),
+            MemoryEncoderConfig::new(48, 24),
             TrackingConfig::of(version).with_fill_hole_area(1),
         )
         .with_image_size(128)

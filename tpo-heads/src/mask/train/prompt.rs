@@ -8,6 +8,7 @@ use super::config::PromptMix;
 
 /// What prompts an object on the first frame.
 #[derive(Debug, Clone)]
+#[allow(clippy::large_enum_variant)]
 pub enum VideoPrompt {
     /// A box, normalised.
     Area(BoxXyxy),
