@@ -9,6 +9,7 @@ use ndarray::Array2;
 use tpo_core::CoreError;
 use tpo_core::geometry::{BoxXyxy, Mask};
 use tpo_core::head::{FrameSource, HeadContext, LossTerms, SampleContext, TaskHead};
+use tpo_heads::mask::sam2::{Sam2Config, Sam2Version};
 use tpo_heads::mask::{
     BOX_TOKENS, MaskHead, MaskHeadConfig, MaskLossConfig, MaskOutput, MaskSupervision, MaskTarget,
     PromptSource, SupervisedMask, box_tokens, mask_box,
@@ -89,7 +90,8 @@ fn sample(frames: &dyn FrameSource) -> SampleContext<'_> {
 
 fn head(device: &Device) -> MaskHead {
     device.seed(11);
-    let head = MaskHeadConfig::mini(D_LLM).init(device).unwrap();
+    let sam = Sam2Config::nano(Sam2Version::V2_0);
+    let head = MaskHeadConfig::new(D_LLM, D_LLM, sam).init(device).unwrap();
     // Drawn now, so that clones are the same.
     sums(&head);
     head

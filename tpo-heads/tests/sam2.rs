@@ -9,7 +9,7 @@ use tpo_heads::mask::sam2::{
 };
 
 fn model(version: Sam2Version) -> Sam2 {
-    Sam2Config::mini(version).init(&Device::flex()).unwrap()
+    Sam2Config::nano(version).init(&Device::flex()).unwrap()
 }
 
 fn random<const D: usize>(shape: [usize; D]) -> Tensor<D> {

@@ -5,7 +5,7 @@ use burn::tensor::{Device, Distribution, Tensor};
 use tpo_vision::{HieraConfig, ImageEncoder, ImageEncoderConfig, VisionError};
 
 fn encoder() -> ImageEncoder {
-    let config = ImageEncoderConfig::sam2(HieraConfig::mini()).with_d_model(32);
+    let config = ImageEncoderConfig::sam2(HieraConfig::nano()).with_d_model(32);
     let mut encoder = config.init(&Device::flex()).unwrap();
     // The tables start as zeros.
     encoder.trunk.pos_embed = encoder

@@ -13,6 +13,7 @@ use super::prompt::{BOX_TOKENS, PromptSource, box_tokens};
 use super::sam2::{Sam2, Sam2Config, Sam2Version};
 use super::supervision::supervise;
 use super::target::MaskTarget;
+use super::train::supervise_video;
 use crate::HeadsError;
 
 /// Name of the task.
@@ -41,7 +42,7 @@ impl MaskHeadConfig {
         Self::new(4096, 4096, Sam2Config::videochat_tpo())
     }
 
-    /// A small head for a language model of this width: SAM 2 on frames of 64 pixels.
+    /// A small head for a language model of this width: SAM 2 on frames of 128 pixels.
     pub fn mini(d_llm: usize) -> Self {
         Self::new(d_llm, d_llm, Sam2Config::mini(Sam2Version::V2_0))
     }
@@ -87,6 +88,9 @@ impl MaskHeadConfig {
                 });
             }
         }
+        if let Some(video) = &self.loss.video {
+            video.validate()?;
+        }
         for (what, value) in weights {
             if !value.is_finite() || value < 0.0 {
                 return Err(HeadsError::Config {
@@ -123,7 +127,8 @@ impl MaskHeadConfig {
 /// teaches the adapter to say what the prompt encoder says of the true box (reference
 /// implementation), and optionally what the decoder makes true masks of ([`MaskSupervision`]).
 ///
-/// SAM 2's parameters never get a gradient, whatever they are marked as.
+/// SAM 2 starts frozen. Its parameters get a gradient only where a stage lets them learn and
+/// [`MaskLossConfig::video`] is set; no other term reaches them, whatever they are marked as.
 ///
 /// [`MaskSupervision`]: super::MaskSupervision
 #[derive(Module, Debug)]
@@ -132,7 +137,7 @@ pub struct MaskHead {
     pub track_embed: Mlp,
     /// Task embedding to an auxiliary box, `[d_llm, hidden, 4]`; only its loss is used.
     pub track_embed_decode2: Mlp,
-    /// Frozen.
+    /// Frozen unless a stage trains it.
     pub sam: Sam2,
     #[module(skip)]
     config: MaskHeadConfig,
@@ -192,8 +197,10 @@ impl TaskHead for MaskHead {
         Ok(self.prompts(task))
     }
 
-    /// Terms `embedding` and `box`, and with [`MaskSupervision`](super::MaskSupervision) `focal`,
-    /// `dice` and `iou` unless no target has a mask.
+    /// Terms `embedding` and `box`; with [`MaskSupervision`](super::MaskSupervision) `focal`,
+    /// `dice` and `iou` unless no target has a mask; with
+    /// [`Sam2TrainConfig`](super::train::Sam2TrainConfig) those of
+    /// [`video_losses`](super::train::video_losses).
     fn loss(
         &self,
         output: &MaskOutput,
@@ -219,8 +226,12 @@ impl TaskHead for MaskHead {
         let terms = LossTerms::new()
             .with("embedding", embedding, loss.embedding)
             .with("box", area, loss.area);
-        match &loss.masks {
-            Some(config) => supervise(self, config, output, targets, context, terms),
+        let terms = match &loss.masks {
+            Some(config) => supervise(self, config, output, targets, context, terms)?,
+            None => terms,
+        };
+        match &loss.video {
+            Some(config) => supervise_video(self, config, output, targets, context, terms),
             None => Ok(terms),
         }
     }

@@ -5,6 +5,8 @@ use burn::tensor::Tensor;
 use burn::tensor::activation::{relu, sigmoid};
 use serde::{Deserialize, Serialize};
 
+use super::train::Sam2TrainConfig;
+
 /// Weights of the terms that need a box only.
 #[derive(Config, Debug, PartialEq)]
 pub struct MaskLossConfig {
@@ -19,6 +21,11 @@ pub struct MaskLossConfig {
     /// (the paper states no mask loss). `None`: as the reference.
     #[config(default = "None")]
     pub masks: Option<MaskSupervision>,
+    /// Training of SAM 2 through video, and of the adapter through its memory. It acts where
+    /// parameters of SAM 2 learn, or where its prompts include the task token. `None`: as the
+    /// reference implementation, which keeps SAM 2 frozen.
+    #[config(default = "None")]
+    pub video: Option<Sam2TrainConfig>,
 }
 
 /// Supervision by masks through the frozen decoder: gradients pass it and reach the prompt tokens.
@@ -77,9 +84,12 @@ pub fn focal_loss(logits: Tensor<2>, target: Tensor<2>, alpha: f64, gamma: f64) 
     // The clamp keeps the slope of the power finite where the prediction is perfect.
     let hard = p_true.neg().add_scalar(1.0).clamp_min(1e-6);
     let balance = target * alpha + other * (1.0 - alpha);
-    (balance * hard.powf_scalar(gamma) * cross_entropy)
-        .mean_dim(1)
-        .reshape([rows])
+    let hard = if gamma == 2.0 {
+        hard.clone() * hard
+    } else {
+        hard.powf_scalar(gamma)
+    };
+    (balance * hard * cross_entropy).mean_dim(1).reshape([rows])
 }
 
 /// Dice loss of logits against targets 0–1: `1 − (2 Σpt + 1) / (Σp + Σt + 1)` of every row

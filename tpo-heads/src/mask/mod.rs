@@ -13,6 +13,7 @@ mod score;
 mod supervision;
 mod target;
 pub mod track;
+pub mod train;
 
 pub use decode::{MaskPrediction, TrackedFrame};
 pub use head::{MaskHead, MaskHeadConfig, MaskOutput};

@@ -98,7 +98,7 @@ fn encode(sam: &Sam2, source: &dyn FrameSource, frame: usize) -> Result<Sam2Feat
 }
 
 /// The features as constants of the graph that `like` is on.
-fn on_graph(features: Sam2Features, like: &Tensor<3>) -> Sam2Features {
+pub(super) fn on_graph(features: Sam2Features, like: &Tensor<3>) -> Sam2Features {
     let Some(strategy) = like.gradient_checkpointing_strategy() else {
         return features;
     };

@@ -48,7 +48,7 @@ impl ModuleMapper for Draw {
 }
 
 pub fn config(version: Sam2Version) -> Sam2Config {
-    let mut config = Sam2Config::mini(version);
+    let mut config = Sam2Config::nano(version);
     config.memory_attention.dropout = 0.0;
     config
 }

@@ -95,8 +95,13 @@ impl HieraConfig {
         Self::new(144, 2, [2, 6, 36, 4], vec![23, 33, 43]).with_window_spec([8, 4, 16, 8])
     }
 
-    /// Six blocks of width 8, for tests.
+    /// Seven blocks of width 16, for images of 128 pixels: the trunk of the mini model.
     pub fn mini() -> Self {
+        Self::new(16, 1, [1, 2, 3, 1], vec![2, 5]).with_window_spec([8, 8, 8, 4])
+    }
+
+    /// Six blocks of width 8, for tests.
+    pub fn nano() -> Self {
         Self::new(8, 1, [1, 2, 2, 1], vec![4]).with_window_spec([8, 4, 6, 3])
     }
 
@@ -327,6 +332,7 @@ mod tests {
             HieraConfig::base_plus(),
             HieraConfig::large(),
             HieraConfig::mini(),
+            HieraConfig::nano(),
         ] {
             ImageEncoderConfig::sam2(trunk).validate().unwrap();
         }

@@ -282,10 +282,30 @@ impl Sam2Config {
         Self::large(Sam2Version::V2_0)
     }
 
-    /// Images of 64 pixels, width 32, two memory layers, for tests.
+    /// Images of 128 pixels, width 48, two memory layers: trained from scratch for the mini model.
+    /// Masks have 32 x 32 logits. Without dropout, and holes of one pixel at most are filled.
     pub fn mini(version: Sam2Version) -> Self {
         Self::new(
-            ImageEncoderConfig::sam2(HieraConfig::mini()).with_d_model(32),
+            ImageEncoderConfig::sam2(HieraConfig::mini()).with_d_model(48),
+            PromptEncoderConfig::new(48, [128, 128]),
+            MaskDecoderConfig::new(48)
+                .with_num_heads(4)
+                .with_mlp_dim(96)
+                .with_iou_head_hidden_dim(48),
+            MemoryAttentionConfig::new(48, 24)
+                .with_num_layers(2)
+                .with_dim_feedforward(96)
+                .with_dropout(0.0),
+            MemoryEncoderConfig::new(48, 24),
+            TrackingConfig::of(version).with_fill_hole_area(1),
+        )
+        .with_image_size(128)
+    }
+
+    /// Images of 64 pixels, width 32, two memory layers, for tests.
+    pub fn nano(version: Sam2Version) -> Self {
+        Self::new(
+            ImageEncoderConfig::sam2(HieraConfig::nano()).with_d_model(32),
             PromptEncoderConfig::new(32, [64, 64]),
             MaskDecoderConfig::new(32)
                 .with_mlp_dim(64)
@@ -486,13 +506,14 @@ mod tests {
                 Sam2Config::base_plus(version),
                 Sam2Config::large(version),
                 Sam2Config::mini(version),
+                Sam2Config::nano(version),
             ] {
                 config.validate().unwrap();
                 let newer = version == Sam2Version::V2_1;
                 assert_eq!(config.tracking.no_obj_embed_spatial, newer);
             }
         }
-        let mut broken = Sam2Config::mini(Sam2Version::V2_0);
+        let mut broken = Sam2Config::nano(Sam2Version::V2_0);
         broken.image_size = 96;
         let message = broken.validate().unwrap_err().to_string();
         assert!(message.contains("prompt_encoder.image_size"), "{message}");

@@ -14,6 +14,7 @@ mod propagate;
 mod resize;
 mod state;
 mod step;
+mod unroll;
 
 pub use components::fill_holes;
 pub use frames::{
@@ -27,3 +28,4 @@ pub use resize::Resize;
 #[doc(hidden)]
 pub use state::KeptOutput;
 pub use state::TrackState;
+pub(in crate::mask) use unroll::{Candidates, FirstPrompts, Unrolled, unroll};

@@ -54,7 +54,7 @@ enum Prompt {
 }
 
 /// Points a box stands for when SAM 2 decides whether the prompt is ambiguous.
-const BOX_POINTS: usize = 2;
+pub(super) const BOX_POINTS: usize = 2;
 
 impl<R: FrameReader> TrackState<R> {
     /// Adds points to those already on the frame and predicts its masks.
@@ -266,7 +266,7 @@ impl<R: FrameReader> TrackState<R> {
         let tracking = &model.config().tracking;
         if let (Prompt::Mask(mask), true) = (&prompt, tracking.use_mask_input_as_output_without_sam)
         {
-            return step::given_mask(model, c, features, mask.clone());
+            return Ok(step::given_mask(model, c, features, mask.clone())?.inner());
         }
         let embedding = match direction {
             None => model.without_memory(features.embedding.clone()),
@@ -297,10 +297,8 @@ impl<R: FrameReader> TrackState<R> {
                 },
             ),
         };
-        let first = direction.is_none() || tracking.multimask_output_for_tracking;
-        let range = tracking.multimask_min_pt_num..=tracking.multimask_max_pt_num;
-        let multimask = tracking.multimask_output_in_sam && first && range.contains(&count);
-        step::decode(model, embedding, features, &prompt, multimask)
+        let multimask = step::multimask(tracking, count, direction.is_none());
+        Ok(step::decode(model, embedding, features, &prompt, multimask)?.inner())
     }
 
     /// The features of a tracked frame, conditioned on what the object's memories hold.

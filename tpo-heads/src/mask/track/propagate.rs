@@ -10,7 +10,7 @@ use super::options::{Direction, Propagation};
 use super::state::{EncodedFrame, TrackState};
 use super::step::{self, Decoded};
 use crate::HeadsError;
-use crate::mask::sam2::{MaskSource, PromptEmbedding, Sam2};
+use crate::mask::sam2::{MaskSource, Sam2};
 
 /// A run through the video: an iterator over the masks of its frames. After an error it ends.
 /// Dropping it early is fine; the state then stands at the last frame that was handed out.
@@ -128,10 +128,7 @@ impl<R: FrameReader> TrackState<R> {
             let group = groups.entry(selection.layout()).or_default();
             group.push((n, (object, selection)));
         }
-        let tracking = &model.config().tracking;
-        let multimask = tracking.multimask_output_in_sam
-            && tracking.multimask_output_for_tracking
-            && (tracking.multimask_min_pt_num..=tracking.multimask_max_pt_num).contains(&0);
+        let multimask = step::multimask(&model.config().tracking, 0, false);
         let mut parts: Vec<(usize, Decoded)> = Vec::with_capacity(objects.len());
         for group in groups.into_values() {
             let recalled = group
@@ -143,13 +140,8 @@ impl<R: FrameReader> TrackState<R> {
                 continue;
             };
             let c = &self.constants;
-            let embedding =
-                step::condition(model, c, &frame.features, selection, limit, &recalled)?;
-            let prompt = PromptEmbedding {
-                sparse: step::no_points(model, group.len())?,
-                dense: model.sam_prompt_encoder.no_mask(group.len()),
-            };
-            let decoded = step::decode(model, embedding, &frame.features, &prompt, multimask)?;
+            let output = step::follow(model, c, &frame.features, selection, limit, &recalled)?;
+            let decoded = step::settle(model, &output, multimask).inner();
             for (row, (n, _)) in group.iter().enumerate() {
                 parts.push((
                     *n,
@@ -162,14 +154,8 @@ impl<R: FrameReader> TrackState<R> {
             }
         }
         parts.sort_by_key(|(n, _)| *n);
-        let column = |part: fn(&Decoded) -> Tensor<2>| {
-            Tensor::cat(parts.iter().map(|(_, d)| part(d)).collect(), 0)
-        };
-        Ok(Decoded {
-            low_res: Tensor::cat(parts.iter().map(|(_, d)| d.low_res.clone()).collect(), 0),
-            pointer: column(|d| d.pointer.clone()),
-            score: column(|d| d.score.clone()),
-        })
+        let parts: Vec<Decoded> = parts.into_iter().map(|(_, decoded)| decoded).collect();
+        Ok(Decoded::cat(&parts))
     }
 
     /// Memories of tracked objects `[n, pixels, memory width]`.
@@ -192,14 +178,10 @@ impl<R: FrameReader> TrackState<R> {
             masks = step::separate(Tensor::cat(all, 0)).narrow(0, 0, tracked.len());
         }
         let score = decoded.score.clone().cast(FloatDType::F32);
-        step::encode_memory(
-            model,
-            c,
-            &frame.features,
-            masks,
-            score,
-            MaskSource::Tracking,
-        )
+        let features = &frame.features;
+        let source = MaskSource::Tracking;
+        let memories = step::encode_memory(model, c, features, masks, score, source)?;
+        Ok(memories.inner())
     }
 }
 

@@ -255,7 +255,9 @@ impl<R: FrameReader> TrackState<R> {
         }
         let mask = step::separate(Tensor::cat(maps, 0)).narrow(0, own, 1);
         let score = Tensor::<2>::full([1, 1], score, (&c.device, DType::F32));
-        step::encode_memory(model, c, &frame.features, mask, score, MaskSource::Prompt)
+        let source = MaskSource::Prompt;
+        let memory = step::encode_memory(model, c, &frame.features, mask, score, source)?;
+        Ok(memory.inner())
     }
 
     /// Settles the prompts collected since the last run.

@@ -10,7 +10,8 @@ use super::components::fill_holes;
 use super::resize::Resize;
 use crate::HeadsError;
 use crate::mask::sam2::{
-    AxialRope, MaskSource, MemoryInput, PointPrompt, PromptEmbedding, Sam2, Sam2Features,
+    AxialRope, MaskDecoderOutput, MaskSource, MemoryInput, PointPrompt, PromptEmbedding, Sam2,
+    Sam2Features, TrackingConfig,
 };
 
 /// Mask logit and, in place of a pointer's score, of what is not there (reference
@@ -42,7 +43,7 @@ pub(super) struct Constants {
     pub(super) dtype: DType,
 }
 
-/// What the decoder says about `n` objects.
+/// What the decoder says about `n` objects, on the graph if the model is.
 pub(super) struct Decoded {
     /// `[n, low side, low side]` in f32, holes not filled.
     pub(super) low_res: Tensor<3>,
@@ -50,6 +51,28 @@ pub(super) struct Decoded {
     pub(super) pointer: Tensor<2>,
     /// `[n, 1]`.
     pub(super) score: Tensor<2>,
+}
+
+impl Decoded {
+    /// The same without a graph.
+    pub(super) fn inner(&self) -> Self {
+        Self {
+            low_res: self.low_res.clone().inner(),
+            pointer: self.pointer.clone().inner(),
+            score: self.score.clone().inner(),
+        }
+    }
+
+    /// Several one after the other; there is at least one.
+    pub(super) fn cat(parts: &[Self]) -> Self {
+        let column =
+            |part: fn(&Self) -> Tensor<2>| Tensor::cat(parts.iter().map(part).collect(), 0);
+        Self {
+            low_res: Tensor::cat(parts.iter().map(|d| d.low_res.clone()).collect(), 0),
+            pointer: column(|d| d.pointer.clone()),
+            score: column(|d| d.score.clone()),
+        }
+    }
 }
 
 /// An object on a frame, as it is kept.
@@ -151,6 +174,14 @@ pub(super) fn dense(
     }
 }
 
+/// Whether a prompt of `points` points gets several masks. `fresh` unless the frame was tracked.
+pub(super) fn multimask(tracking: &TrackingConfig, points: usize, fresh: bool) -> bool {
+    let range = tracking.multimask_min_pt_num..=tracking.multimask_max_pt_num;
+    tracking.multimask_output_in_sam
+        && (fresh || tracking.multimask_output_for_tracking)
+        && range.contains(&points)
+}
+
 /// Runs the decoder on features that are conditioned on memories, or have `no_mem_embed`, and
 /// picks a mask per object.
 pub(super) fn decode(
@@ -161,7 +192,12 @@ pub(super) fn decode(
     multimask: bool,
 ) -> Result<Decoded, HeadsError> {
     let output = model.decode(embedding, features.high_res.as_ref(), prompt)?;
-    let chosen = model.choose(&output, multimask);
+    Ok(settle(model, &output, multimask))
+}
+
+/// Picks a mask per object; none where the object is not visible.
+pub(super) fn settle(model: &Sam2, output: &MaskDecoderOutput, multimask: bool) -> Decoded {
+    let chosen = model.choose(output, multimask);
     let chosen = if multimask { chosen.best() } else { chosen };
     let [n, _, h, w] = chosen.masks.dims();
     let mut low_res = chosen.masks.reshape([n, h, w]).cast(FloatDType::F32);
@@ -173,15 +209,15 @@ pub(super) fn decode(
     let [_, tokens, dim] = chosen.tokens.dims();
     let token = chosen.tokens.narrow(1, 0, tokens.min(1)).reshape([n, dim]);
     let pointer = model.object_pointer(token, chosen.object_score.clone());
-    Ok(Decoded {
-        low_res: low_res.inner(),
-        pointer: pointer.inner(),
-        score: chosen.object_score.inner(),
-    })
+    Decoded {
+        low_res,
+        pointer,
+        score: chosen.object_score,
+    }
 }
 
-/// A given mask `[1, image_size, image_size]` of zeros and ones as the output itself; the pointer
-/// comes from the decoder with the mask as a prompt.
+/// Given masks `[n, image_size, image_size]` of zeros and ones as the output itself; the pointers
+/// come from the decoder with the masks as prompts.
 pub(super) fn given_mask(
     model: &Sam2,
     constants: &Constants,
@@ -212,7 +248,7 @@ pub(super) fn given_mask(
         if model.config().tracking.fixed_no_obj_ptr {
             pointer = pointer * visible.clone();
         }
-        pointer = pointer + (visible * -1.0 + 1.0) * absent.val().inner();
+        pointer = pointer + (visible * -1.0 + 1.0) * absent.val();
     }
     Ok(Decoded {
         low_res,
@@ -232,14 +268,15 @@ pub(super) fn dense_mask(
         .embed_masks(constants.reduce.apply(mask))
 }
 
-/// Memories and pointers of one object, in the order of its [`Selection`].
+/// Memories `[n, pixels, memory width]` and pointers `[n, dim]` of objects, in the order of their
+/// [`Selection`].
 pub(super) struct Recalled<'a> {
     pub(super) memories: Vec<&'a Tensor<3>>,
     pub(super) pointers: Vec<&'a Tensor<2>>,
 }
 
 /// Conditions a frame on the memories of objects that all have the layout of `selection`,
-/// `[n, rows, columns, dim]`.
+/// `[n, rows, columns, dim]`. The features are those of one image, or of one per object.
 pub(super) fn condition(
     model: &Sam2,
     constants: &Constants,
@@ -248,22 +285,24 @@ pub(super) fn condition(
     pointer_limit: usize,
     objects: &[Recalled<'_>],
 ) -> Result<Tensor<4>, HeadsError> {
-    let (n, c) = (objects.len(), constants);
+    let c = constants;
     let (pixels, width, dim) = (c.pixels(), c.memory_dim, c.dim);
     let split = dim / width;
-    let time = model.maskmem_tpos_enc.val().inner();
+    let time = model.maskmem_tpos_enc.val();
     let slots = time.dims()[0];
 
-    let mut rows = Vec::with_capacity(n);
+    let mut rows = Vec::with_capacity(objects.len());
     for object in objects {
         let mut parts: Vec<Tensor<3>> = object.memories.iter().map(|m| (*m).clone()).collect();
         for pointer in &object.pointers {
             // A pointer is cut into tokens of the width of a memory.
-            parts.push((*pointer).clone().reshape([1, split, width]));
+            let count = pointer.dims()[0];
+            parts.push((*pointer).clone().reshape([count, split, width]));
         }
         rows.push(Tensor::cat(parts, 1));
     }
     let memory = Tensor::cat(rows, 0).cast(c.dtype);
+    let n = memory.dims()[0];
 
     let mut positions: Vec<Tensor<3>> = Vec::new();
     for (position, _) in &selection.memories {
@@ -282,10 +321,11 @@ pub(super) fn condition(
         positions: positions.expand([n, keys, width]),
         pointer_tokens,
     };
+    let images = features.embedding.dims()[0];
     let frame = features
         .embedding
         .clone()
-        .reshape([1, pixels, dim])
+        .reshape([images, pixels, dim])
         .expand([n, pixels, dim]);
     let out = model
         .memory_attention
@@ -325,13 +365,38 @@ fn pointer_times(
     let data = TensorData::new(values, [pointers, encoded]);
     let mut times = Tensor::<2>::from_data(data, (&c.device, DType::F32)).cast(c.dtype);
     if let Some(projection) = &model.obj_ptr_tpos_proj {
-        times = projection.forward(times).inner();
+        times = projection.forward(times);
     }
     times
         .cast(FloatDType::F32)
         .reshape([pointers, 1, width])
         .expand([pointers, split, width])
         .reshape([1, split * pointers, width])
+}
+
+/// Follows objects to a frame by their memories, without a prompt.
+pub(super) fn follow(
+    model: &Sam2,
+    constants: &Constants,
+    features: &Sam2Features,
+    selection: &Selection,
+    pointer_limit: usize,
+    objects: &[Recalled<'_>],
+) -> Result<MaskDecoderOutput, HeadsError> {
+    let embedding = condition(
+        model,
+        constants,
+        features,
+        selection,
+        pointer_limit,
+        objects,
+    )?;
+    let n = embedding.dims()[0];
+    let prompt = PromptEmbedding {
+        sparse: no_points(model, n)?,
+        dense: model.sam_prompt_encoder.no_mask(n),
+    };
+    model.decode(embedding, features.high_res.as_ref(), &prompt)
 }
 
 /// Makes memories `[n, pixels, memory width]` of masks `[n, image_size, image_size]`.
@@ -346,7 +411,7 @@ pub(super) fn encode_memory(
     let n = masks.dims()[0];
     let memory = model.encode_memory(features.embedding.clone(), masks, score, source)?;
     let shape = [n, constants.pixels(), constants.memory_dim];
-    Ok(memory.features.inner().reshape(shape))
+    Ok(memory.features.reshape(shape))
 }
 
 /// Leaves every pixel of masks `[n, h, w]` to the object with the largest logit; elsewhere logits
