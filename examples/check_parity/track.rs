@@ -20,21 +20,7 @@ pub fn video(fixture: &Fixture, device: &Device) -> Result<Report, Failure> {
     let mut report = Report::default();
     let model = sam2::model(fixture, device)?;
     let images = sam2::frames(fixture, device)?;
-    let size: Vec<usize> = fixture.json["video_hw"]
-        .as_array()
-        .ok_or("no `video_hw`")?
-        .iter()
-        .filter_map(|v| v.as_u64().map(|v| v as usize))
-        .collect();
-    let [height, width] = size[..] else {
-        return Err("`video_hw` must have two numbers".into());
-    };
-    let frames: Vec<VideoFrame> = (0..images.dims()[0])
-        .map(|i| VideoFrame {
-            image: images.clone().narrow(0, i, 1),
-            size: [height, width],
-        })
-        .collect();
+    let frames = frames_of(fixture, images)?;
     let area = fixture.json["fill_hole_area"].as_u64().map(|n| n as usize);
     let tokens = fixture.tensor::<3>("in.box_embed", device)?;
     if fixture.has("in.box_norm") {
@@ -81,6 +67,18 @@ pub fn video(fixture: &Fixture, device: &Device) -> Result<Report, Failure> {
     Ok(report)
 }
 
+/// Frames of the size the fixture gives the video, from images at the model's size.
+fn frames_of(fixture: &Fixture, images: Tensor<4>) -> Result<Vec<VideoFrame>, Failure> {
+    let size: [usize; 2] = serde_json::from_value(fixture.json["video_hw"].clone())
+        .map_err(|e| format!("`video_hw` must have two numbers: {e}"))?;
+    Ok((0..images.dims()[0])
+        .map(|i| VideoFrame {
+            image: images.clone().narrow(0, i, 1),
+            size,
+        })
+        .collect())
+}
+
 /// `sam2_hf_video`: points, boxes, several objects and prompts, both directions, SAM 2.1 under the
 /// names of Hugging Face. Holes are not filled there.
 pub fn hugging_face(fixture: &Fixture, device: &Device) -> Result<Report, Failure> {
@@ -93,16 +91,7 @@ pub fn hugging_face(fixture: &Fixture, device: &Device) -> Result<Report, Failur
     let low = fixture.tensor::<4>("in.frames_lowres", device)?;
     let factor = side / low.dims()[3].max(1);
     let images = sam2::enlarge(low, factor);
-    let size: Vec<usize> = serde_json::from_value(fixture.json["video_hw"].clone())?;
-    let [height, width] = size[..] else {
-        return Err("`video_hw` must have two numbers".into());
-    };
-    let frames: Vec<VideoFrame> = (0..images.dims()[0])
-        .map(|i| VideoFrame {
-            image: images.clone().narrow(0, i, 1),
-            size: [height, width],
-        })
-        .collect();
+    let frames = frames_of(fixture, images)?;
     let runs: Vec<HfRun> = serde_json::from_value(fixture.json["runs"].clone())?;
     for keep in [Keep::Everything, Keep::Window] {
         for run in &runs {
