@@ -133,7 +133,8 @@ impl TpoConfig {
             self.temporal.validate().map_err(|e| e.to_string()),
             self.mask.validate().map_err(|e| e.to_string()),
             self.tasks.validate().map_err(|e| e.to_string()),
-            self.features.validate(self.vision.num_frames),
+            self.features
+                .validate(self.vision.num_frames, self.vision.tubelet_size),
         ] {
             problems.extend(part.err());
         }
@@ -172,20 +173,17 @@ impl TpoConfig {
             self.input.size,
             self.vision.img_size,
         );
-        if let FeatureTowers::Own {
-            frames_per_second,
-            frames_per_clip,
-        } = self.features
-        {
+        if let Some(clips) = self.features.own_clips() {
             equal(
                 "vision.encoder_embed_dim and temporal.model.d_video",
                 self.vision.encoder_embed_dim,
                 self.temporal.model.d_video,
             );
-            let seconds = frames_per_clip as f64 / frames_per_second;
+            let frames = clips.frames_per_clip as f64 / clips.features_per_clip as f64;
+            let seconds = frames / clips.frames_per_second;
             if (seconds - self.temporal.clip_seconds).abs() > 1e-9 {
                 problems.push(format!(
-                    "temporal.clip_seconds is {}, but a clip of the features lasts {seconds} s",
+                    "temporal.clip_seconds is {}, but a feature lasts {seconds} s",
                     self.temporal.clip_seconds
                 ));
             }

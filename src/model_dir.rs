@@ -93,6 +93,29 @@ impl Session {
         Ok(session)
     }
 
+    /// A model of the sizes and with the tokenizer of a directory, with **random weights** drawn
+    /// from `seed`.
+    ///
+    /// # Errors
+    /// [`Error::ModelDir`] and [`Error::Config`] when the directory does not hold them.
+    pub fn random(
+        dir: impl AsRef<Path>,
+        device: &Device,
+        seed: u64,
+        options: SessionOptions,
+    ) -> Result<Self> {
+        let dir = dir.as_ref();
+        let config = read_config(dir)?;
+        config.validate()?;
+        let tokenizer = model_tokenizer(dir, &config)?;
+        device.seed(seed);
+        let model = config.init(device)?;
+        materialise(&model);
+        let mut session = Self::new(model, config, tokenizer, device, options)?;
+        session.tokenizer_files = tokenizer_files(dir)?;
+        Ok(session)
+    }
+
     /// Writes the session's model in our layout: `tpo.json`, weights under the reference's key
     /// names, the tokenizer.
     ///
@@ -109,7 +132,10 @@ impl Session {
             self.model(),
             &videochat_tpo_keys()?,
             dir,
-            &SaveOptions::default(),
+            &SaveOptions {
+                overwrite: true,
+                ..SaveOptions::default()
+            },
         )?;
         for (name, bytes) in &self.tokenizer_files {
             let path = dir.join(name);

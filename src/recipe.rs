@@ -10,6 +10,7 @@ use std::sync::Arc;
 use burn::tensor::Device;
 use tpo_core::head::HeadSet;
 use tpo_core::traits::AdapterSettings;
+use tpo_llm::tokenizer::Tokenizer;
 use tpo_llm::{LORA_TARGETS, LoraConfig};
 use tpo_train::explain::{Explanation, ModelShape, PartShape};
 use tpo_train::recipe::{LoraSpec, ModelSpec, Recipe, SourceSpec};
@@ -18,7 +19,7 @@ use tpo_train::{HeadNames, TrainError};
 
 use crate::config::TpoConfig;
 use crate::error::{Error, Result};
-use crate::model_dir::{mini_tokenizer, read_config};
+use crate::model_dir::{mini_tokenizer, model_tokenizer, read_config};
 use crate::training::open_data;
 
 /// Names a recipe may give as `model.preset`.
@@ -34,7 +35,10 @@ const MAX_PROMPT: usize = 1024;
 /// layers that do not exist. [`Error::ModelDir`] for a directory that holds no model.
 pub fn model_config(spec: &ModelSpec) -> Result<TpoConfig> {
     let mut problems = Vec::new();
-    let base = match (spec.preset.as_deref(), &spec.directory) {
+    let base = match (
+        spec.preset.as_deref(),
+        spec.sizes.as_ref().or(spec.directory.as_ref()),
+    ) {
         (Some("videochat-tpo"), None) => Some(TpoConfig::videochat_tpo()),
         (Some("mini"), None) => {
             let tokenizer = mini_tokenizer()?;
@@ -48,8 +52,12 @@ pub fn model_config(spec: &ModelSpec) -> Result<TpoConfig> {
             None
         }
         (None, Some(dir)) if !dir.is_dir() => {
+            let field = match spec.sizes {
+                Some(_) => "sizes",
+                None => "directory",
+            };
             problems.push(format!(
-                "model.directory: {} is not a directory; put the model's files there, or take a \
+                "model.{field}: {} is not a directory; put the model's files there, or take a \
                  preset ({})",
                 dir.display(),
                 PRESETS.join(", ")
@@ -58,7 +66,7 @@ pub fn model_config(spec: &ModelSpec) -> Result<TpoConfig> {
         }
         (None, Some(dir)) => Some(read_config(dir)?),
         _ => {
-            problems.push("model: needs either `preset` or `directory`".into());
+            problems.push("model: needs one of `preset`, `sizes` and `directory`".into());
             None
         }
     };
@@ -89,6 +97,14 @@ pub fn model_config(spec: &ModelSpec) -> Result<TpoConfig> {
     }
 }
 
+/// The tokenizer of the model that a recipe names.
+pub(crate) fn recipe_tokenizer(spec: &ModelSpec, config: &TpoConfig) -> Result<Tokenizer> {
+    match spec.sizes.as_ref().or(spec.directory.as_ref()) {
+        Some(dir) => model_tokenizer(dir, config),
+        None => mini_tokenizer(),
+    }
+}
+
 /// Adapters of a recipe as the language model's configuration has them.
 pub(crate) fn lora_config(spec: &LoraSpec) -> LoraConfig {
     LoraConfig::from(&AdapterSettings::from(spec))
@@ -106,9 +122,10 @@ pub fn model_shape(spec: &ModelSpec) -> Result<ModelShape> {
 }
 
 fn name_of(spec: &ModelSpec) -> String {
-    match (&spec.preset, &spec.directory) {
-        (Some(preset), _) => format!("preset {preset}"),
-        (_, Some(dir)) => dir.display().to_string(),
+    match (&spec.preset, &spec.sizes, &spec.directory) {
+        (Some(preset), ..) => format!("preset {preset}"),
+        (_, Some(dir), _) => format!("sizes of {}", dir.display()),
+        (.., Some(dir)) => dir.display().to_string(),
         _ => String::new(),
     }
 }
@@ -171,7 +188,8 @@ fn made_up_prompt(recipe: &Recipe, stage: usize, config: &TpoConfig) -> Option<u
     if recipe.model.directory.is_some() || sources.iter().any(|s| s.synthetic.is_none()) {
         return None;
     }
-    let parts = (config.clone(), Arc::new(mini_tokenizer().ok()?));
+    let tokenizer = recipe_tokenizer(&recipe.model, config).ok()?;
+    let parts = (config.clone(), Arc::new(tokenizer));
     // What is wrong with the data is reported by the run.
     let mut data = open_data(Purpose::Evaluate, stage, place, seed, &parts).ok()?;
     let batch = data.next_batch(&Device::flex()).ok()?.batch;

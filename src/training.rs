@@ -17,8 +17,8 @@ use crate::config::{TpoConfig, VideoChatTpo};
 use crate::curves::draw_curves;
 use crate::error::{Error, Result};
 use crate::features::{FeatureCache, TemporalTowers};
-use crate::model_dir::{load_model, mini_tokenizer, model_tokenizer, tokenizer_files};
-use crate::recipe::{lora_config, model_config};
+use crate::model_dir::{load_model, tokenizer_files};
+use crate::recipe::{lora_config, model_config, recipe_tokenizer};
 use crate::stage_data::{DataContext, check_data, stage_data};
 
 /// Picture of a run's curves, in its directory.
@@ -96,21 +96,19 @@ pub fn recipe_model(recipe: &Recipe, device: &Device) -> Result<RecipeModel> {
     let config = model_config(&recipe.model)?;
     // For what the files lack, and for everything when there are none.
     device.seed(recipe.seed);
-    let (mut model, tokenizer, tokenizer_files) = match &recipe.model.directory {
-        Some(dir) => (
-            load_model(dir, &config, device, recipe.model.lora.is_some())?,
-            model_tokenizer(dir, &config)?,
-            tokenizer_files(dir)?,
-        ),
+    let mut model = match &recipe.model.directory {
+        Some(dir) => load_model(dir, &config, device, recipe.model.lora.is_some())?,
         None => {
             let model = config.init(device)?;
             materialise(&model);
-            (
-                model,
-                mini_tokenizer()?,
-                crate::model_dir::mini_tokenizer_files(),
-            )
+            model
         }
+    };
+    let tokenizer = recipe_tokenizer(&recipe.model, &config)?;
+    let files = recipe.model.sizes.as_ref();
+    let tokenizer_files = match files.or(recipe.model.directory.as_ref()) {
+        Some(dir) => tokenizer_files(dir)?,
+        None => crate::model_dir::mini_tokenizer_files(),
     };
     let start = match &recipe.model.start {
         None => None,
@@ -143,10 +141,7 @@ pub fn run_recipe(recipe: &Recipe, options: &RunOptions) -> Result<RunSummary> {
         ..DataContext::new(config, tokenizer)
     };
     let config = model_config(&recipe.model)?;
-    let tokenizer = match &recipe.model.directory {
-        Some(dir) => model_tokenizer(dir, &config)?,
-        None => mini_tokenizer()?,
-    };
+    let tokenizer = recipe_tokenizer(&recipe.model, &config)?;
     check_data(recipe, &context(&config, &Arc::new(tokenizer)))?;
     run_recipe_with(
         recipe,

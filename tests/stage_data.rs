@@ -289,22 +289,10 @@ fn every_token_of_a_conversation_drives_its_head() {
 }
 
 fn towers(built: &RecipeModel) -> TemporalTowers {
-    let FeatureTowers::Own {
-        frames_per_second,
-        frames_per_clip,
-    } = built.config.features
-    else {
-        panic!("the mini model has towers of its own");
-    };
+    let clips = built.config.features.own_clips();
+    let clips = clips.expect("the mini model has towers of its own");
     let size = built.config.input.size;
-    TemporalTowers::of_model(
-        &built.model,
-        &built.tokenizer,
-        size,
-        frames_per_second,
-        frames_per_clip,
-    )
-    .unwrap()
+    TemporalTowers::of_model(&built.model, &built.tokenizer, size, clips).unwrap()
 }
 
 #[test]

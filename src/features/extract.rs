@@ -135,11 +135,13 @@ pub fn extract_video(
     Ok(found)
 }
 
-/// Frame indices of every clip in order, a whole number of clips, at least one.
+/// Frame indices of every clip in order, a whole number of clips, at least one, and the number of
+/// features there are of them. A clip of several features is filled up with its last frame, which
+/// gives no feature.
 fn clip_indices(
     reader: &dyn VideoReader,
     extractor: &dyn ClipFeatureExtractor,
-) -> Result<Vec<usize>> {
+) -> Result<(Vec<usize>, usize)> {
     let (info, input) = (reader.info(), extractor.input());
     input.validate()?;
     let rate = input.frames_per_second;
@@ -149,15 +151,20 @@ fn clip_indices(
         }
         FrameRule::Shown => shown_indices(rate, info.frame_count, info.fps)?,
     };
-    indices.truncate(indices.len() / input.frames_per_clip * input.frames_per_clip);
+    let per_feature = input.frames_per_clip / input.features_per_clip;
+    let rows = indices.len() / per_feature;
+    indices.truncate(rows * per_feature);
+    if let Some(&last) = indices.last() {
+        indices.resize(indices.len().next_multiple_of(input.frames_per_clip), last);
+    }
     if indices.is_empty() {
         return Err(Error::ShortVideo {
             path: reader.path().to_path_buf(),
             seconds: info.duration,
-            needed: input.seconds_per_clip(),
+            needed: input.seconds_per_feature(),
         });
     }
-    Ok(indices)
+    Ok((indices, rows))
 }
 
 /// As [`extract_video`] for a video that is already open, without a cache.
@@ -170,7 +177,7 @@ pub fn extract_reader(
     options: &ExtractOptions<'_>,
     progress: Option<Progress<'_>>,
 ) -> Result<VideoFeatures> {
-    let indices = clip_indices(reader, extractor)?;
+    let (indices, rows) = clip_indices(reader, extractor)?;
     let (info, input) = (reader.info(), extractor.input());
     let transform = ImageTransform {
         size: Some([input.size; 2]),
@@ -190,7 +197,7 @@ pub fn extract_reader(
         .check_decoded(reader.path(), held, input.size, input.size)?;
 
     let (sender, receiver) = sync_channel(1);
-    let features = std::thread::scope(|scope| {
+    let mut features = std::thread::scope(|scope| {
         let indices = &indices;
         let decoder = std::thread::Builder::new()
             .name("feature frames".into())
@@ -214,7 +221,11 @@ pub fn extract_reader(
         decoded?;
         extracted
     })?;
-    let matrix = checked(total, extractor.width(), features)?;
+    let width = extractor.width();
+    if features.len() == total * input.features_per_clip * width {
+        features.truncate(rows * width);
+    }
+    let matrix = checked(rows, width, features)?;
     Ok(finish(matrix, reader, extractor))
 }
 
@@ -319,7 +330,7 @@ fn finish(
 ) -> VideoFeatures {
     VideoFeatures {
         features: matrix.to_tensor(&extractor.device()),
-        seconds_per_feature: extractor.input().seconds_per_clip(),
+        seconds_per_feature: extractor.input().seconds_per_feature(),
         duration: reader.info().duration,
         cache: CacheUse::None,
         matrix,

@@ -40,7 +40,7 @@ use crate::error::Result;
 
 pub use cache::{CacheKey, CacheUse, FeatureCache, hash_file};
 pub use extract::{ExtractOptions, VideoFeatures, extract_reader, extract_video};
-pub use session::FeatureTowers;
+pub use session::{FeatureTowers, OwnClips};
 pub(crate) use session::{FeatureVideo, LazyFeatures};
 pub use training::{TrainingFeatures, feature_rows};
 

@@ -29,9 +29,16 @@ pub enum FeatureTowers {
     Own {
         /// Frames per second of video that are encoded.
         frames_per_second: f64,
-        /// Frames of a clip; a clip gives one feature. 1 encodes each frame as an image.
+        /// Frames of a clip. 1 encodes each frame as an image.
         frames_per_clip: usize,
+        /// Features of a clip, each of an equal part of its time.
+        #[serde(default = "one")]
+        features_per_clip: usize,
     },
+}
+
+fn one() -> usize {
+    1
 }
 
 impl FeatureTowers {
@@ -40,17 +47,19 @@ impl FeatureTowers {
         Self::Own {
             frames_per_second: 2.0,
             frames_per_clip: 1,
+            features_per_clip: 1,
         }
     }
 
-    /// Checks that the values make sense, against the number of frames of the encoder's clips.
+    /// Checks that the values make sense, against the encoder's frames per clip and per token.
     ///
     /// # Errors
     /// What is wrong, in words.
-    pub fn validate(&self, num_frames: usize) -> std::result::Result<(), String> {
+    pub fn validate(&self, num_frames: usize, tubelet: usize) -> std::result::Result<(), String> {
         let Self::Own {
             frames_per_second,
             frames_per_clip,
+            features_per_clip,
         } = self
         else {
             return Ok(());
@@ -66,7 +75,43 @@ impl FeatureTowers {
                  {num_frames}"
             ));
         }
+        let steps = frames_per_clip / tubelet.max(1);
+        if *features_per_clip == 0 || !steps.is_multiple_of(*features_per_clip) || steps == 0 {
+            return Err(format!(
+                "features.features_per_clip is {features_per_clip}, expected a divisor of the \
+                 {steps} steps in time of {frames_per_clip} frames in tokens of {tubelet}"
+            ));
+        }
         Ok(())
+    }
+}
+
+/// Clips that a model's own encoder makes features of; see [`FeatureTowers::Own`].
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct OwnClips {
+    /// Frames per second of video that are encoded.
+    pub frames_per_second: f64,
+    /// Frames of a clip.
+    pub frames_per_clip: usize,
+    /// Features of a clip.
+    pub features_per_clip: usize,
+}
+
+impl FeatureTowers {
+    /// The clips of a model that uses its own parts.
+    pub fn own_clips(&self) -> Option<OwnClips> {
+        match *self {
+            Self::InternVideo2 => None,
+            Self::Own {
+                frames_per_second,
+                frames_per_clip,
+                features_per_clip,
+            } => Some(OwnClips {
+                frames_per_second,
+                frames_per_clip,
+                features_per_clip,
+            }),
+        }
     }
 }
 
@@ -79,12 +124,12 @@ impl TemporalTowers {
         model: &VideoChatTpo,
         tokenizer: &Arc<Tokenizer>,
         size: usize,
-        frames_per_second: f64,
-        frames_per_clip: usize,
+        clips: OwnClips,
     ) -> Result<Self> {
         let input = ClipInput {
-            frames_per_second,
-            frames_per_clip,
+            frames_per_second: clips.frames_per_second,
+            frames_per_clip: clips.frames_per_clip,
+            features_per_clip: clips.features_per_clip,
             rule: FrameRule::Shown,
             ..ClipInput::one_per_second(size)
         };

@@ -17,7 +17,7 @@ use tpo_llm::tokenizer::Tokenizer;
 use tpo_train::TrainError;
 use tpo_train::trainer::FindFeatures;
 
-use super::{ExtractOptions, FeatureCache, FeatureTowers, TemporalTowers, extract_video};
+use super::{ExtractOptions, FeatureCache, OwnClips, TemporalTowers, extract_video};
 use crate::config::{TpoConfig, VideoChatTpo};
 use crate::error::{Error, Result};
 
@@ -47,8 +47,7 @@ pub struct TrainingFeatures {
 struct OwnTowers {
     tokenizer: Arc<Tokenizer>,
     size: usize,
-    frames_per_second: f64,
-    frames_per_clip: usize,
+    clips: OwnClips,
 }
 
 impl TrainingFeatures {
@@ -61,21 +60,14 @@ impl TrainingFeatures {
         towers: Option<&TemporalTowers>,
         cache: Option<&FeatureCache>,
     ) -> Option<Self> {
-        let own = match config.features {
-            FeatureTowers::Own {
-                frames_per_second,
-                frames_per_clip,
-            } => Some(OwnTowers {
-                tokenizer: tokenizer.clone(),
-                size: config.input.size,
-                frames_per_second,
-                frames_per_clip,
-            }),
-            FeatureTowers::InternVideo2 => {
-                towers?;
-                None
-            }
-        };
+        let own = config.features.own_clips().map(|clips| OwnTowers {
+            tokenizer: tokenizer.clone(),
+            size: config.input.size,
+            clips,
+        });
+        if own.is_none() {
+            towers?;
+        }
         Some(Self {
             towers: match own {
                 Some(_) => None,
@@ -131,7 +123,9 @@ impl TrainingFeatures {
             (FrameRule::Shown, _) => {
                 let (start, _) = clip.view.seconds(info);
                 let last = info.frame_count.saturating_sub(1);
-                (0..rows * per_clip)
+                // The last clip is filled up with its last frame.
+                let clips = rows.div_ceil(input.features_per_clip);
+                (0..clips * per_clip)
                     .map(|i| (((start + (i as f64 + 0.5) / rate) * info.fps) as usize).min(last))
                     .collect()
             }
@@ -203,8 +197,7 @@ fn source(name: &str, rows: Tensor<2>) -> Option<Arc<dyn FeatureSource>> {
 impl FindFeatures for TrainingFeatures {
     fn see(&mut self, model: &dyn Any) {
         if let (Some(own), Some(model)) = (&self.own, model.downcast_ref::<VideoChatTpo>()) {
-            let (rate, frames) = (own.frames_per_second, own.frames_per_clip);
-            let towers = TemporalTowers::of_model(model, &own.tokenizer, own.size, rate, frames);
+            let towers = TemporalTowers::of_model(model, &own.tokenizer, own.size, own.clips);
             self.towers = towers.ok();
         }
     }

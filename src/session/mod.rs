@@ -9,7 +9,7 @@ use tpo_llm::tokenizer::Tokenizer;
 
 use crate::config::{TpoConfig, VideoChatTpo};
 use crate::error::Result;
-use crate::features::{FeatureTowers, LazyFeatures, TemporalTowers};
+use crate::features::{LazyFeatures, TemporalTowers};
 use crate::frames::HeardFrames;
 
 mod ask;
@@ -111,22 +111,13 @@ impl Session {
         config.validate()?;
         let tokenizer = tokenizer.into();
         model.registry().check(|t| tokenizer.token_to_id(t))?;
-        let towers = match (&options.towers, &config.features) {
+        let towers = match (&options.towers, config.features.own_clips()) {
             (Some(towers), _) => Some(towers.clone()),
-            (None, FeatureTowers::InternVideo2) => None,
-            (
-                None,
-                FeatureTowers::Own {
-                    frames_per_second,
-                    frames_per_clip,
-                },
-            ) => Some(TemporalTowers::of_model(
-                &model,
-                &tokenizer,
-                config.input.size,
-                *frames_per_second,
-                *frames_per_clip,
-            )?),
+            (None, None) => None,
+            (None, Some(clips)) => {
+                let size = config.input.size;
+                Some(TemporalTowers::of_model(&model, &tokenizer, size, clips)?)
+            }
         };
         Ok(Self {
             model,
@@ -146,6 +137,23 @@ impl Session {
             asked: String::new(),
             asked_boxes: Vec::new(),
         })
+    }
+
+    /// The same session with other weights; what was seen and said is forgotten.
+    ///
+    /// # Errors
+    /// As [`Session::new`].
+    pub fn with_model(self, model: VideoChatTpo) -> Result<Self> {
+        let files = self.tokenizer_files;
+        let mut session = Self::new(
+            model,
+            self.config,
+            self.tokenizer,
+            &self.device,
+            self.options,
+        )?;
+        session.tokenizer_files = files;
+        Ok(session)
     }
 
     /// The model.

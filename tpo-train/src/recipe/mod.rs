@@ -82,9 +82,12 @@ fn default_seed() -> u64 {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ModelSpec {
-    /// Name of built-in sizes, with random weights. Either this or `directory`.
+    /// Name of built-in sizes, with random weights. One of this, `sizes` and `directory`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub preset: Option<String>,
+    /// A model directory of which sizes and tokenizer are taken; the weights are random.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sizes: Option<PathBuf>,
     /// A model directory: sizes, weights and tokenizer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub directory: Option<PathBuf>,
@@ -311,14 +314,19 @@ impl Recipe {
 
 impl ModelSpec {
     fn problems(&self, problems: &mut Vec<String>) {
-        match (&self.preset, &self.directory) {
-            (None, None) => problems.push(
-                "model: needs `preset` (built-in sizes) or `directory` (a model directory)".into(),
+        let given = [
+            self.preset.is_some(),
+            self.sizes.is_some(),
+            self.directory.is_some(),
+        ];
+        match given.into_iter().filter(|g| *g).count() {
+            0 => problems.push(
+                "model: needs `preset` (built-in sizes), `sizes` (a directory with sizes and \
+                 tokenizer) or `directory` (a model directory)"
+                    .into(),
             ),
-            (Some(_), Some(_)) => {
-                problems.push("model: `preset` and `directory` exclude each other".into());
-            }
-            _ => {}
+            1 => {}
+            _ => problems.push("model: `preset`, `sizes` and `directory` exclude each other".into()),
         }
         if let Some(lora) = &self.lora {
             lora.problems("model.lora", problems);

@@ -40,6 +40,14 @@ pub struct UmtConfig {
     /// Frames of the pretrained position table, which is interpolated in time to other numbers.
     #[config(default = 4)]
     pub ckpt_num_frame: usize,
+    /// Whether time, rows and columns have sine tables of their own, on the clip's own grid, in
+    /// place of the reference's table. For models trained from scratch.
+    #[config(default = false)]
+    pub axis_positions: bool,
+    /// Channels of convolutions before the patches are cut, each of which halves the sides; none
+    /// in the reference. For models trained from scratch.
+    #[config(default = "Vec::new()")]
+    pub stem: Vec<usize>,
     /// Width of the hidden layer of a block's MLP, in multiples of the token width.
     #[config(default = 4)]
     pub mlp_ratio: usize,
@@ -132,6 +140,15 @@ impl UmtConfig {
             problems.push(format!(
                 "img_size {} is not a multiple of patch_size {}",
                 self.img_size, self.patch_size
+            ));
+        }
+        if self.stem.contains(&0)
+            || self.stem.len() > 8
+            || !self.patch_size.is_multiple_of(1 << self.stem.len().min(8))
+        {
+            problems.push(format!(
+                "stem {:?} must have positive channels and halve patches of {} pixels evenly",
+                self.stem, self.patch_size
             ));
         }
         if self.encoder_num_heads != 0

@@ -8,7 +8,7 @@ use super::UmtConfig;
 use super::block::UmtBlock;
 use super::config::CHANNELS;
 use super::patch_embed::{PatchEmbed, PatchEmbedConfig};
-use super::position::{ClipGrid, PositionTables};
+use super::position::{ClipGrid, PositionLayout, PositionTables};
 use crate::drop_path::DropPathConfig;
 use crate::error::{Result, VisionError};
 
@@ -36,6 +36,7 @@ impl UmtConfig {
         self.validate()?;
         let patch_embed =
             PatchEmbedConfig::new(self.encoder_embed_dim, self.tubelet_size, self.patch_size)
+                .with_stem(self.stem.clone())
                 .init(device);
         let blocks = DropPathConfig::linear_decay(self.drop_path_rate, self.encoder_depth)
             .into_iter()
@@ -171,7 +172,12 @@ impl Umt {
         self.positions.get(
             grid,
             self.config.encoder_embed_dim,
-            self.config.ckpt_num_frame,
+            match self.config.axis_positions {
+                true => PositionLayout::Axes,
+                false => PositionLayout::Line {
+                    pretrained_steps: self.config.ckpt_num_frame,
+                },
+            },
             device,
             dtype,
         )

@@ -16,6 +16,18 @@ const BICUBIC_A: f64 = -0.75;
 /// Tables kept per encoder. A run uses one clip size, sometimes an image size beside it.
 const KEPT_TABLES: usize = 4;
 
+/// How tokens are told apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum PositionLayout {
+    /// [`clip_table`].
+    Line {
+        /// Steps of the pretrained table.
+        pretrained_steps: usize,
+    },
+    /// [`axes_table`].
+    Axes,
+}
+
 /// What a table depends on besides the encoder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ClipGrid {
@@ -87,6 +99,44 @@ pub fn clip_table(grid: ClipGrid, dim: usize, pretrained_steps: usize) -> Vec<f3
     }
     if steps != grid.steps {
         table = interpolate_linear(&table, steps, grid.steps);
+    }
+    table
+}
+
+/// A table that tells time, row and column apart, `[tokens, dim]` row-major with time slowest.
+///
+/// A quarter of the columns is for time, the rest in equal parts for rows and columns of the grid.
+/// Along each axis they hold sine and cosine of the position as a share of the axis, from half a
+/// period per axis to half a period per step, in geometric progression. Our own, for models trained
+/// from scratch on small grids; the reference's table counts all tokens in one line.
+pub fn axes_table(grid: ClipGrid, dim: usize) -> Vec<f32> {
+    let time = dim / 8 * 2;
+    let rows = (dim - time) / 4 * 2;
+    let axis = |length: usize, width: usize| -> Vec<Vec<f64>> {
+        let pairs = width.div_ceil(2);
+        let top = (length as f64).log2();
+        let wave = |at: usize, j: usize| {
+            let octave = top * (j / 2) as f64 / (pairs.max(2) - 1) as f64;
+            let share = (at as f64 + 0.5) / length as f64;
+            let angle = std::f64::consts::PI * share * octave.exp2();
+            if j % 2 == 0 { angle.sin() } else { angle.cos() }
+        };
+        (0..length)
+            .map(|at| (0..width).map(|j| wave(at, j)).collect())
+            .collect()
+    };
+    let (t, y, x) = (
+        axis(grid.steps, time),
+        axis(grid.rows, rows),
+        axis(grid.columns, dim - time - rows),
+    );
+    let mut table = Vec::with_capacity(grid.tokens() * dim);
+    for t in &t {
+        for y in &y {
+            for x in &x {
+                table.extend(t.iter().chain(y).chain(x).map(|v| *v as f32));
+            }
+        }
     }
     table
 }
@@ -188,7 +238,7 @@ impl PositionTables {
         &self,
         grid: ClipGrid,
         dim: usize,
-        pretrained_steps: usize,
+        layout: PositionLayout,
         device: &Device,
         dtype: DType,
     ) -> Tensor<3> {
@@ -201,7 +251,10 @@ impl PositionTables {
         {
             return entry.table.clone();
         }
-        let values = clip_table(grid, dim, pretrained_steps);
+        let values = match layout {
+            PositionLayout::Line { pretrained_steps } => clip_table(grid, dim, pretrained_steps),
+            PositionLayout::Axes => axes_table(grid, dim),
+        };
         let data = TensorData::new(values, [1, grid.tokens(), dim]).convert_dtype(dtype);
         let table = Tensor::<3>::from_data(data, (&device, dtype));
         if tables.len() == KEPT_TABLES {
@@ -220,6 +273,40 @@ impl PositionTables {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const LINE: PositionLayout = PositionLayout::Line {
+        pretrained_steps: 4,
+    };
+
+    #[test]
+    fn axes_are_told_apart_on_every_grid() {
+        let grid = ClipGrid::new(8, 32, 48, 2, 8);
+        let dim = 32;
+        let table = axes_table(grid, dim);
+        assert_eq!(table.len(), 4 * 4 * 6 * dim);
+        let row = |t: usize, y: usize, x: usize| {
+            let at = ((t * 4 + y) * 6 + x) * dim;
+            &table[at..at + dim]
+        };
+        // Time moves the first quarter alone, rows the next columns, columns the last.
+        assert_eq!(row(0, 1, 2)[8..], row(3, 1, 2)[8..]);
+        assert_eq!(row(1, 0, 2)[..8], row(1, 3, 2)[..8]);
+        assert_eq!(row(1, 0, 2)[20..], row(1, 3, 2)[20..]);
+        assert_eq!(row(1, 2, 0)[..20], row(1, 2, 5)[..20]);
+        // The slowest wave: half a period per axis, at (0.5 + 1) / 4 of the clip.
+        let expected = (std::f64::consts::PI * 1.5 / 4.0).sin() as f32;
+        assert_eq!(row(1, 0, 0)[0], expected);
+        for a in 0..grid.tokens() {
+            for b in 0..a {
+                let (a, b) = (&table[a * dim..][..dim], &table[b * dim..][..dim]);
+                let apart: f32 = a.iter().zip(b).map(|(a, b)| (a - b).abs()).sum();
+                assert!(apart > 0.1, "{apart}");
+            }
+        }
+        // An image has one step.
+        let image = axes_table(ClipGrid::new(1, 8, 8, 1, 8), dim);
+        assert!(image.iter().all(|v| v.is_finite()));
+    }
 
     #[test]
     fn first_row_alternates_zero_and_one() {
@@ -277,17 +364,17 @@ mod tests {
         let device = Device::flex();
         for frames in 1..=6 {
             let grid = ClipGrid::new(frames, 32, 48, 1, 16);
-            let a = tables.get(grid, 8, 4, &device, DType::F32);
+            let a = tables.get(grid, 8, LINE, &device, DType::F32);
             let b = tables
                 .clone()
-                .get(grid, 8, 4, &device.clone().autodiff(), DType::F32);
+                .get(grid, 8, LINE, &device.clone().autodiff(), DType::F32);
             assert_eq!(a.dims(), [1, frames * 6, 8]);
             assert!(!b.is_autodiff());
             a.into_data().assert_eq(&b.into_data(), true);
         }
         assert_eq!(tables.tables.lock().unwrap().len(), KEPT_TABLES);
         let grid = ClipGrid::new(2, 32, 48, 1, 16);
-        let half = tables.get(grid, 8, 4, &device, DType::F16);
+        let half = tables.get(grid, 8, LINE, &device, DType::F16);
         assert_eq!(half.dtype(), DType::F16);
     }
 }

@@ -23,6 +23,9 @@ pub struct ClipInput {
     pub frames_per_second: f64,
     /// Frames of a clip, so that a clip lasts `frames_per_clip / frames_per_second` seconds.
     pub frames_per_clip: usize,
+    /// Features of a clip: 1, or one per equal part of its time.
+    #[serde(default = "one")]
+    pub features_per_clip: usize,
     /// Side of the square frames in pixels.
     pub size: usize,
     /// Subtracted per channel, on the 0-1 scale.
@@ -32,6 +35,10 @@ pub struct ClipInput {
     /// Which frames of the video.
     #[serde(default)]
     pub rule: FrameRule,
+}
+
+fn one() -> usize {
+    1
 }
 
 /// Which frames of a video an extractor reads.
@@ -53,6 +60,7 @@ impl ClipInput {
         Self {
             frames_per_second: 8.0,
             frames_per_clip: 8,
+            features_per_clip: 1,
             size,
             mean: [0.485, 0.456, 0.406],
             std: [0.229, 0.224, 0.225],
@@ -63,6 +71,11 @@ impl ClipInput {
     /// Seconds that one clip covers.
     pub fn seconds_per_clip(&self) -> f64 {
         self.frames_per_clip as f64 / self.frames_per_second
+    }
+
+    /// Seconds that one feature covers.
+    pub fn seconds_per_feature(&self) -> f64 {
+        self.seconds_per_clip() / self.features_per_clip as f64
     }
 
     /// Checks that the values make sense.
@@ -84,6 +97,11 @@ impl ClipInput {
         if self.frames_per_clip == 0 || self.size == 0 {
             let found = format!("{} and {}", self.frames_per_clip, self.size);
             return wrong("frames_per_clip and size", "at least 1", found);
+        }
+        let parts = self.features_per_clip;
+        if parts == 0 || !self.frames_per_clip.is_multiple_of(parts) {
+            let expected = format!("a divisor of the {} frames", self.frames_per_clip);
+            return wrong("features_per_clip", &expected, parts.to_string());
         }
         let usable = self.std.iter().all(|s| s.is_finite() && *s > 0.0);
         if !usable || self.mean.iter().any(|m| !m.is_finite()) {
@@ -109,11 +127,11 @@ pub trait ClipFeatureExtractor: Send + Sync {
     /// Where clips should be created.
     fn device(&self) -> Device;
 
-    /// One feature per clip, in f32, without autodiff.
+    /// The features of clips, one clip after the other, in f32, without autodiff.
     ///
     /// # Shapes
     /// - clips `[n, frames_per_clip, 3, size, size]`, normalised as [`input`](Self::input) says
-    /// - output `[n, width]`
+    /// - output `[n · features_per_clip, width]`
     ///
     /// # Errors
     /// [`HeadsError::Shape`], and the tower's own.
@@ -218,8 +236,9 @@ impl ClipFeatureExtractor for InternVideo2Features {
     }
 }
 
-/// Features of any [`VisionEncoder`]: the mean of a clip's tokens. What a small model uses in
-/// place of InternVideo2; a head must be trained on the features it is given.
+/// Features of any [`VisionEncoder`]: the mean of a clip's tokens, or of those of each part of its
+/// time ([`ClipInput::features_per_clip`]), whose tokens then follow each other. What a small model
+/// uses in place of InternVideo2; a head must be trained on the features it is given.
 #[derive(Debug)]
 pub struct EncoderFeatures<V> {
     encoder: V,
@@ -275,6 +294,17 @@ impl<V: VisionEncoder + Sync> ClipFeatureExtractor for EncoderFeatures<V> {
     fn extract(&self, clips: Tensor<5>) -> Result<Tensor<2>, HeadsError> {
         in_batches(clips, &self.input, self.per_batch, &self.device, |batch| {
             let tokens = self.encoder.encode(batch)?.cast(FloatDType::F32);
+            let [clips, count, width] = tokens.dims();
+            let parts = self.input.features_per_clip;
+            if !count.is_multiple_of(parts) {
+                return Err(HeadsError::Shape {
+                    place: "EncoderFeatures::extract",
+                    what: "tokens of the encoder",
+                    expected: format!("a multiple of the {parts} features of a clip"),
+                    found: vec![clips, count, width],
+                });
+            }
+            let tokens = tokens.reshape([clips * parts, count / parts, width]);
             Ok(tokens.mean_dim(1).squeeze_dim(1))
         })
     }
