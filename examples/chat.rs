@@ -17,6 +17,7 @@ use tpo::features::{FeatureCache, TemporalTowers};
 use tpo::heads::temporal::features::InternVideo2Files;
 use tpo::llm::sampling::SamplingConfig;
 use tpo::prelude::*;
+use tpo::presets;
 use tpo::vision::internvideo2::VisionFileKind;
 use tpo::{HeadProgress, Media, Result};
 
@@ -181,8 +182,8 @@ fn run(args: Args) -> Result<()> {
             loaded?.0
         }
         None => {
-            eprintln!("(no --model: random weights, the answer means nothing)");
-            Session::mini(&device, args.seed, options)?
+            eprintln!("(no --model: the mini model, which knows the synthetic world only)");
+            presets::mini(&device, options)?
         }
     };
 

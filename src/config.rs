@@ -89,9 +89,9 @@ impl TpoConfig {
         }
     }
 
-    /// A model of the same build that runs on a laptop, for a vocabulary of `vocab_size` whose
+    /// A tiny model of the same build, for tests and first tries, for a vocabulary of `vocab_size` whose
     /// last seven ids are the task tokens in the reference's order.
-    pub fn mini(vocab_size: usize) -> Self {
+    pub fn nano(vocab_size: usize) -> Self {
         let vision = UmtConfig::mini();
         let llm = LlmConfig::mini(vocab_size);
         Self {
@@ -260,6 +260,9 @@ pub fn videochat_tpo_keys() -> Result<KeyTables<'static>> {
         .owns(["cg_criterion."])
         .prefix("cg_criterion.", "criterion.");
     let start_end = KeyRules::new().owns(["temporal_embed.", "action_embed."]);
+    let simple = KeyRules::new()
+        .owns(["simple_temporal."])
+        .prefix("simple_temporal.", "");
     let token = |key: &str, at: usize| {
         KeyRules::new()
             .owns([key])
@@ -280,6 +283,7 @@ pub fn videochat_tpo_keys() -> Result<KeyTables<'static>> {
         .with(cg_detr_rules()?.within("heads.rest.head.model."))
         .with(criterion.within("heads.rest.head."))
         .with(start_end.within("heads.rest.head.start_end."))
+        .with(simple.within("heads.rest.head.simple."))
         .with(token("box_token", 0))
         .with(adapter.within("heads.rest.rest.head."))
         .with(sam2_videochat_tpo_keys()?.within("heads.rest.rest.head.sam."))
@@ -295,8 +299,8 @@ mod tests {
     #[test]
     fn presets_fit_together() {
         TpoConfig::videochat_tpo().validate().unwrap();
-        TpoConfig::mini(300).validate().unwrap();
-        let mut bad = TpoConfig::mini(300);
+        TpoConfig::nano(300).validate().unwrap();
+        let mut bad = TpoConfig::nano(300);
         bad.connector.d_llm += 1;
         bad.input.frames = 0;
         let text = bad.validate().unwrap_err().to_string();

@@ -33,6 +33,7 @@ pub mod features;
 mod frames;
 pub mod measure;
 mod model_dir;
+pub mod presets;
 pub mod pretrain;
 pub mod recipe;
 mod session;

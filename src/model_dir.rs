@@ -1,4 +1,4 @@
-//! Model directories: the reference's layout and ours, and the built-in mini model.
+//! Model directories: the reference's layout and ours, and the tiny model of tests.
 //!
 //! Our layout is the reference's plus `tpo.json`: safetensors under the reference's key names, the
 //! tokenizer's files, and the sizes of all parts. A directory without `tpo.json` is taken for the
@@ -20,9 +20,9 @@ use crate::session::{Session, SessionOptions};
 /// File with the sizes of all parts.
 pub const CONFIG_FILE: &str = "tpo.json";
 
-/// A byte-level tokenizer with the seven task tokens, for the mini model.
-const MINI_TOKENIZER: &str = include_str!("../assets/mini_tokenizer.json");
-const MINI_TOKENIZER_CONFIG: &str =
+/// A byte-level tokenizer with the seven task tokens.
+const BYTE_TOKENIZER: &str = include_str!("../assets/byte_tokenizer.json");
+const BYTE_TOKENIZER_CONFIG: &str =
     r#"{"bos_token":"<s>","eos_token":"</s>","unk_token":"<unk>","pad_token":"<unk>"}"#;
 
 /// The files a tokenizer is made of, as far as a directory has them.
@@ -78,18 +78,18 @@ impl Session {
         Ok((session, report))
     }
 
-    /// The mini model with **random weights** drawn from `seed`: it runs the whole chain and
-    /// knows nothing. It stands in until a trained one ships.
+    /// A tiny model with **random weights** drawn from `seed`: it runs the whole chain and knows
+    /// nothing. [`presets::mini`](crate::presets::mini) is one that was trained.
     ///
     /// # Errors
     /// None that an intact build can cause.
-    pub fn mini(device: &Device, seed: u64, options: SessionOptions) -> Result<Self> {
-        let tokenizer = mini_tokenizer()?;
-        let config = TpoConfig::mini(tokenizer.vocab_size());
+    pub fn nano(device: &Device, seed: u64, options: SessionOptions) -> Result<Self> {
+        let tokenizer = byte_tokenizer()?;
+        let config = TpoConfig::nano(tokenizer.vocab_size());
         device.seed(seed);
         let model = config.init(device)?;
         let mut session = Self::new(model, config, tokenizer, device, options)?;
-        session.tokenizer_files = mini_tokenizer_files();
+        session.tokenizer_files = byte_tokenizer_files();
         Ok(session)
     }
 
@@ -151,18 +151,18 @@ impl Session {
     }
 }
 
-/// The tokenizer of the mini model.
-pub(crate) fn mini_tokenizer() -> Result<Tokenizer> {
-    let mut tokenizer = Tokenizer::from_tokenizer_json_bytes(MINI_TOKENIZER.as_bytes())?;
+/// A byte-level tokenizer.
+pub(crate) fn byte_tokenizer() -> Result<Tokenizer> {
+    let mut tokenizer = Tokenizer::from_tokenizer_json_bytes(BYTE_TOKENIZER.as_bytes())?;
     tokenizer.set_eos_id(tokenizer.token_to_id("</s>"));
     Ok(tokenizer)
 }
 
 /// The files it is made of.
-pub(crate) fn mini_tokenizer_files() -> Vec<(String, Vec<u8>)> {
+pub(crate) fn byte_tokenizer_files() -> Vec<(String, Vec<u8>)> {
     vec![
-        ("tokenizer.json".into(), MINI_TOKENIZER.into()),
-        ("tokenizer_config.json".into(), MINI_TOKENIZER_CONFIG.into()),
+        ("tokenizer.json".into(), BYTE_TOKENIZER.into()),
+        ("tokenizer_config.json".into(), BYTE_TOKENIZER_CONFIG.into()),
     ]
 }
 

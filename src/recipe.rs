@@ -19,11 +19,12 @@ use tpo_train::{HeadNames, TrainError};
 
 use crate::config::TpoConfig;
 use crate::error::{Error, Result};
-use crate::model_dir::{mini_tokenizer, model_tokenizer, read_config};
+use crate::model_dir::{byte_tokenizer, model_tokenizer, read_config};
+use crate::presets;
 use crate::training::open_data;
 
 /// Names a recipe may give as `model.preset`.
-pub const PRESETS: [&str; 2] = ["videochat-tpo", "mini"];
+pub const PRESETS: [&str; 3] = ["videochat-tpo", "mini", "nano"];
 
 /// Longest prompt in tokens (reference implementation: `max_length`).
 const MAX_PROMPT: usize = 1024;
@@ -40,9 +41,10 @@ pub fn model_config(spec: &ModelSpec) -> Result<TpoConfig> {
         spec.sizes.as_ref().or(spec.directory.as_ref()),
     ) {
         (Some("videochat-tpo"), None) => Some(TpoConfig::videochat_tpo()),
-        (Some("mini"), None) => {
-            let tokenizer = mini_tokenizer()?;
-            Some(TpoConfig::mini(tokenizer.vocab_size()))
+        (Some("mini"), None) => Some(presets::mini_config()?),
+        (Some("nano"), None) => {
+            let tokenizer = byte_tokenizer()?;
+            Some(TpoConfig::nano(tokenizer.vocab_size()))
         }
         (Some(other), None) => {
             problems.push(format!(
@@ -101,7 +103,8 @@ pub fn model_config(spec: &ModelSpec) -> Result<TpoConfig> {
 pub(crate) fn recipe_tokenizer(spec: &ModelSpec, config: &TpoConfig) -> Result<Tokenizer> {
     match spec.sizes.as_ref().or(spec.directory.as_ref()) {
         Some(dir) => model_tokenizer(dir, config),
-        None => mini_tokenizer(),
+        None if spec.preset.as_deref() == Some("mini") => presets::mini_tokenizer(),
+        None => byte_tokenizer(),
     }
 }
 

@@ -17,7 +17,8 @@ use crate::config::{TpoConfig, VideoChatTpo};
 use crate::curves::draw_curves;
 use crate::error::{Error, Result};
 use crate::features::{FeatureCache, TemporalTowers};
-use crate::model_dir::{load_model, tokenizer_files};
+use crate::model_dir::{byte_tokenizer_files, load_model, tokenizer_files};
+use crate::presets;
 use crate::recipe::{lora_config, model_config, recipe_tokenizer};
 use crate::stage_data::{DataContext, check_data, stage_data};
 
@@ -108,7 +109,8 @@ pub fn recipe_model(recipe: &Recipe, device: &Device) -> Result<RecipeModel> {
     let files = recipe.model.sizes.as_ref();
     let tokenizer_files = match files.or(recipe.model.directory.as_ref()) {
         Some(dir) => tokenizer_files(dir)?,
-        None => crate::model_dir::mini_tokenizer_files(),
+        None if recipe.model.preset.as_deref() == Some("mini") => presets::mini_tokenizer_files(),
+        None => byte_tokenizer_files(),
     };
     let start = match &recipe.model.start {
         None => None,

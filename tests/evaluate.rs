@@ -502,7 +502,7 @@ fn a_model_is_run_and_its_submission_scores_the_same() {
     let go = |args: &[&str]| {
         let mut command = evaluate();
         command
-            .args(["--preset", "mini", "--synthetic", "1", "--device", "cpu"])
+            .args(["--preset", "nano", "--synthetic", "1", "--device", "cpu"])
             .args(["--task", "region", "--max-new-tokens", "2", "--out"])
             .arg(&out)
             .args(args);

@@ -20,12 +20,12 @@ fn asset(name: &str) -> PathBuf {
         .join(name)
 }
 
-fn mini() -> Session {
+fn nano() -> Session {
     let options = SessionOptions {
         max_new_tokens: 4,
         ..SessionOptions::default()
     };
-    Session::mini(&Device::flex(), 3, options).unwrap()
+    Session::nano(&Device::flex(), 3, options).unwrap()
 }
 
 fn world(clips: u64) -> WorldSpec {
@@ -86,8 +86,8 @@ fn an_interrupted_run_goes_on_to_the_same_bytes() {
         assert!(kinds(kind) > 0, "{kind:?}");
     }
     let (whole, broken) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let mut session = mini();
-    let mut model = SessionAnswerer::new(&mut session, "mini", Route::Always, AnswerForm::Heads);
+    let mut session = nano();
+    let mut model = SessionAnswerer::new(&mut session, "nano", Route::Always, AnswerForm::Heads);
     let results = finish(&plan, &mut model, whole.path());
     assert_eq!(
         (results.questions, results.failed.len()),
@@ -329,8 +329,8 @@ fn mvbench_in_its_own_layout() {
     );
     assert_eq!(value(&perfect, "choice", "mean of groups"), 100.0);
 
-    let mut session = mini();
-    let mut model = SessionAnswerer::new(&mut session, "mini", Route::Model, AnswerForm::Heads);
+    let mut session = nano();
+    let mut model = SessionAnswerer::new(&mut session, "nano", Route::Model, AnswerForm::Heads);
     let results = finish(&plan, &mut model, &runs.path().join("b"));
     assert!(results.failed.is_empty(), "{:?}", results.failed);
     assert_eq!(results.scores[0].questions, 4);
@@ -472,8 +472,8 @@ fn media_that_cannot_be_read_costs_its_rows() {
         .map(|i| (i.id.as_str(), i.group.as_str()))
         .collect();
     assert_eq!(ids, [("a/1", "what"), ("a/2", "who"), ("b", "what")]);
-    let mut session = mini();
-    let mut model = SessionAnswerer::new(&mut session, "mini", Route::Model, AnswerForm::Heads);
+    let mut session = nano();
+    let mut model = SessionAnswerer::new(&mut session, "nano", Route::Model, AnswerForm::Heads);
     let run_dir = dir.path().join("run");
     let results = finish(&plan, &mut model, &run_dir);
     let failed: Vec<_> = results.failed.iter().map(|f| f.id.as_str()).collect();
@@ -508,7 +508,7 @@ fn a_training_checkpoint_is_no_folder_of_anything_else() {
 
 #[test]
 fn frames_in_memory_are_looked_at() {
-    let mut session = mini();
+    let mut session = nano();
     let clip = &tpo::data::synthetic::World::new(world(1).world, 5)
         .unwrap()
         .clip(Split::HeldOut, 0);
@@ -527,7 +527,7 @@ fn frames_in_memory_are_looked_at() {
     };
     let reply = ask(&mut session, "temporal");
     let when: &TemporalPrediction = reply.tasks[0].get().unwrap();
-    // The mini model samples by the rule Shown: each of the twelve frames of six seconds.
+    // The nano model samples by the rule Shown: each of the twelve frames of six seconds.
     assert_eq!((when.duration, when.saliency.len()), (6.0, 12));
     let reply = ask(&mut session, "mask");
     let mask: &MaskPrediction = reply.tasks[0].get().unwrap();

@@ -26,7 +26,7 @@ impl ModuleMapper for Noise {
 }
 
 fn config() -> TpoConfig {
-    let mut config = TpoConfig::mini(300);
+    let mut config = TpoConfig::nano(300);
     config.llm.lora = Some(LoraConfig::videochat_tpo());
     config
 }

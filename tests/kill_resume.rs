@@ -20,7 +20,7 @@ const STEPS: u64 = 20;
 /// stage.
 const RECIPE: &str = r#"
 name = "killed"
-model = { preset = "mini", lora = { rank = 4, alpha = 8.0, dropout = 0.1 } }
+model = { preset = "nano", lora = { rank = 4, alpha = 8.0, dropout = 0.1 } }
 checkpoints = { keep_last = 2, keep_best = { metric = "eval/region/mean_iou" } }
 
 [[stages]]

@@ -91,8 +91,8 @@ fn the_full_model_explains_at_once() {
 }
 
 #[test]
-fn the_mini_recipe_fits_the_mini_model() {
-    let recipe = open("mini/stages.toml");
+fn the_nano_recipe_fits_the_nano_model() {
+    let recipe = open("nano/stages.toml");
     let told = explain(&recipe).unwrap_or_else(|e| panic!("{e}"));
     println!("{told}");
     assert_eq!(told.stages.len(), 3);
@@ -115,7 +115,7 @@ fn models_that_do_not_exist_are_named() {
     };
     let mut spec = ModelSpec {
         preset: Some("maxi".into()),
-        lora: open("mini/stages.toml").model.lora,
+        lora: open("nano/stages.toml").model.lora,
         ..ModelSpec::default()
     };
     spec.lora.as_mut().unwrap().targets = vec!["w_proj".into()];
@@ -125,7 +125,7 @@ fn models_that_do_not_exist_are_named() {
     assert!(
         found
             .iter()
-            .any(|p| p.contains("there are: videochat-tpo, mini"))
+            .any(|p| p.contains("there are: videochat-tpo, mini, nano"))
     );
     let nowhere = ModelSpec {
         directory: Some("no/such/model".into()),
@@ -146,7 +146,7 @@ fn memory_estimates_are_near_what_was_measured() {
             "{what}: {estimate}"
         );
     };
-    let told = explain(&open("mini/stages.toml")).unwrap();
+    let told = explain(&open("nano/stages.toml")).unwrap();
     // The estimate is of the model and its training; the feed, its clips made ahead and the
     // process itself took this much beside it.
     const BESIDE: f64 = 40.0;
@@ -171,7 +171,7 @@ fn memory_estimates_are_near_what_was_measured() {
     let recipe = Recipe::read::<&str>(
         r#"
         name = "two-layers"
-        model = { preset = "mini" }
+        model = { preset = "nano" }
         [[stages]]
         name = "lora"
         length = { steps = 1 }

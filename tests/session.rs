@@ -16,7 +16,7 @@ fn session() -> Session {
         limits: MediaLimits::default(),
         ..SessionOptions::default()
     };
-    Session::mini(&Device::flex(), 7, options).unwrap()
+    Session::nano(&Device::flex(), 7, options).unwrap()
 }
 
 fn asset(name: &str) -> PathBuf {
@@ -71,7 +71,7 @@ fn a_video_is_asked_when() {
         }))),
         ..SessionOptions::default()
     };
-    let mut session = Session::mini(&Device::flex(), 7, options).unwrap();
+    let mut session = Session::nano(&Device::flex(), 7, options).unwrap();
     session
         .load_video(asset("bouncing_shapes.mp4"), None)
         .unwrap();
@@ -126,7 +126,7 @@ fn a_video_is_followed() {
         }))),
         ..SessionOptions::default()
     };
-    let mut session = Session::mini(&Device::flex(), 7, options).unwrap();
+    let mut session = Session::nano(&Device::flex(), 7, options).unwrap();
     session
         .load_video(asset("bouncing_shapes.mp4"), None)
         .unwrap();
@@ -153,7 +153,7 @@ fn a_video_is_followed() {
         track: TrackFrames::Sampled,
         ..SessionOptions::default()
     };
-    let mut session = Session::mini(&Device::flex(), 7, options).unwrap();
+    let mut session = Session::nano(&Device::flex(), 7, options).unwrap();
     session
         .load_video(asset("bouncing_shapes.mp4"), None)
         .unwrap();
@@ -205,7 +205,7 @@ fn features_can_be_kept_on_disk() {
             feature_cache: Some(FeatureCache::open(dir.path()).unwrap()),
             ..SessionOptions::default()
         };
-        let mut session = Session::mini(&Device::flex(), 7, options).unwrap();
+        let mut session = Session::nano(&Device::flex(), 7, options).unwrap();
         session
             .load_video(asset("bouncing_shapes.mp4"), None)
             .unwrap();

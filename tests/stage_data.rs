@@ -82,7 +82,7 @@ fn recipe(sources: &str, more: &str) -> Recipe {
     let text = format!(
         r#"
 name = "files"
-model = {{ preset = "mini", lora = {{ rank = 2, alpha = 4.0, dropout = 0.1 }} }}
+model = {{ preset = "nano", lora = {{ rank = 2, alpha = 4.0, dropout = 0.1 }} }}
 
 [[stages]]
 name = "all"
@@ -290,7 +290,7 @@ fn every_token_of_a_conversation_drives_its_head() {
 
 fn towers(built: &RecipeModel) -> TemporalTowers {
     let clips = built.config.features.own_clips();
-    let clips = clips.expect("the mini model has towers of its own");
+    let clips = clips.expect("the nano model has towers of its own");
     let size = built.config.input.size;
     TemporalTowers::of_model(&built.model, &built.tokenizer, size, clips).unwrap()
 }

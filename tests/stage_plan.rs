@@ -8,7 +8,7 @@ use tpo::train::StagePlan;
 #[test]
 fn every_stage_resolves_on_the_model() {
     let device = Device::flex().autodiff();
-    let mut config = TpoConfig::mini(300);
+    let mut config = TpoConfig::nano(300);
     config.llm = config.llm.lora(LoraConfig::videochat_tpo());
     let model = config.init(&device).unwrap();
     let plan = StagePlan::videochat_tpo();

@@ -123,7 +123,7 @@ pub const MISTRAL_PREFILL: usize = 256;
 /// Layers and tokens of the LoRA step.
 pub const LORA_LAYERS: usize = 2;
 pub const LORA_TOKENS: usize = 512;
-/// Samples of the mini model's training step.
+/// Samples of the nano model's training step.
 pub const TPO_ROWS: usize = 4;
 /// Tensors of the checkpoint rows, and the shape of each.
 pub const CHECKPOINT_TENSORS: usize = 16;
@@ -218,7 +218,7 @@ pub fn all() -> Vec<Row> {
             "tpo-step",
             Task::TpoStep,
             F32,
-            "mini model, 4 clips of 8x64x64, whole step",
+            "nano model, 4 clips of 8x64x64, whole step",
         ),
         row(
             "video-decode",

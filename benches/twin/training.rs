@@ -106,7 +106,7 @@ pub fn adamw_step(device: &Device) -> Outcome<Step> {
 /// A whole step of the mini model through the trainer, everything but the base LLM learning.
 pub fn tpo_step(device: &Device) -> Outcome<Step> {
     const VOCAB: usize = 300;
-    let mut config = TpoConfig::mini(VOCAB);
+    let mut config = TpoConfig::nano(VOCAB);
     config.llm = config.llm.lora(adapters(0.0, &LORA_TARGETS));
     config.connector.qformer.hidden_dropout_prob = 0.0;
     config.connector.qformer.attention_probs_dropout_prob = 0.0;

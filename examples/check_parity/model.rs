@@ -118,7 +118,7 @@ fn config(weights: &Fixture) -> Result<TpoConfig, Failure> {
         tasks,
         // The fixtures bring their features with them.
         features: tpo::features::FeatureTowers::InternVideo2,
-        ..TpoConfig::mini(n("lv")?)
+        ..TpoConfig::nano(n("lv")?)
     })
 }
 
@@ -400,7 +400,8 @@ pub fn generate(fixture: &Fixture, device: &Device) -> Result<Report, Failure> {
             let expected = temporal::spans_of(&fixture.json["ranked"])?;
             temporal::compare_ranking(&mut report, "ranked", &p.spans, &expected);
             let raw = model.heads.rest.head.forward(embedding.clone(), &context)?;
-            temporal::predictions(&mut report, fixture, &raw)?;
+            let raw = raw.cg_detr().ok_or("the simple head has no fixture")?;
+            temporal::predictions(&mut report, fixture, raw)?;
         }
         if let Some(p) = output.get::<MaskPrediction>() {
             masks(&mut report, fixture, p)?;

@@ -11,10 +11,10 @@ use tpo::core::model::TpoModel;
 use tpo::core::{CoreError, heads};
 use tpo::heads::mask::MaskHead;
 use tpo::heads::region::RegionHead;
-use tpo::heads::temporal::model::{CgDetrInput, TrainingInput};
+use tpo::heads::temporal::model::{CgDetrInput, CgDetrOutput, TrainingInput};
 use tpo::heads::temporal::{
     BatchTargets, CgDetr, Criterion, StartEndMlps, TemporalHead, TemporalHeadConfig,
-    TemporalOutput, TemporalPrediction, TemporalTarget, criterion,
+    TemporalPrediction, TemporalTarget, criterion,
 };
 use tpo::llm::CausalLm;
 use tpo::vision::{QFormerConnector, VideoEncoder};
@@ -90,7 +90,7 @@ pub fn features(
 
 impl TaskHead for StoredTemporal {
     type Target = TemporalTarget;
-    type Output = TemporalOutput;
+    type Output = CgDetrOutput;
     type Prediction = TemporalPrediction;
 
     fn spec(&self) -> HeadSpec {
@@ -101,7 +101,7 @@ impl TaskHead for StoredTemporal {
         &self,
         task: Tensor<2>,
         context: &HeadContext<'_>,
-    ) -> tpo::core::Result<TemporalOutput> {
+    ) -> tpo::core::Result<CgDetrOutput> {
         let gather = |name: &str| -> tpo::core::Result<Tensor<3>> {
             let rows = (0..task.dims()[0]).map(|i| context.require_features("temporal", i, name));
             Ok(Tensor::stack(rows.collect::<Result<Vec<_>, _>>()?, 0))
@@ -122,7 +122,7 @@ impl TaskHead for StoredTemporal {
 
     fn loss(
         &self,
-        output: &TemporalOutput,
+        output: &CgDetrOutput,
         targets: &[TemporalTarget],
         context: &HeadContext<'_>,
     ) -> tpo::core::Result<LossTerms> {
@@ -144,7 +144,7 @@ impl TaskHead for StoredTemporal {
 
     fn decode(
         &self,
-        _: TemporalOutput,
+        _: CgDetrOutput,
         _: &HeadContext<'_>,
     ) -> tpo::core::Result<Vec<TemporalPrediction>> {
         Err(CoreError::MissingInput {

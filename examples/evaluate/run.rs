@@ -15,6 +15,7 @@ use tpo::evaluation::{
 use tpo::features::{FeatureCache, TemporalTowers};
 use tpo::heads::temporal::features::InternVideo2Files;
 use tpo::prelude::*;
+use tpo::presets;
 use tpo::vision::internvideo2::VisionFileKind;
 
 use super::outcome::{Failure, Grid};
@@ -25,8 +26,10 @@ const LISTED: usize = 5;
 
 #[derive(Clone, Copy, ValueEnum)]
 enum Preset {
-    /// The mini model with random weights: shows that everything runs
+    /// The trained mini model that comes with the library
     Mini,
+    /// A tiny model with random weights: shows that everything runs
+    Nano,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -153,10 +156,13 @@ impl RunArgs {
         Ok(match (&self.model, &self.checkpoint) {
             (Some(dir), _) => (Session::open(dir, device, options, None)?.0, named(dir)),
             (_, Some(dir)) => (Session::open_checkpoint(dir, device, options)?, named(dir)),
-            _ => (
-                Session::mini(device, self.seed, options)?,
-                "mini, random weights".into(),
-            ),
+            _ => match self.preset {
+                Some(Preset::Nano) => (
+                    Session::nano(device, self.seed, options)?,
+                    "nano, random weights".into(),
+                ),
+                _ => (presets::mini(device, options)?, "mini".into()),
+            },
         })
     }
 

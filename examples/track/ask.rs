@@ -6,6 +6,7 @@ use std::time::Instant;
 use burn::tensor::Device;
 use tpo::data::{MediaLimits, open_video};
 use tpo::heads::mask::MaskPrediction;
+use tpo::presets;
 use tpo::{HeadProgress, Question, Session, SessionOptions};
 
 use super::Outcome;
@@ -27,8 +28,8 @@ pub fn run(args: &Args, question: &str, device: &Device) -> Outcome<()> {
     let mut session = match &args.model {
         Some(dir) => Session::open(dir, device, options, None)?.0,
         None => {
-            eprintln!("(no --model: random weights, the masks mean nothing)");
-            Session::mini(device, args.seed, options)?
+            eprintln!("(no --model: the mini model, which knows the synthetic world only)");
+            presets::mini(device, options)?
         }
     };
     session.load_video(&args.video, None)?;

@@ -27,7 +27,7 @@ pub fn alone() -> MutexGuard<'static, ()> {
 
 /// Sizes; `dropout` is that of adapters and connector.
 pub fn config(dropout: f64) -> TpoConfig {
-    let mut config = TpoConfig::mini(VOCAB);
+    let mut config = TpoConfig::nano(VOCAB);
     config.vision = UmtConfig::new(16, 8, 16, 3, 2).with_num_frames(2);
     config.input.frames = 2;
     config.input.size = 16;

@@ -107,7 +107,7 @@ fn clips_of_the_wrong_shape_are_refused() {
 }
 
 fn tokenizer() -> Tokenizer {
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../assets/mini_tokenizer.json");
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../assets/byte_tokenizer.json");
     let mut tokenizer = Tokenizer::from_tokenizer_json(file).unwrap();
     tokenizer.set_eos_id(tokenizer.token_to_id("</s>"));
     tokenizer

@@ -11,7 +11,9 @@ use super::criterion::{BatchTargets, CriterionConfig, CriterionOutput, criterion
 use super::decode::{DecodeConfig, TemporalPrediction, rank_spans};
 use super::features::{TEMPORAL_TEXT_FEATURES, TEMPORAL_VIDEO_FEATURES, with_endpoints};
 use super::model::{CgDetr, CgDetrConfig, CgDetrInput, CgDetrOutput, TEF_COLUMNS, TrainingInput};
-use super::start_end::StartEndMlps;
+use super::start_end::{
+    SimpleTemporalHead, SimpleTemporalHeadConfig, SimpleTemporalOutput, StartEndMlps,
+};
 use super::target::{TemporalTarget, moment_metrics};
 use crate::HeadsError;
 
@@ -42,6 +44,10 @@ pub struct TemporalHeadConfig {
     /// calls.
     #[config(default = false)]
     pub start_end: bool,
+    /// Whether a [`SimpleTemporalHead`] answers in place of CG-DETR (paper, Table 11), whose
+    /// parameters then neither run nor learn.
+    #[config(default = false)]
+    pub simple: bool,
 }
 
 impl TemporalHeadConfig {
@@ -89,6 +95,12 @@ impl TemporalHeadConfig {
             start_end: self
                 .start_end
                 .then(|| StartEndMlps::new(self.model.d_text, 0.3, device)),
+            simple: self.simple.then(|| {
+                SimpleTemporalHeadConfig::new(self.model.d_text, self.model.d_video)
+                    .with_clip_seconds(self.clip_seconds)
+                    .with_max_clips(self.max_clips)
+                    .init(device)
+            }),
             config: self.clone(),
         })
     }
@@ -114,12 +126,31 @@ pub struct TemporalHead {
     pub criterion: Criterion,
     /// The light head's MLPs, for a checkpoint that has them.
     pub start_end: Option<StartEndMlps>,
+    /// Answers in place of CG-DETR, if it is there.
+    pub simple: Option<SimpleTemporalHead>,
     #[module(skip)]
     config: TemporalHeadConfig,
 }
 
 /// What [`TemporalHead`] computes.
-pub type TemporalOutput = CgDetrOutput;
+#[derive(Debug, Clone)]
+#[allow(clippy::large_enum_variant)]
+pub enum TemporalOutput {
+    /// Of CG-DETR.
+    CgDetr(CgDetrOutput),
+    /// Of the simple head.
+    Simple(SimpleTemporalOutput),
+}
+
+impl TemporalOutput {
+    /// What CG-DETR computed; `None` if the simple head answered.
+    pub fn cg_detr(&self) -> Option<&CgDetrOutput> {
+        match self {
+            Self::CgDetr(output) => Some(output),
+            Self::Simple(_) => None,
+        }
+    }
+}
 
 impl TemporalHead {
     /// The configuration.
@@ -195,6 +226,9 @@ impl TaskHead for TemporalHead {
     }
 
     fn forward(&self, task: Tensor<2>, context: &HeadContext<'_>) -> Result<TemporalOutput> {
+        if let Some(simple) = &self.simple {
+            return Ok(TemporalOutput::Simple(simple.forward(task, context)?));
+        }
         let c = &self.config.model;
         let video = gather_rows(&task, context, TEMPORAL_VIDEO_FEATURES, |rows| {
             self.with_tef(rows)
@@ -204,13 +238,13 @@ impl TaskHead for TemporalHead {
         })?;
         let (video, video_lengths) = pad_rows(video, c.d_video + TEF_COLUMNS, &task);
         let (text, text_lengths) = pad_rows(text, c.d_text, &task);
-        Ok(self.model.forward(CgDetrInput {
+        Ok(TemporalOutput::CgDetr(self.model.forward(CgDetrInput {
             video,
             video_lengths,
             text,
             text_lengths,
             prompt: task,
-        })?)
+        })?))
     }
 
     fn loss(
@@ -219,6 +253,13 @@ impl TaskHead for TemporalHead {
         targets: &[TemporalTarget],
         context: &HeadContext<'_>,
     ) -> Result<LossTerms> {
+        let output = match (output, &self.simple) {
+            (TemporalOutput::CgDetr(output), _) => output,
+            (TemporalOutput::Simple(output), Some(simple)) => {
+                return simple.loss(output, targets, context);
+            }
+            (TemporalOutput::Simple(_), None) => return Err(foreign()),
+        };
         /// A video by its name, or else by its sample.
         #[derive(PartialEq)]
         enum Video<'a> {
@@ -251,6 +292,13 @@ impl TaskHead for TemporalHead {
         output: TemporalOutput,
         context: &HeadContext<'_>,
     ) -> Result<Vec<TemporalPrediction>> {
+        let output = match (output, &self.simple) {
+            (TemporalOutput::CgDetr(output), _) => output,
+            (TemporalOutput::Simple(output), Some(simple)) => {
+                return simple.decode(output, context);
+            }
+            (TemporalOutput::Simple(_), None) => return Err(foreign()),
+        };
         let [layers, batch, queries, _] = output.spans.dims();
         let clips = output.saliency.dims()[1];
         let f32 = FloatDType::F32;
@@ -291,6 +339,16 @@ impl TaskHead for TemporalHead {
             })
             .collect()
     }
+}
+
+/// The output of another head.
+fn foreign() -> tpo_core::CoreError {
+    HeadsError::Config {
+        what: "simple",
+        expected: "true, for an output of the simple head".into(),
+        found: "false".into(),
+    }
+    .into()
 }
 
 /// The features called `name` of every task token, each prepared.
