@@ -1,0 +1,82 @@
+//! What is compared: a TOML file beside the recipes it names.
+
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use super::Outcome;
+
+/// A study: variants of one training, each with several seeds.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Study {
+    /// Seeds of weights and order.
+    pub seeds: Vec<u64>,
+    /// The recipe that every variant starts from the end of, run once per seed.
+    pub base: PathBuf,
+    /// What every variant is judged by.
+    pub evaluation: Evaluation,
+    /// In the order of the table.
+    pub variants: Vec<Variant>,
+    /// Where the file lies; paths count from here.
+    #[serde(skip)]
+    pub folder: PathBuf,
+}
+
+/// Questions about clips that training never shows.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Evaluation {
+    /// Clips of the held-out split.
+    pub clips: u64,
+    /// Seed of the world.
+    pub world: u64,
+}
+
+/// One row of the table.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Variant {
+    /// Short name, of folders too.
+    pub name: String,
+    /// What it is.
+    pub title: String,
+    /// Its recipe.
+    pub recipe: PathBuf,
+    /// Changes of the recipe, as on the command line of `train`.
+    #[serde(default)]
+    pub set: Vec<String>,
+    /// Tasks whose head it trains: region, temporal, mask. Others are not scored.
+    #[serde(default)]
+    pub heads: Vec<String>,
+    /// Whether places and times are read from words.
+    #[serde(default)]
+    pub textual: bool,
+}
+
+impl Study {
+    /// Reads a study.
+    pub fn open(path: &Path) -> Outcome<Self> {
+        let named = |e: &dyn std::fmt::Display| format!("{}: {e}", path.display());
+        let text = std::fs::read_to_string(path).map_err(|e| named(&e))?;
+        let mut study: Self = toml::from_str(&text).map_err(|e| named(&e))?;
+        study.folder = path.parent().map(Path::to_path_buf).unwrap_or_default();
+        let bad = |c: char| !(c.is_ascii_alphanumeric() || c == '-');
+        for (i, variant) in study.variants.iter().enumerate() {
+            if variant.name.is_empty() || variant.name.contains(bad) {
+                return Err(named(&format!(
+                    "variants[{i}].name `{}` names a folder; use letters, digits and hyphens",
+                    variant.name
+                ))
+                .into());
+            }
+            if study.variants[..i].iter().any(|v| v.name == variant.name) {
+                return Err(named(&format!("there are two variants `{}`", variant.name)).into());
+            }
+        }
+        if study.seeds.is_empty() || study.variants.is_empty() || study.evaluation.clips == 0 {
+            return Err(named(&"needs a seed, a variant and a clip to judge by").into());
+        }
+        Ok(study)
+    }
+}
