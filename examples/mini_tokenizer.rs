@@ -90,7 +90,9 @@ fn run(args: &Args) -> Outcome<()> {
         let clip = world.clip(Split::Train, index);
         for (question, answer) in lines(&clip) {
             // As prompts lay them out, and as an answer stands by itself.
-            words.push(format!("[INST] <Video></Video>[/INST] [INST] {question} [/INST] "));
+            words.push(format!(
+                "[INST] <Video></Video>[/INST] [INST] {question} [/INST] "
+            ));
             words.push(answer);
         }
         bar.inc(1);
@@ -122,10 +124,8 @@ fn run(args: &Args) -> Outcome<()> {
         .enumerate()
         .map(|(id, word)| added_token(id as u32, word, true))
         .collect();
-    let mut tasks: Vec<(u32, String)> = registry
-        .tokens()
-        .map(|t| (t.id, t.token.clone()))
-        .collect();
+    let mut tasks: Vec<(u32, String)> =
+        registry.tokens().map(|t| (t.id, t.token.clone())).collect();
     tasks.sort_unstable();
     added.extend(tasks.iter().map(|(id, word)| added_token(*id, word, false)));
     let mut model = learnt["model"].clone();

@@ -5,26 +5,30 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use burn::module::Module;
+use burn::tensor::Device;
 use clap::{Parser, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use tpo::DeviceChoice;
-use tpo::pretrain::{
-    EncoderPretraining, MaskPretraining, Schedule, pretrain_encoder, pretrain_masks,
-};
+use tpo::VideoChatTpo;
 use tpo::prelude::*;
+use tpo::pretrain::{
+    MaskPretraining, Perception, PerceptionPretraining, Schedule, Told, pretrain_masks,
+    pretrain_perception,
+};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Part {
-    /// The vision encoder: what every token shows
-    Encoder,
+    /// Vision encoder and Q-Former: what every token shows
+    Perception,
     /// SAM 2 of the mask head: to follow a shape from its box
     Masks,
 }
 
-/// Pretrain the vision encoder and SAM 2 of a small model on the synthetic world.
+/// Pretrain vision encoder, Q-Former and SAM 2 of a small model on the synthetic world.
 ///
 /// The paper starts from parts that others trained on millions of clips. A model of a size of one's
 /// own has none; this makes them, from random weights, in an hour or two on a laptop. The stages of
@@ -42,7 +46,12 @@ struct Args {
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
     /// Parts to train, in this order.
-    #[arg(long, value_enum, value_delimiter = ',', default_value = "encoder,masks")]
+    #[arg(
+        long,
+        value_enum,
+        value_delimiter = ',',
+        default_value = "perception,masks"
+    )]
     parts: Vec<Part>,
     /// Seed of the weights, of prompts and of what is cut out of clips.
     #[arg(long, default_value_t = 1)]
@@ -50,12 +59,12 @@ struct Args {
     /// Seed of the world.
     #[arg(long, default_value_t = 1)]
     world: u64,
-    /// Steps of the encoder, of 16 clips each.
-    #[arg(long, default_value_t = 3000)]
-    encoder_steps: u64,
-    /// Learning rate of the encoder.
-    #[arg(long, default_value_t = 1e-3)]
-    encoder_rate: f64,
+    /// Steps of encoder and connector.
+    #[arg(long, default_value_t = 8000)]
+    perception_steps: u64,
+    /// Learning rate of encoder and connector.
+    #[arg(long, default_value_t = 1.5e-3)]
+    perception_rate: f64,
     /// Steps of SAM 2.
     #[arg(long, default_value_t = 3000)]
     mask_steps: u64,
@@ -68,12 +77,15 @@ struct Args {
     /// Weight of SAM 2's dice loss.
     #[arg(long, default_value_t = 1.0)]
     dice: f64,
-    /// Clips of a step of the encoder.
+    /// Clips of a step of encoder and connector.
     #[arg(long, default_value_t = 16)]
     clips: usize,
     /// Where to compute: auto, cpu, cuda, wgpu.
     #[arg(long, default_value = "auto")]
     device: DeviceChoice,
+    /// Steps after which the model is saved, and once at the end of every part.
+    #[arg(long, default_value_t = 500)]
+    save_every: u64,
     /// No progress bar; every hundredth step is printed.
     #[arg(long)]
     quiet: bool,
@@ -97,48 +109,11 @@ fn run(args: &Args) -> tpo::Result<()> {
         (None, None) => unreachable!("clap asks for one of them"),
     };
     for part in &args.parts {
-        let (mut model, config) = (session.model().clone(), session.config().clone());
-        match part {
-            Part::Encoder => {
-                let options = EncoderPretraining {
-                    schedule: Schedule {
-                        steps: args.encoder_steps,
-                        first: 0,
-                        learning_rate: args.encoder_rate,
-                        warmup: 100,
-                        weight_decay: 0.02,
-                    },
-                    clips: args.clips,
-                    world: args.world,
-                };
-                let mut told = Told::new("encoder", options.schedule.steps, args.quiet);
-                let heard = &mut |step, steps, values: &[_]| told.step(step, steps, values);
-                model.vision = pretrain_encoder(model.vision, &config, &options, &device, heard)?;
-            }
-            Part::Masks => {
-                let options = MaskPretraining {
-                    schedule: Schedule {
-                        steps: args.mask_steps,
-                        first: 0,
-                        learning_rate: args.mask_rate,
-                        warmup: 50,
-                        weight_decay: 0.01,
-                    },
-                    images: args.image_steps,
-                    image_clips: 16,
-                    clips: 4,
-                    frames: 6,
-                    focal: 20.0,
-                    dice: args.dice,
-                    world: args.world,
-                    seed: args.seed,
-                };
-                let mut told = Told::new("masks", options.schedule.steps, args.quiet);
-                let heard = &mut |step, steps, values: &[_]| told.step(step, steps, values);
-                let sam = &mut model.heads.rest.rest.head.sam;
-                *sam = pretrain_masks(sam.clone(), &config, &options, &device, heard)?;
-            }
-        }
+        let model = session.model().clone();
+        let model = match part {
+            Part::Perception => perception(args, &session, model, &device)?,
+            Part::Masks => masks(args, &session, model, &device)?,
+        };
         session = session.with_model(model)?;
         session.save(&args.out)?;
         println!("{}", args.out.display());
@@ -146,13 +121,86 @@ fn run(args: &Args) -> tpo::Result<()> {
     Ok(())
 }
 
+fn schedule(steps: u64, learning_rate: f64, warmup: u64, weight_decay: f64) -> Schedule {
+    Schedule {
+        steps,
+        learning_rate,
+        warmup,
+        weight_decay,
+    }
+}
+
+fn perception(
+    args: &Args,
+    session: &Session,
+    mut model: VideoChatTpo,
+    device: &Device,
+) -> tpo::Result<VideoChatTpo> {
+    let options = PerceptionPretraining {
+        schedule: schedule(args.perception_steps, args.perception_rate, 100, 0.02),
+        clips: args.clips,
+        world: args.world,
+    };
+    let mut bar = Bar::new("perception", options.schedule.steps, args.quiet);
+    let mut kept = model.clone();
+    let heard = &mut |told: Told<'_, Perception>| {
+        bar.tell(&told);
+        if told.step.is_multiple_of(args.save_every) {
+            let part = told.part.valid();
+            (kept.vision, kept.connector) = (part.encoder, part.connector);
+            session.with_model(kept.clone())?.save(&args.out)?;
+        }
+        Ok(true)
+    };
+    let part = Perception {
+        encoder: model.vision,
+        connector: model.connector,
+    };
+    let part = pretrain_perception(part, session.config(), &options, device, heard)?;
+    (model.vision, model.connector) = (part.encoder, part.connector);
+    Ok(model)
+}
+
+fn masks(
+    args: &Args,
+    session: &Session,
+    mut model: VideoChatTpo,
+    device: &Device,
+) -> tpo::Result<VideoChatTpo> {
+    let options = MaskPretraining {
+        schedule: schedule(args.mask_steps, args.mask_rate, 50, 0.01),
+        images: args.image_steps,
+        image_clips: 16,
+        clips: 4,
+        frames: 6,
+        focal: 20.0,
+        dice: args.dice,
+        world: args.world,
+        seed: args.seed,
+    };
+    let mut bar = Bar::new("masks", options.schedule.steps, args.quiet);
+    let mut kept = model.clone();
+    let heard = &mut |told: Told<'_, tpo::heads::mask::sam2::Sam2>| {
+        bar.tell(&told);
+        if told.step.is_multiple_of(args.save_every) {
+            kept.heads.rest.rest.head.sam = told.part.valid();
+            session.with_model(kept.clone())?.save(&args.out)?;
+        }
+        Ok(true)
+    };
+    let sam = model.heads.rest.rest.head.sam.clone();
+    let sam = pretrain_masks(sam, session.config(), &options, device, heard)?;
+    model.heads.rest.rest.head.sam = sam;
+    Ok(model)
+}
+
 /// A bar, or a line now and then.
-struct Told {
+struct Bar {
     part: &'static str,
     bar: Option<ProgressBar>,
 }
 
-impl Told {
+impl Bar {
     fn new(part: &'static str, steps: u64, quiet: bool) -> Self {
         let style = ProgressStyle::with_template("{prefix} {bar:24} {pos}/{len} {eta} {msg}");
         let bar = || {
@@ -168,8 +216,13 @@ impl Told {
         }
     }
 
-    fn step(&mut self, step: u64, steps: u64, values: &[(&'static str, f64)]) -> bool {
-        let text: Vec<String> = values.iter().map(|(n, v)| format!("{n} {v:.3}")).collect();
+    fn tell<M>(&mut self, told: &Told<'_, M>) {
+        let text: Vec<String> = told
+            .values
+            .iter()
+            .map(|(n, v)| format!("{n} {v:.3}"))
+            .collect();
+        let (step, steps) = (told.step, told.steps);
         match &self.bar {
             Some(bar) => {
                 bar.set_position(step);
@@ -180,6 +233,5 @@ impl Told {
             }
             None => {}
         }
-        true
     }
 }

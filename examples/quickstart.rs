@@ -135,7 +135,14 @@ fn run(args: &Args) -> Outcome<()> {
             println!("   {score}");
             caption.push(format!("truth: {truth} ({score})"));
         }
-        sheet.extend(drawn(asked, &reply, &pictures, fps, caption, &mut animation)?);
+        sheet.extend(drawn(
+            asked,
+            &reply,
+            &pictures,
+            fps,
+            caption,
+            &mut animation,
+        )?);
     }
     std::fs::create_dir_all(&args.out).map_err(|e| format!("{}: {e}", args.out.display()))?;
     println!();
@@ -377,7 +384,9 @@ fn drawn(
             thumbnails: Vec::new(),
         };
         for at in spread(frames.len()) {
-            timeline.thumbnails.push((at as f64 / fps, frames[at].clone()));
+            timeline
+                .thumbnails
+                .push((at as f64 / fps, frames[at].clone()));
         }
         return Ok(vec![strip(caption, Vec::new())?, draw_timeline(&timeline)?]);
     }

@@ -1,10 +1,11 @@
 //! Trains a model as a recipe says.
 //!
-//! `cargo run --release --example train -- recipes/mini/stages.toml`
+//! `cargo run --release --example train -- recipes/nano/stages.toml`
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use burn::tensor::FloatDType;
 use clap::Parser;
 use tpo::DeviceChoice;
 use tpo::export::{ExportOptions, LoraExport, export_model};
@@ -52,15 +53,18 @@ struct Args {
     /// With --export: add the adapters to the weights instead of keeping them beside.
     #[arg(long, requires = "export")]
     merge: bool,
+    /// With --export: weights of 16 bits (f16) instead of 32.
+    #[arg(long, requires = "export")]
+    half: bool,
 }
 
 const HELP: &str = "\
 Examples:
-  train recipes/mini/stages.toml                         a laptop, a few minutes, no downloads
+  train recipes/nano/stages.toml                         a laptop, a minute, no downloads
   train --explain recipes/videochat_tpo/stage2.toml      parts, rates, steps, memory
-  train recipes/mini/stages.toml seed=7 stages.region-head.batch_size=8
-  train --resume recipes/mini/stages.toml                after a crash or Ctrl-C
-  train recipes/mini/stages.toml --export models/mine    then: chat --model models/mine
+  train recipes/nano/stages.toml seed=7 stages.region-head.batch_size=8
+  train --resume recipes/nano/stages.toml                after a crash or Ctrl-C
+  train recipes/nano/stages.toml --export models/mine    then: chat --model models/mine
 
 Values have the type of what they replace; members of a list go by number or by name:
   stages.region-head.groups.lora.learning_rate=1e-4
@@ -125,6 +129,7 @@ fn run(args: &Args) -> tpo::Result<ExitCode> {
                 true => LoraExport::Merged,
                 false => LoraExport::Adapters,
             },
+            dtype: args.half.then_some(FloatDType::F16),
             ..ExportOptions::default()
         };
         let built = summary.model;

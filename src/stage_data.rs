@@ -221,7 +221,7 @@ fn mixture_problems(at: &str, data: &MixtureSpec, context: &DataContext) -> Vec<
         if source.textual {
             continue;
         }
-        for task in world.tasks.iter().filter(|t| **t != WorldTask::Chat) {
+        for task in world.tasks.iter().filter(|t| t.calls_head()) {
             problems.extend(unknown_task(&at, task.name(), config));
         }
         let towers = config.features == FeatureTowers::InternVideo2 && context.towers.is_none();

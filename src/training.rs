@@ -11,7 +11,7 @@ use tpo_train::keep::{RunKeeper, find_checkpoint, materialise};
 use tpo_train::observe::{METRICS_FILE, read_metrics};
 use tpo_train::recipe::{Change, Recipe};
 use tpo_train::trainer::{Purpose, RunEnd, StageEvaluation, TrainOptions, train_plan};
-use tpo_train::{HeadNames, Stage, StagePlan, TrainData, TrainError};
+use tpo_train::{HeadNames, PathPattern, Stage, StagePlan, TrainData, TrainError};
 
 use crate::config::{TpoConfig, VideoChatTpo};
 use crate::curves::draw_curves;
@@ -116,7 +116,10 @@ pub fn recipe_model(recipe: &Recipe, device: &Device) -> Result<RecipeModel> {
         None => None,
         Some(path) => {
             let start = find_checkpoint(path)?;
-            model = start.load_module(files::WEIGHTS, model, &|_| false)?;
+            let fresh = fresh_patterns(&recipe.model.fresh, &HeadNames::of(&model.heads))?;
+            let left_out = |path: &str| fresh.iter().any(|p| p.matches(path));
+            let none = |_: &str| false;
+            model = start.load_module_without(files::WEIGHTS, model, &none, &left_out)?;
             Some(start)
         }
     };
@@ -127,6 +130,29 @@ pub fn recipe_model(recipe: &Recipe, device: &Device) -> Result<RecipeModel> {
         tokenizer_files,
         start,
     })
+}
+
+fn fresh_patterns(texts: &[String], names: &HeadNames) -> Result<Vec<PathPattern>> {
+    let (mut patterns, mut problems) = (Vec::new(), Vec::new());
+    for text in texts {
+        match PathPattern::parse_named(text, names) {
+            Ok(pattern) if pattern.is_exclusion() => {
+                problems.push(format!(
+                    "model.fresh: `{text}` excludes; name what is fresh"
+                ));
+            }
+            Ok(pattern) => patterns.push(pattern),
+            Err(why) => problems.push(format!("model.fresh: `{text}` {why}")),
+        }
+    }
+    match problems.is_empty() {
+        true => Ok(patterns),
+        false => Err(TrainError::InvalidRecipe {
+            origin: "the recipe's model".into(),
+            problems,
+        }
+        .into()),
+    }
 }
 
 /// Runs a recipe on the files and worlds it names. See [`run_recipe_with`], and

@@ -26,7 +26,7 @@ const MARKS: [&str; 2] = ["<!-- tables begin -->", "<!-- tables end -->"];
 
 /// Run a study of training variants on the synthetic world, and write its tables.
 ///
-/// Every variant starts from the same base, takes the same steps on the same clips, and is judged on
+/// Every variant starts from the same model, takes the same steps on the same clips, and is judged on
 /// clips whose combinations never occur in training. Each runs once per seed.
 #[derive(Parser)]
 #[command(version)]

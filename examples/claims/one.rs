@@ -30,7 +30,7 @@ pub struct Scores {
     pub variant: String,
     /// Seed of its training.
     pub seed: u64,
-    /// Steps of its training, without those of the base.
+    /// Steps of its training, without those of the model it starts from.
     pub steps: u64,
     /// Hours its training took on this machine.
     pub hours: f64,
@@ -61,18 +61,6 @@ fn train(
     }
 }
 
-/// The base of a seed, trained if it is not yet. Returns the folder variants start from.
-fn base(study: &Study, out: &Path, seed: u64, device: &Device, quiet: bool) -> Outcome<PathBuf> {
-    let dir = folder(out, "base", seed);
-    let done = dir.join("done");
-    if !done.exists() {
-        let recipe = Recipe::open(study.folder.join(&study.base), &[format!("seed={seed}")])?;
-        train(&recipe, &dir, device, quiet)?;
-        std::fs::write(&done, "").map_err(|e| format!("{}: {e}", done.display()))?;
-    }
-    Ok(dir)
-}
-
 /// Runs a variant with a seed, or reads what an earlier run found.
 pub fn one(
     study: &Study,
@@ -88,10 +76,9 @@ pub fn one(
         let text = std::fs::read(&scores).map_err(|e| format!("{}: {e}", scores.display()))?;
         return Ok(serde_json::from_slice(&text)?);
     }
-    let base = base(study, out, seed, device, quiet)?;
     let mut set = variant.set.clone();
     set.push(format!("seed={seed}"));
-    set.push(format!("model.start={}", base.display()));
+    set.push(format!("model.start={}", study.start.display()));
     let recipe = Recipe::open(study.folder.join(&variant.recipe), &set)?;
     let start = std::time::Instant::now();
     let summary = train(&recipe, &dir, device, quiet)?;
@@ -155,7 +142,9 @@ fn ask(
     let name = format!("{}-{seed}", variant.name);
     let mut model = SessionAnswerer::new(session, name, Route::Model, form);
     let dir = dir.join("held_out");
-    match run(&plan, &mut model, dir, &AskOptions::default(), &mut |_| true)? {
+    match run(&plan, &mut model, dir, &AskOptions::default(), &mut |_| {
+        true
+    })? {
         RunOutcome::Done(results) => Ok(*results),
         RunOutcome::Stopped(_) => Err("the questions were not all asked".into()),
     }

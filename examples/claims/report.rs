@@ -33,10 +33,7 @@ const PAPER: [(&str, &str); 9] = [
     ("region", "COCO sets Acc@0.5 77.3 (Table 12, R)"),
     ("temporal", "Charades R@0.5 30.2 (Table 12, T)"),
     ("mask", "Ref-YouTube-VOS J&F 55.1 (Table 12, M)"),
-    (
-        "region-mask",
-        "Acc@0.5 80.2, J&F 58.3 (Table 12, R+M)",
-    ),
+    ("region-mask", "Acc@0.5 80.2, J&F 58.3 (Table 12, R+M)"),
     (
         "textual",
         "MVBench 64.7; Charades R@0.5 18.6, mIoU 16.0 (Table 11)",
@@ -78,7 +75,10 @@ pub fn collect(study: &Study, out: &Path) -> Outcome<Collected> {
 
 /// Mean and standard deviation of a score over the seeds of a variant.
 fn cell(runs: &[&Scores], key: &str) -> String {
-    let values: Vec<f64> = runs.iter().filter_map(|r| r.values.get(key).copied()).collect();
+    let values: Vec<f64> = runs
+        .iter()
+        .filter_map(|r| r.values.get(key).copied())
+        .collect();
     match values.len() {
         0 => "–".into(),
         1 => format!("{:.1}", values[0]),
@@ -93,9 +93,8 @@ fn cell(runs: &[&Scores], key: &str) -> String {
 /// The tables as Markdown.
 pub fn tables(study: &Study, found: &Collected) -> String {
     let mut text = String::new();
-    let of = |name: &str| -> Vec<&Scores> {
-        found.runs.iter().filter(|r| r.variant == name).collect()
-    };
+    let of =
+        |name: &str| -> Vec<&Scores> { found.runs.iter().filter(|r| r.variant == name).collect() };
     let mut table = |heads: &[String], key: &dyn Fn(usize) -> String| {
         let line = |cells: &[String]| format!("| {} |\n", cells.join(" | "));
         let _ = write!(text, "{}", line(heads));
@@ -126,7 +125,9 @@ pub fn tables(study: &Study, found: &Collected) -> String {
     kinds.dedup();
     let heads = first(kinds.clone());
     table(&heads, &|i| format!("{WORDS}/{}", kinds[i]));
-    text.push_str("| trained on | the paper's own figures | steps | hours a run |\n|---|---|---|---|\n");
+    text.push_str(
+        "| trained on | the paper's own figures | steps | hours a run |\n|---|---|---|---|\n",
+    );
     for variant in &study.variants {
         let runs = of(&variant.name);
         let paper = PAPER.iter().find(|p| p.0 == variant.name);

@@ -10,10 +10,10 @@ use super::Outcome;
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Study {
-    /// Seeds of weights and order.
+    /// Seeds of heads, tokens and order.
     pub seeds: Vec<u64>,
-    /// The recipe that every variant starts from the end of, run once per seed.
-    pub base: PathBuf,
+    /// The run that every variant starts from the end of.
+    pub start: PathBuf,
     /// What every variant is judged by.
     pub evaluation: Evaluation,
     /// In the order of the table.

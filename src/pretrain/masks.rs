@@ -14,7 +14,7 @@ use tpo_heads::mask::train::{
     PromptMix, Sam2TrainConfig, VideoMaskBatch, VideoObject, VideoPrompt, video_losses,
 };
 
-use super::{Heard, Schedule, learning};
+use super::{Heard, Schedule, Told, learning};
 use crate::config::TpoConfig;
 use crate::error::Result;
 
@@ -53,7 +53,7 @@ pub fn pretrain_masks(
     config: &TpoConfig,
     options: &MaskPretraining,
     device: &Device,
-    heard: &mut Heard<'_>,
+    heard: &mut Heard<'_, Sam2>,
 ) -> Result<Sam2> {
     let rows = RowsConfig::new([], 1, options.world);
     let world = World::new(
@@ -79,9 +79,6 @@ pub fn pretrain_masks(
         };
         let clips = next..next + count as u64;
         next = clips.end;
-        if step < schedule.first {
-            continue;
-        }
         let mut rng = Xoshiro256PlusPlus::seed_from_u64(options.seed ^ (step << 20));
         let mut batch = VideoMaskBatch {
             frames: Tensor::empty([0, 0, 0, 0, 0], device),
@@ -118,7 +115,13 @@ pub fn pretrain_masks(
         }
         let grads = GradientsParams::from_grads(total.backward(), &sam);
         sam = optimizer.step(schedule.rate(step), sam, grads);
-        if !heard(step + 1, schedule.steps, &told) {
+        let told = Told {
+            step: step + 1,
+            steps: schedule.steps,
+            values: &told,
+            part: &sam,
+        };
+        if !heard(told)? {
             break;
         }
     }

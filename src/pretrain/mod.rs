@@ -2,21 +2,23 @@
 //!
 //! The paper starts from parts that can see already: a video encoder and a SAM 2 trained by others
 //! on millions of clips. For sizes of one's own nobody offers such parts, so they are made here, on
-//! the synthetic world: [`pretrain_encoder`] teaches the vision encoder what every token shows, and
-//! [`pretrain_masks`] teaches SAM 2 to follow a shape from its box. The stages of a recipe then
-//! start from the model directory.
+//! the synthetic world: [`pretrain_perception`] teaches the vision encoder what every token shows
+//! and the Q-Former to pass that on, and [`pretrain_masks`] teaches SAM 2 to follow a shape from its
+//! box. The stages of a recipe then start from the model directory.
 
-mod encoder;
 mod masks;
 mod patches;
+mod perception;
 
-pub use encoder::{EncoderPretraining, pretrain_encoder};
 pub use masks::{MaskPretraining, pretrain_masks};
 pub use patches::{PatchHead, PatchLabels, PatchScores};
+pub use perception::{Perception, PerceptionPretraining, pretrain_perception};
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
+
+use crate::error::Result;
 
 /// Steps and rates of a pretraining: the rate rises linearly, then falls as half a cosine.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -24,9 +26,6 @@ use serde::{Deserialize, Serialize};
 pub struct Schedule {
     /// Steps of the optimizer.
     pub steps: u64,
-    /// Steps before this one are only counted, for a run that is continued.
-    #[serde(default)]
-    pub first: u64,
     /// Largest learning rate.
     pub learning_rate: f64,
     /// Steps in which the rate rises.
@@ -45,8 +44,21 @@ impl Schedule {
     }
 }
 
-/// What a pretraining tells: step, steps in all, named values. Returns `false` to stop early.
-pub type Heard<'a> = dyn FnMut(u64, u64, &[(&'static str, f64)]) -> bool + 'a;
+/// What a pretraining tells of a step.
+#[derive(Debug)]
+pub struct Told<'a, M> {
+    /// Steps done.
+    pub step: u64,
+    /// Steps in all.
+    pub steps: u64,
+    /// Named values of the step.
+    pub values: &'a [(&'static str, f64)],
+    /// The part as it is now, on the graph.
+    pub part: &'a M,
+}
+
+/// Who is told of every step; returns `false` to stop early.
+pub type Heard<'a, M> = dyn FnMut(Told<'_, M>) -> Result<bool> + 'a;
 
 /// Puts every parameter of a module on the graph.
 pub(crate) fn learning<M: Module>(module: M) -> M {

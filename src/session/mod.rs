@@ -139,20 +139,19 @@ impl Session {
         })
     }
 
-    /// The same session with other weights; what was seen and said is forgotten.
+    /// A session of the same tokenizer and options over other weights, which has seen nothing yet.
     ///
     /// # Errors
     /// As [`Session::new`].
-    pub fn with_model(self, model: VideoChatTpo) -> Result<Self> {
-        let files = self.tokenizer_files;
+    pub fn with_model(&self, model: VideoChatTpo) -> Result<Self> {
         let mut session = Self::new(
             model,
-            self.config,
-            self.tokenizer,
+            self.config.clone(),
+            self.tokenizer.clone(),
             &self.device,
-            self.options,
+            self.options.clone(),
         )?;
-        session.tokenizer_files = files;
+        session.tokenizer_files = self.tokenizer_files.clone();
         Ok(session)
     }
 

@@ -246,3 +246,43 @@ fn a_scene_survives_json_and_bad_ones_are_named() {
         assert!(World::new(config, 0).is_err());
     }
 }
+
+#[test]
+fn captions_name_every_shape_that_shows_in_the_order_of_the_corners() {
+    const CORNERS: [&str; 4] = ["top left", "top right", "bottom left", "bottom right"];
+    let mut told_events = 0;
+    for clip in clips(Split::Train, 200) {
+        let frames = clip.scene.render_all();
+        let shown: Vec<usize> = (0..clip.scene.objects.len())
+            .filter(|o| frames[0].visible(*o) >= 12)
+            .collect();
+        let Some(caption) = clip.caption(&frames) else {
+            assert!(shown.is_empty());
+            continue;
+        };
+        let sentences: Vec<&str> = caption.split_inclusive('.').map(str::trim).collect();
+        assert_eq!(sentences.len(), shown.len(), "{caption}");
+        let corner_of = |sentence: &str| {
+            CORNERS
+                .iter()
+                .position(|c| sentence.starts_with(&format!("In the {c} is a ")))
+                .unwrap()
+        };
+        let corners: Vec<usize> = sentences.iter().map(|s| corner_of(s)).collect();
+        assert!(corners.is_sorted(), "{caption}");
+        for object in shown {
+            let it = &clip.scene.objects[object];
+            let phrase = it.look.phrase();
+            let sentence = sentences.iter().find(|s| s.contains(&phrase)).unwrap();
+            let half = clip.scene.side as f64 / 2.0;
+            let start = it.states[0];
+            let corner = usize::from(start.x >= half) + 2 * usize::from(start.y >= half);
+            assert_eq!(corner_of(sentence), corner, "{caption}");
+            for event in clip.scene.events.iter().filter(|e| e.involves(object)) {
+                assert!(sentence.contains(event.kind.verb()), "{caption}");
+                told_events += 1;
+            }
+        }
+    }
+    assert!(told_events > 50, "{told_events}");
+}

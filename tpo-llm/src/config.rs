@@ -82,6 +82,10 @@ pub struct LlmConfig {
     /// Longest sequence the model was made for.
     #[config(default = 4096)]
     pub max_position_embeddings: usize,
+    /// Standard deviation of random weights. The published models' 0.02 leaves attention all but
+    /// uniform at a width of 128; there `1 / sqrt(hidden_size)` learns sooner.
+    #[config(default = 0.02)]
+    pub initializer_range: f64,
     /// Adapters.
     pub lora: Option<LoraConfig>,
 }
@@ -231,6 +235,7 @@ struct HfConfig {
     tie_word_embeddings: Option<bool>,
     attention_bias: Option<bool>,
     max_position_embeddings: Option<usize>,
+    initializer_range: Option<f64>,
     hidden_act: Option<String>,
 }
 
@@ -290,6 +295,7 @@ impl HfConfig {
             tie_word_embeddings: self.tie_word_embeddings.unwrap_or(false),
             attention_bias: qwen || self.attention_bias.unwrap_or(false),
             max_position_embeddings: self.max_position_embeddings.unwrap_or(4096),
+            initializer_range: self.initializer_range.unwrap_or(0.02),
             lora: None,
         };
         config.validate()?;

@@ -73,6 +73,51 @@ fn tubelets_cover_several_frames() {
 }
 
 #[test]
+fn a_stem_comes_before_the_patches() {
+    let device = Device::flex();
+    let config = config()
+        .with_tubelet_size(2)
+        .with_axis_positions(true)
+        .with_stem(Some(6));
+    let encoder = encoder(&config, &device);
+    let clip = random([2, 4, 3, 32, 32], &device);
+    let tokens = encoder.encode(clip.clone()).unwrap();
+    assert_eq!(tokens.dims(), [2, 8, 24]);
+    // The embedding by hand: squares of 4 pixels, then patches of 4 × 4 squares.
+    let embed = &encoder.encoder.patch_embed;
+    let stem = embed.stem.as_ref().unwrap();
+    let embedded = embed.forward(clip.clone());
+    let squares = clip
+        .reshape([2, 4, 3, 8, 4, 8, 4])
+        .permute([0, 1, 3, 5, 2, 4, 6])
+        .reshape([2 * 4 * 8 * 8, 48]);
+    let linear = |x: Tensor<2>, weight: Tensor<5>, bias: Tensor<1>| {
+        let [to, ..] = weight.dims();
+        let from = x.dims()[1];
+        x.matmul(weight.reshape([to, from]).transpose()) + bias.unsqueeze()
+    };
+    let x = linear(squares, stem.proj.weight.val(), stem.proj.bias.val());
+    let x = burn::tensor::activation::gelu(stem.norm.forward(x));
+    // [clip, step, frame, row, square row, column, square column, channel]
+    let x = x
+        .reshape([2, 2, 2, 2, 4, 2, 4, 6])
+        .permute([0, 1, 3, 5, 7, 2, 4, 6])
+        .reshape([2 * 8, 6 * 2 * 4 * 4]);
+    let x = linear(x, embed.proj.weight.val(), embed.proj.bias.val());
+    assert_eq!(embedded.dims(), [2, 8, 24]);
+    let embedded = embedded.reshape([2 * 8, 24]);
+    assert!(max_diff(x.unsqueeze::<3>(), embedded.unsqueeze::<3>()) < 1e-4);
+    for bad in [config.clone().with_stem(Some(0)), {
+        let mut odd = config.clone().with_stem(Some(6));
+        (odd.img_size, odd.patch_size) = (28, 14);
+        odd
+    }] {
+        let error = VideoEncoder::new(&bad, &device).unwrap_err().to_string();
+        assert!(error.contains("stem"), "{error}");
+    }
+}
+
+#[test]
 fn unusable_clips_are_errors() {
     let device = Device::flex();
     let encoder = encoder(&config(), &device);

@@ -278,7 +278,7 @@ fn world_group(tasks: &[WorldTask], by: GroupBy) -> String {
     if by == GroupBy::MediaAndTasks {
         let mut names: Vec<&str> = tasks
             .iter()
-            .filter(|t| **t != WorldTask::Chat)
+            .filter(|t| t.calls_head())
             .map(|t| t.name())
             .collect();
         names.sort_unstable();

@@ -20,6 +20,7 @@
 
 mod attributes;
 mod background;
+mod caption;
 mod draw;
 mod event;
 mod export;

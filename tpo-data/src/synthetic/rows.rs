@@ -20,12 +20,21 @@ named! {
     WorldTask {
         /// A question answered in words.
         Chat = "chat",
+        /// What there is to see, shape by shape.
+        Caption = "caption",
         /// The box of a shape at the start or the end: annotations of `region`.
         Region = "region",
         /// When something happens: annotations of `temporal`, with saliency.
         Temporal = "temporal",
         /// The masks of a shape in all frames: annotations of `mask`.
         Mask = "mask",
+    }
+}
+
+impl WorldTask {
+    /// Whether its answers call a head, which is named as the task.
+    pub fn calls_head(self) -> bool {
+        !matches!(self, Self::Chat | Self::Caption)
     }
 }
 
@@ -241,6 +250,7 @@ impl WorldRows {
             .map(|i| {
                 let mut turns = match tasks[(first + i) % tasks.len()] {
                     WorldTask::Chat => self.chat(clip, frames, &mut draw),
+                    WorldTask::Caption => caption(clip, frames, &mut draw),
                     WorldTask::Region => region(clip, frames),
                     WorldTask::Temporal => temporal(clip),
                     WorldTask::Mask => mask(clip, frames),
@@ -299,6 +309,16 @@ impl WorldRows {
             })
             .collect()
     }
+}
+
+fn caption(
+    clip: &Clip,
+    frames: &[RenderedFrame],
+    draw: &mut Draw,
+) -> Vec<(Turn, Option<Annotation>)> {
+    let question = draw.pick(&["Describe the video.", "What is there to see?"]);
+    let turn = clip.caption(frames).map(|told| Turn::new(question, told));
+    turn.map(|turn| (turn, None)).into_iter().collect()
 }
 
 /// A turn that calls a head, and what it is called on. The whole question is the query: in a chat

@@ -45,6 +45,7 @@ impl SelfAttention {
         let linear = |name: &str, d_in: usize, d_out: usize, bias: bool| {
             LoraLinearConfig::new(d_in, d_out)
                 .with_bias(bias)
+                .with_initializer_range(config.initializer_range)
                 .with_lora(adapter(config, name))
                 .init(device)
         };

@@ -46,12 +46,15 @@ impl LlmConfig {
         self.validate()?;
         let lm_head = (!self.tie_word_embeddings).then(|| {
             LoraLinearConfig::new(self.hidden_size, self.vocab_size)
+                .with_initializer_range(self.initializer_range)
                 .with_lora(adapter(self, "lm_head"))
                 .init(device)
         });
         Ok(CausalLm {
             model: Decoder {
-                embed_tokens: EmbeddingConfig::new(self.vocab_size, self.hidden_size).init(device),
+                embed_tokens: EmbeddingConfig::new(self.vocab_size, self.hidden_size)
+                    .with_std(self.initializer_range)
+                    .init(device),
                 layers: (0..self.num_hidden_layers)
                     .map(|i| Block::new(self, i, device))
                     .collect(),

@@ -21,6 +21,9 @@ pub struct LoraLinearConfig {
     /// Whether there is a bias.
     #[config(default = false)]
     pub bias: bool,
+    /// Standard deviation of the random weight (Llama's 0.02).
+    #[config(default = 0.02)]
+    pub initializer_range: f64,
     /// The adapter.
     pub lora: Option<LoraConfig>,
 }
@@ -49,11 +52,11 @@ pub struct LoraAdapter {
 }
 
 impl LoraLinearConfig {
-    /// Creates the layer; the weight is normal with deviation 0.02 (Llama's initialisation).
+    /// Creates the layer; the weight is normal.
     pub fn init(&self, device: &Device) -> LoraLinear {
         let normal = Initializer::Normal {
             mean: 0.0,
-            std: 0.02,
+            std: self.initializer_range,
         };
         LoraLinear {
             weight: normal.init([self.d_output, self.d_input], device),

@@ -141,6 +141,21 @@ impl SavedCheckpoint {
         module: M,
         required: &dyn Fn(&str) -> bool,
     ) -> Result<M> {
+        self.load_module_without(name, module, required, &|_| false)
+    }
+
+    /// As [`load_module`](Self::load_module), but the tensors at the paths that `left_out` says stay
+    /// in the file; the module needs no place for them.
+    ///
+    /// # Errors
+    /// As [`load_module`](Self::load_module).
+    pub fn load_module_without<M: Module>(
+        &self,
+        name: &str,
+        module: M,
+        required: &dyn Fn(&str) -> bool,
+        left_out: &dyn Fn(&str) -> bool,
+    ) -> Result<M> {
         let checkpoint = Checkpoint::open(self.file(name)?)?;
         let held: BTreeSet<&str> = checkpoint.tensors().map(|t| t.key.as_str()).collect();
         let missing: Vec<String> = module_params(&module)
@@ -164,7 +179,12 @@ impl SavedCheckpoint {
             access: Access::Read,
             ..LoadOptions::default()
         };
-        Ok(load_module(module, &checkpoint, &KeyRules::new(), &options)?.0)
+        let mut rules = KeyRules::new();
+        for path in held.iter().filter(|path| left_out(path)) {
+            let pattern = format!("^{}$", path.replace('.', r"\."));
+            rules = rules.ignore(&pattern, "left out")?;
+        }
+        Ok(load_module(module, &checkpoint, &rules, &options)?.0)
     }
 
     /// The tensors of a file, in the order of their names. They are read one at a time.

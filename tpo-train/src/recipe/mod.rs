@@ -95,6 +95,10 @@ pub struct ModelSpec {
     /// the end of the stage before. The newest one when it is a run's directory.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub start: Option<PathBuf>,
+    /// Patterns, as those of groups, of parameters that are not taken from `start`: heads that
+    /// begin anew, say.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub fresh: Vec<String>,
     /// Adapters of the language model, in place of those that preset or directory name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lora: Option<LoraSpec>,
@@ -326,7 +330,12 @@ impl ModelSpec {
                     .into(),
             ),
             1 => {}
-            _ => problems.push("model: `preset`, `sizes` and `directory` exclude each other".into()),
+            _ => {
+                problems.push("model: `preset`, `sizes` and `directory` exclude each other".into())
+            }
+        }
+        if self.start.is_none() && !self.fresh.is_empty() {
+            problems.push("model.fresh: without `start` everything is fresh; leave it out".into());
         }
         if let Some(lora) = &self.lora {
             lora.problems("model.lora", problems);

@@ -3,6 +3,7 @@
 use burn::config::Config;
 use serde::Deserialize;
 
+use super::patch_embed::STEM_SIDE;
 use crate::error::{Result, VisionError};
 
 /// Image side at which the reference's position table is not resized.
@@ -44,10 +45,9 @@ pub struct UmtConfig {
     /// place of the reference's table. For models trained from scratch.
     #[config(default = false)]
     pub axis_positions: bool,
-    /// Channels of convolutions before the patches are cut, each of which halves the sides; none
-    /// in the reference. For models trained from scratch.
-    #[config(default = "Vec::new()")]
-    pub stem: Vec<usize>,
+    /// Channels of a [`Stem`](super::Stem) of 4-pixel squares before patches are cut; none in the
+    /// reference. For models trained from scratch.
+    pub stem: Option<usize>,
     /// Width of the hidden layer of a block's MLP, in multiples of the token width.
     #[config(default = 4)]
     pub mlp_ratio: usize,
@@ -142,13 +142,13 @@ impl UmtConfig {
                 self.img_size, self.patch_size
             ));
         }
-        if self.stem.contains(&0)
-            || self.stem.len() > 8
-            || !self.patch_size.is_multiple_of(1 << self.stem.len().min(8))
+        if let Some(channels) = self.stem
+            && (channels == 0 || !self.patch_size.is_multiple_of(STEM_SIDE))
         {
             problems.push(format!(
-                "stem {:?} must have positive channels and halve patches of {} pixels evenly",
-                self.stem, self.patch_size
+                "a stem of {channels} channels needs a channel and patches of a multiple of \
+                 {STEM_SIDE} pixels, not {}",
+                self.patch_size
             ));
         }
         if self.encoder_num_heads != 0

@@ -36,7 +36,7 @@ impl UmtConfig {
         self.validate()?;
         let patch_embed =
             PatchEmbedConfig::new(self.encoder_embed_dim, self.tubelet_size, self.patch_size)
-                .with_stem(self.stem.clone())
+                .with_stem(self.stem)
                 .init(device);
         let blocks = DropPathConfig::linear_decay(self.drop_path_rate, self.encoder_depth)
             .into_iter()

@@ -4,7 +4,7 @@ use burn::config::Config;
 use burn::module::{Module, Param};
 use burn::nn::Initializer;
 use burn::tensor::{Device, Tensor};
-use tpo_core::nn::{Conv2d, Conv2dConfig, LayerNorm, LayerNormConfig};
+use tpo_core::nn::{LayerNorm, LayerNormConfig};
 use tpo_core::ops;
 
 use super::config::CHANNELS;
@@ -18,10 +18,8 @@ pub struct PatchEmbedConfig {
     pub tubelet_size: usize,
     /// Side of a patch in pixels.
     pub patch_size: usize,
-    /// Channels of the convolutions before the projection, each of which halves the sides; none
-    /// in the reference.
-    #[config(default = "Vec::new()")]
-    pub stem: Vec<usize>,
+    /// Channels of the stem; without one in the reference.
+    pub stem: Option<usize>,
 }
 
 /// A convolution whose stride is its kernel, so that every output sees its own tubelet.
@@ -33,11 +31,14 @@ pub struct ConvPatch {
     pub bias: Param<Tensor<1>>,
 }
 
-/// A convolution of a stem: kernel 3, stride 2, layer norm over channels, GELU.
+/// Side in pixels of the squares that a stem reads.
+pub(super) const STEM_SIDE: usize = 4;
+
+/// Projects squares of 4 × 4 pixels, then layer norm and GELU.
 #[derive(Module, Debug)]
-pub struct StemLayer {
-    /// The convolution.
-    pub conv: Conv2d,
+pub struct Stem {
+    /// The projection.
+    pub proj: ConvPatch,
     /// Over channels.
     pub norm: LayerNorm,
 }
@@ -45,10 +46,10 @@ pub struct StemLayer {
 /// Cuts a clip into tubelets and projects each to a token.
 #[derive(Module, Debug)]
 pub struct PatchEmbed {
-    /// Convolutions of every frame before it is cut ("Early Convolutions Help Transformers See
-    /// Better", arXiv 2106.14881); for encoders trained from scratch on little. None in the
-    /// reference.
-    pub stem: Vec<StemLayer>,
+    /// What every frame passes before it is cut: a patch of 16 pixels is too much for one linear
+    /// layer to learn outlines from when there is little to learn from ("Early Convolutions Help
+    /// Transformers See Better", arXiv 2106.14881). None in the reference.
+    pub stem: Option<Stem>,
     /// The projection.
     pub proj: ConvPatch,
 }
@@ -57,33 +58,46 @@ impl PatchEmbedConfig {
     /// Creates the layer with PyTorch's default for convolutions: uniform within
     /// `±1/sqrt(fan_in)`, weight and bias.
     pub fn init(&self, device: &Device) -> PatchEmbed {
-        // What the stem leaves of a patch.
-        let side = (self.patch_size >> self.stem.len()).max(1);
-        let channels = self.stem.last().copied().unwrap_or(CHANNELS);
-        let kernel = [self.dim, channels, self.tubelet_size, side, side];
+        let (channels, side) = match self.stem {
+            Some(channels) => (channels, self.patch_size / STEM_SIDE),
+            None => (CHANNELS, self.patch_size),
+        };
+        PatchEmbed {
+            stem: self.stem.map(|channels| Stem {
+                proj: ConvPatch::new([channels, CHANNELS, 1, STEM_SIDE, STEM_SIDE], device),
+                norm: LayerNormConfig::new(channels).init(device),
+            }),
+            proj: ConvPatch::new(
+                [
+                    self.dim,
+                    channels,
+                    self.tubelet_size,
+                    side.max(1),
+                    side.max(1),
+                ],
+                device,
+            ),
+        }
+    }
+}
+
+impl ConvPatch {
+    fn new(kernel: [usize; 5], device: &Device) -> Self {
         let fan_in: usize = kernel[1..].iter().product();
         let bound = 1.0 / (fan_in as f64).sqrt();
         let uniform = Initializer::Uniform {
             min: -bound,
             max: bound,
         };
-        let widths = [&[CHANNELS], &self.stem[..]].concat();
-        PatchEmbed {
-            stem: widths
-                .windows(2)
-                .map(|w| StemLayer {
-                    conv: Conv2dConfig::new(w[0], w[1], 3)
-                        .with_stride(2)
-                        .with_padding(1)
-                        .init(device),
-                    norm: LayerNormConfig::new(w[1]).init(device),
-                })
-                .collect(),
-            proj: ConvPatch {
-                weight: uniform.init(kernel, device),
-                bias: uniform.init([self.dim], device),
-            },
+        Self {
+            weight: uniform.init(kernel, device),
+            bias: uniform.init([kernel[0]], device),
         }
+    }
+
+    /// `[batch, channels, frames, height, width]` to `[batch, steps · rows · columns, dim]`.
+    fn forward(&self, x: Tensor<5>) -> Tensor<3> {
+        ops::conv_patch_embed(x, self.weight.val(), Some(self.bias.val()))
     }
 }
 
@@ -92,26 +106,16 @@ impl PatchEmbed {
     /// - frames `[batch, frames, 3, height, width]`, a whole number of tubelets and patches
     /// - output `[batch, steps · rows · columns, dim]`, time slowest, then rows
     pub fn forward(&self, frames: Tensor<5>) -> Tensor<3> {
-        let frames = match self.stem.is_empty() {
-            true => frames,
-            false => self.convolved(frames),
-        };
-        ops::conv_patch_embed(
-            frames.swap_dims(1, 2),
-            self.proj.weight.val(),
-            Some(self.proj.bias.val()),
-        )
-    }
-
-    /// `[batch, frames, 3, height, width]` to `[batch, frames, channels, rows, columns]`.
-    fn convolved(&self, frames: Tensor<5>) -> Tensor<5> {
-        let [batch, count, channels, height, width] = frames.dims();
-        let x = frames.reshape([batch * count, channels, height, width]);
-        let x = self.stem.iter().fold(x.permute([0, 2, 3, 1]), |x, layer| {
-            ops::gelu(layer.norm.forward(layer.conv.forward(x)))
-        });
-        let [_, rows, columns, channels] = x.dims();
-        x.permute([0, 3, 1, 2])
-            .reshape([batch, count, channels, rows, columns])
+        let [batch, count, _, height, width] = frames.dims();
+        let mut x = frames.swap_dims(1, 2);
+        if let Some(stem) = &self.stem {
+            let squares = ops::gelu(stem.norm.forward(stem.proj.forward(x)));
+            let (rows, columns) = (height / STEM_SIDE, width / STEM_SIDE);
+            let channels = squares.dims()[2];
+            x = squares
+                .reshape([batch, count, rows, columns, channels])
+                .permute([0, 4, 1, 2, 3]);
+        }
+        self.proj.forward(x)
     }
 }

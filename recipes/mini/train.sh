@@ -1,0 +1,17 @@
+#!/bin/sh
+# The mini model from nothing: parts, dialogue, the three stages, and the weights for assets/mini.
+# Run from the root of the repository. assets/mini/README.md says how long each step took.
+set -eu
+cd "$(dirname "$0")/../.."
+SEED=${SEED:-42}
+
+run() { cargo run --release --example "$@"; }
+
+# What each visual token shows, and SAM 2 on boxes.
+run pretrain -- --sizes assets/mini --out runs/mini-parts --seed "$SEED"
+# Captions and questions.
+run train -- recipes/mini/dialogue.toml seed="$SEED"
+# Task assignment, heads, co-training.
+run train -- recipes/mini/stages.toml seed="$SEED" --export runs/mini-model --half
+# How good it is on what training never showed.
+run evaluate -- --model runs/mini-model --synthetic 400 --out runs/mini-held-out

@@ -1,0 +1,89 @@
+//! A recipe that starts from a checkpoint and draws some parts anew.
+
+use std::collections::BTreeMap;
+
+use burn::module::{Module, ModuleVisitor, Param};
+use burn::tensor::{Device, Tensor};
+use tpo::VideoChatTpo;
+use tpo::train::recipe::Recipe;
+use tpo::training::{RunOptions, recipe_model, run_recipe};
+
+const RECIPE: &str = r#"
+name = "base"
+seed = 3
+[model]
+preset = "nano"
+[checkpoints]
+weights = "all"
+[logging]
+curves = false
+[[stages]]
+name = "all"
+length = { steps = 1 }
+batch_size = 1
+data = { sources = [{ name = "w", synthetic = { tasks = ["chat"], rows = 2, seed = 1 } }] }
+groups = [{ name = "llm", patterns = ["llm.**"], learning_rate = 1e-2 }]
+"#;
+
+/// Parameters by path.
+fn values(model: &VideoChatTpo) -> BTreeMap<String, Vec<f32>> {
+    #[derive(Default)]
+    struct Read {
+        path: Vec<String>,
+        found: BTreeMap<String, Vec<f32>>,
+    }
+    impl ModuleVisitor for Read {
+        fn enter_module(&mut self, name: &str, _: &str) {
+            self.path.push(name.into());
+        }
+        fn exit_module(&mut self, _: &str, _: &str) {
+            self.path.pop();
+        }
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            let data = param.val().into_data().convert::<f32>();
+            self.found
+                .insert(self.path.join("."), data.to_vec().unwrap());
+        }
+    }
+    let mut read = Read::default();
+    model.visit(&mut read);
+    read.found
+}
+
+#[test]
+fn fresh_parts_are_those_of_the_seed() {
+    let device = Device::flex();
+    let dir = tempfile::tempdir().unwrap();
+    let base = Recipe::read::<&str>(RECIPE, "base", &[]).unwrap();
+    let run = dir.path().join("base");
+    let ended = run_recipe(&base, &RunOptions::new(&run, &device)).unwrap();
+    let trained = values(&ended.model.model);
+
+    let mut next = base.clone();
+    next.seed = 9;
+    let drawn = values(&recipe_model(&next, &device).unwrap().model);
+    next.model.start = Some(run);
+    next.model.fresh = vec!["head:region.**".into(), "token:region".into()];
+    let found = values(&recipe_model(&next, &device).unwrap().model);
+
+    assert_eq!(found.len(), trained.len());
+    let mut fresh = 0;
+    for (path, values) in &found {
+        let anew = path.starts_with("heads.head.") || path == "task_tokens.0";
+        fresh += usize::from(anew);
+        let from = if anew { &drawn } else { &trained };
+        assert_eq!(values, &from[path], "{path}");
+    }
+    assert!(fresh > 4, "{fresh}");
+    assert_ne!(trained["task_tokens.0"], drawn["task_tokens.0"]);
+
+    next.model.fresh = vec!["head:depth.**".into(), "!llm.**".into()];
+    let problems = recipe_model(&next, &device).unwrap_err().to_string();
+    assert!(
+        problems.contains("head:depth.**") && problems.contains("!llm.**"),
+        "{problems}"
+    );
+    next.model.start = None;
+    let problems = next.validate().unwrap_err().to_string();
+    assert!(problems.contains("model.fresh"), "{problems}");
+}

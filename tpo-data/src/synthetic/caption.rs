@@ -1,0 +1,49 @@
+//! What there is to see, in words.
+
+use super::Clip;
+use super::attributes::Look;
+use super::render::RenderedFrame;
+
+/// Fewest pixels that show of a shape in the first frame.
+const MIN_VISIBLE: usize = 12;
+/// Corners in reading order.
+const CORNERS: [&str; 4] = ["top left", "top right", "bottom left", "bottom right"];
+
+impl Clip {
+    /// A sentence for every shape that shows in the first frame, in the order of the corners they
+    /// start in, then from the left: "In the top left is a red circle that blinks." `None` where
+    /// nothing shows.
+    pub fn caption(&self, frames: &[RenderedFrame]) -> Option<String> {
+        let scene = &self.scene;
+        let middle = scene.side as f64 / 2.0;
+        let mut told: Vec<(usize, f64, String)> = Vec::new();
+        for (object, it) in scene.objects.iter().enumerate() {
+            if frames[0].visible(object) < MIN_VISIBLE {
+                continue;
+            }
+            let start = it.states[0];
+            let corner = usize::from(start.x >= middle) + 2 * usize::from(start.y >= middle);
+            let does: Vec<&str> = scene
+                .events
+                .iter()
+                .filter(|e| e.involves(object))
+                .map(|e| e.kind.verb())
+                .collect();
+            let does = match does.is_empty() {
+                true => String::new(),
+                false => format!(" that {}", does.join(" and ")),
+            };
+            let Look { colour, shape, .. } = it.look;
+            let sentence = format!(
+                "In the {} is a {} {}{does}.",
+                CORNERS[corner],
+                colour.name(),
+                shape.name()
+            );
+            told.push((corner, start.x, sentence));
+        }
+        told.sort_by(|a, b| a.0.cmp(&b.0).then(a.1.total_cmp(&b.1)));
+        let sentences: Vec<String> = told.into_iter().map(|t| t.2).collect();
+        (!sentences.is_empty()).then(|| sentences.join(" "))
+    }
+}
