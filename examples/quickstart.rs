@@ -99,7 +99,7 @@ fn run(args: &Args) -> Outcome<()> {
             println!("{}: {}", path.display(), described(&media));
             let frames = open_video(path, &MediaLimits::default())?.read_frames(&media.frames)?;
             let fps = media.frames.len() as f64 / media.duration.unwrap_or(1.0).max(1e-3);
-            let asked = args.ask.iter().map(Asked::plain).collect();
+            let asked = args.ask.iter().map(|q| Asked::plain(q)).collect();
             (frames, fps, asked)
         }
         None => {
@@ -113,7 +113,7 @@ fn run(args: &Args) -> Outcome<()> {
             println!("{}: {}", clip.name(), described(media));
             let asked = match args.ask.is_empty() {
                 true => four(&clip)?,
-                false => args.ask.iter().map(Asked::plain).collect(),
+                false => args.ask.iter().map(|q| Asked::plain(q)).collect(),
             };
             (frames, clip.scene.fps, asked)
         }
@@ -183,9 +183,9 @@ enum Truth {
 }
 
 impl Asked {
-    fn plain(question: &String) -> Self {
+    fn plain(question: &str) -> Self {
         Self {
-            question: question.clone(),
+            question: question.into(),
             truth: Truth::Unknown,
         }
     }

@@ -42,7 +42,7 @@ fn values(model: &VideoChatTpo) -> BTreeMap<String, Vec<f32>> {
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
             let data = param.val().into_data().convert::<f32>();
             self.found
-                .insert(self.path.join("."), data.to_vec().unwrap());
+                .insert(self.path.join("."), data.try_to_vec().unwrap());
         }
     }
     let mut read = Read::default();

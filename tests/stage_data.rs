@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use tpo::core::head::{HeadContext, SampleContext};
 use tpo::data::synthetic::{RowsConfig, WorldRows, WorldTask};
 use tpo::data::{MediaLimits, VideoReader};
-use tpo::features::{ExtractOptions, FeatureTowers, TemporalTowers, extract_reader};
+use tpo::features::{ExtractOptions, TemporalTowers, extract_reader};
 use tpo::heads::mask::MaskTarget;
 use tpo::heads::temporal::TemporalTarget;
 use tpo::heads::temporal::features::{TEMPORAL_TEXT_FEATURES, TEMPORAL_VIDEO_FEATURES};

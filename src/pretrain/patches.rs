@@ -162,12 +162,14 @@ impl PatchLabels {
         for step in 0..scene.frames / tubelet {
             let span = step * tubelet..(step + 1) * tubelet;
             // Pixels of every shape in every token, over the frames of the step.
-            let mut counts = vec![vec![0usize; scene.objects.len()]; grid * grid];
+            let objects = scene.objects.len();
+            let mut counts = vec![0usize; grid * grid * objects];
             for frame in &frames[span.clone()] {
-                for object in 0..scene.objects.len() {
+                for object in 0..objects {
                     let mask = frame.mask(object);
                     for ((y, x), _) in mask.0.indexed_iter().filter(|(_, on)| **on) {
-                        counts[y / patch * grid + x / patch][object] += 1;
+                        let token = y / patch * grid + x / patch;
+                        counts[token * objects + object] += 1;
                     }
                 }
             }
@@ -175,7 +177,7 @@ impl PatchLabels {
                 .map(|object| About::new(clip, frames, span.clone(), object, side))
                 .collect();
             let pixels = (patch * patch * tubelet) as f64;
-            for counts in counts {
+            for counts in counts.chunks(objects.max(1)) {
                 let covered: usize = counts.iter().sum();
                 labels.cover.push((covered as f64 / pixels) as f32);
                 let most = (0..counts.len()).max_by_key(|o| counts[*o]);

@@ -69,7 +69,11 @@ pub fn sine_table(positions: usize, dim: usize) -> Vec<f32> {
     for p in 0..positions {
         for (j, wavelength) in wavelengths.iter().enumerate() {
             let angle = p as f64 / wavelength;
-            let value = if j % 2 == 0 { angle.sin() } else { angle.cos() };
+            let value = if j.is_multiple_of(2) {
+                angle.sin()
+            } else {
+                angle.cos()
+            };
             table.push(value as f32);
         }
     }
@@ -119,7 +123,11 @@ pub fn axes_table(grid: ClipGrid, dim: usize) -> Vec<f32> {
             let octave = top * (j / 2) as f64 / (pairs.max(2) - 1) as f64;
             let share = (at as f64 + 0.5) / length as f64;
             let angle = std::f64::consts::PI * share * octave.exp2();
-            if j % 2 == 0 { angle.sin() } else { angle.cos() }
+            if j.is_multiple_of(2) {
+                angle.sin()
+            } else {
+                angle.cos()
+            }
         };
         (0..length)
             .map(|at| (0..width).map(|j| wave(at, j)).collect())
