@@ -66,16 +66,16 @@ struct Args {
     #[arg(long, default_value_t = 1.5e-3)]
     perception_rate: f64,
     /// Steps of SAM 2.
-    #[arg(long, default_value_t = 3000)]
+    #[arg(long, default_value_t = 7000)]
     mask_steps: u64,
     /// How many of them are on single frames.
-    #[arg(long, default_value_t = 1000)]
+    #[arg(long, default_value_t = 5000)]
     image_steps: u64,
     /// Learning rate of SAM 2.
     #[arg(long, default_value_t = 1e-3)]
     mask_rate: f64,
     /// Weight of SAM 2's dice loss.
-    #[arg(long, default_value_t = 1.0)]
+    #[arg(long, default_value_t = 2.0)]
     dice: f64,
     /// Clips of a step of encoder and connector.
     #[arg(long, default_value_t = 16)]

@@ -12,6 +12,7 @@ use clap::Parser;
 use image::codecs::gif::{GifEncoder, Repeat};
 use image::imageops::{FilterType, replace, resize};
 use image::{Delay, DynamicImage, Rgb, RgbImage};
+use ndarray::Array2;
 use tpo::data::synthetic::{Clip, Split, World, WorldConfig};
 use tpo::data::{Frame, MediaLimits, open_video};
 use tpo::draw::{
@@ -43,7 +44,7 @@ const STRIP: usize = 6;
 #[command(version, after_help = HELP)]
 struct Args {
     /// Number of the made-up clip.
-    #[arg(long, default_value_t = 7)]
+    #[arg(long, default_value_t = 12)]
     clip: u64,
     /// A video of your own instead. The mini model knows coloured shapes only; for real video see
     /// `chat --help`.
@@ -63,8 +64,8 @@ struct Args {
 const HELP: &str = "\
 Examples:
   quickstart
-  quickstart --clip 12
-  quickstart --clip 12 --ask 'Where is the red star at the end?'
+  quickstart --clip 5
+  quickstart --clip 5 --ask 'Where is the orange cross at the end?'
   quickstart --video my.mp4 --ask 'Track the blue circle.'
 
 Words it knows: circle square triangle star cross diamond; red green blue yellow purple orange cyan
@@ -335,6 +336,15 @@ fn picture(frame: Frame) -> Outcome<RgbImage> {
     ))
 }
 
+/// A mask at the size its frame is shown in.
+fn enlarged_mask(mask: &Mask, (width, height): (u32, u32)) -> Mask {
+    let (rows, columns) = mask.0.dim();
+    let (height, width) = (height as usize, width as usize);
+    Mask(Array2::from_shape_fn((height, width), |(y, x)| {
+        mask.0[[y * rows / height, x * columns / width]]
+    }))
+}
+
 /// Some of `n` things, evenly spread.
 fn spread(n: usize) -> Vec<usize> {
     let count = n.min(STRIP);
@@ -397,7 +407,8 @@ fn drawn(
         for (i, frame) in frames.iter().enumerate() {
             let mut shown = frame.clone();
             if let Some(tracked) = found.frames.get(i * step) {
-                draw_mask(&mut shown, &tracked.mask.decode()?, COLOURS[0])?;
+                let mask = enlarged_mask(&tracked.mask.decode()?, shown.dimensions());
+                draw_mask(&mut shown, &mask, COLOURS[0])?;
                 let boxes: Vec<LabelledBox> = tracked
                     .area
                     .iter()

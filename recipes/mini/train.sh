@@ -14,4 +14,4 @@ run train -- recipes/mini/dialogue.toml seed="$SEED"
 # Task assignment, heads, co-training.
 run train -- recipes/mini/stages.toml seed="$SEED" --export runs/mini-model --half
 # How good it is on what training never showed.
-run evaluate -- --model runs/mini-model --as-trained --synthetic 400 --out runs/mini-held-out
+run evaluate -- --model runs/mini-model --as-trained --synthetic 200 --out runs/mini-held-out
