@@ -29,11 +29,9 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// Ask a video or an image a question.
 ///
 /// The answer is streamed. Where the model calls a head, the prediction is printed and drawn: a box
-/// or a mask on a frame, time spans and the saliency curve on a timeline. Without --model a small
-/// model with random weights answers: it runs every part of the chain and knows nothing, so its
-/// words and predictions mean nothing. It would not call a head either, so one is called for it: the
-/// temporal head for a question that begins with \"when\", the mask head for one that begins with
-/// \"follow\", \"track\" or \"segment\", else the region head.
+/// or a mask on a frame, time spans and the saliency curve on a timeline. Without --model the
+/// mini model of the library answers, which knows coloured shapes of the synthetic world only: \"Where
+/// is the red circle at the start?\", \"When does the blue square blink?\", \"Track the green star.\"
 #[derive(Parser)]
 #[command(after_help = "Examples:
   chat --video clip.mp4 --ask 'Where is the dog?'
@@ -90,7 +88,7 @@ struct Args {
     /// 0 is greedy
     #[arg(long, default_value_t = 0.0)]
     temperature: f32,
-    /// Seed of the random model and of sampling
+    /// Seed of sampling
     #[arg(long, default_value_t = 7)]
     seed: u64,
     /// When a head is called
@@ -231,9 +229,6 @@ fn run(args: Args) -> Result<()> {
         for task in &args.task {
             question = question.with_task(task);
         }
-        if args.task.is_empty() && args.model.is_none() {
-            question = question.with_task(fitting_task(text));
-        }
         let start = Instant::now();
         for event in session.ask(question)? {
             match event? {
@@ -282,19 +277,6 @@ fn run(args: Args) -> Result<()> {
         eprintln!("wrote {}", args.timeline.display());
     }
     Ok(())
-}
-
-/// The head a question asks for, for a model that does not know.
-fn fitting_task(question: &str) -> &'static str {
-    let first = question.split_whitespace().next().unwrap_or_default();
-    let is = |words: &[&str]| words.iter().any(|w| first.eq_ignore_ascii_case(w));
-    if is(&["when"]) {
-        "temporal"
-    } else if is(&["follow", "track", "segment"]) {
-        "mask"
-    } else {
-        "region"
-    }
 }
 
 fn timeline_of(question: &str, found: &TemporalPrediction, truth: &[TimeSpan]) -> Timeline {

@@ -1,6 +1,6 @@
 //! Makes the parts that the mini model's stages start from.
 //!
-//! `cargo run --release --example pretrain -- --sizes recipes/mini --out runs/mini-parts`
+//! `cargo run --release --example pretrain -- --sizes assets/mini --out runs/mini-parts`
 
 use std::path::PathBuf;
 use std::process::ExitCode;

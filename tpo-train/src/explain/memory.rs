@@ -17,9 +17,9 @@ use crate::stage::{Precision, Stage};
 ///
 /// | what | estimate, measured | recomputed |
 /// |---|---|---|
-/// | `recipes/mini`, region-head, batch 4 | 62, 66 | 51, 53 |
+/// | `recipes/nano`, region-head, batch 4 | 62, 66 | 51, 53 |
 /// | the same, batch 64 | 338, 321 | 161, 149 |
-/// | `recipes/mini`, co-training, batch 4 | 114, 116 | 92, 91 |
+/// | `recipes/nano`, co-training, batch 4 | 114, 116 | 92, 91 |
 /// | the same, batch 64 | 754, 796 | 388, 340 |
 /// | 2 layers of Mistral-7B, adapters, 512 tokens | 2124, 2118 | 1980, 1973 |
 ///
