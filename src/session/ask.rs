@@ -2,8 +2,12 @@
 
 use tpo_core::geometry::BoxXyxy;
 use tpo_core::head::{FeatureSource, FrameSource, SampleContext, TaskOutput};
-use tpo_core::model::{GenerateEvent, GenerateOptions, PaddingSide, TokenBatch};
-use tpo_core::prompt::{MAX_TOKENS, QuestionPrompt, Turn, Visual, timestamps_message};
+use tpo_core::model::{CallOrder, GenerateEvent, GenerateOptions, PaddingSide, TokenBatch};
+use tpo_core::prompt::{
+    MAX_TOKENS, PromptIds, QuestionPrompt, Turn, Visual, encode_further_question,
+    timestamps_message,
+};
+use tpo_core::token::TaskRegistry;
 use tpo_data::sampling::frame_timestamps;
 use tpo_llm::sampling::Sampler;
 use tpo_llm::tokenizer::{DecodeStream, Tokenizer};
@@ -46,21 +50,7 @@ impl Session {
             b.check(&format!("box {i} of the question"))?;
         }
         let text = self.place_boxes(&question);
-        let message = self.timestamps_message(&text);
-        let visual = self.media.as_ref().map_or(Visual::None, |m| m.kind);
-        let prompt = if self.history.is_empty() {
-            QuestionPrompt::new(visual, &message, &text)
-        } else {
-            QuestionPrompt::with_history(visual, &message, &self.history, &text)
-        };
-        let mut prompt = prompt.with_answer_prefix(&question.answer_prefix);
-        let front = match visual {
-            Visual::None => &mut prompt.question,
-            _ => &mut prompt.visual,
-        };
-        front.insert_str(0, &question.system);
-        let n_visual = self.media.as_ref().map_or(0, |m| m.embeddings.dims()[1]);
-        let ids = prompt.encode(n_visual, &self.tokenizer)?;
+        let ids = self.prompt_ids(&text, &question)?;
         let limit = MAX_TOKENS.min(self.config.llm.max_position_embeddings);
         if ids.len() > limit {
             return Err(Error::Question {
@@ -139,10 +129,53 @@ impl Session {
             tokenizer: &self.tokenizer,
             question: text,
             boxes: question.boxes,
-            box_mark: self.model.registry().box_prompt.as_ref().map(|t| t.id),
+            registry: self.model.registry(),
             history: &mut self.history,
+            answers: &mut self.answers,
             history_boxes: &mut self.history_boxes,
         })
+    }
+
+    /// Ids of the conversation and the question `text`.
+    ///
+    /// A model that runs as trained reads the turns as training lays them out, with the answers it
+    /// gave id for id; otherwise the layout is that of the published code.
+    pub(super) fn prompt_ids(&self, text: &str, question: &Question) -> Result<PromptIds> {
+        let media = self.media.as_ref();
+        let visual = media.map_or(Visual::None, |m| m.kind);
+        let n_visual = media.map_or(0, |m| m.embeddings.dims()[1]);
+        let as_trained = self.options.call_order == CallOrder::AsTrained;
+        let earlier = match as_trained {
+            true => &self.history[..],
+            false => &[],
+        };
+        let asks_times = |text: &str| text.contains("timestamp");
+        let message = match asks_times(text) || earlier.iter().any(|t| asks_times(&t.question)) {
+            true => self.timestamps_message(),
+            false => String::new(),
+        };
+        let prefix = &question.answer_prefix;
+        let mut prompt = match (earlier.first(), self.history.is_empty()) {
+            (Some(first), _) => QuestionPrompt::new(visual, &message, &first.question),
+            (None, true) => QuestionPrompt::new(visual, &message, text).with_answer_prefix(prefix),
+            (None, false) => QuestionPrompt::with_history(visual, &message, &self.history, text)
+                .with_answer_prefix(prefix),
+        };
+        let front = match visual {
+            Visual::None => &mut prompt.question,
+            _ => &mut prompt.visual,
+        };
+        front.insert_str(0, &question.system);
+        let mut ids = prompt.encode(n_visual, &self.tokenizer)?;
+        for (i, answer) in self.answers.iter().enumerate().take(earlier.len()) {
+            ids.push_text(answer);
+            let next = match earlier.get(i + 1) {
+                Some(turn) => encode_further_question(&turn.question, "", &self.tokenizer)?,
+                None => encode_further_question(text, prefix, &self.tokenizer)?,
+            };
+            ids.push_text(&next);
+        }
+        Ok(ids)
     }
 
     /// Every box gets a placeholder; missing ones are put at the end.
@@ -158,16 +191,14 @@ impl Session {
         text
     }
 
-    /// The reference tells the frame times only to questions that say "timestamp".
-    fn timestamps_message(&self, question: &str) -> String {
+    /// The frame times, which the reference tells only to questions that say "timestamp".
+    fn timestamps_message(&self) -> String {
         match &self.media {
             Some(Media {
                 fps: Some(fps),
                 frames,
                 ..
-            }) if question.contains("timestamp") => {
-                timestamps_message(&frame_timestamps(frames, *fps))
-            }
+            }) => timestamps_message(&frame_timestamps(frames, *fps)),
             _ => String::new(),
         }
     }
@@ -184,8 +215,9 @@ pub struct Answer<'a> {
     tokenizer: &'a Tokenizer,
     question: String,
     boxes: Vec<BoxXyxy>,
-    box_mark: Option<u32>,
+    registry: &'a TaskRegistry,
     history: &'a mut Vec<Turn>,
+    answers: &'a mut Vec<Vec<u32>>,
     history_boxes: &'a mut Vec<BoxXyxy>,
 }
 
@@ -206,15 +238,35 @@ impl Answer<'_> {
         Ok(reply)
     }
 
+    /// The answer as training would show it: a task token behind every call, an end.
+    fn as_learned(&self) -> Vec<u32> {
+        let mut ids = Vec::with_capacity(self.raw.len() + 2);
+        let tasks = self.registry.tasks();
+        for id in &self.raw {
+            // A placeholder the model wrote itself would call for a second task token.
+            if tasks.iter().any(|t| t.placeholder.id == *id) {
+                continue;
+            }
+            ids.push(*id);
+            ids.extend(self.registry.by_routing(*id).map(|t| t.placeholder.id));
+        }
+        let ends = self.tokenizer.eos_ids();
+        if !ids.last().is_some_and(|id| ends.contains(id)) {
+            ids.extend(ends.first());
+        }
+        ids
+    }
+
     fn finish(&mut self) -> Option<Result<Event>> {
         self.run = None;
         // A mark the model wrote itself has no box; in the history it would ask for one.
-        let mark = self.box_mark;
+        let mark = self.registry.box_prompt.as_ref().map(|t| t.id);
         self.raw.retain(|id| Some(*id) != mark);
         let answer = match self.tokenizer.decode(&self.raw, true) {
             Ok(text) => text,
             Err(e) => return Some(Err(e.into())),
         };
+        self.answers.push(self.as_learned());
         self.history_boxes.append(&mut self.boxes);
         self.history.push(Turn {
             question: std::mem::take(&mut self.question),

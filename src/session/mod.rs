@@ -15,6 +15,8 @@ use crate::frames::HeardFrames;
 mod ask;
 mod media;
 mod options;
+#[cfg(test)]
+mod tests;
 
 pub use ask::{Answer, Event, Reply};
 pub use media::Media;
@@ -88,6 +90,8 @@ pub struct Session {
     options: SessionOptions,
     media: Option<Media>,
     history: Vec<Turn>,
+    /// Its answers as ids, with the task tokens behind their calls.
+    answers: Vec<Vec<u32>>,
     /// Boxes of the questions in the history, in order; their marks stand in its text.
     history_boxes: Vec<BoxXyxy>,
     /// The question being answered.
@@ -133,6 +137,7 @@ impl Session {
             options,
             media: None,
             history: Vec::new(),
+            answers: Vec::new(),
             history_boxes: Vec::new(),
             asked: String::new(),
             asked_boxes: Vec::new(),
@@ -193,6 +198,7 @@ impl Session {
     /// Forgets the conversation and keeps the media.
     pub fn clear_history(&mut self) {
         self.history.clear();
+        self.answers.clear();
         self.history_boxes.clear();
     }
 }

@@ -104,6 +104,50 @@ pub fn encode_with_placeholders(
     }
 }
 
+/// Ids of `text` without the BOS in front.
+///
+/// # Errors
+/// Those of the encoder.
+pub fn encode_without_bos(text: &str, encoder: &(impl TextEncoder + ?Sized)) -> Result<Vec<u32>> {
+    let bos = encoder.encode_with_bos("")?;
+    let mut ids = encoder.encode_with_bos(text)?;
+    if ids.starts_with(&bos) {
+        ids.drain(..bos.len());
+    }
+    Ok(ids)
+}
+
+/// Ids of a question behind earlier turns, in the layout of training: no further BOS, and the
+/// answer begins behind a space, as that of the first question does. [`QuestionPrompt::with_history`]
+/// is the layout of the published generation code, which differs from it.
+///
+/// # Errors
+/// [`CoreError::Prompt`] for a question with the placeholder of a video; those of the encoder.
+pub fn encode_further_question(
+    question: &str,
+    answer_prefix: &str,
+    encoder: &(impl TextEncoder + ?Sized),
+) -> Result<Vec<u32>> {
+    refuse_placeholders(question)?;
+    let text = format!(" [INST] {question} [/INST] {answer_prefix}");
+    encode_without_bos(&text, encoder)
+}
+
+fn refuse_placeholders(question: &str) -> Result<()> {
+    if [IMAGE_PLACEHOLDER, VIDEO_PLACEHOLDER]
+        .iter()
+        .any(|p| question.contains(p))
+    {
+        return Err(CoreError::Prompt {
+            why: format!(
+                "the question holds `{IMAGE_PLACEHOLDER}` or `{VIDEO_PLACEHOLDER}`; these mark \
+                 the place of the video and cannot be asked about"
+            ),
+        });
+    }
+    Ok(())
+}
+
 /// What the question is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Visual {
@@ -188,17 +232,7 @@ impl QuestionPrompt {
         n_visual: usize,
         encoder: &(impl TextEncoder + ?Sized),
     ) -> Result<PromptIds> {
-        if [IMAGE_PLACEHOLDER, VIDEO_PLACEHOLDER]
-            .iter()
-            .any(|p| self.question.contains(p))
-        {
-            return Err(CoreError::Prompt {
-                why: format!(
-                    "the question holds `{IMAGE_PLACEHOLDER}` or `{VIDEO_PLACEHOLDER}`; these \
-                     mark the place of the video and cannot be asked about"
-                ),
-            });
-        }
+        refuse_placeholders(&self.question)?;
         let mut prompt = PromptIds::default();
         if !self.visual.is_empty() {
             prompt = encode_with_placeholders(&self.visual, n_visual, encoder)?;
@@ -277,8 +311,17 @@ mod tests {
     }
 
     #[test]
+    fn a_further_question_reads_as_the_first_without_its_bos() {
+        let first = QuestionPrompt::new(Visual::None, "", "c").with_answer_prefix("d");
+        let first = first.encode(0, &Chars).unwrap();
+        let further = encode_further_question("c", "d", &Chars).unwrap();
+        assert_eq!(first.ids[1..], further);
+    }
+
+    #[test]
     fn a_placeholder_in_the_question_is_an_error() {
         let p = QuestionPrompt::new(Visual::Video, "", "what is [<VID_PLH>]?");
         assert!(p.encode(4, &Chars).is_err());
+        assert!(encode_further_question("[<VID_PLH>]", "", &Chars).is_err());
     }
 }

@@ -3,7 +3,10 @@
 use std::sync::Arc;
 
 use tpo_core::model::IGNORE_LABEL;
-use tpo_core::prompt::{PromptIds, QuestionPrompt, TextEncoder, Visual, timestamps_message};
+use tpo_core::prompt::{
+    PromptIds, QuestionPrompt, TextEncoder, Visual, encode_further_question, encode_without_bos,
+    timestamps_message,
+};
 
 use super::writer::{Dialogue, prepare};
 use crate::DataError;
@@ -69,16 +72,6 @@ impl VideoChatEncoder {
             max_tokens: tpo_core::prompt::MAX_TOKENS,
         }
     }
-
-    /// Ids without the BOS in front.
-    fn plain(&self, text: &str) -> Result<Vec<u32>, DataError> {
-        let bos = self.tokenizer.encode_with_bos("")?;
-        let mut ids = self.tokenizer.encode_with_bos(text)?;
-        if ids.starts_with(&bos) {
-            ids.drain(..bos.len());
-        }
-        Ok(ids)
-    }
 }
 
 impl DialogueEncoder for VideoChatEncoder {
@@ -113,11 +106,11 @@ impl DialogueEncoder for VideoChatEncoder {
                 turn = QuestionPrompt::new(visual, &message, question)
                     .encode(slots, &*self.tokenizer)?;
             } else {
-                turn.push_text(&self.plain(&format!(" [INST] {question} [/INST] "))?);
+                turn.push_text(&encode_further_question(question, "", &*self.tokenizer)?);
             }
             let asked = turn.len();
             if !answer.is_empty() {
-                let mut ids = self.plain(answer)?;
+                let mut ids = encode_without_bos(answer, &*self.tokenizer)?;
                 ids.push(self.eos_id);
                 turn.push_text(&ids);
             }

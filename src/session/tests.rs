@@ -1,0 +1,71 @@
+use std::sync::Arc;
+
+use tpo_core::prompt::Visual;
+use tpo_data::prompts::{Dialogue, DialogueEncoder, VideoChatEncoder};
+use tpo_data::synthetic::{Split, World, WorldConfig};
+
+use super::{Question, SessionOptions};
+use crate::device::DeviceChoice;
+
+/// A model that runs as trained must read its own conversation as its training would lay it out.
+#[test]
+fn turns_lie_as_in_training() {
+    let device = DeviceChoice::Cpu.open().unwrap();
+    let mut session = crate::presets::mini(&device, SessionOptions::default()).unwrap();
+    let world = World::new(WorldConfig::default(), 1).unwrap();
+    let clip = world.clip(Split::HeldOut, 12);
+    let frames: Vec<_> = clip.scene.render_all();
+    let frames = frames.iter().map(|f| f.to_frame().unwrap()).collect();
+    session
+        .load_frames(clip.name(), frames, clip.scene.fps)
+        .unwrap();
+    let look = clip.scene.objects[0].look.phrase();
+    let questions = [
+        "How many shapes are there?".to_string(),
+        format!("Where is the {look} at the start?"),
+        "How many shapes are there?".to_string(),
+    ];
+    let mut replies = Vec::new();
+    for question in &questions {
+        let reply = session.ask(Question::new(question)).unwrap();
+        replies.push(reply.collect_reply().unwrap());
+    }
+    let [first, place, again] = &replies[..] else {
+        unreachable!()
+    };
+    assert_eq!(place.tasks.len(), 1, "{place:?}");
+    assert!(
+        !first.text.is_empty() && !again.text.is_empty(),
+        "{again:?}"
+    );
+
+    let registry = session.model().registry();
+    let region = registry.require("region").unwrap();
+    let call = [region.routing.id, region.placeholder.id];
+    assert!(session.answers[1].windows(2).any(|ids| ids == call));
+    let eos = session.tokenizer().eos_ids()[0];
+    let said = |i: usize| {
+        let ids: &[u32] = &session.answers[i];
+        assert_eq!(ids.last(), Some(&eos));
+        session
+            .tokenizer()
+            .decode(&ids[..ids.len() - 1], false)
+            .unwrap()
+    };
+    let mut turns: Vec<_> = (0..3).map(|i| (questions[i].clone(), said(i))).collect();
+    turns.push(("And now?".into(), String::new()));
+    let encoder = VideoChatEncoder {
+        video_slots: session.media().unwrap().embeddings.dims()[1],
+        ..VideoChatEncoder::new(Arc::new(crate::presets::mini_tokenizer().unwrap()), eos)
+    };
+    let dialogue = Dialogue {
+        turns,
+        ..Dialogue::default()
+    };
+    let trained = encoder.encode(Visual::Video, &[], &dialogue).unwrap();
+    let asked = Question::new("And now?");
+    assert_eq!(
+        session.prompt_ids("And now?", &asked).unwrap(),
+        trained.prompt
+    );
+}
