@@ -16,8 +16,8 @@ use tpo::core::geometry::BoxXyxy;
 ///
 /// With --ask a video language model reads the question and its mask head says what to follow.
 ///
-/// Without --weights (or --model) random weights run: they go through every step and know nothing,
-/// so the masks mean nothing.
+/// Without --weights (or --model) the mini model's SAM 2 runs: it works on 128 pixels and knows the
+/// coloured shapes of the synthetic world, nothing else.
 #[derive(Parser, Debug)]
 #[command(after_help = "Prompts:
   [OBJECT:]x0,y0,x1,y1[@FRAME]   a box          [OBJECT:]x,y[@FRAME]   a point
@@ -29,7 +29,7 @@ Weights:
   --weights takes a safetensors file or a directory of them, under the names of the SAM 2 release,
   of Hugging Face (facebook/sam2.1-hiera-large, with its config.json), or of VideoChat-TPO. For the
   release's names say --size and --sam; a config.json and VideoChat-TPO say them themselves.
-  Without --weights, --size builds that size with random weights.
+  Without --weights, --size builds that size with random weights, to see how fast it is.
 
 Examples:
   track --video clip.mp4 --box 0.3,0.2,0.6,0.9
@@ -59,7 +59,7 @@ pub struct Args {
     /// Weights of SAM 2
     #[arg(long)]
     pub weights: Option<PathBuf>,
-    /// Size of the model in --weights [default: large; without --weights a toy of 64 pixels]
+    /// Size of the model in --weights [default: large; without --weights the mini model's]
     #[arg(long, value_enum)]
     pub size: Option<Size>,
     /// Generation of the model in --weights

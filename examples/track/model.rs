@@ -1,4 +1,4 @@
-//! SAM 2 from a checkpoint, or with random weights.
+//! SAM 2 from a checkpoint, or that of the mini model.
 
 use std::path::Path;
 
@@ -8,6 +8,7 @@ use tpo::heads::mask::sam2::{
     Sam2, Sam2Config, Sam2Version, sam2_hugging_face_keys, sam2_keys, sam2_videochat_tpo_keys,
 };
 use tpo::weights::{Checkpoint, DtypePolicy, KeyRules, KeyScope, LoadOptions, load_module};
+use tpo::{SessionOptions, presets};
 
 use super::Outcome;
 use super::args::{Args, Generation, Size};
@@ -18,12 +19,14 @@ pub fn open(args: &Args, device: &Device) -> Outcome<Sam2> {
         Generation::V2_1 => Sam2Version::V2_1,
     };
     let Some(path) = &args.weights else {
+        let Some(size) = args.size else {
+            eprintln!("(no --weights: the mini model's SAM 2, which knows coloured shapes only)");
+            let session = presets::mini(device, SessionOptions::default())?;
+            return Ok(session.model().heads.rest.rest.head.sam.clone());
+        };
         eprintln!("(no --weights: random weights, the masks mean nothing)");
         device.seed(args.seed);
-        let config = args
-            .size
-            .map_or(Sam2Config::mini(version), |size| sized(size, version));
-        return Ok(config.init(device)?);
+        return Ok(sized(size, version).init(device)?);
     };
     let checkpoint = Checkpoint::open(path)?;
     let begins = |prefix: &str| checkpoint.tensors().any(|t| t.key.starts_with(prefix));

@@ -12,6 +12,8 @@ run pretrain -- --sizes assets/mini --out runs/mini-parts --seed "$SEED"
 # Captions and questions.
 run train -- recipes/mini/dialogue.toml seed="$SEED"
 # Task assignment, heads, co-training.
-run train -- recipes/mini/stages.toml seed="$SEED" --export runs/mini-model --half
+run train -- recipes/mini/stages.toml seed="$SEED"
+# Co-training goes on.
+run train -- recipes/mini/more.toml seed="$SEED" --export runs/mini-model --half
 # How good it is on what training never showed.
 run evaluate -- --model runs/mini-model --as-trained --synthetic 200 --out runs/mini-held-out
