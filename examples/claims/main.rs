@@ -38,6 +38,7 @@ struct Args {
 #[derive(Subcommand)]
 enum Command {
     /// Train and judge what is not done yet. Kill it whenever you like; the same command goes on.
+    /// Started twice, the two share the runs.
     Run {
         /// The study.
         study: PathBuf,
@@ -112,7 +113,11 @@ fn act(command: Command) -> Outcome<()> {
                     if !only.is_empty() && !only.contains(&variant.name) {
                         continue;
                     }
-                    let found = one::one(&study, variant, *seed, &out, &device, quiet)?;
+                    let Some(found) = one::one(&study, variant, *seed, &out, &device, quiet)?
+                    else {
+                        println!("{} seed {seed}: another process is at it", variant.name);
+                        continue;
+                    };
                     let words = found.values.get("text/exact match").copied();
                     println!(
                         "{} seed {seed}: conversation {:.1}, {} steps in {:.2} h",

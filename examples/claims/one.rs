@@ -1,6 +1,7 @@
 //! One run of a study: train, export, ask, score.
 
 use std::collections::BTreeMap;
+use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -61,7 +62,11 @@ fn train(
     }
 }
 
-/// Runs a variant with a seed, or reads what an earlier run found.
+/// File that is locked while a process is at a run.
+const LOCK_FILE: &str = ".lock";
+
+/// Runs a variant with a seed, or reads what an earlier run found. `None` when another process is
+/// at it.
 pub fn one(
     study: &Study,
     variant: &Variant,
@@ -69,12 +74,18 @@ pub fn one(
     out: &Path,
     device: &Device,
     quiet: bool,
-) -> Outcome<Scores> {
+) -> Outcome<Option<Scores>> {
     let dir = folder(out, &variant.name, seed);
     let scores = dir.join(SCORES_FILE);
+    std::fs::create_dir_all(&dir).map_err(|e| format!("{}: {e}", dir.display()))?;
+    let lock = dir.join(LOCK_FILE);
+    let lock = File::create(&lock).map_err(|e| format!("{}: {e}", lock.display()))?;
+    if let Err(TryLockError::WouldBlock) = lock.try_lock() {
+        return Ok(None);
+    }
     if scores.exists() {
         let text = std::fs::read(&scores).map_err(|e| format!("{}: {e}", scores.display()))?;
-        return Ok(serde_json::from_slice(&text)?);
+        return Ok(Some(serde_json::from_slice(&text)?));
     }
     let mut set = variant.set.clone();
     set.push(format!("seed={seed}"));
@@ -101,8 +112,12 @@ pub fn one(
         values: flat(&results),
     };
     let text = serde_json::to_string_pretty(&found)?;
-    std::fs::write(&scores, text).map_err(|e| format!("{}: {e}", scores.display()))?;
-    Ok(found)
+    // A run that has its scores is done, so they come whole or not at all.
+    let draft = dir.join("scores.json.tmp");
+    std::fs::write(&draft, text)
+        .and_then(|()| std::fs::rename(&draft, &scores))
+        .map_err(|e| format!("{}: {e}", scores.display()))?;
+    Ok(Some(found))
 }
 
 fn ask(

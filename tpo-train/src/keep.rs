@@ -73,8 +73,8 @@ impl RunKeeper {
     /// that some of them are from, so that they are kept too. `bars` draws a progress bar.
     ///
     /// # Errors
-    /// [`TrainError::Checkpoint`] when there is a run already; [`TrainError::Groups`] when a stage
-    /// does not fit the model; [`TrainError::Io`].
+    /// [`TrainError::Checkpoint`] when there is a run already or another process has begun one;
+    /// [`TrainError::Groups`] when a stage does not fit the model; [`TrainError::Io`].
     pub fn create<M: Module>(
         dir: impl AsRef<Path>,
         recipe: &Recipe,
@@ -176,12 +176,13 @@ impl RunKeeper {
             SavedWeights::All => None,
             SavedWeights::Trained => Some(held(from)?),
         };
-        std::fs::create_dir_all(dir).map_err(TrainError::io("creating", dir))?;
+        let retention: Retention = (&recipe.checkpoints).into();
+        let store = CheckpointStore::new(dir.join(CHECKPOINTS_DIR), retention);
+        // Before anything is written: two processes in one run would mix their logs.
+        store.claim()?;
         let recipe_text = recipe.to_toml()?;
         let path = dir.join(files::RECIPE);
         std::fs::write(&path, &recipe_text).map_err(TrainError::io("writing", &path))?;
-        let retention: Retention = (&recipe.checkpoints).into();
-        let store = CheckpointStore::new(dir.join(CHECKPOINTS_DIR), retention);
         let best = match retention.best {
             Some(goal) => store.best(goal)?.and_then(|c| c.manifest().score),
             None => None,

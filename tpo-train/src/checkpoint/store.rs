@@ -97,14 +97,23 @@ impl CheckpointStore {
         format!("step-{step:08}")
     }
 
+    /// Keeps other processes from writing here until this store is dropped; [`CheckpointStore::begin`]
+    /// does it too.
+    ///
+    /// # Errors
+    /// [`TrainError::Io`]; [`TrainError::Checkpoint`] when another process writes here.
+    pub fn claim(&self) -> Result<()> {
+        std::fs::create_dir_all(&self.dir).map_err(TrainError::io("creating", &self.dir))?;
+        self.lock()
+    }
+
     /// Starts a checkpoint after `step` optimizer steps of the run, in the stage of that name.
     /// Leftovers of processes that were killed are removed.
     ///
     /// # Errors
     /// [`TrainError::Io`]; [`TrainError::Checkpoint`] when another process writes here.
     pub fn begin(&self, step: u64, stage: &str) -> Result<Draft<'_>> {
-        std::fs::create_dir_all(&self.dir).map_err(TrainError::io("creating", &self.dir))?;
-        self.lock()?;
+        self.claim()?;
         self.sweep(true);
         Draft::new(self, step, stage)
     }
@@ -182,7 +191,6 @@ impl CheckpointStore {
         }
     }
 
-    /// Keeps other processes from writing here until this store is dropped.
     fn lock(&self) -> Result<()> {
         let mut lock = self.lock.lock().unwrap_or_else(|e| e.into_inner());
         if lock.is_some() {
