@@ -9,7 +9,11 @@ use ndarray::Array2;
 use tpo_core::CoreError;
 use tpo_core::geometry::{BoxXyxy, Mask};
 use tpo_core::head::{FrameSource, HeadContext, LossTerms, SampleContext, TaskHead};
+use tpo_heads::HeadsError;
 use tpo_heads::mask::sam2::{Sam2Config, Sam2Version};
+use tpo_heads::mask::train::{
+    PromptMix, Sam2TrainConfig, VideoMaskBatch, VideoObject, VideoPrompt, video_losses,
+};
 use tpo_heads::mask::{
     BOX_TOKENS, MaskHead, MaskHeadConfig, MaskLossConfig, MaskOutput, MaskSupervision, MaskTarget,
     PromptSource, SupervisedMask, box_tokens, mask_box,
@@ -89,8 +93,11 @@ fn sample(frames: &dyn FrameSource) -> SampleContext<'_> {
 }
 
 fn head(device: &Device) -> MaskHead {
+    head_with(Sam2Config::nano(Sam2Version::V2_0), device)
+}
+
+fn head_with(sam: Sam2Config, device: &Device) -> MaskHead {
     device.seed(11);
-    let sam = Sam2Config::nano(Sam2Version::V2_0);
     let head = MaskHeadConfig::new(D_LLM, D_LLM, sam).init(device).unwrap();
     // Drawn now, so that clones are the same.
     sums(&head);
@@ -329,6 +336,125 @@ fn sam_is_frozen_and_masks_teach_the_adapter() {
             assert!(last < 0.9 * first, "{which:?}: {losses:?}");
         }
     }
+}
+
+/// The head's video loss is [`video_losses`] of the tokens the adapter makes; it reaches the adapter
+/// through a frozen SAM 2, and SAM 2 itself where that learns.
+#[test]
+fn video_teaches_the_adapter_and_sam_where_it_learns() {
+    const FRAMES: usize = 4;
+    let device = Device::flex().autodiff();
+    let frames = [Square::new(FRAMES + 1), Square::new(FRAMES)];
+    let samples = [sample(&frames[0]), sample(&frames[1])];
+    let context = HeadContext {
+        samples: &samples,
+        rows: &[0, 1],
+    };
+    // Nothing is known of the second video's frame 2.
+    let known = [vec![0, 1, 2, 3, 4], vec![0, 1, 3]];
+    let targets: Vec<MaskTarget> = known
+        .iter()
+        .map(|known| {
+            let masks = known.iter();
+            masks.fold(MaskTarget::default(), |target, t| {
+                target.with_mask(*t, &Square::mask(*t))
+            })
+        })
+        .collect();
+    let task = random([2, D_LLM], &device);
+    let with = |video: Sam2TrainConfig, learns: bool| {
+        let loss = MaskLossConfig::new()
+            .with_embedding(0.0)
+            .with_area(0.0)
+            .with_video(Some(video));
+        let mut sam = Sam2Config::nano(Sam2Version::V2_0);
+        // A frozen SAM 2 drops nothing. One that learns does, and then no two numbers are equal.
+        assert!(sam.memory_attention.dropout > 0.0);
+        if learns {
+            sam.memory_attention.dropout = 0.0;
+        }
+        let mut head = head_with(sam, &device).with_loss(loss);
+        if learns {
+            head.sam = head.sam.set_require_grad(true);
+        }
+        head
+    };
+    let tokens = Sam2TrainConfig::new()
+        .with_frames(FRAMES)
+        .with_prompts(PromptMix::task_token_only());
+    let names = ["video_focal", "video_dice", "video_iou", "video_object"];
+    for learns in [false, true] {
+        let head = with(tokens.clone(), learns);
+        let output = head.forward(task.clone(), &context).unwrap();
+        let terms = head.loss(&output, &targets, &context).unwrap();
+
+        let clip = |source: &Square| {
+            let all = source.frames(head.sam.config().image_size).unwrap();
+            all.narrow(0, 0, FRAMES).unsqueeze_dim::<5>(0)
+        };
+        let dim = output.prompt.dims()[2];
+        let batch = VideoMaskBatch {
+            frames: Tensor::cat(frames.iter().map(clip).collect(), 0),
+            objects: (0..2)
+                .map(|at| VideoObject {
+                    clip: at,
+                    prompt: VideoPrompt::Tokens(
+                        output
+                            .prompt
+                            .clone()
+                            .inner()
+                            .narrow(0, at, 1)
+                            .reshape([BOX_TOKENS, dim]),
+                    ),
+                    masks: (0..FRAMES)
+                        .map(|t| known[at].contains(&t).then(|| Square::mask(t)))
+                        .collect(),
+                })
+                .collect(),
+        };
+        let expected = video_losses(&head.sam.valid(), &batch, &tokens).unwrap();
+        for name in names {
+            let (found, expected) = (term(&terms, name), term(&expected, name));
+            assert!(
+                (found - expected).abs() <= 1e-4 * expected.abs().max(1e-3),
+                "{name}: {found}, expected {expected}"
+            );
+        }
+
+        let grads = terms.total().unwrap().backward();
+        assert_eq!(with_gradient(&head.track_embed, &grads), (4, 4));
+        assert_eq!(with_gradient(&head.track_embed_decode2, &grads).1, 4);
+        let (all, reached) = with_gradient(&head.sam, &grads);
+        match learns {
+            // Weights of clicks, masks and corners have no part in tokens.
+            true => assert!(2 * reached > all, "{reached} of {all}"),
+            false => assert_eq!(reached, 0),
+        }
+    }
+
+    // Prompts from the masks teach a SAM 2 that learns, and there is nothing to add to a frozen one.
+    let prompts = Sam2TrainConfig::new().with_frames(FRAMES);
+    for learns in [false, true] {
+        let head = with(prompts.clone(), learns);
+        let output = head.forward(task.clone(), &context).unwrap();
+        let terms = head.loss(&output, &targets, &context).unwrap();
+        assert_eq!(terms.terms().len(), if learns { 6 } else { 2 });
+        if learns {
+            let grads = terms.total().unwrap().backward();
+            assert!(with_gradient(&head.sam, &grads).1 > 0);
+        }
+    }
+
+    // A mask beyond the end.
+    let head = with(tokens, false);
+    let output = head.forward(task, &context).unwrap();
+    let beyond = [targets[0].clone(), targets[0].clone()];
+    let error = head.loss(&output, &beyond, &context).unwrap_err();
+    let wanted = HeadsError::MaskTarget {
+        token: 1,
+        why: "it has a mask of a frame that the video has not",
+    };
+    assert_eq!(error.to_string(), CoreError::from(wanted).to_string());
 }
 
 #[test]

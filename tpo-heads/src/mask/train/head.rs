@@ -63,7 +63,7 @@ pub(in crate::mask) fn supervise_video(
         let join = |f: Sam2Features| on_graph(f, &output.prompt);
         let features: Vec<_> = features.into_iter().map(join).collect();
         losses(
-            &head.sam.clone().no_grad(),
+            &head.sam.clone().freeze(),
             &features,
             &batch.objects,
             config,
