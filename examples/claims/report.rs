@@ -1,6 +1,6 @@
 //! Tables of a study, written from its scores alone.
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -20,29 +20,6 @@ const COLUMNS: [(&str, &str); 9] = [
     ("HL mAP", "temporal/HL mAP Good"),
     ("HIT@1", "temporal/HIT@1 Good"),
     ("J&F", "mask/J&F"),
-];
-
-/// The paper's own figures beside a variant: (variant, figures as the paper prints them).
-const PAPER: [(&str, &str); 9] = [
-    ("dialogue", "VideoChat2, MVBench 60.4 (Table 2)"),
-    (
-        "tpo",
-        "MVBench 66.8 (Table 2); Charades R@0.5 40.2, COCO sets Acc@0.5 82.0, Ref-YouTube-VOS J&F \
-         63.9 (Table 12, T+R+M+C)",
-    ),
-    ("region", "COCO sets Acc@0.5 77.3 (Table 12, R)"),
-    ("temporal", "Charades R@0.5 30.2 (Table 12, T)"),
-    ("mask", "Ref-YouTube-VOS J&F 55.1 (Table 12, M)"),
-    ("region-mask", "Acc@0.5 80.2, J&F 58.3 (Table 12, R+M)"),
-    (
-        "textual",
-        "MVBench 64.7; Charades R@0.5 18.6, mIoU 16.0 (Table 11)",
-    ),
-    ("no-stage-1", "not in the paper"),
-    (
-        "simple-temporal",
-        "MVBench 65.8; Charades R@0.5 17.8, mIoU 15.4 (Table 11)",
-    ),
 ];
 
 /// Everything the tables are made of.
@@ -73,20 +50,62 @@ pub fn collect(study: &Study, out: &Path) -> Outcome<Collected> {
     })
 }
 
-/// Mean and standard deviation of a score over the seeds of a variant.
-fn cell(runs: &[&Scores], key: &str) -> String {
-    let values: Vec<f64> = runs
-        .iter()
-        .filter_map(|r| r.values.get(key).copied())
-        .collect();
-    match values.len() {
-        0 => "–".into(),
-        1 => format!("{:.1}", values[0]),
-        n => {
-            let mean = values.iter().sum::<f64>() / n as f64;
-            let squares = values.iter().map(|v| (v - mean).powi(2)).sum::<f64>();
-            format!("{mean:.1} ± {:.1}", (squares / (n - 1) as f64).sqrt())
+/// A score over the seeds of a variant.
+struct Spread {
+    count: usize,
+    mean: f64,
+    /// Sum of squared distances from the mean.
+    squares: f64,
+}
+
+impl Spread {
+    fn of(runs: &[&Scores], key: &str) -> Option<Self> {
+        let values: Vec<f64> = runs
+            .iter()
+            .filter_map(|r| r.values.get(key).copied())
+            .collect();
+        let mean = values.iter().sum::<f64>() / values.len() as f64;
+        (!values.is_empty()).then(|| Self {
+            count: values.len(),
+            mean,
+            squares: values.iter().map(|v| (v - mean).powi(2)).sum(),
+        })
+    }
+}
+
+impl fmt::Display for Spread {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:.1}", self.mean)?;
+        if self.count > 1 {
+            let deviation = (self.squares / (self.count - 1) as f64).sqrt();
+            write!(f, " ± {deviation:.1}")?;
         }
+        Ok(())
+    }
+}
+
+fn cell(runs: &[&Scores], key: &str) -> String {
+    Spread::of(runs, key).map_or("–".into(), |s| s.to_string())
+}
+
+/// Difference, and twice its standard error if more than one run is done.
+///
+/// Two rows of three runs say little about how far runs scatter; all rows together say more, so the
+/// variance over seeds is pooled over `all`.
+fn difference(ahead: &Spread, behind: &Spread, all: &[Spread]) -> (f64, Option<f64>) {
+    let freedom: usize = all.iter().map(|s| s.count - 1).sum();
+    let squares: f64 = all.iter().map(|s| s.squares).sum();
+    let counts = 1.0 / ahead.count as f64 + 1.0 / behind.count as f64;
+    let error = (freedom > 0).then(|| 2.0 * (squares / freedom as f64 * counts).sqrt());
+    (ahead.mean - behind.mean, error)
+}
+
+fn verdict(difference: f64, error: Option<f64>) -> &'static str {
+    match error {
+        None => "one run each is not enough",
+        Some(error) if difference > error => "replicates",
+        Some(error) if difference < -error => "does not replicate: the opposite",
+        Some(_) => "does not replicate: within the spread",
     }
 }
 
@@ -95,6 +114,35 @@ pub fn tables(study: &Study, found: &Collected) -> String {
     let mut text = String::new();
     let of =
         |name: &str| -> Vec<&Scores> { found.runs.iter().filter(|r| r.variant == name).collect() };
+    text.push_str("| claim | in the paper | here | difference | |\n|---|---|---|---|---|\n");
+    for claim in &study.claims {
+        let [ahead, behind] =
+            [&claim.ahead, &claim.behind].map(|name| Spread::of(&of(name), &claim.score));
+        let all: Vec<Spread> = study
+            .variants
+            .iter()
+            .filter_map(|v| Spread::of(&of(&v.name), &claim.score))
+            .collect();
+        let [here, by, verdict] = match (ahead, behind) {
+            (Some(a), Some(b)) => {
+                let (by, error) = difference(&a, &b, &all);
+                let bound = error.map_or(String::new(), |e| format!(" ± {e:.1}"));
+                let verdict = verdict(by, error).to_string();
+                [
+                    format!("{a} against {b}"),
+                    format!("{by:+.1}{bound}"),
+                    verdict,
+                ]
+            }
+            _ => ["–".into(), "–".into(), "not run".into()],
+        };
+        let _ = writeln!(
+            text,
+            "| {} | {} | {here} | {by} | {verdict} |",
+            claim.claim, claim.paper
+        );
+    }
+    text.push('\n');
     let mut table = |heads: &[String], key: &dyn Fn(usize) -> String| {
         let line = |cells: &[String]| format!("| {} |\n", cells.join(" | "));
         let _ = write!(text, "{}", line(heads));
@@ -130,13 +178,12 @@ pub fn tables(study: &Study, found: &Collected) -> String {
     );
     for variant in &study.variants {
         let runs = of(&variant.name);
-        let paper = PAPER.iter().find(|p| p.0 == variant.name);
         let hours = runs.iter().map(|r| r.hours).sum::<f64>() / runs.len().max(1) as f64;
         let _ = writeln!(
             text,
             "| {} | {} | {} | {hours:.2} |",
             variant.title,
-            paper.map_or("not in the paper", |p| p.1),
+            variant.paper.as_deref().unwrap_or("not in the paper"),
             runs.first().map_or(0, |r| r.steps),
         );
     }

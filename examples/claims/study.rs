@@ -18,6 +18,9 @@ pub struct Study {
     pub evaluation: Evaluation,
     /// In the order of the table.
     pub variants: Vec<Variant>,
+    /// What the rows are compared for.
+    #[serde(default)]
+    pub claims: Vec<Claim>,
     /// Where the file lies; paths count from here.
     #[serde(skip)]
     pub folder: PathBuf,
@@ -52,6 +55,25 @@ pub struct Variant {
     /// Whether places and times are read from words.
     #[serde(default)]
     pub textual: bool,
+    /// The paper's own figures of this row.
+    #[serde(default)]
+    pub paper: Option<String>,
+}
+
+/// That one variant scores higher than another.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Claim {
+    /// In words.
+    pub claim: String,
+    /// The paper's figures.
+    pub paper: String,
+    /// Name of the variant that should be ahead.
+    pub ahead: String,
+    /// Name of the variant it is compared with.
+    pub behind: String,
+    /// The score: task/name.
+    pub score: String,
 }
 
 impl Study {
@@ -72,6 +94,17 @@ impl Study {
             }
             if study.variants[..i].iter().any(|v| v.name == variant.name) {
                 return Err(named(&format!("there are two variants `{}`", variant.name)).into());
+            }
+        }
+        for claim in &study.claims {
+            for name in [&claim.ahead, &claim.behind] {
+                if !study.variants.iter().any(|v| v.name == *name) {
+                    return Err(named(&format!(
+                        "the claim `{}` is about a variant `{name}` that is not there",
+                        claim.claim
+                    ))
+                    .into());
+                }
             }
         }
         if study.seeds.is_empty() || study.variants.is_empty() || study.evaluation.clips == 0 {
