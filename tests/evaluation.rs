@@ -252,6 +252,16 @@ fn perfect_answers_score_a_hundred() {
         assert!((got - 100.0).abs() < 1e-3, "{task} {score} {got}");
     }
     assert!(results.scores[0].groups.len() > 3, "kinds of question");
+    let rows = String::from_utf8(read(dir.path(), "submission/text.jsonl")).unwrap();
+    let texts = results.scores.iter().find(|t| t.task == "text").unwrap();
+    assert_eq!(rows.lines().count(), texts.questions);
+    for row in rows.lines() {
+        let row: Value = serde_json::from_str(row).unwrap();
+        let [pred, gt, question] = ["pred", "gt", "question"].map(|k| row[k].as_str().unwrap());
+        assert_eq!(row["right"], true);
+        assert!(pred.to_lowercase().contains(&gt.to_lowercase()), "{row}");
+        assert!(!gt.is_empty() && !question.is_empty(), "{row}");
+    }
 
     spec.choices = true;
     let plan = Plan::synthetic(&spec, options(Route::Model, &[ItemKind::Choice])).unwrap();

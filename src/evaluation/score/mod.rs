@@ -170,7 +170,7 @@ pub(super) fn score(
             .collect();
         let (scores, groups) = match kind {
             ItemKind::Choice => choices(&of_kind, &known, rules, &folder)?,
-            ItemKind::Text => texts(&known),
+            ItemKind::Text => texts(&of_kind, &known, &folder)?,
             ItemKind::Region => regions(&of_kind, &folder)?,
             ItemKind::Temporal => moments(&of_kind, &known, rules, form, &folder)?,
             ItemKind::Mask => objects(&of_kind, &folder)?,

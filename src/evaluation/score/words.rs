@@ -96,11 +96,33 @@ pub(super) fn choices(
     Ok((list, groups))
 }
 
-pub(super) fn texts(known: &[Answered<'_>]) -> Scored {
+pub(super) fn texts(
+    all: &[Answered<'_>],
+    known: &[Answered<'_>],
+    folder: &Folder<'_>,
+) -> Result<Scored> {
     let right = |a: &&Answered<'_>| match &a.item.expected {
         Expected::Text(Some(truth)) => normalise_text(a.words()) == normalise_text(truth),
         _ => false,
     };
+    let mut lines = Vec::new();
+    for a in all {
+        let truth = match &a.item.expected {
+            Expected::Text(truth) => truth.as_deref(),
+            _ => None,
+        };
+        let row = json!({
+            "id": a.item.id,
+            "kind": a.item.group,
+            "question": a.row.question,
+            "pred": a.words(),
+            "gt": truth,
+            "right": truth.map(|_| right(&a)),
+        });
+        lines.extend(row.to_string().into_bytes());
+        lines.push(b'\n');
+    }
+    folder.write("text.jsonl", &lines)?;
     let accuracy = |of: &[Answered<'_>]| {
         let hits = of.iter().filter(right).count();
         (!of.is_empty()).then(|| percent(hits as f64 / of.len() as f64))
@@ -120,5 +142,5 @@ pub(super) fn texts(known: &[Answered<'_>]) -> Scored {
             scores: vec![one("exact match", accuracy(&members))],
         })
         .collect();
-    (scores, groups)
+    Ok((scores, groups))
 }
