@@ -11,7 +11,7 @@ use burn::tensor::Device;
 use tpo_core::head::HeadSet;
 use tpo_core::traits::AdapterSettings;
 use tpo_llm::tokenizer::Tokenizer;
-use tpo_llm::{LORA_TARGETS, LoraConfig};
+use tpo_llm::{LORA_TARGETS, LlmConfig, LoraConfig};
 use tpo_train::explain::{Explanation, ModelShape, PartShape};
 use tpo_train::recipe::{LoraSpec, ModelSpec, Recipe, SourceSpec};
 use tpo_train::trainer::Purpose;
@@ -72,7 +72,7 @@ pub fn model_config(spec: &ModelSpec) -> Result<TpoConfig> {
             None
         }
     };
-    let lora = spec.lora.as_ref().map(|lora| {
+    if let Some(lora) = &spec.lora {
         for target in &lora.targets {
             if !LORA_TARGETS.contains(&target.as_str()) {
                 problems.push(format!(
@@ -81,12 +81,11 @@ pub fn model_config(spec: &ModelSpec) -> Result<TpoConfig> {
                 ));
             }
         }
-        lora_config(lora)
-    });
+    }
     match base {
         Some(mut config) if problems.is_empty() => {
-            if lora.is_some() {
-                config.llm.lora = lora;
+            if let Some(lora) = &spec.lora {
+                config.llm.lora = Some(lora_config(lora, &config.llm));
             }
             config.validate()?;
             Ok(config)
@@ -109,8 +108,8 @@ pub(crate) fn recipe_tokenizer(spec: &ModelSpec, config: &TpoConfig) -> Result<T
 }
 
 /// Adapters of a recipe as the language model's configuration has them.
-pub(crate) fn lora_config(spec: &LoraSpec) -> LoraConfig {
-    LoraConfig::from(&AdapterSettings::from(spec))
+pub(crate) fn lora_config(spec: &LoraSpec, llm: &LlmConfig) -> LoraConfig {
+    llm.adapters(&AdapterSettings::from(spec))
 }
 
 /// The shape of the model that a recipe names, for prompts of the most tokens it takes. No weight is
@@ -163,7 +162,7 @@ fn staged_shapes(recipe: &Recipe) -> Result<Vec<ModelShape>> {
     for (i, stage) in recipe.stages.iter().enumerate() {
         if let Some(lora) = &stage.lora {
             let mut other = config.clone();
-            other.llm.lora = Some(lora_config(lora));
+            other.llm.lora = Some(lora_config(lora, &other.llm));
             match other.llm.validate() {
                 Ok(()) => config = other,
                 Err(e) => problems.push(format!("stages[{i}] `{}`.lora: {e}", stage.name)),

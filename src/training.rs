@@ -296,7 +296,8 @@ fn staged_model(
     let mut model = model.clone();
     let until = recipe.stages.iter().take(stage + 1);
     if let Some(lora) = until.rev().find_map(|s| s.lora.as_ref()) {
-        let llm = model.llm.replace_lora(Some(lora_config(lora)));
+        let lora = lora_config(lora, model.llm.config());
+        let llm = model.llm.replace_lora(Some(lora));
         model.llm = llm.map_err(|e| TrainError::InvalidPlan {
             problems: vec![format!("the adapters of stages[{stage}]: {e}")],
         })?;

@@ -32,7 +32,7 @@ impl Hooks<VideoChatTpo> for Ends {
     fn checkpoint(
         &mut self,
         model: &VideoChatTpo,
-        _: tpo::train::TrainState,
+        _: &tpo::train::TrainState,
         _: bool,
     ) -> tpo::train::Result<()> {
         self.0.push(model.clone());

@@ -40,8 +40,8 @@ impl<M> Hooks<M> for &mut Notes {
         Ok(())
     }
 
-    fn checkpoint(&mut self, _: &M, state: TrainState, _: bool) -> tpo::train::Result<()> {
-        self.states.push(state);
+    fn checkpoint(&mut self, _: &M, state: &TrainState, _: bool) -> tpo::train::Result<()> {
+        self.states.push(state.clone());
         Ok(())
     }
 }

@@ -55,15 +55,18 @@ fn nothing_to_learn_is_an_error() {
     let config = config(0.0);
     let mut stage = stage(&["head:region.**"], 2, 1);
     stage.loss.other_heads = 0.0;
-    let mut data = data(&config, 1);
-    let mut trainer =
-        Trainer::new(model(&config), stage, &data, TrainOptions::new(&device())).unwrap();
-    let error = trainer.step(&mut data).unwrap_err();
-    assert!(
-        matches!(error, TrainError::NothingToLearn { .. }),
-        "{error}"
-    );
-    assert!(error.to_string().contains("row-0"), "{error}");
+    for recompute in [false, true] {
+        let mut data = data(&config, 1);
+        let mut options = TrainOptions::new(&device());
+        options.recompute = recompute;
+        let mut trainer = Trainer::new(model(&config), stage.clone(), &data, options).unwrap();
+        let error = trainer.step(&mut data).unwrap_err();
+        assert!(
+            matches!(error, TrainError::NothingToLearn { .. }),
+            "{error}"
+        );
+        assert!(error.to_string().contains("row-0"), "{error}");
+    }
 }
 
 #[test]

@@ -91,6 +91,11 @@ pub trait LanguageModel: Module + ModuleDisplay + 'static {
     /// Number of logits.
     fn vocab_size(&self) -> usize;
 
+    /// Positions that it was made for. Generation ends there, and caches are not larger.
+    fn max_length(&self) -> usize {
+        usize::MAX
+    }
+
     /// Embeds ids `[batch, length]` as `[batch, length, dim]`.
     fn embed(&self, ids: Tensor<2, Int>) -> Tensor<3>;
 

@@ -10,7 +10,8 @@ use crate::sampling::{Sampler, SamplingConfig};
 /// How long to generate and how to choose.
 #[derive(Debug, Clone)]
 pub struct GenerationConfig {
-    /// Most new tokens.
+    /// Most new tokens; fewer where the model's positions end
+    /// ([`LlmConfig::max_position_embeddings`](crate::LlmConfig)).
     pub max_new_tokens: usize,
     /// Ids that end a sequence; they are emitted.
     pub stop: Vec<u32>,
@@ -56,6 +57,8 @@ impl CausalLm {
     ) -> Result<TokenStream<'_>> {
         check_ids(self, prompt)?;
         let sampler = Sampler::new(config.sampling.clone())?;
+        let mut config = config;
+        config.max_new_tokens = room(self, prompt.len(), &config);
         let mut cache = self.cache(1, prompt.len() + config.max_new_tokens, device);
         let embeds = self.embed(ids_tensor(&[prompt.to_vec()], device));
         let hidden = self.advance(embeds, None, &mut cache)?;
@@ -105,12 +108,13 @@ impl CausalLm {
             .iter()
             .map(|p| (0..longest).map(|i| i >= longest - p.len()).collect())
             .collect();
-        let mut cache = self.cache(batch, longest + config.max_new_tokens, device);
+        let most = room(self, longest, config);
+        let mut cache = self.cache(batch, longest + most, device);
         let embeds = self.embed(ids_tensor(&padded, device));
         let mut hidden = self.advance(embeds, Some(&mask), &mut cache)?;
         let mut history = prompts.to_vec();
         let mut done = vec![false; batch];
-        for step in 0..config.max_new_tokens {
+        for step in 0..most {
             let logits = self.last_logits(hidden)?;
             let mut next = vec![vec![0]; batch];
             for (row, logits) in logits.chunks_exact(self.vocab_size()).enumerate() {
@@ -122,7 +126,7 @@ impl CausalLm {
                 history[row].push(id);
                 done[row] = config.stop.contains(&id);
             }
-            if done.iter().all(|d| *d) || step + 1 == config.max_new_tokens {
+            if done.iter().all(|d| *d) || step + 1 == most {
                 break;
             }
             hidden = self.advance(self.embed(ids_tensor(&next, device)), None, &mut cache)?;
@@ -210,6 +214,12 @@ impl TokenStream<'_> {
         self.new = self.config.max_new_tokens;
         error
     }
+}
+
+/// New tokens that are asked for and have a position behind `prompt` tokens; one at least.
+fn room(lm: &CausalLm, prompt: usize, config: &GenerationConfig) -> usize {
+    let left = lm.max_length().saturating_sub(prompt).max(1);
+    config.max_new_tokens.min(left)
 }
 
 fn check_ids(lm: &CausalLm, ids: &[u32]) -> Result<()> {

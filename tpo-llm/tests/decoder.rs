@@ -1,7 +1,7 @@
 //! Properties of the decoder that hold for any weights.
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use tpo_core::traits::{DecodeCache, LanguageModel};
+use tpo_core::traits::{AdapterSettings, DecodeCache, LanguageModel};
 use tpo_llm::config::LORA_TARGETS;
 use tpo_llm::generation::GenerationConfig;
 use tpo_llm::{CausalLm, LlmConfig, LlmError, LoraConfig};
@@ -188,6 +188,42 @@ fn a_batch_generates_what_its_rows_generate_alone() {
         batch[0][..=end],
         "a stop token is emitted and ends the row"
     );
+}
+
+/// An absurd number of tokens is no absurd cache: the text ends where the positions do.
+#[test]
+fn generation_ends_with_the_positions() {
+    let mut config = configs().remove(0);
+    config.max_position_embeddings = 12;
+    let lm = model(&config);
+    let device = Device::flex();
+    let prompt = vec![1, 7, 30, 2, 8];
+    for most in [7, 8, 1 << 40, usize::MAX] {
+        let config = GenerationConfig::greedy(most, vec![]);
+        let batch = lm
+            .generate_batch(std::slice::from_ref(&prompt), &config, &device)
+            .unwrap();
+        let alone: Result<Vec<u32>, _> = lm.stream(&prompt, config, &device).unwrap().collect();
+        assert_eq!((batch[0].len(), alone.unwrap()), (7, batch[0].clone()));
+    }
+}
+
+#[test]
+fn adapters_without_targets_are_on_all_that_can() {
+    let settings = AdapterSettings {
+        rank: 2,
+        alpha: 4.0,
+        dropout: 0.0,
+        targets: Vec::new(),
+    };
+    for config in configs() {
+        let tied = config.tie_word_embeddings;
+        let targets = config.adapters(&settings).targets;
+        assert_eq!(targets.len(), LORA_TARGETS.len() - usize::from(tied));
+        assert_eq!(targets.iter().any(|t| t == "lm_head"), !tied);
+        let lm = model(&config).with_adapters(&settings).unwrap();
+        assert_eq!(lm.config().lora.as_ref().unwrap().targets, targets);
+    }
 }
 
 #[test]

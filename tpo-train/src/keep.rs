@@ -253,14 +253,14 @@ impl RunKeeper {
     }
 
     fn record(&self, report: &StepReport) -> StepRecord {
-        let per_epoch = steps_per_epoch(report);
-        let done = report.step.saturating_sub(1);
+        let accumulation = report.micro_batches.len() as u64;
+        let (epoch, epoch_step) = epoch_of(report.step, accumulation, report.batches_per_epoch);
         StepRecord {
             step: report.run_step,
             stage: report.stage.clone(),
             stage_step: report.step,
-            epoch: done / per_epoch,
-            epoch_step: done % per_epoch + 1,
+            epoch,
+            epoch_step,
             samples: report.stage_samples,
             time: SystemTime::now()
                 .duration_since(UNIX_EPOCH)
@@ -279,9 +279,20 @@ fn held(checkpoint: Option<&SavedCheckpoint>) -> Result<BTreeSet<String>> {
     Ok(weights.tensors().map(|t| t.key.clone()).collect())
 }
 
+/// Steps of an epoch, rounded up.
 fn steps_per_epoch(report: &StepReport) -> u64 {
-    // `epoch` is steps divided by this number.
-    ((report.step as f64 / report.epoch.max(1e-9)).round() as u64).max(1)
+    let accumulation = report.micro_batches.len().max(1) as u64;
+    report.batches_per_epoch.div_ceil(accumulation).max(1)
+}
+
+/// The epoch in which a step (from 1) began, from 0, and which of its steps it was, from 1. Where
+/// epochs are not whole steps, a step belongs to the epoch of its first micro-batch.
+fn epoch_of(step: u64, accumulation: u64, batches_per_epoch: u64) -> (u64, u64) {
+    let (accumulation, batches) = (accumulation.max(1), batches_per_epoch.max(1));
+    let before = step.saturating_sub(1);
+    let epoch = before * accumulation / batches;
+    let first = (epoch * batches).div_ceil(accumulation);
+    (epoch, before - first + 1)
 }
 
 impl<M: Module> Hooks<M> for RunKeeper {
@@ -372,7 +383,7 @@ impl<M: Module> Hooks<M> for RunKeeper {
         })
     }
 
-    fn checkpoint(&mut self, model: &M, state: TrainState, last: bool) -> Result<()> {
+    fn checkpoint(&mut self, model: &M, state: &TrainState, last: bool) -> Result<()> {
         self.learn(state.stage_index, model)?;
         let better = Hooks::<M>::keep(self);
         let score = self.score.filter(|(step, _)| *step == state.run_step);
@@ -383,8 +394,8 @@ impl<M: Module> Hooks<M> for RunKeeper {
             .score(score.map(|(_, value)| value));
         draft.bytes(files::RECIPE, self.recipe_text.as_bytes())?;
         draft.module(files::WEIGHTS, model, &|path| self.keeps(path))?;
-        draft.json(files::STATE, &state)?;
-        draft.tensors(files::OPTIMIZER, state.optimizer.tensors)?;
+        draft.json(files::STATE, state)?;
+        draft.tensors(files::OPTIMIZER, &state.optimizer.tensors)?;
         draft.commit()?;
         if let Some((_, value)) = score.filter(|_| better) {
             self.best = Some(value);
@@ -464,4 +475,21 @@ pub fn materialise<M: Module>(module: &M) {
         }
     }
     module.visit(&mut Toucher);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::epoch_of;
+
+    #[test]
+    fn epochs_by_hand() {
+        // Ten micro-batches in steps of four: an epoch is two steps and a half.
+        let found: Vec<_> = (1..=6).map(|step| epoch_of(step, 4, 10)).collect();
+        assert_eq!(found, [(0, 1), (0, 2), (0, 3), (1, 1), (1, 2), (2, 1)]);
+        assert_eq!(epoch_of(26, 4, 10), (10, 1));
+        // A step of eight epochs.
+        assert_eq!([1, 2].map(|step| epoch_of(step, 8, 1)), [(0, 1), (8, 1)]);
+        let whole: Vec<_> = (1..=4).map(|step| epoch_of(step, 2, 4)).collect();
+        assert_eq!(whole, [(0, 1), (0, 2), (1, 1), (1, 2)]);
+    }
 }

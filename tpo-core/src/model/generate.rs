@@ -123,8 +123,15 @@ where
             .iter()
             .map(|task| Ok(self.registry().require(task)?.routing.id))
             .collect::<Result<VecDeque<u32>>>()?;
+        // An absurd number would be memory for nothing.
+        let room = self.llm.max_length().saturating_sub(length).max(1);
+        let mut options = options;
+        options.max_new_tokens = options.max_new_tokens.min(room);
         // Every new token may call a head that keeps its task token; one more for a side step.
-        let capacity = length + 2 * options.max_new_tokens + 1;
+        let capacity = options
+            .max_new_tokens
+            .saturating_mul(2)
+            .saturating_add(length + 1);
         let device = prompt.device();
         let mut cache = self.llm.cache(1, capacity, &device);
         let hidden = self.llm.step(prompt, None, &mut cache)?;

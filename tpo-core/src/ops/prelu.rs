@@ -71,14 +71,16 @@ impl Backward<Flex, 2> for PReluStep {
         let [x_parent, slope_parent] = ops.parents;
         if let Some(parent) = slope_parent {
             let (x, grad) = (floats(&x), floats(&grad));
-            let sum: f32 = x
+            // Added in order, so that the result does not depend on the threads.
+            let sums: Vec<f32> = x
                 .par_chunks(CHUNK)
                 .zip(grad.par_chunks(CHUNK))
                 .map(|(x, grad)| {
                     let pairs = x.iter().zip(grad);
                     pairs.map(|(x, grad)| x.min(0.0) * grad).sum::<f32>()
                 })
-                .sum();
+                .collect();
+            let sum: f32 = sums.iter().sum();
             let shape = slope.layout().shape().clone();
             grads.register::<Flex>(parent.id, from_floats(vec![sum], shape, slope.dtype()));
         }

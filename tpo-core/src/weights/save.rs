@@ -94,7 +94,7 @@ fn parent(file: &Path) -> &Path {
     }
 }
 
-fn report(files: Vec<PathBuf>, tensors: &[TensorSource]) -> SaveReport {
+fn report(files: Vec<PathBuf>, tensors: &[TensorSource<'_>]) -> SaveReport {
     SaveReport {
         files,
         tensors: tensors.len(),
@@ -102,7 +102,11 @@ fn report(files: Vec<PathBuf>, tensors: &[TensorSource]) -> SaveReport {
     }
 }
 
-fn save_dir(tensors: Vec<TensorSource>, dir: &Path, options: &SaveOptions) -> Result<SaveReport> {
+fn save_dir(
+    tensors: Vec<TensorSource<'_>>,
+    dir: &Path,
+    options: &SaveOptions,
+) -> Result<SaveReport> {
     let stale = existing(dir);
     if let Some(first) = stale.first()
         && !options.overwrite
@@ -162,7 +166,7 @@ fn save_dir(tensors: Vec<TensorSource>, dir: &Path, options: &SaveOptions) -> Re
         files.push(file.commit()?);
     }
     sync_dir(dir)?;
-    let all: Vec<TensorSource> = shards.into_iter().flatten().collect();
+    let all: Vec<TensorSource<'_>> = shards.into_iter().flatten().collect();
     Ok(report(files, &all))
 }
 
@@ -183,7 +187,7 @@ fn existing(dir: &Path) -> Vec<String> {
 }
 
 /// Fills shards in order.
-fn split(tensors: Vec<TensorSource>, max: u64) -> Vec<Vec<TensorSource>> {
+fn split(tensors: Vec<TensorSource<'_>>, max: u64) -> Vec<Vec<TensorSource<'_>>> {
     let mut shards = vec![Vec::new()];
     let mut size = 0_u64;
     for tensor in tensors {
@@ -200,7 +204,11 @@ fn split(tensors: Vec<TensorSource>, max: u64) -> Vec<Vec<TensorSource>> {
     shards
 }
 
-fn write_file(path: &Path, tensors: &mut [TensorSource], options: &SaveOptions) -> Result<Scratch> {
+fn write_file(
+    path: &Path,
+    tensors: &mut [TensorSource<'_>],
+    options: &SaveOptions,
+) -> Result<Scratch> {
     let mut metadata = BTreeMap::from([("format".to_string(), "pt".to_string())]);
     metadata.extend(options.metadata.clone());
     let mut file = Scratch::create(path)?;

@@ -13,17 +13,17 @@ use super::write::{Planned, file_order, header};
 use super::{Result, WeightsError};
 
 /// A tensor to be written. It may hold a reference to a tensor on a device instead of data.
-pub struct TensorSource {
+pub struct TensorSource<'a> {
     key: String,
     path: String,
     shape: Vec<usize>,
     /// Type it is written in.
     to: DType,
     dtype: Dtype,
-    read: Box<dyn Fn() -> Result<TensorData, String>>,
+    read: Box<dyn Fn() -> Result<TensorData, String> + 'a>,
 }
 
-impl std::fmt::Debug for TensorSource {
+impl std::fmt::Debug for TensorSource<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("TensorSource")
             .field("key", &self.key)
@@ -33,12 +33,12 @@ impl std::fmt::Debug for TensorSource {
     }
 }
 
-impl TensorSource {
+impl<'a> TensorSource<'a> {
     /// A tensor whose data is at hand.
     ///
     /// # Errors
     /// [`WeightsError::Unsavable`] when the format has no such data type.
-    pub fn from_data(key: impl Into<String>, data: TensorData) -> Result<Self> {
+    pub fn from_data(key: impl Into<String>, data: &'a TensorData) -> Result<Self> {
         let key = key.into();
         let shape = data.shape().to_vec();
         let Some(dtype) = file_dtype(data.dtype()) else {
@@ -94,7 +94,7 @@ impl TensorSource {
 /// # Errors
 /// What `write` returns, and [`WeightsError::Unsavable`] when a device does not give its tensor.
 pub fn write_tensors<E: From<WeightsError>>(
-    tensors: &mut [TensorSource],
+    tensors: &mut [TensorSource<'_>],
     metadata: &BTreeMap<String, String>,
     mut write: impl FnMut(&[u8]) -> Result<(), E>,
 ) -> Result<(), E> {
@@ -126,7 +126,7 @@ pub fn module_tensors<M: Module>(
     map: &dyn KeyMap,
     dtype: DtypePolicy,
     select: &dyn Fn(&str) -> bool,
-) -> Result<Vec<TensorSource>> {
+) -> Result<Vec<TensorSource<'static>>> {
     let params = module_params(module);
     let paths = path_set(&params);
     let mut keys: HashMap<String, String> = HashMap::new();
@@ -168,7 +168,7 @@ struct Collector {
     stack: PathStack,
     keys: HashMap<String, String>,
     dtype: DtypePolicy,
-    sources: Vec<TensorSource>,
+    sources: Vec<TensorSource<'static>>,
     error: Option<WeightsError>,
 }
 

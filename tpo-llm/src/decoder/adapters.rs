@@ -6,7 +6,7 @@ use tpo_core::traits::AdapterSettings;
 
 use super::causal_lm::CausalLm;
 use super::lora::LoraLinear;
-use crate::config::{LORA_TARGETS, LoraConfig};
+use crate::config::{LORA_TARGETS, LlmConfig, LoraConfig};
 use crate::error::Result;
 
 impl CausalLm {
@@ -77,10 +77,16 @@ impl CausalLm {
     }
 }
 
-impl From<&AdapterSettings> for LoraConfig {
-    fn from(settings: &AdapterSettings) -> Self {
+impl LlmConfig {
+    /// Adapters of these settings for this model. Without targets all layers get one that can; a
+    /// head that is tied to the embeddings cannot.
+    pub fn adapters(&self, settings: &AdapterSettings) -> LoraConfig {
         let targets = match settings.targets.is_empty() {
-            true => LORA_TARGETS.map(String::from).to_vec(),
+            true => LORA_TARGETS
+                .iter()
+                .filter(|t| !(self.tie_word_embeddings && **t == "lm_head"))
+                .map(|t| t.to_string())
+                .collect(),
             false => settings.targets.clone(),
         };
         LoraConfig::new(settings.rank, settings.alpha, targets).with_dropout(settings.dropout)

@@ -260,6 +260,10 @@ impl LanguageModel for CausalLm {
         }
     }
 
+    fn max_length(&self) -> usize {
+        self.config.max_position_embeddings
+    }
+
     fn cache(&self, batch: usize, capacity: usize, _device: &Device) -> KvCache {
         KvCache::new(
             &self.config,
@@ -270,7 +274,8 @@ impl LanguageModel for CausalLm {
     }
 
     fn with_adapters(self, adapters: &AdapterSettings) -> tpo_core::Result<Self> {
-        Ok(self.set_lora(adapters.into())?)
+        let lora = self.config.adapters(adapters);
+        Ok(self.set_lora(lora)?)
     }
 
     fn step(

@@ -88,13 +88,9 @@ impl<'a> Draft<'a> {
     ///
     /// # Errors
     /// As [`Draft::module`].
-    pub fn tensors(
-        &mut self,
-        name: &str,
-        tensors: impl IntoIterator<Item = (String, TensorData)>,
-    ) -> Result<()> {
+    pub fn tensors(&mut self, name: &str, tensors: &[(String, TensorData)]) -> Result<()> {
         let mut tensors = tensors
-            .into_iter()
+            .iter()
             .map(|(key, data)| TensorSource::from_data(key, data))
             .collect::<Result<Vec<_>, _>>()?;
         self.stream(name, &mut tensors)
@@ -151,11 +147,11 @@ impl<'a> Draft<'a> {
         if replaces {
             let _ = std::fs::remove_dir_all(&aside);
         }
-        self.store.prune();
+        self.store.prune(manifest.step);
         Ok(SavedCheckpoint::unchecked(place, manifest))
     }
 
-    fn stream(&mut self, name: &str, tensors: &mut [TensorSource]) -> Result<()> {
+    fn stream(&mut self, name: &str, tensors: &mut [TensorSource<'_>]) -> Result<()> {
         let mut file = self.create(name)?;
         let metadata = BTreeMap::from([("format".to_string(), "pt".to_string())]);
         write_tensors(tensors, &metadata, |bytes| file.write(bytes))?;

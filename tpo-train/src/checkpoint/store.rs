@@ -163,11 +163,14 @@ impl CheckpointStore {
         Ok(best(&self.list()?.0, goal).cloned())
     }
 
-    /// Removes the checkpoints that need not be kept.
-    pub(super) fn prune(&self) {
-        let Ok((found, _)) = self.list() else {
+    /// Removes the checkpoints that need not be kept, now that one of step `newest` is there. Those
+    /// of later steps stay: a run that is behind them has passed over them, so they are damaged, or
+    /// they are another's.
+    pub(super) fn prune(&self, newest: u64) {
+        let Ok((mut found, _)) = self.list() else {
             return;
         };
+        found.retain(|c| c.manifest().step <= newest);
         let best = self
             .retention
             .best

@@ -54,7 +54,7 @@ fn write_scored(
 ) -> crate::Result<SavedCheckpoint> {
     let mut draft = store.begin(step, "all")?.score(score).stage_end(end);
     draft.module(files::WEIGHTS, linear, &|_| true)?;
-    draft.tensors(files::OPTIMIZER, moments())?;
+    draft.tensors(files::OPTIMIZER, &moments())?;
     draft.json(files::STATE, &State { cursor: step })?;
     draft.bytes(files::RECIPE, RECIPE.as_bytes())?;
     draft.commit()
@@ -217,6 +217,27 @@ fn keeps_the_last_the_best_and_the_ends() {
     assert_eq!(names(dir.path()).len(), 4);
 }
 
+/// A damaged checkpoint ahead of the run does not push out those that the run writes.
+#[test]
+fn a_damaged_one_ahead_is_not_the_newest() {
+    let dir = tempfile::tempdir().unwrap();
+    let keep = Retention {
+        last: 1,
+        best: None,
+    };
+    let store = CheckpointStore::new(dir.path(), keep);
+    let ahead = write(&store, 500, &linear()).unwrap();
+    let weights = ahead.dir().join(files::WEIGHTS);
+    let mut bytes = std::fs::read(&weights).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    std::fs::write(&weights, bytes).unwrap();
+    for step in [400, 450] {
+        write(&store, step, &linear()).unwrap();
+        assert_eq!(store.newest().unwrap().0.unwrap().manifest().step, step);
+    }
+    assert_eq!(names(dir.path()), ["step-00000450", "step-00000500"]);
+}
+
 #[test]
 fn the_same_step_again_replaces() {
     let dir = tempfile::tempdir().unwrap();
@@ -366,6 +387,9 @@ fn another_recipe_is_refused_by_name() {
         .check_recipe(&now(&["checkpoints.keep_last=9"]), 0)
         .unwrap();
     assert_eq!(harmless[0].key, "checkpoints.keep_last");
+    let all = now(&["checkpoints.weights=all"]);
+    let error = saved.check_recipe(&all, 0).unwrap_err().to_string();
+    assert!(error.contains("checkpoints.weights"), "{error}");
     let other = now(&["stages.all.batch_size=4", "seed=1", "name=x"]);
     let error = saved.check_recipe(&other, 0).unwrap_err().to_string();
     assert!(error.contains("stages[0].batch_size: 2 → 4"), "{error}");

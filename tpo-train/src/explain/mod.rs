@@ -162,8 +162,11 @@ fn explained(
     let steps = match stage.length {
         StageLength::Steps(n) => Some(n),
         StageLength::Epochs(n) => samples.map(|s| {
-            s.div_ceil(stage.total_batch().max(1) as u64)
+            // As the trainer counts: epochs are whole micro-batches, and rounded up to whole steps.
+            s.div_ceil(stage.batch_size.max(1) as u64)
                 .saturating_mul(n)
+                .div_ceil(stage.accumulation.max(1) as u64)
+                .max(1)
         }),
     };
     StageExplanation {

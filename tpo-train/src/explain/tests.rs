@@ -48,8 +48,8 @@ fn numbers_worked_by_hand() {
         stage.trainable_of,
         [("first".into(), 0), ("second".into(), 12)]
     );
-    // 10 · 2 + 7 samples in batches of 8, three times.
-    assert_eq!((stage.samples, stage.steps), (Some(27), Some(12)));
+    // 10 · 2 + 7 samples are 14 micro-batches of 2, three times, in steps of 4.
+    assert_eq!((stage.samples, stage.steps), (Some(27), Some(11)));
     let memory = MemoryEstimate {
         weights: 64,
         gradients: 48,
@@ -64,7 +64,7 @@ fn numbers_worked_by_hand() {
     let text = told.to_string();
     for want in [
         "small: two, 32 parameters, seed 42",
-        "3 epochs of 27 samples = 12 steps, 3 of them warm-up",
+        "3 epochs of 27 samples = 11 steps, 3 of them warm-up",
         "8 = 2 samples x 4 micro-batches",
         "first frozen, second 12",
         "second          2          12           1e-4",

@@ -1,8 +1,8 @@
 //! Gradients of a module by path, summed over micro-batches.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
-use burn::module::{Module, ModuleVisitor, Param};
+use burn::module::{Module, ModuleVisitor, Param, ParamId};
 use burn::tensor::{DType, FloatDType, Gradients, Tensor};
 use tpo_core::ops;
 use tpo_core::weights::PathStack;
@@ -32,12 +32,14 @@ impl GradientSet {
         Self::default()
     }
 
-    /// Adds the gradients of the parameters of `module` that require one.
+    /// Adds the gradients of the parameters of `module` that require one. A parameter that stands in
+    /// several places counts once, under the path of the first.
     pub fn add<M: Module>(&mut self, module: &M, grads: &Gradients) {
         struct Collector<'a> {
             stack: PathStack,
             grads: &'a Gradients,
             into: &'a mut BTreeMap<String, Tensor<1>>,
+            seen: HashSet<ParamId>,
         }
         impl ModuleVisitor for Collector<'_> {
             fn enter_module(&mut self, name: &str, container_type: &str) {
@@ -49,6 +51,10 @@ impl GradientSet {
             fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
                 // A parameter that was never used has no value yet, and no gradient.
                 if !param.is_initialized() {
+                    return;
+                }
+                // The gradient of a shared parameter is that of all its places together.
+                if !self.seen.insert(param.id) {
                     return;
                 }
                 let value = param.val();
@@ -72,6 +78,7 @@ impl GradientSet {
             stack: PathStack::default(),
             grads,
             into: &mut self.grads,
+            seen: HashSet::new(),
         });
     }
 

@@ -78,6 +78,40 @@ fn one_norm_clips_all() {
     assert!((first.iter::<f32>().next().unwrap() - expected).abs() < 1e-6);
 }
 
+/// A parameter in two places has one gradient, that of both uses.
+#[test]
+fn a_shared_parameter_counts_once() {
+    #[derive(Module, Debug)]
+    struct Tied {
+        first: Param<Tensor<1>>,
+        second: Param<Tensor<1>>,
+    }
+    let device = Device::flex().autodiff();
+    let first: Param<Tensor<1>> = Param::from_data(TensorData::from([3.0f32]), &device);
+    let model = Tied {
+        second: first.clone(),
+        first,
+    };
+    let specs = [ParamGroupSpec::new("all", ["**"], 0.1)];
+    let groups = resolve(&model, &specs).unwrap();
+    let mut optimizer = Optimizer::new(&groups, AdamW::default(), Some(1.0));
+    let model = freeze(model, &groups).unwrap();
+    let loss = (model.first.val() * 3.0 + model.second.val() * 2.0).sum();
+    let mut set = GradientSet::new();
+    set.add(&model, &loss.backward());
+    assert_eq!(set.paths().collect::<Vec<_>>(), ["first"]);
+    let (model, report) = optimizer.step(model, set, 1.0).unwrap();
+    assert!(
+        (report.grad_norm - 5.0).abs() < 1e-6,
+        "{}",
+        report.grad_norm
+    );
+    assert!((report.clip_factor - 0.2).abs() < 1e-6);
+    for value in [&model.first, &model.second] {
+        assert!((value.val().into_scalar::<f32>() - 2.9).abs() < 1e-6);
+    }
+}
+
 #[test]
 fn two_micro_batches_average() {
     let (model, _) = optimizer(pair(&Device::flex().autodiff()), None);

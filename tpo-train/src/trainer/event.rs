@@ -45,6 +45,8 @@ pub struct StepReport {
     pub total_steps: u64,
     /// Passes over the data so far, in epochs.
     pub epoch: f64,
+    /// Micro-batches of an epoch.
+    pub batches_per_epoch: u64,
     /// Weighted sum of all terms, averaged over the micro-batches of all workers.
     pub loss: f64,
     /// The micro-batches of this worker, in order.
@@ -170,7 +172,7 @@ pub trait Hooks<M> {
     ///
     /// # Errors
     /// An error ends the run.
-    fn checkpoint(&mut self, _model: &M, _state: TrainState, _last: bool) -> Result<()> {
+    fn checkpoint(&mut self, _model: &M, _state: &TrainState, _last: bool) -> Result<()> {
         Ok(())
     }
 
@@ -207,8 +209,8 @@ impl<M, A: Hooks<M>, B: Hooks<M>> Hooks<M> for (A, B) {
         a || b
     }
 
-    fn checkpoint(&mut self, model: &M, state: TrainState, last: bool) -> Result<()> {
-        self.0.checkpoint(model, state.clone(), last)?;
+    fn checkpoint(&mut self, model: &M, state: &TrainState, last: bool) -> Result<()> {
+        self.0.checkpoint(model, state, last)?;
         self.1.checkpoint(model, state, last)
     }
 

@@ -21,8 +21,6 @@ pub(super) struct Micro {
     pub total: Option<f64>,
     /// The terms.
     pub terms: Vec<TermValue>,
-    /// Whether a trainable parameter was reached.
-    pub reached: bool,
 }
 
 /// Runs the model forward and backward and adds the gradients to `grads`.
@@ -82,14 +80,9 @@ where
         }
     }
     let Some(total) = total else {
-        return Ok(Micro {
-            total: None,
-            terms,
-            reached: false,
-        });
+        return Ok(Micro { total: None, terms });
     };
-    let reached = total.is_tracked();
-    if reached {
+    if total.is_tracked() {
         match tape {
             Some(tape) => tape.backward(&total, |part| grads.add(model, part)),
             None => grads.add(model, &total.backward()),
@@ -105,6 +98,5 @@ where
     Ok(Micro {
         total: numbers.next(),
         terms,
-        reached,
     })
 }

@@ -6,6 +6,9 @@
 //! `n · k`. A parameter that only some workers reached gets zeros from the others; one that nobody
 //! reached stays without gradient and is skipped by the optimizer, as on one device.
 //!
+//! Burn 0.22 has one random generator per process. With dropout a run of several workers is random,
+//! but not repeatable; recomputation, which needs the same dropout twice, is refused.
+//!
 //! # More than one machine
 //! Devices of other machines are devices: start Burn's server there (feature `remote-server`,
 //! `burn::server::start_async`), open them here as `Device::remote(..)` with Burn's feature

@@ -104,6 +104,16 @@ where
         options: TrainOptions,
     ) -> Result<Self> {
         stage.validate()?;
+        if options.recompute && options.worker.world() > 1 {
+            return Err(TrainError::InvalidPlan {
+                problems: vec![format!(
+                    "recompute with {} workers in one process: they draw from one generator, so \
+                     dropout would not be the same when a segment is run again; turn recompute off, \
+                     or run one worker",
+                    options.worker.world()
+                )],
+            });
+        }
         let groups = stage.resolve_named(&model, &HeadNames::of(&model.heads))?;
         let mut optimizer = Optimizer::new(&groups, stage.adamw, stage.clip_norm);
         let device = &options.device;
@@ -279,7 +289,7 @@ where
             let stop = !last && hooks.stop();
             if last || stop || keep || due(checkpoint_every) {
                 let state = self.state(data);
-                hooks.checkpoint(&self.model()?.valid(), state, last)?;
+                hooks.checkpoint(&self.model()?.valid(), &state, last)?;
                 let stage = self.stage.name.clone();
                 hooks.event(&TrainEvent::Checkpointed { stage, step })?;
             }
@@ -335,7 +345,6 @@ where
                 samples: ids.clone(),
                 source,
             })?;
-            log.reached |= done.reached;
             let bad = done.terms.iter().find(|t| !t.value.is_finite());
             let bad = bad.map(|t| (format!("loss `{}`", t.name), t.value)).or(done
                 .total
@@ -348,6 +357,8 @@ where
             }
             log.add(done.terms, done.total);
         }
+        // With recomputation a loss is on the graph whether something learns or not.
+        log.reached = !grads.is_empty();
         // All workers agree on going on before they exchange gradients.
         let shared = self.options.worker.sum(vec![
             f64::from(u8::from(failure.is_some())),
@@ -390,6 +401,7 @@ where
             run_step: self.options.steps_before + self.step,
             total_steps: self.total_steps,
             epoch: micro_steps as f64 / self.batches_per_epoch as f64,
+            batches_per_epoch: self.batches_per_epoch,
             loss: shared[2] / shared[3].max(1.0),
             micro_batches: log.micro_batches,
             terms: log.terms,

@@ -33,7 +33,8 @@ pub struct TrainState {
 }
 
 /// Seed of the device's generator for one micro-batch: a pure function of where the run is, so
-/// that dropout after a resumption is what it would have been.
+/// that dropout after a resumption is what it would have been. Workers in one process share the
+/// generator: with several, dropout depends on how their threads interleave.
 pub fn step_seed(seed: u64, stage: usize, step: u64, micro: u64, rank: usize) -> u64 {
     [stage as u64, step, micro, rank as u64]
         .into_iter()

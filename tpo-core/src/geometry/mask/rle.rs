@@ -92,7 +92,9 @@ impl Rle {
     /// Decodes to a dense mask.
     pub fn decode(&self) -> Result<Mask> {
         let [h, w] = self.size;
-        if pixels(self.size).is_ok_and(|p| p > MAX_PIXELS) {
+        // The sides too: an image without area may have an absurd one.
+        let absurd = |n: u64| n > MAX_PIXELS;
+        if absurd(h as u64) || absurd(w as u64) || pixels(self.size).is_ok_and(absurd) {
             return Err(invalid(
                 self.size,
                 format!("more than {MAX_PIXELS} pixels are not decoded"),
@@ -400,6 +402,13 @@ mod tests {
             )
             .is_err()
         );
+        for size in [[0, usize::MAX], [usize::MAX, 0], [0, 1 << 40]] {
+            let flat = Rle {
+                size,
+                counts: String::new(),
+            };
+            assert!(flat.decode().is_err(), "{size:?}");
+        }
         // A width of zero has no columns to walk.
         let thin = Rle::empty([0, 7]).unwrap();
         assert_eq!(
