@@ -103,9 +103,9 @@ fn difference(ahead: &Spread, behind: &Spread, all: &[Spread]) -> (f64, Option<f
 fn verdict(difference: f64, error: Option<f64>) -> &'static str {
     match error {
         None => "one run each is not enough",
-        Some(error) if difference > error => "replicates",
-        Some(error) if difference < -error => "does not replicate: the opposite",
-        Some(_) => "does not replicate: within the spread",
+        Some(error) if difference > error => "holds",
+        Some(error) if difference < -error => "does not hold: the opposite does",
+        Some(_) => "not shown: within the spread",
     }
 }
 

@@ -1,7 +1,7 @@
 //! Attention from Burn operations: differentiable on every device.
 
 use burn::tensor::{
-    Bool, DType, Device, FloatDType, Tensor, TensorData, activation, module,
+    Bool, DType, Device, FloatDType, Int, Tensor, TensorData, activation, module,
     ops::AttentionModuleOptions,
 };
 
@@ -127,12 +127,18 @@ fn mask(
 ) -> Option<Tensor<4, Bool>> {
     let positions = (options.causal || options.sliding_window.is_some()).then(|| {
         let visibility = Visibility::new(options, q_len, k_len);
-        let mut hidden = vec![true; q_len * k_len];
-        for (row, line) in hidden.chunks_mut(k_len.max(1)).enumerate() {
-            let (lo, hi) = visibility.keys(row);
-            line[lo..hi].fill(false);
-        }
-        Tensor::<4, Bool>::from_data(TensorData::new(hidden, [1, 1, q_len, k_len]), device)
+        let (first, end): (Vec<i64>, Vec<i64>) = (0..q_len)
+            .map(|row| visibility.keys(row))
+            .map(|(lo, hi)| (lo as i64, hi as i64))
+            .unzip();
+        // Compared on the device: only the bounds travel there, not their product.
+        let ints = |values: Vec<i64>, shape: [usize; 4]| {
+            Tensor::<4, Int>::from_data(TensorData::new(values, shape), device)
+                .expand([1, 1, q_len, k_len])
+        };
+        let keys = ints((0..k_len as i64).collect(), [1, 1, 1, k_len]);
+        let before = keys.clone().lower(ints(first, [1, 1, q_len, 1]));
+        before.bool_or(keys.greater_equal(ints(end, [1, 1, q_len, 1])))
     });
     let padding = options
         .key_padding
