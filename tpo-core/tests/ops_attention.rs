@@ -421,16 +421,27 @@ fn gradients_match_finite_differences() {
         ..plain.clone()
     });
     // Item 1 is hidden throughout: its gradients are zero, not NaN.
-    let padding = (0..14).map(|i| i >= 7 || i == 2).collect();
+    let padding: Vec<bool> = (0..14).map(|i| i >= 7 || i == 2).collect();
     check_gradients(&Case {
-        padding: Some(padding),
+        padding: Some(padding.clone()),
         ..plain.clone()
     });
     // A bias on the autodiff device takes the composed path.
     let bias = ([1, 4, 5, 7], noise(9, 140));
-    check_gradients(&Case {
+    let biased = Case {
         bias: Some(bias),
         ..plain
+    };
+    check_gradients(&biased);
+    check_gradients(&Case {
+        causal: true,
+        window: Some(3),
+        padding: Some(padding),
+        ..biased.clone()
+    });
+    check_gradients(&Case {
+        window: Some(2),
+        ..biased
     });
 }
 
