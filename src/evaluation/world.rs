@@ -80,7 +80,11 @@ impl WorldSpec {
         }
         for (i, q) in clip.region_queries(&frames).into_iter().enumerate() {
             let area = BoxCoords::Normalised(q.area.to_array());
-            let when = if q.frame == 0 { "start" } else { "end" };
+            let when = if q.frame == clip.first_seen() {
+                "start"
+            } else {
+                "end"
+            };
             add(
                 i,
                 head("region", &q.question),

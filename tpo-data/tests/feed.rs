@@ -424,10 +424,21 @@ fn video_facts_and_lazy_frames() {
     assert_eq!(frames.dims(), [4, 3, 16, 16]);
     let one = clip.frame(2, 16).unwrap();
     frames
+        .clone()
         .narrow(0, 2, 1)
         .into_data()
         .assert_eq(&one.into_data(), true);
     assert!(clip.frame(4, 16).is_err());
+    // One by one, back, again, and in another size between: always the same frames.
+    for index in [0, 1, 2, 3, 1, 2, 0, 3, 2, 3] {
+        let one = clip.frame(index, 16).unwrap().into_data();
+        let expected = frames.clone().narrow(0, index, 1).into_data();
+        expected.assert_eq(&one, true);
+        assert_eq!(clip.frame(index, 8).unwrap().dims(), [1, 3, 8, 8]);
+        let next = clip.frame((index + 1) % 4, 16).unwrap().into_data();
+        let expected = frames.clone().narrow(0, (index + 1) % 4, 1).into_data();
+        expected.assert_eq(&next, true);
+    }
 }
 
 /// Normalised box of the white pixels of a clip's frame.
@@ -506,6 +517,30 @@ fn pictures_boxes_and_masks_are_augmented_together() {
     }
     assert!((10..50).contains(&flips), "{flips}");
     assert!(shapes.len() > 10, "{shapes:?}");
+}
+
+/// What words say of the whole picture may not be in a part of it.
+#[test]
+fn a_row_with_words_of_its_own_is_not_cropped() {
+    let dir = tempfile::tempdir().unwrap();
+    let (size, r) = ([64u32, 48u32], [20u32, 10, 33, 27]);
+    picture(&dir.path().join("a.png"), size, r);
+    let rows = [json!({"media": {"image": "a.png"},
+        "turns": [{"question": "Where is the white box?", "answer": "In the middle."}]})];
+    let mut config = FeedConfig {
+        sources: vec![write(dir.path(), "x.jsonl", &rows)],
+        ..small()
+    };
+    config.loader.epochs = Some(10);
+    config.augment = AugmentConfig {
+        crop: 1.0,
+        min_crop: 0.3,
+        ..AugmentConfig::default()
+    };
+    let mut feed = open(&config, Cursor::default()).unwrap();
+    while let Some(batch) = feed.next_batch().unwrap() {
+        assert_eq!(batch.samples[0].clip.as_ref().unwrap().view.crop, None);
+    }
 }
 
 #[test]

@@ -422,7 +422,7 @@ fn lasot_and_got10k() {
         "airplane/airplane-1/nlp.txt",
         "white airplane landing on ground\n",
     );
-    f.text("airplane/airplane-2/groundtruth.txt", "1,2,x,4\n");
+    f.text("airplane/airplane-2/groundtruth.txt", "1,2,3,4,junk\n");
     let rows = read(Format::LaSot, f.0.path(), &ConvertOptions::default());
     let first = rows[0].as_ref().unwrap();
     assert_eq!(

@@ -544,3 +544,35 @@ fn an_error_of_the_reader_ends_the_run() {
     let error = all[3].as_ref().unwrap_err().to_string();
     assert_eq!(error, "frame 3: a torn file");
 }
+
+/// After a frame that cannot be read the others are still those that they are called.
+#[test]
+fn a_torn_frame_does_not_shift_the_others() {
+    let torn = |i: usize| match i {
+        3 => Err(HeadsError::Frame {
+            frame: 3,
+            source: "a torn file".into(),
+        }),
+        _ => Ok(frame(i)),
+    };
+    let equals = |found: Option<VideoFrame>, i: usize| {
+        let data = found.unwrap().image.into_data();
+        data.assert_eq(&frame(i).image.into_data(), true);
+    };
+    let mut once = ForwardFrames::new((0..6).map(torn));
+    equals(once.read(2).unwrap(), 2);
+    assert!(once.read(3).is_err());
+    assert!(matches!(once.read(3), Err(HeadsError::FrameGone { .. })));
+    equals(once.read(4).unwrap(), 4);
+    equals(once.read(5).unwrap(), 5);
+    assert!(once.read(6).unwrap().is_none());
+
+    let mut seek = SeekFrames::new(Some(6), |start| Ok((start..6).map(torn)));
+    equals(seek.read(2).unwrap(), 2);
+    for _ in 0..2 {
+        assert!(seek.read(3).is_err());
+    }
+    for i in [4, 5, 2] {
+        equals(seek.read(i).unwrap(), i);
+    }
+}

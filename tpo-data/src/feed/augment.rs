@@ -16,7 +16,8 @@ pub struct AugmentConfig {
     pub flip: f64,
     /// Words after which mirroring would make a text false, in lower case.
     pub flip_words: Vec<String>,
-    /// Chance of a crop, 0–1. It always holds all boxes and masks of the row.
+    /// Chance of a crop, 0–1. It always holds all boxes and masks of the row. Never done to a row
+    /// with turns of its own: what they say of the whole picture may not be in a part of it.
     pub crop: f64,
     /// Smallest side of a crop as a part of the picture's, 0–1.
     pub min_crop: f64,
@@ -133,7 +134,7 @@ impl AugmentConfig {
         if chance[0] < self.flip && !custom && !self.says_side(sample) {
             view.flip = true;
         }
-        if chance[1] < self.crop && !custom {
+        if chance[1] < self.crop && !custom && sample.turns.is_empty() {
             view.crop = self.crop(sample, info, &numbers[0..4])?;
         }
         if chance[2] < self.time_crop {

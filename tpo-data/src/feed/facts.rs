@@ -1,7 +1,7 @@
 //! What is known of a sample of a batch besides its ids and pictures.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use burn::tensor::{Device, Tensor, TensorData};
 use tpo_core::error::CoreError;
@@ -96,7 +96,15 @@ impl ClipSource {
     }
 }
 
+/// Most bytes of frames that are decoded before they are asked for.
+const AHEAD_BYTES: usize = 64 << 20;
+/// Most such frames.
+const AHEAD: usize = 16;
+
 /// The sampled frames of a clip, decoded again when a head asks for another size.
+///
+/// A head that walks through the frames one by one gets them from blocks that are decoded together:
+/// a video is opened once, and a frame is not decoded anew for each of its followers.
 #[derive(Debug, Clone)]
 pub struct ClipFrames {
     /// The media as the row has it.
@@ -109,9 +117,44 @@ pub struct ClipFrames {
     pub view: View,
     /// Where tensors go.
     pub device: Device,
+    walk: Arc<Mutex<Walk>>,
+}
+
+/// Where a walk through the frames is.
+#[derive(Default)]
+struct Walk {
+    reader: Option<Arc<dyn VideoReader>>,
+    /// The frame that comes next.
+    next: usize,
+    /// First frame, their size, and frames `[n, 3, size, size]` that are decoded.
+    held: Option<(usize, usize, Tensor<4>)>,
+}
+
+impl std::fmt::Debug for Walk {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Walk").field("next", &self.next).finish()
+    }
 }
 
 impl ClipFrames {
+    /// Frames `indices` of a media file, as `view` shows them, on `device`.
+    pub fn new(
+        media: Media,
+        source: ClipSource,
+        indices: Vec<usize>,
+        view: View,
+        device: Device,
+    ) -> Self {
+        Self {
+            media,
+            source,
+            indices,
+            view,
+            device,
+            walk: Arc::default(),
+        }
+    }
+
     /// Opens the whole video.
     ///
     /// # Errors
@@ -133,7 +176,12 @@ impl ClipFrames {
         read_view(&*reader, indices, transform, &self.view)
     }
 
-    fn tensor(&self, indices: Vec<usize>, size: usize) -> tpo_core::Result<Tensor<4>> {
+    fn tensor(
+        &self,
+        reader: &dyn VideoReader,
+        indices: Vec<usize>,
+        size: usize,
+    ) -> tpo_core::Result<Tensor<4>> {
         // 0-1, as the reference gives pictures to the mask head before its own normalisation.
         let transform = ImageTransform {
             size: Some([size, size]),
@@ -142,8 +190,7 @@ impl ClipFrames {
             mean: [0.0; 3],
             std: [1.0; 3],
         };
-        let clip = self
-            .read(indices, &transform)
+        let clip = read_view(reader, indices, &transform, &self.view)
             .map_err(|e| CoreError::part("frame source", e))?;
         Ok(Tensor::from_data(
             TensorData::new(clip.values, clip.shape),
@@ -171,18 +218,61 @@ impl FrameSource for ClipFrames {
     }
 
     fn frames(&self, size: usize) -> tpo_core::Result<Tensor<4>> {
-        self.tensor(self.indices.clone(), size)
+        let reader = self.walk().open(self)?;
+        self.tensor(&*reader, self.indices.clone(), size)
     }
 
     fn frame(&self, index: usize, size: usize) -> tpo_core::Result<Tensor<4>> {
-        let at = self
-            .indices
-            .get(index)
-            .ok_or_else(|| CoreError::MissingInput {
+        if index >= self.indices.len() {
+            return Err(CoreError::MissingInput {
                 head: "ClipFrames".into(),
                 what: "a frame at that index",
                 hint: "ask for an index below FrameSource::len()",
-            })?;
-        self.tensor(vec![*at], size)
+            });
+        }
+        let mut walk = self.walk();
+        let walks = index > 0 && index == walk.next;
+        walk.next = index + 1;
+        if let Some((first, held, frames)) = &walk.held
+            && *held == size
+            && frames.device() == self.device
+            && let Some(at) = index.checked_sub(*first)
+            && at < frames.dims()[0]
+        {
+            let last = at + 1 == frames.dims()[0];
+            let frame = frames.clone().narrow(0, at, 1);
+            if last {
+                walk.held = None;
+            }
+            return Ok(frame);
+        }
+        let reader = walk.open(self)?;
+        let ahead = (AHEAD_BYTES / (12 * size * size).max(1)).clamp(1, AHEAD);
+        let end = match walks {
+            true => (index + ahead).min(self.indices.len()),
+            false => index + 1,
+        };
+        let frames = self.tensor(&*reader, self.indices[index..end].to_vec(), size)?;
+        walk.held = walks.then(|| (index, size, frames.clone()));
+        Ok(frames.narrow(0, 0, 1))
+    }
+}
+
+impl ClipFrames {
+    fn walk(&self) -> MutexGuard<'_, Walk> {
+        self.walk.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Walk {
+    fn open(&mut self, clip: &ClipFrames) -> tpo_core::Result<Arc<dyn VideoReader>> {
+        if let Some(reader) = &self.reader {
+            return Ok(reader.clone());
+        }
+        let reader = clip
+            .open()
+            .map_err(|e| CoreError::part("frame source", e))?;
+        self.reader = Some(reader.clone());
+        Ok(reader)
     }
 }

@@ -210,13 +210,13 @@ impl ItemMaker {
             facts.size = Some((width as u32, height as u32));
             facts.duration = (!still).then_some(end - start);
             facts.timestamps = times.iter().map(|t| (t - start).max(0.0)).collect();
-            facts.clip = Some(ClipFrames {
-                media: media.clone(),
-                source: place,
+            facts.clip = Some(ClipFrames::new(
+                media.clone(),
+                place,
                 indices,
                 view,
-                device: Device::flex(),
-            });
+                Device::flex(),
+            ));
             reader = Some(opened);
         }
         let writer = match source.textual() {

@@ -178,7 +178,8 @@ fn nearest(values: &[f64], t: f64) -> usize {
 }
 
 /// For every sampled time the nearest annotated one, each once, in order. An annotation further
-/// away than half the distance between neighbouring samples says nothing about a sample.
+/// away than half the distance between neighbouring samples, and than half a second (annotations
+/// come once or a few times a second), says nothing about a sample.
 pub(super) fn nearest_annotations(annotated: &[f64], times: &[f64]) -> Vec<usize> {
     let gap = times
         .windows(2)

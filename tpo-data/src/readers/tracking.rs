@@ -68,12 +68,13 @@ fn boxes(path: &Path) -> Result<Vec<[f32; 4]>, DataError> {
         .enumerate()
         .filter(|(_, line)| !line.trim().is_empty())
         .map(|(i, line)| {
-            let numbers: Vec<f32> = line
+            let numbers: Option<Vec<f32>> = line
                 .split([',', '\t', ' '])
                 .filter(|t| !t.is_empty())
-                .map_while(|t| t.trim().parse().ok())
+                .map(|t| t.trim().parse().ok())
                 .collect();
-            <[f32; 4]>::try_from(numbers).map_err(|_| {
+            let numbers = numbers.and_then(|n| <[f32; 4]>::try_from(n).ok());
+            numbers.ok_or_else(|| {
                 let why = format!("`{line}`; expected x,y,width,height");
                 bad(path, format!("line {}", i + 1), why)
             })

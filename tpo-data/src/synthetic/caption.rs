@@ -18,10 +18,10 @@ impl Clip {
         let middle = scene.side as f64 / 2.0;
         let mut told: Vec<(usize, f64, String)> = Vec::new();
         for (object, it) in scene.objects.iter().enumerate() {
-            if frames[0].visible(object) < MIN_VISIBLE {
+            if frames[self.first_seen()].visible(object) < MIN_VISIBLE {
                 continue;
             }
-            let start = it.states[0];
+            let start = it.states[self.first_seen()];
             let corner = usize::from(start.x >= middle) + 2 * usize::from(start.y >= middle);
             let does: Vec<&str> = scene
                 .events

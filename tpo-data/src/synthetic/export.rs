@@ -12,8 +12,8 @@ pub const ROWS_FILE: &str = "rows.jsonl";
 
 impl WorldRows {
     /// Writes all rows as a data set of this project: every clip as a folder of PNG pictures, which
-    /// lose nothing, and [`ROWS_FILE`] beside them. Returns its path. What is learned from the file
-    /// is what is learned from the rows in memory.
+    /// lose nothing, and [`ROWS_FILE`] beside them, which is there when it is whole. Returns its
+    /// path. What is learned from the file is what is learned from the rows in memory.
     ///
     /// # Errors
     /// [`DataError::Io`]; as [`WorldRows::row`].
@@ -25,7 +25,8 @@ impl WorldRows {
         };
         std::fs::create_dir_all(dir).map_err(io(dir))?;
         let path = dir.join(ROWS_FILE);
-        let file = std::fs::File::create(&path).map_err(io(&path))?;
+        let unfinished = dir.join(format!(".{ROWS_FILE}.tmp"));
+        let file = std::fs::File::create(&unfinished).map_err(io(&unfinished))?;
         let mut out = BufWriter::new(file);
         for row in 0..self.len() {
             let clip = self.world().clip(self.config().split, row);
@@ -52,9 +53,12 @@ impl WorldRows {
                 duration: media.as_ref().and_then(|m| m.duration),
                 ..Media::frames(folder, clip.scene.fps)
             });
-            write_row(&sample, &mut out).map_err(io(&path))?;
+            write_row(&sample, &mut out).map_err(io(&unfinished))?;
         }
-        out.flush().map_err(io(&path))?;
+        out.flush()
+            .and_then(|()| out.get_ref().sync_all())
+            .map_err(io(&unfinished))?;
+        std::fs::rename(&unfinished, &path).map_err(io(&path))?;
         Ok(path)
     }
 }

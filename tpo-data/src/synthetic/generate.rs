@@ -34,7 +34,7 @@ pub(crate) fn scene(config: &WorldConfig, split: Split, draw: &mut Draw) -> Scen
         })
         .collect();
     for event in &plan {
-        apply(event, &mut objects, side);
+        apply(event, &mut objects, side, config.stride);
     }
     let muted = |draw: &mut Draw| [0; 3].map(|_: u8| 60 + draw.below(90) as u8);
     Scene {
@@ -228,7 +228,7 @@ fn bounce(at: f64, speed: f64, low: f64, high: f64) -> (f64, f64) {
 }
 
 /// Changes the paths so that the event happens in exactly its frames.
-fn apply(event: &Event, objects: &mut [Object], side: f64) {
+fn apply(event: &Event, objects: &mut [Object], side: f64, stride: usize) {
     let (start, end) = (event.start, event.end);
     if event.kind == EventKind::Collide {
         if let Some(other) = event.other {
@@ -240,8 +240,8 @@ fn apply(event: &Event, objects: &mut [Object], side: f64) {
     let length = (end - start) as f64;
     match event.kind {
         EventKind::Blink => {
-            for f in (start..end).step_by(2) {
-                states[f].visible = false;
+            for (f, state) in states.iter_mut().enumerate().take(end).skip(start) {
+                state.visible &= ((f - start) / stride) % 2 == 1;
             }
         }
         EventKind::Grow => {

@@ -65,6 +65,15 @@ pub struct WorldConfig {
     pub max_events: usize,
     /// Share of the clips whose camera shakes, 0–1.
     pub camera_shake: f64,
+    /// Of every so many frames a model sees the middle one ([`FrameSampling::Middle`](crate::FrameSampling)):
+    /// "at the start" and "at the end" mean the first and the last that it sees, and a blink is as
+    /// slow. A divisor of `frames`.
+    #[serde(skip_serializing_if = "is_one")]
+    pub stride: usize,
+}
+
+fn is_one(n: &usize) -> bool {
+    *n == 1
 }
 
 impl Default for WorldConfig {
@@ -79,6 +88,7 @@ impl Default for WorldConfig {
             max_objects: 4,
             max_events: 2,
             camera_shake: 0.25,
+            stride: 1,
         }
     }
 }
@@ -127,6 +137,13 @@ impl WorldConfig {
             (0.0..=1.0).contains(&self.camera_shake),
             format!("camera_shake is {}, expected 0 to 1", self.camera_shake),
         );
+        check(
+            self.stride >= 1 && self.frames.is_multiple_of(self.stride),
+            format!(
+                "stride is {}, expected a divisor of {} frames",
+                self.stride, self.frames
+            ),
+        );
         if problems.is_empty() {
             Ok(())
         } else {
@@ -155,6 +172,8 @@ pub struct Clip {
     pub scene: Scene,
     /// Seed of the wording of its questions.
     pub(crate) wording: u64,
+    /// [`WorldConfig::stride`].
+    pub(crate) stride: usize,
 }
 
 impl World {
@@ -181,11 +200,22 @@ impl World {
             index,
             scene,
             wording: draw.next(),
+            stride: self.config.stride,
         }
     }
 }
 
 impl Clip {
+    /// The first frame that a model sees.
+    pub fn first_seen(&self) -> usize {
+        (self.stride - 1) / 2
+    }
+
+    /// The last frame that a model sees.
+    pub fn last_seen(&self) -> usize {
+        self.scene.frames - self.stride + self.first_seen()
+    }
+
     /// A name unique in the world, for example `train-000012`.
     pub fn name(&self) -> String {
         format!("{}-{:06}", self.split.name(), self.index)

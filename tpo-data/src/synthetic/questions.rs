@@ -7,6 +7,7 @@ use super::attributes::{Colour, Shape, named};
 use super::draw::Draw;
 use super::event::EventKind;
 use super::render::RenderedFrame;
+use super::split::{Split, is_held_out_look};
 
 named! {
     /// Kind of a question, with the task of MVBench it is modelled on.
@@ -60,7 +61,8 @@ const OPTIONS: usize = 4;
 
 impl Clip {
     /// Every question this clip can answer without doubt, in random order. `frames` are the
-    /// clip's rendered frames: a question is asked only about shapes that show.
+    /// clip's rendered frames: looks and positions are asked only of shapes that show at the start.
+    /// Counts and events are those of the scene, also where another shape is in front.
     pub fn questions(&self, frames: &[RenderedFrame]) -> Vec<Question> {
         let mut asked = Asked {
             clip: self,
@@ -213,7 +215,10 @@ impl Asked<'_> {
                 continue;
             }
             let states = &self.clip.scene.objects[object].states;
-            let (first, last) = (states[0], states[states.len() - 1]);
+            let (first, last) = (
+                states[self.clip.first_seen()],
+                states[self.clip.last_seen()],
+            );
             let (dx, dy) = (last.x - first.x, last.y - first.y);
             let side = scene.side as f64;
             let answer =
@@ -283,7 +288,8 @@ impl Asked<'_> {
         }
     }
 
-    /// Phrases of no shape here, recombinations of what is here first.
+    /// Phrases of no shape here, recombinations of what is here first. What is held out is not named
+    /// outside of its split: the answer to it would always be "no".
     fn absent(&mut self) -> Vec<String> {
         let looks: Vec<_> = self.clip.scene.objects.iter().map(|o| o.look).collect();
         let turned: Vec<(usize, Colour)> = self
@@ -297,6 +303,9 @@ impl Asked<'_> {
         let mut far = Vec::new();
         for &shape in Shape::ALL {
             for &colour in Colour::ALL {
+                if self.clip.split != Split::HeldOut && is_held_out_look(shape, colour) {
+                    continue;
+                }
                 let same = looks.iter().any(|l| (l.shape, l.colour) == (shape, colour))
                     || turned
                         .iter()
@@ -321,7 +330,7 @@ impl Asked<'_> {
         let scene = &self.clip.scene;
         let looks: Vec<_> = scene.objects.iter().map(|o| o.look).collect();
         for (i, look) in looks.iter().enumerate() {
-            if frames[0].visible(i) < MIN_VISIBLE {
+            if frames[self.clip.first_seen()].visible(i) < MIN_VISIBLE {
                 continue;
             }
             let alone =
@@ -367,10 +376,10 @@ impl Asked<'_> {
     fn positions(&mut self, frames: &[RenderedFrame]) {
         let side = self.clip.scene.side as f64;
         for i in 0..self.clip.scene.objects.len() {
-            if frames[0].visible(i) < MIN_VISIBLE {
+            if frames[self.clip.first_seen()].visible(i) < MIN_VISIBLE {
                 continue;
             }
-            let state = self.clip.scene.objects[i].states[0];
+            let state = self.clip.scene.objects[i].states[self.clip.first_seen()];
             let (x, y) = (state.x / side - 0.5, state.y / side - 0.5);
             if x.abs() < 0.08 || y.abs() < 0.08 {
                 continue;

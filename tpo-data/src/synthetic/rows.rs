@@ -124,11 +124,17 @@ impl RowsConfig {
         let plain = WorldConfig::default();
         let frames = frames.max(1);
         let most = self.max_objects.unwrap_or(plain.max_objects);
+        let length = self
+            .frames
+            .unwrap_or(frames * MIN_FRAMES.div_ceil(frames).max(1));
         WorldConfig {
             side: self.side.unwrap_or(side.clamp(32, 1024)),
-            frames: self
-                .frames
-                .unwrap_or(frames * MIN_FRAMES.div_ceil(frames).max(1)),
+            frames: length,
+            // Other lengths are sampled unevenly; there the whole clip is meant.
+            stride: match length.is_multiple_of(frames) {
+                true => length / frames,
+                false => 1,
+            },
             fps: self.fps.unwrap_or(plain.fps),
             min_objects: plain.min_objects.min(most.max(1)),
             max_objects: most,

@@ -51,12 +51,16 @@ pub struct MaskQuery {
 }
 
 impl Clip {
-    /// One query per shape that shows in the first frame, and per shape that shows in the last.
+    /// One query per shape that shows in the first frame that a model sees, and per shape that shows
+    /// in the last.
     pub fn region_queries(&self, frames: &[RenderedFrame]) -> Vec<RegionQuery> {
         let mut draw = Draw::of(&[self.wording, 1]);
-        let last = self.scene.frames - 1;
         let mut queries = Vec::new();
-        for (frame, when) in [(0, "at the start"), (last, "at the end")] {
+        let ends = [
+            (self.first_seen(), "at the start"),
+            (self.last_seen(), "at the end"),
+        ];
+        for (frame, when) in ends {
             for (object, o) in self.scene.objects.iter().enumerate() {
                 if frames[frame].visible(object) < MIN_VISIBLE {
                     continue;
@@ -117,12 +121,12 @@ impl Clip {
             .collect()
     }
 
-    /// One query per shape that shows in the first frame.
+    /// One query per shape that shows in the first frame that a model sees.
     pub fn mask_queries(&self, frames: &[RenderedFrame]) -> Vec<MaskQuery> {
         let mut draw = Draw::of(&[self.wording, 3]);
         let mut queries = Vec::new();
         for (object, o) in self.scene.objects.iter().enumerate() {
-            if frames[0].visible(object) < MIN_VISIBLE {
+            if frames[self.first_seen()].visible(object) < MIN_VISIBLE {
                 continue;
             }
             let question = draw.pick(&["Track the {it}.", "Follow the {it}.", "Segment the {it}."]);

@@ -19,7 +19,9 @@ pub struct SaliencyLabels {
 
 impl SaliencyLabels {
     /// From one window in seconds, for data without ratings (Charades-STA, TACoS, ActivityNet):
-    /// clips inside are 1, and two random clips inside are paired with two outside.
+    /// clips inside are 1, and two random clips inside are paired with two outside. The last clip is
+    /// the one before that in which the window ends (reference implementation), so a window within
+    /// one clip is the clip before it, and one that ends within a clip leaves that out.
     ///
     /// A window that begins behind the last clip counts as the last clip. Without two clips
     /// outside, the pairs are of equals and say nothing.

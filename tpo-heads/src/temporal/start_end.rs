@@ -168,14 +168,11 @@ impl TaskHead for SimpleTemporalHead {
         let mut bounds = vec![0.0f32; n * width * 2];
         let mut windows = 0;
         for (i, (spans, &clips)) in batch.spans.iter().zip(&output.clips).enumerate() {
-            let Some([centre, length]) = spans.first() else {
+            let Some(span) = spans.first() else {
                 continue;
             };
             windows += 1;
-            let clip = |t: f32| (t.max(0.0) * clips as f32) as usize;
-            let first = clip(centre - length / 2.0).min(clips - 1);
-            // The end of a window that closes with a clip belongs to that clip.
-            let last = clip(centre + length / 2.0 - 1e-6).clamp(first, clips - 1);
+            let (first, last) = first_and_last(*span, clips);
             bounds[(i * width + first) * 2] = 1.0;
             bounds[(i * width + last) * 2 + 1] = 1.0;
         }
@@ -284,9 +281,21 @@ pub fn best_frames(logits: &[[f32; 2]], frames: usize) -> (usize, usize) {
     best.map_or((0, 0), |(_, pair)| pair)
 }
 
+/// The clips that a span (centre, width), 0–1, begins and ends in. One that ends with a clip ends in
+/// that clip.
+fn first_and_last([centre, width]: [f32; 2], clips: usize) -> (usize, usize) {
+    // Rounding may put an edge on the wrong side of a whole clip: by 2e-7 of the video at most.
+    const ROUNDING: f32 = 1e-6;
+    let clip = |t: f32| (t.max(0.0) * clips as f32) as usize;
+    let first = clip(centre - width / 2.0 + ROUNDING).min(clips - 1);
+    let last = clip(centre + width / 2.0 - ROUNDING).clamp(first, clips - 1);
+    (first, last)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::temporal::labels::SaliencyLabels;
 
     #[test]
     fn start_before_end_by_hand() {
@@ -299,5 +308,18 @@ mod tests {
         assert_eq!(best_frames(&logits, 3), (0, 1));
         assert_eq!(best_frames(&logits, 1), (0, 0));
         assert_eq!(best_frames(&[], 5), (0, 0));
+    }
+    #[test]
+    fn windows_of_whole_clips_begin_and_end_in_theirs() {
+        for clips in [1, 8, 10, 24, 30, 75, 150] {
+            for first in 0..clips {
+                for last in first..clips {
+                    let window = TimeSpan::new(first as f64, (last + 1) as f64).unwrap();
+                    let target = TemporalTarget::new(vec![window], SaliencyLabels::default());
+                    let spans = target.spans(clips, 1.0).unwrap();
+                    assert_eq!(first_and_last(spans[0], clips), (first, last), "of {clips}");
+                }
+            }
+        }
     }
 }

@@ -130,11 +130,12 @@ impl<I: Iterator<Item = Result<VideoFrame, HeadsError>>> FrameReader for Forward
         }
         while self.next <= index {
             self.last = None;
-            match self.frames.next() {
-                Some(frame) => self.last = Some(frame?),
-                None => return Ok(None),
-            }
+            let Some(frame) = self.frames.next() else {
+                return Ok(None);
+            };
+            // Counted whether it can be read or not: the stream is past it.
             self.next += 1;
+            self.last = Some(frame?);
         }
         Ok(self.last.clone())
     }
@@ -221,7 +222,13 @@ where
         let mut found = None;
         for at in start..=index {
             match stream.next() {
-                Some(frame) => found = Some(frame?),
+                Some(Ok(frame)) => found = Some(frame),
+                Some(Err(error)) => {
+                    // Where the stream stands after an error is its own matter: open it anew.
+                    self.stream = None;
+                    self.held.1.clear();
+                    return Err(error);
+                }
                 None => {
                     self.stream = None;
                     return Ok(None);

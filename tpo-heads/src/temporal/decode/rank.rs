@@ -27,7 +27,7 @@ pub struct DecodeConfig {
 ///
 /// `spans` are (centre, width), 0–1, with their foreground probability. They become seconds,
 /// confined to the video, sorted by probability (equals in order), rounded to four decimals and
-/// then to whole clips, all in f32 as in the reference.
+/// then to multiples of [`DecodeConfig::round_seconds`], all in f32 as in the reference.
 pub fn rank_spans(
     spans: impl IntoIterator<Item = ([f32; 2], f32)>,
     duration: f64,

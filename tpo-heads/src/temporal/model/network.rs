@@ -39,7 +39,8 @@ pub struct CgDetrOutput {
     /// Logits (foreground, background) of every decoder layer, the last one last,
     /// `[layers, batch, queries, 2]`.
     pub logits: Tensor<4>,
-    /// Spans (centre, width), 0–1 of the padded video, `[layers, batch, queries, 2]`.
+    /// Spans (centre, width), `[layers, batch, queries, 2]`: 0–1 of the clips that a video has, in
+    /// training; decoding stretches them over its duration, as the reference does.
     pub spans: Tensor<4>,
     /// Saliency of every clip `[batch, clips]`, unbounded.
     pub saliency: Tensor<2>,
