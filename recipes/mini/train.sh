@@ -13,7 +13,10 @@ run pretrain -- --sizes assets/mini --out runs/mini-parts --seed "$SEED"
 run train -- recipes/mini/dialogue.toml seed="$SEED"
 # Task assignment, heads, co-training.
 run train -- recipes/mini/stages.toml seed="$SEED"
-# Co-training goes on.
-run train -- recipes/mini/more.toml seed="$SEED" --export runs/mini-model --half
+# Co-training goes on, and on again with other clips and smaller steps.
+run train -- recipes/mini/more.toml seed="$SEED"
+run train -- recipes/mini/more.toml name=mini-last model.start=runs/mini-more seed="$((SEED + 1))" \
+  stages.co-training.length.steps=10000 stages.co-training.groups.llm.learning_rate=8e-4 \
+  stages.co-training.groups.heads.learning_rate=8e-4 --export runs/mini-model --half
 # How good it is on what training never showed.
 run evaluate -- --model runs/mini-model --as-trained --synthetic 200 --out runs/mini-held-out
