@@ -30,8 +30,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 ///
 /// The answer is streamed. Where the model calls a head, the prediction is printed and drawn: a box
 /// or a mask on a frame, time spans and the saliency curve on a timeline. Without --model the
-/// mini model of the library answers, which knows coloured shapes of the synthetic world only: \"Where
-/// is the red circle at the start?\", \"When does the blue square blink?\", \"Track the green star.\"
+/// mini model of the library answers, which knows coloured shapes of the synthetic world only: "Where
+/// is the red circle at the start?", "When does the blue square blink?", "Track the green star."
 #[derive(Parser)]
 #[command(after_help = "Examples:
   chat --video clip.mp4 --ask 'Where is the dog?'
@@ -69,8 +69,7 @@ struct Args {
     /// Timeline to write when time spans are predicted
     #[arg(long, default_value = "out/timeline.png")]
     timeline: PathBuf,
-    /// Call this head at the start of every answer, whatever the model says [default without
-    /// --model: temporal for \"when …\", mask for \"follow …\", else region]
+    /// Call this head (region, temporal, mask) at the start of every answer, whatever the model says
     #[arg(long)]
     task: Vec<String>,
     /// Picture to write when a box is predicted
@@ -79,7 +78,7 @@ struct Args {
     /// auto, cpu, cuda:0 or wgpu
     #[arg(long, default_value = "auto")]
     device: DeviceChoice,
-    /// Frames to look at: middle, random, or fps1, fps0.5, …
+    /// Frames to look at: middle, rand, rand:SEED, or fps1, fps0.5, …
     #[arg(long, default_value = "middle")]
     sampling: FrameSampling,
     /// Most tokens of an answer

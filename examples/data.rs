@@ -476,7 +476,13 @@ fn run_convert(args: &Convert) -> Outcome<bool> {
         ..ConvertOptions::default()
     };
     let samples = convert(args.from, &args.input, &options)?;
-    let mut out = BufWriter::new(std::fs::File::create(&args.out)?);
+    // Under its name when it is whole: it may be there already, and may be the input.
+    let mut unfinished = args.out.clone().into_os_string();
+    unfinished.push(".tmp");
+    let unfinished = std::path::PathBuf::from(unfinished);
+    let file =
+        std::fs::File::create(&unfinished).map_err(|e| format!("{}: {e}", unfinished.display()))?;
+    let mut out = BufWriter::new(file);
     let (mut written, mut refused) = (0u64, 0u64);
     let progress = ProgressBar::new_spinner();
     for sample in samples {
@@ -506,6 +512,8 @@ fn run_convert(args: &Convert) -> Outcome<bool> {
     }
     progress.finish_and_clear();
     out.flush()?;
+    drop(out);
+    std::fs::rename(&unfinished, &args.out).map_err(|e| format!("{}: {e}", args.out.display()))?;
     if refused > LISTED {
         eprintln!("... and {} more", refused - LISTED);
     }

@@ -109,6 +109,18 @@ fn run(args: &Args) -> Result<bool, Box<dyn std::error::Error>> {
         cache: cache.as_ref(),
         ..ExtractOptions::default()
     };
+    // Features go by the name of the video.
+    for (at, video) in args.videos.iter().enumerate() {
+        let same = |other: &&PathBuf| other.file_stem() == video.file_stem();
+        if let Some(other) = args.videos[..at].iter().find(same) {
+            return Err(format!(
+                "{} and {} would write the same file; extract them into folders of their own (--out)",
+                other.display(),
+                video.display()
+            )
+            .into());
+        }
+    }
     std::fs::create_dir_all(&args.out).map_err(|e| format!("{}: {e}", args.out.display()))?;
     let mut fine = true;
     for video in &args.videos {

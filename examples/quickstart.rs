@@ -94,14 +94,14 @@ fn run(args: &Args) -> Outcome<()> {
         parameters as f64 / 1e6,
         start.elapsed().as_secs_f64()
     );
-    let (frames, fps, asked) = match &args.video {
+    let (frames, looked, fps, asked) = match &args.video {
         Some(path) => {
             let media = session.load_video(path, None)?.clone();
             println!("{}: {}", path.display(), described(&media));
             let frames = open_video(path, &MediaLimits::default())?.read_frames(&media.frames)?;
             let fps = media.frames.len() as f64 / media.duration.unwrap_or(1.0).max(1e-3);
             let asked = args.ask.iter().map(|q| Asked::plain(q)).collect();
-            (frames, fps, asked)
+            (frames, media.frames, fps, asked)
         }
         None => {
             let clip = World::new(WorldConfig::default(), 1)?.clip(Split::HeldOut, args.clip);
@@ -116,7 +116,8 @@ fn run(args: &Args) -> Outcome<()> {
                 true => four(&clip)?,
                 false => args.ask.iter().map(|q| Asked::plain(q)).collect(),
             };
-            (frames, clip.scene.fps, asked)
+            let looked = (0..frames.len()).collect();
+            (frames, looked, clip.scene.fps, asked)
         }
     };
     let pictures: Vec<RgbImage> = frames.into_iter().map(picture).collect::<Outcome<_>>()?;
@@ -140,6 +141,7 @@ fn run(args: &Args) -> Outcome<()> {
             asked,
             &reply,
             &pictures,
+            &looked,
             fps,
             caption,
             &mut animation,
@@ -358,6 +360,7 @@ fn drawn(
     asked: &Asked,
     reply: &Reply,
     frames: &[RgbImage],
+    looked: &[usize],
     fps: f64,
     mut caption: Vec<String>,
     animation: &mut Option<Vec<RgbImage>>,
@@ -401,12 +404,10 @@ fn drawn(
         return Ok(vec![strip(caption, Vec::new())?, draw_timeline(&timeline)?]);
     }
     if let Some(found) = task::<MaskPrediction>(reply) {
-        // The frames of a video of one's own are those that were looked at.
-        let step = (found.frames.len() / frames.len()).max(1);
         let mut all = Vec::new();
         for (i, frame) in frames.iter().enumerate() {
             let mut shown = frame.clone();
-            if let Some(tracked) = found.frames.get(i * step) {
+            if let Some(tracked) = found.frames.iter().find(|f| f.frame == looked[i]) {
                 let mask = enlarged_mask(&tracked.mask.decode()?, shown.dimensions());
                 draw_mask(&mut shown, &mask, COLOURS[0])?;
                 let boxes: Vec<LabelledBox> = tracked

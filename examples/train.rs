@@ -64,7 +64,7 @@ Examples:
   train --explain recipes/videochat_tpo/stage2.toml      parts, rates, steps, memory
   train recipes/nano/stages.toml seed=7 stages.region-head.batch_size=8
   train --resume recipes/nano/stages.toml                after a crash or Ctrl-C
-  train recipes/nano/stages.toml --export models/mine    then: chat --model models/mine
+  train recipes/nano/stages.toml --export models/mine    then: chat --model models/mine --order as-trained
 
 Values have the type of what they replace; members of a list go by number or by name:
   stages.region-head.groups.lora.learning_rate=1e-4

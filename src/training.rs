@@ -288,7 +288,7 @@ pub fn run_recipe_with(
 }
 
 /// The recipe's model with the adapters of a stage, whose values a checkpoint brings.
-fn staged_model(
+pub(crate) fn staged_model(
     recipe: &Recipe,
     model: &VideoChatTpo,
     stage: usize,

@@ -6,9 +6,10 @@ mod oracle;
 
 use std::path::{Path, PathBuf};
 
-use burn::tensor::Device;
+use burn::tensor::{Int, TensorData};
 use oracle::{Oracle, info_of};
 use serde_json::{Value, json};
+use tpo::core::traits::LanguageModel;
 use tpo::data::readers::Format;
 use tpo::data::synthetic::{Split, WorldConfig};
 use tpo::evaluation::*;
@@ -514,6 +515,56 @@ fn a_training_checkpoint_is_no_folder_of_anything_else() {
     let dir = tempfile::tempdir().unwrap();
     let e = Session::open_checkpoint(dir.path(), &Device::flex(), SessionOptions::default());
     assert!(matches!(e, Err(tpo::Error::Train(_))), "{e:?}");
+}
+
+/// What a stage made of the adapters is what the checkpoint is opened with.
+#[test]
+fn a_checkpoint_has_the_adapters_of_its_stage() {
+    const RECIPE: &str = r#"
+name = "adapters"
+# Other tests draw from the same generator, so weights that did not learn cannot be drawn again.
+checkpoints = { weights = "all" }
+model = { preset = "nano", lora = { rank = 4, alpha = 8.0 } }
+
+[[stages]]
+name = "first"
+length = { steps = 2 }
+batch_size = 1
+data = { sources = [{ name = "chat", synthetic = { tasks = ["chat"], rows = 4 } }] }
+groups = [{ name = "lora", patterns = ["llm.**.lora.*"], learning_rate = 1e-2 }]
+
+[[stages]]
+name = "second"
+length = { steps = 2 }
+batch_size = 1
+LORA
+data = { sources = [{ name = "chat", synthetic = { tasks = ["chat"], rows = 4 } }] }
+groups = [{ name = "lora", patterns = ["llm.**.lora.*"], learning_rate = 1e-2 }]
+"#;
+    let device = Device::flex();
+    let logits = |llm: &tpo::llm::CausalLm| -> Vec<f32> {
+        let ids = TensorData::new(vec![5i64, 9, 40, 7], [1, 4]);
+        let embeds = llm.embed(Tensor::<2, Int>::from_data(ids, &device));
+        let hidden = llm.hidden(embeds, None).unwrap();
+        llm.logits(hidden).into_data().iter::<f32>().collect()
+    };
+    for lora in [
+        "lora = { rank = 4, alpha = 2.0 }",
+        "lora = { rank = 3, alpha = 3.0, targets = [\"q_proj\"] }",
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let text = RECIPE.replace("LORA", lora);
+        let recipe = tpo::train::Recipe::read::<&str>(&text, "r", &[]).unwrap();
+        let options = tpo::training::RunOptions::new(dir.path(), &device);
+        let trained = tpo::training::run_recipe(&recipe, &options).unwrap().model;
+        let options = SessionOptions::default();
+        let opened = Session::open_checkpoint(dir.path(), &device, options).unwrap();
+        assert_eq!(opened.config().llm.lora, trained.config.llm.lora);
+        let (found, expected) = (logits(&opened.model().llm), logits(&trained.model.llm));
+        for (a, b) in found.iter().zip(&expected) {
+            assert!((a - b).abs() < 1e-5, "{lora}: {a}, expected {b}");
+        }
+    }
 }
 
 #[test]

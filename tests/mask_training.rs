@@ -5,7 +5,6 @@ use burn::tensor::{Device, Tensor, TensorData};
 use tpo::core::geometry::{Mask, Rle};
 use tpo::data::synthetic::{Split, World, WorldConfig};
 use tpo::heads::mask::coverage;
-use tpo::heads::mask::sam2::{Sam2Config, Sam2Version};
 use tpo::heads::mask::track::Resize;
 
 /// Side of the world's frames.
@@ -59,9 +58,9 @@ fn the_resolution_of_masks_is_enough() {
 
 #[test]
 fn the_model_is_small() {
-    let config = Sam2Config::mini(Sam2Version::V2_0);
+    let config = tpo::presets::mini_config().unwrap().mask.sam;
     let count = config.init(&Device::flex()).unwrap().num_params();
-    assert!(count <= 800_000, "{count}");
+    assert!(count <= 910_000, "{count}");
     // The grid of the masks is the finer one above.
     assert_eq!(config.prompt_encoder.grid().map(|n| 4 * n), [32, 32]);
 }

@@ -195,6 +195,21 @@ impl Args {
         }
     }
 
+    /// Options that are given and mean nothing when a model answers.
+    fn without_model(&self) -> Vec<&'static str> {
+        let given = [
+            ("--predictions", self.predictions.is_some()),
+            ("--ground-truth", self.ground_truth.is_some()),
+            ("--skip-bad-rows", self.skip_bad_rows),
+            ("--each", self.each),
+            ("--json", self.json.is_some()),
+            ("--expect", self.expect.is_some()),
+            ("--limit with --synthetic", self.run.limits_the_world()),
+        ];
+        let given = given.into_iter().filter(|(_, given)| *given);
+        given.map(|(name, _)| name).collect()
+    }
+
     fn predictions(&self) -> &Path {
         self.predictions.as_deref().unwrap_or(Path::new(""))
     }
@@ -252,6 +267,15 @@ fn score(args: &Args) -> Result<(Format, Outcome), Failure> {
 fn main() -> ExitCode {
     let args = Args::parse();
     if args.run.has_model() {
+        let ignored = args.without_model();
+        if !ignored.is_empty() {
+            eprintln!(
+                "error: {} are about files of predictions; with a model all results are in --out, \
+                 and its submission folder can be scored with --predictions",
+                ignored.join(", ")
+            );
+            return ExitCode::from(2);
+        }
         return run::main(&args);
     }
     let result = score(&args).and_then(|(format, outcome)| {

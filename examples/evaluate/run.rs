@@ -123,6 +123,11 @@ impl RunArgs {
         self.model.is_some() || self.preset.is_some() || self.checkpoint.is_some()
     }
 
+    /// Whether `--limit`, which is for files, is given for the world.
+    pub fn limits_the_world(&self) -> bool {
+        self.synthetic.is_some() && self.limit.is_some()
+    }
+
     fn session(&self, device: &Device) -> Result<(Session, String), Failure> {
         let towers = match &self.towers {
             None => None,

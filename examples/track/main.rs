@@ -43,6 +43,8 @@ fn run(args: &Args) -> Outcome<()> {
     if let Some(question) = &args.ask {
         return ask::run(args, question, &device);
     }
+    // Before anything is loaded or written.
+    let prompts = args.prompts()?;
     let start = Instant::now();
     let model = model::open(args, &device)?;
     eprintln!("model ready in {:.1} s", start.elapsed().as_secs_f64());
@@ -75,7 +77,7 @@ fn run(args: &Args) -> Outcome<()> {
             ..TrackOptions::default()
         };
         let mut state = TrackState::init(&model, reader, options)?;
-        for prompt in args.prompts()? {
+        for prompt in prompts {
             add(&mut state, &model, &prompt, [info.height, info.width])?;
         }
         let bar = frames_bar(frames);

@@ -3,12 +3,13 @@
 use std::path::Path;
 
 use burn::tensor::Device;
+use tpo_train::TrainState;
 use tpo_train::checkpoint::files;
 use tpo_train::keep::find_checkpoint;
 
 use crate::error::Result;
 use crate::session::{Session, SessionOptions};
-use crate::training::recipe_model;
+use crate::training::{recipe_model, staged_model};
 
 impl Session {
     /// The model of a training checkpoint: a checkpoint directory, or the newest of a run. The
@@ -28,8 +29,13 @@ impl Session {
         // The checkpoint holds all weights, so those it started from are not needed.
         recipe.model.start = None;
         let built = recipe_model(&recipe, device)?;
-        let model = checkpoint.load_module(files::WEIGHTS, built.model, &|_| false)?;
-        let mut session = Self::new(model, built.config, built.tokenizer, device, options)?;
+        // A stage may have changed the adapters.
+        let state: TrainState = checkpoint.json(files::STATE)?;
+        let model = staged_model(&recipe, &built.model, state.stage_index)?;
+        let mut config = built.config;
+        config.llm = model.llm.config().clone();
+        let model = checkpoint.load_module(files::WEIGHTS, model, &|_| false)?;
+        let mut session = Self::new(model, config, built.tokenizer, device, options)?;
         session.tokenizer_files = built.tokenizer_files;
         Ok(session)
     }

@@ -251,6 +251,18 @@ pub fn run(
     let protocol = plan.protocol(answerer)?;
     let mut log = open_run(dir, &protocol, plan, options.restart)?;
     let resumed = log.rows.len();
+    if options.strict
+        && let Some(row) = log.rows.iter().find(|r| r.error.is_some())
+    {
+        return Err(Error::Evaluation {
+            path: dir.into(),
+            why: format!(
+                "question `{}` failed in the run that is gone on with: {}; --restart asks all again",
+                row.id,
+                row.error.as_deref().unwrap_or_default()
+            ),
+        });
+    }
     let total = plan.items.len();
     let mut looked: Option<(String, std::result::Result<MediaInfo, String>)> = None;
     for (done, item) in plan.items.iter().enumerate().skip(resumed) {
