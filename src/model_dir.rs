@@ -7,14 +7,13 @@
 use std::path::Path;
 
 use burn::tensor::{Device, FloatDType};
-use tpo_core::weights::{
-    Checkpoint, DtypePolicy, LoadOptions, LoadReport, SaveOptions, load_module, save_module,
-};
+use tpo_core::weights::{Checkpoint, DtypePolicy, LoadOptions, LoadReport, load_module};
 use tpo_llm::tokenizer::{Tokenizer, TokenizerFormat};
 use tpo_train::keep::materialise;
 
 use crate::config::{TpoConfig, VideoChatTpo, videochat_tpo_keys};
 use crate::error::{Error, Result};
+use crate::export::{ExportOptions, export_model};
 use crate::session::{Session, SessionOptions};
 
 /// File with the sizes of all parts.
@@ -116,38 +115,28 @@ impl Session {
         Ok(session)
     }
 
-    /// Writes the session's model in our layout: `tpo.json`, weights under the reference's key
-    /// names, the tokenizer.
+    /// Writes the session's model as [`export_model`] does, with its adapters beside the weights and
+    /// its tokenizer. A model that is there is replaced.
     ///
     /// # Errors
-    /// When a file cannot be written; nothing half-written is left under its final name.
+    /// [`Error::ModelDir`] for a session that was made of a tokenizer without files
+    /// ([`Session::new`]; use [`export_model`] and give it the files); those of [`export_model`].
     pub fn save(&self, dir: impl AsRef<Path>) -> Result<()> {
-        let dir = dir.as_ref();
-        let failed = |path: &Path, e: String| Error::ModelDir {
-            path: path.into(),
-            why: e,
-        };
-        std::fs::create_dir_all(dir).map_err(|e| failed(dir, e.to_string()))?;
-        save_module(
-            self.model(),
-            &videochat_tpo_keys()?,
-            dir,
-            &SaveOptions {
-                overwrite: true,
-                ..SaveOptions::default()
-            },
-        )?;
-        for (name, bytes) in &self.tokenizer_files {
-            let path = dir.join(name);
-            std::fs::write(&path, bytes).map_err(|e| failed(&path, e.to_string()))?;
+        if self.tokenizer_files.is_empty() {
+            return Err(Error::ModelDir {
+                path: dir.as_ref().into(),
+                why: "the session knows no files of its tokenizer, without which the model cannot be \
+                      opened; write it with export_model and give them"
+                    .into(),
+            });
         }
-        let json = serde_json::to_string_pretty(self.config())
-            .map_err(|e| failed(&dir.join(CONFIG_FILE), e.to_string()))?;
-        let path = dir.join(CONFIG_FILE);
-        let partial = dir.join("tpo.json.partial");
-        std::fs::write(&partial, json)
-            .and_then(|()| std::fs::rename(&partial, &path))
-            .map_err(|e| failed(&path, e.to_string()))
+        let options = ExportOptions {
+            overwrite: true,
+            ..ExportOptions::default()
+        };
+        let model = self.model().clone();
+        export_model(model, self.config(), &self.tokenizer_files, dir, &options)?;
+        Ok(())
     }
 }
 

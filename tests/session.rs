@@ -273,6 +273,26 @@ fn a_saved_model_answers_as_before() {
 }
 
 #[test]
+fn a_session_without_files_of_a_tokenizer_is_not_saved() {
+    let (dir, device) = (tempfile::tempdir().unwrap(), Device::flex());
+    let whole = session();
+    whole.save(dir.path()).unwrap();
+    let tokenizer = tpo::llm::tokenizer::Tokenizer::from_dir(dir.path());
+    let alone = Session::new(
+        whole.model().clone(),
+        whole.config().clone(),
+        std::sync::Arc::new(tokenizer.unwrap()),
+        &device,
+        SessionOptions::default(),
+    )
+    .unwrap();
+    let empty = tempfile::tempdir().unwrap();
+    let error = alone.save(empty.path()).unwrap_err().to_string();
+    assert!(error.contains("export_model"), "{error}");
+    assert_eq!(std::fs::read_dir(empty.path()).unwrap().count(), 0);
+}
+
+#[test]
 fn half_precision_runs_the_whole_chain() {
     let dir = tempfile::tempdir().unwrap();
     session().save(dir.path()).unwrap();
