@@ -73,9 +73,14 @@ impl Folder<'_> {
         Ok(path)
     }
 
+    /// Writes rows as JSON lines.
+    pub fn lines<T: Serialize>(&self, name: &str, rows: &[T]) -> Result<PathBuf> {
+        self.write(name, &lines(rows)?)
+    }
+
     /// Writes rows as JSON lines and reads them back as the scoring does.
     pub fn table<T: Record + Serialize>(&self, name: &str, rows: &[T]) -> Result<Table<T>> {
-        let path = self.write(name, &lines(rows)?)?;
+        let path = self.lines(name, rows)?;
         Ok(Table::read(path, &reading())?)
     }
 }

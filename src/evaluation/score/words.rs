@@ -28,7 +28,7 @@ pub(super) fn choices(
         _ => None,
     };
     let mut tally = ChoiceTally::new(rules.choice);
-    let mut lines = Vec::new();
+    let mut rows = Vec::new();
     let mut videos: Vec<(String, Value)> = Vec::new();
     for a in all {
         let truth = truth(a);
@@ -56,14 +56,12 @@ pub(super) fn choices(
                 }
             }
         } else {
-            let row = json!({
+            rows.push(json!({
                 "id": a.item.id,
                 "task_type": a.item.group,
                 "pred": said,
                 "gt": truth,
-            });
-            lines.extend(row.to_string().into_bytes());
-            lines.push(b'\n');
+            }));
         }
         if let Some(truth) = truth {
             tally.add(&a.item.group, said, &truth);
@@ -73,7 +71,7 @@ pub(super) fn choices(
         let all: Vec<Value> = videos.into_iter().map(|v| v.1).collect();
         folder.write("video_mme.json", Value::from(all).to_string().as_bytes())?;
     } else {
-        folder.write("choice.jsonl", &lines)?;
+        folder.lines("choice.jsonl", &rows)?;
     }
     let scores = tally.scores();
     let several = scores.groups.len() > 1;
@@ -105,24 +103,22 @@ pub(super) fn texts(
         Expected::Text(Some(truth)) => normalise_text(a.words()) == normalise_text(truth),
         _ => false,
     };
-    let mut lines = Vec::new();
-    for a in all {
+    let row = |a: &Answered<'_>| {
         let truth = match &a.item.expected {
             Expected::Text(truth) => truth.as_deref(),
             _ => None,
         };
-        let row = json!({
+        json!({
             "id": a.item.id,
             "kind": a.item.group,
             "question": a.row.question,
             "pred": a.words(),
             "gt": truth,
             "right": truth.map(|_| right(&a)),
-        });
-        lines.extend(row.to_string().into_bytes());
-        lines.push(b'\n');
-    }
-    folder.write("text.jsonl", &lines)?;
+        })
+    };
+    let rows: Vec<Value> = all.iter().map(row).collect();
+    folder.lines("text.jsonl", &rows)?;
     let accuracy = |of: &[Answered<'_>]| {
         let hits = of.iter().filter(right).count();
         (!of.is_empty()).then(|| percent(hits as f64 / of.len() as f64))

@@ -60,7 +60,7 @@ fn harmless(path: &KeyPath, stage: usize) -> bool {
     match path.0.as_slice() {
         // A checkpoint of other weights lacks what the run would look for.
         [Step::Key(top), Step::Key(field), ..] if top == "checkpoints" => field != "weights",
-        [Step::Key(top), ..] if matches!(top.as_str(), "name" | "logging" | "checkpoints") => true,
+        [Step::Key(top), ..] if matches!(top.as_str(), "name" | "logging") => true,
         [Step::Key(top), Step::Index(i), ..] if top == "stages" && *i > stage => true,
         [Step::Key(top), Step::Index(_), Step::Key(field), ..] if top == "stages" => {
             matches!(

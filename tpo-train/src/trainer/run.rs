@@ -357,12 +357,11 @@ where
             }
             log.add(done.terms, done.total);
         }
-        // With recomputation a loss is on the graph whether something learns or not.
-        log.reached = !grads.is_empty();
         // All workers agree on going on before they exchange gradients.
         let shared = self.options.worker.sum(vec![
             f64::from(u8::from(failure.is_some())),
-            f64::from(u8::from(log.reached)),
+            // Not whether a loss is on the graph: with recomputation it always is.
+            f64::from(u8::from(!grads.is_empty())),
             log.micro_batches.iter().filter_map(|m| m.loss).sum(),
             log.micro_batches.iter().filter_map(|m| m.loss).count() as f64,
             log.ids.len() as f64,
@@ -448,7 +447,6 @@ struct StepLog {
     data_seconds: f64,
     micro_batches: Vec<MicroReport>,
     terms: Vec<TermValue>,
-    reached: bool,
 }
 
 impl StepLog {
