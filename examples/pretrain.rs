@@ -71,6 +71,9 @@ struct Args {
     /// How many of them are on single frames.
     #[arg(long, default_value_t = 5000)]
     image_steps: u64,
+    /// Frames of the clips of the other steps; SAM 2 was trained on eight.
+    #[arg(long, default_value_t = 6)]
+    frames: usize,
     /// Learning rate of SAM 2.
     #[arg(long, default_value_t = 1e-3)]
     mask_rate: f64,
@@ -172,7 +175,7 @@ fn masks(
         images: args.image_steps,
         image_clips: 16,
         clips: 4,
-        frames: 6,
+        frames: args.frames,
         focal: 20.0,
         dice: args.dice,
         world: args.world,

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use tpo_data::FrameSampling;
 use tpo_data::sampling::frame_indices;
 use tpo_data::synthetic::{
-    Clip, Colour, EventKind, QuestionKind, RowsConfig, Scene, Shape, Split, World, WorldConfig,
-    is_held_out_event, is_held_out_look,
+    Clip, Colour, Event, EventKind, QuestionKind, RowsConfig, Scene, Shape, Split, World,
+    WorldConfig, is_held_out_event, is_held_out_look,
 };
 
 fn world(seed: u64) -> World {
@@ -56,7 +56,7 @@ fn training_never_shows_what_is_held_out() {
     for split in [Split::Train, Split::Validation] {
         for clip in clips(split, 400) {
             for o in &clip.scene.objects {
-                assert!(!is_held_out_look(o.look.shape, o.look.colour));
+                assert!(!o.look.is_held_out());
             }
             for e in &clip.scene.events {
                 let shape = clip.scene.objects[e.object].look.shape;
@@ -88,10 +88,7 @@ fn training_never_shows_what_is_held_out() {
     let mut new = 0;
     for clip in clips(Split::HeldOut, 400) {
         let scene = &clip.scene;
-        let look = scene
-            .objects
-            .iter()
-            .any(|o| is_held_out_look(o.look.shape, o.look.colour));
+        let look = scene.objects.iter().any(|o| o.look.is_held_out());
         let event = scene
             .events
             .iter()
@@ -99,6 +96,65 @@ fn training_never_shows_what_is_held_out() {
         new += (look || event) as usize;
     }
     assert_eq!(new, 400);
+}
+
+#[test]
+fn grey_clips_have_no_colour_and_name_none() {
+    let config = WorldConfig {
+        grey: 0.5,
+        ..WorldConfig::default()
+    };
+    let world = World::new(config, 3).unwrap();
+    let (mut grey, mut asked) = (0, 0);
+    for index in 0..200 {
+        let clip = world.clip(Split::Train, index);
+        let frames = clip.scene.render_all();
+        let looks: Vec<_> = clip.scene.objects.iter().map(|o| o.look).collect();
+        let without = looks.iter().filter(|l| l.colour.is_none()).count();
+        assert!(without == 0 || without == looks.len());
+        let flat = |rgb: &[u8]| rgb[0] == rgb[1] && rgb[1] == rgb[2];
+        let pixels = frames.iter().all(|f| f.rgb().chunks(3).all(flat));
+        assert_eq!(pixels, without > 0, "{}", clip.name());
+        if without == 0 {
+            continue;
+        }
+        grey += 1;
+        for (i, look) in looks.iter().enumerate() {
+            assert!(looks[..i].iter().all(|l| l.shape != look.shape));
+            // Every pixel of it can be told from the background, which is 60 to 149.
+            for (state, frame) in clip.scene.objects[i].states.iter().zip(&frames) {
+                assert!(state.colour[0] < 40 || state.colour[0] >= 190);
+                assert!(state.visible || frame.visible(i) == 0);
+            }
+        }
+        let kind = |e: &Event| e.kind != EventKind::ChangeColour;
+        assert!(clip.scene.events.iter().all(kind));
+        let mut texts: Vec<String> = clip.caption(&frames).into_iter().collect();
+        for q in clip.questions(&frames) {
+            assert!(q.kind != QuestionKind::Attribute && q.kind != QuestionKind::ShapeOf);
+            asked += 1;
+            texts.extend([q.question, q.answer]);
+            texts.extend(q.options);
+        }
+        texts.extend(clip.region_queries(&frames).into_iter().map(|q| q.question));
+        texts.extend(clip.temporal_queries().into_iter().map(|q| q.question));
+        for text in texts {
+            for &colour in Colour::ALL {
+                assert!(!text.contains(colour.name()), "{text}");
+            }
+        }
+    }
+    assert!(
+        (70..130).contains(&grey) && asked > 5 * grey,
+        "{grey} {asked}"
+    );
+    let crowded = WorldConfig {
+        grey: 0.1,
+        max_objects: 7,
+        ..WorldConfig::default()
+    };
+    let error = World::new(crowded, 3).unwrap_err().to_string();
+    assert!(error.contains("max_objects is 7"), "{error}");
 }
 
 #[test]

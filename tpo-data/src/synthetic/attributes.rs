@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::split::is_held_out_look;
+
 macro_rules! named {
     ($(#[$doc:meta])* $name:ident { $($(#[$item_doc:meta])* $item:ident = $text:literal),+ $(,)? }) => {
         $(#[$doc])*
@@ -89,8 +91,9 @@ named! {
 pub struct Look {
     /// Outline.
     pub shape: Shape,
-    /// Colour.
-    pub colour: Colour,
+    /// Colour; none in a grey clip.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub colour: Option<Colour>,
     /// Size.
     pub size: Size,
     /// Pattern.
@@ -98,9 +101,17 @@ pub struct Look {
 }
 
 impl Look {
-    /// "red circle": colour and shape, which no other shape of the clip shares.
+    /// "red circle", in a grey clip "circle": what no other shape of the clip shares.
     pub fn phrase(&self) -> String {
-        format!("{} {}", self.colour.name(), self.shape.name())
+        match self.colour {
+            Some(colour) => format!("{} {}", colour.name(), self.shape.name()),
+            None => self.shape.name().to_string(),
+        }
+    }
+
+    /// Whether it is kept out of training.
+    pub fn is_held_out(&self) -> bool {
+        self.colour.is_some_and(|c| is_held_out_look(self.shape, c))
     }
 }
 

@@ -1,7 +1,6 @@
 //! What there is to see, in words.
 
 use super::Clip;
-use super::attributes::Look;
 use super::render::RenderedFrame;
 
 /// Fewest pixels that show of a shape in the first frame.
@@ -33,12 +32,10 @@ impl Clip {
                 true => String::new(),
                 false => format!(" that {}", does.join(" and ")),
             };
-            let Look { colour, shape, .. } = it.look;
             let sentence = format!(
-                "In the {} is a {} {}{does}.",
+                "In the {} is a {}{does}.",
                 CORNERS[corner],
-                colour.name(),
-                shape.name()
+                it.look.phrase()
             );
             told.push((corner, start.x, sentence));
         }

@@ -42,6 +42,8 @@ impl EventKind {
     pub(crate) fn suits(self, look: &Look) -> bool {
         match self {
             // A plain disc looks the same from every side.
+            // Without a colour there is none to change.
+            Self::ChangeColour => look.colour.is_some(),
             Self::Spin => look.shape.shows_rotation() || look.texture == Texture::Striped,
             _ => true,
         }

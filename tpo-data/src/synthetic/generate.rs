@@ -15,9 +15,14 @@ const GROWTH: f64 = 1.6;
 
 pub(crate) fn scene(config: &WorldConfig, split: Split, draw: &mut Draw) -> Scene {
     let count = config.min_objects + draw.below(config.max_objects - config.min_objects + 1);
+    // Without grey clips nothing is drawn for them: the clips of a seed stay what they are.
+    let grey = config.grey > 0.0 && draw.unit() < config.grey;
     // What is special about a held-out clip: a look or an event.
-    let special_look = split == Split::HeldOut && draw.below(2) == 0;
-    let looks = looks(count, split, special_look, draw);
+    let special_look = split == Split::HeldOut && !grey && draw.below(2) == 0;
+    let looks = match grey {
+        true => grey_looks(count, draw),
+        false => looks(count, split, special_look, draw),
+    };
     let plan = events(config, split, special_look, &looks, draw);
     let side = config.side as f64;
     let mut objects: Vec<Object> = looks
@@ -36,7 +41,10 @@ pub(crate) fn scene(config: &WorldConfig, split: Split, draw: &mut Draw) -> Scen
     for event in &plan {
         apply(event, &mut objects, side, config.stride);
     }
-    let muted = |draw: &mut Draw| [0; 3].map(|_: u8| 60 + draw.below(90) as u8);
+    let muted = |draw: &mut Draw| match grey {
+        true => [60 + draw.below(90) as u8; 3],
+        false => [0; 3].map(|_: u8| 60 + draw.below(90) as u8),
+    };
     Scene {
         side: config.side,
         frames: config.frames,
@@ -51,6 +59,29 @@ pub(crate) fn scene(config: &WorldConfig, split: Split, draw: &mut Draw) -> Scen
         events: plan,
         camera: camera(config, draw),
     }
+}
+
+/// Looks of different outlines without a colour.
+fn grey_looks(count: usize, draw: &mut Draw) -> Vec<Look> {
+    let mut shapes = Shape::ALL.to_vec();
+    draw.shuffle(&mut shapes);
+    shapes.truncate(count);
+    let mut look = |shape| Look {
+        shape,
+        colour: None,
+        size: draw.pick(Size::ALL),
+        texture: texture(draw),
+    };
+    shapes.into_iter().map(&mut look).collect()
+}
+
+fn texture(draw: &mut Draw) -> Texture {
+    draw.pick(&[
+        Texture::Plain,
+        Texture::Plain,
+        Texture::Striped,
+        Texture::Dotted,
+    ])
 }
 
 /// Looks with different colour-and-shape phrases; at most one held-out combination, the first.
@@ -71,14 +102,9 @@ fn looks(count: usize, split: Split, special: bool, draw: &mut Draw) -> Vec<Look
         .take(count)
         .map(|(shape, colour)| Look {
             shape,
-            colour,
+            colour: Some(colour),
             size: draw.pick(Size::ALL),
-            texture: draw.pick(&[
-                Texture::Plain,
-                Texture::Plain,
-                Texture::Striped,
-                Texture::Dotted,
-            ]),
+            texture: texture(draw),
         })
         .collect()
 }
@@ -158,14 +184,14 @@ fn another_colour(looks: &[Look], look: &Look, draw: &mut Draw) -> Colour {
     let free: Vec<Colour> = Colour::ALL
         .iter()
         .copied()
-        .filter(|c| looks.iter().all(|l| l.colour != *c) && !is_held_out_look(look.shape, *c))
+        .filter(|c| looks.iter().all(|l| l.colour != Some(*c)) && !is_held_out_look(look.shape, *c))
         .collect();
     if free.is_empty() {
         // Eight shapes of eight colours: any other one will do.
         let others: Vec<Colour> = Colour::ALL
             .iter()
             .copied()
-            .filter(|c| *c != look.colour && !is_held_out_look(look.shape, *c))
+            .filter(|c| Some(*c) != look.colour && !is_held_out_look(look.shape, *c))
             .collect();
         return draw.pick(&others);
     }
@@ -175,6 +201,14 @@ fn another_colour(looks: &[Look], look: &Look, draw: &mut Draw) -> Colour {
 /// Straight or still, bouncing off the edges.
 fn path(config: &WorldConfig, look: &Look, side: f64, moves: bool, draw: &mut Draw) -> Vec<State> {
     let radius = look.size.radius() * side;
+    // Greys are brighter or darker than any background.
+    let colour = look.colour.map_or_else(
+        || {
+            let dark = draw.below(2) == 0;
+            [if dark { 5 } else { 190 } + draw.below(35) as u8; 3]
+        },
+        Colour::rgb,
+    );
     let (low, high) = (radius, side - radius);
     let (mut x, mut y) = (draw.range(low, high), draw.range(low, high));
     // Pixels per frame: a third to two thirds of the frame in a clip.
@@ -207,7 +241,7 @@ fn path(config: &WorldConfig, look: &Look, side: f64, moves: bool, draw: &mut Dr
                 y,
                 radius,
                 angle: 0.0,
-                colour: look.colour.rgb(),
+                colour,
                 visible: true,
             };
             (x, vx) = bounce(x + vx, vx, low, high);

@@ -65,6 +65,10 @@ pub struct WorldConfig {
     pub max_events: usize,
     /// Share of the clips whose camera shakes, 0–1.
     pub camera_shake: f64,
+    /// Share of the clips without colours, 0–1: shapes that differ in outline, in greys, called by
+    /// their outline alone. They show outlines apart from the colours that training pairs them with.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub grey: f64,
     /// Of every so many frames a model sees the middle one ([`FrameSampling::Middle`](crate::FrameSampling)):
     /// "at the start" and "at the end" mean the first and the last that it sees, and a blink is as
     /// slow. A divisor of `frames`.
@@ -74,6 +78,10 @@ pub struct WorldConfig {
 
 fn is_one(n: &usize) -> bool {
     *n == 1
+}
+
+fn is_zero(x: &f64) -> bool {
+    *x == 0.0
 }
 
 impl Default for WorldConfig {
@@ -88,6 +96,7 @@ impl Default for WorldConfig {
             max_objects: 4,
             max_events: 2,
             camera_shake: 0.25,
+            grey: 0.0,
             stride: 1,
         }
     }
@@ -136,6 +145,19 @@ impl WorldConfig {
         check(
             (0.0..=1.0).contains(&self.camera_shake),
             format!("camera_shake is {}, expected 0 to 1", self.camera_shake),
+        );
+        check(
+            (0.0..=1.0).contains(&self.grey),
+            format!("grey is {}, expected 0 to 1", self.grey),
+        );
+        check(
+            self.grey == 0.0 || self.max_objects <= Shape::ALL.len(),
+            format!(
+                "max_objects is {}, expected at most {} where clips are grey: their shapes differ in \
+                 outline",
+                self.max_objects,
+                Shape::ALL.len()
+            ),
         );
         check(
             self.stride >= 1 && self.frames.is_multiple_of(self.stride),

@@ -299,6 +299,10 @@ impl Asked<'_> {
             .iter()
             .filter_map(|e| Some((e.object, e.becomes?)))
             .collect();
+        if looks.iter().any(|l| l.colour.is_none()) {
+            let other = |s: &&Shape| looks.iter().all(|l| l.shape != **s);
+            return self.shuffled(Shape::ALL.iter().filter(other).map(|s| s.name()));
+        }
         let mut near = Vec::new();
         let mut far = Vec::new();
         for &shape in Shape::ALL {
@@ -306,7 +310,9 @@ impl Asked<'_> {
                 if self.clip.split != Split::HeldOut && is_held_out_look(shape, colour) {
                     continue;
                 }
-                let same = looks.iter().any(|l| (l.shape, l.colour) == (shape, colour))
+                let same = looks
+                    .iter()
+                    .any(|l| (l.shape, l.colour) == (shape, Some(colour)))
                     || turned
                         .iter()
                         .any(|(o, c)| looks[*o].shape == shape && *c == colour);
@@ -315,7 +321,7 @@ impl Asked<'_> {
                 }
                 let phrase = format!("{} {}", colour.name(), shape.name());
                 let known = looks.iter().any(|l| l.shape == shape)
-                    && looks.iter().any(|l| l.colour == colour);
+                    && looks.iter().any(|l| l.colour == Some(colour));
                 if known { &mut near } else { &mut far }.push(phrase);
             }
         }
@@ -330,6 +336,7 @@ impl Asked<'_> {
         let scene = &self.clip.scene;
         let looks: Vec<_> = scene.objects.iter().map(|o| o.look).collect();
         for (i, look) in looks.iter().enumerate() {
+            let Some(colour) = look.colour else { continue };
             if frames[self.clip.first_seen()].visible(i) < MIN_VISIBLE {
                 continue;
             }
@@ -345,7 +352,7 @@ impl Asked<'_> {
                     QuestionKind::Attribute,
                     &words,
                     look.shape.name(),
-                    look.colour.name(),
+                    colour.name(),
                     wrong,
                 );
             }
@@ -354,7 +361,7 @@ impl Asked<'_> {
                 .scene
                 .events
                 .iter()
-                .any(|e| e.becomes == Some(look.colour) && e.object != i);
+                .any(|e| e.becomes == Some(colour) && e.object != i);
             if alone(&|o| looks[o].colour == look.colour) && !becomes_it {
                 let words = [
                     "What shape is {it} at the start?",
@@ -364,7 +371,7 @@ impl Asked<'_> {
                 self.ask(
                     QuestionKind::ShapeOf,
                     &words,
-                    look.colour.name(),
+                    colour.name(),
                     look.shape.name(),
                     wrong,
                 );

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::attributes::named;
 use super::draw::Draw;
 use super::render::RenderedFrame;
-use super::{Clip, Split, World, WorldConfig};
+use super::{Clip, QuestionKind, Split, World, WorldConfig};
 use crate::schema::{
     Annotation, BoxCoords, FramePosition, Media, Saliency, Sample, Target, TrackFrame, TrackRegion,
     Turn,
@@ -90,6 +90,12 @@ pub struct RowsConfig {
     /// Share of the clips whose camera shakes, 0–1; absent: 0.25.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub camera_shake: Option<f64>,
+    /// Share of the clips without colours, 0–1 ([`WorldConfig::grey`]); absent: 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grey: Option<f64>,
+    /// Kinds of the chat questions; empty: all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub kinds: Vec<QuestionKind>,
 }
 
 fn train() -> Split {
@@ -116,6 +122,8 @@ impl RowsConfig {
             max_objects: None,
             max_events: None,
             camera_shake: None,
+            grey: None,
+            kinds: Vec::new(),
         }
     }
 
@@ -140,6 +148,7 @@ impl RowsConfig {
             max_objects: most,
             max_events: self.max_events.unwrap_or(plain.max_events),
             camera_shake: self.camera_shake.unwrap_or(plain.camera_shake),
+            grey: self.grey.unwrap_or(plain.grey),
         }
     }
 
@@ -302,8 +311,10 @@ impl WorldRows {
         frames: &[RenderedFrame],
         draw: &mut Draw,
     ) -> Vec<(Turn, Option<Annotation>)> {
+        let kinds = &self.config.kinds;
         clip.questions(frames)
             .into_iter()
+            .filter(|q| kinds.is_empty() || kinds.contains(&q.kind))
             .map(|q| {
                 let mut turn = Turn::new(q.question, q.answer);
                 if draw.unit() < self.config.choices {
