@@ -14,11 +14,9 @@ use tpo::core::prompt::Visual;
 use tpo::data::{FrameSampling, MediaLimits, open_video, read_image};
 use tpo::draw::{COLOURS, LabelledBox, Timeline, draw_boxes, draw_mask, draw_timeline};
 use tpo::features::{FeatureCache, TemporalTowers};
-use tpo::heads::temporal::features::InternVideo2Files;
 use tpo::llm::sampling::SamplingConfig;
 use tpo::prelude::*;
 use tpo::presets;
-use tpo::vision::internvideo2::VisionFileKind;
 use tpo::{HeadProgress, Media, Result};
 
 // Large activations come and go with every layer; the system's allocator gives their pages back
@@ -153,7 +151,7 @@ fn run(args: Args) -> Result<()> {
         towers: args
             .towers
             .as_ref()
-            .map(|dir| load_towers(dir, &device))
+            .map(|dir| TemporalTowers::open(dir, &device))
             .transpose()?,
         feature_cache: args
             .feature_cache
@@ -317,16 +315,6 @@ fn head_progress() -> HeadProgress {
             bar.finish_and_clear();
         }
     }))
-}
-
-fn load_towers(dir: &Path, device: &Device) -> Result<TemporalTowers> {
-    let files = InternVideo2Files {
-        vision: dir.join("vision.safetensors"),
-        vision_kind: VisionFileKind::Stage2,
-        text: dir.join("text.safetensors"),
-        clip: Some(dir.join("clip.safetensors")),
-    };
-    TemporalTowers::internvideo2(&files, dir.join("tokenizer.model"), device)
 }
 
 /// What a mask prediction says without its pixels.

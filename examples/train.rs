@@ -9,12 +9,13 @@ use burn::tensor::FloatDType;
 use clap::Parser;
 use tpo::DeviceChoice;
 use tpo::export::{ExportOptions, LoraExport, export_model};
+use tpo::features::{FeatureCache, TemporalTowers};
 use tpo::measure::measure_stage;
 use tpo::recipe::explain;
 use tpo::train::Recipe;
 use tpo::train::explain::Explanation;
 use tpo::train::trainer::RunEnd;
-use tpo::training::{RunOptions, open_data, run_recipe};
+use tpo::training::{RunOptions, data_of, run_recipe};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -44,6 +45,13 @@ struct Args {
     /// Compute activations again in the backward pass: less memory, about a third more time.
     #[arg(long)]
     recompute: bool,
+    /// Folder with InternVideo2-CLIP, whose features the temporal head of VideoChat-TPO reads:
+    /// vision.safetensors, text.safetensors, clip.safetensors, tokenizer.model.
+    #[arg(long, value_name = "DIR")]
+    towers: Option<PathBuf>,
+    /// Folder where video features of the temporal head are kept; the next epoch reads them.
+    #[arg(long, value_name = "DIR", requires = "towers")]
+    feature_cache: Option<PathBuf>,
     /// No progress bar.
     #[arg(long)]
     quiet: bool,
@@ -64,6 +72,7 @@ Examples:
   train --explain recipes/videochat_tpo/stage2.toml      parts, rates, steps, memory
   train recipes/nano/stages.toml seed=7 stages.region-head.batch_size=8
   train --resume recipes/nano/stages.toml                after a crash or Ctrl-C
+  train recipes/videochat_tpo/stage2.toml --towers InternVideo2-CLIP --feature-cache features
   train recipes/nano/stages.toml --export models/mine    then: chat --model models/mine --order as-trained
 
 Values have the type of what they replace; members of a list go by number or by name:
@@ -98,6 +107,10 @@ fn run(args: &Args) -> tpo::Result<ExitCode> {
     }
     // Everything that shapes alone can tell, before a weight is read.
     let told = explain(&recipe)?;
+    let device = args.device.open()?;
+    let towers = args.towers.as_ref();
+    let towers = towers.map(|dir| TemporalTowers::open(dir, &device));
+    let features = args.feature_cache.as_ref().map(FeatureCache::open);
     let options = RunOptions {
         dir: args
             .out
@@ -106,7 +119,9 @@ fn run(args: &Args) -> tpo::Result<ExitCode> {
         resume: args.resume,
         bars: !args.quiet,
         recompute: args.recompute,
-        ..RunOptions::new("", &args.device.open()?)
+        towers: towers.transpose()?,
+        features: features.transpose()?,
+        ..RunOptions::new("", &device)
     };
     if let Some(stage) = &args.measure {
         return measure(&recipe, stage, &told, &options);
@@ -156,7 +171,7 @@ fn measure(
     told: &Explanation,
     options: &RunOptions,
 ) -> tpo::Result<ExitCode> {
-    let Some(found) = measure_stage(recipe, stage, options, &mut open_data)? else {
+    let Some(found) = measure_stage(recipe, stage, options, &mut *data_of(options))? else {
         eprintln!("this system does not tell what memory a process uses");
         return Ok(ExitCode::FAILURE);
     };

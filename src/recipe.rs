@@ -15,13 +15,13 @@ use tpo_llm::{LORA_TARGETS, LlmConfig, LoraConfig};
 use tpo_train::explain::{Explanation, ModelShape, PartShape};
 use tpo_train::recipe::{LoraSpec, ModelSpec, Recipe, SourceSpec};
 use tpo_train::trainer::Purpose;
-use tpo_train::{HeadNames, TrainError};
+use tpo_train::{HeadNames, TrainData, TrainError};
 
 use crate::config::TpoConfig;
 use crate::error::{Error, Result};
 use crate::model_dir::{byte_tokenizer, model_tokenizer, read_config};
 use crate::presets;
-use crate::training::open_data;
+use crate::stage_data::{DataContext, stage_data};
 
 /// Names a recipe may give as `model.preset`.
 pub const PRESETS: [&str; 3] = ["videochat-tpo", "mini", "nano"];
@@ -184,16 +184,15 @@ fn staged_shapes(recipe: &Recipe) -> Result<Vec<ModelShape>> {
 /// Tokens of the prompts of a stage whose data are made up, which costs nothing to try.
 fn made_up_prompt(recipe: &Recipe, stage: usize, config: &TpoConfig) -> Option<usize> {
     let seed = recipe.stage_seed(stage);
-    let place = stage;
     let stage = recipe.stages.get(stage)?;
     let sources = &stage.data.as_ref()?.sources;
     if recipe.model.directory.is_some() || sources.iter().any(|s| s.synthetic.is_none()) {
         return None;
     }
     let tokenizer = recipe_tokenizer(&recipe.model, config).ok()?;
-    let parts = (config.clone(), Arc::new(tokenizer));
+    let context = DataContext::new(config, &Arc::new(tokenizer));
     // What is wrong with the data is reported by the run.
-    let mut data = open_data(Purpose::Evaluate, stage, place, seed, &parts).ok()?;
+    let mut data = stage_data(Purpose::Evaluate, stage, seed, &context).ok()?;
     let batch = data.next_batch(&Device::flex()).ok()?.batch;
     Some(batch.tokens.shape().1)
 }

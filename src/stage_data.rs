@@ -17,6 +17,8 @@ use crate::config::TpoConfig;
 use crate::features::{FeatureCache, FeatureTowers, TemporalTowers, TrainingFeatures};
 use crate::targets::built_in_targets;
 
+/// Name of the head that reads features of frozen towers.
+const TEMPORAL: &str = "temporal";
 /// Longest prompt in tokens (reference implementation: `max_length`).
 const MAX_PROMPT: usize = 1024;
 
@@ -151,13 +153,13 @@ pub fn stage_data_with(
     let encoder = Arc::new(context.encoder()?);
     let feed = Feed::open(&config, vocabulary, encoder, targets, Cursor::default())
         .map_err(|e| invalid(vec![format!("{at}: {e}")]))?;
-    let problems = task_problems(&at, &feed, &config.sources, &context.config);
+    // A head whose loss does not count is not run.
+    let needed = stage.loss.head(TEMPORAL) != 0.0;
+    let problems = task_problems(&at, &feed, &config.sources, context, needed);
     if !problems.is_empty() {
         return Err(invalid(problems));
     }
     let data = FeedData::new(feed);
-    // A head whose loss does not count is not run.
-    let needed = stage.loss.head("temporal") != 0.0;
     let features = TrainingFeatures::new(
         &context.config,
         &context.tokenizer,
@@ -224,15 +226,21 @@ fn mixture_problems(at: &str, data: &MixtureSpec, context: &DataContext) -> Vec<
         for task in world.tasks.iter().filter(|t| t.calls_head()) {
             problems.extend(unknown_task(&at, task.name(), config));
         }
-        let towers = config.features == FeatureTowers::InternVideo2 && context.towers.is_none();
-        if towers && world.tasks.contains(&WorldTask::Temporal) {
-            problems.push(format!(
-                "{at}: the temporal head of this model reads features of InternVideo2; give the \
-                 run its towers"
-            ));
+        if world.tasks.contains(&WorldTask::Temporal) {
+            problems.extend(without_towers(&at, context));
         }
     }
     problems
+}
+
+fn without_towers(at: &str, context: &DataContext) -> Option<String> {
+    let needed = context.config.features == FeatureTowers::InternVideo2;
+    (needed && context.towers.is_none()).then(|| {
+        format!(
+            "{at}: the temporal head of this model reads features of InternVideo2-CLIP; give the \
+             run its towers (`train --towers DIR`, RunOptions::towers)"
+        )
+    })
 }
 
 fn unknown_task(at: &str, task: &str, config: &TpoConfig) -> Option<String> {
@@ -251,12 +259,13 @@ fn unknown_task(at: &str, task: &str, config: &TpoConfig) -> Option<String> {
     ))
 }
 
-/// Tasks in files that the model does not have.
+/// Tasks in files that the model does not have or cannot learn.
 fn task_problems(
     at: &str,
     feed: &Feed,
     sources: &[SourceConfig],
-    config: &TpoConfig,
+    context: &DataContext,
+    temporal: bool,
 ) -> Vec<String> {
     let mut problems = Vec::new();
     for (source, spec) in feed.sources().iter().zip(sources) {
@@ -265,7 +274,10 @@ fn task_problems(
         };
         let at = format!("{at}, source `{}`", spec.name());
         for task in data.tasks().filter(|_| !source.textual()) {
-            problems.extend(unknown_task(&at, task, config));
+            problems.extend(unknown_task(&at, task, &context.config));
+            if temporal && task == TEMPORAL {
+                problems.extend(without_towers(&at, context));
+            }
         }
     }
     problems

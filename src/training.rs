@@ -163,38 +163,27 @@ fn fresh_patterns(texts: &[String], names: &HeadNames) -> Result<Vec<PathPattern
 /// stages, before a weight is read.
 pub fn run_recipe(recipe: &Recipe, options: &RunOptions) -> Result<RunSummary> {
     recipe.validate()?;
-    let context = |config: &TpoConfig, tokenizer: &Arc<Tokenizer>| DataContext {
+    let config = model_config(&recipe.model)?;
+    let tokenizer = recipe_tokenizer(&recipe.model, &config)?;
+    check_data(recipe, &context_of(options, &config, &Arc::new(tokenizer)))?;
+    run_recipe_with(recipe, options, &mut *data_of(options))
+}
+
+/// Opens the data that the stages of a recipe name, with the towers of a run; see [`OpenData`] and
+/// [`stage_data`], whose errors it has.
+pub fn data_of(options: &RunOptions) -> Box<OpenData<'_>> {
+    Box::new(|purpose, stage, _, seed, (config, tokenizer)| {
+        let context = context_of(options, config, tokenizer);
+        Ok(Box::new(stage_data(purpose, stage, seed, &context)?))
+    })
+}
+
+fn context_of(options: &RunOptions, config: &TpoConfig, tokenizer: &Arc<Tokenizer>) -> DataContext {
+    DataContext {
         towers: options.towers.clone(),
         features: options.features.clone(),
         ..DataContext::new(config, tokenizer)
-    };
-    let config = model_config(&recipe.model)?;
-    let tokenizer = recipe_tokenizer(&recipe.model, &config)?;
-    check_data(recipe, &context(&config, &Arc::new(tokenizer)))?;
-    run_recipe_with(
-        recipe,
-        options,
-        &mut |purpose, stage, _, seed, (config, tokenizer)| {
-            let data = stage_data(purpose, stage, seed, &context(config, tokenizer))?;
-            Ok(Box::new(data))
-        },
-    )
-}
-
-/// Opens the data that a stage of a recipe names, for a model that needs no towers; see
-/// [`OpenData`] and [`stage_data`].
-///
-/// # Errors
-/// As [`stage_data`].
-pub fn open_data(
-    purpose: Purpose,
-    stage: &Stage,
-    _place: usize,
-    seed: u64,
-    (config, tokenizer): &(TpoConfig, Arc<Tokenizer>),
-) -> tpo_train::Result<Box<dyn TrainData>> {
-    let context = DataContext::new(config, tokenizer);
-    Ok(Box::new(stage_data(purpose, stage, seed, &context)?))
+    }
 }
 
 /// Opens data of a stage: what for, the stage, its place, the seed, the model's sizes and

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use tpo::core::head::{HeadContext, SampleContext};
 use tpo::data::synthetic::{RowsConfig, WorldRows, WorldTask};
 use tpo::data::{MediaLimits, VideoReader};
-use tpo::features::{ExtractOptions, TemporalTowers, extract_reader};
+use tpo::features::{ExtractOptions, FeatureTowers, TemporalTowers, extract_reader};
 use tpo::heads::mask::MaskTarget;
 use tpo::heads::temporal::TemporalTarget;
 use tpo::heads::temporal::features::{TEMPORAL_TEXT_FEATURES, TEMPORAL_VIDEO_FEATURES};
@@ -316,6 +316,43 @@ fn training_reads_the_features_that_a_chat_reads() {
     assert_eq!(own.dims(), chat.features.dims());
     let worst: f32 = (own - chat.features).abs().max().into_scalar();
     assert!(worst < 1e-5, "{worst}");
+}
+
+#[test]
+fn a_temporal_head_without_its_towers_is_refused_before_the_first_batch() {
+    let _lock = alone();
+    let dir = tempfile::tempdir().unwrap();
+    let path = write_rows(dir.path());
+    let recipe = recipe(&file_source(&path), "");
+    let (built, mut context) = open(&recipe);
+    context.config.features = FeatureTowers::InternVideo2;
+    let mut stage = recipe.stages[0].clone();
+    let error = stage_data(Purpose::Train, &stage, 1, &context)
+        .err()
+        .unwrap()
+        .to_string();
+    assert!(
+        error.contains("source `video`") && error.contains("--towers"),
+        "{error}"
+    );
+    // With towers it opens, and so it does when the head does not learn.
+    context.towers = Some(towers(&built));
+    stage_data(Purpose::Train, &stage, 1, &context).unwrap();
+    context.towers = None;
+    let off = "temporal = { weight = 0.0 }";
+    let without = self::recipe(
+        &file_source(&path),
+        &format!("loss = {{ heads = {{ {off} }} }}"),
+    );
+    stage = without.stages[0].clone();
+    stage_data(Purpose::Train, &stage, 1, &context).unwrap();
+
+    let error = TemporalTowers::open(dir.path(), &Device::flex()).unwrap_err();
+    let (told, all) = (error.to_string(), "vision.safetensors, text.safetensors");
+    assert!(
+        told.contains(all) && told.contains("tokenizer.model"),
+        "{told}"
+    );
 }
 
 #[test]

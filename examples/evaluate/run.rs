@@ -13,10 +13,8 @@ use tpo::evaluation::{
     RunOutcome, RunProgress, SUBMISSION_DIR, SessionAnswerer, WorldSpec, run,
 };
 use tpo::features::{FeatureCache, TemporalTowers};
-use tpo::heads::temporal::features::InternVideo2Files;
 use tpo::prelude::*;
 use tpo::presets;
-use tpo::vision::internvideo2::VisionFileKind;
 
 use super::outcome::{Failure, Grid};
 use super::{Args, Format, Task};
@@ -129,19 +127,8 @@ impl RunArgs {
     }
 
     fn session(&self, device: &Device) -> Result<(Session, String), Failure> {
-        let towers = match &self.towers {
-            None => None,
-            Some(dir) => {
-                let files = InternVideo2Files {
-                    vision: dir.join("vision.safetensors"),
-                    vision_kind: VisionFileKind::Stage2,
-                    text: dir.join("text.safetensors"),
-                    clip: Some(dir.join("clip.safetensors")),
-                };
-                let tokenizer = dir.join("tokenizer.model");
-                Some(TemporalTowers::internvideo2(&files, tokenizer, device)?)
-            }
-        };
+        let towers = self.towers.as_ref();
+        let towers = towers.map(|dir| TemporalTowers::open(dir, device));
         let options = SessionOptions {
             sampling: self.sampling,
             call_order: match self.as_trained {
@@ -149,7 +136,7 @@ impl RunArgs {
                 false => CallOrder::AsReference,
             },
             max_new_tokens: self.max_new_tokens,
-            towers,
+            towers: towers.transpose()?,
             feature_cache: self
                 .feature_cache
                 .as_ref()

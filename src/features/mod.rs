@@ -34,9 +34,9 @@ use tpo_heads::temporal::features::{
 };
 use tpo_llm::text_tower::{QueryTokenizer, TextTowerConfig};
 use tpo_vision::InternVideo2Config;
-use tpo_vision::internvideo2::VisionLoadOptions;
+use tpo_vision::internvideo2::{VisionFileKind, VisionLoadOptions};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 pub use cache::{CacheKey, CacheUse, FeatureCache, hash_file};
 pub use extract::{ExtractOptions, VideoFeatures, extract_reader, extract_video};
@@ -62,7 +62,47 @@ impl std::fmt::Debug for TemporalTowers {
     }
 }
 
+/// Files of a folder of towers, in the order of [`InternVideo2Files`], and the tokenizer's.
+const TOWER_FILES: [&str; 4] = [
+    "vision.safetensors",
+    "text.safetensors",
+    "clip.safetensors",
+    "tokenizer.model",
+];
+
 impl TemporalTowers {
+    /// Loads InternVideo2-CLIP from a folder with `vision.safetensors` (the stage-2 model),
+    /// `text.safetensors` (InternVL-C), `clip.safetensors` (the CLIP post-training) and
+    /// `tokenizer.model`.
+    ///
+    /// # Errors
+    /// [`Error::ModelDir`] naming every file that is not there; as [`Self::internvideo2`].
+    pub fn open(dir: impl AsRef<Path>, device: &Device) -> Result<Self> {
+        let dir = dir.as_ref();
+        let missing: Vec<&str> = TOWER_FILES
+            .into_iter()
+            .filter(|name| !dir.join(name).is_file())
+            .collect();
+        if !missing.is_empty() {
+            return Err(Error::ModelDir {
+                path: dir.to_path_buf(),
+                why: format!(
+                    "not a folder of InternVideo2-CLIP: it lacks {}; tools/pth_to_safetensors.py \
+                     writes them from the published files",
+                    missing.join(", ")
+                ),
+            });
+        }
+        let [vision, text, clip, tokenizer] = TOWER_FILES.map(|name| dir.join(name));
+        let files = InternVideo2Files {
+            vision,
+            vision_kind: VisionFileKind::Stage2,
+            text,
+            clip: Some(clip),
+        };
+        Self::internvideo2(&files, tokenizer, device)
+    }
+
     /// Loads InternVideo2-CLIP, strictly: the video tower, the text tower and the
     /// sentencepiece model of its tokenizer. Weights keep the files' dtype off the CPU and become
     /// f32 on it.
