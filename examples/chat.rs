@@ -88,9 +88,9 @@ struct Args {
     /// Seed of sampling
     #[arg(long, default_value_t = 7)]
     seed: u64,
-    /// When a head is called
-    #[arg(long, value_enum, default_value_t = Order::Reference)]
-    order: Order,
+    /// When a head is called; default: as the model's tpo.json says
+    #[arg(long, value_enum)]
+    order: Option<Order>,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -142,10 +142,10 @@ fn run(args: Args) -> Result<()> {
     let device = args.device.open()?;
     let options = SessionOptions {
         sampling: args.sampling,
-        call_order: match args.order {
+        call_order: args.order.map(|order| match order {
             Order::Reference => CallOrder::AsReference,
             Order::Trained => CallOrder::AsTrained,
-        },
+        }),
         max_new_tokens: args.max_new_tokens,
         decoding: SamplingConfig::sampling(args.temperature, args.seed),
         towers: args

@@ -73,7 +73,7 @@ Examples:
   train recipes/nano/stages.toml seed=7 stages.region-head.batch_size=8
   train --resume recipes/nano/stages.toml                after a crash or Ctrl-C
   train recipes/videochat_tpo/stage2.toml --towers InternVideo2-CLIP --feature-cache features
-  train recipes/nano/stages.toml --export models/mine    then: chat --model models/mine --order as-trained
+  train recipes/nano/stages.toml --export models/mine    then: chat --model models/mine
 
 Values have the type of what they replace; members of a list go by number or by name:
   stages.region-head.groups.lora.learning_rate=1e-4

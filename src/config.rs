@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use tpo_core::CoreError;
 use tpo_core::head::{HeadNode, NoHeads};
 use tpo_core::heads;
-use tpo_core::model::TpoModel;
+use tpo_core::model::{CallOrder, TpoModel};
 use tpo_core::token::TaskRegistry;
 use tpo_core::weights::{KeyRules, KeyTables};
 use tpo_heads::mask::sam2::sam2_videochat_tpo_keys;
@@ -65,6 +65,14 @@ pub struct TpoConfig {
     pub features: FeatureTowers,
     /// Task tokens and their ids.
     pub tasks: TaskRegistry,
+    /// When heads are called: as the published code does unless the file says otherwise, as in
+    /// training for what recipes train.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub call_order: CallOrder,
+}
+
+fn is_default(order: &CallOrder) -> bool {
+    *order == CallOrder::default()
 }
 
 impl TpoConfig {
@@ -86,6 +94,7 @@ impl TpoConfig {
             mask: MaskHeadConfig::videochat_tpo(),
             features: FeatureTowers::InternVideo2,
             tasks: TaskRegistry::videochat_tpo(),
+            call_order: CallOrder::AsReference,
         }
     }
 
@@ -109,6 +118,7 @@ impl TpoConfig {
             mask: MaskHeadConfig::mini(llm.hidden_size),
             features: FeatureTowers::own(),
             tasks: TaskRegistry::with_base(vocab_size.saturating_sub(7) as u32),
+            call_order: CallOrder::default(),
             vision,
             llm,
         }

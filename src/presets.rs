@@ -16,7 +16,6 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use burn::tensor::Device;
-use tpo_core::model::CallOrder;
 use tpo_llm::tokenizer::Tokenizer;
 
 use crate::config::TpoConfig;
@@ -33,16 +32,11 @@ const WEIGHTS: &[u8] = include_bytes!("../assets/mini/model.safetensors");
 /// pixels of the [synthetic world](tpo_data::synthetic). It knows nothing of real video.
 ///
 /// Its files are part of the program; they are unpacked to a temporary folder while they are read.
-/// Heads are called as they were in its training, whatever `call_order` of the options says.
 ///
 /// # Errors
 /// [`Error::ModelDir`] when the temporary folder cannot be written; as [`Session::open`].
 pub fn mini(device: &Device, options: SessionOptions) -> Result<Session> {
     let folder = Unpacked::new()?;
-    let options = SessionOptions {
-        call_order: CallOrder::AsTrained,
-        ..options
-    };
     Ok(Session::open(&folder.0, device, options, None)?.0)
 }
 

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use burn::tensor::Device;
 use tpo_core::head::HeadSet;
+use tpo_core::model::CallOrder;
 use tpo_core::traits::AdapterSettings;
 use tpo_llm::tokenizer::Tokenizer;
 use tpo_llm::{LORA_TARGETS, LlmConfig, LoraConfig};
@@ -87,6 +88,8 @@ pub fn model_config(spec: &ModelSpec) -> Result<TpoConfig> {
             if let Some(lora) = &spec.lora {
                 config.llm.lora = Some(lora_config(lora, &config.llm));
             }
+            // Routing and task token stay in the context of what is trained.
+            config.call_order = CallOrder::AsTrained;
             config.validate()?;
             Ok(config)
         }

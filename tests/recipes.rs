@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use burn::tensor::Device;
+use tpo::core::model::CallOrder;
 use tpo::llm::{LORA_TARGETS, LlmConfig, LoraConfig};
 use tpo::recipe::{explain, model_config, model_shape};
 use tpo::train::explain::{ModelShape, PartShape};
@@ -97,7 +98,9 @@ fn the_nano_recipe_fits_the_nano_model() {
     println!("{told}");
     assert_eq!(told.stages.len(), 3);
     let device = Device::flex().autodiff();
-    let model = model_config(&recipe.model).unwrap().init(&device).unwrap();
+    let config = model_config(&recipe.model).unwrap();
+    assert_eq!(config.call_order, CallOrder::AsTrained);
+    let model = config.init(&device).unwrap();
     let names = HeadNames::of(&model.heads);
     for (stage, told) in recipe.stages.iter().zip(&told.stages) {
         let groups = stage.resolve_named(&model, &names).unwrap();

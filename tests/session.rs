@@ -293,6 +293,35 @@ fn a_session_without_files_of_a_tokenizer_is_not_saved() {
 }
 
 #[test]
+fn the_order_of_calls_belongs_to_the_model() {
+    let device = Device::flex();
+    let dir = tempfile::tempdir().unwrap();
+    let nano = session();
+    assert_eq!(nano.call_order(), CallOrder::AsReference);
+    let mut config = nano.config().clone();
+    // What recipes train keeps routing and task token.
+    config.call_order = CallOrder::AsTrained;
+    let files = tpo::export::ExportOptions::default();
+    let tokenizer = [("tokenizer.json", "assets/byte_tokenizer.json")];
+    let tokenizer = tokenizer.map(|(name, path)| {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
+        (name.to_string(), std::fs::read(path).unwrap())
+    });
+    let model = nano.model().clone();
+    tpo::export::export_model(model, &config, &tokenizer, dir.path(), &files).unwrap();
+    let open = |options| Session::open(dir.path(), &device, options, None).unwrap().0;
+    let kept = open(SessionOptions::default());
+    assert_eq!(kept.call_order(), CallOrder::AsTrained);
+    let other = open(SessionOptions {
+        call_order: Some(CallOrder::AsReference),
+        ..SessionOptions::default()
+    });
+    assert_eq!(other.call_order(), CallOrder::AsReference);
+    let mini = tpo::presets::mini(&device, SessionOptions::default()).unwrap();
+    assert_eq!(mini.call_order(), CallOrder::AsTrained);
+}
+
+#[test]
 fn half_precision_runs_the_whole_chain() {
     let dir = tempfile::tempdir().unwrap();
     session().save(dir.path()).unwrap();

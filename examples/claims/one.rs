@@ -5,7 +5,6 @@ use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use tpo::core::model::CallOrder;
 use tpo::data::synthetic::{Split, WorldConfig};
 use tpo::evaluation::{
     AnswerForm, ItemKind, Plan, PlanOptions, Results, Route, RunOptions as AskOptions, RunOutcome,
@@ -96,7 +95,6 @@ pub fn one(
     let hours = start.elapsed().as_secs_f64() / 3600.0;
     let built = summary.model;
     let options = SessionOptions {
-        call_order: CallOrder::AsTrained,
         // Coordinates in words are long.
         max_new_tokens: if variant.textual { 400 } else { 32 },
         ..SessionOptions::default()

@@ -96,9 +96,9 @@ pub struct RunArgs {
     /// Read boxes, times and tracks out of the text (paper, Table 11)
     #[arg(long)]
     textual: bool,
-    /// Feed routing and task token as in training, not as the published code does
-    #[arg(long)]
-    as_trained: bool,
+    /// When a head is called; default: as the model's tpo.json says
+    #[arg(long, value_enum)]
+    order: Option<Order>,
     /// Which frames: middle, rand:SEED, fpsX
     #[arg(long, default_value = "middle")]
     sampling: FrameSampling,
@@ -116,6 +116,14 @@ pub struct RunArgs {
     restart: bool,
 }
 
+#[derive(Clone, Copy, ValueEnum)]
+enum Order {
+    /// As the published code runs it
+    Reference,
+    /// As the model was trained
+    Trained,
+}
+
 impl RunArgs {
     pub fn has_model(&self) -> bool {
         self.model.is_some() || self.preset.is_some() || self.checkpoint.is_some()
@@ -131,10 +139,10 @@ impl RunArgs {
         let towers = towers.map(|dir| TemporalTowers::open(dir, device));
         let options = SessionOptions {
             sampling: self.sampling,
-            call_order: match self.as_trained {
-                true => CallOrder::AsTrained,
-                false => CallOrder::AsReference,
-            },
+            call_order: self.order.map(|order| match order {
+                Order::Reference => CallOrder::AsReference,
+                Order::Trained => CallOrder::AsTrained,
+            }),
             max_new_tokens: self.max_new_tokens,
             towers: towers.transpose()?,
             feature_cache: self

@@ -19,4 +19,4 @@ run train -- recipes/mini/more.toml name=mini-last model.start=runs/mini-more se
   stages.co-training.length.steps=10000 stages.co-training.groups.llm.learning_rate=8e-4 \
   stages.co-training.groups.heads.learning_rate=8e-4 --export runs/mini-model --half
 # How good it is on what training never showed.
-run evaluate -- --model runs/mini-model --as-trained --synthetic 200 --out runs/mini-model-held-out
+run evaluate -- --model runs/mini-model --synthetic 200 --out runs/mini-model-held-out

@@ -122,7 +122,7 @@ impl Answerer for SessionAnswerer<'_> {
             "input": self.session.config().input,
             "config": blake3::hash(config.as_bytes()).to_hex().to_string(),
             "sampling": options.sampling,
-            "call_order": options.call_order,
+            "call_order": self.session.call_order(),
             "max_new_tokens": options.max_new_tokens,
             "decoding": options.decoding,
             "dtype": options.dtype.map(|d| format!("{d:?}")),

@@ -71,7 +71,7 @@ impl Session {
         let options = GenerateOptions {
             max_new_tokens: self.options.max_new_tokens,
             stop: self.tokenizer.eos_ids().to_vec(),
-            call_order: self.options.call_order,
+            call_order: self.call_order(),
             force: question.tasks,
         };
         self.asked = question.query.clone().unwrap_or_else(|| text.clone());
@@ -144,7 +144,7 @@ impl Session {
         let media = self.media.as_ref();
         let visual = media.map_or(Visual::None, |m| m.kind);
         let n_visual = media.map_or(0, |m| m.embeddings.dims()[1]);
-        let as_trained = self.options.call_order == CallOrder::AsTrained;
+        let as_trained = self.call_order() == CallOrder::AsTrained;
         let earlier = match as_trained {
             true => &self.history[..],
             false => &[],

@@ -4,6 +4,7 @@ use std::sync::{Arc, OnceLock};
 
 use burn::tensor::{Device, Tensor};
 use tpo_core::geometry::BoxXyxy;
+use tpo_core::model::CallOrder;
 use tpo_core::prompt::Turn;
 use tpo_llm::tokenizer::Tokenizer;
 
@@ -178,6 +179,11 @@ impl Session {
     /// How it reads and answers.
     pub fn options(&self) -> &SessionOptions {
         &self.options
+    }
+
+    /// When it calls heads: as the options say, else as the model does.
+    pub fn call_order(&self) -> CallOrder {
+        self.options.call_order.unwrap_or(self.config.call_order)
     }
 
     /// Where it computes.

@@ -16,8 +16,9 @@ pub struct SessionOptions {
     pub dtype: Option<FloatDType>,
     /// Which frames of a video are looked at.
     pub sampling: FrameSampling,
-    /// When heads are called.
-    pub call_order: CallOrder,
+    /// When heads are called; `None` as the model says
+    /// ([`TpoConfig::call_order`](crate::TpoConfig)).
+    pub call_order: Option<CallOrder>,
     /// Most tokens of an answer.
     pub max_new_tokens: usize,
     /// Greedy or random choice of tokens.
@@ -63,7 +64,7 @@ impl Default for SessionOptions {
         Self {
             dtype: None,
             sampling: FrameSampling::Middle,
-            call_order: CallOrder::AsReference,
+            call_order: None,
             max_new_tokens: 200,
             decoding: SamplingConfig::greedy(),
             limits: MediaLimits::default(),
