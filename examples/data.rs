@@ -465,7 +465,6 @@ fn spans(truths: &[Truth]) -> Vec<AxisSpan> {
 }
 
 fn run_convert(args: &Convert) -> Outcome<bool> {
-    const LISTED: u64 = 50;
     let options = ConvertOptions {
         media_prefix: args.media_prefix.clone(),
         video_extension: args.extension.clone(),
@@ -479,9 +478,23 @@ fn run_convert(args: &Convert) -> Outcome<bool> {
     // Under its name when it is whole: it may be there already, and may be the input.
     let mut unfinished = args.out.clone().into_os_string();
     unfinished.push(".tmp");
-    let unfinished = std::path::PathBuf::from(unfinished);
+    let unfinished = PathBuf::from(unfinished);
+    let done = write_converted(args, samples, &unfinished);
+    if done.is_err() {
+        // What is not whole is of no use to anybody.
+        std::fs::remove_file(&unfinished).ok();
+    }
+    done
+}
+
+fn write_converted(
+    args: &Convert,
+    samples: impl Iterator<Item = Result<Sample, DataError>>,
+    unfinished: &Path,
+) -> Outcome<bool> {
+    const LISTED: u64 = 50;
     let file =
-        std::fs::File::create(&unfinished).map_err(|e| format!("{}: {e}", unfinished.display()))?;
+        std::fs::File::create(unfinished).map_err(|e| format!("{}: {e}", unfinished.display()))?;
     let mut out = BufWriter::new(file);
     let (mut written, mut refused) = (0u64, 0u64);
     let progress = ProgressBar::new_spinner();
@@ -513,7 +526,7 @@ fn run_convert(args: &Convert) -> Outcome<bool> {
     progress.finish_and_clear();
     out.flush()?;
     drop(out);
-    std::fs::rename(&unfinished, &args.out).map_err(|e| format!("{}: {e}", args.out.display()))?;
+    std::fs::rename(unfinished, &args.out).map_err(|e| format!("{}: {e}", args.out.display()))?;
     if refused > LISTED {
         eprintln!("... and {} more", refused - LISTED);
     }

@@ -5,7 +5,7 @@ use tpo_train::trainer::{Purpose, TrainOptions, Trainer};
 use tpo_train::{StagePlan, TrainError};
 
 use crate::error::Result;
-use crate::training::{OpenData, RunOptions, recipe_model};
+use crate::training::{OpenData, RunOptions, recipe_model, staged_model};
 
 /// Memory of this process while it trained, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,7 +47,9 @@ pub fn measure_stage(
         }
     })?;
     let before = status("VmRSS:");
-    let built = recipe_model(recipe, &options.device)?;
+    let mut built = recipe_model(recipe, &options.device)?;
+    built.model = staged_model(recipe, &built.model, place)?;
+    built.config.llm = built.model.llm.config().clone();
     let stage = plan.stages[place].clone();
     let seed = recipe.stage_seed(place);
     let parts = (built.config, built.tokenizer);

@@ -22,13 +22,10 @@ use crate::config::TpoConfig;
 use crate::error::{Error, Result};
 use crate::model_dir::{byte_tokenizer, model_tokenizer, read_config};
 use crate::presets;
-use crate::stage_data::{DataContext, stage_data};
+use crate::stage_data::{DataContext, MAX_PROMPT, stage_data};
 
 /// Names a recipe may give as `model.preset`.
 pub const PRESETS: [&str; 3] = ["videochat-tpo", "mini", "nano"];
-
-/// Longest prompt in tokens (reference implementation: `max_length`).
-const MAX_PROMPT: usize = 1024;
 
 /// Sizes of the model that a recipe names, with its adapters.
 ///

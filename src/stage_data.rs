@@ -20,7 +20,7 @@ use crate::targets::built_in_targets;
 /// Name of the head that reads features of frozen towers.
 const TEMPORAL: &str = "temporal";
 /// Longest prompt in tokens (reference implementation: `max_length`).
-const MAX_PROMPT: usize = 1024;
+pub(crate) const MAX_PROMPT: usize = 1024;
 
 /// What opening data needs to know of a model and a run.
 #[derive(Debug, Clone)]

@@ -508,6 +508,26 @@ fn media_that_cannot_be_read_costs_its_rows() {
         &mut |_| true,
     );
     assert!(matches!(e, Err(tpo::Error::Evaluation { .. })));
+
+    // Once the file is there the same command asks what failed, and nothing else.
+    let before = read(&run_dir, PREDICTIONS_FILE);
+    std::fs::copy(asset("bouncing_shapes.mp4"), dir.path().join("none.mp4")).unwrap();
+    let mut heard = Vec::new();
+    let options = RunOptions::default();
+    let outcome = run(&plan, &mut model, &run_dir, &options, &mut |p| {
+        heard.push((p.done, p.resumed));
+        true
+    });
+    let RunOutcome::Done(results) = outcome.unwrap() else {
+        panic!("it was not stopped");
+    };
+    assert!(results.failed.is_empty(), "{:?}", results.failed);
+    assert_eq!(heard, [(1, 1), (2, 1), (3, 1)]);
+    let fresh = dir.path().join("fresh");
+    finish(&plan, &mut model, &fresh);
+    let after = read(&run_dir, PREDICTIONS_FILE);
+    assert_eq!(after, read(&fresh, PREDICTIONS_FILE));
+    assert_ne!(after, before);
 }
 
 #[test]

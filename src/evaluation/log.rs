@@ -47,6 +47,8 @@ pub(super) struct RowLog {
     path: PathBuf,
     file: File,
     pub rows: Vec<PredictionRow>,
+    /// Rows that were replaced and are not in the file yet.
+    replaced: bool,
 }
 
 impl RowLog {
@@ -102,11 +104,53 @@ impl RowLog {
             path: path.into(),
             file,
             rows,
+            replaced: false,
         })
     }
 
+    /// Numbers of the questions without an answer: those that failed, then those behind the last row.
+    pub fn unanswered(&self, items: usize) -> Vec<usize> {
+        let failed = self.rows.iter().enumerate();
+        let failed = failed.filter_map(|(i, row)| row.error.is_some().then_some(i));
+        failed.chain(self.rows.len()..items).collect()
+    }
+
+    /// Puts the row of a question: in place of one that failed, or behind the last.
+    pub fn put(&mut self, at: usize, row: PredictionRow) -> Result<()> {
+        if let Some(failed) = self.rows.get_mut(at) {
+            self.replaced |= *failed != row;
+            *failed = row;
+            return Ok(());
+        }
+        self.settle()?;
+        self.push(row)
+    }
+
+    /// Writes replaced rows: the whole file anew, or not at all.
+    pub fn settle(&mut self) -> Result<()> {
+        if !std::mem::take(&mut self.replaced) {
+            return Ok(());
+        }
+        let io = |source| Error::EvaluationIo {
+            path: self.path.clone(),
+            source,
+        };
+        let partial = self.path.with_extension("jsonl.partial");
+        let mut out = std::io::BufWriter::new(File::create(&partial).map_err(io)?);
+        for row in &self.rows {
+            serde_json::to_writer(&mut out, row).map_err(|e| io(e.into()))?;
+            out.write_all(b"\n").map_err(io)?;
+        }
+        out.flush().map_err(io)?;
+        drop(out);
+        std::fs::rename(&partial, &self.path).map_err(io)?;
+        let file = OpenOptions::new().append(true).open(&self.path);
+        self.file = file.map_err(io)?;
+        Ok(())
+    }
+
     /// Writes a row and hands it to the system.
-    pub fn push(&mut self, row: PredictionRow) -> Result<()> {
+    fn push(&mut self, row: PredictionRow) -> Result<()> {
         let io = |source| Error::EvaluationIo {
             path: self.path.clone(),
             source,

@@ -223,8 +223,8 @@ pub enum RunOutcome {
 /// [`PROTOCOL_FILE`], [`PREDICTIONS_FILE`] row by row, and at the end [`RESULTS_FILE`] and
 /// [`SUBMISSION_DIR`].
 ///
-/// A directory with an earlier run of the same protocol is gone on with behind its last whole row;
-/// what comes out is, to the byte on the CPU, what an uninterrupted run gives. `progress` hears
+/// A directory with an earlier run of the same protocol is gone on with behind its last whole row,
+/// after what failed in it has been asked again; what comes out is, to the byte on the CPU, what an uninterrupted run gives. `progress` hears
 /// where the run is before every question, and returns `false` to stop.
 ///
 /// # Errors
@@ -250,28 +250,20 @@ pub fn run(
     }
     let protocol = plan.protocol(answerer)?;
     let mut log = open_run(dir, &protocol, plan, options.restart)?;
-    let resumed = log.rows.len();
-    if options.strict
-        && let Some(row) = log.rows.iter().find(|r| r.error.is_some())
-    {
-        return Err(Error::Evaluation {
-            path: dir.into(),
-            why: format!(
-                "question `{}` failed in the run that is gone on with: {}; --restart asks all again",
-                row.id,
-                row.error.as_deref().unwrap_or_default()
-            ),
-        });
-    }
     let total = plan.items.len();
+    // What failed is asked again: the file may be there by now.
+    let open = log.unanswered(total);
+    let resumed = total - open.len();
     let mut looked: Option<(String, std::result::Result<MediaInfo, String>)> = None;
-    for (done, item) in plan.items.iter().enumerate().skip(resumed) {
+    for (asked, at) in open.into_iter().enumerate() {
+        let item = &plan.items[at];
         let now = RunProgress {
-            done,
+            done: resumed + asked,
             total,
             resumed,
         };
         if !progress(now) {
+            log.settle()?;
             return Ok(RunOutcome::Stopped(now));
         }
         let key = item.media.key();
@@ -285,13 +277,15 @@ pub fn run(
             None => failure(item, "nothing was looked at".into(), None),
         };
         if let (true, Some(why)) = (options.strict, &row.error) {
+            log.settle()?;
             return Err(Error::Evaluation {
                 path: dir.into(),
                 why: format!("question `{}` ({}): {why}", item.id, item.kind().name()),
             });
         }
-        log.push(row)?;
+        log.put(at, row)?;
     }
+    log.settle()?;
     progress(RunProgress {
         done: total,
         total,
