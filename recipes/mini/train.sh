@@ -15,8 +15,10 @@ run train -- recipes/mini/dialogue.toml seed="$SEED"
 run train -- recipes/mini/stages.toml seed="$SEED"
 # Co-training goes on, and on again with other clips and smaller steps.
 run train -- recipes/mini/more.toml seed="$SEED"
-run train -- recipes/mini/more.toml name=mini-last model.start=runs/mini-more seed="$((SEED + 1))" \
+run train -- recipes/mini/more.toml name=mini-more-2 model.start=runs/mini-more seed="$((SEED + 1))" \
   stages.co-training.length.steps=10000 stages.co-training.groups.llm.learning_rate=8e-4 \
-  stages.co-training.groups.heads.learning_rate=8e-4 --export runs/mini-model --half
+  stages.co-training.groups.heads.learning_rate=8e-4
+# More events, and shapes without colours.
+run train -- recipes/mini/last.toml seed="$((SEED + 42))" --export runs/mini-model --half
 # How good it is on what training never showed.
 run evaluate -- --model runs/mini-model --synthetic 200 --out runs/mini-model-held-out
