@@ -147,6 +147,7 @@ fn batch_of(fixture: &Fixture, index: &str) -> Result<TokenBatch, Failure> {
             .iter()
             .map(|r| r.iter().map(|id| *id as u32).collect())
             .collect(),
+        turns: Vec::new(),
     })
 }
 

@@ -215,6 +215,7 @@ fn batch(fixture: &Fixture, name: &str, device: &Device) -> Result<TrainBatch, F
             .iter()
             .map(|r| r.iter().map(|id| *id as u32).collect())
             .collect(),
+        turns: Vec::new(),
     };
     let rows = tokens.ids.len();
     let mut batch = TpoBatch::new(tokens, device);

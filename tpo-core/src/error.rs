@@ -183,6 +183,12 @@ pub enum CoreError {
         /// What to do.
         hint: &'static str,
     },
+    /// Turns that do not see each other, for a language model that cannot read them so.
+    #[error("turns apart: {why}")]
+    TurnsApart {
+        /// What is wrong and what to do.
+        why: String,
+    },
     /// Adapters that a language model cannot have.
     #[error("adapters: {why}")]
     Adapters {

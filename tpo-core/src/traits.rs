@@ -67,6 +67,11 @@ pub trait DecodeCache: Clone {
 /// Which positions of a batch are real, per row. Padding may stand on either side.
 pub type AttentionMask = [Vec<bool>];
 
+/// To which turn every position of a row belongs, per row, for rows whose turns do not see each
+/// other. Turn 0 is what they share (the visual tokens); any other turn sees turn 0 and itself, and
+/// its positions go on where those of turn 0 end, so that each is read as if it were the only one.
+pub type TurnMap = [Vec<u32>];
+
 /// Low-rank adapters of a language model.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AdapterSettings {
@@ -112,6 +117,24 @@ pub trait LanguageModel: Module + ModuleDisplay + 'static {
         _tape: &mut Tape<'m>,
     ) -> Result<Tensor<3>> {
         self.hidden(embeds, mask)
+    }
+
+    /// [`LanguageModel::hidden`] of rows with turns that do not see each other, behind what they
+    /// share. With a `tape` as [`LanguageModel::hidden_recomputed`].
+    ///
+    /// # Errors
+    /// [`CoreError::TurnsApart`] when the model cannot, or for a map of another shape or one whose
+    /// turns are out of order.
+    fn hidden_apart<'m>(
+        &'m self,
+        _embeds: Tensor<3>,
+        _mask: Option<&AttentionMask>,
+        _turns: &TurnMap,
+        _tape: Option<&mut Tape<'m>>,
+    ) -> Result<Tensor<3>> {
+        Err(CoreError::TurnsApart {
+            why: "this language model reads whole dialogues only; leave `apart` out".into(),
+        })
     }
 
     /// Logits `[batch, length, vocab]` of hidden states `[batch, length, dim]`.

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use tpo_data::FrameSampling;
 use tpo_data::sampling::frame_indices;
 use tpo_data::synthetic::{
-    Clip, Colour, Event, EventKind, QuestionKind, RowsConfig, Scene, Shape, Split, World,
+    Clip, Colour, Event, EventKind, Look, QuestionKind, RowsConfig, Scene, Shape, Split, World,
     WorldConfig, is_held_out_event, is_held_out_look,
 };
 
@@ -155,6 +155,52 @@ fn grey_clips_have_no_colour_and_name_none() {
     };
     let error = World::new(crowded, 3).unwrap_err().to_string();
     assert!(error.contains("max_objects is 7"), "{error}");
+}
+
+#[test]
+fn alike_clips_have_one_outline_in_several_colours() {
+    let config = WorldConfig {
+        alike: 0.5,
+        ..WorldConfig::default()
+    };
+    for (split, seed) in [(Split::Train, 3), (Split::HeldOut, 4)] {
+        let world = World::new(config.clone(), seed).unwrap();
+        let mut alike = 0;
+        for index in 0..200 {
+            let looks: Vec<_> = world
+                .clip(split, index)
+                .scene
+                .objects
+                .iter()
+                .map(|o| o.look)
+                .collect();
+            for (i, look) in looks.iter().enumerate() {
+                let same = |l: &Look| (l.shape, l.colour) == (look.shape, look.colour);
+                assert!(!looks[..i].iter().any(same));
+                assert!(split == Split::HeldOut || !look.is_held_out());
+            }
+            alike += usize::from(looks.iter().all(|l| l.shape == looks[0].shape));
+        }
+        // A few clips are alike by chance.
+        assert!((80..125).contains(&alike), "{split:?} {alike}");
+    }
+    // Eight shapes of an outline that has six colours: two are others.
+    let crowded = WorldConfig {
+        alike: 1.0,
+        min_objects: 8,
+        max_objects: 8,
+        ..WorldConfig::default()
+    };
+    let clip = World::new(crowded, 3).unwrap().clip(Split::Train, 0);
+    let first = clip.scene.objects[0].look.shape;
+    let of_it = clip.scene.objects.iter().filter(|o| o.look.shape == first);
+    assert!((6..=7).contains(&of_it.count()));
+    let wrong = WorldConfig {
+        alike: 1.5,
+        ..WorldConfig::default()
+    };
+    let error = World::new(wrong, 3).unwrap_err().to_string();
+    assert!(error.contains("alike is 1.5"), "{error}");
 }
 
 #[test]

@@ -127,6 +127,52 @@ fn one_clip_carries_turns_of_all_tasks() {
     assert!(several > 0, "some head is called twice in one conversation");
 }
 
+/// Turns apart are laid out as rows with one turn each, but for the clip, which comes once.
+#[test]
+fn turns_apart_are_rows_of_their_own() {
+    let mut world = rows(&ALL, 6);
+    world.queries_per_clip = 5;
+    let source = |apart| SourceConfig {
+        apart,
+        ..SourceConfig::world(world.clone())
+    };
+    let whole = all(open(&config(vec![source(false)])).unwrap());
+    let apart = all(open(&config(vec![source(true)])).unwrap());
+    for (whole, apart) in whole.iter().zip(&apart) {
+        assert!(whole.tokens.turns.is_empty() && whole.tokens.apart().is_none());
+        let map = apart.tokens.apart().unwrap();
+        apart.tokens.check().unwrap();
+        for (i, turns) in map.iter().enumerate() {
+            let ids = &apart.tokens.ids[i];
+            let shared = turns.iter().take_while(|t| **t == 0).count();
+            let visual = &apart.tokens.visual[i];
+            assert!(visual[..shared].iter().filter(|v| **v).count() == 3);
+            assert!(visual[shared..].iter().all(|v| !v));
+            assert_eq!(turns.iter().max(), Some(&5));
+            // Every turn begins as the first one and ends with the end of text.
+            for turn in 1..=5 {
+                let at = turns.iter().position(|t| *t == turn).unwrap();
+                let end = turns.iter().rposition(|t| *t == turn).unwrap();
+                assert_eq!(ids[at..at + 2], [1, 100 + u32::from(b' ')]);
+                assert!(turns[at..=end].iter().all(|t| *t == turn));
+                assert_eq!(ids[end], 2);
+            }
+            // What is learned, and what heads are called on, is the same.
+            let learned = |b: &Collated| -> Vec<i64> {
+                let labels = b.labels[i].iter().copied();
+                labels
+                    .filter(|l| *l != tpo_core::model::IGNORE_LABEL)
+                    .collect()
+            };
+            assert_eq!(learned(whole), learned(apart));
+            assert_eq!(whole.samples[i].truths, apart.samples[i].truths);
+            // Later turns of a dialogue have no BOS.
+            let real = |b: &Collated| b.tokens.mask[i].iter().filter(|m| **m).count();
+            assert_eq!(real(apart), real(whole) + 4);
+        }
+    }
+}
+
 #[test]
 fn one_turn_a_row_asks_the_tasks_in_turn() {
     let batches = all(open(&config(vec![SourceConfig::world(rows(&ALL, 8))])).unwrap());

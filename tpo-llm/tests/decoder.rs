@@ -328,3 +328,107 @@ fn other_adapters_compute_the_same() {
         "{error}"
     );
 }
+
+/// Three turns behind four shared positions, and a row with one turn that is padded: every turn has
+/// the values and gradients that it has alone behind what they share.
+#[test]
+fn turns_apart_are_as_if_alone() {
+    let device = Device::flex().autodiff();
+    for config in configs() {
+        device.seed(11);
+        let lm = config.init(&device).unwrap();
+        let shared = [1, 7, 30, 2];
+        let turns: [&[i64]; 3] = [&[5, 6, 9], &[12], &[3, 3, 8, 20]];
+        let first: Vec<i64> = shared
+            .iter()
+            .chain(turns.concat().iter())
+            .copied()
+            .collect();
+        let mut second = [shared.as_slice(), &[17, 4]].concat();
+        second.resize(first.len(), 0);
+        let mut map = vec![vec![0; 4], vec![0; 4]];
+        for (turn, ids) in turns.iter().enumerate() {
+            map[0].extend(vec![turn as u32 + 1; ids.len()]);
+        }
+        map[1].extend([1, 1]);
+        map[1].resize(first.len(), 0);
+        let mask: Vec<Vec<bool>> = [first.len(), 6]
+            .iter()
+            .map(|real| (0..first.len()).map(|i| i < *real).collect())
+            .collect();
+        let place = |ids: Tensor<2, Int>| Tensor::from_data(ids.into_data(), &device);
+        let embeds = lm
+            .embed(place(ids(&[&first, &second])))
+            .detach()
+            .require_grad();
+        let apart = lm.hidden_apart(embeds.clone(), Some(&mask), &map, None);
+        if config.sliding_window.is_some() {
+            let text = apart.unwrap_err().to_string();
+            assert!(text.contains("narrower than the 12"), "{text}");
+            continue;
+        }
+        let apart = apart.unwrap();
+        let mut tape = tpo_core::recompute::Tape::new(None);
+        let again = lm.hidden_apart(embeds.clone(), Some(&mask), &map, Some(&mut tape));
+        assert_close(again.unwrap().inner(), apart.clone().inner(), "recomputed");
+        let d = config.hidden_size;
+        // Only the turns count: what they share comes once here and once a turn below.
+        let mut weight = |ids: &[i64]| {
+            Tensor::<3>::random(
+                [1, ids.len(), d],
+                burn::tensor::Distribution::Default,
+                &device.clone().inner(),
+            )
+        };
+        let places = [
+            (0, 4, turns[0]),
+            (0, 7, turns[1]),
+            (0, 8, turns[2]),
+            (1, 4, &[17, 4]),
+        ];
+        let (mut whole, mut alone) = (Vec::new(), Vec::new());
+        for (row, at, ids) in places {
+            let end = at + ids.len();
+            let weight = Tensor::from_inner(weight(ids));
+            let cut = apart.clone().slice([row..row + 1, at..end, 0..d]);
+            let behind = Tensor::cat(
+                vec![
+                    embeds.clone().slice([row..row + 1, 0..4, 0..d]),
+                    embeds.clone().slice([row..row + 1, at..end, 0..d]),
+                ],
+                1,
+            );
+            let own = lm
+                .hidden(behind, None)
+                .unwrap()
+                .slice([0..1, 4..4 + ids.len(), 0..d]);
+            assert_close(cut.clone().inner(), own.clone().inner(), "values");
+            whole.push((cut * weight.clone()).sum());
+            alone.push((own * weight).sum());
+        }
+        let gradients = |terms: Vec<Tensor<1>>| {
+            let grads = Tensor::cat(terms, 0).sum().backward();
+            let q = lm.model.layers[1].self_attn.k_proj.weight.val();
+            (embeds.grad(&grads).unwrap(), q.grad(&grads).unwrap())
+        };
+        let (by_input, by_weight) = gradients(whole);
+        let (expected_input, expected_weight) = gradients(alone);
+        assert_close(by_input, expected_input, "gradient of the input");
+        assert_close(by_weight, expected_weight, "gradient of a weight");
+    }
+}
+
+#[test]
+fn turns_out_of_order_are_refused() {
+    let lm = model(&configs()[0]);
+    let embeds = lm.embed(ids(&[&[1, 2, 3, 4]]));
+    for map in [[1, 0, 1, 1], [0, 2, 1, 1], [0, 1, 0, 1]] {
+        let text = lm
+            .hidden_apart(embeds.clone(), None, &[map.to_vec()], None)
+            .unwrap_err()
+            .to_string();
+        assert!(text.contains("in order"), "{map:?}: {text}");
+    }
+    let short = lm.hidden_apart(embeds, None, &[vec![0, 1]], None);
+    assert!(short.unwrap_err().to_string().contains("[1, 4]"));
+}

@@ -13,6 +13,7 @@ pub use resolve::{resolve, resolve_named, resolve_params};
 use crate::error::{Result, TrainError};
 use crate::names::HeadNames;
 use crate::pattern::PathPattern;
+use crate::stage::Muon;
 pub(crate) use resolve::float_params;
 pub(crate) use table::thousands;
 
@@ -40,6 +41,11 @@ pub struct ParamGroupSpec {
     /// [`ResolvedParam::decays`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub weight_decay: Option<f64>,
+    /// Matrices of this group (exactly two axes) are moved by Muon, the rest of it by AdamW; `None`:
+    /// everything by AdamW. Muon is meant for the matrices inside of a network: give embeddings and
+    /// output layers a group of their own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub muon: Option<Muon>,
 }
 
 impl ParamGroupSpec {
@@ -54,6 +60,7 @@ impl ParamGroupSpec {
             patterns: patterns.into_iter().map(Into::into).collect(),
             learning_rate,
             weight_decay: None,
+            muon: None,
         }
     }
 
@@ -87,6 +94,9 @@ impl ParamGroupSpec {
             problems.push(format!(
                 "{at}.weight_decay is {decay}; must be 0 or more and finite"
             ));
+        }
+        if let Some(muon) = &self.muon {
+            muon.problems(&format!("{at}.muon"), problems);
         }
     }
 }
@@ -129,11 +139,18 @@ pub struct ResolvedGroup {
     pub learning_rate: f64,
     /// Weight decay of the parameters that decay; `None` when neither group nor stage gave one.
     pub weight_decay: Option<f64>,
+    /// Constants of Muon, if it moves the group's matrices.
+    pub muon: Option<Muon>,
     /// The parameters, in the order of the module.
     pub params: Vec<ResolvedParam>,
 }
 
 impl ResolvedGroup {
+    /// Whether Muon moves this parameter of the group; AdamW otherwise.
+    pub fn moved_by_muon(&self, param: &ResolvedParam) -> bool {
+        self.muon.is_some() && param.shape.len() == 2
+    }
+
     /// Number of tensors.
     pub fn num_tensors(&self) -> usize {
         self.params.len()

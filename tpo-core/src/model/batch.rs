@@ -7,7 +7,7 @@ use crate::error::{CoreError, Result};
 use crate::geometry::BoxXyxy;
 use crate::head::TargetSet;
 use crate::prompt::PromptIds;
-use crate::traits::Instruction;
+use crate::traits::{Instruction, TurnMap};
 
 /// Label of a position that is not learned.
 pub const IGNORE_LABEL: i64 = -100;
@@ -21,6 +21,9 @@ pub struct TokenBatch {
     pub visual: Vec<Vec<bool>>,
     /// Whether a position is real (not padding).
     pub mask: Vec<Vec<bool>>,
+    /// The turn of every position where turns do not see each other ([`TurnMap`]); empty when every
+    /// row is one dialogue. A row of zeros is one dialogue too.
+    pub turns: Vec<Vec<u32>>,
 }
 
 /// Which side padding goes to.
@@ -73,15 +76,28 @@ impl TokenBatch {
         let even =
             |rows: &[Vec<bool>]| rows.len() == batch && rows.iter().all(|r| r.len() == length);
         let ids = self.ids.iter().all(|r| r.len() == length);
-        if batch > 0 && length > 0 && ids && even(&self.visual) && even(&self.mask) {
+        let turns = self.turns.is_empty()
+            || self.turns.len() == batch && self.turns.iter().all(|r| r.len() == length);
+        if batch > 0 && length > 0 && ids && even(&self.visual) && even(&self.mask) && turns {
             return Ok(());
         }
         Err(CoreError::Shape {
             place: "TokenBatch",
-            what: "ids, visual and mask",
+            what: "ids, visual, mask and turns",
             expected: "at least one row and one position, all rows of equal length".into(),
-            found: vec![self.ids.len(), self.visual.len(), self.mask.len()],
+            found: vec![
+                self.ids.len(),
+                self.visual.len(),
+                self.mask.len(),
+                self.turns.len(),
+            ],
         })
+    }
+
+    /// The turns, if there are any that do not see each other.
+    pub fn apart(&self) -> Option<&TurnMap> {
+        let any = self.turns.iter().flatten().any(|turn| *turn > 0);
+        any.then_some(self.turns.as_slice())
     }
 
     /// Flat indices (`row * length + position`) of an id, row-major.

@@ -55,9 +55,11 @@ where
             .map(|frames| self.encode_visual(frames, batch.instruction.as_ref()))
             .transpose()?;
         let embeds = self.embed(&batch.tokens, visual, &batch.boxes, &device)?;
-        let hidden = self
-            .llm
-            .hidden(embeds, Some(batch.tokens.mask.as_slice()))?;
+        let mask = Some(batch.tokens.mask.as_slice());
+        let hidden = match batch.tokens.apart() {
+            Some(turns) => self.llm.hidden_apart(embeds, mask, turns, None)?,
+            None => self.llm.hidden(embeds, mask)?,
+        };
         let language = match &batch.labels {
             Some(labels) => self.language_score(hidden.clone(), labels)?,
             None => LanguageScore::default(),

@@ -292,9 +292,10 @@ where
             .transpose()?;
         let embeds = self.embed(&batch.tokens, visual, &batch.boxes, &device)?;
         let mask = Some(batch.tokens.mask.as_slice());
-        let hidden = match tape {
-            Some(tape) => self.llm.hidden_recomputed(embeds.clone(), mask, tape)?,
-            None => self.llm.hidden(embeds.clone(), mask)?,
+        let hidden = match (batch.tokens.apart(), tape) {
+            (Some(turns), tape) => self.llm.hidden_apart(embeds.clone(), mask, turns, tape)?,
+            (None, Some(tape)) => self.llm.hidden_recomputed(embeds.clone(), mask, tape)?,
+            (None, None) => self.llm.hidden(embeds.clone(), mask)?,
         };
         let lm_loss = batch
             .labels

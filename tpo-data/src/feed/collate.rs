@@ -51,6 +51,7 @@ impl Collated {
             return Ok(None);
         }
         let (mut prompts, mut labels, mut boxes) = (Vec::new(), Vec::new(), Vec::new());
+        let mut turns = Vec::new();
         let (mut samples, mut by_task) = (Vec::new(), BTreeMap::<String, Vec<AnyTarget>>::new());
         let (mut values, mut shape): (Vec<f32>, Option<[usize; 4]>) = (Vec::new(), None);
         let mut clips = 0;
@@ -81,11 +82,16 @@ impl Collated {
             }
             prompts.push(item.prompt);
             labels.push(item.labels);
+            turns.push(item.apart);
             boxes.push(item.boxes);
             samples.push(item.facts);
         }
-        let tokens = TokenBatch::pad(&prompts, PaddingSide::Right, pad_id);
+        let mut tokens = TokenBatch::pad(&prompts, PaddingSide::Right, pad_id);
         let (_, length) = tokens.shape();
+        if turns.iter().any(|row| !row.is_empty()) {
+            turns.iter_mut().for_each(|row| row.resize(length, 0));
+            tokens.turns = turns;
+        }
         labels
             .iter_mut()
             .for_each(|row| row.resize(length, IGNORE_LABEL));

@@ -52,6 +52,8 @@ pub struct Item {
     pub prompt: PromptIds,
     /// One label per position.
     pub labels: Vec<i64>,
+    /// The turn of every position where turns do not see each other; else empty.
+    pub apart: Vec<u32>,
     /// Values and shape `[frames, 3, height, width]`; `None` for text.
     pub frames: Option<(Vec<f32>, [usize; 4])>,
     /// Boxes of the questions in the order of their tokens.
@@ -223,12 +225,13 @@ impl ItemMaker {
             true => &self.text_writer,
             false => &self.writer,
         };
-        let dialogue = writer.write(
+        let mut dialogue = writer.write(
             &sample.turns,
             &turn_boxes,
             &truths,
             &mut Draw::new(seed, "prompt"),
         )?;
+        dialogue.apart = source.apart();
         let encoded = self.encoder.encode(visual, &facts.timestamps, &dialogue)?;
         if self.learn && encoded.labels.iter().all(|l| *l == IGNORE_LABEL) {
             return Err(DataError::Prepare {
@@ -268,6 +271,7 @@ impl ItemMaker {
             boxes: facts.boxes.clone(),
             prompt: encoded.prompt,
             labels: encoded.labels,
+            apart: encoded.apart,
             frames,
             targets,
             facts,

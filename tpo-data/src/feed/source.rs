@@ -41,6 +41,10 @@ pub struct SourceConfig {
     /// "textualised"), whatever the style of the prompts.
     #[serde(default)]
     pub textual: bool,
+    /// Turns of a row do not see each other: each is asked as if it were the only one about its
+    /// clip. A question cannot be answered from the answers before it then.
+    #[serde(default)]
+    pub apart: bool,
 }
 
 fn one() -> f64 {
@@ -74,6 +78,7 @@ impl SourceConfig {
             weight: one(),
             limit: None,
             textual: false,
+            apart: false,
         }
     }
 
@@ -130,6 +135,7 @@ pub struct Source {
     rows: Rows,
     group: String,
     textual: bool,
+    apart: bool,
     bad: BadRows,
 }
 
@@ -186,6 +192,7 @@ impl Source {
             rows,
             group,
             textual: config.textual,
+            apart: config.apart,
         })
     }
 
@@ -207,6 +214,11 @@ impl Source {
     /// Whether its answers are in words.
     pub fn textual(&self) -> bool {
         self.textual
+    }
+
+    /// Whether its turns do not see each other.
+    pub fn apart(&self) -> bool {
+        self.apart
     }
 
     /// Rows that were refused when it was opened.

@@ -23,6 +23,9 @@ pub struct EncodedDialogue {
     pub labels: Vec<i64>,
     /// Turns that fitted; later ones were left out.
     pub turns: usize,
+    /// Where turns do not see each other: the turn of every position, from 1, and 0 for what they
+    /// share ([`TurnMap`](tpo_core::traits::TurnMap)). Else empty.
+    pub apart: Vec<u32>,
 }
 
 /// Lays a dialogue out as a model reads it.
@@ -45,7 +48,7 @@ pub trait DialogueEncoder: Send + Sync {
 ///
 /// The question is encoded exactly as for generation, the answer by itself behind it, so what the
 /// model reads before its answer is the same in training and in use. Later turns follow without a
-/// further BOS. Learned are the answers with their end token, placeholders included, as in the
+/// further BOS, but where turns are apart each begins as the first does. Learned are the answers with their end token, placeholders included, as in the
 /// reference's labels; everything else is [`IGNORE_LABEL`].
 #[derive(Clone)]
 pub struct VideoChatEncoder {
@@ -74,6 +77,13 @@ impl VideoChatEncoder {
     }
 }
 
+impl VideoChatEncoder {
+    /// A question without what stands before it, as the first of a dialogue is encoded.
+    fn alone(&self, question: &str) -> Result<PromptIds, DataError> {
+        Ok(QuestionPrompt::new(Visual::None, "", question).encode(0, &*self.tokenizer)?)
+    }
+}
+
 impl DialogueEncoder for VideoChatEncoder {
     fn encode(
         &self,
@@ -99,12 +109,19 @@ impl DialogueEncoder for VideoChatEncoder {
             prompt: PromptIds::default(),
             labels: Vec::new(),
             turns: 0,
+            apart: Vec::new(),
         };
         for (i, (question, answer)) in dialogue.turns.iter().enumerate() {
             let mut turn = PromptIds::default();
+            let mut shared = 0;
             if i == 0 {
                 turn = QuestionPrompt::new(visual, &message, question)
                     .encode(slots, &*self.tokenizer)?;
+                if dialogue.apart {
+                    shared = turn.len() - self.alone(question)?.len();
+                }
+            } else if dialogue.apart {
+                turn = self.alone(question)?;
             } else {
                 turn.push_text(&encode_further_question(question, "", &*self.tokenizer)?);
             }
@@ -123,6 +140,11 @@ impl DialogueEncoder for VideoChatEncoder {
                     "question and answer take {length} positions, the limit is {}",
                     self.max_tokens
                 )));
+            }
+            if dialogue.apart {
+                out.apart.extend(std::iter::repeat_n(0, shared));
+                out.apart
+                    .extend(std::iter::repeat_n(i as u32 + 1, turn.len() - shared));
             }
             let learned = turn.ids[asked..].iter().map(|id| i64::from(*id));
             out.labels

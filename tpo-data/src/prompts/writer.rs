@@ -91,6 +91,8 @@ pub struct Dialogue {
     pub boxes: Vec<(usize, BoxXyxy)>,
     /// Calls in the order of the answers.
     pub calls: Vec<Call>,
+    /// Turns do not see each other: each is asked as if it were the only one about its clip.
+    pub apart: bool,
 }
 
 /// Writes dialogues for one model.

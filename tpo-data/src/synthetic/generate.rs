@@ -15,13 +15,15 @@ const GROWTH: f64 = 1.6;
 
 pub(crate) fn scene(config: &WorldConfig, split: Split, draw: &mut Draw) -> Scene {
     let count = config.min_objects + draw.below(config.max_objects - config.min_objects + 1);
-    // Without grey clips nothing is drawn for them: the clips of a seed stay what they are.
+    // Nothing is drawn for grey and alike clips where there are none: the clips of a seed stay what
+    // they are.
     let grey = config.grey > 0.0 && draw.unit() < config.grey;
     // What is special about a held-out clip: a look or an event.
     let special_look = split == Split::HeldOut && !grey && draw.below(2) == 0;
+    let alike = config.alike > 0.0 && !grey && draw.unit() < config.alike;
     let looks = match grey {
         true => grey_looks(count, draw),
-        false => looks(count, split, special_look, draw),
+        false => looks(count, split, special_look, alike, draw),
     };
     let plan = events(config, split, special_look, &looks, draw);
     let side = config.side as f64;
@@ -84,8 +86,9 @@ fn texture(draw: &mut Draw) -> Texture {
     ])
 }
 
-/// Looks with different colour-and-shape phrases; at most one held-out combination, the first.
-fn looks(count: usize, split: Split, special: bool, draw: &mut Draw) -> Vec<Look> {
+/// Looks with different colour-and-shape phrases; at most one held-out combination, the first. Where
+/// they are alike all have the outline of the first, as far as its colours go.
+fn looks(count: usize, split: Split, special: bool, alike: bool, draw: &mut Draw) -> Vec<Look> {
     let mut pairs: Vec<(Shape, Colour)> = Shape::ALL
         .iter()
         .flat_map(|s| Colour::ALL.iter().map(|c| (*s, *c)))
@@ -96,6 +99,9 @@ fn looks(count: usize, split: Split, special: bool, draw: &mut Draw) -> Vec<Look
         .partition(|(s, c)| is_held_out_look(*s, *c));
     if split == Split::HeldOut && special {
         known.insert(0, held[0]);
+    }
+    if alike && let Some(&(first, _)) = known.first() {
+        known.sort_by_key(|(shape, _)| *shape != first);
     }
     known
         .into_iter()

@@ -93,6 +93,10 @@ pub struct RowsConfig {
     /// Share of the clips without colours, 0–1 ([`WorldConfig::grey`]); absent: 0.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub grey: Option<f64>,
+    /// Share of the other clips whose shapes differ in colour only, 0–1 ([`WorldConfig::alike`]);
+    /// absent: 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub alike: Option<f64>,
     /// Kinds of the chat questions; empty: all.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub kinds: Vec<QuestionKind>,
@@ -123,6 +127,7 @@ impl RowsConfig {
             max_events: None,
             camera_shake: None,
             grey: None,
+            alike: None,
             kinds: Vec::new(),
         }
     }
@@ -149,6 +154,7 @@ impl RowsConfig {
             max_events: self.max_events.unwrap_or(plain.max_events),
             camera_shake: self.camera_shake.unwrap_or(plain.camera_shake),
             grey: self.grey.unwrap_or(plain.grey),
+            alike: self.alike.unwrap_or(plain.alike),
         }
     }
 

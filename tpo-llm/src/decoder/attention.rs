@@ -31,6 +31,9 @@ pub(crate) struct Pass {
     pub rope: Rope,
     /// `[batch, keys]`, true where padded.
     pub padding: Option<Tensor<2, Bool>>,
+    /// `[batch, 1, length, length]`, minus infinity where a query must not see a key; without a
+    /// gradient.
+    pub hidden_keys: Option<Tensor<4>>,
 }
 
 pub(crate) fn adapter(config: &LlmConfig, name: &str) -> Option<LoraConfig> {
@@ -90,6 +93,7 @@ impl SelfAttention {
             causal: true,
             sliding_window: self.window,
             key_padding: pass.padding.clone(),
+            bias: pass.hidden_keys.clone(),
             ..Default::default()
         };
         let y = ops::attention(q, k, v, options).swap_dims(1, 2).reshape([

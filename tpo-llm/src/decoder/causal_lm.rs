@@ -2,10 +2,11 @@
 
 use burn::module::Module;
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
+use tpo_core::CoreError;
 use tpo_core::nn::{Embedding, EmbeddingConfig, RmsNorm, RmsNormConfig};
 use tpo_core::ops;
 use tpo_core::recompute::Tape;
-use tpo_core::traits::{AdapterSettings, AttentionMask, LanguageModel};
+use tpo_core::traits::{AdapterSettings, AttentionMask, LanguageModel, TurnMap};
 
 use super::attention::{Pass, adapter};
 use super::block::Block;
@@ -108,6 +109,31 @@ impl CausalLm {
         Ok(self.model.norm.forward(x))
     }
 
+    /// All blocks and the final norm; with a tape every block is a segment of it.
+    fn through<'m>(
+        &'m self,
+        embeds: Tensor<3>,
+        pass: Pass,
+        tape: Option<&mut Tape<'m>>,
+    ) -> Tensor<3> {
+        let mut x = embeds;
+        match tape {
+            Some(tape) => {
+                let pass = std::sync::Arc::new(pass);
+                for block in &self.model.layers {
+                    let pass = pass.clone();
+                    x = tape.segment(x, move |x| block.forward(x, &pass, None));
+                }
+            }
+            None => {
+                for block in &self.model.layers {
+                    x = block.forward(x, &pass, None);
+                }
+            }
+        }
+        self.model.norm.forward(x)
+    }
+
     /// Checks the input of a pass without cache and makes what its blocks share.
     fn begin(
         &self,
@@ -207,8 +233,83 @@ impl CausalLm {
                 let flat: Vec<bool> = m.iter().flatten().map(|real| !real).collect();
                 Tensor::<2, Bool>::from_data(TensorData::new(flat, [b, s]), device)
             }),
+            hidden_keys: None,
         }
     }
+
+    /// Checks the input of a pass over rows with turns apart and makes what its blocks share.
+    fn begin_apart(
+        &self,
+        embeds: &Tensor<3>,
+        mask: Option<&AttentionMask>,
+        turns: &TurnMap,
+    ) -> tpo_core::Result<Pass> {
+        let [b, s, _] = embeds.dims();
+        if self.config.sliding_window.is_some_and(|window| window < s) {
+            return Err(CoreError::TurnsApart {
+                why: format!(
+                    "a window of {:?} positions is narrower than the {s} of the rows, and would be \
+                     counted across turns; take fewer turns a row, or leave `apart` out",
+                    self.config.sliding_window
+                ),
+            });
+        }
+        if turns.len() != b || turns.iter().any(|row| row.len() != s) {
+            return Err(CoreError::TurnsApart {
+                why: format!("the map of turns must be [{b}, {s}], as the embeddings"),
+            });
+        }
+        let positions = turns
+            .iter()
+            .map(|row| positions_apart(row))
+            .collect::<tpo_core::Result<Vec<_>>>()?;
+        let mut pass = self.begin(embeds, mask, Some(&positions))?;
+        // Off the graph: a bias that may want a gradient has no kernel.
+        pass.hidden_keys = Some(keys_apart(turns, &embeds.device().inner()));
+        Ok(pass)
+    }
+}
+
+/// Positions of a row whose turns are apart: each goes on where what all share ends.
+fn positions_apart(turns: &[u32]) -> tpo_core::Result<Vec<usize>> {
+    let shared = turns.iter().take_while(|turn| **turn == 0).count();
+    let (mut last, mut at) = (0, 0);
+    let mut positions = Vec::with_capacity(turns.len());
+    for (i, &turn) in turns.iter().enumerate() {
+        // Zeros at the end are padding.
+        if turn < last && turn != 0 || turn > 0 && i > 0 && turns[i - 1] == 0 && last > 0 {
+            return Err(CoreError::TurnsApart {
+                why: format!(
+                    "position {i} is of turn {turn}, behind one of turn {last}; turns must be in \
+                     order, and what they share in front of them"
+                ),
+            });
+        }
+        if turn > last {
+            at = shared;
+            last = turn;
+        }
+        positions.push(at);
+        at += 1;
+    }
+    Ok(positions)
+}
+
+/// Minus infinity where a position must not see another, `[batch, 1, length, length]`.
+fn keys_apart(turns: &TurnMap, device: &Device) -> Tensor<4> {
+    let (b, s) = (turns.len(), turns[0].len());
+    let mut values = Vec::with_capacity(b * s * s);
+    for row in turns {
+        for query in row {
+            let sees = |key: &u32| *key == 0 || key == query;
+            let line = row.iter().map(|key| match sees(key) {
+                true => 0.0f32,
+                false => f32::NEG_INFINITY,
+            });
+            values.extend(line);
+        }
+    }
+    Tensor::from_data(TensorData::new(values, [b, 1, s, s]), device)
 }
 
 impl LanguageModel for CausalLm {
@@ -240,13 +341,19 @@ impl LanguageModel for CausalLm {
         mask: Option<&AttentionMask>,
         tape: &mut Tape<'m>,
     ) -> tpo_core::Result<Tensor<3>> {
-        let pass = std::sync::Arc::new(self.begin(&embeds, mask, None)?);
-        let mut x = embeds;
-        for block in &self.model.layers {
-            let pass = pass.clone();
-            x = tape.segment(x, move |x| block.forward(x, &pass, None));
-        }
-        Ok(self.model.norm.forward(x))
+        let pass = self.begin(&embeds, mask, None)?;
+        Ok(self.through(embeds, pass, Some(tape)))
+    }
+
+    fn hidden_apart<'m>(
+        &'m self,
+        embeds: Tensor<3>,
+        mask: Option<&AttentionMask>,
+        turns: &TurnMap,
+        tape: Option<&mut Tape<'m>>,
+    ) -> tpo_core::Result<Tensor<3>> {
+        let pass = self.begin_apart(&embeds, mask, turns)?;
+        Ok(self.through(embeds, pass, tape))
     }
 
     fn logits(&self, hidden: Tensor<3>) -> Tensor<3> {

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::shape::{ModelShape, PartShape};
 use crate::adapters::is_factor;
-use crate::groups::{ResolvedGroups, ResolvedParam};
+use crate::groups::{ResolvedGroup, ResolvedGroups, ResolvedParam};
 use crate::stage::{Precision, Stage};
 
 /// Bytes of a training step.
@@ -31,7 +31,8 @@ pub struct MemoryEstimate {
     pub weights: u64,
     /// Gradients of the trainable ones, 32-bit.
     pub gradients: u64,
-    /// Two moments per trainable value, and in bf16 a 32-bit copy of the value.
+    /// Two moments per trainable value (one where Muon moves it), and in bf16 a 32-bit copy of the
+    /// value.
     pub optimizer: u64,
     /// The program itself: threads, tokenizer, scratch of kernels and allocator.
     pub process: u64,
@@ -95,11 +96,23 @@ pub(super) fn memory(stage: &Stage, groups: &ResolvedGroups, model: &ModelShape)
     MemoryEstimate {
         weights: all * width,
         gradients: trainable * 4,
-        optimizer: trainable * (8 + master),
+        optimizer: moments(groups) + trainable * master,
         process: PROCESS,
         activations: bytes(kept),
         recomputed: bytes(recomputed),
     }
+}
+
+/// Bytes of the optimizer's moments.
+fn moments(groups: &ResolvedGroups) -> u64 {
+    let of = |group: &ResolvedGroup| -> u64 {
+        let bytes = |p: &ResolvedParam| match group.moved_by_muon(p) {
+            true => 4 * p.num_values() as u64,
+            false => 8 * p.num_values() as u64,
+        };
+        group.params.iter().map(bytes).sum()
+    };
+    groups.groups.iter().map(of).sum()
 }
 
 /// Values of one sample in one part.

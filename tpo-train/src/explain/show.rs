@@ -75,6 +75,15 @@ impl fmt::Display for StageExplanation {
             )),
             format!("{:?}", stage.precision).to_lowercase()
         )?;
+        for group in &stage.groups {
+            if let Some(muon) = &group.muon {
+                writeln!(
+                    f,
+                    "             matrices of {}: Muon {}, {} iterations",
+                    group.name, muon.momentum, muon.iterations
+                )?;
+            }
+        }
         write!(f, "  loss       language x {}", stage.loss.language)?;
         for (name, head) in &stage.loss.heads {
             write!(f, ", {name} x {}", head.weight)?;

@@ -72,6 +72,7 @@ pub fn resolve_params(
             name: spec.name.clone(),
             learning_rate: spec.learning_rate,
             weight_decay: spec.weight_decay,
+            muon: spec.muon,
             params: Vec::new(),
         })
         .collect();

@@ -14,14 +14,18 @@ const HEADER: [&str; 6] = [
 ];
 
 impl fmt::Display for ResolvedGroups {
-    /// One row per group and one for the frozen rest. `parameters` are values; `no decay` is the
+    /// One row per group and one for the frozen rest; groups whose matrices Muon moves say so.
+    /// `parameters` are values; `no decay` is the
     /// number of tensors that the group's weight decay spares.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut rows = vec![HEADER.map(String::from)];
         for group in &self.groups {
             let spared = group.params.iter().filter(|p| !p.decays()).count();
             rows.push([
-                group.name.clone(),
+                match group.muon {
+                    Some(_) => format!("{} (Muon)", group.name),
+                    None => group.name.clone(),
+                },
                 thousands(group.num_tensors()),
                 thousands(group.num_parameters()),
                 format!("{:e}", group.learning_rate),

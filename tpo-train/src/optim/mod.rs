@@ -1,4 +1,4 @@
-//! AdamW over named parameters.
+//! AdamW, and Muon for the matrices of groups that ask for it, over named parameters.
 //!
 //! Burn's own optimizers keep a state per parameter *identity*; here it is per *path*, so that a
 //! run can be taken up by another process, and the arithmetic is PyTorch's to the rounding:
@@ -6,6 +6,7 @@
 //! gradients are clipped by one norm, and narrow weights have a 32-bit master copy.
 
 mod gradients;
+mod muon;
 mod state;
 mod update;
 
@@ -19,7 +20,7 @@ pub use state::OptimizerState;
 
 use crate::error::Result;
 use crate::groups::ResolvedGroups;
-use crate::stage::AdamW;
+use crate::stage::{AdamW, Muon};
 
 /// Denominator guard of the clipping factor (PyTorch's `clip_grad_norm_`).
 const CLIP_EPSILON: f64 = 1e-6;
@@ -29,6 +30,7 @@ const CLIP_EPSILON: f64 = 1e-6;
 struct Slot {
     group: usize,
     decays: bool,
+    muon: Option<Muon>,
 }
 
 /// Learning rate and weight decay of a group.
@@ -43,8 +45,10 @@ struct GroupRates {
 #[derive(Debug, Clone)]
 struct Moments {
     steps: u64,
+    /// The first moment, or Muon's momentum.
     first: Tensor<1>,
-    second: Tensor<1>,
+    /// Absent for a parameter that Muon moves.
+    second: Option<Tensor<1>>,
     /// The weight itself, when the module holds it in fewer bits.
     master: Option<Tensor<1>>,
 }
@@ -60,7 +64,7 @@ pub struct UpdateReport {
     pub updated: usize,
 }
 
-/// AdamW with parameter groups, global-norm clipping and exact resumption.
+/// AdamW and Muon with parameter groups, global-norm clipping and exact resumption.
 ///
 /// State is kept by path; see [`Optimizer::state`].
 #[derive(Debug, Clone)]
@@ -81,8 +85,12 @@ impl Optimizer {
         let mut slots = BTreeMap::new();
         for (group, resolved) in groups.groups.iter().enumerate() {
             for param in &resolved.params {
-                let decays = param.decays();
-                slots.insert(param.path.clone(), Slot { group, decays });
+                let slot = Slot {
+                    group,
+                    decays: param.decays(),
+                    muon: resolved.muon.filter(|_| resolved.moved_by_muon(param)),
+                };
+                slots.insert(param.path.clone(), slot);
             }
         }
         Self {

@@ -13,10 +13,12 @@ use crate::error::{Result, TrainError};
 const FIRST: &str = ".exp_avg";
 const SECOND: &str = ".exp_avg_sq";
 const MASTER: &str = ".master";
+/// Suffix of the one tensor of a parameter that Muon moves (PyTorch's name).
+const MOMENTUM: &str = ".momentum_buffer";
 
 /// Everything an [`Optimizer`] remembers, exact to the bit: counters, and flat `f32` tensors
-/// called `{path}.exp_avg`, `{path}.exp_avg_sq` and, for weights that the module holds in fewer
-/// bits, `{path}.master`.
+/// called `{path}.exp_avg`, `{path}.exp_avg_sq` (`{path}.momentum_buffer` where Muon moves the
+/// parameter) and, for weights that the module holds in fewer bits, `{path}.master`.
 ///
 /// With serde the counters are written and the tensors are not: those go to a file of their own.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -35,7 +37,11 @@ impl Optimizer {
         for (path, moments) in &self.moments {
             if moments.steps > 0 {
                 state.steps.insert(path.clone(), moments.steps);
-                for (suffix, tensor) in [(FIRST, &moments.first), (SECOND, &moments.second)] {
+                let pair = match &moments.second {
+                    Some(second) => vec![(FIRST, &moments.first), (SECOND, second)],
+                    None => vec![(MOMENTUM, &moments.first)],
+                };
+                for (suffix, tensor) in pair {
                     state
                         .tensors
                         .push((format!("{path}{suffix}"), tensor.to_data()));
@@ -82,12 +88,17 @@ impl Optimizer {
         };
         let mut moments = BTreeMap::new();
         let mut counted = state.steps;
-        for path in self.slots.keys() {
+        for (path, slot) in &self.slots {
             let steps = counted.remove(path).unwrap_or(0);
-            let (first, second) = (take(path, FIRST)?, take(path, SECOND)?);
+            let muon = slot.muon.is_some();
+            let (first, second) = match muon {
+                true => (take(path, MOMENTUM)?, None),
+                false => (take(path, FIRST)?, take(path, SECOND)?),
+            };
             let master = take(path, MASTER)?;
             let (first, second) = match (first, second) {
-                (Some(a), Some(b)) if a.dims() == b.dims() => (a, b),
+                (Some(a), None) if muon => (a, None),
+                (Some(a), Some(b)) if a.dims() == b.dims() => (a, Some(b)),
                 (Some(a), Some(b)) => {
                     return Err(problem(
                         path,
@@ -95,7 +106,7 @@ impl Optimizer {
                     ));
                 }
                 (None, None) if steps == 0 => match &master {
-                    Some(master) => (master.zeros_like(), master.zeros_like()),
+                    Some(master) => (master.zeros_like(), None),
                     None => continue,
                 },
                 _ => {

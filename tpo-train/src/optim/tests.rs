@@ -224,3 +224,57 @@ fn narrow_weights_have_a_wide_master() {
 fn half_of(x: f32) -> f32 {
     burn::tensor::bf16::from_f32(x).to_f32()
 }
+
+/// Muon moves the matrix and AdamW the vector of one group; the state of both goes on to the bit.
+#[test]
+fn a_group_with_muon_resumes() {
+    let device = Device::flex().autodiff();
+    let start = || {
+        let model = pair(&device);
+        let mut specs = [ParamGroupSpec::new("all", ["**"], 0.1)];
+        specs[0].muon = Some(Muon::default());
+        let groups = resolve(&model, &specs).unwrap();
+        assert!(groups.to_string().contains("all (Muon)"), "{groups}");
+        let optimizer = Optimizer::new(&groups, AdamW::default(), Some(1.0));
+        (freeze(model, &groups).unwrap(), optimizer)
+    };
+    let run = |steps: usize, mut optimizer: Optimizer, mut model: Pair| {
+        for _ in 0..steps {
+            let grads = gradients(&model, true);
+            model = optimizer.step(model, grads, 1.0).unwrap().0;
+        }
+        (optimizer, model)
+    };
+    let (model, optimizer) = start();
+    let (first, half) = run(2, optimizer, model);
+    let state = first.state();
+    let names: Vec<&str> = state
+        .tensors
+        .iter()
+        .map(|(name, _)| name.as_str())
+        .collect();
+    assert_eq!(names, ["a.momentum_buffer", "b.exp_avg", "b.exp_avg_sq"]);
+    assert_eq!(state.steps["a"], 2);
+    // The gradient of the row is along [1, 1]: so is every step.
+    let moved: Vec<f32> = values(&half.a)
+        .iter()
+        .zip([1.0, 2.0])
+        .map(|(x, y)| y - x)
+        .collect();
+    assert!(
+        moved[0] > 0.01 && (moved[0] - moved[1]).abs() < 1e-6,
+        "{moved:?}"
+    );
+
+    let (_, mut other) = start();
+    other.load_state(state.clone(), &device).unwrap();
+    let (resumed, resumed_model) = run(2, other, half.clone());
+    let (whole, whole_model) = run(2, first, half);
+    assert_eq!(resumed.state(), whole.state());
+    assert_eq!(values(&resumed_model.a), values(&whole_model.a));
+
+    // The state of AdamW is not Muon's.
+    let (_, mut plain) = self::optimizer(pair(&device), None);
+    let text = plain.load_state(state, &device).unwrap_err().to_string();
+    assert!(text.contains("moment is missing"), "{text}");
+}

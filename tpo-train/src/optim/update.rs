@@ -8,6 +8,7 @@ use burn::tensor::{DType, FloatDType, Tensor};
 use tpo_core::ops::{self, AdamWUpdate};
 use tpo_core::weights::PathStack;
 
+use super::muon::{MuonUpdate, muon};
 use super::{GradientSet, Moments, Optimizer};
 use crate::error::{Result, TrainError};
 
@@ -42,7 +43,7 @@ impl Optimizer {
         let moments = Moments {
             steps: 0,
             first: value.zeros_like(),
-            second: value.zeros_like(),
+            second: None,
             master: Some(value),
         };
         self.moments.entry(path.to_string()).or_insert(moments);
@@ -102,7 +103,7 @@ impl ModuleMapper for Updater<'_> {
             .unwrap_or_else(|| Moments {
                 steps: 0,
                 first: grad.zeros_like(),
-                second: grad.zeros_like(),
+                second: None,
                 master: None,
             });
         let n = param.lazy_shape().num_elements();
@@ -118,14 +119,24 @@ impl ModuleMapper for Updater<'_> {
             return param;
         }
         let constants = self.optimizer.constants;
-        let update = AdamWUpdate {
-            lr,
-            beta_1: constants.beta_1,
-            beta_2: constants.beta_2,
-            epsilon: constants.epsilon,
-            weight_decay: if slot.decays { decay } else { 0.0 },
-            step: moments.steps + 1,
-            grad_scale: self.grad_scale,
+        let weight_decay = if slot.decays { decay } else { 0.0 };
+        let update = match slot.muon {
+            Some(constants) => Update::Muon(MuonUpdate {
+                lr,
+                momentum: constants.momentum,
+                iterations: constants.iterations,
+                weight_decay,
+                grad_scale: self.grad_scale,
+            }),
+            None => Update::AdamW(AdamWUpdate {
+                lr,
+                beta_1: constants.beta_1,
+                beta_2: constants.beta_2,
+                epsilon: constants.epsilon,
+                weight_decay,
+                step: moments.steps + 1,
+                grad_scale: self.grad_scale,
+            }),
         };
         let id = param.id;
         let mut after = None;
@@ -143,12 +154,18 @@ impl ModuleMapper for Updater<'_> {
     }
 }
 
+/// What moves a parameter, with its numbers.
+enum Update {
+    AdamW(AdamWUpdate),
+    Muon(MuonUpdate),
+}
+
 /// Updates a parameter and puts its autodiff state back.
 fn apply<const D: usize>(
     value: Tensor<D>,
     grad: Tensor<1>,
     moments: Moments,
-    update: &AdamWUpdate,
+    update: &Update,
 ) -> (Tensor<D>, Moments) {
     let strategy = value.gradient_checkpointing_strategy();
     let dtype = value.dtype();
@@ -164,8 +181,19 @@ fn apply<const D: usize>(
             }
         }
     };
-    let (weight, [first, second]) =
-        ops::adamw(weight, grad, [moments.first, moments.second], update);
+    let (weight, first, second) = match update {
+        Update::AdamW(update) => {
+            let second = moments.second.unwrap_or_else(|| moments.first.zeros_like());
+            let (weight, [first, second]) =
+                ops::adamw(weight, grad, [moments.first, second], update);
+            (weight, first, Some(second))
+        }
+        Update::Muon(update) => {
+            let [rows, columns] = [shape[0], n / shape[0].max(1)];
+            let (weight, momentum) = muon(weight, grad, moments.first, [rows, columns], update);
+            (weight, momentum, None)
+        }
+    };
     let (value, master) = if dtype == DType::F32 {
         (weight.reshape(shape), None)
     } else {
@@ -181,7 +209,7 @@ fn apply<const D: usize>(
         None => value,
     };
     let moments = Moments {
-        steps: update.step,
+        steps: moments.steps + 1,
         first,
         second,
         master,

@@ -51,6 +51,11 @@ pub struct SourceSpec {
     /// paper's Table 11.
     #[serde(default)]
     pub textual: bool,
+    /// Turns of a row do not see each other: each is asked as if it were the only one about its
+    /// clip, for the price of one row. Without it a question may be answered from the answers
+    /// before it, and teaches little.
+    #[serde(default)]
+    pub apart: bool,
     /// Factor on the share of this source.
     #[serde(default = "one")]
     pub weight: f64,
@@ -167,6 +172,7 @@ impl SourceSpec {
             weight: self.weight,
             limit: self.limit,
             textual: self.textual,
+            apart: self.apart,
         }
     }
 }

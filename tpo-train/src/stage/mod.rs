@@ -7,7 +7,7 @@ mod tests;
 use burn::module::Module;
 use serde::{Deserialize, Serialize};
 
-pub use optimizer::{AdamW, Precision};
+pub use optimizer::{AdamW, Muon, Precision};
 
 use crate::error::{Result, TrainError};
 use crate::groups::{ParamGroupSpec, ResolvedGroups, ResolvedParam, resolve_named, resolve_params};
@@ -76,7 +76,7 @@ pub struct Stage {
     /// Learning rate over time, for all groups.
     #[serde(default)]
     pub schedule: LrSchedule,
-    /// Constants of the optimizer.
+    /// Constants of AdamW.
     #[serde(default)]
     pub adamw: AdamW,
     /// Factors of the losses.

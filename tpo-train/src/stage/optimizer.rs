@@ -54,3 +54,48 @@ impl AdamW {
         }
     }
 }
+
+/// Constants of Muon (K. Jordan, "Muon: An optimizer for hidden layers in neural networks", 2024).
+/// Defaults are the author's.
+///
+/// The update of a matrix is its momentum with all singular values near one, times
+/// `0.2 √max(rows, columns)`, which gives it the size of an AdamW update, so that learning rates and
+/// weight decay mean what they mean there (Liu et al., arXiv 2502.16982, section 2.2).
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Muon {
+    /// Decay of the momentum (Nesterov's).
+    pub momentum: f64,
+    /// Newton-Schulz iterations; each takes two products of the matrix with its smaller square and
+    /// one of that square with itself.
+    pub iterations: usize,
+}
+
+impl Default for Muon {
+    fn default() -> Self {
+        Self {
+            momentum: 0.95,
+            iterations: 5,
+        }
+    }
+}
+
+/// Most Newton-Schulz iterations that a recipe may ask for.
+const MOST_ITERATIONS: usize = 20;
+
+impl Muon {
+    pub(crate) fn problems(&self, at: &str, problems: &mut Vec<String>) {
+        if !(0.0..1.0).contains(&self.momentum) {
+            problems.push(format!(
+                "{at}.momentum is {}; must be at least 0 and below 1",
+                self.momentum
+            ));
+        }
+        if !(1..=MOST_ITERATIONS).contains(&self.iterations) {
+            problems.push(format!(
+                "{at}.iterations is {}; must be 1 to {MOST_ITERATIONS}",
+                self.iterations
+            ));
+        }
+    }
+}
