@@ -39,6 +39,10 @@ struct Args {
     /// Go on with the run in the directory at its newest whole checkpoint.
     #[arg(long)]
     resume: bool,
+    /// Write a checkpoint and stop after so many steps of the run; the schedule stays that of the
+    /// whole recipe, and --resume goes on.
+    #[arg(long, value_name = "STEPS", conflicts_with = "export", value_parser = clap::value_parser!(u64).range(1..))]
+    stop_after: Option<u64>,
     /// Where to train: auto, cpu, cuda, wgpu.
     #[arg(long, default_value = "auto")]
     device: DeviceChoice,
@@ -118,6 +122,7 @@ fn run(args: &Args) -> tpo::Result<ExitCode> {
             .unwrap_or_else(|| PathBuf::from("runs").join(&recipe.name)),
         resume: args.resume,
         bars: !args.quiet,
+        stop_after: args.stop_after,
         recompute: args.recompute,
         towers: towers.transpose()?,
         features: features.transpose()?,
@@ -135,7 +140,10 @@ fn run(args: &Args) -> tpo::Result<ExitCode> {
     }
     if summary.end == RunEnd::Stopped {
         eprintln!("stopped; go on with --resume");
-        return Ok(ExitCode::FAILURE);
+        return Ok(match args.stop_after {
+            Some(_) => ExitCode::SUCCESS,
+            None => ExitCode::FAILURE,
+        });
     }
     println!("{}", options.dir.display());
     if let Some(dir) = &args.export {

@@ -10,7 +10,9 @@ use tpo_train::checkpoint::{SavedCheckpoint, files};
 use tpo_train::keep::{RunKeeper, find_checkpoint, materialise};
 use tpo_train::observe::{METRICS_FILE, read_metrics};
 use tpo_train::recipe::{Change, Recipe};
-use tpo_train::trainer::{Purpose, RunEnd, StageEvaluation, TrainOptions, train_plan};
+use tpo_train::trainer::{
+    Hooks, Purpose, RunEnd, StageEvaluation, TrainEvent, TrainOptions, train_plan,
+};
 use tpo_train::{HeadNames, PathPattern, Stage, StagePlan, TrainData, TrainError};
 
 use crate::config::{TpoConfig, VideoChatTpo};
@@ -36,6 +38,9 @@ pub struct RunOptions {
     pub resume: bool,
     /// Draw progress bars.
     pub bars: bool,
+    /// Write a checkpoint and stop after so many steps of the run, those before it was resumed
+    /// included. The schedule is that of the whole recipe.
+    pub stop_after: Option<u64>,
     /// Compute activations again in the backward pass: less memory, more time.
     pub recompute: bool,
     /// Towers of the temporal head, for a model that does not use its own parts.
@@ -52,6 +57,7 @@ impl RunOptions {
             device: device.clone(),
             resume: false,
             bars: false,
+            stop_after: None,
             recompute: false,
             towers: None,
             features: None,
@@ -261,7 +267,7 @@ pub fn run_recipe_with(
         state,
         train,
         &mut |stage, place, seed| open(Purpose::Train, stage, place, seed),
-        &mut (evaluation, keeper),
+        &mut (evaluation, (keeper, StopAfter::new(options.stop_after))),
     )?;
     if recipe.logging.curves {
         draw_run(&options.dir)?;
@@ -274,6 +280,31 @@ pub fn run_recipe_with(
         resumed_at,
         changes,
     })
+}
+
+/// Stops a run after a number of its steps.
+struct StopAfter {
+    steps: Option<u64>,
+    done: u64,
+}
+
+impl StopAfter {
+    fn new(steps: Option<u64>) -> Self {
+        Self { steps, done: 0 }
+    }
+}
+
+impl<M> Hooks<M> for StopAfter {
+    fn event(&mut self, event: &TrainEvent) -> tpo_train::Result<()> {
+        if let TrainEvent::StepFinished(report) = event {
+            self.done = report.run_step;
+        }
+        Ok(())
+    }
+
+    fn stop(&mut self) -> bool {
+        self.steps.is_some_and(|steps| self.done >= steps)
+    }
 }
 
 /// The recipe's model with the adapters of a stage, whose values a checkpoint brings.

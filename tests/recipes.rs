@@ -47,6 +47,28 @@ fn the_papers_recipes_are_the_preset() {
     assert_eq!(found, StagePlan::videochat_tpo().stages);
 }
 
+/// Groups and data of the mini model's recipes fit its sizes.
+#[test]
+fn the_mini_models_recipes_fit_it() {
+    let files = ["dialogue", "stages", "more", "binding", "further", "last"];
+    let sizes = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/mini");
+    let script = std::fs::read_to_string(path("mini/train.sh")).unwrap();
+    for file in files {
+        let name = format!("mini/{file}.toml");
+        assert!(script.contains(&format!("recipes/{name}")), "{name}");
+        let change = format!("model.directory={}", sizes.display());
+        let recipe = Recipe::open(path(&name), &[change]).unwrap_or_else(|e| panic!("{e}"));
+        let told = explain(&recipe).unwrap_or_else(|e| panic!("{name}: {e}"));
+        assert!(told.stages.iter().all(|s| s.steps.is_some()), "{told}");
+    }
+    let there = std::fs::read_dir(path("mini")).unwrap();
+    let there = there.filter(|f| {
+        let name = f.as_ref().unwrap().file_name();
+        name.to_string_lossy().ends_with(".toml")
+    });
+    assert_eq!(there.count(), files.len());
+}
+
 #[test]
 fn the_full_model_explains_at_once() {
     let start = Instant::now();

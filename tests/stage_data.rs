@@ -193,6 +193,26 @@ fn a_file_of_real_videos_trains_and_resumes_in_the_middle_of_an_epoch() {
     for (name, bytes) in &a {
         assert!(bytes == &b[name], "{name} differs");
     }
+    // Stopped on purpose, it comes to the same.
+    let early = dir.path().join("early");
+    let options = RunOptions {
+        stop_after: Some(1),
+        ..RunOptions::new(&early, &device)
+    };
+    assert_eq!(run_recipe(&recipe, &options).unwrap().end, RunEnd::Stopped);
+    let options = RunOptions {
+        resume: true,
+        ..RunOptions::new(&early, &device)
+    };
+    let resumed = run_recipe(&recipe, &options).unwrap();
+    assert_eq!(
+        (resumed.resumed_at, resumed.end),
+        (Some(1), RunEnd::Finished)
+    );
+    let b = last_files(&early);
+    for (name, bytes) in &a {
+        assert!(bytes == &b[name], "{name} differs");
+    }
 }
 
 #[test]

@@ -9,13 +9,6 @@ run() { cargo run --release --example "$@"; }
 
 # What each visual token shows, and SAM 2 on boxes.
 run pretrain -- --sizes assets/mini --out runs/mini-parts --seed "$SEED"
-# SAM 2 on longer clips, with smaller steps, twice.
-longer() {
-  run pretrain -- --model runs/mini-parts --parts masks --image-steps 0 --mask-steps "$1" \
-    --mask-rate 1e-4 --frames 8 --seed "$2" --world "$3" --out runs/mini-parts
-}
-longer 2400 "$((SEED + 2))" 3
-longer 1700 "$((SEED + 3))" 4
 # Captions and questions.
 run train -- recipes/mini/dialogue.toml seed="$SEED"
 # Task assignment, heads, co-training.
@@ -24,12 +17,13 @@ run train -- recipes/mini/stages.toml seed="$SEED"
 run train -- recipes/mini/more.toml seed="$SEED"
 run train -- recipes/mini/more.toml name=mini-more-2 model.start=runs/mini-more seed="$((SEED + 1))" \
   stages.co-training.length.steps=10000 stages.co-training.groups.llm.learning_rate=8e-4 \
-  stages.co-training.groups.heads.learning_rate=8e-4
-# More events, and shapes without colours; then smaller steps.
-run train -- recipes/mini/last.toml seed="$((SEED + 42))"
-run train -- recipes/mini/last.toml name=mini-last-2 model.start=runs/mini-last seed="$((SEED + 43))" \
-  stages.co-training.length.steps=1800 stages.co-training.groups.llm.learning_rate=4e-4 \
-  stages.co-training.groups.heads.learning_rate=4e-4 \
-  stages.co-training.groups.perception.learning_rate=1.5e-4 --export runs/mini-model --half
+  stages.co-training.groups.heads.learning_rate=8e-4 --export runs/mini-more-model --half
+# SAM 2 on longer clips, with smaller steps.
+run pretrain -- --model runs/mini-more-model --parts masks --image-steps 0 --mask-steps 1500 \
+  --mask-rate 3e-4 --frames 8 --seed "$((SEED + 2))" --world 3 --out runs/mini-sam
+# Turns that do not see each other from here on. Shapes by their colour, by both, and everything again.
+run train -- recipes/mini/binding.toml seed="$((SEED + 42))" stages.everything.seed="$((SEED + 42))"
+run train -- --stop-after 1250 recipes/mini/further.toml seed="$((SEED + 43))"
+run train -- recipes/mini/last.toml seed="$((SEED + 44))" --export runs/mini-model --half
 # How good it is on what training never showed.
 run evaluate -- --model runs/mini-model --synthetic 200 --out runs/mini-model-held-out

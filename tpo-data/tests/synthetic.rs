@@ -158,9 +158,9 @@ fn grey_clips_have_no_colour_and_name_none() {
 }
 
 #[test]
-fn alike_clips_have_one_outline_in_several_colours() {
+fn clips_of_one_outline_differ_in_colour() {
     let config = WorldConfig {
-        alike: 0.5,
+        one_outline: 0.5,
         ..WorldConfig::default()
     };
     for (split, seed) in [(Split::Train, 3), (Split::HeldOut, 4)] {
@@ -186,7 +186,7 @@ fn alike_clips_have_one_outline_in_several_colours() {
     }
     // Eight shapes of an outline that has six colours: two are others.
     let crowded = WorldConfig {
-        alike: 1.0,
+        one_outline: 1.0,
         min_objects: 8,
         max_objects: 8,
         ..WorldConfig::default()
@@ -196,11 +196,62 @@ fn alike_clips_have_one_outline_in_several_colours() {
     let of_it = clip.scene.objects.iter().filter(|o| o.look.shape == first);
     assert!((6..=7).contains(&of_it.count()));
     let wrong = WorldConfig {
-        alike: 1.5,
+        one_outline: 1.5,
         ..WorldConfig::default()
     };
     let error = World::new(wrong, 3).unwrap_err().to_string();
-    assert!(error.contains("alike is 1.5"), "{error}");
+    assert!(error.contains("one_outline is 1.5"), "{error}");
+}
+
+#[test]
+fn clips_of_one_colour_differ_in_outline() {
+    let config = WorldConfig {
+        one_colour: 1.0,
+        ..WorldConfig::default()
+    };
+    for split in [Split::Train, Split::HeldOut] {
+        let world = World::new(config.clone(), 3).unwrap();
+        for index in 0..100 {
+            let clip = world.clip(split, index);
+            let looks: Vec<_> = clip.scene.objects.iter().map(|o| o.look).collect();
+            let outlines: BTreeSet<_> = looks.iter().map(|l| l.shape).collect();
+            assert_eq!(outlines.len(), looks.len());
+            assert!(looks.iter().all(|l| l.colour == looks[0].colour));
+            assert!(split == Split::HeldOut || looks.iter().all(|l| !l.is_held_out()));
+        }
+    }
+}
+
+#[test]
+fn crossed_clips_need_outline_and_colour() {
+    let config = WorldConfig {
+        crossed: 1.0,
+        ..WorldConfig::default()
+    };
+    for (split, seed) in [(Split::Train, 3), (Split::HeldOut, 4)] {
+        let world = World::new(config.clone(), seed).unwrap();
+        let mut pairs = [0, 0];
+        for index in 0..200 {
+            let clip = world.clip(split, index);
+            let looks: Vec<_> = clip.scene.objects.iter().map(|o| o.look).collect();
+            let outlines: BTreeSet<_> = looks.iter().map(|l| l.shape).collect();
+            let colours: BTreeSet<_> = looks.iter().map(|l| l.colour).collect();
+            assert!(split == Split::HeldOut || looks.iter().all(|l| !l.is_held_out()));
+            match looks.len() {
+                // Two share the outline or the colour.
+                2 => {
+                    assert_eq!(outlines.len() + colours.len(), 3, "{looks:?}");
+                    pairs[outlines.len() - 1] += 1;
+                }
+                _ => assert_eq!((outlines.len(), colours.len()), (2, 2), "{looks:?}"),
+            }
+            for (i, look) in looks.iter().enumerate() {
+                let same = |l: &Look| (l.shape, l.colour) == (look.shape, look.colour);
+                assert!(!looks[..i].iter().any(same));
+            }
+        }
+        assert!(pairs.iter().all(|n| *n > 15), "{pairs:?}");
+    }
 }
 
 #[test]

@@ -15,15 +15,24 @@ const GROWTH: f64 = 1.6;
 
 pub(crate) fn scene(config: &WorldConfig, split: Split, draw: &mut Draw) -> Scene {
     let count = config.min_objects + draw.below(config.max_objects - config.min_objects + 1);
-    // Nothing is drawn for grey and alike clips where there are none: the clips of a seed stay what
-    // they are.
+    // Nothing is drawn for grey and other special clips where there are none: the clips of a seed
+    // stay what they are.
     let grey = config.grey > 0.0 && draw.unit() < config.grey;
     // What is special about a held-out clip: a look or an event.
     let special_look = split == Split::HeldOut && !grey && draw.below(2) == 0;
-    let alike = config.alike > 0.0 && !grey && draw.unit() < config.alike;
+    let mut order = Order::Any;
+    for (share, other) in [
+        (config.one_outline, Order::OneOutline),
+        (config.one_colour, Order::OneColour),
+        (config.crossed, Order::Crossed),
+    ] {
+        if share > 0.0 && !grey && order == Order::Any && draw.unit() < share {
+            order = other;
+        }
+    }
     let looks = match grey {
         true => grey_looks(count, draw),
-        false => looks(count, split, special_look, alike, draw),
+        false => looks(count, split, special_look, order, draw),
     };
     let plan = events(config, split, special_look, &looks, draw);
     let side = config.side as f64;
@@ -86,9 +95,18 @@ fn texture(draw: &mut Draw) -> Texture {
     ])
 }
 
-/// Looks with different colour-and-shape phrases; at most one held-out combination, the first. Where
-/// they are alike all have the outline of the first, as far as its colours go.
-fn looks(count: usize, split: Split, special: bool, alike: bool, draw: &mut Draw) -> Vec<Look> {
+/// What the looks of a clip have in common with the first.
+#[derive(Clone, Copy, PartialEq)]
+enum Order {
+    Any,
+    OneOutline,
+    OneColour,
+    Crossed,
+}
+
+/// Looks with different colour-and-shape phrases; at most one held-out combination, the first. They
+/// have in common what `order` says, as far as known combinations go.
+fn looks(count: usize, split: Split, special: bool, order: Order, draw: &mut Draw) -> Vec<Look> {
     let mut pairs: Vec<(Shape, Colour)> = Shape::ALL
         .iter()
         .flat_map(|s| Colour::ALL.iter().map(|c| (*s, *c)))
@@ -100,8 +118,13 @@ fn looks(count: usize, split: Split, special: bool, alike: bool, draw: &mut Draw
     if split == Split::HeldOut && special {
         known.insert(0, held[0]);
     }
-    if alike && let Some(&(first, _)) = known.first() {
-        known.sort_by_key(|(shape, _)| *shape != first);
+    if let Some(&first) = known.first() {
+        match order {
+            Order::Any => {}
+            Order::OneOutline => known.sort_by_key(|(shape, _)| *shape != first.0),
+            Order::OneColour => known.sort_by_key(|(_, colour)| *colour != first.1),
+            Order::Crossed => cross(first, &mut known),
+        }
     }
     known
         .into_iter()
@@ -113,6 +136,29 @@ fn looks(count: usize, split: Split, special: bool, alike: bool, draw: &mut Draw
             texture: texture(draw),
         })
         .collect()
+}
+
+/// Brings two outlines in two colours to the front, `first` among them; the others stay in order.
+fn cross(first: (Shape, Colour), known: &mut [(Shape, Colour)]) {
+    let there = |pair: (Shape, Colour)| known.contains(&pair);
+    // The first pair with neither in common whose two mixtures with `first` are known.
+    let opposite = known.iter().copied().find(|&(shape, colour)| {
+        shape != first.0 && colour != first.1 && there((first.0, colour)) && there((shape, first.1))
+    });
+    if let Some((shape, colour)) = opposite {
+        // Which mixture comes second is as random as the order of the pairs.
+        let within = |&(s, c): &(Shape, Colour)| {
+            (s == first.0 || s == shape) && (c == first.1 || c == colour)
+        };
+        known.sort_by_key(|pair| !within(pair));
+        if let Some(at) = known.iter().position(|pair| *pair == first) {
+            known[..=at].rotate_right(1);
+        }
+        // Two shapes share one of the two.
+        if known[1] == (shape, colour) {
+            known.swap(1, 2);
+        }
+    }
 }
 
 /// Events one after the other, each to a shape that has none yet.

@@ -73,7 +73,15 @@ pub struct WorldConfig {
     /// apart. Elsewhere the outline alone does for two questions of three, and a model that learns
     /// from those need not look at colours.
     #[serde(skip_serializing_if = "is_zero")]
-    pub alike: f64,
+    pub one_outline: f64,
+    /// Share of the remaining clips whose shapes all have one colour, 0–1: their outlines alone tell
+    /// them apart.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub one_colour: f64,
+    /// Share of the remaining clips in which two outlines come in two colours, 0–1: neither alone
+    /// tells which of three or four shapes is meant.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub crossed: f64,
     /// Of every so many frames a model sees the middle one ([`FrameSampling::Middle`](crate::FrameSampling)):
     /// "at the start" and "at the end" mean the first and the last that it sees, and a blink is as
     /// slow. A divisor of `frames`.
@@ -102,7 +110,9 @@ impl Default for WorldConfig {
             max_events: 2,
             camera_shake: 0.25,
             grey: 0.0,
-            alike: 0.0,
+            one_outline: 0.0,
+            one_colour: 0.0,
+            crossed: 0.0,
             stride: 1,
         }
     }
@@ -152,10 +162,16 @@ impl WorldConfig {
             (0.0..=1.0).contains(&self.camera_shake),
             format!("camera_shake is {}, expected 0 to 1", self.camera_shake),
         );
-        check(
-            (0.0..=1.0).contains(&self.alike),
-            format!("alike is {}, expected 0 to 1", self.alike),
-        );
+        for (name, share) in [
+            ("one_outline", self.one_outline),
+            ("one_colour", self.one_colour),
+            ("crossed", self.crossed),
+        ] {
+            check(
+                (0.0..=1.0).contains(&share),
+                format!("{name} is {share}, expected 0 to 1"),
+            );
+        }
         check(
             (0.0..=1.0).contains(&self.grey),
             format!("grey is {}, expected 0 to 1", self.grey),

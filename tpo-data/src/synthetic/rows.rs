@@ -93,10 +93,18 @@ pub struct RowsConfig {
     /// Share of the clips without colours, 0–1 ([`WorldConfig::grey`]); absent: 0.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub grey: Option<f64>,
-    /// Share of the other clips whose shapes differ in colour only, 0–1 ([`WorldConfig::alike`]);
+    /// Share of the other clips whose shapes differ in colour only, 0–1 ([`WorldConfig::one_outline`]);
     /// absent: 0.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub alike: Option<f64>,
+    pub one_outline: Option<f64>,
+    /// Share of the remaining clips whose shapes differ in outline only, 0–1
+    /// ([`WorldConfig::one_colour`]); absent: 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub one_colour: Option<f64>,
+    /// Share of the remaining clips in which two outlines come in two colours, 0–1
+    /// ([`WorldConfig::crossed`]); absent: 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub crossed: Option<f64>,
     /// Kinds of the chat questions; empty: all.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub kinds: Vec<QuestionKind>,
@@ -127,7 +135,9 @@ impl RowsConfig {
             max_events: None,
             camera_shake: None,
             grey: None,
-            alike: None,
+            one_outline: None,
+            one_colour: None,
+            crossed: None,
             kinds: Vec::new(),
         }
     }
@@ -154,7 +164,9 @@ impl RowsConfig {
             max_events: self.max_events.unwrap_or(plain.max_events),
             camera_shake: self.camera_shake.unwrap_or(plain.camera_shake),
             grey: self.grey.unwrap_or(plain.grey),
-            alike: self.alike.unwrap_or(plain.alike),
+            one_outline: self.one_outline.unwrap_or(plain.one_outline),
+            one_colour: self.one_colour.unwrap_or(plain.one_colour),
+            crossed: self.crossed.unwrap_or(plain.crossed),
         }
     }
 

@@ -76,6 +76,32 @@ fn numbers_worked_by_hand() {
     assert!(unknown.to_string().contains("not known yet"));
 }
 
+/// Muon keeps one moment of a matrix, AdamW two of the bias.
+#[test]
+fn muon_keeps_one_moment() {
+    let text = RECIPE.replace("learning_rate = 1e-4", "learning_rate = 1e-4, muon = {}");
+    let recipe = Recipe::read::<&str>(&text, "r", &[]).unwrap();
+    let told = recipe.explain(&shape(), &|_| Some(100)).unwrap();
+    // 10 · 4 + 2 · 8 bytes, and 12 · 4 of the 32-bit copies.
+    assert_eq!(told.stages[0].memory.optimizer, 104);
+    let shown = told.to_string();
+    assert!(
+        shown.contains("matrices of second: Muon 0.95, 5 iterations"),
+        "{shown}"
+    );
+    for (change, said) in [
+        ("muon = { momentum = 1.0 }", "momentum is 1"),
+        ("muon = { iterations = 0 }", "iterations is 0"),
+        ("muon = { beta = 0.9 }", "beta"),
+    ] {
+        let wrong = text.replace("muon = {}", change);
+        let error = Recipe::read::<&str>(&wrong, "r", &[])
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains(said), "{error}");
+    }
+}
+
 #[test]
 fn problems_of_all_stages_at_once() {
     let mut recipe = Recipe::read::<&str>(RECIPE, "r", &[]).unwrap();
