@@ -373,7 +373,7 @@ fn turns_apart_are_as_if_alone() {
         assert_close(again.unwrap().inner(), apart.clone().inner(), "recomputed");
         let d = config.hidden_size;
         // Only the turns count: what they share comes once here and once a turn below.
-        let mut weight = |ids: &[i64]| {
+        let weight = |ids: &[i64]| {
             Tensor::<3>::random(
                 [1, ids.len(), d],
                 burn::tensor::Distribution::Default,

@@ -48,8 +48,9 @@ pub trait DialogueEncoder: Send + Sync {
 ///
 /// The question is encoded exactly as for generation, the answer by itself behind it, so what the
 /// model reads before its answer is the same in training and in use. Later turns follow without a
-/// further BOS, but where turns are apart each begins as the first does. Learned are the answers with their end token, placeholders included, as in the
-/// reference's labels; everything else is [`IGNORE_LABEL`].
+/// further BOS; where turns are apart each begins as the first does. Learned are the answers with
+/// their end token, placeholders included, as in the reference's labels; everything else is
+/// [`IGNORE_LABEL`].
 #[derive(Clone)]
 pub struct VideoChatEncoder {
     /// The tokenizer.

@@ -245,12 +245,11 @@ impl CausalLm {
         turns: &TurnMap,
     ) -> tpo_core::Result<Pass> {
         let [b, s, _] = embeds.dims();
-        if self.config.sliding_window.is_some_and(|window| window < s) {
+        if let Some(window) = self.config.sliding_window.filter(|window| *window < s) {
             return Err(CoreError::TurnsApart {
                 why: format!(
-                    "a window of {:?} positions is narrower than the {s} of the rows, and would be \
-                     counted across turns; take fewer turns a row, or leave `apart` out",
-                    self.config.sliding_window
+                    "a window of {window} positions is narrower than the {s} of the rows, and would \
+                     be counted across turns; take fewer turns a row, or leave `apart` out"
                 ),
             });
         }

@@ -33,6 +33,11 @@ pub(super) fn attention(
     };
     if let Some(bias) = options.bias.clone() {
         let dtype = scores.dtype();
+        // A bias off the graph, which the kernels take, joins scores that are on it.
+        let bias = match device.is_autodiff() && !bias.device().is_autodiff() {
+            true => bias.autodiff(),
+            false => bias,
+        };
         scores = scores + bias.cast(dtype);
     }
     let weights = match mask(batch, q_len, k_len, &options, &device) {

@@ -26,7 +26,8 @@ pub struct AttentionOptions {
     pub sliding_window: Option<usize>,
     /// `[batch, k_len]`; `true` hides the key from every query of that item.
     pub key_padding: Option<Tensor<2, Bool>>,
-    /// Added to the scaled scores; every axis of `[batch, heads, q_len, k_len]` may be 1.
+    /// Added to the scaled scores; every axis of `[batch, heads, q_len, k_len]` may be 1. Off the
+    /// graph (without autodiff) it costs no gradient, and the CPU kernels take it.
     pub bias: Option<Tensor<4>>,
     /// Position of the first query on the key axis, for `causal` and `sliding_window`. If absent the
     /// last query stands at the last key (`k_len − q_len`), which fits a key-value cache.
