@@ -50,7 +50,9 @@ fn the_papers_recipes_are_the_preset() {
 /// Groups and data of the mini model's recipes fit its sizes.
 #[test]
 fn the_mini_models_recipes_fit_it() {
-    let files = ["dialogue", "stages", "more", "binding", "further", "last"];
+    let files = [
+        "dialogue", "stages", "more", "binding", "further", "last", "end",
+    ];
     let sizes = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/mini");
     let script = std::fs::read_to_string(path("mini/train.sh")).unwrap();
     for file in files {

@@ -24,6 +24,7 @@ run pretrain -- --model runs/mini-more-model --parts masks --image-steps 0 --mas
 # Turns that do not see each other from here on. Shapes by their colour, by both, and everything again.
 run train -- recipes/mini/binding.toml seed="$((SEED + 42))" stages.everything.seed="$((SEED + 42))"
 run train -- --stop-after 1250 recipes/mini/further.toml seed="$((SEED + 43))"
-run train -- recipes/mini/last.toml seed="$((SEED + 44))" --export runs/mini-model --half
+run train -- recipes/mini/last.toml seed="$((SEED + 44))"
+run train -- recipes/mini/end.toml seed="$((SEED + 47))" --export runs/mini-model --half
 # How good it is on what training never showed.
 run evaluate -- --model runs/mini-model --synthetic 200 --out runs/mini-model-held-out
