@@ -16,6 +16,7 @@ use tpo::pretrain::{
     MaskPretraining, Perception, PerceptionPretraining, Schedule, Told, pretrain_masks,
     pretrain_perception,
 };
+use tpo::train::Muon;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -80,9 +81,15 @@ struct Args {
     /// Weight of SAM 2's dice loss.
     #[arg(long, default_value_t = 2.0)]
     dice: f64,
+    /// Move matrices by Muon, the rest by AdamW.
+    #[arg(long)]
+    muon: bool,
     /// Clips of a step of encoder and connector.
     #[arg(long, default_value_t = 16)]
     clips: usize,
+    /// Share of the clips of encoder and connector whose outlines have no name.
+    #[arg(long, default_value_t = 0.0)]
+    irregular: f64,
     /// Where to compute: auto, cpu, cuda, wgpu.
     #[arg(long, default_value = "auto")]
     device: DeviceChoice,
@@ -124,12 +131,13 @@ fn run(args: &Args) -> tpo::Result<()> {
     Ok(())
 }
 
-fn schedule(steps: u64, learning_rate: f64, warmup: u64, weight_decay: f64) -> Schedule {
+fn schedule(args: &Args, steps: u64, learning_rate: f64, warmup: u64, decay: f64) -> Schedule {
     Schedule {
         steps,
         learning_rate,
         warmup,
-        weight_decay,
+        weight_decay: decay,
+        muon: args.muon.then(Muon::default),
     }
 }
 
@@ -140,8 +148,9 @@ fn perception(
     device: &Device,
 ) -> tpo::Result<VideoChatTpo> {
     let options = PerceptionPretraining {
-        schedule: schedule(args.perception_steps, args.perception_rate, 100, 0.02),
+        schedule: schedule(args, args.perception_steps, args.perception_rate, 100, 0.02),
         clips: args.clips,
+        irregular: args.irregular,
         world: args.world,
     };
     let mut bar = Bar::new("perception", options.schedule.steps, args.quiet);
@@ -171,7 +180,7 @@ fn masks(
     device: &Device,
 ) -> tpo::Result<VideoChatTpo> {
     let options = MaskPretraining {
-        schedule: schedule(args.mask_steps, args.mask_rate, 50, 0.01),
+        schedule: schedule(args, args.mask_steps, args.mask_rate, 50, 0.01),
         images: args.image_steps,
         image_clips: 16,
         clips: 4,

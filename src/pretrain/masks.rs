@@ -1,7 +1,6 @@
 //! SAM 2 learns to follow a shape from its box.
 
 use burn::module::Module;
-use burn::optim::{AdamWConfig, GradientsParams};
 use burn::tensor::{Device, Tensor, TensorData};
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
@@ -14,7 +13,7 @@ use tpo_heads::mask::train::{
     PromptMix, Sam2TrainConfig, VideoMaskBatch, VideoObject, VideoPrompt, video_losses,
 };
 
-use super::{Heard, Schedule, Told, learning};
+use super::{Heard, Mover, Schedule, Told, learning};
 use crate::config::TpoConfig;
 use crate::error::Result;
 
@@ -66,10 +65,8 @@ pub fn pretrain_masks(
         .with_dice(options.dice)
         .with_prompts(mix.clone());
     let schedule = &options.schedule;
-    let mut optimizer = AdamWConfig::new()
-        .with_weight_decay(schedule.weight_decay as f32)
-        .init();
     let mut sam = learning(sam);
+    let mut mover = Mover::new(&sam, schedule)?;
     let image = sam.config().image_size;
     let mut next = 0u64;
     for step in 0..schedule.steps {
@@ -113,8 +110,7 @@ pub fn pretrain_masks(
             };
             told.push((name, value(&term.value)));
         }
-        let grads = GradientsParams::from_grads(total.backward(), &sam);
-        sam = optimizer.step(schedule.rate(step), sam, grads);
+        sam = mover.step(step, sam, &total)?;
         let told = Told {
             step: step + 1,
             steps: schedule.steps,

@@ -42,7 +42,9 @@ pub struct PatchLabels {
     pub cover: Vec<f32>,
     /// 1 where one shape covers enough of the token; what follows counts only there.
     pub about: Vec<f32>,
-    /// Index of its outline.
+    /// 1 where its outline has a name.
+    pub named: Vec<f32>,
+    /// Index of that outline.
     pub shape: Vec<i64>,
     /// Index of its colour at that time.
     pub colour: Vec<i64>,
@@ -105,6 +107,7 @@ impl PatchHead {
         };
         let truth = floats(&|l| l.cover.clone(), 1);
         let about = floats(&|l| l.about.clone(), 1);
+        let named = floats(&|l| l.named.clone(), 1);
         let number = about.clone().sum().add_scalar(1e-6);
         // Binary cross-entropy of logits, in the form that does not overflow.
         let bce = relu(cover.clone()) - cover.clone() * truth.clone()
@@ -124,7 +127,7 @@ impl PatchHead {
         let busy = about.clone() - quiet.clone();
         let weight = busy.clone() + quiet.clone().mul_scalar(QUIET);
         for (logits, index, weight) in [
-            (&shape, &shape_of, &about),
+            (&shape, &shape_of, &named),
             (&colour, &colour_of, &about),
             (&event, &event_of, &weight),
         ] {
@@ -142,7 +145,7 @@ impl PatchHead {
         let moved = (moved.mean_dim(1) * about.clone()).sum() / number;
         let scores = PatchScores {
             cover_error: scalar((sigmoid(cover) - truth).abs().mean()),
-            shape: right(shape, shape_of, &about),
+            shape: right(shape, shape_of, &named),
             colour: right(colour, colour_of, &about),
             event: right(event.clone(), event_of.clone(), &busy),
             quiet: right(event, event_of, &quiet),
@@ -185,7 +188,10 @@ impl PatchLabels {
                 let found = most.and_then(|o| about[o].clone());
                 labels.about.push(f32::from(u8::from(found.is_some())));
                 let found = found.unwrap_or_default();
-                labels.shape.push(found.shape);
+                labels
+                    .named
+                    .push(f32::from(u8::from(found.shape.is_some())));
+                labels.shape.push(found.shape.unwrap_or_default());
                 labels.colour.push(found.colour);
                 labels.event.push(found.event);
                 labels.area.push(found.area);
@@ -199,7 +205,7 @@ impl PatchLabels {
 /// What is true of a shape during a step.
 #[derive(Clone, Default)]
 struct About {
-    shape: i64,
+    shape: Option<i64>,
     colour: i64,
     event: i64,
     area: [f32; 4],
@@ -235,7 +241,7 @@ impl About {
         let colour = Colour::ALL.iter().min_by_key(near)?;
         let (first, now) = (states[0], states[shown]);
         Some(Self {
-            shape: scene.objects[object].look.shape as i64,
+            shape: scene.objects[object].look.shape().map(|s| s as i64),
             colour: *colour as i64,
             event: happens.map_or(0, |e| 1 + e.kind as i64),
             area: [area.x0, area.y0, area.x1, area.y1].map(|v| v / side),
@@ -283,7 +289,7 @@ mod tests {
                     let objects = &clip.scene.objects;
                     let named = objects
                         .iter()
-                        .position(|o| o.look.shape as i64 == labels.shape[at]);
+                        .position(|o| o.look.shape().map(|s| s as i64) == Some(labels.shape[at]));
                     assert!(named.is_some());
                     // The box reaches into the cell in one of the frames of the step.
                     let [x0, y0, x1, y1] = labels.area[at];
@@ -295,6 +301,20 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn outlines_without_a_name_have_no_label() {
+        let config = WorldConfig {
+            irregular: 1.0,
+            ..WorldConfig::default()
+        };
+        let clip = World::new(config, 4).unwrap().clip(Split::Train, 0);
+        let labels = PatchLabels::new(&clip, &clip.scene.render_all(), 2, 16);
+        assert!(labels.about.contains(&1.0));
+        assert!(labels.named.iter().all(|n| *n == 0.0));
+        let (_, named) = clips();
+        assert!(named.iter().all(|l| l.named == l.about));
     }
 
     #[test]

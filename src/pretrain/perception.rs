@@ -1,7 +1,6 @@
 //! The vision encoder learns what its tokens show, and the connector to pass it on.
 
 use burn::module::Module;
-use burn::optim::{AdamWConfig, GradientsParams};
 use burn::tensor::{Device, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 use tpo_data::ImageTransform;
@@ -9,7 +8,7 @@ use tpo_data::synthetic::{Clip, RenderedFrame, RowsConfig, Split, World};
 use tpo_vision::{QFormerConnector, VideoEncoder};
 
 use super::patches::{PatchHead, PatchLabels};
-use super::{Heard, Schedule, Told, learning};
+use super::{Heard, Mover, Schedule, Told, learning};
 use crate::config::TpoConfig;
 use crate::error::{Error, Result};
 
@@ -23,6 +22,9 @@ pub struct PerceptionPretraining {
     pub clips: usize,
     /// Seed of the world; the clips are those of its training split.
     pub world: u64,
+    /// Share of the clips whose outlines have no name ([`RowsConfig::irregular`]), 0–1.
+    #[serde(default)]
+    pub irregular: f64,
 }
 
 /// What turns frames into visual tokens of the language model.
@@ -65,7 +67,7 @@ pub fn pretrain_perception(
     device: &Device,
     heard: &mut Heard<'_, Perception>,
 ) -> Result<Perception> {
-    let world = world_for(config, options.world)?;
+    let world = world_for(config, options)?;
     let (vision, queries) = (&config.vision, config.connector.qformer.n_query());
     let cells = (vision.img_size / vision.patch_size).pow(2);
     let times = config.input.frames / vision.tubelet_size;
@@ -85,9 +87,7 @@ pub fn pretrain_perception(
         of_queries: PatchHead::new(d_llm, cells, times / groups, device),
     });
     let schedule = &options.schedule;
-    let mut optimizer = AdamWConfig::new()
-        .with_weight_decay(schedule.weight_decay as f32)
-        .init();
+    let mut mover = Mover::new(&reader, schedule)?;
     for step in 0..schedule.steps {
         let first = step * options.clips as u64;
         let clips = (first..first + options.clips as u64).map(|i| world.clip(Split::Train, i));
@@ -98,8 +98,7 @@ pub fn pretrain_perception(
         let (of_queries, passed) = reader.of_queries.loss(visual, &labels);
         let loss = of_tokens + of_queries;
         let value = f64::from(loss.clone().inner().into_scalar::<f32>());
-        let grads = GradientsParams::from_grads(loss.backward(), &reader);
-        reader = optimizer.step(schedule.rate(step), reader, grads);
+        reader = mover.step(step, reader, &loss)?;
         let told = Told {
             step: step + 1,
             steps: schedule.steps,
@@ -124,8 +123,11 @@ pub fn pretrain_perception(
 }
 
 /// The world whose clips are as long and as large as the encoder reads them.
-fn world_for(config: &TpoConfig, seed: u64) -> Result<World> {
-    let rows = RowsConfig::new([], 1, seed);
+fn world_for(config: &TpoConfig, options: &PerceptionPretraining) -> Result<World> {
+    let rows = RowsConfig {
+        irregular: Some(options.irregular),
+        ..RowsConfig::new([], 1, options.world)
+    };
     let world = rows.world(config.input.frames, config.input.size);
     if world.side != config.input.size || world.frames != config.input.frames {
         return Err(Error::Config {
@@ -135,7 +137,7 @@ fn world_for(config: &TpoConfig, seed: u64) -> Result<World> {
             ),
         });
     }
-    Ok(World::new(world, seed)?)
+    Ok(World::new(world, options.world)?)
 }
 
 /// Clips as the encoder reads them, and what their tokens show.

@@ -59,7 +59,7 @@ fn training_never_shows_what_is_held_out() {
                 assert!(!o.look.is_held_out());
             }
             for e in &clip.scene.events {
-                let shape = clip.scene.objects[e.object].look.shape;
+                let shape = clip.scene.objects[e.object].look.shape().unwrap();
                 assert!(!is_held_out_event(e.kind, shape));
                 if let Some(becomes) = e.becomes {
                     assert!(!is_held_out_look(shape, becomes));
@@ -92,7 +92,7 @@ fn training_never_shows_what_is_held_out() {
         let event = scene
             .events
             .iter()
-            .any(|e| is_held_out_event(e.kind, scene.objects[e.object].look.shape));
+            .any(|e| is_held_out_event(e.kind, scene.objects[e.object].look.shape().unwrap()));
         new += (look || event) as usize;
     }
     assert_eq!(new, 400);
@@ -120,7 +120,7 @@ fn grey_clips_have_no_colour_and_name_none() {
         }
         grey += 1;
         for (i, look) in looks.iter().enumerate() {
-            assert!(looks[..i].iter().all(|l| l.shape != look.shape));
+            assert!(looks[..i].iter().all(|l| l.outline != look.outline));
             // Every pixel of it can be told from the background, which is 60 to 149.
             for (state, frame) in clip.scene.objects[i].states.iter().zip(&frames) {
                 assert!(state.colour[0] < 40 || state.colour[0] >= 190);
@@ -175,11 +175,11 @@ fn clips_of_one_outline_differ_in_colour() {
                 .map(|o| o.look)
                 .collect();
             for (i, look) in looks.iter().enumerate() {
-                let same = |l: &Look| (l.shape, l.colour) == (look.shape, look.colour);
+                let same = |l: &Look| (l.outline, l.colour) == (look.outline, look.colour);
                 assert!(!looks[..i].iter().any(same));
                 assert!(split == Split::HeldOut || !look.is_held_out());
             }
-            alike += usize::from(looks.iter().all(|l| l.shape == looks[0].shape));
+            alike += usize::from(looks.iter().all(|l| l.outline == looks[0].outline));
         }
         // A few clips are alike by chance.
         assert!((80..125).contains(&alike), "{split:?} {alike}");
@@ -192,8 +192,12 @@ fn clips_of_one_outline_differ_in_colour() {
         ..WorldConfig::default()
     };
     let clip = World::new(crowded, 3).unwrap().clip(Split::Train, 0);
-    let first = clip.scene.objects[0].look.shape;
-    let of_it = clip.scene.objects.iter().filter(|o| o.look.shape == first);
+    let first = clip.scene.objects[0].look.outline;
+    let of_it = clip
+        .scene
+        .objects
+        .iter()
+        .filter(|o| o.look.outline == first);
     assert!((6..=7).contains(&of_it.count()));
     let wrong = WorldConfig {
         one_outline: 1.5,
@@ -201,6 +205,56 @@ fn clips_of_one_outline_differ_in_colour() {
     };
     let error = World::new(wrong, 3).unwrap_err().to_string();
     assert!(error.contains("one_outline is 1.5"), "{error}");
+}
+
+#[test]
+fn irregular_outlines_are_called_by_their_colour_and_show_every_event() {
+    let config = WorldConfig {
+        irregular: 0.5,
+        ..WorldConfig::default()
+    };
+    let world = World::new(config, 3).unwrap();
+    let (mut irregular, mut kinds) = (0, BTreeSet::new());
+    for index in 0..200 {
+        let clip = world.clip(Split::Train, index);
+        let looks: Vec<_> = clip.scene.objects.iter().map(|o| o.look).collect();
+        let without = looks.iter().filter(|l| l.shape().is_none()).count();
+        assert!(without == 0 || without == looks.len());
+        if without == 0 {
+            continue;
+        }
+        irregular += 1;
+        kinds.extend(clip.scene.events.iter().map(|e| e.kind.name()));
+        let colours: BTreeSet<_> = looks.iter().map(|l| l.colour).collect();
+        assert_eq!(colours.len(), looks.len());
+        let frames = clip.scene.render_all();
+        let mut texts: Vec<String> = clip.caption(&frames).into_iter().collect();
+        for q in clip.questions(&frames) {
+            assert!(q.kind != QuestionKind::Attribute && q.kind != QuestionKind::ShapeOf);
+            // Outlines with a name are asked for, and there are none.
+            if matches!(q.kind, QuestionKind::Count | QuestionKind::Existence) {
+                let named = Shape::ALL.iter().any(|s| q.question.contains(s.name()));
+                assert!(!named || ["0", "no"].contains(&q.answer.as_str()), "{q:?}");
+            } else {
+                texts.extend([q.question, q.answer]);
+            }
+        }
+        texts.extend(clip.region_queries(&frames).into_iter().map(|q| q.question));
+        texts.extend(clip.temporal_queries().into_iter().map(|q| q.question));
+        texts.extend(clip.mask_queries(&frames).into_iter().map(|q| q.question));
+        for text in texts {
+            let named = |word: &str| Shape::ALL.iter().any(|s| s.name() == word);
+            assert!(!text.split([' ', '.', '?']).any(named), "{text}");
+        }
+        // A scene that was written is read again as it was.
+        let text = serde_json::to_string(&clip.scene).unwrap();
+        assert_eq!(serde_json::from_str::<Scene>(&text).unwrap(), clip.scene);
+    }
+    assert!((70..130).contains(&irregular), "{irregular}");
+    assert_eq!(kinds.len(), 7, "{kinds:?}");
+    for clip in (0..50).map(|i| world.clip(Split::HeldOut, i)) {
+        assert!(clip.scene.objects.iter().all(|o| o.look.shape().is_some()));
+    }
 }
 
 #[test]
@@ -214,7 +268,7 @@ fn clips_of_one_colour_differ_in_outline() {
         for index in 0..100 {
             let clip = world.clip(split, index);
             let looks: Vec<_> = clip.scene.objects.iter().map(|o| o.look).collect();
-            let outlines: BTreeSet<_> = looks.iter().map(|l| l.shape).collect();
+            let outlines: BTreeSet<_> = looks.iter().map(|l| l.shape()).collect();
             assert_eq!(outlines.len(), looks.len());
             assert!(looks.iter().all(|l| l.colour == looks[0].colour));
             assert!(split == Split::HeldOut || looks.iter().all(|l| !l.is_held_out()));
@@ -234,7 +288,7 @@ fn crossed_clips_need_outline_and_colour() {
         for index in 0..200 {
             let clip = world.clip(split, index);
             let looks: Vec<_> = clip.scene.objects.iter().map(|o| o.look).collect();
-            let outlines: BTreeSet<_> = looks.iter().map(|l| l.shape).collect();
+            let outlines: BTreeSet<_> = looks.iter().map(|l| l.shape()).collect();
             let colours: BTreeSet<_> = looks.iter().map(|l| l.colour).collect();
             assert!(split == Split::HeldOut || looks.iter().all(|l| !l.is_held_out()));
             match looks.len() {
@@ -246,7 +300,7 @@ fn crossed_clips_need_outline_and_colour() {
                 _ => assert_eq!((outlines.len(), colours.len()), (2, 2), "{looks:?}"),
             }
             for (i, look) in looks.iter().enumerate() {
-                let same = |l: &Look| (l.shape, l.colour) == (look.shape, look.colour);
+                let same = |l: &Look| (l.outline, l.colour) == (look.outline, look.colour);
                 assert!(!looks[..i].iter().any(same));
             }
         }

@@ -1,7 +1,10 @@
 //! What a shape looks like.
 
+use std::f64::consts::TAU;
+
 use serde::{Deserialize, Serialize};
 
+use super::draw::Draw;
 use super::split::is_held_out_look;
 
 macro_rules! named {
@@ -25,7 +28,7 @@ macro_rules! named {
 pub(crate) use named;
 
 named! {
-    /// Outline of a shape.
+    /// Outline that has a name.
     Shape {
         /// A disc.
         Circle = "circle",
@@ -86,11 +89,25 @@ named! {
     }
 }
 
+/// Outline of a shape.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Outline {
+    /// One that has a name.
+    Named(Shape),
+    /// A polygon that has none, drawn from a number ([`Outline::corners`]).
+    Irregular {
+        /// The number.
+        irregular: u32,
+    },
+}
+
 /// How a shape looks at the start of a clip.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Look {
     /// Outline.
-    pub shape: Shape,
+    #[serde(rename = "shape")]
+    pub outline: Outline,
     /// Colour; none in a grey clip.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub colour: Option<Colour>,
@@ -101,17 +118,27 @@ pub struct Look {
 }
 
 impl Look {
-    /// "red circle", in a grey clip "circle": what no other shape of the clip shares.
+    /// The outline, if it has a name.
+    pub fn shape(&self) -> Option<Shape> {
+        match self.outline {
+            Outline::Named(shape) => Some(shape),
+            Outline::Irregular { .. } => None,
+        }
+    }
+
+    /// "red circle", in a grey clip "circle", "red shape" where the outline has no name: what no other
+    /// shape of the clip shares.
     pub fn phrase(&self) -> String {
+        let shape = self.shape().map_or("shape", Shape::name);
         match self.colour {
-            Some(colour) => format!("{} {}", colour.name(), self.shape.name()),
-            None => self.shape.name().to_string(),
+            Some(colour) => format!("{} {shape}", colour.name()),
+            None => shape.to_string(),
         }
     }
 
     /// Whether it is kept out of training.
     pub fn is_held_out(&self) -> bool {
-        self.colour.is_some_and(|c| is_held_out_look(self.shape, c))
+        matches!((self.shape(), self.colour), (Some(s), Some(c)) if is_held_out_look(s, c))
     }
 }
 
@@ -159,11 +186,62 @@ impl Shape {
             Self::Star => star(u, v),
         }
     }
+}
+
+impl Outline {
+    /// Whether a point, in units of the radius from the centre, belongs to the shape.
+    pub fn contains(self, u: f64, v: f64) -> bool {
+        let irregular = match self {
+            Self::Named(shape) => return shape.contains(u, v),
+            Self::Irregular { irregular } => irregular,
+        };
+        let corners = corners(irregular);
+        // The corners go once around the centre: the point lies between two of them.
+        let angle = v.atan2(u).rem_euclid(TAU);
+        let after = corners.iter().position(|c| c.0 > angle).unwrap_or(0);
+        let before = (after + corners.len() - 1) % corners.len();
+        let at = |i: usize| {
+            (
+                corners[i].1 * corners[i].0.cos(),
+                corners[i].1 * corners[i].0.sin(),
+            )
+        };
+        let ((ax, ay), (bx, by)) = (at(before), at(after));
+        // On the centre's side of the edge.
+        (bx - ax) * (v - ay) - (by - ay) * (u - ax) >= 0.0
+    }
+
+    /// Corners `(u, v)` of an irregular outline in units of the radius, once around the centre; `None`
+    /// where the outline has a name.
+    pub fn corners(self) -> Option<Vec<(f64, f64)>> {
+        match self {
+            Self::Named(_) => None,
+            Self::Irregular { irregular } => {
+                let corners = corners(irregular).into_iter();
+                Some(corners.map(|(t, r)| (r * t.cos(), r * t.sin())).collect())
+            }
+        }
+    }
 
     /// Whether turning the plain shape can be seen.
     pub fn shows_rotation(self) -> bool {
-        self != Self::Circle
+        self != Self::Named(Shape::Circle)
     }
+}
+
+/// Angle and distance of five to eight corners, by angle. No two neighbours are half a turn apart.
+fn corners(irregular: u32) -> Vec<(f64, f64)> {
+    let mut draw = Draw::of(&[u64::from(irregular), 5]);
+    let count = 5 + draw.below(4);
+    let sector = TAU / count as f64;
+    (0..count)
+        .map(|i| {
+            (
+                (i as f64 + draw.range(0.1, 0.9)) * sector,
+                draw.range(0.5, 1.0),
+            )
+        })
+        .collect()
 }
 
 /// A five-pointed star, inner radius 0.45, by the sector the point lies in.
@@ -171,7 +249,7 @@ fn star(u: f64, v: f64) -> bool {
     const INNER: f64 = 0.45;
     let radius = u.hypot(v);
     // Angle from the upward point, folded into half a point.
-    let sector = std::f64::consts::TAU / 5.0;
+    let sector = TAU / 5.0;
     let angle = (u.atan2(-v)).rem_euclid(sector);
     let angle = angle.min(sector - angle);
     // The edge runs from (1, angle 0) to (INNER, half a sector).

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::attributes::{Colour, Look, Texture, named};
+use super::split::is_held_out_event;
 
 named! {
     /// Kind of an event.
@@ -38,13 +39,18 @@ impl EventKind {
         }
     }
 
+    /// Whether it never happens to a shape of this look in training.
+    pub(crate) fn shuns(self, look: &Look) -> bool {
+        look.shape().is_some_and(|s| is_held_out_event(self, s))
+    }
+
     /// Whether a shape of this look can show it.
     pub(crate) fn suits(self, look: &Look) -> bool {
         match self {
             // A plain disc looks the same from every side.
             // Without a colour there is none to change.
             Self::ChangeColour => look.colour.is_some(),
-            Self::Spin => look.shape.shows_rotation() || look.texture == Texture::Striped,
+            Self::Spin => look.outline.shows_rotation() || look.texture == Texture::Striped,
             _ => true,
         }
     }

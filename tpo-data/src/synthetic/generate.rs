@@ -1,12 +1,12 @@
 //! Drawing a scene: looks, events, paths.
 
 use super::WorldConfig;
-use super::attributes::{Colour, Look, Shape, Size, Texture};
+use super::attributes::{Colour, Look, Outline, Shape, Size, Texture};
 use super::background::{Background, Pattern};
 use super::draw::Draw;
 use super::event::{Event, EventKind};
 use super::scene::{Object, Scene, State};
-use super::split::{Split, is_held_out_event, is_held_out_look};
+use super::split::{Split, is_held_out_look};
 
 /// Frames an event takes at 16 frames a clip; longer clips have longer events.
 const EVENT_SHARE: f64 = 0.25;
@@ -25,14 +25,21 @@ pub(crate) fn scene(config: &WorldConfig, split: Split, draw: &mut Draw) -> Scen
         (config.one_outline, Order::OneOutline),
         (config.one_colour, Order::OneColour),
         (config.crossed, Order::Crossed),
+        (config.irregular, Order::Irregular),
     ] {
+        // What is special about a held-out clip is the pair of a named outline.
+        let share = match (split, other) {
+            (Split::HeldOut, Order::Irregular) => 0.0,
+            _ => share,
+        };
         if share > 0.0 && !grey && order == Order::Any && draw.unit() < share {
             order = other;
         }
     }
-    let looks = match grey {
-        true => grey_looks(count, draw),
-        false => looks(count, split, special_look, order, draw),
+    let looks = match (grey, order) {
+        (true, _) => grey_looks(count, draw),
+        (false, Order::Irregular) => irregular_looks(count, draw),
+        (false, _) => looks(count, split, special_look, order, draw),
     };
     let plan = events(config, split, special_look, &looks, draw);
     let side = config.side as f64;
@@ -78,12 +85,28 @@ fn grey_looks(count: usize, draw: &mut Draw) -> Vec<Look> {
     draw.shuffle(&mut shapes);
     shapes.truncate(count);
     let mut look = |shape| Look {
-        shape,
+        outline: Outline::Named(shape),
         colour: None,
         size: draw.pick(Size::ALL),
         texture: texture(draw),
     };
     shapes.into_iter().map(&mut look).collect()
+}
+
+/// Looks of different colours whose outlines have no name.
+fn irregular_looks(count: usize, draw: &mut Draw) -> Vec<Look> {
+    let mut colours = Colour::ALL.to_vec();
+    draw.shuffle(&mut colours);
+    colours.truncate(count);
+    let mut look = |colour| Look {
+        outline: Outline::Irregular {
+            irregular: draw.next() as u32,
+        },
+        colour: Some(colour),
+        size: draw.pick(Size::ALL),
+        texture: texture(draw),
+    };
+    colours.into_iter().map(&mut look).collect()
 }
 
 fn texture(draw: &mut Draw) -> Texture {
@@ -102,6 +125,7 @@ enum Order {
     OneOutline,
     OneColour,
     Crossed,
+    Irregular,
 }
 
 /// Looks with different colour-and-shape phrases; at most one held-out combination, the first. They
@@ -120,7 +144,7 @@ fn looks(count: usize, split: Split, special: bool, order: Order, draw: &mut Dra
     }
     if let Some(&first) = known.first() {
         match order {
-            Order::Any => {}
+            Order::Any | Order::Irregular => {}
             Order::OneOutline => known.sort_by_key(|(shape, _)| *shape != first.0),
             Order::OneColour => known.sort_by_key(|(_, colour)| *colour != first.1),
             Order::Crossed => cross(first, &mut known),
@@ -130,7 +154,7 @@ fn looks(count: usize, split: Split, special: bool, order: Order, draw: &mut Dra
         .into_iter()
         .take(count)
         .map(|(shape, colour)| Look {
-            shape,
+            outline: Outline::Named(shape),
             colour: Some(colour),
             size: draw.pick(Size::ALL),
             texture: texture(draw),
@@ -192,15 +216,13 @@ fn events(
         let wants_held_out = split == Split::HeldOut && !special_look && n == 0;
         let fits = |kind: &EventKind| {
             kind.suits(look)
-                && is_held_out_event(*kind, look.shape) == wants_held_out
+                && kind.shuns(look) == wants_held_out
                 && (*kind != EventKind::Collide || free.len() > 1)
         };
         // A shape whose unseen event cannot be shown (a lone shape cannot collide) takes another.
         let Some(at) = kinds.iter().position(fits).or_else(|| {
             kinds.iter().position(|k| {
-                k.suits(look)
-                    && (*k != EventKind::Collide || free.len() > 1)
-                    && !is_held_out_event(*k, look.shape)
+                k.suits(look) && (*k != EventKind::Collide || free.len() > 1) && !k.shuns(look)
             })
         }) else {
             break;
@@ -211,7 +233,7 @@ fn events(
             // The partner is one the event may happen to as well.
             let at = free
                 .iter()
-                .position(|o| !is_held_out_event(kind, looks[*o].shape))
+                .position(|o| !kind.shuns(&looks[*o]))
                 .unwrap_or(0);
             free.remove(at)
         });
@@ -233,17 +255,18 @@ fn events(
 
 /// A colour that no shape of the clip has and that training may show on this shape.
 fn another_colour(looks: &[Look], look: &Look, draw: &mut Draw) -> Colour {
+    let known = |c: &Colour| !look.shape().is_some_and(|s| is_held_out_look(s, *c));
     let free: Vec<Colour> = Colour::ALL
         .iter()
         .copied()
-        .filter(|c| looks.iter().all(|l| l.colour != Some(*c)) && !is_held_out_look(look.shape, *c))
+        .filter(|c| looks.iter().all(|l| l.colour != Some(*c)) && known(c))
         .collect();
     if free.is_empty() {
         // Eight shapes of eight colours: any other one will do.
         let others: Vec<Colour> = Colour::ALL
             .iter()
             .copied()
-            .filter(|c| Some(*c) != look.colour && !is_held_out_look(look.shape, *c))
+            .filter(|c| Some(*c) != look.colour && known(c))
             .collect();
         return draw.pick(&others);
     }

@@ -32,7 +32,7 @@ mod scene;
 mod split;
 mod tasks;
 
-pub use attributes::{Colour, Look, Shape, Size, Texture};
+pub use attributes::{Colour, Look, Outline, Shape, Size, Texture};
 pub use background::{Background, Pattern};
 pub use event::{Event, EventKind};
 pub use export::ROWS_FILE;
@@ -82,6 +82,11 @@ pub struct WorldConfig {
     /// tells which of three or four shapes is meant.
     #[serde(skip_serializing_if = "is_zero")]
     pub crossed: f64,
+    /// Share of the remaining clips whose outlines have no name, 0–1: polygons of different colours,
+    /// called by those ("the red shape"). Anything may happen to them, so they show events apart from
+    /// the outlines that training pairs them with. Held-out clips have none.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub irregular: f64,
     /// Of every so many frames a model sees the middle one ([`FrameSampling::Middle`](crate::FrameSampling)):
     /// "at the start" and "at the end" mean the first and the last that it sees, and a blink is as
     /// slow. A divisor of `frames`.
@@ -113,6 +118,7 @@ impl Default for WorldConfig {
             one_outline: 0.0,
             one_colour: 0.0,
             crossed: 0.0,
+            irregular: 0.0,
             stride: 1,
         }
     }
@@ -166,6 +172,7 @@ impl WorldConfig {
             ("one_outline", self.one_outline),
             ("one_colour", self.one_colour),
             ("crossed", self.crossed),
+            ("irregular", self.irregular),
         ] {
             check(
                 (0.0..=1.0).contains(&share),

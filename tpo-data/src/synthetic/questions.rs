@@ -253,7 +253,7 @@ impl Asked<'_> {
         let words = ["How many shapes are there?", "Count the shapes."];
         self.ask(QuestionKind::Count, &words, "", numbers[objects], wrong);
         let shape = self.draw.pick(Shape::ALL);
-        let of = |o: &&super::Object| o.look.shape == shape;
+        let of = |o: &&super::Object| o.look.shape() == Some(shape);
         let count = self.clip.scene.objects.iter().filter(of).count();
         let plural = match shape {
             Shape::Cross => "crosses".to_string(),
@@ -300,7 +300,7 @@ impl Asked<'_> {
             .filter_map(|e| Some((e.object, e.becomes?)))
             .collect();
         if looks.iter().any(|l| l.colour.is_none()) {
-            let other = |s: &&Shape| looks.iter().all(|l| l.shape != **s);
+            let other = |s: &&Shape| looks.iter().all(|l| l.shape() != Some(**s));
             return self.shuffled(Shape::ALL.iter().filter(other).map(|s| s.name()));
         }
         let mut near = Vec::new();
@@ -312,15 +312,15 @@ impl Asked<'_> {
                 }
                 let same = looks
                     .iter()
-                    .any(|l| (l.shape, l.colour) == (shape, Some(colour)))
+                    .any(|l| (l.shape(), l.colour) == (Some(shape), Some(colour)))
                     || turned
                         .iter()
-                        .any(|(o, c)| looks[*o].shape == shape && *c == colour);
+                        .any(|(o, c)| looks[*o].shape() == Some(shape) && *c == colour);
                 if same {
                     continue;
                 }
                 let phrase = format!("{} {}", colour.name(), shape.name());
-                let known = looks.iter().any(|l| l.shape == shape)
+                let known = looks.iter().any(|l| l.shape() == Some(shape))
                     && looks.iter().any(|l| l.colour == Some(colour));
                 if known { &mut near } else { &mut far }.push(phrase);
             }
@@ -336,13 +336,15 @@ impl Asked<'_> {
         let scene = &self.clip.scene;
         let looks: Vec<_> = scene.objects.iter().map(|o| o.look).collect();
         for (i, look) in looks.iter().enumerate() {
-            let Some(colour) = look.colour else { continue };
+            let (Some(shape), Some(colour)) = (look.shape(), look.colour) else {
+                continue;
+            };
             if frames[self.clip.first_seen()].visible(i) < MIN_VISIBLE {
                 continue;
             }
             let alone =
                 |same: &dyn Fn(usize) -> bool| (0..looks.len()).filter(|o| same(*o)).count() == 1;
-            if alone(&|o| looks[o].shape == look.shape) {
+            if alone(&|o| looks[o].shape() == Some(shape)) {
                 let words = [
                     "What colour is the {it} at the start?",
                     "At the start, which colour has the {it}?",
@@ -351,7 +353,7 @@ impl Asked<'_> {
                 self.ask(
                     QuestionKind::Attribute,
                     &words,
-                    look.shape.name(),
+                    shape.name(),
                     colour.name(),
                     wrong,
                 );
@@ -372,7 +374,7 @@ impl Asked<'_> {
                     QuestionKind::ShapeOf,
                     &words,
                     colour.name(),
-                    look.shape.name(),
+                    shape.name(),
                     wrong,
                 );
             }

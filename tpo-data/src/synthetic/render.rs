@@ -108,7 +108,7 @@ impl RenderedFrame {
                 let (dx, dy) = (x as f64 + 0.5 - state.x, y as f64 + 0.5 - state.y);
                 let u = (dx * cos + dy * sin) / state.radius;
                 let v = (dy * cos - dx * sin) / state.radius;
-                if !object.look.shape.contains(u, v) {
+                if !object.look.outline.contains(u, v) {
                     continue;
                 }
                 let at = y * self.side + x;
@@ -139,12 +139,15 @@ fn is_dark(texture: Texture, u: f64, v: f64) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Shape, Split, World, WorldConfig};
+    use super::super::{Outline, Shape, Split, World, WorldConfig};
     use super::*;
 
     /// Corners in units of the radius; `None` for the disc.
-    fn corners(shape: Shape) -> Option<Vec<(f64, f64)>> {
+    fn corners(outline: Outline) -> Option<Vec<(f64, f64)>> {
         let third = 3f64.sqrt() / 2.0;
+        let Outline::Named(shape) = outline else {
+            return outline.corners();
+        };
         Some(match shape {
             Shape::Circle => return None,
             Shape::Square => vec![(-0.85, -0.85), (0.85, -0.85), (0.85, 0.85), (-0.85, 0.85)],
@@ -179,8 +182,8 @@ mod tests {
 
     /// Even-odd rule over the edges, in pixel space: another way to the same area. Distances
     /// below a thousandth of a pixel are on the edge and may fall either way.
-    fn inside(shape: Shape, s: &State, x: f64, y: f64) -> Option<bool> {
-        let Some(points) = corners(shape) else {
+    fn inside(outline: Outline, s: &State, x: f64, y: f64) -> Option<bool> {
+        let Some(points) = corners(outline) else {
             let r = (x - s.x).hypot(y - s.y) - s.radius;
             return (r.abs() > 1e-3).then_some(r < 0.0);
         };
@@ -212,15 +215,21 @@ mod tests {
 
     #[test]
     fn masks_equal_another_rasterisation() {
-        let config = WorldConfig {
+        let named = WorldConfig {
             side: 48,
             camera_shake: 0.5,
             ..WorldConfig::default()
         };
-        let world = World::new(config, 11).unwrap();
+        let irregular = WorldConfig {
+            irregular: 1.0,
+            ..named.clone()
+        };
+        let named = World::new(named, 11).unwrap();
+        let irregular = World::new(irregular, 11).unwrap();
         let mut compared = 0;
-        for index in 0..12 {
-            let scene = world.clip(Split::HeldOut, index).scene;
+        let clips = (0..12).map(|i| (i, named.clip(Split::HeldOut, i)));
+        for (index, clip) in clips.chain((0..12).map(|i| (i, irregular.clip(Split::Train, i)))) {
+            let scene = clip.scene;
             for frame in 0..scene.frames {
                 let picture = scene.render(frame);
                 let (right, down) = scene.camera[frame];
@@ -233,7 +242,7 @@ mod tests {
                             if !s.visible {
                                 continue;
                             }
-                            match inside(object.look.shape, s, at.0, at.1) {
+                            match inside(object.look.outline, s, at.0, at.1) {
                                 Some(true) => owner = Some(i + 1),
                                 Some(false) => {}
                                 None => owner = None,
@@ -248,6 +257,6 @@ mod tests {
                 }
             }
         }
-        assert!(compared > 12 * 16 * 48 * 48 * 9 / 10, "{compared}");
+        assert!(compared > 24 * 16 * 48 * 48 * 9 / 10, "{compared}");
     }
 }

@@ -105,6 +105,10 @@ pub struct RowsConfig {
     /// ([`WorldConfig::crossed`]); absent: 0.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub crossed: Option<f64>,
+    /// Share of the remaining clips whose outlines have no name, 0–1 ([`WorldConfig::irregular`]);
+    /// absent: 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub irregular: Option<f64>,
     /// Kinds of the chat questions; empty: all.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub kinds: Vec<QuestionKind>,
@@ -138,6 +142,7 @@ impl RowsConfig {
             one_outline: None,
             one_colour: None,
             crossed: None,
+            irregular: None,
             kinds: Vec::new(),
         }
     }
@@ -167,6 +172,7 @@ impl RowsConfig {
             one_outline: self.one_outline.unwrap_or(plain.one_outline),
             one_colour: self.one_colour.unwrap_or(plain.one_colour),
             crossed: self.crossed.unwrap_or(plain.crossed),
+            irregular: self.irregular.unwrap_or(plain.irregular),
         }
     }
 
