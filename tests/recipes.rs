@@ -51,7 +51,14 @@ fn the_papers_recipes_are_the_preset() {
 #[test]
 fn the_mini_models_recipes_fit_it() {
     let files = [
-        "dialogue", "stages", "more", "binding", "further", "last", "end",
+        "dialogue",
+        "stages",
+        "more",
+        "binding",
+        "further",
+        "last",
+        "end",
+        "irregular",
     ];
     let sizes = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/mini");
     let script = std::fs::read_to_string(path("mini/train.sh")).unwrap();

@@ -25,6 +25,8 @@ run pretrain -- --model runs/mini-more-model --parts masks --image-steps 0 --mas
 run train -- recipes/mini/binding.toml seed="$((SEED + 42))" stages.everything.seed="$((SEED + 42))"
 run train -- --stop-after 1250 recipes/mini/further.toml seed="$((SEED + 43))"
 run train -- recipes/mini/last.toml seed="$((SEED + 44))"
-run train -- recipes/mini/end.toml seed="$((SEED + 47))" --export runs/mini-model --half
+run train -- recipes/mini/end.toml seed="$((SEED + 47))" --export runs/mini-end-model --half
+# Events apart from outlines.
+run train -- recipes/mini/irregular.toml seed="$((SEED + 60))" --export runs/mini-model --half
 # How good it is on what training never showed.
 run evaluate -- --model runs/mini-model --synthetic 200 --out runs/mini-model-held-out
