@@ -124,7 +124,7 @@ pub enum Rows {
     /// Of a JSONL file.
     File(Dataset),
     /// Drawn when they are asked for.
-    World(WorldRows),
+    World(Box<WorldRows>),
 }
 
 /// A source that is open.
@@ -170,7 +170,7 @@ impl Source {
                 let group = world_group(&world.tasks, options.group_by);
                 world.rows = world.rows.min(config.limit.unwrap_or(u64::MAX));
                 let rows = WorldRows::new(world, options.frames, options.side)?;
-                (Rows::World(rows), group)
+                (Rows::World(Box::new(rows)), group)
             }
             (Some(_), Some(_)) => return Err(invalid("it is both a file and a world")),
             (None, None) => return Err(invalid("it needs a `path` or a `world`")),
