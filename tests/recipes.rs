@@ -50,7 +50,7 @@ fn the_papers_recipes_are_the_preset() {
 /// Groups and data of the mini model's recipes fit its sizes.
 #[test]
 fn the_mini_models_recipes_fit_it() {
-    let files = [
+    let long = [
         "dialogue",
         "stages",
         "more",
@@ -61,21 +61,26 @@ fn the_mini_models_recipes_fit_it() {
         "irregular",
     ];
     let sizes = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/mini");
-    let script = std::fs::read_to_string(path("mini/train.sh")).unwrap();
-    for file in files {
-        let name = format!("mini/{file}.toml");
-        assert!(script.contains(&format!("recipes/{name}")), "{name}");
-        let change = format!("model.directory={}", sizes.display());
-        let recipe = Recipe::open(path(&name), &[change]).unwrap_or_else(|e| panic!("{e}"));
-        let told = explain(&recipe).unwrap_or_else(|e| panic!("{name}: {e}"));
-        assert!(told.stages.iter().all(|s| s.steps.is_some()), "{told}");
+    for (folder, files) in [
+        ("mini", &long[..]),
+        ("mini-short", &["dialogue", "stages"][..]),
+    ] {
+        let script = std::fs::read_to_string(path(folder).join("train.sh")).unwrap();
+        for file in files {
+            let name = format!("{folder}/{file}.toml");
+            assert!(script.contains(&format!("recipes/{name}")), "{name}");
+            let change = format!("model.directory={}", sizes.display());
+            let recipe = Recipe::open(path(&name), &[change]).unwrap_or_else(|e| panic!("{e}"));
+            let told = explain(&recipe).unwrap_or_else(|e| panic!("{name}: {e}"));
+            assert!(told.stages.iter().all(|s| s.steps.is_some()), "{told}");
+        }
+        let there = std::fs::read_dir(path(folder)).unwrap();
+        let there = there.filter(|f| {
+            let name = f.as_ref().unwrap().file_name();
+            name.to_string_lossy().ends_with(".toml")
+        });
+        assert_eq!(there.count(), files.len());
     }
-    let there = std::fs::read_dir(path("mini")).unwrap();
-    let there = there.filter(|f| {
-        let name = f.as_ref().unwrap().file_name();
-        name.to_string_lossy().ends_with(".toml")
-    });
-    assert_eq!(there.count(), files.len());
 }
 
 #[test]
