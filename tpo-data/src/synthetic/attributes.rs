@@ -95,7 +95,7 @@ named! {
 pub enum Outline {
     /// One that has a name.
     Named(Shape),
-    /// A polygon that has none, drawn from a number ([`Outline::corners`]).
+    /// A polygon that has none, drawn from a number.
     Irregular {
         /// The number.
         irregular: u32,
@@ -189,37 +189,11 @@ impl Shape {
 }
 
 impl Outline {
-    /// Whether a point, in units of the radius from the centre, belongs to the shape.
-    pub fn contains(self, u: f64, v: f64) -> bool {
-        let irregular = match self {
-            Self::Named(shape) => return shape.contains(u, v),
-            Self::Irregular { irregular } => irregular,
-        };
-        let corners = corners(irregular);
-        // The corners go once around the centre: the point lies between two of them.
-        let angle = v.atan2(u).rem_euclid(TAU);
-        let after = corners.iter().position(|c| c.0 > angle).unwrap_or(0);
-        let before = (after + corners.len() - 1) % corners.len();
-        let at = |i: usize| {
-            (
-                corners[i].1 * corners[i].0.cos(),
-                corners[i].1 * corners[i].0.sin(),
-            )
-        };
-        let ((ax, ay), (bx, by)) = (at(before), at(after));
-        // On the centre's side of the edge.
-        (bx - ax) * (v - ay) - (by - ay) * (u - ax) >= 0.0
-    }
-
-    /// Corners `(u, v)` of an irregular outline in units of the radius, once around the centre; `None`
-    /// where the outline has a name.
-    pub fn corners(self) -> Option<Vec<(f64, f64)>> {
+    /// What it takes to tell which points belong to the outline.
+    pub(crate) fn contour(self) -> Contour {
         match self {
-            Self::Named(_) => None,
-            Self::Irregular { irregular } => {
-                let corners = corners(irregular).into_iter();
-                Some(corners.map(|(t, r)| (r * t.cos(), r * t.sin())).collect())
-            }
+            Self::Named(shape) => Contour::Named(shape),
+            Self::Irregular { irregular } => Contour::Polygon(corners(irregular)),
         }
     }
 
@@ -229,17 +203,52 @@ impl Outline {
     }
 }
 
-/// Angle and distance of five to eight corners, by angle. No two neighbours are half a turn apart.
-fn corners(irregular: u32) -> Vec<(f64, f64)> {
+/// An outline with its corners worked out, once for all pixels.
+#[derive(Debug)]
+pub(crate) enum Contour {
+    Named(Shape),
+    /// Once around the centre.
+    Polygon(Vec<Corner>),
+}
+
+/// A corner of an irregular outline in units of the radius.
+#[derive(Debug)]
+pub(crate) struct Corner {
+    angle: f64,
+    pub(crate) u: f64,
+    pub(crate) v: f64,
+}
+
+impl Contour {
+    /// Whether a point, in units of the radius from the centre, belongs to the shape.
+    pub(crate) fn contains(&self, u: f64, v: f64) -> bool {
+        let corners = match self {
+            Self::Named(shape) => return shape.contains(u, v),
+            Self::Polygon(corners) => corners,
+        };
+        // The point lies between two corners, seen from the centre, and on the centre's side of the edge.
+        let angle = v.atan2(u).rem_euclid(TAU);
+        let after = corners.iter().position(|c| c.angle > angle).unwrap_or(0);
+        let before = (after + corners.len() - 1) % corners.len();
+        let (a, b) = (&corners[before], &corners[after]);
+        (b.u - a.u) * (v - a.v) - (b.v - a.v) * (u - a.u) >= 0.0
+    }
+}
+
+/// Five to eight corners by angle. No two neighbours are half a turn apart.
+fn corners(irregular: u32) -> Vec<Corner> {
     let mut draw = Draw::of(&[u64::from(irregular), 5]);
     let count = 5 + draw.below(4);
     let sector = TAU / count as f64;
     (0..count)
         .map(|i| {
-            (
-                (i as f64 + draw.range(0.1, 0.9)) * sector,
-                draw.range(0.5, 1.0),
-            )
+            let angle = (i as f64 + draw.range(0.1, 0.9)) * sector;
+            let distance = draw.range(0.5, 1.0);
+            Corner {
+                angle,
+                u: distance * angle.cos(),
+                v: distance * angle.sin(),
+            }
         })
         .collect()
 }

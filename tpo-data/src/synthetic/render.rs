@@ -103,12 +103,13 @@ impl RenderedFrame {
             low..=high
         };
         let (sin, cos) = state.angle.sin_cos();
+        let contour = object.look.outline.contour();
         for y in bounds(state.y) {
             for x in bounds(state.x) {
                 let (dx, dy) = (x as f64 + 0.5 - state.x, y as f64 + 0.5 - state.y);
                 let u = (dx * cos + dy * sin) / state.radius;
                 let v = (dy * cos - dx * sin) / state.radius;
-                if !object.look.outline.contains(u, v) {
+                if !contour.contains(u, v) {
                     continue;
                 }
                 let at = y * self.side + x;
@@ -139,14 +140,16 @@ fn is_dark(texture: Texture, u: f64, v: f64) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::attributes::Contour;
     use super::super::{Outline, Shape, Split, World, WorldConfig};
     use super::*;
 
     /// Corners in units of the radius; `None` for the disc.
     fn corners(outline: Outline) -> Option<Vec<(f64, f64)>> {
         let third = 3f64.sqrt() / 2.0;
-        let Outline::Named(shape) = outline else {
-            return outline.corners();
+        let shape = match outline.contour() {
+            Contour::Named(shape) => shape,
+            Contour::Polygon(corners) => return Some(corners.iter().map(|c| (c.u, c.v)).collect()),
         };
         Some(match shape {
             Shape::Circle => return None,
