@@ -20,7 +20,7 @@ use tpo::draw::{
 };
 use tpo::prelude::*;
 use tpo::sheet::{Strip, contact_sheet};
-use tpo::{Media, Reply, presets};
+use tpo::{Answer, Event, Media, Reply, presets};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -125,11 +125,8 @@ fn run(args: &Args) -> Outcome<()> {
     let mut animation = None;
     for (number, asked) in asked.iter().enumerate() {
         session.clear_history();
-        let reply = session
-            .ask(Question::new(&asked.question))?
-            .collect_reply()?;
+        let (reply, said) = listen(session.ask(Question::new(&asked.question))?)?;
         println!("\n{}  {}", number + 1, asked.question);
-        let said = said(&reply);
         println!("   model  {said}");
         let mut caption = vec![asked.question.clone(), format!("model: {said}")];
         if let Some((truth, score)) = asked.truth.compare(&reply)? {
@@ -232,32 +229,45 @@ fn task<T: Clone + 'static>(reply: &Reply) -> Option<T> {
     reply.tasks.iter().find_map(|t| t.get::<T>().cloned())
 }
 
-/// The answer in one line.
-fn said(reply: &Reply) -> String {
-    let text = reply.text.trim();
-    let mut parts = Vec::new();
-    if !text.is_empty() {
-        parts.push(format!("\"{text}\""));
+/// The answer, and the same in one line that has every prediction at its place in the sentence.
+fn listen(answer: Answer<'_>) -> Outcome<(Reply, String)> {
+    let mut reply = Reply::default();
+    let mut said = String::new();
+    for event in answer {
+        match event? {
+            Event::Text(text) => {
+                said.push_str(&text);
+                reply.text.push_str(&text);
+            }
+            Event::Task(output) => {
+                said.push_str(&in_words(&output));
+                reply.tasks.push(output);
+            }
+            Event::NoHead(name) => {
+                said.push_str(&format!("(no {name} head)"));
+                reply.without_head.push(name);
+            }
+        }
     }
-    if let Some(found) = task::<RegionPrediction>(reply) {
-        parts.push(area_text(&found.normalised));
-    }
-    if let Some(best) = task::<TemporalPrediction>(reply).and_then(|p| p.best().cloned()) {
-        parts.push(span_text(&best.span));
-    }
-    if let Some(found) = task::<MaskPrediction>(reply) {
-        parts.push(format!(
-            "visible in {} of {} frames",
-            found.visible(),
-            found.frames.len()
-        ));
-    }
-    for name in &reply.without_head {
-        parts.push(format!("(no {name} head)"));
-    }
-    match parts.is_empty() {
-        true => "(nothing)".into(),
-        false => parts.join("  "),
+    let said = match said.trim() {
+        "" => "(nothing)".into(),
+        // Words and nothing else are compared letter by letter with what is true.
+        text if reply.tasks.is_empty() => format!("\"{text}\""),
+        text => text.into(),
+    };
+    Ok((reply, said))
+}
+
+fn in_words(output: &TaskOutput) -> String {
+    if let Some(found) = output.get::<RegionPrediction>() {
+        area_text(&found.normalised)
+    } else if let Some(best) = output.get::<TemporalPrediction>().and_then(|p| p.best()) {
+        span_text(&best.span)
+    } else if let Some(found) = output.get::<MaskPrediction>() {
+        let frames = found.frames.len();
+        format!("visible in {} of {frames} frames", found.visible())
+    } else {
+        format!("({}: nothing found)", output.task)
     }
 }
 
