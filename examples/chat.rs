@@ -132,6 +132,7 @@ fn parse_span(text: &str) -> std::result::Result<TimeSpan, String> {
 }
 
 fn main() {
+    sigpipe::reset();
     if let Err(e) = run(Args::parse()) {
         eprintln!("error: {e}");
         std::process::exit(1);

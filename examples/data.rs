@@ -164,6 +164,7 @@ struct Convert {
 }
 
 fn main() -> ExitCode {
+    sigpipe::reset();
     let done = match Cli::parse().command {
         Command::Validate(args) => validate(&args),
         Command::Preview(args) => preview(&args),

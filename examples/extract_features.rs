@@ -88,6 +88,7 @@ enum Preset {
 }
 
 fn main() {
+    sigpipe::reset();
     let args = Args::parse();
     match run(&args) {
         Ok(true) => {}

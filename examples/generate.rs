@@ -72,6 +72,7 @@ enum Dtype {
 }
 
 fn main() {
+    sigpipe::reset();
     if let Err(e) = run(Args::parse()) {
         eprintln!("error: {e}");
         std::process::exit(1);

@@ -53,6 +53,7 @@ enum Layout {
 }
 
 fn main() -> ExitCode {
+    sigpipe::reset();
     let args = Args::parse();
     let done = if args.write_sparse {
         write(&args.checkpoint, args.manifest.as_deref())

@@ -42,6 +42,7 @@ struct Args {
 }
 
 fn main() -> ExitCode {
+    sigpipe::reset();
     match run(&Args::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -72,6 +72,7 @@ Words it knows: circle square triangle star cross diamond; red green blue yellow
 white; blink grow spin change colour stop leave and return collide; at the start, at the end.";
 
 fn main() -> ExitCode {
+    sigpipe::reset();
     match run(&Args::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

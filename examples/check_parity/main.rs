@@ -49,6 +49,7 @@ struct Args {
 }
 
 fn main() -> ExitCode {
+    sigpipe::reset();
     let args = Args::parse();
     let device = match args.device.open() {
         Ok(device) => device,

@@ -75,6 +75,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    sigpipe::reset();
     match act(Args::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -265,6 +265,7 @@ fn score(args: &Args) -> Result<(Format, Outcome), Failure> {
 }
 
 fn main() -> ExitCode {
+    sigpipe::reset();
     let args = Args::parse();
     if args.run.has_model() {
         let ignored = args.without_model();

@@ -1,27 +1,38 @@
 //! Writes the frames a model would see as PNG files.
 //!
-//! ```text
-//! cargo run --release -p tpo-data --example frames -- VIDEO OUT_DIR [SAMPLING] [NUM_FRAMES]
-//! ```
-//! SAMPLING is `middle` (default), `rand:SEED` or `fpsX`.
+//! `cargo run --release -p tpo-data --example frames -- VIDEO OUT_DIR`
 
 use std::path::PathBuf;
 
+use clap::Parser;
 use tpo_data::{ClipConfig, MediaLimits, open_video, select_frames};
 
+/// Write the frames a model would see as PNG files.
+#[derive(Parser)]
+#[command(version)]
+struct Args {
+    /// Video, or image.
+    video: PathBuf,
+    /// Folder for the pictures.
+    out: PathBuf,
+    /// Which frames: `middle` of equal parts, `rand:SEED`, or `fps` and a number of frames a second.
+    #[arg(default_value = "middle")]
+    sampling: String,
+    /// How many; without it, as many as the model reads.
+    num_frames: Option<usize>,
+}
+
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let args: Vec<String> = std::env::args().skip(1).collect();
-    let (Some(video), Some(out)) = (args.first(), args.get(1)) else {
-        return Err("usage: frames VIDEO OUT_DIR [SAMPLING] [NUM_FRAMES]".into());
+    sigpipe::reset();
+    let args = Args::parse();
+    let mut config = ClipConfig {
+        sampling: args.sampling.parse()?,
+        ..ClipConfig::default()
     };
-    let mut config = ClipConfig::default();
-    if let Some(sampling) = args.get(2) {
-        config.sampling = sampling.parse()?;
+    if let Some(n) = args.num_frames {
+        config.num_frames = n;
     }
-    if let Some(n) = args.get(3) {
-        config.num_frames = n.parse()?;
-    }
-    let reader = open_video(video, &MediaLimits::default())?;
+    let reader = open_video(&args.video, &MediaLimits::default())?;
     let info = reader.info();
     println!(
         "{}x{}, {} frames, {:.3} fps, {:.2} s, {}, rotated by {} degrees",
@@ -33,7 +44,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         info.codec,
         info.rotation.degrees()
     );
-    let out = PathBuf::from(out);
+    let out = args.out;
     std::fs::create_dir_all(&out)?;
     reader.visit_frames(&select_frames(info, &config)?, &|index, frame| {
         let path = out.join(format!("frame_{index:06}.png"));

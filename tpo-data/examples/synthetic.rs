@@ -1,14 +1,11 @@
-//! Draws clips of the synthetic world: a sheet of frames with the true boxes, an animation, and
-//! everything that is known about each clip on the terminal.
+//! Draws clips of the synthetic world, or exports them as a data set.
 //!
-//! `cargo run --release -p tpo-data --example synthetic -- OUT_DIR [train|validation|held_out] [COUNT]`
-//!
-//! With `export` in front, clips and everything that is asked about them are written as a data set:
-//! PNG frames and a JSONL file that `data validate` and recipes read.
+//! `cargo run --release -p tpo-data --example synthetic -- OUT_DIR`
 
 use std::error::Error;
 use std::path::PathBuf;
 
+use clap::{Parser, Subcommand};
 use image::codecs::gif::{GifEncoder, Repeat};
 use image::{Delay, Rgb, RgbImage, RgbaImage, imageops};
 use tpo_data::synthetic::{
@@ -17,20 +14,66 @@ use tpo_data::synthetic::{
 
 const SCALE: u32 = 2;
 
+/// Draw clips of the synthetic world: a sheet of frames with the true boxes, an animation, and
+/// everything that is known about each clip on the terminal.
+///
+/// With `export` in front, clips and everything that is asked about them are written as a data set:
+/// PNG frames and a JSONL file that `data validate` and recipes read.
+#[derive(Parser)]
+#[command(
+    version,
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true
+)]
+struct Args {
+    #[command(subcommand)]
+    export: Option<Command>,
+    #[command(flatten)]
+    clips: Option<Clips>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Write a data set.
+    Export(Clips),
+}
+
+#[derive(clap::Args)]
+struct Clips {
+    /// Folder for what is written.
+    out: PathBuf,
+    /// Part of the world: train, validation, or held_out, whose combinations never occur in the others.
+    #[arg(default_value = "train", value_parser = split)]
+    split: Split,
+    /// How many clips.
+    #[arg(default_value_t = 4)]
+    count: u64,
+}
+
+fn split(name: &str) -> Result<Split, String> {
+    match name {
+        "train" => Ok(Split::Train),
+        "validation" => Ok(Split::Validation),
+        "held_out" => Ok(Split::HeldOut),
+        other => Err(format!(
+            "no split `{other}`; there are train, validation, held_out"
+        )),
+    }
+}
+
 fn main() -> Result<(), Box<dyn Error>> {
-    let mut args = std::env::args().skip(1).peekable();
-    let export = args.next_if(|a| a == "export").is_some();
-    let dir = PathBuf::from(
-        args.next()
-            .ok_or("usage: synthetic [export] OUT_DIR [SPLIT] [COUNT]")?,
-    );
-    let split = match args.next().as_deref() {
-        None | Some("train") => Split::Train,
-        Some("validation") => Split::Validation,
-        Some("held_out") => Split::HeldOut,
-        Some(other) => return Err(format!("no split `{other}`").into()),
+    sigpipe::reset();
+    let args = Args::parse();
+    let (export, clips) = match (args.export, args.clips) {
+        (Some(Command::Export(clips)), _) => (true, clips),
+        (None, Some(clips)) => (false, clips),
+        (None, None) => return Err("OUT is missing; see --help".into()),
     };
-    let count: u64 = args.next().map_or(Ok(4), |n| n.parse())?;
+    let Clips {
+        out: dir,
+        split,
+        count,
+    } = clips;
     std::fs::create_dir_all(&dir)?;
     if export {
         let plain = WorldConfig::default();
