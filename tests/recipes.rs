@@ -59,6 +59,7 @@ fn the_mini_models_recipes_fit_it() {
         "last",
         "end",
         "irregular",
+        "masks",
     ];
     let sizes = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/mini");
     for (folder, files) in [

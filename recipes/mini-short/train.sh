@@ -1,10 +1,10 @@
 #!/bin/sh
-# A model as small as the mini from nothing in three and a half hours of one core, less than half of the time
+# A model as small as the mini from nothing in four hours of one core, less than half of the time
 # that the weights in assets/mini took. Run from the root of the repository.
 #
 # Measured with seed 2 and without the first stage of stages.toml, on 200 held-out clips, and in brackets on
 # clips of known pairs: conversation 74.0 (82.5), Acc@0.5 81.6 (84.2), R1@0.5 85.9 (88.7), J&F 70.7 (71.2).
-# The weights in assets/mini are at 79.7, 86.1, 80.0 and 72.2. What was behind is the colour of an outline
+# The weights in assets/mini are at 79.7, 86.1, 80.0 and 75.0. What was behind is the colour of an outline
 # (54 % against 93), which that stage teaches; how far everything comes after it is not measured yet.
 set -eu
 cd "$(dirname "$0")/../.."
@@ -18,8 +18,11 @@ run pretrain -- --sizes assets/mini --out runs/mini-short-eyes --seed "$SEED" --
 # SAM 2, from boxes to masks on single frames (9 minutes), then through clips (36 minutes).
 run pretrain -- --model runs/mini-short-eyes --out runs/mini-short-frames --seed "$SEED" --muon \
   --parts masks --image-steps 2500 --mask-steps 2500 --mask-rate 2e-3
-run pretrain -- --model runs/mini-short-frames --out runs/mini-short-parts --seed "$SEED" --muon \
+run pretrain -- --model runs/mini-short-frames --out runs/mini-short-clips --seed "$SEED" --muon \
   --parts masks --image-steps 0 --mask-steps 1800 --mask-rate 5e-4 --frames 8 --world 3
+# Again, with other clips (26 minutes): J&F of the same model is 75.1 with it and 70.7 without.
+run pretrain -- --model runs/mini-short-clips --out runs/mini-short-parts --seed "$SEED" --muon \
+  --parts masks --image-steps 0 --mask-steps 1300 --mask-rate 5e-4 --frames 8 --world 5
 # Captions and questions: 34 minutes.
 run train -- recipes/mini-short/dialogue.toml seed="$SEED"
 # Task assignment, heads, co-training: some 90 minutes.

@@ -27,6 +27,14 @@ run train -- --stop-after 1250 recipes/mini/further.toml seed="$((SEED + 43))"
 run train -- recipes/mini/last.toml seed="$((SEED + 44))"
 run train -- recipes/mini/end.toml seed="$((SEED + 47))" --export runs/mini-end-model --half
 # Events apart from outlines.
-run train -- recipes/mini/irregular.toml seed="$((SEED + 60))" --export runs/mini-model --half
+run train -- recipes/mini/irregular.toml seed="$((SEED + 60))"
+# Another SAM 2: frames, clips, clips again; and the adapters that prompt it.
+run pretrain -- --sizes assets/mini --out runs/mini-sam-2-frames --seed "$((SEED + 1))" --muon \
+  --parts masks --image-steps 2500 --mask-steps 2500 --mask-rate 2e-3
+run pretrain -- --model runs/mini-sam-2-frames --out runs/mini-sam-2-clips --seed "$((SEED + 1))" --muon \
+  --parts masks --image-steps 0 --mask-steps 1800 --mask-rate 5e-4 --frames 8 --world 3
+run pretrain -- --model runs/mini-sam-2-clips --out runs/mini-sam-2 --seed "$((SEED + 1))" --muon \
+  --parts masks --image-steps 0 --mask-steps 1300 --mask-rate 5e-4 --frames 8 --world 5
+run train -- recipes/mini/masks.toml seed="$((SEED + 1))" --export runs/mini-model --half
 # How good it is on what training never showed.
 run evaluate -- --model runs/mini-model --synthetic 200 --out runs/mini-model-held-out
