@@ -81,7 +81,7 @@ pub struct RunArgs {
     /// Seed of the synthetic world, and of random weights
     #[arg(long, default_value_t = 7)]
     seed: u64,
-    /// Split of the synthetic world (train, validation, held-out) or of the data
+    /// Split of the synthetic world (train, validation, held_out) or of the data
     #[arg(long)]
     split: Option<String>,
     /// Ask the synthetic world's questions as multiple choice
@@ -181,14 +181,9 @@ impl RunArgs {
             prompts: None,
         };
         if let Some(clips) = self.synthetic {
-            let split = match self.split.as_deref() {
-                None | Some("held-out" | "held_out") => Split::HeldOut,
-                Some("validation") => Split::Validation,
-                Some("train") => Split::Train,
-                Some(other) => {
-                    let why = format!("no split `{other}`; there are train, validation, held-out");
-                    return Err(why.into());
-                }
+            let split = match &self.split {
+                None => Split::HeldOut,
+                Some(name) => name.parse()?,
             };
             let spec = WorldSpec {
                 world: WorldConfig::default(),

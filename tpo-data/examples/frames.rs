@@ -5,7 +5,7 @@
 use std::path::PathBuf;
 
 use clap::Parser;
-use tpo_data::{ClipConfig, MediaLimits, open_video, select_frames};
+use tpo_data::{ClipConfig, FrameSampling, MediaLimits, open_video, select_frames};
 
 /// Write the frames a model would see as PNG files.
 #[derive(Parser)]
@@ -17,7 +17,7 @@ struct Args {
     out: PathBuf,
     /// Which frames: `middle` of equal parts, `rand:SEED`, or `fps` and a number of frames a second.
     #[arg(default_value = "middle")]
-    sampling: String,
+    sampling: FrameSampling,
     /// How many; without it, as many as the model reads.
     num_frames: Option<usize>,
 }
@@ -26,7 +26,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     sigpipe::reset();
     let args = Args::parse();
     let mut config = ClipConfig {
-        sampling: args.sampling.parse()?,
+        sampling: args.sampling,
         ..ClipConfig::default()
     };
     if let Some(n) = args.num_frames {

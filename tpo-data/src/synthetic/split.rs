@@ -1,9 +1,12 @@
 //! Training clips and clips of things never seen in training.
 
+use std::str::FromStr;
+
 use serde::{Deserialize, Serialize};
 
 use super::attributes::{Colour, Shape};
 use super::event::EventKind;
+use crate::DataError;
 
 /// Part of the world.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -19,6 +22,9 @@ pub enum Split {
 }
 
 impl Split {
+    /// Every part.
+    pub const ALL: [Self; 3] = [Self::Train, Self::Validation, Self::HeldOut];
+
     /// Name in files.
     pub fn name(self) -> &'static str {
         match self {
@@ -37,6 +43,24 @@ impl Split {
     }
 }
 
+/// By its name; `held-out` is the same as `held_out`.
+impl FromStr for Split {
+    type Err = DataError;
+
+    fn from_str(text: &str) -> Result<Self, DataError> {
+        Self::ALL
+            .into_iter()
+            .find(|s| s.name() == text.replace('-', "_"))
+            .ok_or_else(|| DataError::InvalidConfig {
+                what: "split of the world",
+                reason: format!(
+                    "`{text}` is not one of {}",
+                    Self::ALL.map(Self::name).join(", ")
+                ),
+            })
+    }
+}
+
 /// Whether shapes of this colour are kept out of training: each shape lacks one or two of the
 /// eight colours, each colour lacks one or two of the six shapes.
 pub fn is_held_out_look(shape: Shape, colour: Colour) -> bool {
@@ -52,6 +76,19 @@ pub fn is_held_out_event(kind: EventKind, shape: Shape) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_are_read_back() {
+        for split in Split::ALL {
+            assert_eq!(split.name().parse::<Split>().unwrap(), split);
+        }
+        assert_eq!("held-out".parse::<Split>().unwrap(), Split::HeldOut);
+        let e = "test".parse::<Split>().unwrap_err().to_string();
+        assert!(
+            e.contains("test") && e.contains("train, validation, held_out"),
+            "{e}"
+        );
+    }
 
     #[test]
     fn every_word_occurs_in_training() {

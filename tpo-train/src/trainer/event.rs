@@ -65,7 +65,7 @@ pub struct StepReport {
     pub samples: usize,
     /// Samples of all workers since the start of the stage.
     pub stage_samples: u64,
-    /// Samples of this worker by task.
+    /// Samples of this worker by task; one that calls several counts for each.
     pub tasks: BTreeMap<String, usize>,
     /// Clips and images encoded by this worker.
     pub clips: usize,

@@ -1,6 +1,6 @@
 //! The training loop of one stage.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use burn::module::Module;
@@ -453,8 +453,11 @@ impl StepLog {
     fn count(&mut self, batch: &TrainBatch) {
         for sample in &batch.samples {
             self.ids.push(sample.id.clone());
-            if !sample.task.is_empty() {
-                *self.tasks.entry(sample.task.clone()).or_default() += 1;
+            let calls = sample.calls.iter().map(|c| c.task.as_str());
+            let mut tasks: BTreeSet<&str> = calls.chain([sample.task.as_str()]).collect();
+            tasks.remove("");
+            for task in tasks {
+                *self.tasks.entry(task.into()).or_default() += 1;
             }
         }
         self.clips += batch.batch.frames.as_ref().map_or(0, |f| f.dims()[0]);
