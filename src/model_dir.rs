@@ -7,7 +7,9 @@
 use std::path::Path;
 
 use burn::tensor::{Device, FloatDType};
-use tpo_core::weights::{Checkpoint, DtypePolicy, LoadOptions, LoadReport, load_module};
+use tpo_core::weights::{
+    Checkpoint, DtypePolicy, KeyMap, KeyTarget, LoadOptions, LoadReport, load_module,
+};
 use tpo_llm::tokenizer::{Tokenizer, TokenizerFormat};
 use tpo_train::keep::materialise;
 
@@ -188,6 +190,50 @@ pub(crate) fn load_model(
     let (model, _) = load_module(model, &checkpoint, &videochat_tpo_keys()?, &load)?;
     materialise(&model);
     Ok(model)
+}
+
+/// `model` with the weights in `dir`, but for the parameters at the paths that `left_out` says; `dir`
+/// may be of other sizes there.
+pub(crate) fn load_over(
+    dir: &Path,
+    model: VideoChatTpo,
+    dtype: DtypePolicy,
+    left_out: &dyn Fn(&str) -> bool,
+) -> Result<VideoChatTpo> {
+    let load = LoadOptions {
+        strict_missing: false,
+        dtype,
+        ..LoadOptions::default()
+    };
+    let keys = Without {
+        keys: videochat_tpo_keys()?,
+        left_out,
+    };
+    Ok(load_module(model, &Checkpoint::open(dir)?, &keys, &load)?.0)
+}
+
+/// A table in which some paths take nothing.
+struct Without<'a, K> {
+    keys: K,
+    left_out: &'a dyn Fn(&str) -> bool,
+}
+
+impl<K: KeyMap> KeyMap for Without<'_, K> {
+    fn module_path(&self, key: &str) -> KeyTarget {
+        match self.keys.module_path(key) {
+            KeyTarget::Path(path) if (self.left_out)(&path) => {
+                KeyTarget::Ignored("left out".into())
+            }
+            target => target,
+        }
+    }
+
+    fn checkpoint_key(&self, path: &str, has: &dyn Fn(&str) -> bool) -> Option<String> {
+        match (self.left_out)(path) {
+            true => None,
+            false => self.keys.checkpoint_key(path, has),
+        }
+    }
 }
 
 /// Adds the task tokens that the tokenizer's files do not name.

@@ -4,12 +4,13 @@ use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use burn::tensor::Device;
+use burn::tensor::{Device, FloatDType};
+use tpo_core::weights::DtypePolicy;
 use tpo_llm::tokenizer::Tokenizer;
 use tpo_train::checkpoint::{SavedCheckpoint, files};
 use tpo_train::keep::{RunKeeper, find_checkpoint, materialise};
 use tpo_train::observe::{METRICS_FILE, read_metrics};
-use tpo_train::recipe::{Change, Recipe};
+use tpo_train::recipe::{Change, Recipe, SavedWeights};
 use tpo_train::trainer::{
     Hooks, Purpose, RunEnd, StageEvaluation, TrainEvent, TrainOptions, train_plan,
 };
@@ -19,7 +20,7 @@ use crate::config::{TpoConfig, VideoChatTpo};
 use crate::curves::draw_curves;
 use crate::error::{Error, Result};
 use crate::features::{FeatureCache, TemporalTowers};
-use crate::model_dir::{byte_tokenizer_files, load_model, tokenizer_files};
+use crate::model_dir::{CONFIG_FILE, byte_tokenizer_files, load_model, load_over, tokenizer_files};
 use crate::presets;
 use crate::recipe::{lora_config, model_config, recipe_tokenizer};
 use crate::stage_data::{DataContext, check_data, stage_data};
@@ -76,7 +77,7 @@ pub struct RecipeModel {
     pub tokenizer: Arc<Tokenizer>,
     /// The tokenizer's files (name, bytes), for exports.
     pub tokenizer_files: Vec<(String, Vec<u8>)>,
-    /// The checkpoint its `start` names.
+    /// The checkpoint its `start` names; `None` for a model directory, too.
     pub start: Option<SavedCheckpoint>,
 }
 
@@ -94,11 +95,12 @@ pub struct RunSummary {
 }
 
 /// Builds the model of a recipe: weights of the directory, or random ones drawn from the recipe's
-/// seed, always the same; over them those of the checkpoint that `model.start` names.
+/// seed, always the same; over them those of the checkpoint or model directory that `model.start`
+/// names.
 ///
 /// # Errors
 /// As [`model_config`] and weight import;
-/// [`Error::Train`] when `start` is no checkpoint or does not fit.
+/// [`Error::Train`] when `start` is neither or does not fit.
 pub fn recipe_model(recipe: &Recipe, device: &Device) -> Result<RecipeModel> {
     let config = model_config(&recipe.model)?;
     // For what the files lack, and for everything when there are none.
@@ -121,9 +123,36 @@ pub fn recipe_model(recipe: &Recipe, device: &Device) -> Result<RecipeModel> {
     let start = match &recipe.model.start {
         None => None,
         Some(path) => {
-            let start = find_checkpoint(path)?;
             let fresh = fresh_patterns(&recipe.model.fresh, &HeadNames::of(&model.heads))?;
             let left_out = |path: &str| fresh.iter().any(|p| p.matches(path));
+            if path.join(CONFIG_FILE).is_file() {
+                if recipe.checkpoints.weights == SavedWeights::Trained {
+                    return Err(TrainError::InvalidRecipe {
+                        origin: "the recipe's model".into(),
+                        problems: vec![format!(
+                            "model.start: {} is a model directory, whose weights the run's checkpoints \
+                             would lack; set checkpoints.weights = \"all\", or name it as \
+                             model.directory",
+                            path.display()
+                        )],
+                    }
+                    .into());
+                }
+                // Weights that were drawn are f32; those of a directory keep the type of the file.
+                let dtype = match recipe.model.directory {
+                    None => DtypePolicy::Cast(FloatDType::F32),
+                    Some(_) => DtypePolicy::Keep,
+                };
+                model = load_over(path, model, dtype, &left_out)?;
+                return Ok(RecipeModel {
+                    model,
+                    config,
+                    tokenizer: Arc::new(tokenizer),
+                    tokenizer_files,
+                    start: None,
+                });
+            }
+            let start = find_checkpoint(path)?;
             let none = |_: &str| false;
             model = start.load_module_without(files::WEIGHTS, model, &none, &left_out)?;
             Some(start)

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 
 use burn::module::{Module, ModuleVisitor, Param};
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{Device, FloatDType, Tensor};
 use tpo::VideoChatTpo;
-use tpo::train::recipe::Recipe;
+use tpo::export::{ExportOptions, export_model};
+use tpo::train::recipe::{Recipe, SavedWeights};
 use tpo::training::{RunOptions, recipe_model, run_recipe};
 
 const RECIPE: &str = r#"
@@ -76,6 +77,38 @@ fn fresh_parts_are_those_of_the_seed() {
     }
     assert!(fresh > 4, "{fresh}");
     assert_ne!(trained["task_tokens.0"], drawn["task_tokens.0"]);
+
+    // The same from an exported model, whose halves become whole again.
+    let exported = dir.path().join("exported");
+    let (model, config) = (ended.model.model, &ended.model.config);
+    let half = ExportOptions {
+        dtype: Some(FloatDType::F16),
+        ..ExportOptions::default()
+    };
+    export_model(
+        model,
+        config,
+        &ended.model.tokenizer_files,
+        &exported,
+        &half,
+    )
+    .unwrap();
+    let mut over = next.clone();
+    over.model.start = Some(exported);
+    let mut lacking = over.clone();
+    lacking.checkpoints.weights = SavedWeights::Trained;
+    let problems = recipe_model(&lacking, &device).unwrap_err().to_string();
+    assert!(problems.contains("checkpoints.weights"), "{problems}");
+    let over = recipe_model(&over, &device).unwrap();
+    assert!(over.start.is_none());
+    let halves = values(&over.model);
+    for (path, values) in &found {
+        let anew = path.starts_with("heads.head.") || path == "task_tokens.0";
+        for (a, b) in values.iter().zip(&halves[path]) {
+            let bound = if anew { 0.0 } else { 1e-3 * a.abs() + 1e-6 };
+            assert!((a - b).abs() <= bound, "{path}: {a} and {b}");
+        }
+    }
 
     next.model.fresh = vec!["head:depth.**".into(), "!llm.**".into()];
     let problems = recipe_model(&next, &device).unwrap_err().to_string();

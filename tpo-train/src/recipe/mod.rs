@@ -92,7 +92,8 @@ pub struct ModelSpec {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub directory: Option<PathBuf>,
     /// A checkpoint of an earlier run whose weights are put over those of the model, for example
-    /// the end of the stage before. The newest one when it is a run's directory.
+    /// the end of the stage before. The newest one when it is a run's directory. A model directory
+    /// does, too, if checkpoints hold all weights.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub start: Option<PathBuf>,
     /// Patterns, as those of groups, of parameters that are not taken from `start`: heads that
