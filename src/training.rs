@@ -120,44 +120,19 @@ pub fn recipe_model(recipe: &Recipe, device: &Device) -> Result<RecipeModel> {
         None if recipe.model.preset.as_deref() == Some("mini") => presets::mini_tokenizer_files(),
         None => byte_tokenizer_files(),
     };
-    let start = match &recipe.model.start {
-        None => None,
-        Some(path) => {
-            let fresh = fresh_patterns(&recipe.model.fresh, &HeadNames::of(&model.heads))?;
-            let left_out = |path: &str| fresh.iter().any(|p| p.matches(path));
-            if path.join(CONFIG_FILE).is_file() {
-                if recipe.checkpoints.weights == SavedWeights::Trained {
-                    return Err(TrainError::InvalidRecipe {
-                        origin: "the recipe's model".into(),
-                        problems: vec![format!(
-                            "model.start: {} is a model directory, whose weights the run's checkpoints \
-                             would lack; set checkpoints.weights = \"all\", or name it as \
-                             model.directory",
-                            path.display()
-                        )],
-                    }
-                    .into());
-                }
-                // Weights that were drawn are f32; those of a directory keep the type of the file.
-                let dtype = match recipe.model.directory {
-                    None => DtypePolicy::Cast(FloatDType::F32),
-                    Some(_) => DtypePolicy::Keep,
-                };
-                model = load_over(path, model, dtype, &left_out)?;
-                return Ok(RecipeModel {
-                    model,
-                    config,
-                    tokenizer: Arc::new(tokenizer),
-                    tokenizer_files,
-                    start: None,
-                });
-            }
-            let start = find_checkpoint(path)?;
+    let mut start = None;
+    if let Some(path) = &recipe.model.start {
+        let fresh = fresh_patterns(&recipe.model.fresh, &HeadNames::of(&model.heads))?;
+        let left_out = |path: &str| fresh.iter().any(|p| p.matches(path));
+        if path.join(CONFIG_FILE).is_file() {
+            model = start_from_directory(recipe, path, model, &left_out)?;
+        } else {
+            let from = find_checkpoint(path)?;
             let none = |_: &str| false;
-            model = start.load_module_without(files::WEIGHTS, model, &none, &left_out)?;
-            Some(start)
+            model = from.load_module_without(files::WEIGHTS, model, &none, &left_out)?;
+            start = Some(from);
         }
-    };
+    }
     Ok(RecipeModel {
         model,
         config,
@@ -165,6 +140,33 @@ pub fn recipe_model(recipe: &Recipe, device: &Device) -> Result<RecipeModel> {
         tokenizer_files,
         start,
     })
+}
+
+/// The weights of the model directory `path` over those of `model`.
+fn start_from_directory(
+    recipe: &Recipe,
+    path: &Path,
+    model: VideoChatTpo,
+    left_out: &dyn Fn(&str) -> bool,
+) -> Result<VideoChatTpo> {
+    if recipe.checkpoints.weights == SavedWeights::Trained {
+        let problem = format!(
+            "model.start: {} is a model directory, whose weights the run's checkpoints would lack; set \
+             checkpoints.weights = \"all\", or name it as model.directory",
+            path.display()
+        );
+        return Err(TrainError::InvalidRecipe {
+            origin: "the recipe's model".into(),
+            problems: vec![problem],
+        }
+        .into());
+    }
+    // Weights that were drawn are f32; those of a directory keep the type of the file.
+    let dtype = match recipe.model.directory {
+        None => DtypePolicy::Cast(FloatDType::F32),
+        Some(_) => DtypePolicy::Keep,
+    };
+    load_over(path, model, dtype, left_out)
 }
 
 fn fresh_patterns(texts: &[String], names: &HeadNames) -> Result<Vec<PathPattern>> {
