@@ -8,24 +8,25 @@ use tpo_data::synthetic::{Clip, Colour, EventKind, RenderedFrame, Shape};
 
 /// Share of a token's pixels a shape must cover for the token to be about it.
 const MIN_COVER: f64 = 0.15;
-/// Columns: cover, shapes, colours, events and none, box, displacement.
+/// Columns: cover, time, shapes, colours, events and none, box, displacement.
+const TIME: usize = 1;
 const SHAPES: usize = Shape::ALL.len();
 const COLOURS: usize = Colour::ALL.len();
 const EVENTS: usize = EventKind::ALL.len() + 1;
 const BOX: usize = 4;
 const SHIFT: usize = 2;
-const COLUMNS: usize = 1 + SHAPES + COLOURS + EVENTS + BOX + SHIFT;
+const COLUMNS: usize = 1 + TIME + SHAPES + COLOURS + EVENTS + BOX + SHIFT;
 /// Weight of a token without an event in the loss of events: nine of ten have none.
 const QUIET: f64 = 0.3;
-/// Weight of the box and of the displacement, whose errors are small numbers.
+/// Weight of time, box and displacement, whose errors are small numbers.
 const PLACE: f64 = 5.0;
 
-/// One linear layer that reads from a token how much of it is covered, and of the shape that
-/// covers most: outline, colour, what is happening to it, its box, how far it has come since the
+/// One linear layer that reads from a token how much of it is covered, when it is, and of the shape
+/// that covers most: outline, colour, what is happening to it, its box, how far it has come since the
 /// clip began. Thrown away after the pretraining.
 #[derive(Module, Debug)]
 pub struct PatchHead {
-    /// `[dim, steps * 29]`.
+    /// `[dim, steps * 30]`.
     pub read: Linear,
     /// Tokens of one time step.
     #[module(skip)]
@@ -40,6 +41,8 @@ pub struct PatchHead {
 pub struct PatchLabels {
     /// Share of the token's pixels that shapes cover, 0–1.
     pub cover: Vec<f32>,
+    /// Middle of its time step as a share of the clip, 0–1.
+    pub time: Vec<f32>,
     /// 1 where one shape covers enough of the token; what follows counts only there.
     pub about: Vec<f32>,
     /// 1 where its outline has a name.
@@ -99,7 +102,8 @@ impl PatchHead {
             at += n;
             cut
         };
-        let (cover, shape, colour) = (columns(1), columns(SHAPES), columns(COLOURS));
+        let (cover, time) = (columns(1), columns(TIME));
+        let (shape, colour) = (columns(SHAPES), columns(COLOURS));
         let (event, area, shift) = (columns(EVENTS), columns(BOX), columns(SHIFT));
         let floats = |of: &dyn Fn(&PatchLabels) -> Vec<f32>, width: usize| {
             let values: Vec<f32> = labels.iter().flat_map(of).collect();
@@ -112,7 +116,8 @@ impl PatchHead {
         // Binary cross-entropy of logits, in the form that does not overflow.
         let bce = relu(cover.clone()) - cover.clone() * truth.clone()
             + cover.clone().abs().neg().exp().log1p();
-        let mut total = bce.mean();
+        let late = (time - floats(&|l| l.time.clone(), TIME)).abs();
+        let mut total = bce.mean() + late.mean() * PLACE;
         let scalar = |x: Tensor<1>| f64::from(x.inner().into_scalar::<f32>());
         let indices = |of: &dyn Fn(&PatchLabels) -> Vec<i64>| {
             let values: Vec<i64> = labels.iter().flat_map(of).collect();
@@ -162,7 +167,8 @@ impl PatchLabels {
         let grid = scene.side / patch;
         let side = scene.side as f32;
         let mut labels = Self::default();
-        for step in 0..scene.frames / tubelet {
+        let steps = scene.frames / tubelet;
+        for step in 0..steps {
             let span = step * tubelet..(step + 1) * tubelet;
             // Pixels of every shape in every token, over the frames of the step.
             let objects = scene.objects.len();
@@ -183,6 +189,7 @@ impl PatchLabels {
             for counts in counts.chunks(objects.max(1)) {
                 let covered: usize = counts.iter().sum();
                 labels.cover.push((covered as f64 / pixels) as f32);
+                labels.time.push((step as f32 + 0.5) / steps as f32);
                 let most = (0..counts.len()).max_by_key(|o| counts[*o]);
                 let most = most.filter(|o| counts[*o] as f64 >= MIN_COVER * pixels);
                 let found = most.and_then(|o| about[o].clone());
@@ -277,6 +284,8 @@ mod tests {
             assert_eq!(labels.cover.len(), steps * grid * grid);
             for step in 0..steps {
                 let of_step = step * grid * grid..(step + 1) * grid * grid;
+                let middle = (step as f32 + 0.5) / steps as f32;
+                assert!(labels.time[of_step.clone()].iter().all(|t| *t == middle));
                 let cover: f32 = labels.cover[of_step.clone()].iter().sum();
                 let pixels: usize = (2 * step..2 * step + 2)
                     .flat_map(|f| (0..clip.scene.objects.len()).map(move |o| (f, o)))

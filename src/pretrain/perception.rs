@@ -44,7 +44,7 @@ struct Reader {
     of_queries: PatchHead,
 }
 
-/// Teaches a vision encoder to know what each of its tokens shows (how much of it is covered, and
+/// Teaches a vision encoder to know what each of its tokens shows (how much of it is covered, when, and
 /// the outline, colour, event, box and displacement of the shape) and a connector to pass that on:
 /// each query answers for one place in the frame, over as many time steps as there are tokens to a
 /// query. Clips never repeat.

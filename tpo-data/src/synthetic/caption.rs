@@ -43,4 +43,46 @@ impl Clip {
         let sentences: Vec<String> = told.into_iter().map(|t| t.2).collect();
         (!sentences.is_empty()).then(|| sentences.join(" "))
     }
+
+    /// The events in the order in which they begin: "the red circle blinks, then the blue star
+    /// grows". `None` where nothing happens.
+    pub fn timeline(&self) -> Option<String> {
+        let mut events: Vec<_> = self.scene.events.iter().collect();
+        events.sort_by_key(|e| e.start);
+        let told: Vec<String> = events
+            .iter()
+            .map(|e| {
+                let phrase = self.scene.objects[e.object].look.phrase();
+                format!("the {phrase} {}", e.kind.verb())
+            })
+            .collect();
+        (!told.is_empty()).then(|| told.join(", then "))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::synthetic::{Split, World, WorldConfig};
+
+    #[test]
+    fn a_timeline_tells_every_event_in_the_order_of_time() {
+        let world = World::new(WorldConfig::default(), 3).unwrap();
+        let mut several = 0;
+        for clip in (0..40).map(|i| world.clip(Split::Train, i)) {
+            let Some(told) = clip.timeline() else {
+                assert!(clip.scene.events.is_empty());
+                continue;
+            };
+            let told: Vec<&str> = told.split(", then ").collect();
+            assert_eq!(told.len(), clip.scene.events.len());
+            for event in &clip.scene.events {
+                let earlier = clip.scene.events.iter().filter(|e| e.start < event.start);
+                let phrase = clip.scene.objects[event.object].look.phrase();
+                let expected = format!("the {phrase} {}", event.kind.verb());
+                assert_eq!(told[earlier.count()], expected);
+            }
+            several += usize::from(told.len() > 1);
+        }
+        assert!(several > 5, "{several} clips with several events");
+    }
 }

@@ -22,6 +22,8 @@ named! {
         Chat = "chat",
         /// What there is to see, shape by shape.
         Caption = "caption",
+        /// What happens, in the order of time.
+        Timeline = "timeline",
         /// The box of a shape at the start or the end: annotations of `region`.
         Region = "region",
         /// When something happens: annotations of `temporal`, with saliency.
@@ -34,7 +36,7 @@ named! {
 impl WorldTask {
     /// Whether its answers call a head, which is named as the task.
     pub fn calls_head(self) -> bool {
-        !matches!(self, Self::Chat | Self::Caption)
+        !matches!(self, Self::Chat | Self::Caption | Self::Timeline)
     }
 }
 
@@ -290,6 +292,7 @@ impl WorldRows {
                 let mut turns = match tasks[(first + i) % tasks.len()] {
                     WorldTask::Chat => self.chat(clip, frames, &mut draw),
                     WorldTask::Caption => caption(clip, frames, &mut draw),
+                    WorldTask::Timeline => timeline(clip, &mut draw),
                     WorldTask::Region => region(clip, frames),
                     WorldTask::Temporal => temporal(clip),
                     WorldTask::Mask => mask(clip, frames),
@@ -359,6 +362,15 @@ fn caption(
 ) -> Vec<(Turn, Option<Annotation>)> {
     let question = draw.pick(&["Describe the video.", "What is there to see?"]);
     let turn = clip.caption(frames).map(|told| Turn::new(question, told));
+    turn.map(|turn| (turn, None)).into_iter().collect()
+}
+
+fn timeline(clip: &Clip, draw: &mut Draw) -> Vec<(Turn, Option<Annotation>)> {
+    let question = draw.pick(&[
+        "What happens, one after the other?",
+        "Tell what happens in order.",
+    ]);
+    let turn = clip.timeline().map(|told| Turn::new(question, told));
     turn.map(|turn| (turn, None)).into_iter().collect()
 }
 
