@@ -60,6 +60,9 @@ fn the_mini_models_recipes_fit_it() {
         "end",
         "irregular",
         "masks",
+        "reading",
+        "connector",
+        "words",
     ];
     let sizes = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/mini");
     for (folder, files) in [

@@ -35,6 +35,12 @@ run pretrain -- --model runs/mini-sam-2-frames --out runs/mini-sam-2-clips --see
   --parts masks --image-steps 0 --mask-steps 1800 --mask-rate 5e-4 --frames 8 --world 3
 run pretrain -- --model runs/mini-sam-2-clips --out runs/mini-sam-2 --seed "$((SEED + 1))" --muon \
   --parts masks --image-steps 0 --mask-steps 1300 --mask-rate 5e-4 --frames 8 --world 5
-run train -- recipes/mini/masks.toml seed="$((SEED + 1))" --export runs/mini-model --half
+run train -- recipes/mini/masks.toml seed="$((SEED + 1))" --export runs/mini-masks-model --half
+# Visual tokens that say what happens and when, and a language model that reads them.
+run pretrain -- --model runs/mini-masks-model --out runs/mini-eyes --seed "$((SEED + 4))" --muon \
+  --parts perception --perception-steps 2500 --perception-rate 1e-3 --irregular 0.3 --world 11
+run train -- --stop-after 1500 recipes/mini/reading.toml seed="$((SEED + 110))"
+run train -- --stop-after 1250 recipes/mini/connector.toml seed="$((SEED + 120))"
+run train -- recipes/mini/words.toml seed="$((SEED + 130))" --export runs/mini-model --half
 # How good it is on what training never showed.
 run evaluate -- --model runs/mini-model --synthetic 200 --out runs/mini-model-held-out
