@@ -1,7 +1,7 @@
 //! What there is to see, in words.
 
-use super::Clip;
 use super::render::RenderedFrame;
+use super::{Clip, Event};
 
 /// Fewest pixels that show of a shape in the first frame.
 const MIN_VISIBLE: usize = 12;
@@ -47,16 +47,15 @@ impl Clip {
     /// The events in the order in which they begin: "the red circle blinks, then the blue star
     /// grows". `None` where nothing happens.
     pub fn timeline(&self) -> Option<String> {
-        let mut events: Vec<_> = self.scene.events.iter().collect();
-        events.sort_by_key(|e| e.start);
-        let told: Vec<String> = events
-            .iter()
-            .map(|e| {
-                let phrase = self.scene.objects[e.object].look.phrase();
-                format!("the {phrase} {}", e.kind.verb())
-            })
-            .collect();
+        let events = &self.scene.events;
+        let told: Vec<String> = events.iter().map(|e| self.told(e)).collect();
         (!told.is_empty()).then(|| told.join(", then "))
+    }
+
+    /// "the red circle blinks"
+    pub(super) fn told(&self, event: &Event) -> String {
+        let phrase = self.scene.objects[event.object].look.phrase();
+        format!("the {phrase} {}", event.kind.verb())
     }
 }
 

@@ -184,10 +184,7 @@ impl Asked<'_> {
         let [first, .., last] = &events[..] else {
             return;
         };
-        let tell = |asked: &Self, e: &super::Event| {
-            format!("the {} {}", asked.phrase(e.object), e.kind.verb())
-        };
-        let (early, late) = (tell(self, first), tell(self, last));
+        let (early, late) = (self.clip.told(first), self.clip.told(last));
         if first.end <= last.start {
             let one = ["What happens first?", "Which happens earlier?"];
             self.ask(QuestionKind::Order, &one, "", &early, vec![late.clone()]);

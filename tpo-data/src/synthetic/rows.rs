@@ -46,6 +46,13 @@ impl fmt::Display for WorldTask {
     }
 }
 
+/// What asks for a caption.
+const CAPTION: [&str; 2] = ["Describe the video.", "What is there to see?"];
+/// What asks for a timeline.
+const TIMELINE: [&str; 2] = [
+    "What happens, one after the other?",
+    "Tell what happens in order.",
+];
 /// Most turns about one clip.
 const MAX_QUERIES: usize = 64;
 /// Most rows: the number of a row goes into line numbers.
@@ -291,8 +298,8 @@ impl WorldRows {
             .map(|i| {
                 let mut turns = match tasks[(first + i) % tasks.len()] {
                     WorldTask::Chat => self.chat(clip, frames, &mut draw),
-                    WorldTask::Caption => caption(clip, frames, &mut draw),
-                    WorldTask::Timeline => timeline(clip, &mut draw),
+                    WorldTask::Caption => tell(draw.pick(&CAPTION), clip.caption(frames)),
+                    WorldTask::Timeline => tell(draw.pick(&TIMELINE), clip.timeline()),
                     WorldTask::Region => region(clip, frames),
                     WorldTask::Temporal => temporal(clip),
                     WorldTask::Mask => mask(clip, frames),
@@ -355,23 +362,10 @@ impl WorldRows {
     }
 }
 
-fn caption(
-    clip: &Clip,
-    frames: &[RenderedFrame],
-    draw: &mut Draw,
-) -> Vec<(Turn, Option<Annotation>)> {
-    let question = draw.pick(&["Describe the video.", "What is there to see?"]);
-    let turn = clip.caption(frames).map(|told| Turn::new(question, told));
-    turn.map(|turn| (turn, None)).into_iter().collect()
-}
-
-fn timeline(clip: &Clip, draw: &mut Draw) -> Vec<(Turn, Option<Annotation>)> {
-    let question = draw.pick(&[
-        "What happens, one after the other?",
-        "Tell what happens in order.",
-    ]);
-    let turn = clip.timeline().map(|told| Turn::new(question, told));
-    turn.map(|turn| (turn, None)).into_iter().collect()
+/// A turn of words alone, where there is something to tell.
+fn tell(question: &str, told: Option<String>) -> Vec<(Turn, Option<Annotation>)> {
+    let turn = told.map(|told| (Turn::new(question, told), None));
+    turn.into_iter().collect()
 }
 
 /// A turn that calls a head, and what it is called on. The whole question is the query: in a chat
