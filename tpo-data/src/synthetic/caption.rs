@@ -11,13 +11,14 @@ const CORNERS: [&str; 4] = ["top left", "top right", "bottom left", "bottom righ
 impl Clip {
     /// A sentence for every shape that shows in the first frame, in the order of the corners they
     /// start in, then from the left: "In the top left is a red circle that blinks." `None` where
-    /// nothing shows.
+    /// nothing shows that can be named.
     pub fn caption(&self, frames: &[RenderedFrame]) -> Option<String> {
         let scene = &self.scene;
         let middle = scene.side as f64 / 2.0;
         let mut told: Vec<(usize, f64, String)> = Vec::new();
         for (object, it) in scene.objects.iter().enumerate() {
-            if frames[self.first_seen()].visible(object) < MIN_VISIBLE {
+            if frames[self.first_seen()].visible(object) < MIN_VISIBLE || !self.can_be_named(object)
+            {
                 continue;
             }
             let start = it.states[self.first_seen()];
@@ -45,9 +46,12 @@ impl Clip {
     }
 
     /// The events in the order in which they begin: "the red circle blinks, then the blue star
-    /// grows". `None` where nothing happens.
+    /// grows". `None` where nothing happens, or to something that cannot be named.
     pub fn timeline(&self) -> Option<String> {
         let events = &self.scene.events;
+        if !events.iter().all(|e| self.can_be_named(e.object)) {
+            return None;
+        }
         let told: Vec<String> = events.iter().map(|e| self.told(e)).collect();
         (!told.is_empty()).then(|| told.join(", then "))
     }

@@ -25,6 +25,7 @@ mod draw;
 mod event;
 mod export;
 mod generate;
+mod names;
 mod questions;
 mod render;
 mod rows;
@@ -87,6 +88,11 @@ pub struct WorldConfig {
     /// the outlines that training pairs them with. Held-out clips have none.
     #[serde(skip_serializing_if = "is_zero")]
     pub irregular: f64,
+    /// Share of the mentions in questions that call a shape by its colour or its outline alone where
+    /// that tells it from the others ("the red shape", "the star"), 0–1. Above 0 no answer is "shape":
+    /// where outlines have no name, nothing is asked that one would have to be named for.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub short_names: f64,
     /// Of every so many frames a model sees the middle one ([`FrameSampling::Middle`](crate::FrameSampling)):
     /// "at the start" and "at the end" mean the first and the last that it sees, and a blink is as
     /// slow. A divisor of `frames`.
@@ -119,6 +125,7 @@ impl Default for WorldConfig {
             one_colour: 0.0,
             crossed: 0.0,
             irregular: 0.0,
+            short_names: 0.0,
             stride: 1,
         }
     }
@@ -173,6 +180,7 @@ impl WorldConfig {
             ("one_colour", self.one_colour),
             ("crossed", self.crossed),
             ("irregular", self.irregular),
+            ("short_names", self.short_names),
         ] {
             check(
                 (0.0..=1.0).contains(&share),
@@ -227,6 +235,8 @@ pub struct Clip {
     pub scene: Scene,
     /// Seed of the wording of its questions.
     pub(crate) wording: u64,
+    /// [`WorldConfig::short_names`].
+    pub(crate) short_names: f64,
     /// [`WorldConfig::stride`].
     pub(crate) stride: usize,
 }
@@ -255,6 +265,7 @@ impl World {
             index,
             scene,
             wording: draw.next(),
+            short_names: self.config.short_names,
             stride: self.config.stride,
         }
     }

@@ -93,6 +93,10 @@ impl Asked<'_> {
         self.clip.scene.objects[object].look.phrase()
     }
 
+    fn called(&mut self, object: usize) -> String {
+        self.clip.called(object, &mut self.draw)
+    }
+
     /// Adds a question; `wrong` are other answers, in random order, none equal to the true one.
     fn ask(
         &mut self,
@@ -131,7 +135,7 @@ impl Asked<'_> {
 
     fn events(&mut self) {
         for event in self.clip.scene.events.clone() {
-            let it = self.phrase(event.object);
+            let it = self.called(event.object);
             let words = ["What does the {it} do?", "What happens to the {it}?"];
             let wrong = self.shuffled(EventKind::ALL.iter().map(|k| k.verb()));
             self.ask(QuestionKind::Action, &words, &it, event.kind.verb(), wrong);
@@ -141,12 +145,15 @@ impl Asked<'_> {
                 .filter(|o| !event.involves(*o))
                 .map(|o| self.phrase(o))
                 .collect();
-            if event.kind != EventKind::Collide && !others.is_empty() {
+            let named = self.clip.can_be_named(event.object);
+            if event.kind != EventKind::Collide && !others.is_empty() && named {
+                let it = self.phrase(event.object);
                 self.draw.shuffle(&mut others);
                 let words = ["Which shape {it}?", "What is it that {it}?"];
                 self.ask(QuestionKind::Action, &words, verb, &it, others);
             }
             if let Some(becomes) = event.becomes {
+                let it = self.called(event.object);
                 let words = [
                     "What colour does the {it} become?",
                     "Which colour does the {it} turn?",
@@ -160,7 +167,9 @@ impl Asked<'_> {
                     wrong,
                 );
             }
-            if let Some(other) = event.other {
+            let other = event.other.filter(|o| self.clip.can_be_named(*o));
+            if let Some(other) = other {
+                let it = self.called(event.object);
                 let mut wrong: Vec<String> = (0..self.clip.scene.objects.len())
                     .filter(|o| !event.involves(*o))
                     .map(|o| self.phrase(o))
@@ -184,6 +193,12 @@ impl Asked<'_> {
         let [first, .., last] = &events[..] else {
             return;
         };
+        if ![first, last]
+            .iter()
+            .all(|e| self.clip.can_be_named(e.object))
+        {
+            return;
+        }
         let (early, late) = (self.clip.told(first), self.clip.told(last));
         if first.end <= last.start {
             let one = ["What happens first?", "Which happens earlier?"];
@@ -230,7 +245,7 @@ impl Asked<'_> {
                 };
             let mut wrong = self.shuffled(directions);
             wrong.insert(1, "nowhere".into());
-            let it = self.phrase(object);
+            let it = self.called(object);
             let words = ["Which way does the {it} move?", "Where does the {it} go?"];
             self.ask(QuestionKind::Direction, &words, &it, answer, wrong);
         }
@@ -396,7 +411,7 @@ impl Asked<'_> {
                 (true, false) => "bottom left",
                 (false, false) => "bottom right",
             };
-            let it = self.phrase(i);
+            let it = self.called(i);
             let words = [
                 "In which corner is the {it} at the start?",
                 "Where does the {it} start?",

@@ -118,6 +118,10 @@ pub struct RowsConfig {
     /// absent: 0.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub irregular: Option<f64>,
+    /// Share of the mentions in questions by colour or outline alone, 0–1
+    /// ([`WorldConfig::short_names`]); absent: 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub short_names: Option<f64>,
     /// Kinds of the chat questions; empty: all.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub kinds: Vec<QuestionKind>,
@@ -152,6 +156,7 @@ impl RowsConfig {
             one_colour: None,
             crossed: None,
             irregular: None,
+            short_names: None,
             kinds: Vec::new(),
         }
     }
@@ -182,6 +187,7 @@ impl RowsConfig {
             one_colour: self.one_colour.unwrap_or(plain.one_colour),
             crossed: self.crossed.unwrap_or(plain.crossed),
             irregular: self.irregular.unwrap_or(plain.irregular),
+            short_names: self.short_names.unwrap_or(plain.short_names),
         }
     }
 

@@ -61,14 +61,14 @@ impl Clip {
             (self.last_seen(), "at the end"),
         ];
         for (frame, when) in ends {
-            for (object, o) in self.scene.objects.iter().enumerate() {
+            for object in 0..self.scene.objects.len() {
                 if frames[frame].visible(object) < MIN_VISIBLE {
                     continue;
                 }
                 let Some(area) = self.normalised(&frames[frame], object) else {
                     continue;
                 };
-                let it = o.look.phrase();
+                let it = self.called(object, &mut draw);
                 let question = draw.pick(&[
                     "Where is the {it} {when}?",
                     "Show me the {it} {when}.",
@@ -94,7 +94,7 @@ impl Clip {
             .iter()
             .enumerate()
             .map(|(i, event)| {
-                let what = self.infinitive(event);
+                let what = self.infinitive(event, &mut draw);
                 let question = draw.pick(&[
                     "When does {what}?",
                     "At what time does {what}?",
@@ -125,13 +125,14 @@ impl Clip {
     pub fn mask_queries(&self, frames: &[RenderedFrame]) -> Vec<MaskQuery> {
         let mut draw = Draw::of(&[self.wording, 3]);
         let mut queries = Vec::new();
-        for (object, o) in self.scene.objects.iter().enumerate() {
+        for object in 0..self.scene.objects.len() {
             if frames[self.first_seen()].visible(object) < MIN_VISIBLE {
                 continue;
             }
+            let it = self.called(object, &mut draw);
             let question = draw.pick(&["Track the {it}.", "Follow the {it}.", "Segment the {it}."]);
             queries.push(MaskQuery {
-                question: question.replace("{it}", &o.look.phrase()),
+                question: question.replace("{it}", &it),
                 object,
                 masks: frames
                     .iter()
@@ -155,11 +156,11 @@ impl Clip {
     }
 
     /// "the red circle blink".
-    fn infinitive(&self, event: &Event) -> String {
-        let it = self.scene.objects[event.object].look.phrase();
+    fn infinitive(&self, event: &Event, draw: &mut Draw) -> String {
+        let it = self.called(event.object, draw);
         match (event.kind, event.other) {
             (EventKind::Collide, Some(other)) => {
-                let other = self.scene.objects[other].look.phrase();
+                let other = self.called(other, draw);
                 format!("the {it} collide with the {other}")
             }
             (kind, _) => format!("the {it} {}", kind.name()),
