@@ -23,6 +23,7 @@ mod background;
 mod caption;
 mod draw;
 mod event;
+mod exclusion;
 mod export;
 mod generate;
 mod names;

@@ -24,6 +24,8 @@ named! {
         Caption = "caption",
         /// What happens, in the order of time.
         Timeline = "timeline",
+        /// What happens to other shapes, and to which one nothing does.
+        Exclusion = "exclusion",
         /// The box of a shape at the start or the end: annotations of `region`.
         Region = "region",
         /// When something happens: annotations of `temporal`, with saliency.
@@ -36,7 +38,7 @@ named! {
 impl WorldTask {
     /// Whether its answers call a head, which is named as the task.
     pub fn calls_head(self) -> bool {
-        !matches!(self, Self::Chat | Self::Caption | Self::Timeline)
+        matches!(self, Self::Region | Self::Temporal | Self::Mask)
     }
 }
 
@@ -306,6 +308,7 @@ impl WorldRows {
                     WorldTask::Chat => self.chat(clip, frames, &mut draw),
                     WorldTask::Caption => tell(draw.pick(&CAPTION), clip.caption(frames)),
                     WorldTask::Timeline => tell(draw.pick(&TIMELINE), clip.timeline()),
+                    WorldTask::Exclusion => exclusions(clip, frames),
                     WorldTask::Region => region(clip, frames),
                     WorldTask::Temporal => temporal(clip),
                     WorldTask::Mask => mask(clip, frames),
@@ -372,6 +375,11 @@ impl WorldRows {
 fn tell(question: &str, told: Option<String>) -> Vec<(Turn, Option<Annotation>)> {
     let turn = told.map(|told| (Turn::new(question, told), None));
     turn.into_iter().collect()
+}
+
+fn exclusions(clip: &Clip, frames: &[RenderedFrame]) -> Vec<(Turn, Option<Annotation>)> {
+    let asked = clip.exclusions(frames).into_iter();
+    asked.map(|(q, a)| (Turn::new(q, a), None)).collect()
 }
 
 /// A turn that calls a head, and what it is called on. The whole question is the query: in a chat

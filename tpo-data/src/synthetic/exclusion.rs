@@ -1,0 +1,110 @@
+//! Questions about the shapes to which something does not happen.
+
+use super::Clip;
+use super::draw::Draw;
+use super::render::RenderedFrame;
+
+/// Fewest pixels that show in the first frame of a shape that is the answer.
+const MIN_VISIBLE: usize = 12;
+
+impl Clip {
+    /// Questions that name an event and a shape to which it does not happen: "Which shape does not
+    /// blink?", "What does a shape other than the red star do?". Whoever learns which outline never
+    /// blinks instead of looking gets these wrong. Each with its answer, in random order.
+    pub fn exclusions(&self, frames: &[RenderedFrame]) -> Vec<(String, String)> {
+        let mut draw = Draw::of(&[self.wording, 6]);
+        let scene = &self.scene;
+        let mut asked = Vec::new();
+        let shapes = 0..scene.objects.len();
+        let idle = shapes
+            .clone()
+            .filter(|o| !scene.events.iter().any(|e| e.involves(*o)));
+        let mut kinds = Vec::new();
+        for event in &scene.events {
+            if !kinds.contains(&event.kind) {
+                kinds.push(event.kind);
+            }
+        }
+        draw.shuffle(&mut kinds);
+        if let [it] = idle.collect::<Vec<_>>()[..]
+            && self.can_be_named(it)
+            && frames[self.first_seen()].visible(it) >= MIN_VISIBLE
+        {
+            let question = match kinds[..] {
+                [kind] => Some(
+                    draw.pick(&["Which shape does not {}?", "What is it that does not {}?"])
+                        .replace("{}", kind.name()),
+                ),
+                [one, other] => Some(format!(
+                    "Which shape neither {} nor {}?",
+                    one.verb(),
+                    other.verb()
+                )),
+                _ => None,
+            };
+            asked.extend(question.map(|q| (q, scene.objects[it].look.phrase())));
+        }
+        for object in shapes {
+            let mut elsewhere = scene.events.iter().filter(|e| !e.involves(object));
+            if let (Some(event), None) = (elsewhere.next(), elsewhere.next()) {
+                let it = self.called(object, &mut draw);
+                let words = [
+                    "What does a shape other than the {it} do?",
+                    "What happens to a shape other than the {it}?",
+                ];
+                let question = draw.pick(&words).replace("{it}", &it);
+                asked.push((question, event.kind.verb().to_string()));
+            }
+        }
+        draw.shuffle(&mut asked);
+        asked
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::synthetic::{Split, World, WorldConfig};
+
+    #[test]
+    fn one_answer_fits_and_training_names_every_event_with_every_outline() {
+        let world = World::new(WorldConfig::default(), 9).unwrap();
+        let mut pairs = std::collections::BTreeSet::new();
+        let (mut shapes, mut verbs) = (0, 0);
+        for clip in (0..600).map(|i| world.clip(Split::Train, i)) {
+            let scene = &clip.scene;
+            for (question, answer) in clip.exclusions(&clip.scene.render_all()) {
+                let about = scene.objects.iter().position(|o| {
+                    let phrase = o.look.phrase();
+                    question.contains(&phrase) || answer == phrase
+                });
+                let about = about.unwrap();
+                let outline = scene.objects[about].look.shape().unwrap();
+                if question.contains("other than") {
+                    let does: Vec<&str> = scene
+                        .events
+                        .iter()
+                        .filter(|e| !e.involves(about))
+                        .map(|e| e.kind.verb())
+                        .collect();
+                    assert_eq!(does, [answer.as_str()], "{}: {question}", clip.name());
+                    pairs.insert((outline, does[0]));
+                    verbs += 1;
+                } else {
+                    let idle = |o: &usize| !scene.events.iter().any(|e| e.involves(*o));
+                    let idle: Vec<usize> = (0..scene.objects.len()).filter(idle).collect();
+                    assert_eq!(idle, [about], "{}: {question}", clip.name());
+                    for event in &scene.events {
+                        let (name, verb) = (event.kind.name(), event.kind.verb());
+                        assert!(
+                            question.contains(name) || question.contains(verb),
+                            "{question}"
+                        );
+                    }
+                    shapes += 1;
+                }
+            }
+        }
+        assert!(shapes > 100 && verbs > 300, "{shapes} {verbs}");
+        assert_eq!(pairs.len(), 6 * 7);
+    }
+}
