@@ -1,13 +1,15 @@
 //! Writing a trained model for others to use.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use burn::tensor::FloatDType;
-use tpo_core::weights::{DtypePolicy, SaveOptions, SaveReport, save_module};
+use tpo_core::weights::{
+    Checkpoint, DtypePolicy, SaveOptions, SaveReport, average_checkpoints, save_module,
+};
 
 use crate::config::{TpoConfig, VideoChatTpo, videochat_tpo_keys};
 use crate::error::{Error, Result};
-use crate::model_dir::CONFIG_FILE;
+use crate::model_dir::{CONFIG_FILE, read_config, tokenizer_files as files_of_tokenizer};
 
 /// What becomes of the adapters.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -77,10 +79,83 @@ pub fn export_model(
         ..SaveOptions::default()
     };
     let report = save_module(&model, &videochat_tpo_keys()?, dir, &save)?;
-    let json = serde_json::to_vec_pretty(&config).map_err(|e| Error::ModelDir {
+    write_beside(&config, tokenizer_files, dir)?;
+    Ok(report)
+}
+
+/// Writes the mean of the models in `dirs` to `dir`: a model soup
+/// ([`average_checkpoints`]). They must be of one configuration and have one tokenizer; with adapters
+/// beside the weights, export them with [`LoraExport::Merged`] first.
+///
+/// `options.lora` is not used: there is nothing to merge.
+///
+/// # Errors
+/// [`Error::ModelDir`] where a directory holds no model, adapters, or another configuration or
+/// tokenizer than the first; those of [`average_checkpoints`].
+pub fn average_models(
+    dirs: &[PathBuf],
+    dir: impl AsRef<Path>,
+    options: &ExportOptions,
+) -> Result<SaveReport> {
+    let dir = dir.as_ref();
+    let wrong = |path: &Path, why: String| Error::ModelDir {
+        path: path.into(),
+        why,
+    };
+    let [first, others @ ..] = dirs else {
+        return Err(wrong(
+            dir,
+            "there is no model to average; give two or more".into(),
+        ));
+    };
+    let config = read_config(first)?;
+    if config.llm.lora.is_some() {
+        let why = "has LoRA adapters, and the mean of factors is not the mean of their products; \
+                   export it with the adapters merged (train --export --merge)";
+        return Err(wrong(first, why.into()));
+    }
+    let tokenizer = files_of_tokenizer(first)?;
+    let json = written(first, &config)?;
+    for other in others {
+        if written(other, &read_config(other)?)? != json {
+            let why = format!("its {CONFIG_FILE} is not that of {}", first.display());
+            return Err(wrong(other, why));
+        }
+        if files_of_tokenizer(other)? != tokenizer {
+            let why = format!("its tokenizer is not that of {}", first.display());
+            return Err(wrong(other, why));
+        }
+    }
+    let checkpoints: Vec<Checkpoint> = dirs
+        .iter()
+        .map(Checkpoint::open)
+        .collect::<Result<_, _>>()?;
+    let save = SaveOptions {
+        max_shard_bytes: options.max_shard_bytes,
+        dtype: options.dtype.map_or(DtypePolicy::Keep, DtypePolicy::Cast),
+        overwrite: options.overwrite,
+        ..SaveOptions::default()
+    };
+    let report = average_checkpoints(&checkpoints, dir, &save)?;
+    write_beside(&config, &tokenizer, dir)?;
+    Ok(report)
+}
+
+/// The sizes as [`CONFIG_FILE`] has them.
+fn written(dir: &Path, config: &TpoConfig) -> Result<Vec<u8>> {
+    serde_json::to_vec_pretty(config).map_err(|e| Error::ModelDir {
         path: dir.join(CONFIG_FILE),
         why: e.to_string(),
-    })?;
+    })
+}
+
+/// The tokenizer's files and, last, the sizes.
+fn write_beside(
+    config: &TpoConfig,
+    tokenizer_files: &[(String, Vec<u8>)],
+    dir: &Path,
+) -> Result<()> {
+    let json = written(dir, config)?;
     let files = tokenizer_files.iter().map(|(n, b)| (n.as_str(), b));
     for (name, bytes) in files.chain([(CONFIG_FILE, &json)]) {
         let path = dir.join(name);
@@ -92,5 +167,5 @@ pub fn export_model(
                 why: e.to_string(),
             })?;
     }
-    Ok(report)
+    Ok(())
 }

@@ -230,6 +230,14 @@ pub enum WeightsError {
         /// Why, and what to do.
         why: String,
     },
+    /// Checkpoints of which there is no mean.
+    #[error("{path}: {why}", path = path.display())]
+    Average {
+        /// The checkpoint that does not fit, or where the mean should go.
+        path: PathBuf,
+        /// What does not fit, and what to do.
+        why: String,
+    },
     /// Saving would overwrite something.
     #[error("{path} exists; choose another place or allow it to be overwritten", path = path.display())]
     Exists {

@@ -21,6 +21,7 @@
 #[cfg(target_endian = "big")]
 compile_error!("safetensors files are little-endian and are read without swapping bytes");
 
+mod average;
 mod checkpoint;
 mod error;
 mod header;
@@ -39,6 +40,7 @@ mod source;
 mod sparse;
 mod write;
 
+pub use average::average_checkpoints;
 pub use checkpoint::{Checkpoint, INDEX_FILE, SINGLE_FILE};
 pub use error::{
     MismatchedTensor, MissingTensor, NearTensor, Refusal, UnexpectedTensor, WeightsError,

@@ -67,8 +67,16 @@ pub fn save_module<M: Module>(
     destination: impl AsRef<Path>,
     options: &SaveOptions,
 ) -> Result<SaveReport> {
-    let destination = destination.as_ref();
-    let mut tensors = module_tensors(module, map, options.dtype, &|_| true)?;
+    let tensors = module_tensors(module, map, options.dtype, &|_| true)?;
+    save_tensors(tensors, destination.as_ref(), options)
+}
+
+/// Writes tensors as [`save_module`] does.
+pub(super) fn save_tensors(
+    mut tensors: Vec<TensorSource<'_>>,
+    destination: &Path,
+    options: &SaveOptions,
+) -> Result<SaveReport> {
     tensors.sort_by(|a, b| a.key().cmp(b.key()));
 
     let is_file = destination.extension().is_some_and(|e| e == "safetensors");

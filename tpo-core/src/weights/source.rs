@@ -6,6 +6,7 @@ use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{Bool, BoolStore, DType, Int, Tensor, TensorData};
 use safetensors::Dtype;
 
+use super::header::TensorEntry;
 use super::key_map::KeyMap;
 use super::load::DtypePolicy;
 use super::params::{PathStack, module_params, path_set};
@@ -57,6 +58,30 @@ impl<'a> TensorSource<'a> {
             dtype,
             read: Box::new(move || Ok(data.clone())),
         })
+    }
+
+    /// A tensor with key and shape of `entry`, whose data `read` gives when it is written.
+    pub(super) fn when_asked(
+        entry: &TensorEntry,
+        to: DType,
+        read: impl Fn() -> Result<TensorData, String> + 'a,
+    ) -> Result<Self> {
+        let (key, shape) = (entry.key.clone(), entry.shape.clone());
+        match file_dtype(to) {
+            Some(dtype) => Ok(Self {
+                path: key.clone(),
+                key,
+                shape,
+                to,
+                dtype,
+                read: Box::new(read),
+            }),
+            None => Err(WeightsError::Unsavable {
+                path: key,
+                shape,
+                why: format!("the format has no data type for {to:?}"),
+            }),
+        }
     }
 
     /// Key in the file.
