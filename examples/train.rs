@@ -90,7 +90,11 @@ tensorboard/ (tensorboard --logdir runs) and curves.png. A checkpoint is whole o
 count; kill the process whenever you like.";
 
 fn main() -> ExitCode {
-    match run(&Args::parse()) {
+    let args = Args::parse();
+    if args.explain {
+        sigpipe::reset();
+    }
+    match run(&args) {
         Ok(code) => code,
         Err(error) => {
             eprintln!("error: {error}");

@@ -7,11 +7,11 @@ use burn::tensor::{Device, Distribution, Tensor};
 use tpo::core::model::{PaddingSide, TokenBatch};
 use tpo::core::prompt::PromptIds;
 use tpo::core::traits::LanguageModel;
-use tpo::export::{ExportOptions, LoraExport, export_model};
+use tpo::export::{ExportOptions, LoraExport, average_models, export_model};
 use tpo::llm::LoraConfig;
 use tpo::prelude::*;
 use tpo::videochat_tpo_keys;
-use tpo::weights::{Checkpoint, LoadOptions, load_module};
+use tpo::weights::{Checkpoint, LoadOptions, load_module, read_tensor};
 
 /// Adapters start with `B` at zero, where merging would change nothing.
 struct Noise;
@@ -135,4 +135,65 @@ fn reloaded_models_give_the_same_logits() {
     assert!(plain.llm.lora.is_none());
     let plain = open(dir.path(), &plain, &device);
     close(&logits(&plain, &device), &before);
+}
+
+#[test]
+fn a_mean_of_models_is_a_model() {
+    let device = Device::flex();
+    let folder = tempfile::tempdir().unwrap();
+    let save = |seed: u64, name: &str| {
+        let dir = folder.path().join(name);
+        let session = Session::nano(&device, seed, SessionOptions::default()).unwrap();
+        session.save(&dir).unwrap();
+        dir
+    };
+    let (one, other) = (save(1, "one"), save(2, "other"));
+    let out = folder.path().join("mean");
+    // In shards, of files that are whole.
+    let options = ExportOptions {
+        max_shard_bytes: 1_000_000,
+        ..ExportOptions::default()
+    };
+    average_models(&[one.clone(), other.clone(), one.clone()], &out, &options).unwrap();
+    assert!(out.join("model.safetensors.index.json").exists());
+    let [a, b, mean] = [&one, &other, &out].map(|d| Checkpoint::open(d).unwrap());
+    let values = |c: &Checkpoint, key: &str| {
+        let data = read_tensor(c.get(key).unwrap()).unwrap();
+        data.iter::<f32>().collect::<Vec<f32>>()
+    };
+    let mut moved = 0;
+    for tensor in mean.tensors() {
+        let [a, b, mean] = [&a, &b, &mean].map(|c| values(c, &tensor.key));
+        for ((a, b), mean) in a.iter().zip(&b).zip(mean) {
+            let expected = (2.0 * a + b) / 3.0;
+            assert!(
+                (mean - expected).abs() <= 1e-6 * (1.0 + expected.abs()),
+                "{}",
+                tensor.key
+            );
+            moved += usize::from(a != b);
+        }
+    }
+    assert!(moved > 10_000, "{moved}");
+    Session::open(&out, &device, SessionOptions::default(), None).unwrap();
+
+    // Another configuration, and adapters.
+    let config = config();
+    let model = config.init(&device).unwrap();
+    let adapted = folder.path().join("adapted");
+    let files = [("tokenizer.json".to_string(), b"{}".to_vec())];
+    export_model(model, &config, &files, &adapted, &ExportOptions::default()).unwrap();
+    let dirs = [one.clone(), adapted.clone()];
+    let error = average_models(&dirs, &out, &options)
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("adapted: its tpo.json is not that of"),
+        "{error}"
+    );
+    let dirs = [adapted, one];
+    let error = average_models(&dirs, &out, &options)
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("--merge"), "{error}");
 }

@@ -63,6 +63,8 @@ fn the_mini_models_recipes_fit_it() {
         "reading",
         "connector",
         "words",
+        "names",
+        "exclusion",
     ];
     let sizes = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/mini");
     for (folder, files) in [

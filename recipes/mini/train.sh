@@ -41,6 +41,19 @@ run pretrain -- --model runs/mini-masks-model --out runs/mini-eyes --seed "$((SE
   --parts perception --perception-steps 2500 --perception-rate 1e-3 --irregular 0.3 --world 11
 run train -- --stop-after 1500 recipes/mini/reading.toml seed="$((SEED + 110))"
 run train -- --stop-after 1250 recipes/mini/connector.toml seed="$((SEED + 120))"
-run train -- recipes/mini/words.toml seed="$((SEED + 130))" --export runs/mini-model --half
+run train -- recipes/mini/words.toml seed="$((SEED + 130))" --export runs/mini-words-model --half
+# Shapes by shorter names, and questions about what does not happen to them: twice, and the mean of both.
+run train -- --stop-after 1750 recipes/mini/names.toml seed="$((SEED + 160))"
+run train -- recipes/mini/exclusion.toml seed="$((SEED + 180))" --export runs/mini-exclusion-model --half
+run train -- recipes/mini/exclusion.toml name=mini-exclusion-2 seed="$((SEED + 190))" \
+  stages.co-training.data.sources.others.weight=2.0 \
+  stages.co-training.data.sources.world.synthetic.seed=190 \
+  stages.co-training.data.sources.events.synthetic.seed=191 \
+  stages.co-training.data.sources.grey.synthetic.seed=192 \
+  stages.co-training.data.sources.dialogues.synthetic.seed=193 \
+  stages.co-training.data.sources.looks.synthetic.seed=194 \
+  stages.co-training.data.sources.others.synthetic.seed=195 \
+  --export runs/mini-exclusion-2-model --half
+run average -- runs/mini-exclusion-model runs/mini-exclusion-2-model --out runs/mini-model
 # How good it is on what training never showed.
 run evaluate -- --model runs/mini-model --synthetic 200 --out runs/mini-model-held-out
