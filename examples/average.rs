@@ -1,6 +1,6 @@
 //! The mean of several models.
 //!
-//! `cargo run --release --example average -- --out runs/mean runs/one runs/other`
+//! `cargo run --release --example average -- --out models/mean models/one models/other`
 
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -22,7 +22,7 @@ pub enum LoraExport {
     Merged,
 }
 
-/// Options of [`export_model`].
+/// Options of [`export_model`] and [`average_models`].
 #[derive(Debug, Clone)]
 pub struct ExportOptions {
     /// Adapters.
@@ -102,12 +102,22 @@ pub fn average_models(
         path: path.into(),
         why,
     };
-    let [first, others @ ..] = dirs else {
-        return Err(wrong(
-            dir,
-            "there is no model to average; give two or more".into(),
-        ));
+    let (Some(first), true) = (dirs.first(), dirs.len() > 1) else {
+        let why = format!(
+            "expected two or more models to average, {} given",
+            dirs.len()
+        );
+        return Err(wrong(dir, why));
     };
+    for dir in dirs {
+        let why = match (dir.is_dir(), dir.join(CONFIG_FILE).is_file()) {
+            (false, _) => "is not a directory".to_string(),
+            (_, false) => format!("holds no {CONFIG_FILE}"),
+            (true, true) => continue,
+        };
+        let why = format!("{why}; give a model directory, as `train --export DIR` writes it");
+        return Err(wrong(dir, why));
+    }
     let config = read_config(first)?;
     if config.llm.lora.is_some() {
         let why = "has LoRA adapters, and the mean of factors is not the mean of their products; \
@@ -116,13 +126,21 @@ pub fn average_models(
     }
     let tokenizer = files_of_tokenizer(first)?;
     let json = written(first, &config)?;
-    for other in others {
-        if written(other, &read_config(other)?)? != json {
-            let why = format!("its {CONFIG_FILE} is not that of {}", first.display());
+    for other in &dirs[1..] {
+        let found = written(other, &read_config(other)?)?;
+        if found != json {
+            let why = format!(
+                "its {CONFIG_FILE} is not that of {}{}; average models of one configuration",
+                first.display(),
+                first_difference(&found, &json)
+            );
             return Err(wrong(other, why));
         }
         if files_of_tokenizer(other)? != tokenizer {
-            let why = format!("its tokenizer is not that of {}", first.display());
+            let why = format!(
+                "its tokenizer is not that of {}; average models of one configuration",
+                first.display()
+            );
             return Err(wrong(other, why));
         }
     }
@@ -139,6 +157,17 @@ pub fn average_models(
     let report = average_checkpoints(&checkpoints, dir, &save)?;
     write_beside(&config, &tokenizer, dir)?;
     Ok(report)
+}
+
+/// The first line that two texts do not share, for a message.
+fn first_difference(found: &[u8], expected: &[u8]) -> String {
+    let lines = |text| String::from_utf8_lossy(text).into_owned();
+    let (found, expected) = (lines(found), lines(expected));
+    let mut pairs = found.lines().zip(expected.lines());
+    match pairs.find(|(a, b)| a != b) {
+        Some((a, b)) => format!(": `{}` instead of `{}`", a.trim(), b.trim()),
+        None => String::new(),
+    }
 }
 
 /// The sizes as [`CONFIG_FILE`] has them.

@@ -191,6 +191,18 @@ fn a_mean_of_models_is_a_model() {
         error.contains("adapted: its tpo.json is not that of"),
         "{error}"
     );
+    assert!(error.contains("instead of"), "{error}");
+    let missing = folder.path().join("missing");
+    for (dirs, expected) in [
+        (vec![one.clone()], "two or more models to average, 1 given"),
+        (vec![one.clone(), missing], "missing: is not a directory"),
+        (vec![folder.path().into(), one.clone()], "holds no tpo.json"),
+    ] {
+        let error = average_models(&dirs, &out, &options)
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains(expected), "{error}");
+    }
     let dirs = [adapted, one];
     let error = average_models(&dirs, &out, &options)
         .unwrap_err()

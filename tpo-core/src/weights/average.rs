@@ -23,19 +23,19 @@ use super::{Checkpoint, Result, WeightsError, nearest};
 ///
 /// # Errors
 /// [`WeightsError::Average`] before anything is written when a tensor is missing from one of
-/// them or has another shape, or when there are none to average; those of reading and saving.
+/// them or has another shape, or when there are fewer than two; those of reading and saving.
 pub fn average_checkpoints(
     checkpoints: &[Checkpoint],
     destination: impl AsRef<Path>,
     options: &SaveOptions,
 ) -> Result<SaveReport> {
     let destination = destination.as_ref();
-    let Some((first, others)) = checkpoints.split_first() else {
-        return Err(WeightsError::Average {
-            path: destination.to_path_buf(),
-            why: "there is no checkpoint to average; give two or more".into(),
-        });
+    let [first, others @ ..] = checkpoints else {
+        return Err(too_few(destination, 0));
     };
+    if others.is_empty() {
+        return Err(too_few(destination, 1));
+    }
     for other in others {
         comparable(first, other)?;
         comparable(other, first)?;
@@ -60,6 +60,13 @@ pub fn average_checkpoints(
         tensors.push(TensorSource::when_asked(entry, to, read)?);
     }
     save_tensors(tensors, destination, options)
+}
+
+fn too_few(destination: &Path, given: usize) -> WeightsError {
+    WeightsError::Average {
+        path: destination.to_path_buf(),
+        why: format!("expected two or more checkpoints to average, {given} given"),
+    }
 }
 
 /// Every tensor of `one` is in `other`, with the same shape and a type of the same sort.
@@ -137,9 +144,14 @@ fn mean(entries: &[TensorEntry]) -> Result<TensorData> {
     })?;
     if float {
         let count = entries.len() as f32;
-        if let Ok(values) = sum.as_mut_slice::<f32>() {
-            values.iter_mut().for_each(|v| *v /= count);
-        }
+        let values = sum.as_mut_slice::<f32>();
+        let values = values.map_err(|e| WeightsError::TensorData {
+            file: entries[0].file.to_path_buf(),
+            key: entries[0].key.clone(),
+            shape: entries[0].shape.clone(),
+            why: format!("{e:?}"),
+        })?;
+        values.iter_mut().for_each(|v| *v /= count);
     }
     Ok(sum)
 }
@@ -244,8 +256,10 @@ mod tests {
         );
         let e = average_checkpoints(&[one, two], &out, &SaveOptions::default()).unwrap_err();
         assert!(e.to_string().contains("only floating-point tensors"), "{e}");
-        let none = average_checkpoints(&[], &out, &SaveOptions::default()).unwrap_err();
-        assert!(none.to_string().contains("give two or more"), "{none}");
+        for few in [&[][..], &[a]] {
+            let e = average_checkpoints(few, &out, &SaveOptions::default()).unwrap_err();
+            assert!(e.to_string().contains("expected two or more"), "{e}");
+        }
         assert!(!out.exists());
     }
 }

@@ -13,7 +13,7 @@ use super::source::{TensorSource, module_tensors, write_tensors};
 use super::write::{Scratch, index, sync_dir};
 use super::{INDEX_FILE, Result, SINGLE_FILE, WeightsError};
 
-/// Options of [`save_module`].
+/// Options of [`save_module`] and [`average_checkpoints`](super::average_checkpoints).
 #[derive(Debug, Clone)]
 pub struct SaveOptions {
     /// A directory gets another shard when one would grow past this many bytes. A tensor larger
