@@ -102,6 +102,7 @@ struct Args {
 }
 
 fn main() -> ExitCode {
+    sigpipe::reset();
     match run(&Args::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -90,11 +90,8 @@ tensorboard/ (tensorboard --logdir runs) and curves.png. A checkpoint is whole o
 count; kill the process whenever you like.";
 
 fn main() -> ExitCode {
-    let args = Args::parse();
-    if args.explain {
-        sigpipe::reset();
-    }
-    match run(&args) {
+    sigpipe::reset();
+    match run(&Args::parse()) {
         Ok(code) => code,
         Err(error) => {
             eprintln!("error: {error}");

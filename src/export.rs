@@ -46,6 +46,17 @@ impl Default for ExportOptions {
     }
 }
 
+impl ExportOptions {
+    fn save(&self) -> SaveOptions {
+        SaveOptions {
+            max_shard_bytes: self.max_shard_bytes,
+            dtype: self.dtype.map_or(DtypePolicy::Keep, DtypePolicy::Cast),
+            overwrite: self.overwrite,
+            ..SaveOptions::default()
+        }
+    }
+}
+
 /// Writes a model directory in the reference's layout: safetensors under the reference's names, in
 /// shards with an index when it is large, and `tpo.json` with the sizes. [`Session::open`] reads
 /// it; copy the tokenizer's files beside it, or give them in `tokenizer_files` (name, bytes).
@@ -72,14 +83,8 @@ pub fn export_model(
         // A session may have merged them to be faster.
         model.llm = model.llm.unmerge_lora();
     }
-    let save = SaveOptions {
-        max_shard_bytes: options.max_shard_bytes,
-        dtype: options.dtype.map_or(DtypePolicy::Keep, DtypePolicy::Cast),
-        overwrite: options.overwrite,
-        ..SaveOptions::default()
-    };
-    let report = save_module(&model, &videochat_tpo_keys()?, dir, &save)?;
-    write_beside(&config, tokenizer_files, dir)?;
+    let report = save_module(&model, &videochat_tpo_keys()?, dir, &options.save())?;
+    write_beside(&written(dir, &config)?, tokenizer_files, dir)?;
     Ok(report)
 }
 
@@ -102,12 +107,9 @@ pub fn average_models(
         path: path.into(),
         why,
     };
-    let (Some(first), true) = (dirs.first(), dirs.len() > 1) else {
-        let why = format!(
-            "expected two or more models to average, {} given",
-            dirs.len()
-        );
-        return Err(wrong(dir, why));
+    // Which says that it takes two or more.
+    let Some((first, others)) = dirs.split_first() else {
+        return Ok(average_checkpoints(&[], dir, &options.save())?);
     };
     for dir in dirs {
         let why = match (dir.is_dir(), dir.join(CONFIG_FILE).is_file()) {
@@ -126,7 +128,7 @@ pub fn average_models(
     }
     let tokenizer = files_of_tokenizer(first)?;
     let json = written(first, &config)?;
-    for other in &dirs[1..] {
+    for other in others {
         let found = written(other, &read_config(other)?)?;
         if found != json {
             let why = format!(
@@ -148,14 +150,8 @@ pub fn average_models(
         .iter()
         .map(Checkpoint::open)
         .collect::<Result<_, _>>()?;
-    let save = SaveOptions {
-        max_shard_bytes: options.max_shard_bytes,
-        dtype: options.dtype.map_or(DtypePolicy::Keep, DtypePolicy::Cast),
-        overwrite: options.overwrite,
-        ..SaveOptions::default()
-    };
-    let report = average_checkpoints(&checkpoints, dir, &save)?;
-    write_beside(&config, &tokenizer, dir)?;
+    let report = average_checkpoints(&checkpoints, dir, &options.save())?;
+    write_beside(&json, &tokenizer, dir)?;
     Ok(report)
 }
 
@@ -179,14 +175,11 @@ fn written(dir: &Path, config: &TpoConfig) -> Result<Vec<u8>> {
 }
 
 /// The tokenizer's files and, last, the sizes.
-fn write_beside(
-    config: &TpoConfig,
-    tokenizer_files: &[(String, Vec<u8>)],
-    dir: &Path,
-) -> Result<()> {
-    let json = written(dir, config)?;
-    let files = tokenizer_files.iter().map(|(n, b)| (n.as_str(), b));
-    for (name, bytes) in files.chain([(CONFIG_FILE, &json)]) {
+fn write_beside(json: &[u8], tokenizer_files: &[(String, Vec<u8>)], dir: &Path) -> Result<()> {
+    let files = tokenizer_files
+        .iter()
+        .map(|(n, b)| (n.as_str(), b.as_slice()));
+    for (name, bytes) in files.chain([(CONFIG_FILE, json)]) {
         let path = dir.join(name);
         let partial = dir.join(format!("{name}.partial"));
         std::fs::write(&partial, bytes)

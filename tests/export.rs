@@ -194,7 +194,10 @@ fn a_mean_of_models_is_a_model() {
     assert!(error.contains("instead of"), "{error}");
     let missing = folder.path().join("missing");
     for (dirs, expected) in [
-        (vec![one.clone()], "two or more models to average, 1 given"),
+        (
+            vec![one.clone()],
+            "two or more checkpoints to average, 1 given",
+        ),
         (vec![one.clone(), missing], "missing: is not a directory"),
         (vec![folder.path().into(), one.clone()], "holds no tpo.json"),
     ] {

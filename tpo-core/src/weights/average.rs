@@ -30,12 +30,17 @@ pub fn average_checkpoints(
     options: &SaveOptions,
 ) -> Result<SaveReport> {
     let destination = destination.as_ref();
-    let [first, others @ ..] = checkpoints else {
-        return Err(too_few(destination, 0));
+    let (Some(first), others @ [_, ..]) =
+        (checkpoints.first(), checkpoints.get(1..).unwrap_or(&[]))
+    else {
+        return Err(WeightsError::Average {
+            path: destination.to_path_buf(),
+            why: format!(
+                "expected two or more checkpoints to average, {} given",
+                checkpoints.len()
+            ),
+        });
     };
-    if others.is_empty() {
-        return Err(too_few(destination, 1));
-    }
     for other in others {
         comparable(first, other)?;
         comparable(other, first)?;
@@ -46,27 +51,31 @@ pub fn average_checkpoints(
             .iter()
             .filter_map(|c| c.get(&entry.key).cloned())
             .collect();
-        let kept = burn_dtype(entry.dtype).ok_or_else(|| WeightsError::TensorData {
-            file: entry.file.to_path_buf(),
-            key: entry.key.clone(),
-            shape: entry.shape.clone(),
-            why: format!("Burn has no data type for {:?}", entry.dtype),
+        let kept = burn_dtype(entry.dtype).ok_or_else(|| {
+            fault(
+                entry,
+                format!("Burn has no data type for {:?}", entry.dtype),
+            )
         })?;
         let to = match options.dtype {
             DtypePolicy::Cast(to) if kept.is_float() => to.into(),
             _ => kept,
         };
-        let read = move || mean(&all).map_err(|e| e.to_string());
-        tensors.push(TensorSource::when_asked(entry, to, read)?);
+        let read = move || {
+            match kept.is_float() {
+                true => mean(&all),
+                false => same(&all),
+            }
+            .map_err(|e| e.to_string())
+        };
+        tensors.push(TensorSource::when_asked(
+            entry.key.clone(),
+            entry.shape.clone(),
+            to,
+            read,
+        )?);
     }
     save_tensors(tensors, destination, options)
-}
-
-fn too_few(destination: &Path, given: usize) -> WeightsError {
-    WeightsError::Average {
-        path: destination.to_path_buf(),
-        why: format!("expected two or more checkpoints to average, {given} given"),
-    }
 }
 
 /// Every tensor of `one` is in `other`, with the same shape and a type of the same sort.
@@ -102,58 +111,44 @@ fn comparable(one: &Checkpoint, other: &Checkpoint) -> Result<()> {
     Ok(())
 }
 
+fn fault(entry: &TensorEntry, why: String) -> WeightsError {
+    WeightsError::TensorData {
+        file: entry.file.to_path_buf(),
+        key: entry.key.clone(),
+        shape: entry.shape.clone(),
+        why,
+    }
+}
+
+/// The mean of a floating-point tensor.
 fn mean(entries: &[TensorEntry]) -> Result<TensorData> {
-    let mut sum: Option<TensorData> = None;
-    let float = entries
-        .iter()
-        .all(|e| burn_dtype(e.dtype).is_some_and(|d| d.is_float()));
+    let mut sum = vec![0.0_f32; entries[0].shape.iter().product()];
     for entry in entries {
-        let fail = |why: String| WeightsError::TensorData {
-            file: entry.file.to_path_buf(),
-            key: entry.key.clone(),
-            shape: entry.shape.clone(),
-            why,
-        };
-        let mut data = read_tensor(entry)?;
-        if float {
-            data = data.try_cast(DType::F32).map_err(|e| fail(e.to_string()))?;
-        }
-        let Some(so_far) = &mut sum else {
-            sum = Some(data);
-            continue;
-        };
-        if !float {
-            if data.as_bytes() != so_far.as_bytes() {
-                return Err(fail(format!(
-                    "its {:?} values are not those of {}, and only floating-point tensors are averaged",
-                    entry.dtype,
-                    entries[0].file.display()
-                )));
-            }
-            continue;
-        }
-        let added = data.as_slice::<f32>().map_err(|e| fail(format!("{e:?}")))?;
-        let into = so_far
-            .as_mut_slice::<f32>()
-            .map_err(|e| fail(format!("{e:?}")))?;
-        into.iter_mut().zip(added).for_each(|(s, a)| *s += a);
+        let data = read_tensor(entry)?.try_cast(DType::F32);
+        let data = data.map_err(|e| fault(entry, e.to_string()))?;
+        let values = data.as_slice::<f32>();
+        let values = values.map_err(|e| fault(entry, format!("{e:?}")))?;
+        sum.iter_mut().zip(values).for_each(|(s, v)| *s += v);
     }
-    let mut sum = sum.ok_or_else(|| WeightsError::Average {
-        path: Default::default(),
-        why: "there is no tensor to average".into(),
-    })?;
-    if float {
-        let count = entries.len() as f32;
-        let values = sum.as_mut_slice::<f32>();
-        let values = values.map_err(|e| WeightsError::TensorData {
-            file: entries[0].file.to_path_buf(),
-            key: entries[0].key.clone(),
-            shape: entries[0].shape.clone(),
-            why: format!("{e:?}"),
-        })?;
-        values.iter_mut().for_each(|v| *v /= count);
+    let count = entries.len() as f32;
+    sum.iter_mut().for_each(|s| *s /= count);
+    Ok(TensorData::new(sum, entries[0].shape.clone()))
+}
+
+/// A tensor that is not averaged: the same in all.
+fn same(entries: &[TensorEntry]) -> Result<TensorData> {
+    let first = read_tensor(&entries[0])?;
+    for entry in &entries[1..] {
+        if read_tensor(entry)?.as_bytes() != first.as_bytes() {
+            let why = format!(
+                "its {:?} values are not those of {}, and only floating-point tensors are averaged",
+                entry.dtype,
+                entries[0].file.display()
+            );
+            return Err(fault(entry, why));
+        }
     }
-    Ok(sum)
+    Ok(first)
 }
 
 #[cfg(test)]

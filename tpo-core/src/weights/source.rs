@@ -6,7 +6,6 @@ use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{Bool, BoolStore, DType, Int, Tensor, TensorData};
 use safetensors::Dtype;
 
-use super::header::TensorEntry;
 use super::key_map::KeyMap;
 use super::load::DtypePolicy;
 use super::params::{PathStack, module_params, path_set};
@@ -40,33 +39,17 @@ impl<'a> TensorSource<'a> {
     /// # Errors
     /// [`WeightsError::Unsavable`] when the format has no such data type.
     pub fn from_data(key: impl Into<String>, data: &'a TensorData) -> Result<Self> {
-        let key = key.into();
         let shape = data.shape().to_vec();
-        let Some(dtype) = file_dtype(data.dtype()) else {
-            let why = format!("the format has no data type for {:?}", data.dtype());
-            return Err(WeightsError::Unsavable {
-                path: key,
-                shape,
-                why,
-            });
-        };
-        Ok(Self {
-            path: key.clone(),
-            key,
-            shape,
-            to: data.dtype(),
-            dtype,
-            read: Box::new(move || Ok(data.clone())),
-        })
+        Self::when_asked(key.into(), shape, data.dtype(), || Ok(data.clone()))
     }
 
-    /// A tensor with key and shape of `entry`, whose data `read` gives when it is written.
+    /// A tensor whose data `read` gives when it is written.
     pub(super) fn when_asked(
-        entry: &TensorEntry,
+        key: String,
+        shape: Vec<usize>,
         to: DType,
         read: impl Fn() -> Result<TensorData, String> + 'a,
     ) -> Result<Self> {
-        let (key, shape) = (entry.key.clone(), entry.shape.clone());
         match file_dtype(to) {
             Some(dtype) => Ok(Self {
                 path: key.clone(),

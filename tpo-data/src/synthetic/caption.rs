@@ -3,8 +3,6 @@
 use super::render::RenderedFrame;
 use super::{Clip, Event};
 
-/// Fewest pixels that show of a shape in the first frame.
-const MIN_VISIBLE: usize = 12;
 /// Corners in reading order.
 const CORNERS: [&str; 4] = ["top left", "top right", "bottom left", "bottom right"];
 
@@ -17,8 +15,7 @@ impl Clip {
         let middle = scene.side as f64 / 2.0;
         let mut told: Vec<(usize, f64, String)> = Vec::new();
         for (object, it) in scene.objects.iter().enumerate() {
-            if frames[self.first_seen()].visible(object) < MIN_VISIBLE || !self.can_be_named(object)
-            {
+            if !frames[self.first_seen()].shows(object) || !self.can_be_named(object) {
                 continue;
             }
             let start = it.states[self.first_seen()];

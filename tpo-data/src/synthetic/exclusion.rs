@@ -4,9 +4,6 @@ use super::draw::Draw;
 use super::render::RenderedFrame;
 use super::{Clip, Event};
 
-/// Fewest pixels that show in the first frame of a shape that is the answer.
-const MIN_VISIBLE: usize = 12;
-
 impl Clip {
     /// Questions that name an event and a shape to which it does not happen: "Which shape does not
     /// blink?", "What does a shape other than the red star do?". Whoever learns which outline never
@@ -28,7 +25,7 @@ impl Clip {
         draw.shuffle(&mut kinds);
         if let [it] = idle.collect::<Vec<_>>()[..]
             && self.can_be_named(it)
-            && frames[self.first_seen()].visible(it) >= MIN_VISIBLE
+            && frames[self.first_seen()].shows(it)
         {
             let question = match kinds[..] {
                 [kind] => Some(

@@ -1,7 +1,7 @@
 //! What a shape is called in a question.
 
-use super::Clip;
 use super::draw::Draw;
+use super::{Clip, Event};
 
 impl Clip {
     /// "red circle", or "red shape" or "circle" where that is enough and the world has
@@ -21,7 +21,7 @@ impl Clip {
             objects.filter(|(i, _)| *i != object).map(|(_, o)| o.look)
         };
         // A shape that takes another colour is not told by the one that it has at the start.
-        let turns = |e: &super::Event| match e.becomes {
+        let turns = |e: &Event| match e.becomes {
             Some(becomes) => e.object == object || becomes == colour,
             None => false,
         };

@@ -54,8 +54,6 @@ pub struct Question {
 const MOVES: f64 = 0.2;
 /// A direction is clear if the other axis moves at most this share of it.
 const CLEAR: f64 = 0.35;
-/// Fewest pixels that show of a shape a question is about.
-const MIN_VISIBLE: usize = 12;
 /// Most answers to choose from.
 const OPTIONS: usize = 4;
 
@@ -351,7 +349,7 @@ impl Asked<'_> {
             let (Some(shape), Some(colour)) = (look.shape(), look.colour) else {
                 continue;
             };
-            if frames[self.clip.first_seen()].visible(i) < MIN_VISIBLE {
+            if !frames[self.clip.first_seen()].shows(i) {
                 continue;
             }
             let alone =
@@ -397,7 +395,7 @@ impl Asked<'_> {
     fn positions(&mut self, frames: &[RenderedFrame]) {
         let side = self.clip.scene.side as f64;
         for i in 0..self.clip.scene.objects.len() {
-            if frames[self.clip.first_seen()].visible(i) < MIN_VISIBLE {
+            if !frames[self.clip.first_seen()].shows(i) {
                 continue;
             }
             let state = self.clip.scene.objects[i].states[self.clip.first_seen()];

@@ -8,6 +8,8 @@ use super::attributes::Texture;
 use super::scene::{Object, Scene, State};
 use crate::Frame;
 
+/// Fewest pixels that show of a shape that a question is about.
+const MIN_VISIBLE: usize = 12;
 /// Share of the colour left in the dark parts of a pattern.
 const DARK: f64 = 0.45;
 
@@ -50,6 +52,11 @@ impl RenderedFrame {
     /// The tight box of a shape's visible pixels; `None` when none is visible.
     pub fn area(&self, object: usize) -> Option<BoxPixels> {
         self.mask(object).bounding_box()
+    }
+
+    /// Whether enough of a shape shows for a question to be about it.
+    pub(super) fn shows(&self, object: usize) -> bool {
+        self.visible(object) >= MIN_VISIBLE
     }
 
     /// Number of visible pixels of a shape.

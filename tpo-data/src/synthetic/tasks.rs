@@ -8,9 +8,6 @@ use super::draw::Draw;
 use super::event::{Event, EventKind};
 use super::render::RenderedFrame;
 
-/// Fewest visible pixels of a shape that a question may be about.
-const MIN_VISIBLE: usize = 12;
-
 /// "Where is it?" with the box.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RegionQuery {
@@ -62,7 +59,7 @@ impl Clip {
         ];
         for (frame, when) in ends {
             for object in 0..self.scene.objects.len() {
-                if frames[frame].visible(object) < MIN_VISIBLE {
+                if !frames[frame].shows(object) {
                     continue;
                 }
                 let Some(area) = self.normalised(&frames[frame], object) else {
@@ -126,7 +123,7 @@ impl Clip {
         let mut draw = Draw::of(&[self.wording, 3]);
         let mut queries = Vec::new();
         for object in 0..self.scene.objects.len() {
-            if frames[self.first_seen()].visible(object) < MIN_VISIBLE {
+            if !frames[self.first_seen()].shows(object) {
                 continue;
             }
             let it = self.called(object, &mut draw);
