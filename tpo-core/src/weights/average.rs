@@ -30,9 +30,7 @@ pub fn average_checkpoints(
     options: &SaveOptions,
 ) -> Result<SaveReport> {
     let destination = destination.as_ref();
-    let (Some(first), others @ [_, ..]) =
-        (checkpoints.first(), checkpoints.get(1..).unwrap_or(&[]))
-    else {
+    let [first, _, ..] = checkpoints else {
         return Err(WeightsError::Average {
             path: destination.to_path_buf(),
             why: format!(
@@ -41,7 +39,7 @@ pub fn average_checkpoints(
             ),
         });
     };
-    for other in others {
+    for other in &checkpoints[1..] {
         comparable(first, other)?;
         comparable(other, first)?;
     }
