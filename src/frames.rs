@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use burn::tensor::{Device, Tensor};
 use tpo_core::CoreError;
+use tpo_core::cancel::CancelToken;
 use tpo_core::head::FrameSource;
 use tpo_data::{
     DataError, Frame, ImageTransform, MediaLimits, TransformPlan, VideoReader, open_still,
@@ -18,13 +19,13 @@ use crate::session::HeadProgress;
 /// Frames decoded ahead of the one that is asked for.
 const AHEAD: usize = 2;
 
-/// Frames of a video file or an image, for [`SampleContext::frames`].
+/// Frames of a video file or an image, for [`Sample::frames`].
 ///
 /// Frames that are asked for in order are decoded once, on a thread of their own, and dropped
 /// after use: memory does not grow with the length of the video. Any other order decodes again
 /// from the nearest key frame.
 ///
-/// [`SampleContext::frames`]: tpo_core::head::SampleContext::frames
+/// [`Sample::frames`]: tpo_core::head::Sample::frames
 pub struct StreamedFrames {
     reader: Arc<dyn VideoReader>,
     device: Device,
@@ -256,6 +257,7 @@ impl FrameSource for StreamedFrames {
 pub(crate) struct HeardFrames {
     pub frames: StreamedFrames,
     pub progress: Option<HeadProgress>,
+    pub cancel: CancelToken,
 }
 
 impl FrameSource for HeardFrames {
@@ -268,6 +270,7 @@ impl FrameSource for HeardFrames {
     }
 
     fn frame(&self, index: usize, size: usize) -> tpo_core::Result<Tensor<4>> {
+        self.cancel.check()?;
         let frame = self.frames.frame(index, size)?;
         if let Some(progress) = &self.progress {
             (progress.0)("frames", index + 1, self.len());

@@ -22,24 +22,17 @@
 //! The parts are crates of their own, re-exported here: [`core`] (vocabulary, traits, the
 //! assembled model, weight import), [`vision`], [`llm`], [`heads`], [`data`] and [`train`].
 
-mod config;
 pub mod curves;
 mod device;
 pub mod draw;
 mod error;
 pub mod evaluation;
-pub mod export;
 pub mod features;
 mod frames;
-pub mod measure;
-mod model_dir;
-pub mod presets;
+pub mod model;
 pub mod pretrain;
-pub mod recipe;
 mod session;
 pub mod sheet;
-pub mod stage_data;
-mod targets;
 pub mod training;
 
 pub use tpo_core as core;
@@ -50,15 +43,13 @@ pub use tpo_llm as llm;
 pub use tpo_train as train;
 pub use tpo_vision as vision;
 
-pub use config::{InputConfig, TpoConfig, VideoChatHeads, VideoChatTpo, videochat_tpo_keys};
 pub use device::DeviceChoice;
 pub use error::{Error, Result};
 pub use frames::StreamedFrames;
-pub use model_dir::CONFIG_FILE;
+pub use model::{BuiltInHeads, CONFIG_FILE, InputConfig, Tpo, TpoConfig, VideoChatTpo, export, presets};
 pub use session::{
     Answer, Event, HeadProgress, Media, Question, Reply, Session, SessionOptions, TrackFrames,
 };
-pub use targets::{built_in_targets, mask_target, temporal_target};
 
 /// What most programs need.
 pub mod prelude {
@@ -66,12 +57,14 @@ pub mod prelude {
     pub use burn::tensor::{Device, Tensor};
     pub use tpo_core::geometry::{BoxPixels, BoxXyxy, Mask, Rle, ScoredSpan, TimeSpan};
     pub use tpo_core::head::{
-        HeadContext, HeadSet, HeadSpec, LossTerms, TargetSet, TaskHead, TaskOutput,
+        Drawing, HeadConfigs, HeadContext, HeadMetric, HeadSet, HeadSpec, LossTerms, ModelSizes,
+        Sample, Shape, TargetSet, TaskHead, TaskOutput,
     };
     pub use tpo_core::heads;
     pub use tpo_core::model::{CallOrder, TokenBatch, TpoBatch, TpoModel};
     pub use tpo_core::nn::{Linear, LinearConfig, Mlp, MlpConfig};
     pub use tpo_core::token::{TaskRegistry, TaskTokens, TokenId};
+    pub use tpo_core::truth::{Truth, TruthTarget};
     pub use tpo_heads::mask::{
         MaskHead, MaskHeadConfig, MaskLossConfig, MaskPrediction, MaskSupervision, MaskTarget,
     };
@@ -82,6 +75,6 @@ pub mod prelude {
     };
 
     pub use crate::{
-        DeviceChoice, Event, Question, Reply, Session, SessionOptions, TpoConfig, VideoChatTpo,
+        BuiltInHeads, DeviceChoice, Event, Question, Reply, Session, SessionOptions, Tpo, TpoConfig,
     };
 }

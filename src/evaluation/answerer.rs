@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use serde_json::json;
+use tpo_core::head::HeadSet;
 use tpo_data::schema::{MediaKind, open_media, resolve};
 use tpo_data::{MediaLimits, VideoPart, VideoReader};
 use tpo_heads::temporal::features::weights_fingerprint;
@@ -11,6 +12,7 @@ use super::answer::{AnswerForm, MediaInfo};
 use super::item::{Ask, Item, MediaRef};
 use super::protocol::{AnswererIdentity, Route};
 use crate::error::{Error, Result};
+use crate::model::BuiltInHeads;
 use crate::session::{Question, Reply, Session, TrackFrames};
 use tpo_data::prompts::box_text;
 
@@ -37,18 +39,18 @@ pub trait Answerer {
 
 /// A session as answerer.
 #[derive(Debug)]
-pub struct SessionAnswerer<'a> {
-    session: &'a mut Session,
+pub struct SessionAnswerer<'a, H = BuiltInHeads> {
+    session: &'a mut Session<H>,
     name: String,
     route: Route,
     form: AnswerForm,
     limits: MediaLimits,
 }
 
-impl<'a> SessionAnswerer<'a> {
+impl<'a, H: HeadSet> SessionAnswerer<'a, H> {
     /// `name` says in the protocol which model it is.
     pub fn new(
-        session: &'a mut Session,
+        session: &'a mut Session<H>,
         name: impl Into<String>,
         route: Route,
         form: AnswerForm,
@@ -108,7 +110,7 @@ impl<'a> SessionAnswerer<'a> {
     }
 }
 
-impl Answerer for SessionAnswerer<'_> {
+impl<H: HeadSet> Answerer for SessionAnswerer<'_, H> {
     fn identity(&mut self) -> Result<AnswererIdentity> {
         let options = self.session.options();
         if options.track != TrackFrames::All {

@@ -36,7 +36,6 @@ mod answer;
 mod answerer;
 mod item;
 mod log;
-mod model;
 mod mvbench;
 mod prompts;
 mod protocol;

@@ -42,7 +42,8 @@ pub use cache::{CacheKey, CacheUse, FeatureCache, hash_file};
 pub use extract::{ExtractOptions, VideoFeatures, extract_reader, extract_video};
 pub use session::{FeatureTowers, OwnClips};
 pub(crate) use session::{FeatureVideo, LazyFeatures};
-pub use training::{TrainingFeatures, feature_rows};
+pub use training::TrainingFeatures;
+pub(crate) use training::readers;
 
 /// The two frozen towers behind the temporal head. Clones share them.
 #[derive(Clone)]
@@ -129,7 +130,7 @@ impl TemporalTowers {
     }
 
     /// Features of a video and a query, to be set as
-    /// [`SampleContext::features`](tpo_core::head::SampleContext).
+    /// [`Sample::features`](tpo_core::head::Sample).
     ///
     /// # Errors
     /// As [`extract_video`] and [`QueryFeatureExtractor::extract`].

@@ -6,7 +6,8 @@ use std::sync::{Arc, OnceLock};
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 use tpo_core::CoreError;
-use tpo_core::head::FeatureSource;
+use tpo_core::cancel::CancelToken;
+use tpo_core::head::{FeatureSource, HeadSet};
 use tpo_data::{MediaLimits, VideoReader};
 use tpo_heads::temporal::features::{
     ClipInput, EncoderFeatures, FrameRule, LanguageModelFeatures, TEMPORAL_TEXT_FEATURES,
@@ -15,8 +16,8 @@ use tpo_heads::temporal::features::{
 use tpo_llm::tokenizer::Tokenizer;
 
 use super::{ExtractOptions, FeatureCache, TemporalTowers, extract_reader, extract_video};
-use crate::config::VideoChatTpo;
 use crate::error::Result;
+use crate::model::Tpo;
 use crate::session::HeadProgress;
 
 /// Which frozen towers the temporal head of a model was trained on.
@@ -98,6 +99,14 @@ pub struct OwnClips {
 }
 
 impl FeatureTowers {
+    /// Seconds of one row of video features.
+    pub fn seconds(&self) -> f64 {
+        let Some(clips) = self.own_clips() else {
+            return 1.0;
+        };
+        clips.frames_per_clip as f64 / clips.features_per_clip as f64 / clips.frames_per_second
+    }
+
     /// The clips of a model that uses its own parts.
     pub fn own_clips(&self) -> Option<OwnClips> {
         match *self {
@@ -120,8 +129,8 @@ impl TemporalTowers {
     ///
     /// # Errors
     /// [`HeadsError::Config`](tpo_heads::HeadsError) for a clip that makes no sense.
-    pub fn of_model(
-        model: &VideoChatTpo,
+    pub fn of_model<H: HeadSet>(
+        model: &Tpo<H>,
         tokenizer: &Arc<Tokenizer>,
         size: usize,
         clips: OwnClips,
@@ -174,6 +183,7 @@ pub(crate) struct LazyFeatures {
     /// The video's features live as long as the media of the session.
     pub memo: Arc<OnceLock<Tensor<2>>>,
     pub progress: Option<HeadProgress>,
+    pub cancel: CancelToken,
 }
 
 impl LazyFeatures {
@@ -188,7 +198,7 @@ impl LazyFeatures {
             if let Some(progress) = &self.progress {
                 (progress.0)("features", done, total);
             }
-            true
+            !self.cancel.is_cancelled()
         };
         let tower = &*self.towers.video;
         let found = match &self.video {
@@ -206,7 +216,10 @@ impl FeatureSource for LazyFeatures {
                 if let Some(features) = self.memo.get() {
                     return Ok(Some(features.clone()));
                 }
-                let found = self.extract().map_err(|e| CoreError::part("features", e))?;
+                let found = self.extract().map_err(|e| match self.cancel.is_cancelled() {
+                    true => CoreError::Cancelled,
+                    false => CoreError::part("features", e),
+                })?;
                 Ok(Some(self.memo.get_or_init(|| found).clone()))
             }
             TEMPORAL_TEXT_FEATURES => Ok(Some(self.towers.text.extract(&self.query)?)),

@@ -2,45 +2,53 @@
 
 use std::any::Any;
 use std::collections::HashMap;
+use std::marker::PhantomData;
 use std::sync::Arc;
 
 use burn::tensor::{Tensor, TensorData};
-use tpo_core::head::{FeatureSource, TaskCall};
+use tpo_core::head::{FeatureSource, HeadSet, TaskCall};
 use tpo_data::feed::{ClipFrames, ClipSource, SampleFacts};
-use tpo_data::sampling::{clip_frame_indices, frame_indices, intervals};
+use tpo_data::sampling::{clip_frame_indices, frame_indices};
 use tpo_data::schema::{MediaKind, resolve};
 use tpo_data::{FrameSampling, ImageTransform, Rounding};
 use tpo_heads::temporal::features::{
     ClipFeatureExtractor, FrameRule, TEMPORAL_TEXT_FEATURES, TEMPORAL_VIDEO_FEATURES,
 };
+use tpo_heads::temporal::feature_rows;
 use tpo_llm::tokenizer::Tokenizer;
 use tpo_train::TrainError;
 use tpo_train::trainer::FindFeatures;
 
 use super::{ExtractOptions, FeatureCache, OwnClips, TemporalTowers, extract_video};
-use crate::config::{TpoConfig, VideoChatTpo};
 use crate::error::{Error, Result};
+use crate::model::{Tpo, TpoConfig};
 
-/// Name of the head that reads features.
-const TEMPORAL: &str = "temporal";
 /// Frames that are decoded and held at a time.
 const FRAMES_HELD: usize = 64;
 
-/// Number of rows the temporal head gets for a clip of `duration` seconds: whole pieces of
-/// `clip_seconds`.
-pub fn feature_rows(duration: f64, clip_seconds: f64) -> usize {
-    intervals(duration, 1.0 / clip_seconds)
+/// Names of the heads that read the video features.
+pub(crate) fn readers<H: HeadSet>() -> Vec<String> {
+    readers_of::<H>(TEMPORAL_VIDEO_FEATURES)
+}
+
+/// Names of the heads that read the features called `name`.
+fn readers_of<H: HeadSet>(name: &str) -> Vec<String> {
+    let heads = H::specs().into_iter().zip(H::features());
+    heads
+        .filter(|(_, features)| features.contains(&name))
+        .map(|(spec, _)| spec.name)
+        .collect()
 }
 
 /// Features for a [`FeedData`](tpo_train::trainer::FeedData): of frozen towers, or of the encoder
 /// and the language model that are being trained, as they are at that step, without autodiff.
-#[derive(Debug)]
-pub struct TrainingFeatures {
+pub struct TrainingFeatures<H> {
     own: Option<OwnTowers>,
     towers: Option<TemporalTowers>,
     cache: Option<FeatureCache>,
     antialias: bool,
     clip_seconds: f64,
+    heads: PhantomData<fn() -> H>,
 }
 
 #[derive(Debug)]
@@ -50,7 +58,7 @@ struct OwnTowers {
     clips: OwnClips,
 }
 
-impl TrainingFeatures {
+impl<H: HeadSet> TrainingFeatures<H> {
     /// Features as a model of this configuration was made for. `towers` are those of a model that
     /// does not use its own parts; `None` when they are needed and not given. `cache` keeps the
     /// video features of frozen towers.
@@ -76,7 +84,8 @@ impl TrainingFeatures {
             own,
             cache: cache.cloned(),
             antialias: config.input.antialias,
-            clip_seconds: config.temporal.clip_seconds,
+            clip_seconds: config.feature_seconds(),
+            heads: PhantomData,
         })
     }
 
@@ -183,7 +192,7 @@ fn fitted(found: Tensor<2>, rows: usize, clip: &ClipFrames) -> Result<Tensor<2>>
 }
 
 fn failed(facts: &SampleFacts) -> impl Fn(Error) -> TrainError + use<> {
-    let what = format!("features of {}", facts.name());
+    let what = format!("features of {}", facts.sample.id);
     move |source| TrainError::Data {
         what: what.clone(),
         source: Box::new(source),
@@ -194,9 +203,9 @@ fn source(name: &str, rows: Tensor<2>) -> Option<Arc<dyn FeatureSource>> {
     Some(Arc::new(HashMap::from([(name.to_string(), rows)])))
 }
 
-impl FindFeatures for TrainingFeatures {
+impl<H: HeadSet> FindFeatures for TrainingFeatures<H> {
     fn see(&mut self, model: &dyn Any) {
-        if let (Some(own), Some(model)) = (&self.own, model.downcast_ref::<VideoChatTpo>()) {
+        if let (Some(own), Some(model)) = (&self.own, model.downcast_ref::<Tpo<H>>()) {
             let towers = TemporalTowers::of_model(model, &own.tokenizer, own.size, own.clips);
             self.towers = towers.ok();
         }
@@ -214,8 +223,9 @@ impl FindFeatures for TrainingFeatures {
         facts: &SampleFacts,
         calls: &[TaskCall],
     ) -> tpo_train::Result<Option<Arc<dyn FeatureSource>>> {
-        let wanted = calls.iter().any(|c| c.task == TEMPORAL);
-        let (true, Some(clip), Some(duration)) = (wanted, &facts.clip, facts.duration) else {
+        let readers = readers::<H>();
+        let wanted = calls.iter().any(|c| readers.contains(&c.task));
+        let (true, Some(clip), Some(duration)) = (wanted, &facts.clip, facts.sample.duration) else {
             return Ok(None);
         };
         let rows = self.video(clip, duration).map_err(failed(facts))?;
@@ -227,7 +237,8 @@ impl FindFeatures for TrainingFeatures {
         facts: &SampleFacts,
         call: &TaskCall,
     ) -> tpo_train::Result<Option<Arc<dyn FeatureSource>>> {
-        let (TEMPORAL, Some(query)) = (call.task.as_str(), &call.query) else {
+        let reads = readers_of::<H>(TEMPORAL_TEXT_FEATURES).contains(&call.task);
+        let (true, Some(query)) = (reads, &call.query) else {
             return Ok(None);
         };
         let text = &self.towers().map_err(failed(facts))?.text;

@@ -14,8 +14,8 @@ use tpo_heads::mask::train::{
 };
 
 use super::{Heard, Mover, Schedule, Told, learning};
-use crate::config::TpoConfig;
 use crate::error::Result;
+use crate::model::TpoConfig;
 
 /// How SAM 2 is pretrained: on single frames first, then through video.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -5,12 +5,12 @@ use burn::tensor::{Device, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 use tpo_data::ImageTransform;
 use tpo_data::synthetic::{Clip, RenderedFrame, RowsConfig, Split, World};
-use tpo_vision::{QFormerConnector, VideoEncoder};
+use tpo_vision::{QFormerConnector, UmtConfig, VideoEncoder};
 
 use super::patches::{PatchHead, PatchLabels};
 use super::{Heard, Mover, Schedule, Told, learning};
-use crate::config::TpoConfig;
 use crate::error::{Error, Result};
+use crate::model::TpoConfig;
 
 /// How encoder and connector are pretrained.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -68,7 +68,11 @@ pub fn pretrain_perception(
     heard: &mut Heard<'_, Perception>,
 ) -> Result<Perception> {
     let world = world_for(config, options)?;
-    let (vision, queries) = (&config.vision, config.connector.qformer.n_query());
+    let parts = config.vision.umt().zip(config.connector.qformer());
+    let (vision, connector) = parts.ok_or_else(|| Error::Config {
+        problems: "perception is pretrained for a UMT and a Q-Former; this model has others".into(),
+    })?;
+    let queries = connector.qformer.n_query();
     let cells = (vision.img_size / vision.patch_size).pow(2);
     let times = config.input.frames / vision.tubelet_size;
     let groups = queries / cells;
@@ -80,7 +84,7 @@ pub fn pretrain_perception(
             ),
         });
     }
-    let (dim, d_llm) = (vision.encoder_embed_dim, config.connector.d_llm);
+    let (dim, d_llm) = (vision.encoder_embed_dim, connector.d_llm);
     let mut reader = learning(Reader {
         perception,
         of_tokens: PatchHead::new(dim, cells, 1, device),
@@ -91,7 +95,7 @@ pub fn pretrain_perception(
     for step in 0..schedule.steps {
         let first = step * options.clips as u64;
         let clips = (first..first + options.clips as u64).map(|i| world.clip(Split::Train, i));
-        let (frames, labels) = batch(clips, config, device)?;
+        let (frames, labels) = batch(clips, config, vision, device)?;
         let tokens = reader.perception.encoder.encode(frames.autodiff())?;
         let visual = reader.perception.connector.forward(tokens.clone(), None)?;
         let (of_tokens, seen) = reader.of_tokens.loss(tokens, &labels);
@@ -144,6 +148,7 @@ fn world_for(config: &TpoConfig, options: &PerceptionPretraining) -> Result<Worl
 fn batch(
     clips: impl Iterator<Item = Clip>,
     config: &TpoConfig,
+    vision: &UmtConfig,
     device: &Device,
 ) -> Result<(Tensor<5>, Vec<PatchLabels>)> {
     let side = config.input.size;
@@ -159,7 +164,6 @@ fn batch(
             values.resize(start + 3 * side * side, 0.0f32);
             plan.apply_into(&frame.to_frame()?, &mut values[start..])?;
         }
-        let vision = &config.vision;
         labels.push(PatchLabels::new(
             &clip,
             &frames,

@@ -1,10 +1,12 @@
 //! Questions and answers.
 
+use std::sync::Arc;
+
 use tpo_core::geometry::BoxXyxy;
-use tpo_core::head::{FeatureSource, FrameSource, SampleContext, TaskOutput};
+use tpo_core::head::{FeatureSource, FrameSource, HeadSet, Sample, TaskOutput};
 use tpo_core::model::{CallOrder, GenerateEvent, GenerateOptions, PaddingSide, TokenBatch};
 use tpo_core::prompt::{
-    MAX_TOKENS, PromptIds, QuestionPrompt, Turn, Visual, encode_further_question,
+    PromptIds, QuestionPrompt, Turn, Visual, encode_further_question,
     timestamps_message,
 };
 use tpo_core::token::TaskRegistry;
@@ -12,7 +14,7 @@ use tpo_data::sampling::frame_timestamps;
 use tpo_llm::sampling::Sampler;
 use tpo_llm::tokenizer::{DecodeStream, Tokenizer};
 
-use super::{Media, Question, Session};
+use super::{History, Media, Question, Session};
 use crate::error::{Error, Result};
 use crate::features::LazyFeatures;
 
@@ -38,7 +40,7 @@ pub struct Reply {
     pub without_head: Vec<String>,
 }
 
-impl Session {
+impl<H: HeadSet> Session<H> {
     /// Asks. The answer comes as an iterator of [`Event`]s; it enters the history when the
     /// iterator has ended.
     ///
@@ -51,7 +53,7 @@ impl Session {
         }
         let text = self.place_boxes(&question);
         let ids = self.prompt_ids(&text, &question)?;
-        let limit = MAX_TOKENS.min(self.config.llm.max_position_embeddings);
+        let limit = self.config.max_prompt();
         if ids.len() > limit {
             return Err(Error::Question {
                 why: format!(
@@ -62,8 +64,8 @@ impl Session {
             });
         }
         let tokens = TokenBatch::pad(&[ids], PaddingSide::Left, 0);
-        let embeddings = self.media.as_ref().map(|m| m.embeddings.clone());
-        let boxes = [[&self.history_boxes[..], &question.boxes].concat()];
+        let embeddings = self.looking.as_ref().map(|l| l.embeddings.clone());
+        let boxes = [[&self.history.boxes[..], &question.boxes].concat()];
         let prompt = self
             .model
             .embed(&tokens, embeddings, &boxes, &self.device)?;
@@ -72,43 +74,11 @@ impl Session {
             max_new_tokens: self.options.max_new_tokens,
             stop: self.tokenizer.eos_ids().to_vec(),
             call_order: self.call_order(),
-            force: question.tasks,
+            force: question.tasks.clone(),
+            cancel: self.options.cancel.clone(),
         };
-        self.asked = question.query.clone().unwrap_or_else(|| text.clone());
-        self.asked_boxes.clone_from(&question.boxes);
+        let sample = self.sample(&question, &text);
         let mut sampler = Sampler::new(self.options.decoding.clone())?;
-        let video = self.media.as_ref().and_then(|m| m.feature_video.clone());
-        self.features = match (&self.towers, video) {
-            (Some(towers), Some(video)) => Some(LazyFeatures {
-                towers: towers.clone(),
-                video,
-                query: question.query.unwrap_or_else(|| question.text.clone()),
-                limits: self.options.limits.clone(),
-                antialias: self.config.input.antialias,
-                cache: self.options.feature_cache.clone(),
-                memo: self.video_features.clone(),
-                progress: self.options.progress.clone(),
-            }),
-            _ => None,
-        };
-        let sample = match &self.media {
-            Some(m) => SampleContext {
-                size: Some(m.size),
-                duration: m.duration,
-                timestamps: &m.timestamps,
-                query: Some(&self.asked),
-                boxes: &self.asked_boxes,
-                id: Some(&self.media_name),
-                frames: self.frames.as_ref().map(|f| f as &dyn FrameSource),
-                features: self.features.as_ref().map(|f| f as &dyn FeatureSource),
-                calls: &[],
-            },
-            None => SampleContext {
-                query: Some(&self.asked),
-                boxes: &self.asked_boxes,
-                ..SampleContext::default()
-            },
-        };
         let run = self
             .model
             .generate(prompt, sample, options, move |logits, history| {
@@ -131,9 +101,41 @@ impl Session {
             boxes: question.boxes,
             registry: self.model.registry(),
             history: &mut self.history,
-            answers: &mut self.answers,
-            history_boxes: &mut self.history_boxes,
         })
+    }
+
+    /// What heads are told when the question is `text`.
+    fn sample(&self, question: &Question, text: &str) -> Sample {
+        let asked = question.query.clone();
+        let mut sample = Sample {
+            query: Some(asked.clone().unwrap_or_else(|| text.into())),
+            boxes: question.boxes.clone(),
+            ..Sample::default()
+        };
+        let Some(looking) = &self.looking else {
+            return sample;
+        };
+        let media = &looking.media;
+        sample.media = Some(media.path.display().to_string());
+        sample.size = Some(media.size);
+        sample.duration = media.duration;
+        sample.timestamps.clone_from(&media.timestamps);
+        sample.frames = Some(looking.frames.clone() as Arc<dyn FrameSource>);
+        if let (Some(towers), Some(video)) = (&self.towers, &looking.feature_video) {
+            let features = LazyFeatures {
+                towers: towers.clone(),
+                video: video.clone(),
+                query: asked.unwrap_or_else(|| question.text.clone()),
+                limits: self.options.limits.clone(),
+                antialias: self.config.input.antialias,
+                cache: self.options.feature_cache.clone(),
+                memo: looking.video_features.clone(),
+                progress: self.options.progress.clone(),
+                cancel: self.options.cancel.clone(),
+            };
+            sample.features = Some(Arc::new(features) as Arc<dyn FeatureSource>);
+        }
+        sample
     }
 
     /// Ids of the conversation and the question `text`.
@@ -141,12 +143,12 @@ impl Session {
     /// A model that runs as trained reads the turns as training lays them out, with the answers it
     /// gave id for id; otherwise the layout is that of the published code.
     pub(super) fn prompt_ids(&self, text: &str, question: &Question) -> Result<PromptIds> {
-        let media = self.media.as_ref();
-        let visual = media.map_or(Visual::None, |m| m.kind);
-        let n_visual = media.map_or(0, |m| m.embeddings.dims()[1]);
+        let looking = self.looking.as_ref();
+        let visual = looking.map_or(Visual::None, |l| l.media.kind);
+        let n_visual = looking.map_or(0, |l| l.embeddings.counts.iter().sum());
         let as_trained = self.call_order() == CallOrder::AsTrained;
         let earlier = match as_trained {
-            true => &self.history[..],
+            true => &self.history.turns[..],
             false => &[],
         };
         let asks_times = |text: &str| text.contains("timestamp");
@@ -155,10 +157,10 @@ impl Session {
             false => String::new(),
         };
         let prefix = &question.answer_prefix;
-        let mut prompt = match (earlier.first(), self.history.is_empty()) {
+        let mut prompt = match (earlier.first(), self.history.turns.is_empty()) {
             (Some(first), _) => QuestionPrompt::new(visual, &message, &first.question),
             (None, true) => QuestionPrompt::new(visual, &message, text).with_answer_prefix(prefix),
-            (None, false) => QuestionPrompt::with_history(visual, &message, &self.history, text)
+            (None, false) => QuestionPrompt::with_history(visual, &message, &self.history.turns, text)
                 .with_answer_prefix(prefix),
         };
         let front = match visual {
@@ -167,7 +169,7 @@ impl Session {
         };
         front.insert_str(0, &question.system);
         let mut ids = prompt.encode(n_visual, &self.tokenizer)?;
-        for (i, answer) in self.answers.iter().enumerate().take(earlier.len()) {
+        for (i, answer) in self.history.answers.iter().enumerate().take(earlier.len()) {
             ids.push_text(answer);
             let next = match earlier.get(i + 1) {
                 Some(turn) => encode_further_question(&turn.question, "", &self.tokenizer)?,
@@ -193,7 +195,7 @@ impl Session {
 
     /// The frame times, which the reference tells only to questions that say "timestamp".
     fn timestamps_message(&self) -> String {
-        match &self.media {
+        match self.media() {
             Some(Media {
                 fps: Some(fps),
                 frames,
@@ -216,9 +218,7 @@ pub struct Answer<'a> {
     question: String,
     boxes: Vec<BoxXyxy>,
     registry: &'a TaskRegistry,
-    history: &'a mut Vec<Turn>,
-    answers: &'a mut Vec<Vec<u32>>,
-    history_boxes: &'a mut Vec<BoxXyxy>,
+    history: &'a mut History,
 }
 
 impl Answer<'_> {
@@ -266,9 +266,9 @@ impl Answer<'_> {
             Ok(text) => text,
             Err(e) => return Some(Err(e.into())),
         };
-        self.answers.push(self.as_learned());
-        self.history_boxes.append(&mut self.boxes);
-        self.history.push(Turn {
+        self.history.answers.push(self.as_learned());
+        self.history.boxes.append(&mut self.boxes);
+        self.history.turns.push(Turn {
             question: std::mem::take(&mut self.question),
             answer,
         });

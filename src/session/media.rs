@@ -1,11 +1,12 @@
 //! Looking at videos and images.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use burn::tensor::{Tensor, TensorData};
-use tpo_core::head::FrameSource;
+use tpo_core::head::{FrameSource, HeadSet};
 use tpo_core::prompt::Visual;
+use tpo_core::traits::{VisualInput, VisualRows, VisualShape};
 use tpo_data::{
     ClipConfig, Frame, FrameBuffer, ImageTransform, Progress, VideoReader, open_video, read_clip,
     read_image,
@@ -35,12 +36,23 @@ pub struct Media {
     pub timestamps: Vec<f64>,
     /// Frames the mask head goes through; 1 for an image.
     pub frame_count: usize,
-    pub(super) embeddings: Tensor<3>,
-    /// What the temporal head's features are made of; `None` for an image.
-    pub(super) feature_video: Option<FeatureVideo>,
 }
 
-impl Session {
+/// Media with what the model has made of it.
+#[derive(Debug)]
+pub(super) struct Looking {
+    pub media: Media,
+    /// Embeddings of the visual slots.
+    pub embeddings: VisualRows,
+    /// What the temporal head's features are made of; `None` for an image.
+    pub feature_video: Option<FeatureVideo>,
+    /// Those features, once a head has asked for them.
+    pub video_features: Arc<OnceLock<Tensor<2>>>,
+    /// Frames for heads that look again.
+    pub frames: Arc<HeardFrames>,
+}
+
+impl<H: HeadSet> Session<H> {
     /// Looks at a video: samples and encodes its frames. Forgets the conversation.
     ///
     /// # Errors
@@ -100,10 +112,11 @@ impl Session {
             transform: self.transform(),
         };
         let clip = read_clip(&*reader, &clip, progress)?;
-        let [t, c, h, w] = clip.shape;
-        let pixels = TensorData::new(clip.values, [1, t, c, h, w]);
-        let pixels = Tensor::from_data(pixels, &self.device);
-        let embeddings = self.model.encode_visual(pixels, None)?;
+        let size = (clip.info.width as u32, clip.info.height as u32);
+        let visual = VisualInput {
+            shape: VisualShape::video(size, clip.indices.len()),
+            pixels: Tensor::from_data(TensorData::new(clip.values, clip.shape), &self.device),
+        };
         let device = &self.device;
         let path = reader.path().to_path_buf();
         let frames = match self.options.track {
@@ -113,16 +126,14 @@ impl Session {
         let media = Media {
             path,
             kind: Visual::Video,
-            size: (clip.info.width as u32, clip.info.height as u32),
+            size,
             duration: Some(clip.info.duration),
             fps: Some(clip.info.fps),
             frames: clip.indices,
             timestamps: clip.timestamps,
             frame_count: frames.len(),
-            embeddings,
-            feature_video: Some(feature_video),
         };
-        self.look_at(media, frames)
+        self.look_at(media, visual, frames, Some(feature_video))
     }
 
     /// Looks at an image. Forgets the conversation.
@@ -134,6 +145,10 @@ impl Session {
         let frame = read_image(path, &self.options.limits)?;
         let size = (frame.width() as u32, frame.height() as u32);
         let pixels = self.transform().apply_tensor(&[frame], &self.device)?;
+        let visual = VisualInput {
+            pixels: pixels.squeeze_dim(0),
+            shape: VisualShape::image(size),
+        };
         let media = Media {
             path: path.into(),
             kind: Visual::Image,
@@ -143,32 +158,42 @@ impl Session {
             frames: vec![0],
             timestamps: Vec::new(),
             frame_count: 1,
-            embeddings: self.model.encode_visual(pixels, None)?,
-            feature_video: None,
         };
         let frames = StreamedFrames::image(path, &self.options.limits, &self.device)?;
-        self.look_at(media, frames)
+        self.look_at(media, visual, frames, None)
     }
 
     /// Looks at nothing: questions are about text only. Forgets the conversation.
     pub fn clear_media(&mut self) {
         self.clear_history();
-        self.media = None;
-        self.frames = None;
-        self.features = None;
-        self.video_features = Arc::default();
-        self.media_name.clear();
+        self.looking = None;
     }
 
-    fn look_at(&mut self, media: Media, frames: StreamedFrames) -> Result<&Media> {
+    fn look_at(
+        &mut self,
+        media: Media,
+        visual: VisualInput,
+        frames: StreamedFrames,
+        feature_video: Option<FeatureVideo>,
+    ) -> Result<&Media> {
+        let embeddings = self.model.encode_visuals(vec![visual], None)?;
         self.clear_history();
-        self.video_features = Arc::default();
-        self.media_name = media.path.display().to_string();
-        self.frames = Some(HeardFrames {
-            frames,
-            progress: self.options.progress.clone(),
-        });
-        Ok(self.media.insert(media))
+        let looking = Looking {
+            media,
+            // One visual went in.
+            embeddings: embeddings.unwrap_or_else(|| VisualRows {
+                rows: Tensor::empty([0, self.config.llm.hidden_size], &self.device),
+                counts: Vec::new(),
+            }),
+            feature_video,
+            video_features: Arc::default(),
+            frames: Arc::new(HeardFrames {
+                frames,
+                progress: self.options.progress.clone(),
+                cancel: self.options.cancel.clone(),
+            }),
+        };
+        Ok(&self.looking.insert(looking).media)
     }
 
     fn transform(&self) -> ImageTransform {

@@ -1,17 +1,17 @@
 //! A conversation about one video or image.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
-use burn::tensor::{Device, Tensor};
+use burn::tensor::Device;
 use tpo_core::geometry::BoxXyxy;
+use tpo_core::head::HeadSet;
 use tpo_core::model::CallOrder;
 use tpo_core::prompt::Turn;
 use tpo_llm::tokenizer::Tokenizer;
 
-use crate::config::{TpoConfig, VideoChatTpo};
 use crate::error::Result;
-use crate::features::{LazyFeatures, TemporalTowers};
-use crate::frames::HeardFrames;
+use crate::features::TemporalTowers;
+use crate::model::{BuiltInHeads, Tpo, TpoConfig};
 
 mod ask;
 mod media;
@@ -20,6 +20,7 @@ mod options;
 mod tests;
 
 pub use ask::{Answer, Event, Reply};
+use media::Looking;
 pub use media::Media;
 pub use options::{HeadProgress, SessionOptions, TrackFrames};
 
@@ -71,49 +72,44 @@ impl Question {
 
 /// A model, its tokenizer, what it is looking at and what was said.
 #[derive(Debug)]
-pub struct Session {
-    model: VideoChatTpo,
+pub struct Session<H = BuiltInHeads> {
+    model: Tpo<H>,
     config: TpoConfig,
     tokenizer: Arc<Tokenizer>,
     /// Towers of the temporal head.
     towers: Option<TemporalTowers>,
-    /// Video features of the media, once a head has asked for them.
-    video_features: Arc<OnceLock<Tensor<2>>>,
-    /// Features of the question being answered.
-    features: Option<LazyFeatures>,
-    /// Frames of the media for heads that look again.
-    frames: Option<HeardFrames>,
-    /// Name of the media for the heads.
-    media_name: String,
     /// The tokenizer's files, to be written beside the weights.
     pub(crate) tokenizer_files: Vec<(String, Vec<u8>)>,
     device: Device,
     options: SessionOptions,
-    media: Option<Media>,
-    history: Vec<Turn>,
-    /// Its answers as ids, with the task tokens behind their calls.
-    answers: Vec<Vec<u32>>,
-    /// Boxes of the questions in the history, in order; their marks stand in its text.
-    history_boxes: Vec<BoxXyxy>,
-    /// The question being answered.
-    asked: String,
-    /// Its boxes.
-    asked_boxes: Vec<BoxXyxy>,
+    /// What is being looked at: one video or image, whose frames are read as they are needed.
+    looking: Option<Looking>,
+    history: History,
 }
 
-impl Session {
+/// What was said since the media was loaded.
+#[derive(Debug, Default)]
+struct History {
+    turns: Vec<Turn>,
+    /// Their answers as ids, with the task tokens after their calls.
+    answers: Vec<Vec<u32>>,
+    /// Boxes of their questions, in order; their marks stand in the text.
+    boxes: Vec<BoxXyxy>,
+}
+
+impl<H: HeadSet> Session<H> {
     /// Puts a model and a tokenizer together.
     ///
     /// # Errors
     /// When the tokenizer does not hold the task tokens under the ids the model has for them.
     pub fn new(
-        model: VideoChatTpo,
+        model: Tpo<H>,
         config: TpoConfig,
         tokenizer: impl Into<Arc<Tokenizer>>,
         device: &Device,
         options: SessionOptions,
     ) -> Result<Self> {
-        config.validate()?;
+        config.validate::<H>()?;
         let tokenizer = tokenizer.into();
         model.registry().check(|t| tokenizer.token_to_id(t))?;
         let towers = match (&options.towers, config.features.own_clips()) {
@@ -129,19 +125,11 @@ impl Session {
             config,
             tokenizer,
             towers,
-            video_features: Arc::default(),
-            features: None,
-            frames: None,
-            media_name: String::new(),
             tokenizer_files: Vec::new(),
             device: device.clone(),
             options,
-            media: None,
-            history: Vec::new(),
-            answers: Vec::new(),
-            history_boxes: Vec::new(),
-            asked: String::new(),
-            asked_boxes: Vec::new(),
+            looking: None,
+            history: History::default(),
         })
     }
 
@@ -149,7 +137,7 @@ impl Session {
     ///
     /// # Errors
     /// As [`Session::new`].
-    pub fn with_model(&self, model: VideoChatTpo) -> Result<Self> {
+    pub fn with_model(&self, model: Tpo<H>) -> Result<Self> {
         let mut session = Self::new(
             model,
             self.config.clone(),
@@ -162,7 +150,7 @@ impl Session {
     }
 
     /// The model.
-    pub fn model(&self) -> &VideoChatTpo {
+    pub fn model(&self) -> &Tpo<H> {
         &self.model
     }
 
@@ -193,18 +181,16 @@ impl Session {
 
     /// What is being looked at.
     pub fn media(&self) -> Option<&Media> {
-        self.media.as_ref()
+        self.looking.as_ref().map(|l| &l.media)
     }
 
     /// What was said since the media was loaded.
     pub fn history(&self) -> &[Turn] {
-        &self.history
+        &self.history.turns
     }
 
     /// Forgets the conversation and keeps the media.
     pub fn clear_history(&mut self) {
-        self.history.clear();
-        self.answers.clear();
-        self.history_boxes.clear();
+        self.history = History::default();
     }
 }

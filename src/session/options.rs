@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use burn::tensor::FloatDType;
+use tpo_core::cancel::CancelToken;
 use tpo_core::model::CallOrder;
 use tpo_data::{FrameSampling, MediaLimits};
 use tpo_llm::sampling::SamplingConfig;
@@ -34,6 +35,9 @@ pub struct SessionOptions {
     pub track: TrackFrames,
     /// Hears how far a head is that works on many frames: what it does, done, in total.
     pub progress: Option<HeadProgress>,
+    /// Stops an answer from another thread, also in the middle of a mask: the answer then ends with
+    /// [`CoreError::Cancelled`](tpo_core::CoreError::Cancelled) and is not part of the history.
+    pub cancel: CancelToken,
 }
 
 /// Called with what is being done, steps done, steps in total; from any thread.
@@ -72,6 +76,7 @@ impl Default for SessionOptions {
             feature_cache: None,
             track: TrackFrames::All,
             progress: None,
+            cancel: CancelToken::new(),
         }
     }
 }

@@ -99,6 +99,25 @@ pub enum CoreError {
         /// Embeddings given.
         found: usize,
     },
+    /// Somebody asked to stop.
+    #[error("cancelled")]
+    Cancelled,
+    /// A configuration with which a head cannot be made.
+    #[error("configuration of head `{head}`: {why}")]
+    HeadConfig {
+        /// Name of the head.
+        head: String,
+        /// What is wrong and what to do.
+        why: String,
+    },
+    /// An annotation of which a head can make no target.
+    #[error("annotation of `{task}`: {why}")]
+    Truth {
+        /// Name of the task.
+        task: String,
+        /// What is wrong and what to do.
+        why: String,
+    },
     /// Something a head needs was not supplied.
     #[error("head `{head}` needs {what}, which was not supplied: {hint}")]
     MissingInput {
@@ -112,7 +131,7 @@ pub enum CoreError {
     /// A head needs features of a frozen tower that nobody supplied.
     #[error(
         "head `{head}` needs the features `{name}` of this sample, which were not supplied: \
-         set SampleContext::features"
+         set Sample::features"
     )]
     MissingFeatures {
         /// Name of the head.

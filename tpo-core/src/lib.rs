@@ -5,6 +5,7 @@
 //! *vision encoder → connector → language model → task heads*. This crate defines the joints and
 //! names no concrete encoder, language model or head; those live in the sibling crates.
 
+pub mod cancel;
 pub mod choice;
 pub mod error;
 pub mod geometry;
@@ -17,6 +18,7 @@ pub mod recompute;
 pub mod rows;
 pub mod token;
 pub mod traits;
+pub mod truth;
 pub mod weights;
 
 pub use error::{CoreError, Result};

@@ -1,7 +1,7 @@
 //! Task tokens: how a language model calls a head.
 //!
-//! Each task owns a *routing token* that the language model emits (`<box_begin>`) and a
-//! *placeholder* whose input embedding is overwritten by a learnable task token (`<boxes>`). The
+//! Each task owns a *routing token* that the language model emits (`<point_begin>`) and a
+//! *placeholder* whose input embedding is overwritten by a learnable task token (`<point>`). The
 //! last hidden state at the placeholder drives the head. Ids belong to a vocabulary, so the
 //! registry is serialised with the model.
 
@@ -13,7 +13,7 @@ use crate::error::{CoreError, Result};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TaskTokens {
-    /// Name of the task, unique in a model: `region`, `temporal`, `mask`.
+    /// Name of the task, unique in a model.
     pub name: String,
     /// Token the language model emits to call the head.
     pub routing: TokenId,
@@ -46,8 +46,7 @@ impl TokenId {
 #[serde(deny_unknown_fields)]
 pub struct TaskRegistry {
     tasks: Vec<TaskTokens>,
-    /// Placeholder in the *question* that is replaced by the encoding of a box
-    /// (`<track_box>` in the reference).
+    /// Placeholder in the *question* that is replaced by the encoding of a box.
     #[serde(default)]
     pub box_prompt: Option<TokenId>,
 }
@@ -56,28 +55,6 @@ impl TaskRegistry {
     /// An empty registry.
     pub fn new() -> Self {
         Self::default()
-    }
-
-    /// The seven added tokens of VideoChat-TPO (ids 32000–32006, reference tokenizer).
-    pub fn videochat_tpo() -> Self {
-        Self::with_base(32_000)
-    }
-
-    /// The seven tokens of VideoChat-TPO in the reference's order, the first with id `base`.
-    pub fn with_base(base: u32) -> Self {
-        let task = |name: &str, routing: (&str, u32), placeholder: (&str, u32)| TaskTokens {
-            name: name.into(),
-            routing: TokenId::new(routing.0, base + routing.1),
-            placeholder: TokenId::new(placeholder.0, base + placeholder.1),
-        };
-        Self {
-            tasks: vec![
-                task("region", ("<box_begin>", 0), ("<boxes>", 3)),
-                task("temporal", ("<time_begin>", 1), ("<temp>", 2)),
-                task("mask", ("<track_begin>", 4), ("<tracking>", 5)),
-            ],
-            box_prompt: Some(TokenId::new("<track_box>", base + 6)),
-        }
     }
 
     /// Adds a task.
@@ -184,33 +161,26 @@ impl TaskRegistry {
 mod tests {
     use super::*;
 
-    #[test]
-    fn reference_ids() {
-        let r = TaskRegistry::videochat_tpo();
-        let region = r.by_routing(32000).unwrap();
-        assert_eq!(
-            (region.name.as_str(), region.placeholder.id),
-            ("region", 32003)
-        );
-        assert_eq!(r.by_routing(32001).unwrap().placeholder.token, "<temp>");
-        assert_eq!(r.by_routing(32004).unwrap().placeholder.id, 32005);
-        assert_eq!(r.box_prompt.as_ref().unwrap().id, 32006);
-        assert!(r.by_routing(32003).is_none());
+    fn task(name: &str, a: u32, b: u32) -> TaskTokens {
+        TaskTokens {
+            name: name.into(),
+            routing: TokenId::new(format!("<{name}_begin>"), a),
+            placeholder: TokenId::new(format!("<{name}>"), b),
+        }
     }
 
     #[test]
     fn taken_names_and_tokens_are_refused() {
-        let mut r = TaskRegistry::videochat_tpo();
-        let task = |name: &str, a: u32, b: u32| TaskTokens {
-            name: name.into(),
-            routing: TokenId::new("<count_begin>", a),
-            placeholder: TokenId::new("<count>", b),
-        };
-        assert!(r.register(task("region", 40, 41)).is_err());
-        assert!(r.register(task("count", 32003, 41)).is_err());
-        assert!(r.register(task("count", 41, 41)).is_err());
+        let mut r = TaskRegistry::new();
         r.register(task("count", 40, 41)).unwrap();
+        r.box_prompt = Some(TokenId::new("<area>", 50));
         assert_eq!(r.by_routing(40).unwrap().name, "count");
+        assert!(r.by_routing(41).is_none());
+        assert!(r.register(task("count", 42, 43)).is_err());
+        assert!(r.register(task("point", 41, 43)).is_err());
+        assert!(r.register(task("point", 50, 43)).is_err());
+        assert!(r.register(task("point", 42, 42)).is_err());
+        r.register(task("point", 42, 43)).unwrap();
         assert!(r.check(|_| None).is_err());
         r.validate().unwrap();
         let mut twice = r.clone();

@@ -4,6 +4,7 @@ use burn::module::{Module, ModuleDisplay};
 use burn::tensor::{Device, Int, Tensor};
 
 use crate::error::{CoreError, Result};
+use crate::prompt::Visual;
 use crate::recompute::Tape;
 
 /// Turns frames into visual tokens.
@@ -38,15 +39,104 @@ pub struct Instruction {
     pub mask: Tensor<2, Int>,
 }
 
+/// What a connector and a prompt know of a visual before a pixel is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct VisualShape {
+    /// Video or image.
+    pub kind: Visual,
+    /// `(width, height)` of the source in pixels.
+    pub size: (u32, u32),
+    /// Pictures that go into the encoder: frames of a video, tiles of an image.
+    pub pictures: usize,
+}
+
+impl VisualShape {
+    /// A video of so many sampled frames.
+    pub fn video(size: (u32, u32), frames: usize) -> Self {
+        Self {
+            kind: Visual::Video,
+            size,
+            pictures: frames,
+        }
+    }
+
+    /// An image that goes in whole.
+    pub fn image(size: (u32, u32)) -> Self {
+        Self {
+            kind: Visual::Image,
+            size,
+            pictures: 1,
+        }
+    }
+}
+
+/// A video or image as it goes into the encoder.
+#[derive(Debug, Clone)]
+pub struct VisualInput {
+    /// `[pictures, 3, height, width]`, normalised as the encoder was trained.
+    pub pixels: Tensor<4>,
+    /// What it is.
+    pub shape: VisualShape,
+}
+
+impl VisualInput {
+    /// Clips `[batch, frames, 3, height, width]` as videos (one frame: images) whose source is of
+    /// the size of the frames.
+    pub fn clips(frames: Tensor<5>) -> Vec<Self> {
+        let [batch, pictures, channels, height, width] = frames.dims();
+        let kind = if pictures == 1 {
+            Visual::Image
+        } else {
+            Visual::Video
+        };
+        let shape = VisualShape {
+            kind,
+            size: (width as u32, height as u32),
+            pictures,
+        };
+        (0..batch)
+            .map(|i| Self {
+                pixels: frames
+                    .clone()
+                    .narrow(0, i, 1)
+                    .reshape([pictures, channels, height, width]),
+                shape,
+            })
+            .collect()
+    }
+}
+
+/// Embeddings of visuals, each with its own number of rows.
+#[derive(Debug, Clone)]
+pub struct VisualRows {
+    /// `[sum of counts, d_llm]`, visual after visual.
+    pub rows: Tensor<2>,
+    /// Rows of each visual.
+    pub counts: Vec<usize>,
+}
+
+impl VisualRows {
+    /// Visuals of equal length `[batch, rows, d_llm]`.
+    pub fn even(rows: Tensor<3>) -> Self {
+        let [batch, length, d] = rows.dims();
+        Self {
+            rows: rows.reshape([batch * length, d]),
+            counts: vec![length; batch],
+        }
+    }
+}
+
 /// Turns visual tokens into embeddings the language model reads.
 pub trait Connector: Module + ModuleDisplay + 'static {
     /// # Shapes
-    /// - features `[batch, tokens, dim]`
-    /// - output `[batch, n_visual, d_llm]`
-    fn connect(&self, features: Tensor<3>, instruction: Option<&Instruction>) -> Result<Tensor<3>>;
-
-    /// Number of slots one video or image takes in the prompt, given its visual tokens.
-    fn n_visual(&self, tokens: usize) -> usize;
+    /// - features `[batch, tokens, dim]`, one entry of `visuals` for each of the batch
+    /// - output: rows of width `d_llm`, as many per visual as the prompt has slots for it
+    fn connect(
+        &self,
+        features: Tensor<3>,
+        visuals: &[VisualShape],
+        instruction: Option<&Instruction>,
+    ) -> Result<VisualRows>;
 }
 
 /// State of a running generation, owned by the caller. Cloning it copies the state;

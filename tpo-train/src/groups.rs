@@ -8,10 +8,9 @@ use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 pub(crate) use tpo_core::weights::PathStack;
 
-pub use resolve::{resolve, resolve_named, resolve_params};
+pub use resolve::{resolve, resolve_params};
 
 use crate::error::{Result, TrainError};
-use crate::names::HeadNames;
 use crate::pattern::PathPattern;
 use crate::stage::Muon;
 pub(crate) use resolve::float_params;
@@ -34,6 +33,7 @@ pub struct ParamGroupSpec {
     /// Name in logs and messages.
     pub name: String,
     /// Which parameters. Each pattern must match something.
+    #[serde(deserialize_with = "crate::before::patterns")]
     pub patterns: Vec<String>,
     /// Learning rate before the schedule's factor.
     pub learning_rate: f64,
@@ -75,9 +75,7 @@ impl ParamGroupSpec {
             ));
         }
         for pattern in &self.patterns {
-            // Whether a head of that name exists is known once there is a model.
-            let named = HeadNames::new(HeadNames::name_in(pattern));
-            if let Err(why) = PathPattern::parse_named(pattern, &named) {
+            if let Err(why) = PathPattern::parse(pattern) {
                 problems.push(format!("{at}.patterns: `{pattern}` {why}"));
             }
         }

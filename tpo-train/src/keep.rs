@@ -18,7 +18,7 @@ use tpo_core::weights::Checkpoint;
 use crate::adapters::{adapters_of, base_weight, factors};
 use crate::checkpoint::{CheckpointStore, Retention, SavedCheckpoint, files};
 use crate::error::{Result, TrainError};
-use crate::names::HeadNames;
+use crate::before::Renaming;
 use crate::observe::{RunLog, StageLengths, StepRecord};
 use crate::recipe::{Change, Goal, Recipe, SavedWeights};
 use crate::stage::StageLength;
@@ -36,7 +36,6 @@ pub struct RunKeeper {
     recipe_text: String,
     store: CheckpointStore,
     log: RunLog,
-    names: HeadNames,
     /// Paths that are not what the recipe's model has, by the end of the last stage that was seen;
     /// `None` when all weights are kept.
     learnt: Option<BTreeSet<String>>,
@@ -79,7 +78,6 @@ impl RunKeeper {
         dir: impl AsRef<Path>,
         recipe: &Recipe,
         model: &M,
-        names: &HeadNames,
         start: Option<&SavedCheckpoint>,
         bars: bool,
     ) -> Result<Self> {
@@ -92,9 +90,9 @@ impl RunKeeper {
             });
         }
         for stage in recipe.stages.iter().take_while(|s| s.lora.is_none()) {
-            stage.resolve_named(model, names)?;
+            stage.resolve(model)?;
         }
-        Self::open(dir, recipe, model, names, start, None, bars)
+        Self::open(dir, recipe, model, start, None, bars)
     }
 
     /// Takes up the run in `dir` at its newest whole checkpoint; `None` when there is none yet.
@@ -109,10 +107,9 @@ impl RunKeeper {
         dir: impl AsRef<Path>,
         recipe: &Recipe,
         model: M,
-        names: &HeadNames,
         bars: bool,
     ) -> Result<Option<(Self, Resumed<M>)>> {
-        Self::resume_with(dir, recipe, names, bars, |_| Ok(model))
+        Self::resume_with(dir, recipe, bars, |_| Ok(model))
     }
 
     /// [`RunKeeper::resume`] with a model that is built when the stage is known at which the run
@@ -124,7 +121,6 @@ impl RunKeeper {
     pub fn resume_with<M: Module>(
         dir: impl AsRef<Path>,
         recipe: &Recipe,
-        names: &HeadNames,
         bars: bool,
         model: impl FnOnce(usize) -> Result<M>,
     ) -> Result<Option<(Self, Resumed<M>)>> {
@@ -139,14 +135,15 @@ impl RunKeeper {
         };
         let mut state: TrainState = checkpoint.json(files::STATE)?;
         let changes = checkpoint.check_recipe(recipe, state.stage_index)?;
-        state.optimizer.tensors = checkpoint.tensors(files::OPTIMIZER)?;
         let step = state.run_step;
         let model = model(state.stage_index)?;
+        let renaming = Renaming::of(&model);
+        let tensors = checkpoint.tensors(files::OPTIMIZER)?.into_iter();
+        state.optimizer.tensors = tensors.map(|(key, t)| (renaming.key(&key), t)).collect();
         let mut keeper = Self::open(
             dir,
             recipe,
             &model,
-            names,
             Some(&checkpoint),
             Some(step),
             bars,
@@ -167,14 +164,13 @@ impl RunKeeper {
         dir: &Path,
         recipe: &Recipe,
         model: &M,
-        names: &HeadNames,
         from: Option<&SavedCheckpoint>,
         resumed_at: Option<u64>,
         bars: bool,
     ) -> Result<Self> {
         let learnt = match recipe.checkpoints.weights {
             SavedWeights::All => None,
-            SavedWeights::Trained => Some(held(from)?),
+            SavedWeights::Trained => Some(held(from, &Renaming::of(model))?),
         };
         let retention: Retention = (&recipe.checkpoints).into();
         let store = CheckpointStore::new(dir.join(CHECKPOINTS_DIR), retention);
@@ -192,7 +188,6 @@ impl RunKeeper {
             log: RunLog::open(dir, &recipe.logging, resumed_at, bars)?,
             recipe: recipe.clone(),
             recipe_text,
-            names: names.clone(),
             learnt,
             next_stage: 0,
             adapters: adapters_of(model),
@@ -234,7 +229,7 @@ impl RunKeeper {
             .take(stage + 1)
             .skip(self.next_stage)
         {
-            let groups = stage.resolve_named(model, &self.names)?;
+            let groups = stage.resolve(model)?;
             learnt.extend(groups.trainable().map(|p| p.path.clone()));
         }
         self.next_stage = stage + 1;
@@ -271,12 +266,15 @@ impl RunKeeper {
 }
 
 /// Paths of the parameters that a checkpoint holds.
-fn held(checkpoint: Option<&SavedCheckpoint>) -> Result<BTreeSet<String>> {
+fn held(
+    checkpoint: Option<&SavedCheckpoint>,
+    renaming: &Renaming,
+) -> Result<BTreeSet<String>> {
     let Some(checkpoint) = checkpoint else {
         return Ok(BTreeSet::new());
     };
     let weights = Checkpoint::open(checkpoint.dir().join(files::WEIGHTS))?;
-    Ok(weights.tensors().map(|t| t.key.clone()).collect())
+    Ok(weights.tensors().map(|t| renaming.key(&t.key)).collect())
 }
 
 /// Steps of an epoch, rounded up.

@@ -8,7 +8,7 @@
 //! * [`StagePlan`] and [`Stage`]: what is learnt in which order. The paper's plan is a preset,
 //!   [`StagePlan::videochat_tpo`].
 //! * [`ParamGroupSpec`]: which parameters learn, and how fast, as patterns over module paths
-//!   ([`PathPattern`]), where heads go by their names ([`HeadNames`]). [`resolve`] looks the
+//!   ([`PathPattern`]): a head is at `heads.NAME`, its task token at `task_tokens.NAME`. [`resolve`] looks the
 //!   patterns up in a module: each parameter is in exactly one group or frozen. [`freeze`] makes
 //!   the module follow.
 //! * [`LrSchedule`]: warm-up, decay and floor as a pure function of the step.
@@ -20,13 +20,13 @@
 //! Nothing here names an encoder, a language model or a head.
 
 mod adapters;
+mod before;
 pub mod checkpoint;
 pub mod error;
 pub mod explain;
 pub mod groups;
 pub mod keep;
 pub mod loss;
-pub mod names;
 pub mod observe;
 pub mod optim;
 pub mod pattern;
@@ -40,11 +40,10 @@ pub mod trainer;
 pub use checkpoint::{CheckpointStore, Retention, SavedCheckpoint};
 pub use error::{GroupProblem, Result, TrainError};
 pub use groups::{
-    ParamGroupSpec, ResolvedGroup, ResolvedGroups, ResolvedParam, freeze, resolve, resolve_named,
+    ParamGroupSpec, ResolvedGroup, ResolvedGroups, ResolvedParam, freeze, resolve,
     resolve_params,
 };
 pub use loss::{HeadLossWeights, LossWeights};
-pub use names::HeadNames;
 pub use optim::{GradientSet, Optimizer, OptimizerState, UpdateReport};
 pub use pattern::PathPattern;
 pub use presets::VideoChatPaths;

@@ -4,8 +4,6 @@ use std::fmt;
 
 use tpo_core::weights::edit_distance;
 
-use crate::names::HeadNames;
-
 /// A glob over a module path such as `vision.encoder.blocks.0.attn.qkv.weight`.
 ///
 /// A path is the names of the fields from the root of the module to the parameter, joined by
@@ -20,7 +18,6 @@ use crate::names::HeadNames;
 /// | `*` | any characters within one segment, also none |
 /// | `?` | one character within a segment |
 /// | `!` in front | excludes instead (see [`ParamGroupSpec`](crate::ParamGroupSpec)) |
-/// | `head:NAME`, `token:NAME` at the start | the head of that name, its task token (see [`HeadNames`]) |
 ///
 /// So `vision` is a parameter of that name, `vision.**` is everything below it, and
 /// `llm.**.lora.*` is every parameter of every `lora` anywhere in the language model.
@@ -30,7 +27,7 @@ use crate::names::HeadNames;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PathPattern {
     text: String,
-    /// Without `!`, with names of heads written out.
+    /// Without `!`.
     glob: String,
     exclude: bool,
     segments: Vec<Segment>,
@@ -63,19 +60,11 @@ impl PathPattern {
     /// What is wrong with it, in words: it is empty, has an empty segment, mixes `**` with other
     /// characters, or holds a character that no path has.
     pub fn parse(text: &str) -> Result<Self, String> {
-        Self::parse_named(text, &HeadNames::default())
-    }
-
-    /// Reads a pattern that may call heads and task tokens by name (see [`HeadNames`]).
-    ///
-    /// # Errors
-    /// As [`PathPattern::parse`], and a name that no head has.
-    pub fn parse_named(text: &str, names: &HeadNames) -> Result<Self, String> {
         let (exclude, glob) = match text.strip_prefix('!') {
             Some(rest) => (true, rest),
             None => (false, text),
         };
-        let glob = names.expand(glob)?;
+        let glob = glob.to_string();
         if glob.is_empty() {
             return Err("is empty; write `**` for every parameter".into());
         }

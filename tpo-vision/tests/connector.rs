@@ -196,10 +196,11 @@ fn the_connector_projects_its_queries() {
         .with_unused_projections(true)
         .init(&device)
         .unwrap();
-    assert_eq!(connector.n_visual(999), 5);
     let features = random([2, 7, 12], &device);
-    let output = connector.connect(features.clone(), None).unwrap();
-    assert_eq!(output.dims(), [2, 5, 10]);
+    let videos = [VisualShape::video((8, 8), 4); 2];
+    let output = connector.connect(features.clone(), &videos, None).unwrap();
+    assert_eq!(output.counts, [5, 5]);
+    let output: Tensor<3> = output.rows.reshape([2, 5, 10]);
     let queries = connector.qformer.forward(features, None).unwrap();
     let weight = connector.project_up.weight.val().transpose().unsqueeze();
     assert!(max_diff(queries.matmul(weight), output) < 1e-5);
@@ -219,11 +220,13 @@ fn the_mlp_maps_every_token() {
     connector.linear_1.weight = connector.linear_1.weight.map(|_| eye());
     connector.linear_2.weight = connector.linear_2.weight.map(|_| eye() * 2.0);
     let features = Tensor::<3>::from_floats([[[0.0, 1.0], [-1.0, 3.0]]], &device);
-    let output = connector.connect(features, None).unwrap();
+    let output = connector.forward(features).unwrap();
     // 2·GELU(x) with GELU(1) = 0.841345, GELU(-1) = -0.158655, GELU(3) = 2.995950.
     let expected = Tensor::<3>::from_floats([[[0.0, 1.682690], [-0.317310, 5.991901]]], &device);
     assert!(max_diff(output, expected) < 1e-4);
-    assert_eq!(connector.n_visual(128), 128);
+    let image = [VisualShape::image((8, 8))];
+    let rows = connector.connect(random([1, 7, 2], &device), &image, None);
+    assert_eq!(rows.unwrap().counts, [7]);
     let wrong = connector.forward(random([1, 2, 3], &device));
     assert!(matches!(wrong, Err(VisionError::Shape { .. })));
 }

@@ -76,40 +76,56 @@ impl fmt::Debug for TaskCall {
     }
 }
 
-/// Facts about one sample of the batch.
+/// One sample of a batch or of a conversation: what is known of it besides ids and pictures.
 #[derive(Clone, Default)]
-pub struct SampleContext<'a> {
+pub struct Sample {
+    /// Identity in messages, for example `refcoco.jsonl:17`; may be empty.
+    pub id: String,
+    /// Task of the row, for counts in logs; empty when there is none.
+    pub task: String,
     /// Name of the media; samples of one name are never each other's negatives.
-    pub id: Option<&'a str>,
+    pub media: Option<String>,
     /// `(width, height)` of the source in pixels.
     pub size: Option<(u32, u32)>,
     /// Duration of the source in seconds.
     pub duration: Option<f64>,
     /// Times of the sampled frames in seconds.
-    pub timestamps: &'a [f64],
+    pub timestamps: Vec<f64>,
     /// The user's question.
-    pub query: Option<&'a str>,
+    pub query: Option<String>,
     /// Boxes the question is about, normalised.
-    pub boxes: &'a [BoxXyxy],
+    pub boxes: Vec<BoxXyxy>,
     /// The frames, for heads that look again.
-    pub frames: Option<&'a dyn FrameSource>,
+    pub frames: Option<Arc<dyn FrameSource>>,
     /// Features of frozen towers, for heads that read them.
-    pub features: Option<&'a dyn FeatureSource>,
+    pub features: Option<Arc<dyn FeatureSource>>,
     /// The calls of heads in the order of their task tokens. Empty where one question is all there
     /// is: `query`, `boxes` and `features` are those of every call then.
-    pub calls: &'a [TaskCall],
+    pub calls: Vec<TaskCall>,
 }
 
-impl fmt::Debug for SampleContext<'_> {
+impl Sample {
+    /// A sample of which only the identity is known.
+    pub fn named(id: impl Into<String>) -> Self {
+        Self {
+            id: id.into(),
+            ..Self::default()
+        }
+    }
+}
+
+impl fmt::Debug for Sample {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SampleContext")
+        f.debug_struct("Sample")
             .field("id", &self.id)
+            .field("task", &self.task)
+            .field("media", &self.media)
             .field("size", &self.size)
             .field("duration", &self.duration)
             .field("timestamps", &self.timestamps)
             .field("query", &self.query)
             .field("boxes", &self.boxes)
-            .field("frames", &self.frames.map(|s| s.len()))
+            .field("frames", &self.frames.as_ref().map(|s| s.len()))
             .field("features", &self.features.is_some())
             .field("calls", &self.calls)
             .finish()
@@ -120,14 +136,14 @@ impl fmt::Debug for SampleContext<'_> {
 #[derive(Debug, Clone, Default)]
 pub struct HeadContext<'a> {
     /// One entry per sample of the batch; empty when the caller knows nothing.
-    pub samples: &'a [SampleContext<'a>],
+    pub samples: &'a [Sample],
     /// For each task token the index of its sample.
     pub rows: &'a [usize],
 }
 
 impl<'a> HeadContext<'a> {
     /// The sample of the `token`-th task token, if the caller described it.
-    pub fn sample(&self, token: usize) -> Option<&'a SampleContext<'a>> {
+    pub fn sample(&self, token: usize) -> Option<&'a Sample> {
         self.samples.get(*self.rows.get(token)?)
     }
 
@@ -137,16 +153,16 @@ impl<'a> HeadContext<'a> {
     pub fn call(&self, head: &str, token: usize) -> Option<&'a TaskCall> {
         let row = *self.rows.get(token)?;
         let before = self.rows[..token].iter().filter(|r| **r == row).count();
-        let calls = self.samples.get(row)?.calls;
+        let calls = &self.samples.get(row)?.calls;
         calls.iter().filter(|c| c.task == head).nth(before)
     }
 
     /// The sample of the `token`-th task token with query and boxes of its own turn.
-    pub fn asked(&self, head: &str, token: usize) -> Option<SampleContext<'a>> {
+    pub fn asked(&self, head: &str, token: usize) -> Option<Sample> {
         let mut sample = self.sample(token)?.clone();
         if let Some(call) = self.call(head, token) {
-            sample.query = call.query.as_deref();
-            sample.boxes = &call.boxes;
+            sample.query.clone_from(&call.query);
+            sample.boxes.clone_from(&call.boxes);
         }
         Some(sample)
     }
@@ -158,7 +174,7 @@ impl<'a> HeadContext<'a> {
             .ok_or_else(|| CoreError::MissingInput {
                 head: head.into(),
                 what: "the size of the video or image in pixels",
-                hint: "set SampleContext::size",
+                hint: "set Sample::size",
             })
     }
 
@@ -170,7 +186,7 @@ impl<'a> HeadContext<'a> {
         let found = match own {
             Some(rows) => Some(rows),
             None => {
-                let source = self.sample(token).and_then(|s| s.features);
+                let source = self.sample(token).and_then(|s| s.features.as_deref());
                 source.map(|s| s.features(name)).transpose()?.flatten()
             }
         };
@@ -199,16 +215,16 @@ mod tests {
             boxes: vec![BoxXyxy::from([0.0, 0.0, n / 10.0, 1.0])],
             features: Some(Arc::new(features("text", n))),
         };
-        let first = [call("a", 1.0), call("b", 2.0), call("a", 3.0)];
-        let second = [call("a", 4.0)];
-        let video = features("video", 9.0);
-        let sample = |calls| SampleContext {
-            query: Some("the sample's"),
-            features: Some(&video),
+        let first = vec![call("a", 1.0), call("b", 2.0), call("a", 3.0)];
+        let second = vec![call("a", 4.0)];
+        let video = Arc::new(features("video", 9.0));
+        let sample = |calls| Sample {
+            query: Some("the sample's".into()),
+            features: Some(video.clone()),
             calls,
-            ..SampleContext::default()
+            ..Sample::default()
         };
-        let samples = [sample(&first), sample(&second), sample(&[])];
+        let samples = [sample(first), sample(second), sample(vec![])];
         let context = HeadContext {
             samples: &samples,
             rows: &[0, 0, 1, 2],
@@ -216,7 +232,7 @@ mod tests {
         let asked: Vec<_> = (0..4)
             .map(|i| context.asked("a", i).and_then(|s| s.query))
             .collect();
-        let expected = [Some("a 1"), Some("a 3"), Some("a 4"), Some("the sample's")];
+        let expected = ["a 1", "a 3", "a 4", "the sample's"].map(|q| Some(q.to_string()));
         assert_eq!(asked, expected);
         assert_eq!(context.asked("a", 1).unwrap().boxes[0].x1, 0.3);
         let value = |i: usize, name: &str| {

@@ -6,6 +6,8 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
+use super::Drawing;
+
 /// A finished answer of a head. Implemented for every serialisable plain type.
 pub trait Prediction: Debug + Send + Sync + 'static {
     /// The value as JSON.
@@ -31,16 +33,28 @@ pub struct TaskOutput {
     /// Index of the routing token among the generated tokens.
     pub token: usize,
     value: Arc<dyn Prediction>,
+    drawing: Arc<Drawing>,
 }
 
 impl TaskOutput {
-    /// Wraps a prediction.
-    pub fn new(task: impl Into<String>, token: usize, value: Arc<dyn Prediction>) -> Self {
+    /// Wraps a prediction and how it is shown.
+    pub fn new(
+        task: impl Into<String>,
+        token: usize,
+        value: Arc<dyn Prediction>,
+        drawing: Drawing,
+    ) -> Self {
         Self {
             task: task.into(),
             token,
             value,
+            drawing: Arc::new(drawing),
         }
+    }
+
+    /// How its head shows it: words and shapes.
+    pub fn drawing(&self) -> &Drawing {
+        &self.drawing
     }
 
     /// The prediction as the head's own type, if that is what it is.

@@ -7,7 +7,7 @@ use crate::error::{CoreError, Result};
 use crate::geometry::BoxXyxy;
 use crate::head::TargetSet;
 use crate::prompt::PromptIds;
-use crate::traits::{Instruction, TurnMap};
+use crate::traits::{Instruction, TurnMap, VisualInput};
 
 /// Label of a position that is not learned.
 pub const IGNORE_LABEL: i64 = -100;
@@ -138,8 +138,8 @@ impl TokenBatch {
 pub struct TpoBatch {
     /// Ids, visual slots and mask.
     pub tokens: TokenBatch,
-    /// Clips `[clips, frames, 3, height, width]` in the order of their slots.
-    pub frames: Option<Tensor<5>>,
+    /// Videos and images in the order of their slots.
+    pub visuals: Vec<VisualInput>,
     /// Instruction for the connector.
     pub instruction: Option<Instruction>,
     /// Boxes of the question, per sample, in the order of their placeholders.
@@ -157,7 +157,7 @@ impl TpoBatch {
     pub fn new(tokens: TokenBatch, device: &Device) -> Self {
         Self {
             tokens,
-            frames: None,
+            visuals: Vec::new(),
             instruction: None,
             boxes: Vec::new(),
             labels: None,

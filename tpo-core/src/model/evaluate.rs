@@ -4,7 +4,7 @@ use burn::tensor::Tensor;
 
 use super::{TpoBatch, TpoModel, cross_entropy, task_embeddings};
 use crate::error::Result;
-use crate::head::{HeadContext, HeadScore, HeadSet, SampleContext};
+use crate::head::{HeadContext, HeadScore, HeadSet, Sample};
 use crate::traits::{Connector, LanguageModel, VisionEncoder};
 
 /// How well the language model continues the true answers.
@@ -47,13 +47,10 @@ where
     ///
     /// # Errors
     /// As [`TpoModel::forward`]; what the heads' metrics fail with.
-    pub fn evaluate(&self, batch: TpoBatch, samples: &[SampleContext<'_>]) -> Result<Evaluation> {
+    pub fn evaluate(&self, batch: TpoBatch, samples: &[Sample]) -> Result<Evaluation> {
         batch.tokens.check()?;
         let device = batch.device.clone();
-        let visual = batch
-            .frames
-            .map(|frames| self.encode_visual(frames, batch.instruction.as_ref()))
-            .transpose()?;
+        let visual = self.encode_visuals(batch.visuals, batch.instruction.as_ref())?;
         let embeds = self.embed(&batch.tokens, visual, &batch.boxes, &device)?;
         let mask = Some(batch.tokens.mask.as_slice());
         let hidden = match batch.tokens.apart() {
@@ -65,16 +62,15 @@ where
             None => LanguageScore::default(),
         };
         let mut heads = Vec::new();
-        for (spec, at) in self.head_calls(&batch.tokens)? {
+        for (name, at) in self.head_calls(&batch.tokens)? {
             let (embeddings, rows) = task_embeddings(&hidden, &at);
             let context = HeadContext {
                 samples,
                 rows: &rows,
             };
-            let score = self
-                .heads
-                .evaluate(&spec.name, embeddings, &batch.targets, &context)?;
-            heads.extend(score);
+            if let Some(head) = self.heads.head(&name) {
+                heads.extend(head.any_score(embeddings, &batch.targets, &context)?);
+            }
         }
         Ok(Evaluation { language, heads })
     }

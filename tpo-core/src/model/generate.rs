@@ -5,8 +5,9 @@ use std::collections::VecDeque;
 use burn::tensor::{Device, Tensor, TensorData};
 
 use super::TpoModel;
+use crate::cancel::CancelToken;
 use crate::error::{CoreError, Result};
-use crate::head::{HeadContext, HeadSet, SampleContext, TaskOutput};
+use crate::head::{HeadContext, HeadSet, Sample, TaskOutput};
 use crate::traits::{Connector, DecodeCache, LanguageModel, VisionEncoder};
 
 /// When a head is called relative to the routing token.
@@ -34,6 +35,8 @@ pub struct GenerateOptions {
     /// Tasks to call at the start of the answer, whatever the model would say: their routing
     /// tokens are put first, as if the model had emitted them.
     pub force: Vec<String>,
+    /// Looked at before every token.
+    pub cancel: CancelToken,
 }
 
 impl Default for GenerateOptions {
@@ -43,6 +46,7 @@ impl Default for GenerateOptions {
             stop: vec![2],
             call_order: CallOrder::default(),
             force: Vec::new(),
+            cancel: CancelToken::new(),
         }
     }
 }
@@ -73,7 +77,7 @@ pub enum GenerateEvent {
 /// A running answer: an iterator over [`GenerateEvent`]s. After an error it ends.
 pub struct Generate<'a, V, C, L: LanguageModel, H, S> {
     model: &'a TpoModel<V, C, L, H>,
-    sample: SampleContext<'a>,
+    sample: Sample,
     options: GenerateOptions,
     choose: S,
     cache: L::Cache,
@@ -102,7 +106,7 @@ where
     pub fn generate<'a, S>(
         &'a self,
         prompt: Tensor<3>,
-        sample: SampleContext<'a>,
+        sample: Sample,
         options: GenerateOptions,
         choose: S,
     ) -> Result<Generate<'a, V, C, L, H, S>>
@@ -173,6 +177,7 @@ where
     }
 
     fn advance(&mut self) -> Result<()> {
+        self.options.cancel.check()?;
         let Some(hidden) = self.hidden.take() else {
             self.done = true;
             return Ok(());
@@ -248,20 +253,18 @@ where
     }
 
     fn call(&mut self, task: String, embedding: Tensor<2>) -> Result<()> {
-        let samples = [self.sample.clone()];
         let context = HeadContext {
-            samples: &samples,
+            samples: std::slice::from_ref(&self.sample),
             rows: &[0],
         };
         let token = self.tokens.len() - 1;
-        let answer = self
-            .model
-            .heads
-            .predict(&task, embedding.clone(), &context)?
-            .and_then(|p| p.into_iter().next());
-        self.queue.push_back(match answer {
-            Some(value) => GenerateEvent::Task {
-                output: TaskOutput::new(task, token, value),
+        let answers = match self.model.heads.head(&task) {
+            Some(head) => head.predict(embedding.clone(), &context)?,
+            None => Vec::new(),
+        };
+        self.queue.push_back(match answers.into_iter().next() {
+            Some((value, drawing)) => GenerateEvent::Task {
+                output: TaskOutput::new(task, token, value, drawing),
                 embedding,
             },
             None => GenerateEvent::NoHead { task, token },

@@ -8,9 +8,10 @@ mod batch;
 mod evaluate;
 mod generate;
 mod scatter;
+mod task_tokens;
+mod visual;
 
-use burn::module::{Module, Param};
-use burn::nn::Initializer;
+use burn::module::Module;
 use burn::tensor::activation::log_softmax;
 use burn::tensor::{DType, Device, FloatDType, Int, Tensor, TensorData};
 
@@ -18,13 +19,14 @@ pub use batch::{IGNORE_LABEL, PaddingSide, TokenBatch, TpoBatch};
 pub use evaluate::{Evaluation, LanguageScore};
 pub use generate::{CallOrder, Generate, GenerateEvent, GenerateOptions};
 pub use scatter::{Slot, scatter_rows};
+pub use task_tokens::TaskTokenSet;
 
 use crate::error::{CoreError, Result};
 use crate::geometry::BoxXyxy;
-use crate::head::{HeadContext, HeadSet, HeadSpec, LossTerms, SampleContext};
+use crate::head::{HeadContext, HeadSet, HeadSpec, LossTerms, Sample};
 use crate::recompute::Tape;
 use crate::token::TaskRegistry;
-use crate::traits::{Connector, Instruction, LanguageModel, VisionEncoder};
+use crate::traits::{Connector, LanguageModel, VisionEncoder, VisualRows};
 
 /// A video language model with task heads.
 #[derive(Module, Debug)]
@@ -37,8 +39,8 @@ pub struct TpoModel<V, C, L, H> {
     pub llm: L,
     /// The task heads.
     pub heads: H,
-    /// One learnable task token `[1, 1, d_llm]` per head, in the heads' order.
-    pub task_tokens: Vec<Param<Tensor<3>>>,
+    /// One learnable task token `[1, 1, d_llm]` per head.
+    pub task_tokens: TaskTokenSet,
     #[module(skip)]
     registry: TaskRegistry,
 }
@@ -79,8 +81,7 @@ where
     /// The registry may name tasks for which there is no head.
     ///
     /// # Errors
-    /// [`CoreError::Task`] when a head is not in the registry, is there with other tokens, or two
-    /// heads share a name.
+    /// [`CoreError::Task`] when a head is not in the registry or is there with other tokens.
     pub fn new(
         vision: V,
         connector: C,
@@ -89,47 +90,27 @@ where
         registry: TaskRegistry,
         device: &Device,
     ) -> Result<Self> {
-        let specs = heads.specs();
-        for (i, spec) in specs.iter().enumerate() {
+        let specs = H::specs();
+        for spec in &specs {
             let task = registry.require(&spec.name)?;
-            let clash = if task.routing.token != spec.routing
-                || task.placeholder.token != spec.placeholder
-            {
-                Some(format!(
-                    "the head says {} {}, the registry {} {}",
-                    spec.routing, spec.placeholder, task.routing.token, task.placeholder.token
-                ))
-            } else if specs[..i].iter().any(|s| s.name == spec.name) {
-                Some("two heads have this name".to_string())
-            } else {
-                None
-            };
-            if let Some(why) = clash {
+            if task.routing.token != spec.routing || task.placeholder.token != spec.placeholder {
                 return Err(CoreError::Task {
                     name: spec.name.clone(),
-                    why,
-                    known: specs
-                        .iter()
-                        .map(|s| s.name.as_str())
-                        .collect::<Vec<_>>()
-                        .join(", "),
+                    why: format!(
+                        "the head says {} {}, the registry {} {}",
+                        spec.routing, spec.placeholder, task.routing.token, task.placeholder.token
+                    ),
+                    known: names(&specs),
                 });
             }
         }
-        let token = Initializer::Normal {
-            mean: 0.0,
-            std: 1.0,
-        };
         let d_llm = llm.dim();
         Ok(Self {
             vision,
             connector,
             llm,
             heads,
-            task_tokens: specs
-                .iter()
-                .map(|_| token.init([1, 1, d_llm], device))
-                .collect(),
+            task_tokens: TaskTokenSet::init(specs.into_iter().map(|s| s.name), d_llm, device),
             registry,
         })
     }
@@ -141,18 +122,7 @@ where
 
     /// The learnable token `[1, 1, d_llm]` of a task, if the model has its head.
     pub fn task_token(&self, task: &str) -> Option<Tensor<3>> {
-        let at = self.heads.specs().iter().position(|s| s.name == task)?;
-        self.task_tokens.get(at).map(|t| t.val())
-    }
-
-    /// Encodes clips `[batch, frames, 3, height, width]` to embeddings `[batch, n_visual, d_llm]`.
-    pub fn encode_visual(
-        &self,
-        frames: Tensor<5>,
-        instruction: Option<&Instruction>,
-    ) -> Result<Tensor<3>> {
-        let features = self.vision.encode(frames)?;
-        self.connector.connect(features, instruction)
+        self.task_tokens.get(task).map(|t| t.val())
     }
 
     /// Embeds ids and fills the slots: visual embeddings, encoded boxes, task tokens.
@@ -160,7 +130,7 @@ where
     /// The embedding table gets no gradient from here, as in the reference.
     ///
     /// # Shapes
-    /// - visual `[clips, n_visual, d_llm]`, clips in the order of their slots
+    /// - visual: rows of width `d_llm`, visuals in the order of their slots
     /// - output `[batch, length, d_llm]`
     ///
     /// # Errors
@@ -168,7 +138,7 @@ where
     pub fn embed(
         &self,
         tokens: &TokenBatch,
-        visual: Option<Tensor<3>>,
+        visual: Option<VisualRows>,
         boxes: &[Vec<BoxXyxy>],
         device: &Device,
     ) -> Result<Tensor<3>> {
@@ -185,7 +155,7 @@ where
 
         let at = tokens.visual_slots();
         match visual {
-            Some(v) => slots.push(Slot::new("visual slots", at, v.reshape([-1, d_llm as i32]))),
+            Some(visual) => slots.push(Slot::new("visual slots", at, visual.rows)),
             None if !at.is_empty() => {
                 return Err(CoreError::SlotCount {
                     what: "visual slots".into(),
@@ -198,8 +168,8 @@ where
         if let Some(slot) = self.box_slot(tokens, boxes, base.dtype(), device)? {
             slots.push(slot);
         }
-        for (spec, token) in self.heads.specs().iter().zip(&self.task_tokens) {
-            let task = self.registry.require(&spec.name)?;
+        for (name, token) in self.task_tokens.iter() {
+            let task = self.registry.require(name)?;
             let at = tokens.positions_of(task.placeholder.id);
             if !at.is_empty() {
                 slots.push(Slot::repeated(
@@ -266,7 +236,7 @@ where
     /// Training forward: embeddings, hidden states, language-model loss and head losses.
     ///
     /// A head without a task token in the batch, or without targets, is not run.
-    pub fn forward(&self, batch: TpoBatch, samples: &[SampleContext<'_>]) -> Result<TpoOutput> {
+    pub fn forward(&self, batch: TpoBatch, samples: &[Sample]) -> Result<TpoOutput> {
         self.forward_with(batch, samples, None)
     }
 
@@ -275,21 +245,13 @@ where
     pub fn forward_with<'m>(
         &'m self,
         batch: TpoBatch,
-        samples: &[SampleContext<'_>],
+        samples: &[Sample],
         mut tape: Option<&mut Tape<'m>>,
     ) -> Result<TpoOutput> {
         batch.tokens.check()?;
         let device = batch.device.clone();
-        let visual = batch
-            .frames
-            .map(|frames| {
-                let features = match tape.as_deref_mut() {
-                    Some(tape) => self.vision.encode_recomputed(frames, tape)?,
-                    None => self.vision.encode(frames)?,
-                };
-                self.connector.connect(features, batch.instruction.as_ref())
-            })
-            .transpose()?;
+        let instruction = batch.instruction.as_ref();
+        let visual = self.encode_with(batch.visuals, instruction, tape.as_deref_mut())?;
         let embeds = self.embed(&batch.tokens, visual, &batch.boxes, &device)?;
         let mask = Some(batch.tokens.mask.as_slice());
         let hidden = match (batch.tokens.apart(), tape) {
@@ -305,17 +267,17 @@ where
             .flatten();
 
         let mut head_losses = Vec::new();
-        for (spec, at) in self.head_calls(&batch.tokens)? {
+        for (name, at) in self.head_calls(&batch.tokens)? {
             let (embeddings, rows) = task_embeddings(&hidden, &at);
             let context = HeadContext {
                 samples,
                 rows: &rows,
             };
-            if let Some(terms) =
-                self.heads
-                    .loss(&spec.name, embeddings, &batch.targets, &context)?
-            {
-                head_losses.push((spec.name, terms));
+            let Some(head) = self.heads.head(&name) else {
+                continue;
+            };
+            if let Some(terms) = head.any_loss(embeddings, &batch.targets, &context)? {
+                head_losses.push((name, terms));
             }
         }
         Ok(TpoOutput {
@@ -326,13 +288,13 @@ where
         })
     }
 
-    /// The heads that occur in a batch, with the flat positions of their task tokens.
-    fn head_calls(&self, tokens: &TokenBatch) -> Result<Vec<(HeadSpec, Vec<usize>)>> {
+    /// Names of the heads that occur in a batch, with the flat positions of their task tokens.
+    fn head_calls(&self, tokens: &TokenBatch) -> Result<Vec<(String, Vec<usize>)>> {
         let mut calls = Vec::new();
-        for spec in self.heads.specs() {
-            let at = tokens.positions_of(self.registry.require(&spec.name)?.placeholder.id);
+        for (name, _) in self.task_tokens.iter() {
+            let at = tokens.positions_of(self.registry.require(name)?.placeholder.id);
             if !at.is_empty() {
-                calls.push((spec, at));
+                calls.push((name.to_string(), at));
             }
         }
         Ok(calls)
@@ -396,6 +358,11 @@ where
             .reshape([n, vocab]);
         Ok(Some((logits, targets)))
     }
+}
+
+fn names(specs: &[HeadSpec]) -> String {
+    let names: Vec<&str> = specs.iter().map(|s| s.name.as_str()).collect();
+    names.join(", ")
 }
 
 /// Cross entropy `[n]` of logits `[n, classes]`.

@@ -1,16 +1,14 @@
 //! From items to one batch.
 
-use std::collections::BTreeMap;
-
 use burn::tensor::{Device, Tensor, TensorData};
 use tpo_core::geometry::BoxXyxy;
 use tpo_core::head::TargetSet;
 use tpo_core::model::{IGNORE_LABEL, PaddingSide, TokenBatch, TpoBatch};
+use tpo_core::traits::{VisualInput, VisualShape};
 
 use super::facts::SampleFacts;
 use super::item::Item;
 use super::order::Cursor;
-use super::targets::{AnyTarget, Targets};
 use crate::DataError;
 use crate::schema::RowError;
 
@@ -23,8 +21,8 @@ pub struct Collated {
     pub tokens: TokenBatch,
     /// Labels `[batch][length]`.
     pub labels: Vec<Vec<i64>>,
-    /// Values and shape `[clips, frames, 3, height, width]`.
-    pub frames: Option<(Vec<f32>, [usize; 5])>,
+    /// Each visual with its values and their shape `[frames, 3, height, width]`.
+    pub visuals: Vec<(VisualShape, Vec<f32>, [usize; 4])>,
     /// Boxes of the questions, per sample.
     pub boxes: Vec<Vec<BoxXyxy>>,
     /// Targets of the heads, each head's in the order of its tokens.
@@ -39,47 +37,22 @@ impl Collated {
     /// Joins items. `None` without items.
     ///
     /// # Errors
-    /// [`DataError::InvalidConfig`] when clips differ in shape.
+    /// [`DataError::Core`] when the targets of a head differ in type.
     pub fn new(
         at: Cursor,
         items: Vec<Item>,
         skipped: Vec<RowError>,
-        targets: &Targets,
         pad_id: u32,
     ) -> Result<Option<Self>, DataError> {
         if items.is_empty() {
             return Ok(None);
         }
         let (mut prompts, mut labels, mut boxes) = (Vec::new(), Vec::new(), Vec::new());
-        let mut turns = Vec::new();
-        let (mut samples, mut by_task) = (Vec::new(), BTreeMap::<String, Vec<AnyTarget>>::new());
-        let (mut values, mut shape): (Vec<f32>, Option<[usize; 4]>) = (Vec::new(), None);
-        let mut clips = 0;
-        let batch = items.len();
+        let (mut turns, mut samples, mut visuals) = (Vec::new(), Vec::new(), Vec::new());
+        let mut targets = TargetSet::new();
         for item in items {
-            if let Some((frames, found)) = item.frames {
-                let expected = *shape.get_or_insert(found);
-                if found != expected {
-                    return Err(DataError::InvalidConfig {
-                        what: "batch",
-                        reason: format!(
-                            "clips of {expected:?} and {found:?} [frames, channels, height, \
-                             width]; use a sampling with a fixed number of frames and a \
-                             transform with a size, or a batch of one"
-                        ),
-                    });
-                }
-                if values.is_empty() {
-                    values = frames;
-                    values.reserve_exact(values.len() * (batch - 1));
-                } else {
-                    values.extend_from_slice(&frames);
-                }
-                clips += 1;
-            }
-            for (task, target) in item.targets {
-                by_task.entry(task).or_default().push(target);
-            }
+            visuals.extend(item.visual);
+            targets.append(item.targets)?;
             prompts.push(item.prompt);
             labels.push(item.labels);
             turns.push(item.apart);
@@ -99,9 +72,9 @@ impl Collated {
             at,
             tokens,
             labels,
-            frames: shape.map(|[f, c, h, w]| (values, [clips, f, c, h, w])),
+            visuals,
             boxes,
-            targets: targets.gather(by_task),
+            targets,
             samples,
             skipped,
         }))
@@ -110,9 +83,12 @@ impl Collated {
     /// Puts the batch on a device; the samples keep their own lazily read frames for it too.
     pub fn into_batch(self, device: &Device) -> (TpoBatch, Vec<SampleFacts>) {
         let mut batch = TpoBatch::new(self.tokens, device);
-        batch.frames = self
-            .frames
-            .map(|(values, shape)| Tensor::from_data(TensorData::new(values, shape), device));
+        let visuals = self.visuals.into_iter();
+        let visuals = visuals.map(|(shape, values, dims)| VisualInput {
+            pixels: Tensor::from_data(TensorData::new(values, dims), device),
+            shape,
+        });
+        batch.visuals = visuals.collect();
         batch.boxes = self.boxes;
         batch.labels = Some(self.labels);
         batch.targets = self.targets;

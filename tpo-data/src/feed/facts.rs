@@ -1,22 +1,21 @@
 //! What is known of a sample of a batch besides its ids and pictures.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use burn::tensor::{Device, Tensor, TensorData};
 use tpo_core::error::CoreError;
-use tpo_core::geometry::BoxXyxy;
-use tpo_core::head::{FeatureSource, FrameSource, SampleContext, TaskCall};
+use tpo_core::head::{FrameSource, Sample};
+use tpo_core::truth::Truth;
 
 use super::order::SampleKey;
-use super::truth::Truth;
 use super::view::View;
 use crate::clip::read_indices;
 use crate::schema::{Media, open_media};
 use crate::video::FrameBuffer;
 use crate::{DataError, ImageTransform, MediaLimits, Rounding, VideoReader};
 
-/// A sample of a batch.
+/// A sample of a batch: what heads know of it, and where it comes from.
 #[derive(Debug, Clone)]
 pub struct SampleFacts {
     /// Its place in the order.
@@ -25,48 +24,29 @@ pub struct SampleFacts {
     pub file: PathBuf,
     /// Its line, or the number of its clip, 1-based.
     pub line: u64,
-    /// `id` of the row.
-    pub id: Option<String>,
     /// The clip; `None` for text.
     pub clip: Option<ClipFrames>,
-    /// `(width, height)` in pixels of what is seen of the source.
-    pub size: Option<(u32, u32)>,
-    /// Seconds of the clip.
-    pub duration: Option<f64>,
-    /// Times of the sampled frames in seconds from the start of the clip.
-    pub timestamps: Vec<f64>,
-    /// The query of the first annotation, or the first question.
-    pub query: Option<String>,
-    /// Boxes of the questions, normalised, in order.
-    pub boxes: Vec<BoxXyxy>,
-    /// Annotations in the order the answers call them.
+    /// Annotations in the order the answers call them, one per call.
     pub truths: Vec<Truth>,
-    /// The calls of heads in the answers, in order, one per truth.
-    pub calls: Vec<TaskCall>,
+    /// What heads see, without the frames, which [`SampleFacts::into_sample`] adds.
+    pub sample: Sample,
 }
 
 impl SampleFacts {
-    /// Name in messages, for example `refcoco.jsonl:17`.
-    pub fn name(&self) -> String {
-        let file = self.file.file_name().unwrap_or_default();
-        format!("{}:{}", file.to_string_lossy(), self.line)
-    }
-
-    /// As heads see it. Samples of one media file share an id, so they are never each other's
-    /// negatives.
-    pub fn context<'a>(&'a self, features: Option<&'a dyn FeatureSource>) -> SampleContext<'a> {
-        SampleContext {
-            id: self.clip.as_ref().map(|c| c.media.path.as_str()),
-            size: self.size,
-            duration: self.duration,
-            timestamps: &self.timestamps,
-            query: self.query.as_deref(),
-            boxes: &self.boxes,
-            frames: self.clip.as_ref().map(|c| c as &dyn FrameSource),
-            features,
-            calls: &self.calls,
+    /// As heads see it. Samples of one media file have one name of the media, so they are never
+    /// each other's negatives.
+    pub fn into_sample(self) -> Sample {
+        Sample {
+            frames: self.clip.map(|c| Arc::new(c) as Arc<dyn FrameSource>),
+            ..self.sample
         }
     }
+}
+
+/// Name of a row in messages, for example `refcoco.jsonl:17`.
+pub(super) fn row_name(file: &Path, line: u64) -> String {
+    let file = file.file_name().unwrap_or_default();
+    format!("{}:{line}", file.to_string_lossy())
 }
 
 /// Where a clip is read from.

@@ -5,17 +5,17 @@ use std::sync::Arc;
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 use tpo_core::geometry::BoxXyxy;
-use tpo_core::head::TaskCall;
+use tpo_core::head::{Sample, TargetMaker, TargetSet, TaskCall};
 use tpo_core::model::IGNORE_LABEL;
 use tpo_core::prompt::{PromptIds, Visual};
+use tpo_core::traits::VisualShape;
 
 use super::augment::AugmentConfig;
 use super::draw::{Draw, ItemSeed};
-use super::facts::{ClipFrames, ClipSource, SampleFacts, read_view};
+use super::facts::{ClipFrames, ClipSource, SampleFacts, read_view, row_name};
 use super::order::SampleKey;
 use super::source::{Row, Source};
-use super::targets::{AnyTarget, Targets};
-use super::truth::Truth;
+use super::truth::place_truth;
 use crate::prompts::{DialogueEncoder, PromptWriter};
 use crate::schema::{MediaKind, RowError, RowFault};
 use crate::{
@@ -54,12 +54,12 @@ pub struct Item {
     pub labels: Vec<i64>,
     /// The turn of every position where turns do not see each other; else empty.
     pub apart: Vec<u32>,
-    /// Values and shape `[frames, 3, height, width]`; `None` for text.
-    pub frames: Option<(Vec<f32>, [usize; 4])>,
+    /// The visual with its values and their shape `[frames, 3, height, width]`; `None` for text.
+    pub visual: Option<(VisualShape, Vec<f32>, [usize; 4])>,
     /// Boxes of the questions in the order of their tokens.
     pub boxes: Vec<BoxXyxy>,
-    /// Targets in the order of their tokens, with their task.
-    pub targets: Vec<(String, AnyTarget)>,
+    /// Targets of the heads, each head's in the order of its tokens.
+    pub targets: TargetSet,
     /// What else is known.
     pub facts: SampleFacts,
 }
@@ -84,8 +84,8 @@ pub struct ItemMaker {
     pub text_writer: PromptWriter,
     /// Encodes them.
     pub encoder: Arc<dyn DialogueEncoder>,
-    /// Makes targets.
-    pub targets: Targets,
+    /// Makes targets of annotations.
+    pub heads: Arc<dyn TargetMaker>,
     /// Refuse rows without an answer.
     pub learn: bool,
 }
@@ -135,23 +135,11 @@ impl ItemMaker {
             epoch: key.epoch,
             index: key.index,
         };
-        let mut facts = SampleFacts {
-            key: *key,
-            file: source.path().into(),
-            line: row.line,
-            id: sample.id.clone(),
-            clip: None,
-            size: None,
-            duration: None,
-            timestamps: Vec::new(),
-            query: None,
-            boxes: Vec::new(),
-            truths: Vec::new(),
-            calls: Vec::new(),
-        };
+        let mut known = Sample::named(row_name(source.path(), row.line));
+        let mut clip_frames = None;
         let mut reader: Option<Arc<dyn VideoReader>> = None;
         let (mut truths, mut turn_boxes) = (Vec::new(), Vec::new());
-        let mut visual = Visual::None;
+        let mut visual: Option<VisualShape> = None;
         if let Some(media) = &sample.media {
             let place = match &row.video {
                 Some(video) => ClipSource::Memory(video.clone()),
@@ -171,7 +159,6 @@ impl ItemMaker {
                 fixed => fixed,
             };
             let still = media.kind == MediaKind::Image;
-            visual = if still { Visual::Image } else { Visual::Video };
             let clip = ClipConfig {
                 sampling: if still {
                     FrameSampling::Middle
@@ -198,7 +185,7 @@ impl ItemMaker {
             let mut draw = Draw::new(seed, "targets");
             for annotation in &sample.annotations {
                 let seed = draw.next_u64();
-                truths.push(Truth::new(annotation, info, &view, &times, seed)?);
+                truths.push(place_truth(annotation, info, &view, &times, seed)?);
             }
             for turn in &sample.turns {
                 let (w, h) = (info.width as u32, info.height as u32);
@@ -209,10 +196,17 @@ impl ItemMaker {
                 turn_boxes.push(boxes.collect::<Result<Vec<_>, DataError>>()?);
             }
             let [height, width] = view.size(info.height, info.width);
-            facts.size = Some((width as u32, height as u32));
-            facts.duration = (!still).then_some(end - start);
-            facts.timestamps = times.iter().map(|t| (t - start).max(0.0)).collect();
-            facts.clip = Some(ClipFrames::new(
+            let size = (width as u32, height as u32);
+            visual = Some(VisualShape {
+                kind: if still { Visual::Image } else { Visual::Video },
+                size,
+                pictures: indices.len(),
+            });
+            known.media = Some(media.path.clone());
+            known.size = Some(size);
+            known.duration = (!still).then_some(end - start);
+            known.timestamps = times.iter().map(|t| (t - start).max(0.0)).collect();
+            clip_frames = Some(ClipFrames::new(
                 media.clone(),
                 place,
                 indices,
@@ -232,49 +226,59 @@ impl ItemMaker {
             &mut Draw::new(seed, "prompt"),
         )?;
         dialogue.apart = source.apart();
-        let encoded = self.encoder.encode(visual, &facts.timestamps, &dialogue)?;
+        let encoded = self
+            .encoder
+            .encode(visual.as_ref(), &known.timestamps, &dialogue)?;
         if self.learn && encoded.labels.iter().all(|l| *l == IGNORE_LABEL) {
             return Err(DataError::Prepare {
                 reason: "the row has no answer to learn".into(),
             });
         }
         let asked = sample.annotations.iter().find_map(|a| a.query.clone());
-        facts.query = asked.or_else(|| dialogue.turns.first().map(|(q, _)| q.clone()));
+        known.query = asked.or_else(|| dialogue.turns.first().map(|(q, _)| q.clone()));
         // Turns that did not fit take their boxes and calls with them.
         let fits = |turn: usize| turn < encoded.turns;
-        let mut targets = Vec::new();
+        let (mut targets, mut called) = (TargetSet::new(), Vec::new());
         for call in dialogue.calls.iter().filter(|c| fits(c.turn)) {
             let truth = &truths[call.annotation];
-            targets.push((truth.task.clone(), self.targets.make(truth)?));
-            facts.truths.push(truth.clone());
+            self.heads.add_target(truth, &mut targets)?;
+            called.push(truth.clone());
             let question = dialogue.turns.get(call.turn).map(|(q, _)| q.clone());
             let own = dialogue.boxes.iter().filter(|(turn, _)| *turn == call.turn);
-            facts.calls.push(TaskCall {
+            known.calls.push(TaskCall {
                 task: truth.task.clone(),
                 query: truth.query.clone().or(question),
                 boxes: own.map(|(_, b)| *b).collect(),
                 features: None,
             });
         }
+        known.task = called.first().map_or_else(String::new, |t| t.task.clone());
         let boxes = dialogue.boxes.iter().filter(|(turn, _)| fits(*turn));
-        facts.boxes = boxes.map(|(_, b)| *b).collect();
+        known.boxes = boxes.map(|(_, b)| *b).collect();
         // Last, because it is the dear part.
-        let frames = match (&reader, &facts.clip) {
-            (Some(reader), Some(clip)) => {
+        let visual = match (&reader, &clip_frames, visual) {
+            (Some(reader), Some(clip), Some(visual)) => {
                 let transform = &self.frames.transform;
                 let read = read_view(&**reader, clip.indices.clone(), transform, &clip.view)?;
-                Some((read.values, read.shape))
+                Some((visual, read.values, read.shape))
             }
             _ => None,
         };
         Ok(Item {
-            boxes: facts.boxes.clone(),
+            boxes: known.boxes.clone(),
             prompt: encoded.prompt,
             labels: encoded.labels,
             apart: encoded.apart,
-            frames,
+            visual,
             targets,
-            facts,
+            facts: SampleFacts {
+                key: *key,
+                file: source.path().into(),
+                line: row.line,
+                clip: clip_frames,
+                truths: called,
+                sample: known,
+            },
         })
     }
 }

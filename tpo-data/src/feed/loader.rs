@@ -220,7 +220,6 @@ impl Loader {
                     Err(ItemError::Row(row)) => skipped.push(row),
                 }
             }
-            let targets = &self.shared.maker.targets;
             let list = std::mem::take(&mut skipped);
             if items.is_empty() {
                 self.fruitless += 1;
@@ -235,7 +234,7 @@ impl Loader {
                 continue;
             }
             self.fruitless = 0;
-            return Collated::new(at, items, list, targets, config.pad_id);
+            return Collated::new(at, items, list, config.pad_id);
         }
     }
 }

@@ -19,13 +19,13 @@ mod loader;
 mod order;
 mod permutation;
 mod source;
-mod targets;
 mod truth;
 mod view;
 
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use tpo_core::head::TargetMaker;
 
 pub use augment::AugmentConfig;
 pub use collate::Collated;
@@ -37,8 +37,7 @@ pub use loader::{Loader, LoaderConfig};
 pub use order::{Cursor, MixtureConfig, OrderConfig, Plan, SampleKey, SourceRows, SourceShare};
 pub use permutation::Permutation;
 pub use source::{OpenOptions, Row, Rows, Source, SourceConfig};
-pub use targets::{AnyTarget, Targets};
-pub use truth::{Truth, TruthFrame, TruthRegion, TruthTarget};
+pub use truth::place_truth;
 pub use view::{Colour, View};
 
 use crate::prompts::{AnswerStyle, DialogueEncoder, PromptConfig, PromptWriter, Vocabulary};
@@ -78,7 +77,8 @@ pub struct Feed {
 }
 
 impl Feed {
-    /// Opens all files, checks every row and starts at `cursor`.
+    /// Opens all files, checks every row and starts at `cursor`. `heads` make what is learned of
+    /// annotations.
     ///
     /// # Errors
     /// Those of [`Source::open`], [`Plan::new`], [`PromptWriter::new`] and [`Loader::start`].
@@ -86,7 +86,7 @@ impl Feed {
         config: &FeedConfig,
         vocabulary: Vocabulary,
         encoder: Arc<dyn DialogueEncoder>,
-        targets: Targets,
+        heads: Arc<dyn TargetMaker>,
         cursor: Cursor,
     ) -> Result<Self, DataError> {
         config.augment.validate()?;
@@ -160,7 +160,7 @@ impl Feed {
             text_writer: PromptWriter::new(in_words, vocabulary.clone())?,
             writer: PromptWriter::new(config.prompt.clone(), vocabulary)?,
             encoder,
-            targets,
+            heads,
             learn: true,
         };
         Ok(Self {

@@ -1,172 +1,99 @@
-//! Annotations in the terms of the clip the model sees: normalised boxes, seconds from its
-//! start, masks of its pictures.
+//! Annotations in the terms of the clip the model sees.
 
-use serde_json::Value;
-use tpo_core::geometry::{BoxXyxy, Rle, TimeSpan};
+use tpo_core::geometry::{BoxXyxy, TimeSpan};
+use tpo_core::truth::{Saliency, Truth, TruthFrame, TruthRegion, TruthTarget};
 
 use super::view::View;
-use crate::schema::{Annotation, FramePosition, Saliency, Target, TrackRegion};
+use crate::schema::{Annotation, FramePosition, Target, TrackRegion};
 use crate::{DataError, VideoInfo};
 
-/// An annotation ready to be asked for and learned.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Truth {
-    /// Name of the head.
-    pub task: String,
-    /// What is asked for.
-    pub query: Option<String>,
-    /// The box of the question.
-    pub prompt_box: Option<BoxXyxy>,
-    /// The ground truth.
-    pub target: TruthTarget,
-    /// Random number for targets that draw, a pure function of seed, epoch and place.
-    pub seed: u64,
-}
-
-/// Ground truth of one task token.
-#[derive(Debug, Clone, PartialEq)]
-pub enum TruthTarget {
-    /// Normalised corners.
-    Box(BoxXyxy),
-    /// When it happens.
-    Moments {
-        /// In seconds from the start of the clip, cut to it.
-        spans: Vec<TimeSpan>,
-        /// Scores of pieces of the clip, counted from its start.
-        saliency: Option<Saliency>,
-        /// Length of the clip in seconds.
-        duration: f64,
-    },
-    /// Where it is, in ascending time.
-    Track(Vec<TruthFrame>),
-    /// As the row has it.
-    Value(Value),
-}
-
-/// An annotated frame of a track.
-#[derive(Debug, Clone, PartialEq)]
-pub struct TruthFrame {
-    /// Seconds from the start of the clip.
-    pub time: f64,
-    /// Which of the sampled frames is nearest.
-    pub sampled: usize,
-    /// Where the object is.
-    pub region: TruthRegion,
-}
-
-/// Where an object is.
-#[derive(Debug, Clone, PartialEq)]
-pub enum TruthRegion {
-    /// Not visible.
-    Absent,
-    /// Normalised corners.
-    Box(BoxXyxy),
-    /// At the size of the annotation, flipped and cropped like the picture.
-    Mask(Rle),
-}
-
-impl Truth {
-    /// Puts an annotation into a clip. `times` are those of the sampled frames in seconds of the
-    /// file; of a track the annotations nearest to them are kept.
-    ///
-    /// # Errors
-    /// [`DataError::Prepare`] when nothing of it is left in the clip, or a box or mask does not
-    /// fit the picture; [`DataError::Core`] for a mask that cannot be read.
-    pub fn new(
-        annotation: &Annotation,
-        info: &VideoInfo,
-        view: &View,
-        times: &[f64],
-        seed: u64,
-    ) -> Result<Self, DataError> {
-        let (width, height) = (info.width as u32, info.height as u32);
-        let fail = |why: String| DataError::Prepare {
-            reason: format!("annotation of `{}`: {why}", annotation.task),
-        };
-        let place = |b: &crate::schema::BoxCoords| -> Result<BoxXyxy, DataError> {
-            let b = b.normalised(width, height).check(&annotation.task)?;
-            Ok(view.map_box(b))
-        };
-        let prompt_box = annotation.prompt_box.as_ref().map(place).transpose()?;
-        let (start, end) = view.seconds(info);
-        let target = match &annotation.target {
-            Target::Value(value) => TruthTarget::Value(value.clone()),
-            Target::Box(b) => TruthTarget::Box(place(b)?),
-            Target::Spans { spans, saliency } => {
-                let spans: Vec<TimeSpan> = spans
-                    .iter()
-                    .map(|[a, b]| TimeSpan {
-                        start: a.max(start) - start,
-                        end: b.min(end) - start,
-                    })
-                    .filter(|s| s.end > s.start)
-                    .collect();
-                if spans.is_empty() {
-                    return Err(fail(format!("no span inside the clip [{start}, {end}] s")));
-                }
-                let saliency = saliency
-                    .as_ref()
-                    .map(|s| s.from(start, end))
-                    .transpose()
-                    .map_err(fail)?;
-                TruthTarget::Moments {
-                    spans,
-                    saliency,
-                    duration: end - start,
-                }
+/// Puts an annotation into a clip. `times` are those of the sampled frames in seconds of the
+/// file; of a track the annotations nearest to them are kept.
+///
+/// # Errors
+/// [`DataError::Prepare`] when nothing of it is left in the clip, or a box or mask does not
+/// fit the picture; [`DataError::Core`] for a mask that cannot be read.
+pub fn place_truth(
+    annotation: &Annotation,
+    info: &VideoInfo,
+    view: &View,
+    times: &[f64],
+    seed: u64,
+) -> Result<Truth, DataError> {
+    let (width, height) = (info.width as u32, info.height as u32);
+    let fail = |why: String| DataError::Prepare {
+        reason: format!("annotation of `{}`: {why}", annotation.task),
+    };
+    let place = |b: &crate::schema::BoxCoords| -> Result<BoxXyxy, DataError> {
+        let b = b.normalised(width, height).check(&annotation.task)?;
+        Ok(view.map_box(b))
+    };
+    let prompt_box = annotation.prompt_box.as_ref().map(place).transpose()?;
+    let (start, end) = view.seconds(info);
+    let target = match &annotation.target {
+        Target::Value(value) => TruthTarget::Value(value.clone()),
+        Target::Box(b) => TruthTarget::Box(place(b)?),
+        Target::Spans { spans, saliency } => {
+            let spans: Vec<TimeSpan> = spans
+                .iter()
+                .map(|[a, b]| TimeSpan {
+                    start: a.max(start) - start,
+                    end: b.min(end) - start,
+                })
+                .filter(|s| s.end > s.start)
+                .collect();
+            if spans.is_empty() {
+                return Err(fail(format!("no span inside the clip [{start}, {end}] s")));
             }
-            Target::Track(frames) => {
-                let mut kept = Vec::new();
-                let seconds = |at: FramePosition| match at {
-                    FramePosition::Time(t) => t,
-                    FramePosition::Frame(n) => info
-                        .timestamps
-                        .get(n as usize)
-                        .copied()
-                        .unwrap_or(n as f64 / info.fps),
-                };
-                let at: Vec<f64> = frames.iter().map(|f| seconds(f.at)).collect();
-                for i in nearest_annotations(&at, times) {
-                    let region = match &frames[i].region {
-                        TrackRegion::Absent => TruthRegion::Absent,
-                        TrackRegion::Box(b) => TruthRegion::Box(place(b)?),
-                        TrackRegion::Mask(rle) => {
-                            TruthRegion::Mask(view.map_mask(rle, [info.width, info.height])?)
-                        }
-                    };
-                    kept.push(TruthFrame {
-                        time: (at[i] - start).max(0.0),
-                        sampled: nearest(times, at[i]),
-                        region,
-                    });
-                }
-                if kept.iter().all(|f| f.region == TruthRegion::Absent) {
-                    return Err(fail("the object is on none of the sampled frames".into()));
-                }
-                TruthTarget::Track(kept)
+            let saliency = saliency
+                .as_ref()
+                .map(|s| cut_saliency(s, start, end))
+                .transpose()
+                .map_err(fail)?;
+            TruthTarget::Moments {
+                spans,
+                saliency,
+                duration: end - start,
             }
-        };
-        Ok(Self {
-            task: annotation.task.clone(),
-            query: annotation.query.clone(),
-            prompt_box,
-            target,
-            seed,
-        })
-    }
-
-    /// The box, if that is what it is.
-    ///
-    /// # Errors
-    /// [`DataError::Prepare`] for any other truth.
-    pub fn to_box(&self) -> Result<BoxXyxy, DataError> {
-        match &self.target {
-            TruthTarget::Box(b) => Ok(*b),
-            _ => Err(DataError::Prepare {
-                reason: format!("annotation of `{}` is not a box", self.task),
-            }),
         }
-    }
+        Target::Track(frames) => {
+            let mut kept = Vec::new();
+            let seconds = |at: FramePosition| match at {
+                FramePosition::Time(t) => t,
+                FramePosition::Frame(n) => info
+                    .timestamps
+                    .get(n as usize)
+                    .copied()
+                    .unwrap_or(n as f64 / info.fps),
+            };
+            let at: Vec<f64> = frames.iter().map(|f| seconds(f.at)).collect();
+            for i in nearest_annotations(&at, times) {
+                let region = match &frames[i].region {
+                    TrackRegion::Absent => TruthRegion::Absent,
+                    TrackRegion::Box(b) => TruthRegion::Box(place(b)?),
+                    TrackRegion::Mask(rle) => {
+                        TruthRegion::Mask(view.map_mask(rle, [info.width, info.height])?)
+                    }
+                };
+                kept.push(TruthFrame {
+                    time: (at[i] - start).max(0.0),
+                    sampled: nearest(times, at[i]),
+                    region,
+                });
+            }
+            if kept.iter().all(|f| f.region == TruthRegion::Absent) {
+                return Err(fail("the object is on none of the sampled frames".into()));
+            }
+            TruthTarget::Track(kept)
+        }
+    };
+    Ok(Truth {
+        task: annotation.task.clone(),
+        query: annotation.query.clone(),
+        prompt_box,
+        target,
+        seed,
+    })
 }
 
 /// Index of the value nearest to `t`; the first of equally near ones, 0 without values.
@@ -204,31 +131,29 @@ pub(super) fn nearest_annotations(annotated: &[f64], times: &[f64]) -> Vec<usize
     kept
 }
 
-impl Saliency {
-    /// The scores of `[start, end]` seconds, pieces counted from `start`.
-    ///
-    /// # Errors
-    /// A sentence when `start` lies inside a piece.
-    pub(super) fn from(&self, start: f64, end: f64) -> Result<Self, String> {
-        let skipped = (start / self.clip_seconds).round();
-        if (skipped * self.clip_seconds - start).abs() > 1e-6 {
-            return Err(format!(
-                "the clip starts at {start} s, inside a rated piece of {} s",
-                self.clip_seconds
-            ));
-        }
-        let last = (end / self.clip_seconds).ceil();
-        let inside = |c: &u32| f64::from(*c) >= skipped && f64::from(*c) < last;
-        let rated = || {
-            self.clips
-                .iter()
-                .zip(&self.scores)
-                .filter(|(c, _)| inside(c))
-        };
-        Ok(Self {
-            clip_seconds: self.clip_seconds,
-            clips: rated().map(|(c, _)| c - skipped as u32).collect(),
-            scores: rated().map(|(_, s)| s.clone()).collect(),
-        })
+/// The scores of `[start, end]` seconds, pieces counted from `start`.
+///
+/// # Errors
+/// A sentence when `start` lies inside a piece.
+fn cut_saliency(saliency: &Saliency, start: f64, end: f64) -> Result<Saliency, String> {
+    let skipped = (start / saliency.clip_seconds).round();
+    if (skipped * saliency.clip_seconds - start).abs() > 1e-6 {
+        return Err(format!(
+            "the clip starts at {start} s, inside a rated piece of {} s",
+            saliency.clip_seconds
+        ));
     }
+    let last = (end / saliency.clip_seconds).ceil();
+    let inside = |c: &u32| f64::from(*c) >= skipped && f64::from(*c) < last;
+    let rated = || {
+        saliency.clips
+            .iter()
+            .zip(&saliency.scores)
+            .filter(|(c, _)| inside(c))
+    };
+    Ok(Saliency {
+        clip_seconds: saliency.clip_seconds,
+        clips: rated().map(|(c, _)| c - skipped as u32).collect(),
+        scores: rated().map(|(_, s)| s.clone()).collect(),
+    })
 }

@@ -7,12 +7,15 @@ use tpo_core::prompt::{
     PromptIds, QuestionPrompt, TextEncoder, Visual, encode_further_question, encode_without_bos,
     timestamps_message,
 };
+use tpo_core::traits::VisualShape;
 
 use super::writer::{Dialogue, prepare};
 use crate::DataError;
 
 /// A tokenizer that threads share.
 pub type SharedEncoder = Arc<dyn TextEncoder + Send + Sync>;
+/// How many embeddings the connector makes of a visual.
+pub type SlotCount = Arc<dyn Fn(&VisualShape) -> usize + Send + Sync>;
 
 /// Ids of a dialogue and what of them is learned.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,7 +41,7 @@ pub trait DialogueEncoder: Send + Sync {
     /// tokenizer.
     fn encode(
         &self,
-        visual: Visual,
+        visual: Option<&VisualShape>,
         times: &[f64],
         dialogue: &Dialogue,
     ) -> Result<EncodedDialogue, DataError>;
@@ -57,10 +60,8 @@ pub struct VideoChatEncoder {
     pub tokenizer: SharedEncoder,
     /// Id of `</s>`.
     pub eos_id: u32,
-    /// Visual slots of a video. Reference: 96.
-    pub video_slots: usize,
-    /// Visual slots of an image. Reference: 96.
-    pub image_slots: usize,
+    /// Visual slots of a visual. Reference: 96 for any.
+    pub slots: SlotCount,
     /// Most positions; the reference cuts at 1024.
     pub max_tokens: usize,
 }
@@ -71,8 +72,7 @@ impl VideoChatEncoder {
         Self {
             tokenizer,
             eos_id,
-            video_slots: 96,
-            image_slots: 96,
+            slots: Arc::new(|_| 96),
             max_tokens: tpo_core::prompt::MAX_TOKENS,
         }
     }
@@ -88,15 +88,12 @@ impl VideoChatEncoder {
 impl DialogueEncoder for VideoChatEncoder {
     fn encode(
         &self,
-        visual: Visual,
+        visual: Option<&VisualShape>,
         times: &[f64],
         dialogue: &Dialogue,
     ) -> Result<EncodedDialogue, DataError> {
-        let slots = match visual {
-            Visual::Video => self.video_slots,
-            Visual::Image => self.image_slots,
-            Visual::None => 0,
-        };
+        let slots = visual.map_or(0, |v| (self.slots)(v));
+        let visual = visual.map_or(Visual::None, |v| v.kind);
         let asks_times = dialogue
             .turns
             .iter()

@@ -10,6 +10,6 @@ mod textual;
 mod writer;
 
 pub use book::{Family, PromptBook};
-pub use encode::{DialogueEncoder, EncodedDialogue, SharedEncoder, VideoChatEncoder};
+pub use encode::{DialogueEncoder, EncodedDialogue, SharedEncoder, SlotCount, VideoChatEncoder};
 pub use textual::{box_text, read_box, read_spans, read_track};
 pub use writer::{AnswerStyle, Call, Dialogue, PromptConfig, PromptWriter, TaskWords, Vocabulary};

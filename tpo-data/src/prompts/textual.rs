@@ -1,8 +1,8 @@
 //! Annotations in words, for the ablation without heads (paper, Table 11 "textualised").
 
 use tpo_core::geometry::{BoxXyxy, TimeSpan};
+use tpo_core::truth::{Truth, TruthRegion, TruthTarget};
 
-use crate::feed::{Truth, TruthRegion, TruthTarget};
 
 /// Decimals of normalised coordinates; a hundredth of a 224-pixel input is two pixels.
 const COORDINATE_DECIMALS: usize = 2;
@@ -140,7 +140,7 @@ fn joins(between: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::feed::TruthFrame;
+    use tpo_core::truth::TruthFrame;
 
     fn truth(target: TruthTarget) -> Truth {
         Truth {

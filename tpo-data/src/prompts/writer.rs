@@ -5,11 +5,12 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use tpo_core::geometry::BoxXyxy;
 use tpo_core::token::TaskRegistry;
+use tpo_core::truth::{Truth, TruthRegion, TruthTarget};
 
 use super::book::{PromptBook, fill};
 use super::textual::{box_text, truth_text};
 use crate::DataError;
-use crate::feed::{Draw, Truth, TruthRegion, TruthTarget};
+use crate::feed::Draw;
 use crate::schema::{Mark, Turn, marks};
 
 /// Tokens of one task, as text.

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use tpo_core::geometry::{BoxPixels, BoxXyxy, Rle};
+pub use tpo_core::truth::Saliency;
 
 use super::fields::{AnnotationFields, BoxFields, TrackFrameFields};
 
@@ -33,7 +34,7 @@ pub enum Target {
     },
     /// Field `track`: where an object is, frame by frame.
     Track(Vec<TrackFrame>),
-    /// Field `value`: anything a head of one's own declares.
+    /// Field `value`: anything your own head declares.
     Value(serde_json::Value),
 }
 
@@ -81,18 +82,6 @@ impl BoxCoords {
             }
         }
     }
-}
-
-/// Scores of equal pieces of a video (QVHighlights: 2 seconds, three raters, 0–4 each).
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Saliency {
-    /// Length of a piece in seconds; piece `i` is `[i, i + 1) * clip_seconds` of the file.
-    pub clip_seconds: f64,
-    /// Indices of the rated pieces; the others count as 0.
-    pub clips: Vec<u32>,
-    /// For each of them, one score per rater.
-    pub scores: Vec<Vec<f32>>,
 }
 
 /// One frame of a track.

@@ -4,15 +4,19 @@ use burn::config::Config;
 use burn::module::Module;
 use burn::tensor::{Device, FloatDType, Tensor, TensorData};
 use tpo_core::Result;
-use tpo_core::head::{HeadContext, HeadMetric, HeadSpec, LossTerms, TaskHead};
+use tpo_core::head::{
+    Drawing, HeadContext, HeadKeys, HeadMetric, HeadSpec, LossTerms, ModelSizes, Shape, TaskHead,
+};
 use tpo_core::nn::{Mlp, MlpConfig};
+use tpo_core::truth::Truth;
+use tpo_core::weights::{self, KeyRules};
 
 use super::decode::MaskPrediction;
 use super::loss::MaskLossConfig;
 use super::prompt::{BOX_TOKENS, PromptSource, box_tokens};
-use super::sam2::{Sam2, Sam2Config, Sam2Version};
+use super::sam2::{Sam2, Sam2Config, Sam2Version, sam2_videochat_tpo_keys};
 use super::supervision::supervise;
-use super::target::MaskTarget;
+use super::target::{MaskTarget, mask_target};
 use super::train::supervise_video;
 use crate::HeadsError;
 
@@ -185,12 +189,48 @@ impl MaskHead {
 }
 
 impl TaskHead for MaskHead {
+    type Config = MaskHeadConfig;
     type Target = MaskTarget;
     type Output = MaskOutput;
     type Prediction = MaskPrediction;
 
-    fn spec(&self) -> HeadSpec {
+    const NAME: &'static str = HEAD;
+
+    fn spec() -> HeadSpec {
         HeadSpec::new(HEAD, "<track_begin>", "<tracking>")
+    }
+
+    fn init(config: &MaskHeadConfig, sizes: &ModelSizes, device: &Device) -> Result<Self> {
+        sizes.check(HEAD, "d_llm", config.d_llm, sizes.llm)?;
+        Ok(config.init(device)?)
+    }
+
+    fn target(&self, truth: &Truth) -> Result<MaskTarget> {
+        mask_target(truth)
+    }
+
+    fn draw(prediction: &MaskPrediction) -> Drawing {
+        let (seen, all) = (prediction.visible(), prediction.frames.len());
+        let frames = prediction.frames.iter().filter(|f| f.area.is_some());
+        frames.fold(
+            Drawing::text(format!("visible in {seen} of {all} frames")),
+            |drawing, f| {
+                drawing.with(Shape::Mask {
+                    frame: f.frame,
+                    mask: f.mask.clone(),
+                })
+            },
+        )
+    }
+
+    fn keys() -> weights::Result<HeadKeys> {
+        Ok(HeadKeys {
+            token: "track_token".into(),
+            rules: vec![
+                KeyRules::new().owns(["track_embed.", "track_embed_decode2."]),
+                sam2_videochat_tpo_keys()?.within("sam."),
+            ],
+        })
     }
 
     fn forward(&self, task: Tensor<2>, _: &HeadContext<'_>) -> Result<MaskOutput> {

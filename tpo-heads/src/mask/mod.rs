@@ -21,4 +21,4 @@ pub use loss::{
     MaskLossConfig, MaskSupervision, SupervisedMask, actual_iou, dice_loss, focal_loss,
 };
 pub use prompt::{BOX_TOKENS, PromptSource, box_in_text, box_tokens, question_box};
-pub use target::{FrameMask, MaskTarget, coverage, mask_box};
+pub use target::{FrameMask, MaskTarget, coverage, mask_box, mask_target};

@@ -3,7 +3,7 @@
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 use tpo_core::geometry::{BoxPixels, BoxXyxy};
-use tpo_core::head::SampleContext;
+use tpo_core::head::Sample;
 use tpo_core::{CoreError, Result};
 
 use super::sam2::{PointPrompt, PromptEncoder};
@@ -49,24 +49,24 @@ pub fn box_in_text(text: &str) -> Option<[f32; 4]> {
     })
 }
 
-/// The box a question is about, normalised: [`SampleContext::boxes`], of several the first, or
+/// The box a question is about, normalised: [`Sample::boxes`], of several the first, or
 /// else `[x0,y0,x1,y1]` in pixels of the source in the words of the question (reference
 /// implementation).
 ///
 /// # Errors
 /// [`CoreError::InvalidBox`]; [`CoreError::MissingInput`] for a box in words when the size of the
 /// source is not known.
-pub fn question_box(head: &str, sample: &SampleContext<'_>) -> Result<Option<BoxXyxy>> {
+pub fn question_box(head: &str, sample: &Sample) -> Result<Option<BoxXyxy>> {
     if let Some(area) = sample.boxes.first() {
         return area.check("box of the question").map(Some);
     }
-    let Some(found) = sample.query.and_then(box_in_text) else {
+    let Some(found) = sample.query.as_deref().and_then(box_in_text) else {
         return Ok(None);
     };
     let (width, height) = sample.size.ok_or_else(|| CoreError::MissingInput {
         head: head.into(),
         what: "the size of the video or image in pixels",
-        hint: "set SampleContext::size",
+        hint: "set Sample::size",
     })?;
     let (width, height) = (width as f32, height as f32);
     let pixels = BoxPixels::from(found).check("box in the question", width, height)?;
@@ -97,10 +97,10 @@ mod tests {
 
     #[test]
     fn a_question_box_is_checked_and_normalised() {
-        let sample = |query, size| SampleContext {
-            query: Some(query),
+        let sample = |query: &str, size| Sample {
+            query: Some(query.into()),
             size,
-            ..SampleContext::default()
+            ..Sample::default()
         };
         let found = question_box("mask", &sample("[10,20,30,40]", Some((100, 50)))).unwrap();
         assert_eq!(found.unwrap().to_array(), [0.1, 0.4, 0.3, 0.8]);
@@ -109,8 +109,8 @@ mod tests {
         assert!(question_box("mask", &sample("[10,20,300,40]", Some((100, 50)))).is_err());
         assert_eq!(question_box("mask", &sample("what?", None)).unwrap(), None);
         let boxes = [BoxXyxy::from([0.1, 0.1, 0.2, 0.2])];
-        let given = SampleContext {
-            boxes: &boxes,
+        let given = Sample {
+            boxes: boxes.to_vec(),
             ..sample("[10,20,30,40]", Some((100, 50)))
         };
         assert_eq!(question_box("mask", &given).unwrap(), Some(boxes[0]));

@@ -18,14 +18,14 @@ use crate::HeadsError;
 pub(super) fn require_frames<'a>(
     context: &HeadContext<'a>,
     token: usize,
-) -> Result<&'a dyn FrameSource> {
+) -> Result<&'a (dyn FrameSource + 'static)> {
     context
         .sample(token)
-        .and_then(|s| s.frames)
+        .and_then(|s| s.frames.as_deref())
         .ok_or_else(|| CoreError::MissingInput {
             head: HEAD.into(),
             what: "the frames of the video or image",
-            hint: "set SampleContext::frames",
+            hint: "set Sample::frames",
         })
 }
 

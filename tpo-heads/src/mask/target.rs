@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use tpo_core::CoreError;
 use tpo_core::geometry::{BoxXyxy, Mask, Rle};
+use tpo_core::truth::{Truth, TruthFrame, TruthRegion, TruthTarget};
 
 use crate::HeadsError;
 
@@ -139,6 +140,57 @@ fn overlaps(from: usize, to: usize) -> Vec<Vec<(usize, f32)>> {
         .collect()
 }
 
+/// The target of the mask head: the object's masks on the sampled frames, and its box on the first
+/// of them. A track of boxes (LaSOT) gives the box alone. Where nothing is said of the first sampled
+/// frame the box of the question stands for it.
+///
+/// # Errors
+/// [`CoreError::Truth`] for an annotation that is not a track, and an object that does not show
+/// on the first sampled frame: that is where it is prompted.
+pub fn mask_target(truth: &Truth) -> Result<MaskTarget, CoreError> {
+    let TruthTarget::Track(frames) = &truth.target else {
+        return Err(truth.unusable("it is no track"));
+    };
+    let size = frames.iter().find_map(|f| match &f.region {
+        TruthRegion::Mask(rle) => Some(rle.size),
+        _ => None,
+    });
+    let mut target = MaskTarget::default();
+    let mut last = None;
+    for TruthFrame {
+        sampled, region, ..
+    } in frames
+    {
+        // Of several annotations of one sampled frame the first.
+        if last == Some(*sampled) {
+            continue;
+        }
+        last = Some(*sampled);
+        let mask = match (region, size) {
+            (TruthRegion::Mask(rle), _) => rle.clone(),
+            (TruthRegion::Absent, Some(size)) => Rle::empty(size)?,
+            (TruthRegion::Box(area), _) => {
+                if *sampled == 0 {
+                    target.area = Some(*area);
+                }
+                continue;
+            }
+            (TruthRegion::Absent, None) => continue,
+        };
+        target.masks.push(FrameMask {
+            frame: *sampled,
+            mask,
+        });
+    }
+    if !frames.iter().any(|f| f.sampled == 0) {
+        target.area = truth.prompt_box;
+    }
+    target
+        .first_box(0)
+        .map_err(|e| truth.unusable(format!("the first sampled frame: {e}")))?;
+    Ok(target)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -210,5 +262,76 @@ mod tests {
             }],
         };
         assert!(broken.first_box(0).is_err());
+    }
+
+    fn truth(target: TruthTarget) -> Truth {
+        Truth {
+            task: "mask".into(),
+            query: None,
+            prompt_box: None,
+            target,
+            seed: 3,
+        }
+    }
+
+    fn frame(sampled: usize, region: TruthRegion) -> TruthFrame {
+        TruthFrame {
+            time: sampled as f64,
+            sampled,
+            region,
+        }
+    }
+
+    #[test]
+    fn tracks_of_masks_and_of_boxes() {
+        let mut pixels = ndarray::Array2::from_elem((4, 6), false);
+        pixels[[1, 2]] = true;
+        pixels[[2, 3]] = true;
+        let rle = Rle::encode(&Mask(pixels.clone()));
+        let track = |frames| truth(TruthTarget::Track(frames));
+        let found = mask_target(&track(vec![
+            frame(0, TruthRegion::Mask(rle.clone())),
+            frame(1, TruthRegion::Absent),
+            // Two annotations of one sampled frame.
+            frame(3, TruthRegion::Mask(rle.clone())),
+            frame(3, TruthRegion::Absent),
+        ]))
+        .unwrap();
+        let at: Vec<usize> = found.masks.iter().map(|m| m.frame).collect();
+        assert_eq!((at, found.area), (vec![0, 1, 3], None));
+        let hidden = found.masks[1].mask.decode().unwrap();
+        assert_eq!(hidden.size(), (4, 6));
+        assert!(hidden.0.iter().all(|v| !v));
+        assert_eq!(found.masks[2].mask.decode().unwrap().0, pixels);
+
+        // As LaSOT has them: boxes, of which the first is what the head learns.
+        let area = BoxXyxy::from([0.1, 0.2, 0.3, 0.4]);
+        let later = BoxXyxy::from([0.5, 0.5, 0.6, 0.6]);
+        let found = mask_target(&track(vec![
+            frame(0, TruthRegion::Box(area)),
+            frame(1, TruthRegion::Box(later)),
+            frame(2, TruthRegion::Absent),
+        ]))
+        .unwrap();
+        assert_eq!(found, MaskTarget::from_box(area));
+
+        // Not there when it is prompted.
+        for bad in [
+            vec![frame(1, TruthRegion::Mask(rle.clone()))],
+            vec![
+                frame(0, TruthRegion::Absent),
+                frame(1, TruthRegion::Mask(rle)),
+            ],
+            vec![frame(1, TruthRegion::Box(area))],
+        ] {
+            let error = mask_target(&track(bad)).unwrap_err();
+            assert!(matches!(error, CoreError::Truth { .. }), "{error}");
+        }
+        let asked = Truth {
+            prompt_box: Some(area),
+            ..track(vec![frame(1, TruthRegion::Box(later))])
+        };
+        assert_eq!(mask_target(&asked).unwrap(), MaskTarget::from_box(area));
+        assert!(mask_target(&truth(TruthTarget::Box(area))).is_err());
     }
 }

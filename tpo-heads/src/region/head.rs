@@ -6,10 +6,15 @@ use burn::tensor::activation::relu;
 use burn::tensor::{Device, FloatDType, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 use tpo_core::geometry::{BoxPixels, BoxXyxy};
-use tpo_core::head::{HeadContext, HeadMetric, HeadSpec, LossTerms, TaskHead};
+use tpo_core::head::{
+    Drawing, HeadContext, HeadKeys, HeadMetric, HeadSpec, LossTerms, ModelSizes, Shape, TaskHead,
+};
 use tpo_core::nn::{Linear, LinearConfig};
+use tpo_core::truth::Truth;
+use tpo_core::weights::{self, KeyRules};
 use tpo_core::{CoreError, Result};
 
+use super::keys::REGION_KEYS;
 use super::loss::{RegionLossWeights, region_loss};
 use super::metric::BoxAccuracy;
 
@@ -107,12 +112,24 @@ pub struct RegionPrediction {
 }
 
 impl TaskHead for RegionHead {
+    type Config = RegionHeadConfig;
     type Target = BoxXyxy;
     type Output = Tensor<2>;
     type Prediction = RegionPrediction;
 
-    fn spec(&self) -> HeadSpec {
-        HeadSpec::new("region", "<box_begin>", "<boxes>")
+    const NAME: &'static str = "region";
+
+    fn spec() -> HeadSpec {
+        HeadSpec::new(Self::NAME, "<box_begin>", "<boxes>")
+    }
+
+    fn init(config: &RegionHeadConfig, sizes: &ModelSizes, device: &Device) -> Result<Self> {
+        sizes.check(Self::NAME, "d_llm", config.d_llm, sizes.llm)?;
+        Ok(config.init(device))
+    }
+
+    fn target(&self, truth: &Truth) -> Result<BoxXyxy> {
+        truth.to_box()
     }
 
     fn forward(&self, task: Tensor<2>, _: &HeadContext<'_>) -> Result<Tensor<2>> {
@@ -194,6 +211,23 @@ impl TaskHead for RegionHead {
         .into_iter()
         .flatten()
         .collect())
+    }
+
+    fn draw(prediction: &RegionPrediction) -> Drawing {
+        let [x0, y0, x1, y1] = prediction.normalised.to_array();
+        Drawing::text(format!("[{x0:.2}, {y0:.2}, {x1:.2}, {y1:.2}]"))
+            .with(Shape::Box(prediction.normalised))
+    }
+
+    fn keys() -> weights::Result<HeadKeys> {
+        let own = KeyRules::new().owns(["loc_encoder.", "loc_decoder."]);
+        let rules = REGION_KEYS
+            .iter()
+            .fold(own, |rules, (key, path)| rules.prefix(key, path));
+        Ok(HeadKeys {
+            token: "box_token".into(),
+            rules: vec![rules],
+        })
     }
 
     fn encode_boxes(&self, boxes: Tensor<2>) -> Option<Tensor<2>> {

@@ -4,17 +4,22 @@ use burn::config::Config;
 use burn::module::{Module, Param};
 use burn::tensor::activation::softmax;
 use burn::tensor::{DType, Device, FloatDType, Tensor, TensorData};
-use tpo_core::head::{HeadContext, HeadMetric, HeadSpec, LossTerms, TaskHead};
+use tpo_core::head::{
+    Drawing, HeadContext, HeadKeys, HeadMetric, HeadSpec, LossTerms, ModelSizes, TaskHead,
+};
+use tpo_core::truth::Truth;
+use tpo_core::weights::{self, KeyRules};
 use tpo_core::{CoreError, Result};
 
 use super::criterion::{BatchTargets, CriterionConfig, CriterionOutput, criterion, finite};
 use super::decode::{DecodeConfig, TemporalPrediction, rank_spans};
+use super::keys::cg_detr_rules;
 use super::features::{TEMPORAL_TEXT_FEATURES, TEMPORAL_VIDEO_FEATURES, with_endpoints};
 use super::model::{CgDetr, CgDetrConfig, CgDetrInput, CgDetrOutput, TEF_COLUMNS, TrainingInput};
 use super::start_end::{
     SimpleTemporalHead, SimpleTemporalHeadConfig, SimpleTemporalOutput, StartEndMlps,
 };
-use super::target::{TemporalTarget, moment_metrics};
+use super::target::{TemporalTarget, moment_metrics, temporal_target};
 use crate::HeadsError;
 
 /// Name of the task.
@@ -217,12 +222,51 @@ impl TemporalHead {
 }
 
 impl TaskHead for TemporalHead {
+    type Config = TemporalHeadConfig;
     type Target = TemporalTarget;
     type Output = TemporalOutput;
     type Prediction = TemporalPrediction;
 
-    fn spec(&self) -> HeadSpec {
+    const NAME: &'static str = HEAD;
+
+    fn spec() -> HeadSpec {
         HeadSpec::new(HEAD, "<time_begin>", "<temp>")
+    }
+
+    fn init(config: &TemporalHeadConfig, sizes: &ModelSizes, device: &Device) -> Result<Self> {
+        sizes.check(HEAD, "model.d_text", config.model.d_text, sizes.llm)?;
+        Ok(config.init(device)?)
+    }
+
+    fn target(&self, truth: &Truth) -> Result<TemporalTarget> {
+        temporal_target(truth, self.config.clip_seconds)
+    }
+
+    fn features() -> &'static [&'static str] {
+        &[TEMPORAL_VIDEO_FEATURES, TEMPORAL_TEXT_FEATURES]
+    }
+
+    fn draw(prediction: &TemporalPrediction) -> Drawing {
+        prediction.drawing()
+    }
+
+    fn keys() -> weights::Result<HeadKeys> {
+        let criterion = KeyRules::new()
+            .owns(["cg_criterion."])
+            .prefix("cg_criterion.", "criterion.");
+        let start_end = KeyRules::new().owns(["temporal_embed.", "action_embed."]);
+        let simple = KeyRules::new()
+            .owns(["simple_temporal."])
+            .prefix("simple_temporal.", "");
+        Ok(HeadKeys {
+            token: "temporal_token".into(),
+            rules: vec![
+                cg_detr_rules()?.within("model."),
+                criterion,
+                start_end.within("start_end."),
+                simple.within("simple."),
+            ],
+        })
     }
 
     fn forward(&self, task: Tensor<2>, context: &HeadContext<'_>) -> Result<TemporalOutput> {
@@ -267,7 +311,7 @@ impl TaskHead for TemporalHead {
             Sample(usize),
         }
         let videos: Vec<Video<'_>> = (0..output.video_lengths.len())
-            .map(|i| match context.sample(i).and_then(|s| s.id) {
+            .map(|i| match context.sample(i).and_then(|s| s.media.as_deref()) {
                 Some(name) => Video::Name(name),
                 None => Video::Sample(context.rows.get(i).copied().unwrap_or(i)),
             })

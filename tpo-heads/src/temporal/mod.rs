@@ -29,4 +29,4 @@ pub use model::{CgDetr, CgDetrConfig};
 pub use start_end::{
     SimpleTemporalHead, SimpleTemporalHeadConfig, SimpleTemporalOutput, StartEndMlps, best_frames,
 };
-pub use target::{MomentWindows, TemporalTarget, moment_metrics};
+pub use target::{MomentWindows, TemporalTarget, feature_rows, moment_metrics, temporal_target};

@@ -6,14 +6,17 @@ use burn::tensor::activation::{log_sigmoid, log_softmax};
 use burn::tensor::{DType, Device, FloatDType, Tensor, TensorData};
 use tpo_core::Result;
 use tpo_core::geometry::{ScoredSpan, TimeSpan};
-use tpo_core::head::{HeadContext, HeadMetric, HeadSpec, LossTerms, TaskHead};
+use tpo_core::head::{
+    Drawing, HeadContext, HeadMetric, HeadSpec, LossTerms, ModelSizes, TaskHead,
+};
 use tpo_core::nn::{Linear, LinearConfig, Mlp, MlpConfig};
+use tpo_core::truth::Truth;
 
 use super::decode::TemporalPrediction;
 use super::features::TEMPORAL_VIDEO_FEATURES;
 use super::head::{HEAD, check_clips, duration_of, gather_rows, pad_rows};
 use super::model::mask;
-use super::target::{TemporalTarget, moment_metrics};
+use super::target::{TemporalTarget, moment_metrics, temporal_target};
 use crate::HeadsError;
 use crate::temporal::criterion::BatchTargets;
 
@@ -112,12 +115,36 @@ pub struct SimpleTemporalOutput {
 }
 
 impl TaskHead for SimpleTemporalHead {
+    type Config = SimpleTemporalHeadConfig;
     type Target = TemporalTarget;
     type Output = SimpleTemporalOutput;
     type Prediction = TemporalPrediction;
 
-    fn spec(&self) -> HeadSpec {
+    const NAME: &'static str = HEAD;
+
+    fn spec() -> HeadSpec {
         HeadSpec::new(HEAD, "<time_begin>", "<temp>")
+    }
+
+    fn init(
+        config: &SimpleTemporalHeadConfig,
+        sizes: &ModelSizes,
+        device: &Device,
+    ) -> Result<Self> {
+        sizes.check(HEAD, "d_llm", config.d_llm, sizes.llm)?;
+        Ok(config.init(device))
+    }
+
+    fn target(&self, truth: &Truth) -> Result<TemporalTarget> {
+        temporal_target(truth, self.config.clip_seconds)
+    }
+
+    fn features() -> &'static [&'static str] {
+        &[TEMPORAL_VIDEO_FEATURES]
+    }
+
+    fn draw(prediction: &TemporalPrediction) -> Drawing {
+        prediction.drawing()
     }
 
     fn forward(&self, task: Tensor<2>, context: &HeadContext<'_>) -> Result<SimpleTemporalOutput> {

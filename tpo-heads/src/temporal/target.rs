@@ -1,9 +1,12 @@
 //! Ground truth of one temporal task token.
 
+use rand::SeedableRng;
+use rand::rngs::Xoshiro256PlusPlus;
 use serde::{Deserialize, Serialize};
 use tpo_core::CoreError;
 use tpo_core::geometry::TimeSpan;
 use tpo_core::head::HeadMetric;
+use tpo_core::truth::{Saliency, Truth, TruthTarget};
 
 use super::criterion::BatchTargets;
 use super::decode::TemporalPrediction;
@@ -193,6 +196,72 @@ impl BatchTargets {
     }
 }
 
+/// Number of rows the temporal head gets for a clip of `duration` seconds: whole pieces of
+/// `clip_seconds`; rounding of the division does not lose one.
+pub fn feature_rows(duration: f64, clip_seconds: f64) -> usize {
+    // Saturates on infinities, 0 for what is no number.
+    (duration * (1.0 / clip_seconds) + 1e-6) as usize
+}
+
+/// The target of the temporal head: rated pieces give the labels where there are ratings, the
+/// first window where there are none (reference implementation). Ratings of pieces of another
+/// length are those of the piece in which the middle of a feature row lies.
+///
+/// # Errors
+/// [`CoreError::Truth`] for an annotation that is not of time spans, a clip shorter than one
+/// feature row, or spans that are all behind the last row.
+pub fn temporal_target(truth: &Truth, clip_seconds: f64) -> Result<TemporalTarget, CoreError> {
+    let TruthTarget::Moments {
+        spans,
+        saliency,
+        duration,
+    } = &truth.target
+    else {
+        return Err(truth.unusable("it has no time spans"));
+    };
+    let count = feature_rows(*duration, clip_seconds);
+    if count == 0 {
+        return Err(truth.unusable(format!("the clip of {duration} s has no room for a feature of {clip_seconds} s")));
+    }
+    let length = count as f64 * clip_seconds;
+    let spans: Vec<TimeSpan> = spans
+        .iter()
+        .filter(|s| s.start < length)
+        .map(|s| TimeSpan {
+            start: s.start,
+            end: s.end.min(length),
+        })
+        .collect();
+    let Some(first) = spans.first() else {
+        return Err(truth.unusable(format!("no span begins in the {length} s that have features")));
+    };
+    let mut rng = Xoshiro256PlusPlus::seed_from_u64(truth.seed);
+    let labels = match saliency {
+        Some(s) => {
+            let (ids, ratings) = ratings(s, count, clip_seconds);
+            SaliencyLabels::from_ratings(&ids, &ratings, count, &mut rng)
+        }
+        None => SaliencyLabels::from_window(*first, length, count, &mut rng),
+    };
+    Ok(TemporalTarget::new(spans, labels))
+}
+
+/// Rated feature rows and their ratings.
+fn ratings(saliency: &Saliency, count: usize, clip_seconds: f64) -> (Vec<usize>, Vec<Vec<f32>>) {
+    let rated = saliency.clips.iter().zip(&saliency.scores);
+    if (saliency.clip_seconds - clip_seconds).abs() < 1e-6 {
+        return rated.map(|(c, s)| (*c as usize, s.clone())).unzip();
+    }
+    (0..count)
+        .filter_map(|row| {
+            let middle = (row as f64 + 0.5) * clip_seconds;
+            let piece = (middle / saliency.clip_seconds) as u32;
+            let at = saliency.clips.iter().position(|c| *c == piece)?;
+            Some((row, saliency.scores.get(at)?.clone()))
+        })
+        .unzip()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -287,5 +356,70 @@ mod tests {
         let mut reversed = target(vec![0.0, 1.0]);
         reversed.windows = MomentWindows::Normalised(vec![[0.5, -0.1]]);
         assert!(new(reversed).is_err());
+    }
+
+    fn truth(target: TruthTarget) -> Truth {
+        Truth {
+            task: "temporal".into(),
+            query: None,
+            prompt_box: None,
+            target,
+            seed: 3,
+        }
+    }
+
+    fn moments(spans: &[[f64; 2]], saliency: Option<Saliency>, duration: f64) -> Truth {
+        truth(TruthTarget::Moments {
+            spans: spans
+                .iter()
+                .map(|[start, end]| TimeSpan {
+                    start: *start,
+                    end: *end,
+                })
+                .collect(),
+            saliency,
+            duration,
+        })
+    }
+
+    #[test]
+    fn windows_and_ratings_by_hand() {
+        let plain = moments(&[[2.0, 4.0]], None, 10.0);
+        let found = temporal_target(&plain, 1.0).unwrap();
+        let inside: Vec<f32> = (0..10)
+            .map(|i| f32::from(u8::from(i == 2 || i == 3)))
+            .collect();
+        assert_eq!(found.saliency.scores, inside);
+        assert_eq!(found, temporal_target(&plain, 1.0).unwrap());
+        let rated = || Saliency {
+            clip_seconds: 2.0,
+            clips: vec![1],
+            scores: vec![vec![4.0, 2.0, 3.0]],
+        };
+        let rated = moments(&[[2.0, 4.0]], Some(rated()), 10.0);
+        let found = temporal_target(&rated, 2.0).unwrap();
+        assert_eq!(found.saliency.scores, [0.0, 9.0, 0.0, 0.0, 0.0]);
+        // Pieces of two seconds, rows of one: two rows have the rating.
+        let found = temporal_target(&rated, 1.0).unwrap();
+        let twice: Vec<f32> = inside.iter().map(|v| 9.0 * v).collect();
+        assert_eq!(found.saliency.scores, twice);
+    }
+
+    #[test]
+    fn spans_end_where_the_features_end() {
+        let found = temporal_target(&moments(&[[9.0, 10.4]], None, 10.4), 1.0).unwrap();
+        assert_eq!(found.spans(10, 1.0).unwrap(), [[0.95, 0.1]]);
+        for (bad, part) in [
+            (moments(&[[10.1, 10.4]], None, 10.4), "no span begins"),
+            (moments(&[[0.1, 0.4]], None, 0.4), "no room"),
+            (
+                truth(TruthTarget::Value(serde_json::json!(1))),
+                "no time spans",
+            ),
+        ] {
+            let error = temporal_target(&bad, 1.0).unwrap_err();
+            assert!(matches!(error, CoreError::Truth { .. }));
+            assert!(error.to_string().contains(part), "{error}");
+        }
     }
 }

@@ -7,12 +7,13 @@ use burn::module::Module;
 use burn::tensor::TensorData;
 use serde::de::DeserializeOwned;
 use tpo_core::weights::{
-    Access, Checkpoint, KeyRules, LoadOptions, load_module, module_params, read_tensor,
+    Access, Checkpoint, KeyMap, KeyTarget, LoadOptions, load_module, module_params, read_tensor,
 };
 
 use super::disk::Sum;
 use super::files;
 use super::manifest::{FORMAT, MANIFEST_FILE, Manifest};
+use crate::before::Renaming;
 use crate::error::{Result, TrainError};
 use crate::recipe::{Change, Recipe};
 
@@ -157,11 +158,12 @@ impl SavedCheckpoint {
         left_out: &dyn Fn(&str) -> bool,
     ) -> Result<M> {
         let checkpoint = Checkpoint::open(self.file(name)?)?;
-        let held: BTreeSet<&str> = checkpoint.tensors().map(|t| t.key.as_str()).collect();
+        let renaming = Renaming::of(&module);
+        let held: BTreeSet<String> = checkpoint.tensors().map(|t| renaming.key(&t.key)).collect();
         let missing: Vec<String> = module_params(&module)
             .into_iter()
             .map(|p| p.path)
-            .filter(|p| required(p) && !held.contains(p.as_str()))
+            .filter(|p| required(p) && !held.contains(p))
             .collect();
         if !missing.is_empty() {
             return Err(TrainError::Checkpoint {
@@ -179,12 +181,8 @@ impl SavedCheckpoint {
             access: Access::Read,
             ..LoadOptions::default()
         };
-        let mut rules = KeyRules::new();
-        for path in held.iter().filter(|path| left_out(path)) {
-            let pattern = format!("^{}$", path.replace('.', r"\."));
-            rules = rules.ignore(&pattern, "left out")?;
-        }
-        Ok(load_module(module, &checkpoint, &rules, &options)?.0)
+        let keys = CheckpointKeys { renaming, left_out };
+        Ok(load_module(module, &checkpoint, &keys, &options)?.0)
     }
 
     /// The tensors of a file, in the order of their names. They are read one at a time.
@@ -263,6 +261,26 @@ impl SavedCheckpoint {
                 names.join(", ")
             ),
         })
+    }
+}
+
+/// Keys are paths, those of checkpoints written before under their names of then.
+struct CheckpointKeys<'a> {
+    renaming: Renaming,
+    left_out: &'a dyn Fn(&str) -> bool,
+}
+
+impl KeyMap for CheckpointKeys<'_> {
+    fn module_path(&self, key: &str) -> KeyTarget {
+        let path = self.renaming.key(key);
+        if (self.left_out)(&path) {
+            return KeyTarget::Ignored("left out".into());
+        }
+        KeyTarget::Path(path)
+    }
+
+    fn checkpoint_key(&self, path: &str, _has: &dyn Fn(&str) -> bool) -> Option<String> {
+        Some(path.to_string())
     }
 }
 

@@ -87,7 +87,7 @@ impl Recipe {
             let new_adapters = stage.lora.is_some() && adapters != before;
             before = adapters;
             let at = format!("stages[{i}] `{}`", stage.name);
-            let known: BTreeSet<&str> = model.heads.names().collect();
+            let known: BTreeSet<&str> = model.heads.iter().map(String::as_str).collect();
             for name in stage.loss.heads.keys() {
                 if !known.contains(name.as_str()) {
                     let hint = crate::suggest::near(name, known.iter().copied())
@@ -97,7 +97,7 @@ impl Recipe {
                     ));
                 }
             }
-            match stage.resolve_params(model.params.clone(), &model.heads) {
+            match stage.resolve_params(model.params.clone()) {
                 Ok(groups) => stages.push(StageExplanation {
                     new_adapters,
                     ..explained(stage, groups, model, rows)

@@ -1,7 +1,6 @@
 //! Models as shapes.
 
 use crate::groups::ResolvedParam;
-use crate::names::HeadNames;
 
 /// The shape of a model, enough to explain a recipe for it.
 #[derive(Debug, Clone)]
@@ -11,7 +10,7 @@ pub struct ModelShape {
     /// Every floating-point parameter; see [`ModelShape::of`].
     pub params: Vec<ResolvedParam>,
     /// Names of the heads in order.
-    pub heads: HeadNames,
+    pub heads: Vec<String>,
     /// The parts in the order in which activations flow through them.
     pub parts: Vec<PartShape>,
 }
@@ -74,7 +73,7 @@ impl ModelShape {
     pub fn of<M: burn::module::Module>(
         name: impl Into<String>,
         module: &M,
-        heads: HeadNames,
+        heads: Vec<String>,
         parts: Vec<PartShape>,
     ) -> Self {
         Self {

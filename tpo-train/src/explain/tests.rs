@@ -2,7 +2,6 @@ use burn::nn::LinearConfig;
 use burn::tensor::Device;
 
 use super::*;
-use crate::names::HeadNames;
 
 const RECIPE: &str = r#"
 name = "small"
@@ -32,7 +31,7 @@ fn shape() -> ModelShape {
         PartShape::new("first", ["0."], 10),
         PartShape::new("second", ["1."], 4),
     ];
-    let shape = ModelShape::of("two", &module, HeadNames::new(["region"]), parts);
+    let shape = ModelShape::of("two", &module, vec!["region".into()], parts);
     assert!(!module[0].weight.is_initialized());
     shape
 }

@@ -7,7 +7,6 @@ use tpo_core::weights::{ParamKind, module_params};
 
 use super::{ParamGroupSpec, ResolvedGroup, ResolvedGroups, ResolvedParam};
 use crate::error::{GroupProblem, Result, TrainError};
-use crate::names::HeadNames;
 use crate::pattern::PathPattern;
 
 /// How many patterns an error offers instead of one that matches nothing.
@@ -25,29 +24,16 @@ const OFFERED: usize = 3;
 /// excludes nothing, a parameter in two groups, a group that is empty or given twice, a parameter
 /// at two paths that are treated differently.
 pub fn resolve<M: Module>(module: &M, specs: &[ParamGroupSpec]) -> Result<ResolvedGroups> {
-    resolve_named(module, specs, &HeadNames::default())
+    resolve_params(float_params(module), specs)
 }
 
-/// [`resolve`] with patterns that may call heads and task tokens by name.
+/// [`resolve`] on a list of parameters in place of a module; one entry per path.
 ///
 /// # Errors
-/// As [`resolve`], and a name that no head has.
-pub fn resolve_named<M: Module>(
-    module: &M,
-    specs: &[ParamGroupSpec],
-    names: &HeadNames,
-) -> Result<ResolvedGroups> {
-    resolve_params(float_params(module), specs, names)
-}
-
-/// [`resolve_named`] on a list of parameters in place of a module; one entry per path.
-///
-/// # Errors
-/// As [`resolve_named`].
+/// As [`resolve`].
 pub fn resolve_params(
     found: Vec<ResolvedParam>,
     specs: &[ParamGroupSpec],
-    names: &HeadNames,
 ) -> Result<ResolvedGroups> {
     let paths: Vec<Vec<&str>> = found.iter().map(|p| p.path.split('.').collect()).collect();
     let mut problems = Vec::new();
@@ -60,7 +46,7 @@ pub fn resolve_params(
                 group: spec.name.clone(),
             });
         }
-        for i in members(spec, &paths, names, &mut problems) {
+        for i in members(spec, &paths, &mut problems) {
             owners[i].push(g);
         }
     }
@@ -111,13 +97,12 @@ pub fn resolve_params(
 fn members(
     spec: &ParamGroupSpec,
     paths: &[Vec<&str>],
-    names: &HeadNames,
     problems: &mut Vec<GroupProblem>,
 ) -> Vec<usize> {
     let before = problems.len();
     let mut patterns = Vec::new();
     for text in &spec.patterns {
-        match PathPattern::parse_named(text, names) {
+        match PathPattern::parse(text) {
             Ok(pattern) => patterns.push(pattern),
             Err(why) => problems.push(GroupProblem::InvalidPattern {
                 group: spec.name.clone(),
@@ -142,11 +127,7 @@ fn members(
             problems.push(GroupProblem::Unmatched {
                 group: spec.name.clone(),
                 pattern: pattern.to_string(),
-                nearest: pattern
-                    .nearest(paths, OFFERED)
-                    .iter()
-                    .map(|p| names.shorten(p))
-                    .collect(),
+                nearest: pattern.nearest(paths, OFFERED),
             });
         }
     }

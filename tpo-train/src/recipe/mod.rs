@@ -43,7 +43,7 @@ use crate::stage::{Stage, StagePlan};
 ///
 ///     [[stages.groups]]
 ///     name = "region"
-///     patterns = ["head:region.**", "token:region"]
+///     patterns = ["heads.region.**", "task_tokens.region"]
 ///     learning_rate = 1e-4
 ///     "#,
 ///     "recipe.toml",
@@ -98,7 +98,10 @@ pub struct ModelSpec {
     pub start: Option<PathBuf>,
     /// Patterns, as those of groups, of parameters that are not taken from `start`: heads that
     /// begin anew, say.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "crate::before::patterns"
+    )]
     pub fresh: Vec<String>,
     /// Adapters of the language model, in place of those that preset or directory name.
     #[serde(skip_serializing_if = "Option::is_none")]

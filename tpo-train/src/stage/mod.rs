@@ -10,9 +10,8 @@ use serde::{Deserialize, Serialize};
 pub use optimizer::{AdamW, Muon, Precision};
 
 use crate::error::{Result, TrainError};
-use crate::groups::{ParamGroupSpec, ResolvedGroups, ResolvedParam, resolve_named, resolve_params};
+use crate::groups::{ParamGroupSpec, ResolvedGroups, ResolvedParam, resolve, resolve_params};
 use crate::loss::LossWeights;
-use crate::names::HeadNames;
 use crate::recipe::{EvaluationSpec, LoraSpec, MixtureSpec};
 use crate::schedule::LrSchedule;
 
@@ -213,31 +212,15 @@ impl Stage {
     /// # Errors
     /// As [`resolve`](crate::resolve).
     pub fn resolve<M: Module>(&self, module: &M) -> Result<ResolvedGroups> {
-        self.resolve_named(module, &HeadNames::default())
+        Ok(self.with_decay(resolve(module, &self.groups)?))
     }
 
-    /// [`Stage::resolve`] with patterns that may call heads and task tokens by name.
-    ///
-    /// # Errors
-    /// As [`resolve_named`].
-    pub fn resolve_named<M: Module>(
-        &self,
-        module: &M,
-        names: &HeadNames,
-    ) -> Result<ResolvedGroups> {
-        Ok(self.with_decay(resolve_named(module, &self.groups, names)?))
-    }
-
-    /// [`Stage::resolve_named`] on a list of parameters in place of a module.
+    /// [`Stage::resolve`] on a list of parameters in place of a module.
     ///
     /// # Errors
     /// As [`resolve_params`].
-    pub fn resolve_params(
-        &self,
-        params: Vec<ResolvedParam>,
-        names: &HeadNames,
-    ) -> Result<ResolvedGroups> {
-        Ok(self.with_decay(resolve_params(params, &self.groups, names)?))
+    pub fn resolve_params(&self, params: Vec<ResolvedParam>) -> Result<ResolvedGroups> {
+        Ok(self.with_decay(resolve_params(params, &self.groups)?))
     }
 
     fn with_decay(&self, mut groups: ResolvedGroups) -> ResolvedGroups {

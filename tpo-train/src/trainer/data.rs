@@ -1,77 +1,13 @@
 //! What the trainer learns from, as a trait.
 
 use std::any::Any;
-use std::sync::Arc;
 
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
-use tpo_core::geometry::BoxXyxy;
-use tpo_core::head::{FeatureSource, FrameSource, SampleContext, TaskCall};
+use tpo_core::head::Sample;
 use tpo_core::model::TpoBatch;
 
 use crate::error::Result;
-
-/// Facts about one sample, owned; [`SampleInfo::context`] lends them to the heads.
-#[derive(Clone, Default)]
-pub struct SampleInfo {
-    /// Identity of the row in messages, for example `refcoco.jsonl:17`.
-    pub id: String,
-    /// Task of the row, for counts in logs; empty when there is none.
-    pub task: String,
-    /// Name of the media; samples of one name are never each other's negatives.
-    pub media: Option<String>,
-    /// `(width, height)` of the source in pixels.
-    pub size: Option<(u32, u32)>,
-    /// Duration of the source in seconds.
-    pub duration: Option<f64>,
-    /// Times of the sampled frames in seconds.
-    pub timestamps: Vec<f64>,
-    /// The question.
-    pub query: Option<String>,
-    /// Boxes the question is about, normalised.
-    pub boxes: Vec<BoxXyxy>,
-    /// The frames, for heads that look again.
-    pub frames: Option<Arc<dyn FrameSource>>,
-    /// Features of frozen towers, for heads that read them.
-    pub features: Option<Arc<dyn FeatureSource>>,
-    /// The calls of heads in the order of their task tokens, where a conversation has several.
-    pub calls: Vec<TaskCall>,
-}
-
-impl SampleInfo {
-    /// A sample of which only the identity is known.
-    pub fn named(id: impl Into<String>) -> Self {
-        Self {
-            id: id.into(),
-            ..Self::default()
-        }
-    }
-
-    /// The facts as a head gets them.
-    pub fn context(&self) -> SampleContext<'_> {
-        SampleContext {
-            id: self.media.as_deref(),
-            size: self.size,
-            duration: self.duration,
-            timestamps: &self.timestamps,
-            query: self.query.as_deref(),
-            boxes: &self.boxes,
-            frames: self.frames.as_deref().map(|f| f as &dyn FrameSource),
-            features: self.features.as_deref().map(|f| f as &dyn FeatureSource),
-            calls: &self.calls,
-        }
-    }
-}
-
-impl std::fmt::Debug for SampleInfo {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("SampleInfo")
-            .field("id", &self.id)
-            .field("task", &self.task)
-            .field("context", &self.context())
-            .finish()
-    }
-}
 
 /// One micro-batch: what the model reads, and who it is from.
 #[derive(Debug)]
@@ -79,7 +15,7 @@ pub struct TrainBatch {
     /// Ids, frames, labels and targets. Samples of several tasks may be mixed.
     pub batch: TpoBatch,
     /// One entry per row of the batch, in order.
-    pub samples: Vec<SampleInfo>,
+    pub samples: Vec<Sample>,
 }
 
 /// What a data stream is opened for.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use burn::tensor::Device;
-use tpo_core::head::{HeadSet, SampleContext};
+use tpo_core::head::HeadSet;
 use tpo_core::model::TpoModel;
 use tpo_core::traits::{Connector, LanguageModel, VisionEncoder};
 
@@ -68,8 +68,7 @@ where
         data.see(model);
         let TrainBatch { mut batch, samples } = data.next_batch(&device)?;
         batch.targets.retain(|head| weights.head(head) != 0.0);
-        let contexts: Vec<SampleContext<'_>> = samples.iter().map(|s| s.context()).collect();
-        let found = model.evaluate(batch, &contexts);
+        let found = model.evaluate(batch, &samples);
         let found = found.map_err(|source| TrainError::Model {
             stage: format!("{}, evaluation", at.0),
             step: at.1,

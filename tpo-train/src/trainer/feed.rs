@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use burn::tensor::Device;
 use serde::Deserialize;
-use tpo_core::head::{FeatureSource, FrameSource, TaskCall};
+use tpo_core::head::{FeatureSource, TaskCall};
 use tpo_data::feed::{BadRows, Cursor, Feed, SampleFacts};
 
-use super::data::{SampleInfo, TrainBatch, TrainData};
+use super::data::{TrainBatch, TrainData};
 use crate::error::{Result, TrainError};
 
 /// Finds the features of frozen towers for the samples of a stream.
@@ -92,30 +92,15 @@ impl TrainData for FeedData {
         let samples = facts
             .into_iter()
             .map(|mut facts| {
-                let mut calls = std::mem::take(&mut facts.calls);
-                let mut features = None;
+                let mut calls = std::mem::take(&mut facts.sample.calls);
                 if let (Some(find), false) = (&mut self.features, calls.is_empty()) {
-                    features = find.of_sample(&facts, &calls)?;
+                    facts.sample.features = find.of_sample(&facts, &calls)?;
                     for call in &mut calls {
                         call.features = find.of_call(&facts, call)?;
                     }
                 }
-                Ok(SampleInfo {
-                    id: facts.name(),
-                    task: facts
-                        .truths
-                        .first()
-                        .map_or_else(String::new, |t| t.task.clone()),
-                    media: facts.clip.as_ref().map(|c| c.media.path.clone()),
-                    size: facts.size,
-                    duration: facts.duration,
-                    timestamps: facts.timestamps,
-                    query: facts.query,
-                    boxes: facts.boxes,
-                    frames: facts.clip.map(|c| Arc::new(c) as Arc<dyn FrameSource>),
-                    features,
-                    calls,
-                })
+                facts.sample.calls = calls;
+                Ok(facts.into_sample())
             })
             .collect::<Result<_>>();
         if let Some(find) = &mut self.features {
@@ -158,7 +143,8 @@ impl TrainData for FeedData {
 mod tests {
     use super::*;
     use tpo_core::prompt::TextEncoder;
-    use tpo_data::feed::{FeedConfig, SourceConfig, Targets};
+    use tpo_core::head::NoHeads;
+    use tpo_data::feed::{FeedConfig, SourceConfig};
     use tpo_data::prompts::{VideoChatEncoder, Vocabulary};
 
     struct Bytes;
@@ -182,7 +168,7 @@ mod tests {
             ..FeedConfig::default()
         };
         let encoder = Arc::new(VideoChatEncoder::new(Arc::new(Bytes), 2));
-        let (words, none) = (Vocabulary::default(), Targets::new());
+        let (words, none) = (Vocabulary::default(), Arc::new(NoHeads::default()));
         FeedData::new(Feed::open(&config, words, encoder, none, Cursor::default()).unwrap())
     }
 

@@ -2,7 +2,7 @@
 
 use burn::tensor::{FloatDType, Tensor};
 use tpo_core::CoreError;
-use tpo_core::head::{HeadSet, SampleContext};
+use tpo_core::head::HeadSet;
 use tpo_core::model::TpoModel;
 use tpo_core::recompute::Tape;
 use tpo_core::traits::{Connector, LanguageModel, VisionEncoder};
@@ -46,10 +46,8 @@ where
         batch.labels = None;
     }
     batch.targets.retain(|head| weights.head(head) != 0.0);
-    let contexts: Vec<SampleContext<'_>> = samples.iter().map(|s| s.context()).collect();
-
     let mut tape = recompute.map(|seed| Tape::new(Some(seed)));
-    let output = model.forward_with(batch, &contexts, tape.as_mut())?;
+    let output = model.forward_with(batch, &samples, tape.as_mut())?;
 
     let mut values: Vec<Tensor<1>> = Vec::new();
     let mut terms = Vec::new();

@@ -17,7 +17,6 @@ use super::prepare::prepare;
 use super::state::{TrainState, step_seed};
 use crate::error::{Result, TrainError};
 use crate::groups::ResolvedGroups;
-use crate::names::HeadNames;
 use crate::optim::{GradientSet, Optimizer};
 use crate::stage::{Stage, StageLength};
 
@@ -114,7 +113,7 @@ where
                 )],
             });
         }
-        let groups = stage.resolve_named(&model, &HeadNames::of(&model.heads))?;
+        let groups = stage.resolve(&model)?;
         let mut optimizer = Optimizer::new(&groups, stage.adamw, stage.clip_norm);
         let device = &options.device;
         let model = prepare(model, &groups, stage.precision, device, &mut optimizer)?;
@@ -460,7 +459,7 @@ impl StepLog {
                 *self.tasks.entry(task.into()).or_default() += 1;
             }
         }
-        self.clips += batch.batch.frames.as_ref().map_or(0, |f| f.dims()[0]);
+        self.clips += batch.batch.visuals.len();
         let (rows, length) = batch.batch.tokens.shape();
         self.tokens += rows * length;
     }

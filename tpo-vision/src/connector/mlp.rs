@@ -5,7 +5,7 @@ use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use tpo_core::nn::{Linear, LinearConfig};
 use tpo_core::ops;
-use tpo_core::traits::{Connector, Instruction};
+use tpo_core::traits::{Connector, Instruction, VisualRows, VisualShape};
 
 use crate::error::{Result, VisionError};
 
@@ -80,12 +80,9 @@ impl Connector for MlpConnector {
     fn connect(
         &self,
         features: Tensor<3>,
+        _visuals: &[VisualShape],
         _instruction: Option<&Instruction>,
-    ) -> tpo_core::Result<Tensor<3>> {
-        Ok(self.forward(features)?)
-    }
-
-    fn n_visual(&self, tokens: usize) -> usize {
-        tokens
+    ) -> tpo_core::Result<VisualRows> {
+        Ok(VisualRows::even(self.forward(features)?))
     }
 }

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use tpo_core::geometry::{ScoredSpan, TimeSpan};
+use tpo_core::head::{Drawing, Shape};
 
 /// When something happens, and how worth watching every clip is.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -41,5 +42,19 @@ impl TemporalPrediction {
             }
         }
         best
+    }
+
+    /// The best span in words, all spans and the curve as shapes.
+    pub fn drawing(&self) -> Drawing {
+        let text = match self.best() {
+            Some(best) => format!("{:.1} to {:.1} s", best.span.start, best.span.end),
+            None => "at no time".into(),
+        };
+        Drawing::text(text)
+            .with(Shape::Spans(self.spans.clone()))
+            .with(Shape::Curve {
+                step: self.clip_seconds,
+                values: self.saliency.clone(),
+            })
     }
 }

@@ -5,7 +5,7 @@ use burn::module::Module;
 use burn::nn::Initializer;
 use burn::tensor::{Device, Tensor};
 use tpo_core::nn::{Linear, LinearConfig};
-use tpo_core::traits::{Connector, Instruction};
+use tpo_core::traits::{Connector, Instruction, VisualRows, VisualShape};
 
 use super::{QFormer, QFormerConfig};
 use crate::error::{Result, VisionError};
@@ -103,15 +103,13 @@ impl QFormerConnector {
 }
 
 impl Connector for QFormerConnector {
+    /// Every visual becomes the same number of rows, one per query.
     fn connect(
         &self,
         features: Tensor<3>,
+        _visuals: &[VisualShape],
         instruction: Option<&Instruction>,
-    ) -> tpo_core::Result<Tensor<3>> {
-        Ok(self.forward(features, instruction)?)
-    }
-
-    fn n_visual(&self, _tokens: usize) -> usize {
-        self.qformer.config().n_query()
+    ) -> tpo_core::Result<VisualRows> {
+        Ok(VisualRows::even(self.forward(features, instruction)?))
     }
 }

@@ -2,25 +2,20 @@
 
 use std::sync::Arc;
 
+use burn::tensor::Device;
+use tpo_core::head::HeadSet;
 use tpo_data::feed::{
-    Cursor, Feed, FramesConfig, LoaderConfig, OrderConfig, Rows, SourceConfig, Targets,
+    Cursor, Feed, FramesConfig, LoaderConfig, OrderConfig, Rows, SourceConfig,
 };
 use tpo_data::prompts::{VideoChatEncoder, Vocabulary};
-use tpo_data::synthetic::WorldTask;
 use tpo_data::{FrameSampling, ImageTransform};
 use tpo_llm::tokenizer::Tokenizer;
 use tpo_train::recipe::{MixtureSpec, Recipe};
 use tpo_train::trainer::{FeedData, Purpose};
 use tpo_train::{Stage, TrainError};
 
-use crate::config::TpoConfig;
-use crate::features::{FeatureCache, FeatureTowers, TemporalTowers, TrainingFeatures};
-use crate::targets::built_in_targets;
-
-/// Name of the head that reads features of frozen towers.
-const TEMPORAL: &str = "temporal";
-/// Longest prompt in tokens (reference implementation: `max_length`).
-pub(crate) const MAX_PROMPT: usize = 1024;
+use crate::features::{FeatureCache, FeatureTowers, TemporalTowers, TrainingFeatures, readers};
+use crate::model::TpoConfig;
 
 /// What opening data needs to know of a model and a run.
 #[derive(Debug, Clone)]
@@ -74,11 +69,10 @@ impl DataContext {
                 "the model's tokenizer has no end-of-text token; an answer could not end".into(),
             ])
         })?;
-        let slots = self.config.connector.qformer.n_query();
+        let config = self.config.clone();
         Ok(VideoChatEncoder {
-            video_slots: slots,
-            image_slots: slots,
-            max_tokens: MAX_PROMPT.min(self.config.llm.max_position_embeddings),
+            max_tokens: config.max_prompt(),
+            slots: Arc::new(move |visual| config.rows(visual)),
             ..VideoChatEncoder::new(self.tokenizer.clone(), eos)
         })
     }
@@ -91,33 +85,18 @@ fn invalid(problems: Vec<String>) -> TrainError {
     }
 }
 
-/// Opens the data of a stage with the targets of the built-in heads. See [`stage_data_with`].
-///
-/// # Errors
-/// As [`stage_data_with`].
-pub fn stage_data(
-    purpose: Purpose,
-    stage: &Stage,
-    seed: u64,
-    context: &DataContext,
-) -> tpo_train::Result<FeedData> {
-    let targets = built_in_targets(context.config.temporal.clip_seconds);
-    stage_data_with(purpose, stage, seed, context, targets)
-}
-
-/// Opens the data of a stage: every file is read once and checked. `targets` turns annotations into
-/// what the heads learn. For [`Purpose::Evaluate`] nothing is augmented and frames are the middle
+/// Opens the data of a stage: every file is read once and checked; the heads make what they learn of
+/// annotations. For [`Purpose::Evaluate`] nothing is augmented and frames are the middle
 /// ones; the order is that of `seed`.
 ///
 /// # Errors
 /// [`TrainError::InvalidRecipe`] with every problem of every source: a file that is not there, no
 /// usable row, a task the model does not have, a world that cannot be drawn.
-pub fn stage_data_with(
+pub fn stage_data<H: HeadSet>(
     purpose: Purpose,
     stage: &Stage,
     seed: u64,
     context: &DataContext,
-    targets: Targets,
 ) -> tpo_train::Result<FeedData> {
     let at = format!("stage `{}`", stage.name);
     let Some(data) = &stage.data else {
@@ -125,7 +104,7 @@ pub fn stage_data_with(
             "{at}: has no data; add `data = {{ sources = [..] }}`"
         )]));
     };
-    let problems = mixture_problems(&at, data, context);
+    let problems = mixture_problems::<H>(&at, data, context);
     if !problems.is_empty() {
         return Err(invalid(problems));
     }
@@ -151,16 +130,23 @@ pub fn stage_data_with(
     }
     let vocabulary = Vocabulary::from(&context.config.tasks);
     let encoder = Arc::new(context.encoder()?);
-    let feed = Feed::open(&config, vocabulary, encoder, targets, Cursor::default())
+    // For the targets; no weight is drawn.
+    let heads = H::init(&context.config.heads, &context.config.sizes(), &Device::flex())
+        .map_err(|e| invalid(vec![format!("{at}: {e}")]))?;
+    let feed = Feed::open(&config, vocabulary, encoder, Arc::new(heads), Cursor::default())
         .map_err(|e| invalid(vec![format!("{at}: {e}")]))?;
     // A head whose loss does not count is not run.
-    let needed = stage.loss.head(TEMPORAL) != 0.0;
-    let problems = task_problems(&at, &feed, &config.sources, context, needed);
+    let readers: Vec<String> = readers::<H>()
+        .into_iter()
+        .filter(|head| stage.loss.head(head) != 0.0)
+        .collect();
+    let problems = task_problems(&at, &feed, &config.sources, context, &readers);
     if !problems.is_empty() {
         return Err(invalid(problems));
     }
     let data = FeedData::new(feed);
-    let features = TrainingFeatures::new(
+    let needed = !readers.is_empty();
+    let features = TrainingFeatures::<H>::new(
         &context.config,
         &context.tokenizer,
         context.towers.as_ref(),
@@ -176,19 +162,21 @@ pub fn stage_data_with(
 ///
 /// # Errors
 /// [`TrainError::InvalidRecipe`] with every problem of every source of every stage.
-pub fn check_data(recipe: &Recipe, context: &DataContext) -> tpo_train::Result<()> {
+pub fn check_data<H: HeadSet>(recipe: &Recipe, context: &DataContext) -> tpo_train::Result<()> {
     let mut problems = Vec::new();
     for (i, stage) in recipe.stages.iter().enumerate() {
         let at = format!("stages[{i}] `{}`", stage.name);
         match &stage.data {
-            Some(data) => problems.extend(mixture_problems(&format!("{at}.data"), data, context)),
+            Some(data) => {
+                problems.extend(mixture_problems::<H>(&format!("{at}.data"), data, context));
+            },
             None => problems.push(format!(
                 "{at}: has no data; add `data = {{ sources = [..] }}`"
             )),
         }
         if let Some(evaluation) = &stage.evaluation {
             let at = format!("{at}.evaluation.data");
-            problems.extend(mixture_problems(&at, &evaluation.data, context));
+            problems.extend(mixture_problems::<H>(&at, &evaluation.data, context));
         }
     }
     if problems.is_empty() {
@@ -197,7 +185,7 @@ pub fn check_data(recipe: &Recipe, context: &DataContext) -> tpo_train::Result<(
     Err(invalid(problems))
 }
 
-fn mixture_problems(at: &str, data: &MixtureSpec, context: &DataContext) -> Vec<String> {
+fn mixture_problems<H: HeadSet>(at: &str, data: &MixtureSpec, context: &DataContext) -> Vec<String> {
     let config = &context.config;
     let mut problems = Vec::new();
     for source in &data.sources {
@@ -226,7 +214,8 @@ fn mixture_problems(at: &str, data: &MixtureSpec, context: &DataContext) -> Vec<
         for task in world.tasks.iter().filter(|t| t.calls_head()) {
             problems.extend(unknown_task(&at, task.name(), config));
         }
-        if world.tasks.contains(&WorldTask::Temporal) {
+        let readers = readers::<H>();
+        if world.tasks.iter().any(|t| readers.iter().any(|r| r == t.name())) {
             problems.extend(without_towers(&at, context));
         }
     }
@@ -237,7 +226,7 @@ fn without_towers(at: &str, context: &DataContext) -> Option<String> {
     let needed = context.config.features == FeatureTowers::InternVideo2;
     (needed && context.towers.is_none()).then(|| {
         format!(
-            "{at}: the temporal head of this model reads features of InternVideo2-CLIP; give the \
+            "{at}: a head of this model reads features of InternVideo2-CLIP; give the \
              run its towers (`train --towers DIR`, RunOptions::towers)"
         )
     })
@@ -265,7 +254,7 @@ fn task_problems(
     feed: &Feed,
     sources: &[SourceConfig],
     context: &DataContext,
-    temporal: bool,
+    readers: &[String],
 ) -> Vec<String> {
     let mut problems = Vec::new();
     for (source, spec) in feed.sources().iter().zip(sources) {
@@ -275,7 +264,7 @@ fn task_problems(
         let at = format!("{at}, source `{}`", spec.name());
         for task in data.tasks().filter(|_| !source.textual()) {
             problems.extend(unknown_task(&at, task, &context.config));
-            if temporal && task == TEMPORAL {
+            if readers.iter().any(|r| r == task) {
                 problems.extend(without_towers(&at, context));
             }
         }

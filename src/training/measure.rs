@@ -1,11 +1,12 @@
 //! What memory a stage really takes, to hold against [`explain`](crate::recipe::explain).
 
+use tpo_core::head::HeadSet;
 use tpo_train::recipe::Recipe;
 use tpo_train::trainer::{Purpose, TrainOptions, Trainer};
 use tpo_train::{StagePlan, TrainError};
 
 use crate::error::Result;
-use crate::training::{OpenData, RunOptions, recipe_model, staged_model};
+use super::{OpenData, RunOptions, recipe_model, staged_model};
 
 /// Memory of this process while it trained, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,7 +27,7 @@ pub struct MeasuredMemory {
 /// # Errors
 /// [`TrainError::InvalidPlan`] when there is no stage of that name; as
 /// [`run_recipe_with`](crate::training::run_recipe_with).
-pub fn measure_stage(
+pub fn measure_stage<H: HeadSet>(
     recipe: &Recipe,
     stage: &str,
     options: &RunOptions,
@@ -47,7 +48,7 @@ pub fn measure_stage(
         }
     })?;
     let before = status("VmRSS:");
-    let mut built = recipe_model(recipe, &options.device)?;
+    let mut built = recipe_model::<H>(recipe, &options.device)?;
     built.model = staged_model(recipe, &built.model, place)?;
     built.config.llm = built.model.llm.config().clone();
     let stage = plan.stages[place].clone();

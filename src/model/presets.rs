@@ -18,15 +18,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use burn::tensor::Device;
 use tpo_llm::tokenizer::Tokenizer;
 
-use crate::config::TpoConfig;
+use super::{CONFIG_FILE, TpoConfig};
 use crate::error::{Error, Result};
-use crate::model_dir::CONFIG_FILE;
 use crate::session::{Session, SessionOptions};
 
-const CONFIG: &str = include_str!("../assets/mini/tpo.json");
-const TOKENIZER: &str = include_str!("../assets/mini/tokenizer.json");
-const TOKENIZER_CONFIG: &str = include_str!("../assets/mini/tokenizer_config.json");
-const WEIGHTS: &[u8] = include_bytes!("../assets/mini/model.safetensors");
+const CONFIG: &str = include_str!("../../assets/mini/tpo.json");
+const TOKENIZER: &str = include_str!("../../assets/mini/tokenizer.json");
+const TOKENIZER_CONFIG: &str = include_str!("../../assets/mini/tokenizer_config.json");
+const WEIGHTS: &[u8] = include_bytes!("../../assets/mini/model.safetensors");
 
 /// The trained mini model: all parts and heads of VideoChat-TPO at small width, for 16 frames of 64
 /// pixels of the [synthetic world](tpo_data::synthetic). It knows nothing of real video.
@@ -45,7 +44,7 @@ pub fn mini(device: &Device, options: SessionOptions) -> Result<Session> {
 /// # Errors
 /// None that an intact build can cause.
 pub fn mini_config() -> Result<TpoConfig> {
-    serde_json::from_str(CONFIG).map_err(|e| Error::ModelDir {
+    TpoConfig::from_json(CONFIG).map_err(|e| Error::ModelDir {
         path: CONFIG_FILE.into(),
         why: format!("the configuration in this build: {e}"),
     })

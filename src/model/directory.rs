@@ -7,22 +7,23 @@
 use std::path::Path;
 
 use burn::tensor::{Device, FloatDType};
+use tpo_core::head::HeadSet;
 use tpo_core::weights::{
     Checkpoint, DtypePolicy, KeyMap, KeyTarget, LoadOptions, LoadReport, load_module,
 };
 use tpo_llm::tokenizer::{Tokenizer, TokenizerFormat};
 use tpo_train::keep::materialise;
 
-use crate::config::{TpoConfig, VideoChatTpo, videochat_tpo_keys};
+use super::export::{ExportOptions, export_model};
+use super::{Tpo, TpoConfig};
 use crate::error::{Error, Result};
-use crate::export::{ExportOptions, export_model};
 use crate::session::{Session, SessionOptions};
 
 /// File with the sizes of all parts.
 pub const CONFIG_FILE: &str = "tpo.json";
 
 /// A byte-level tokenizer with the seven task tokens.
-const BYTE_TOKENIZER: &str = include_str!("../assets/byte_tokenizer.json");
+const BYTE_TOKENIZER: &str = include_str!("../../assets/byte_tokenizer.json");
 const BYTE_TOKENIZER_CONFIG: &str =
     r#"{"bos_token":"<s>","eos_token":"</s>","unk_token":"<unk>","pad_token":"<unk>"}"#;
 
@@ -38,45 +39,17 @@ const TOKENIZER_FILES: [&str; 7] = [
 ];
 
 impl Session {
-    /// Loads a model directory, strictly. `progress` hears (bytes done, bytes in total).
-    ///
-    /// On the CPU weights become f32 unless [`SessionOptions::dtype`] says otherwise; the
-    /// published 7B model then needs 32 GB.
+    /// Opens a model directory with the built-in heads; see [`Session::open_with_heads`].
     ///
     /// # Errors
-    /// [`Error::ModelDir`] when the directory does not hold a model; [`Error::Weights`] naming
-    /// every missing, unexpected or mismatched tensor.
+    /// As [`Session::open_with_heads`].
     pub fn open(
         dir: impl AsRef<Path>,
         device: &Device,
         options: SessionOptions,
         progress: Option<&dyn Fn(u64, u64)>,
     ) -> Result<(Self, LoadReport)> {
-        let dir = dir.as_ref();
-        if !dir.is_dir() {
-            return Err(Error::ModelDir {
-                path: dir.into(),
-                why: "is not a directory; give the folder that holds the safetensors files".into(),
-            });
-        }
-        let config = read_config(dir)?;
-        config.validate()?;
-        let checkpoint = Checkpoint::open(dir)?;
-        let tokenizer = model_tokenizer(dir, &config)?;
-        let mut options = options;
-        if options.dtype.is_none() && *device == Device::flex() {
-            options.dtype = Some(FloatDType::F32);
-        }
-        let load = LoadOptions {
-            dtype: options.dtype.map_or(DtypePolicy::Keep, DtypePolicy::Cast),
-            progress,
-            ..LoadOptions::default()
-        };
-        let model = config.init(device)?;
-        let (model, report) = load_module(model, &checkpoint, &videochat_tpo_keys()?, &load)?;
-        let mut session = Self::new(model, config, tokenizer, device, options)?;
-        session.tokenizer_files = tokenizer_files(dir)?;
-        Ok((session, report))
+        Self::open_with_heads(dir, device, options, progress)
     }
 
     /// A tiny model with **random weights** drawn from `seed`: it runs the whole chain and knows
@@ -93,6 +66,50 @@ impl Session {
         session.tokenizer_files = byte_tokenizer_files();
         Ok(session)
     }
+}
+
+impl<H: HeadSet> Session<H> {
+    /// Loads a model directory with any heads, strictly: `Session::<MyHeads>::open_with_heads(..)`.
+    /// `progress` hears (bytes done, bytes in total).
+    ///
+    /// On the CPU weights become f32 unless [`SessionOptions::dtype`] says otherwise; the
+    /// published 7B model then needs 32 GB.
+    ///
+    /// # Errors
+    /// [`Error::ModelDir`] when the directory does not hold a model; [`Error::Weights`] naming
+    /// every missing, unexpected or mismatched tensor.
+    pub fn open_with_heads(
+        dir: impl AsRef<Path>,
+        device: &Device,
+        options: SessionOptions,
+        progress: Option<&dyn Fn(u64, u64)>,
+    ) -> Result<(Self, LoadReport)> {
+        let dir = dir.as_ref();
+        if !dir.is_dir() {
+            return Err(Error::ModelDir {
+                path: dir.into(),
+                why: "is not a directory; give the folder that holds the safetensors files".into(),
+            });
+        }
+        let config = read_config(dir)?;
+        config.validate::<H>()?;
+        let checkpoint = Checkpoint::open(dir)?;
+        let tokenizer = model_tokenizer(dir, &config)?;
+        let mut options = options;
+        if options.dtype.is_none() && *device == Device::flex() {
+            options.dtype = Some(FloatDType::F32);
+        }
+        let load = LoadOptions {
+            dtype: options.dtype.map_or(DtypePolicy::Keep, DtypePolicy::Cast),
+            progress,
+            ..LoadOptions::default()
+        };
+        let model = config.init(device)?;
+        let (model, report) = load_module(model, &checkpoint, &config.keys::<H>()?, &load)?;
+        let mut session = Self::new(model, config, tokenizer, device, options)?;
+        session.tokenizer_files = tokenizer_files(dir)?;
+        Ok((session, report))
+    }
 
     /// A model of the sizes and with the tokenizer of a directory, with **random weights** drawn
     /// from `seed`.
@@ -107,7 +124,7 @@ impl Session {
     ) -> Result<Self> {
         let dir = dir.as_ref();
         let config = read_config(dir)?;
-        config.validate()?;
+        config.validate::<H>()?;
         let tokenizer = model_tokenizer(dir, &config)?;
         device.seed(seed);
         let model = config.init(device)?;
@@ -171,12 +188,12 @@ pub(crate) fn model_tokenizer(dir: &Path, config: &TpoConfig) -> Result<Tokenize
 }
 
 /// The model in `dir` for training. With `new_adapters` those that the files lack are drawn.
-pub(crate) fn load_model(
+pub(crate) fn load_model<H: HeadSet>(
     dir: &Path,
     config: &TpoConfig,
     device: &Device,
     new_adapters: bool,
-) -> Result<VideoChatTpo> {
+) -> Result<Tpo<H>> {
     let allow_missing = match new_adapters {
         true => vec![r"\.lora\.[ab]$".to_string()],
         false => Vec::new(),
@@ -187,26 +204,27 @@ pub(crate) fn load_model(
     };
     let checkpoint = Checkpoint::open(dir)?;
     let model = config.init(device)?;
-    let (model, _) = load_module(model, &checkpoint, &videochat_tpo_keys()?, &load)?;
+    let (model, _) = load_module(model, &checkpoint, &config.keys::<H>()?, &load)?;
     materialise(&model);
     Ok(model)
 }
 
 /// `model` with the weights in `dir`, but for the parameters at the paths that `left_out` says; `dir`
 /// may be of other sizes there.
-pub(crate) fn load_over(
+pub(crate) fn load_over<H: HeadSet>(
     dir: &Path,
-    model: VideoChatTpo,
+    config: &TpoConfig,
+    model: Tpo<H>,
     dtype: DtypePolicy,
     left_out: &dyn Fn(&str) -> bool,
-) -> Result<VideoChatTpo> {
+) -> Result<Tpo<H>> {
     let load = LoadOptions {
         strict_missing: false,
         dtype,
         ..LoadOptions::default()
     };
     let keys = Without {
-        keys: videochat_tpo_keys()?,
+        keys: config.keys::<H>()?,
         left_out,
     };
     Ok(load_module(model, &Checkpoint::open(dir)?, &keys, &load)?.0)
@@ -266,7 +284,7 @@ pub(crate) fn tokenizer_files(dir: &Path) -> Result<Vec<(String, Vec<u8>)>> {
 pub(crate) fn read_config(dir: &Path) -> Result<TpoConfig> {
     let path = dir.join(CONFIG_FILE);
     match std::fs::read_to_string(&path) {
-        Ok(text) => serde_json::from_str(&text).map_err(|e| Error::ModelDir {
+        Ok(text) => TpoConfig::from_json(&text).map_err(|e| Error::ModelDir {
             path,
             why: format!("is not a model configuration: {e}"),
         }),

@@ -10,19 +10,19 @@ use std::sync::Arc;
 use burn::tensor::Device;
 use tpo_core::head::HeadSet;
 use tpo_core::model::CallOrder;
-use tpo_core::traits::AdapterSettings;
+use tpo_core::traits::{AdapterSettings, VisualShape};
 use tpo_llm::tokenizer::Tokenizer;
 use tpo_llm::{LORA_TARGETS, LlmConfig, LoraConfig};
 use tpo_train::explain::{Explanation, ModelShape, PartShape};
 use tpo_train::recipe::{LoraSpec, ModelSpec, Recipe, SourceSpec};
 use tpo_train::trainer::Purpose;
-use tpo_train::{HeadNames, TrainData, TrainError};
+use tpo_train::{TrainData, TrainError};
 
-use crate::config::TpoConfig;
+use super::data::{DataContext, stage_data};
 use crate::error::{Error, Result};
-use crate::model_dir::{byte_tokenizer, model_tokenizer, read_config};
-use crate::presets;
-use crate::stage_data::{DataContext, MAX_PROMPT, stage_data};
+use crate::model::{
+    TpoConfig, byte_tokenizer, model_tokenizer, presets, read_config,
+};
 
 /// Names a recipe may give as `model.preset`.
 pub const PRESETS: [&str; 3] = ["videochat-tpo", "mini", "nano"];
@@ -32,7 +32,7 @@ pub const PRESETS: [&str; 3] = ["videochat-tpo", "mini", "nano"];
 /// # Errors
 /// [`Error::Train`] with every problem of the section: a preset that does not exist, adapters for
 /// layers that do not exist. [`Error::ModelDir`] for a directory that holds no model.
-pub fn model_config(spec: &ModelSpec) -> Result<TpoConfig> {
+pub fn model_config<H: HeadSet>(spec: &ModelSpec) -> Result<TpoConfig> {
     let mut problems = Vec::new();
     let base = match (
         spec.preset.as_deref(),
@@ -87,7 +87,7 @@ pub fn model_config(spec: &ModelSpec) -> Result<TpoConfig> {
             }
             // Routing and task token stay in the context of what is trained.
             config.call_order = CallOrder::AsTrained;
-            config.validate()?;
+            config.validate::<H>()?;
             Ok(config)
         }
         _ => Err(TrainError::InvalidRecipe {
@@ -117,10 +117,10 @@ pub(crate) fn lora_config(spec: &LoraSpec, llm: &LlmConfig) -> LoraConfig {
 ///
 /// # Errors
 /// As [`model_config`].
-pub fn model_shape(spec: &ModelSpec) -> Result<ModelShape> {
-    let config = model_config(spec)?;
-    let prompt = MAX_PROMPT.min(config.llm.max_position_embeddings);
-    shape_of(name_of(spec), &config, prompt)
+pub fn model_shape<H: HeadSet>(spec: &ModelSpec) -> Result<ModelShape> {
+    let config = model_config::<H>(spec)?;
+    let prompt = config.max_prompt();
+    shape_of::<H>(name_of(spec), &config, prompt)
 }
 
 fn name_of(spec: &ModelSpec) -> String {
@@ -133,12 +133,13 @@ fn name_of(spec: &ModelSpec) -> String {
 }
 
 /// The shape of a model for prompts of `prompt` tokens.
-fn shape_of(name: String, config: &TpoConfig, prompt: usize) -> Result<ModelShape> {
-    let model = config.init(&Device::flex())?;
-    let heads: Vec<String> = model.heads.specs().into_iter().map(|s| s.name).collect();
-    let visual = config.connector.qformer.n_query();
-    let grid = config.vision.img_size / config.vision.patch_size.max(1);
-    let tokens = config.input.frames / config.vision.tubelet_size.max(1) * grid * grid;
+fn shape_of<H: HeadSet>(name: String, config: &TpoConfig, prompt: usize) -> Result<ModelShape> {
+    let model = config.init::<H>(&Device::flex())?;
+    let heads: Vec<String> = H::specs().into_iter().map(|s| s.name).collect();
+    let side = config.input.size as u32;
+    let video = VisualShape::video((side, side), config.input.frames);
+    let tokens = config.vision.tokens(video.pictures);
+    let visual = config.rows(&video);
     let parts = vec![
         PartShape::new("vision", ["vision."], tokens).with_recomputed_blocks(),
         PartShape::new("connector", ["connector."], visual)
@@ -149,14 +150,14 @@ fn shape_of(name: String, config: &TpoConfig, prompt: usize) -> Result<ModelShap
         // Once per task token; what a frozen tower does is not kept.
         PartShape::new("heads", ["heads."], 1),
     ];
-    Ok(ModelShape::of(name, &model, HeadNames::new(heads), parts))
+    Ok(ModelShape::of(name, &model, heads, parts))
 }
 
 /// The shape of the model in every stage: with the stage's adapters, and where its data are made
 /// up, with prompts as long as theirs.
-fn staged_shapes(recipe: &Recipe) -> Result<Vec<ModelShape>> {
-    let mut config = model_config(&recipe.model)?;
-    let most = MAX_PROMPT.min(config.llm.max_position_embeddings);
+fn staged_shapes<H: HeadSet>(recipe: &Recipe) -> Result<Vec<ModelShape>> {
+    let mut config = model_config::<H>(&recipe.model)?;
+    let most = config.max_prompt();
     let mut problems = Vec::new();
     let mut shapes = Vec::new();
     for (i, stage) in recipe.stages.iter().enumerate() {
@@ -168,8 +169,8 @@ fn staged_shapes(recipe: &Recipe) -> Result<Vec<ModelShape>> {
                 Err(e) => problems.push(format!("stages[{i}] `{}`.lora: {e}", stage.name)),
             }
         }
-        let prompt = made_up_prompt(recipe, i, &config).unwrap_or(most);
-        shapes.push(shape_of(name_of(&recipe.model), &config, prompt)?);
+        let prompt = made_up_prompt::<H>(recipe, i, &config).unwrap_or(most);
+        shapes.push(shape_of::<H>(name_of(&recipe.model), &config, prompt)?);
     }
     match problems.is_empty() {
         true => Ok(shapes),
@@ -182,7 +183,7 @@ fn staged_shapes(recipe: &Recipe) -> Result<Vec<ModelShape>> {
 }
 
 /// Tokens of the prompts of a stage whose data are made up, which costs nothing to try.
-fn made_up_prompt(recipe: &Recipe, stage: usize, config: &TpoConfig) -> Option<usize> {
+fn made_up_prompt<H: HeadSet>(recipe: &Recipe, stage: usize, config: &TpoConfig) -> Option<usize> {
     let seed = recipe.stage_seed(stage);
     let stage = recipe.stages.get(stage)?;
     let sources = &stage.data.as_ref()?.sources;
@@ -192,7 +193,7 @@ fn made_up_prompt(recipe: &Recipe, stage: usize, config: &TpoConfig) -> Option<u
     let tokenizer = recipe_tokenizer(&recipe.model, config).ok()?;
     let context = DataContext::new(config, &Arc::new(tokenizer));
     // What is wrong with the data is reported by the run.
-    let mut data = stage_data(Purpose::Evaluate, stage, seed, &context).ok()?;
+    let mut data = stage_data::<H>(Purpose::Evaluate, stage, seed, &context).ok()?;
     let batch = data.next_batch(&Device::flex()).ok()?.batch;
     Some(batch.tokens.shape().1)
 }
@@ -202,9 +203,9 @@ fn made_up_prompt(recipe: &Recipe, stage: usize, config: &TpoConfig) -> Option<u
 ///
 /// # Errors
 /// As [`model_config`] and [`Recipe::explain`].
-pub fn explain(recipe: &Recipe) -> Result<Explanation> {
-    let shape = model_shape(&recipe.model)?;
-    Ok(recipe.explain_staged(&shape, &staged_shapes(recipe)?, &rows)?)
+pub fn explain<H: HeadSet>(recipe: &Recipe) -> Result<Explanation> {
+    let shape = model_shape::<H>(&recipe.model)?;
+    Ok(recipe.explain_staged(&shape, &staged_shapes::<H>(recipe)?, &rows)?)
 }
 
 /// Rows of a source whose file is there.

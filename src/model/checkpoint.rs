@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use burn::tensor::Device;
+use tpo_core::head::HeadSet;
 use tpo_train::TrainState;
 use tpo_train::checkpoint::files;
 use tpo_train::keep::find_checkpoint;
@@ -11,7 +12,7 @@ use crate::error::Result;
 use crate::session::{Session, SessionOptions};
 use crate::training::{recipe_model, staged_model};
 
-impl Session {
+impl<H: HeadSet> Session<H> {
     /// The model of a training checkpoint: a checkpoint directory, or the newest of a run. The
     /// sizes come from the recipe beside the weights; a model directory it names must still be
     /// there.
@@ -28,7 +29,7 @@ impl Session {
         let mut recipe = checkpoint.recipe()?;
         // The checkpoint holds all weights, so those it started from are not needed.
         recipe.model.start = None;
-        let built = recipe_model(&recipe, device)?;
+        let built = recipe_model::<H>(&recipe, device)?;
         // A stage may have changed the adapters.
         let state: TrainState = checkpoint.json(files::STATE)?;
         let model = staged_model(&recipe, &built.model, state.stage_index)?;

@@ -1,10 +1,15 @@
 //! Training from a recipe.
 
+mod data;
+pub mod measure;
+mod recipe;
+
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use burn::tensor::{Device, FloatDType};
+use tpo_core::head::HeadSet;
 use tpo_core::weights::DtypePolicy;
 use tpo_llm::tokenizer::Tokenizer;
 use tpo_train::checkpoint::{SavedCheckpoint, files};
@@ -14,16 +19,19 @@ use tpo_train::recipe::{Change, Recipe, SavedWeights};
 use tpo_train::trainer::{
     Hooks, Purpose, RunEnd, StageEvaluation, TrainEvent, TrainOptions, train_plan,
 };
-use tpo_train::{HeadNames, PathPattern, Stage, StagePlan, TrainData, TrainError};
+use tpo_train::{PathPattern, Stage, StagePlan, TrainData, TrainError};
 
-use crate::config::{TpoConfig, VideoChatTpo};
 use crate::curves::draw_curves;
 use crate::error::{Error, Result};
 use crate::features::{FeatureCache, TemporalTowers};
-use crate::model_dir::{CONFIG_FILE, byte_tokenizer_files, load_model, load_over, tokenizer_files};
-use crate::presets;
-use crate::recipe::{lora_config, model_config, recipe_tokenizer};
-use crate::stage_data::{DataContext, check_data, stage_data};
+use crate::model::{
+    BuiltInHeads, CONFIG_FILE, Tpo, TpoConfig, byte_tokenizer_files, load_model, load_over, presets,
+    tokenizer_files,
+};
+
+pub use data::{DataContext, check_data, stage_data};
+use recipe::{lora_config, recipe_tokenizer};
+pub use recipe::{PRESETS, explain, model_config, model_shape};
 
 /// Picture of a run's curves, in its directory.
 pub const CURVES_FILE: &str = "curves.png";
@@ -68,9 +76,9 @@ impl RunOptions {
 
 /// A model that a recipe names.
 #[derive(Debug)]
-pub struct RecipeModel {
+pub struct RecipeModel<H = BuiltInHeads> {
     /// The model, on its device, without autodiff.
-    pub model: VideoChatTpo,
+    pub model: Tpo<H>,
     /// Its sizes.
     pub config: TpoConfig,
     /// Its tokenizer.
@@ -83,9 +91,9 @@ pub struct RecipeModel {
 
 /// How a run ended.
 #[derive(Debug)]
-pub struct RunSummary {
+pub struct RunSummary<H = BuiltInHeads> {
     /// The trained model.
-    pub model: RecipeModel,
+    pub model: RecipeModel<H>,
     /// Whether the recipe came to its end.
     pub end: RunEnd,
     /// The step at which it was resumed.
@@ -101,8 +109,8 @@ pub struct RunSummary {
 /// # Errors
 /// As [`model_config`] and weight import;
 /// [`Error::Train`] when `start` is neither or does not fit.
-pub fn recipe_model(recipe: &Recipe, device: &Device) -> Result<RecipeModel> {
-    let config = model_config(&recipe.model)?;
+pub fn recipe_model<H: HeadSet>(recipe: &Recipe, device: &Device) -> Result<RecipeModel<H>> {
+    let config = model_config::<H>(&recipe.model)?;
     // For what the files lack, and for everything when there are none.
     device.seed(recipe.seed);
     let mut model = match &recipe.model.directory {
@@ -122,10 +130,10 @@ pub fn recipe_model(recipe: &Recipe, device: &Device) -> Result<RecipeModel> {
     };
     let mut start = None;
     if let Some(path) = &recipe.model.start {
-        let fresh = fresh_patterns(&recipe.model.fresh, &HeadNames::of(&model.heads))?;
+        let fresh = fresh_patterns(&recipe.model.fresh)?;
         let left_out = |path: &str| fresh.iter().any(|p| p.matches(path));
         if path.join(CONFIG_FILE).is_file() {
-            model = start_from_directory(recipe, path, model, &left_out)?;
+            model = start_from_directory(recipe, &config, path, model, &left_out)?;
         } else {
             let from = find_checkpoint(path)?;
             let none = |_: &str| false;
@@ -143,12 +151,13 @@ pub fn recipe_model(recipe: &Recipe, device: &Device) -> Result<RecipeModel> {
 }
 
 /// The weights of the model directory `path` over those of `model`.
-fn start_from_directory(
+fn start_from_directory<H: HeadSet>(
     recipe: &Recipe,
+    config: &TpoConfig,
     path: &Path,
-    model: VideoChatTpo,
+    model: Tpo<H>,
     left_out: &dyn Fn(&str) -> bool,
-) -> Result<VideoChatTpo> {
+) -> Result<Tpo<H>> {
     if recipe.checkpoints.weights == SavedWeights::Trained {
         let problem = format!(
             "model.start: {} is a model directory, whose weights the run's checkpoints would lack; set \
@@ -166,13 +175,13 @@ fn start_from_directory(
         None => DtypePolicy::Cast(FloatDType::F32),
         Some(_) => DtypePolicy::Keep,
     };
-    load_over(path, model, dtype, left_out)
+    load_over(path, config, model, dtype, left_out)
 }
 
-fn fresh_patterns(texts: &[String], names: &HeadNames) -> Result<Vec<PathPattern>> {
+fn fresh_patterns(texts: &[String]) -> Result<Vec<PathPattern>> {
     let (mut patterns, mut problems) = (Vec::new(), Vec::new());
     for text in texts {
-        match PathPattern::parse_named(text, names) {
+        match PathPattern::parse(text) {
             Ok(pattern) if pattern.is_exclusion() => {
                 problems.push(format!(
                     "model.fresh: `{text}` excludes; name what is fresh"
@@ -198,20 +207,20 @@ fn fresh_patterns(texts: &[String], names: &HeadNames) -> Result<Vec<PathPattern
 /// # Errors
 /// As [`run_recipe_with`]; [`TrainError::InvalidRecipe`] with every problem of the data of all
 /// stages, before a weight is read.
-pub fn run_recipe(recipe: &Recipe, options: &RunOptions) -> Result<RunSummary> {
+pub fn run_recipe<H: HeadSet>(recipe: &Recipe, options: &RunOptions) -> Result<RunSummary<H>> {
     recipe.validate()?;
-    let config = model_config(&recipe.model)?;
+    let config = model_config::<H>(&recipe.model)?;
     let tokenizer = recipe_tokenizer(&recipe.model, &config)?;
-    check_data(recipe, &context_of(options, &config, &Arc::new(tokenizer)))?;
-    run_recipe_with(recipe, options, &mut *data_of(options))
+    check_data::<H>(recipe, &context_of(options, &config, &Arc::new(tokenizer)))?;
+    run_recipe_with::<H>(recipe, options, &mut *data_of::<H>(options))
 }
 
 /// Opens the data that the stages of a recipe name, with the towers of a run; see [`OpenData`] and
 /// [`stage_data`], whose errors it has.
-pub fn data_of(options: &RunOptions) -> Box<OpenData<'_>> {
+pub fn data_of<H: HeadSet>(options: &RunOptions) -> Box<OpenData<'_>> {
     Box::new(|purpose, stage, _, seed, (config, tokenizer)| {
         let context = context_of(options, config, tokenizer);
-        Ok(Box::new(stage_data(purpose, stage, seed, &context)?))
+        Ok(Box::new(stage_data::<H>(purpose, stage, seed, &context)?))
     })
 }
 
@@ -243,18 +252,17 @@ pub type OpenData<'a> = dyn FnMut(
 ///
 /// # Errors
 /// Everything that ends a run. Its checkpoints are then there.
-pub fn run_recipe_with(
+pub fn run_recipe_with<H: HeadSet>(
     recipe: &Recipe,
     options: &RunOptions,
     data: &mut OpenData<'_>,
-) -> Result<RunSummary> {
+) -> Result<RunSummary<H>> {
     recipe.validate()?;
-    let mut built = recipe_model(recipe, &options.device)?;
-    let names = HeadNames::of(&built.model.heads);
+    let mut built = recipe_model::<H>(recipe, &options.device)?;
     let resumed = match options.resume {
         true => {
             let model = |stage| staged_model(recipe, &built.model, stage);
-            RunKeeper::resume_with(&options.dir, recipe, &names, options.bars, model)?
+            RunKeeper::resume_with(&options.dir, recipe, options.bars, model)?
         }
         false => None,
     };
@@ -269,7 +277,6 @@ pub fn run_recipe_with(
                 &options.dir,
                 recipe,
                 &built.model,
-                &names,
                 start,
                 options.bars,
             )?;
@@ -339,11 +346,11 @@ impl<M> Hooks<M> for StopAfter {
 }
 
 /// The recipe's model with the adapters of a stage, whose values a checkpoint brings.
-pub(crate) fn staged_model(
+pub(crate) fn staged_model<H: HeadSet>(
     recipe: &Recipe,
-    model: &VideoChatTpo,
+    model: &Tpo<H>,
     stage: usize,
-) -> tpo_train::Result<VideoChatTpo> {
+) -> tpo_train::Result<Tpo<H>> {
     let mut model = model.clone();
     let until = recipe.stages.iter().take(stage + 1);
     if let Some(lora) = until.rev().find_map(|s| s.lora.as_ref()) {

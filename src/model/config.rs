@@ -1,0 +1,311 @@
+//! A whole model in one configuration: the file `tpo.json`.
+
+use burn::tensor::Device;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use tpo_core::head::{HeadConfigs, HeadSet, ModelSizes};
+use tpo_core::model::{CallOrder, TpoModel};
+use tpo_core::token::TaskRegistry;
+use tpo_core::traits::VisualShape;
+use tpo_core::weights::{KeyRules, KeyTables};
+use tpo_llm::LlmConfig;
+
+use super::families::videochat;
+use super::{ConnectorConfig, Tpo, VisionConfig};
+use crate::error::{Error, Result};
+use crate::features::FeatureTowers;
+
+/// Version of the configuration file written beside weights.
+pub(crate) const FORMAT: u32 = 2;
+
+/// How frames are put before the encoder.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct InputConfig {
+    /// Frames sampled from a video.
+    pub frames: usize,
+    /// Side of the square frames in pixels; the aspect ratio is not kept (reference).
+    pub size: usize,
+    /// Antialiased resizing, as torchvision's default has been since 0.17.
+    pub antialias: bool,
+}
+
+/// How conversations are laid out for the language model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PromptStyle {
+    /// `[INST] <Video>..</Video>[/INST] [INST] question [/INST] answer` (VideoChat2 and VideoChat-TPO).
+    VideoChat,
+}
+
+/// Sizes of all parts, and the tasks.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TpoConfig {
+    /// Version of this file.
+    pub format: u32,
+    /// Frames.
+    pub input: InputConfig,
+    /// Vision encoder.
+    pub vision: VisionConfig,
+    /// Connector.
+    pub connector: ConnectorConfig,
+    /// Language model.
+    pub llm: LlmConfig,
+    /// Layout of conversations.
+    pub prompt: PromptStyle,
+    /// The heads by name.
+    pub heads: HeadConfigs,
+    /// Frozen towers whose features the temporal head reads.
+    pub features: FeatureTowers,
+    /// Task tokens and their ids.
+    pub tasks: TaskRegistry,
+    /// When heads are called: as the published code does unless the file says otherwise, as in
+    /// training for what recipes train.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub call_order: CallOrder,
+}
+
+fn is_default(order: &CallOrder) -> bool {
+    *order == CallOrder::default()
+}
+
+impl TpoConfig {
+    /// Reads a configuration, also one of the format before.
+    ///
+    /// # Errors
+    /// What is wrong, in words.
+    pub fn from_json(text: &str) -> std::result::Result<Self, String> {
+        let mut value: Value = serde_json::from_str(text).map_err(|e| e.to_string())?;
+        if value["format"] == 1 {
+            upgrade(&mut value);
+        }
+        Self::deserialize(value).map_err(|e| e.to_string())
+    }
+
+    /// Checks that the parts and `H` fit together.
+    ///
+    /// # Errors
+    /// [`Error::Config`] with every problem.
+    pub fn validate<H: HeadSet>(&self) -> Result<()> {
+        let mut problems = Vec::new();
+        if self.format != FORMAT {
+            problems.push(format!(
+                "format {} was written by another version; this one reads {FORMAT} and those before",
+                self.format
+            ));
+        }
+        let (frames, tubelet) = self.vision.clip();
+        for part in [
+            self.vision.validate().map_err(|e| e.to_string()),
+            self.connector.validate().map_err(|e| e.to_string()),
+            self.llm.validate().map_err(|e| e.to_string()),
+            self.tasks.validate().map_err(|e| e.to_string()),
+            self.features.validate(frames, tubelet),
+        ] {
+            problems.extend(part.err());
+        }
+        let mut equal = |what: &str, a: usize, b: usize| {
+            if a != b {
+                problems.push(format!("{what}: {a} and {b} must be equal"));
+            }
+        };
+        let (d_vision, d_llm) = self.connector.widths();
+        equal("width of `vision` and of `connector`", self.vision.dim(), d_vision);
+        equal("llm.hidden_size and connector.d_llm", self.llm.hidden_size, d_llm);
+        equal("input.size and the side of `vision`", self.input.size, self.vision.side());
+        if self.input.frames == 0 {
+            problems.push("input.frames must not be zero".into());
+        }
+        problems.extend(self.feature_problems());
+        let vocab = self.llm.vocab_size;
+        for token in self.tasks.tokens().filter(|t| t.id as usize >= vocab) {
+            problems.push(format!(
+                "task token `{}` has id {}, the vocabulary ends at {vocab}",
+                token.token, token.id
+            ));
+        }
+        let heads: Vec<String> = H::specs().into_iter().map(|s| s.name).collect();
+        for name in self.heads.0.keys().filter(|n| !heads.contains(n)) {
+            problems.push(format!(
+                "heads.{name}: this program has no such head (it has: {}); use one that names it in \
+                 `heads!`",
+                heads.join(", ")
+            ));
+        }
+        // No weight is drawn: a head that cannot be made says why.
+        if problems.is_empty()
+            && let Err(e) = H::init(&self.heads, &self.sizes(), &Device::flex())
+        {
+            problems.push(e.to_string());
+        }
+        if problems.is_empty() {
+            return Ok(());
+        }
+        Err(Error::Config {
+            problems: problems.join("; "),
+        })
+    }
+
+    /// Seconds of one row of video features: as the temporal head has it, or else as the towers make
+    /// them.
+    pub fn feature_seconds(&self) -> f64 {
+        self.written_seconds()
+            .unwrap_or_else(|| self.features.seconds())
+    }
+
+    fn written_seconds(&self) -> Option<f64> {
+        self.heads.0.get("temporal")?["clip_seconds"].as_f64()
+    }
+
+    /// Whether the temporal head's clips are those of the model's own encoder.
+    fn feature_problems(&self) -> Option<String> {
+        self.features.own_clips()?;
+        let (written, seconds) = (self.written_seconds()?, self.features.seconds());
+        ((seconds - written).abs() > 1e-9).then(|| {
+            format!("heads.temporal.clip_seconds is {written}, but a feature lasts {seconds} s")
+        })
+    }
+
+    /// The widths that heads are made for.
+    pub fn sizes(&self) -> ModelSizes {
+        ModelSizes {
+            llm: self.llm.hidden_size,
+            vision: self.vision.dim(),
+        }
+    }
+
+    /// Rows that a visual takes in a prompt.
+    pub fn rows(&self, visual: &VisualShape) -> usize {
+        let tokens = self.vision.tokens(visual.pictures);
+        self.connector.rows(visual, tokens)
+    }
+
+    /// Longest prompt in tokens: that of the prompt style, if the language model reads as much.
+    pub fn max_prompt(&self) -> usize {
+        let style = match self.prompt {
+            PromptStyle::VideoChat => videochat::MAX_PROMPT,
+        };
+        style.min(self.llm.max_position_embeddings)
+    }
+
+    /// Creates the model with random weights, drawn on first use from the device's generator
+    /// (seed it with [`Device::seed`]).
+    ///
+    /// # Errors
+    /// [`Error::Config`] when the parts do not fit together.
+    pub fn init<H: HeadSet>(&self, device: &Device) -> Result<Tpo<H>> {
+        self.validate::<H>()?;
+        Ok(TpoModel::new(
+            self.vision.init(device)?,
+            self.connector.init(device)?,
+            self.llm.init(device)?,
+            H::init(&self.heads, &self.sizes(), device)?,
+            self.tasks.clone(),
+            device,
+        )?)
+    }
+
+    /// Checkpoint names ↔ parameters of a model of this configuration.
+    ///
+    /// # Errors
+    /// For rules of a head that do not parse.
+    pub fn keys<H: HeadSet>(&self) -> Result<KeyTables<'static>> {
+        let own = |part: &str| vec![KeyRules::new().owns([part]).prefix(part, "")];
+        let vision = match &self.vision {
+            VisionConfig::Umt(_) => videochat::umt_keys()?,
+            VisionConfig::InternVideo2(_) => own("vision."),
+        };
+        let connector = match &self.connector {
+            ConnectorConfig::QFormer(_) => videochat::qformer_keys()?,
+            ConnectorConfig::Mlp(_) => own("connector."),
+        };
+        let mut tables = KeyTables::new();
+        for (rules, field) in [
+            (vision, "vision."),
+            (connector, "connector."),
+            (vec![videochat::llm_keys()], "llm."),
+        ] {
+            for rules in rules {
+                tables = tables.with(rules.within(field));
+            }
+        }
+        for (spec, keys) in H::specs().into_iter().zip(H::keys()?) {
+            for rules in keys.rules {
+                tables = tables.with(rules.within(&format!("heads.{}.", spec.name)));
+            }
+            let token = KeyRules::new()
+                .owns([keys.token.as_str()])
+                .prefix(&keys.token, &format!("task_tokens.{}", spec.name));
+            tables = tables.with(token);
+        }
+        Ok(tables)
+    }
+}
+
+/// Format 1 named one encoder, one connector and three heads at the top.
+fn upgrade(value: &mut Value) {
+    let Some(table) = value.as_object_mut() else {
+        return;
+    };
+    let mut heads = serde_json::Map::new();
+    for name in ["region", "temporal", "mask"] {
+        heads.extend(table.remove(name).map(|config| (name.to_string(), config)));
+    }
+    for (part, kind) in [("vision", "umt"), ("connector", "qformer")] {
+        if let Some(Value::Object(part)) = table.get_mut(part) {
+            part.insert("kind".into(), kind.into());
+        }
+    }
+    table.insert("format".into(), FORMAT.into());
+    table.insert("prompt".into(), "videochat".into());
+    table.insert("heads".into(), heads.into());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::BuiltInHeads;
+
+    #[test]
+    fn presets_fit_together() {
+        TpoConfig::videochat_tpo().validate::<BuiltInHeads>().unwrap();
+        TpoConfig::nano(300).validate::<BuiltInHeads>().unwrap();
+        let mut bad = TpoConfig::nano(300);
+        if let ConnectorConfig::QFormer(connector) = &mut bad.connector {
+            connector.d_llm += 1;
+        }
+        bad.input.frames = 0;
+        let text = bad.validate::<BuiltInHeads>().unwrap_err().to_string();
+        assert!(
+            text.contains("d_llm") && text.contains("input.frames"),
+            "{text}"
+        );
+        let mut other = TpoConfig::nano(300);
+        other.heads.0.insert("point".into(), Value::Null);
+        let text = other.validate::<BuiltInHeads>().unwrap_err().to_string();
+        assert!(text.contains("heads.point"), "{text}");
+        let json = serde_json::to_string(&TpoConfig::videochat_tpo()).unwrap();
+        TpoConfig::from_json(&json)
+            .unwrap()
+            .validate::<BuiltInHeads>()
+            .unwrap();
+    }
+
+    #[test]
+    fn the_format_before_is_read() {
+        let config = TpoConfig::nano(300);
+        let mut value = serde_json::to_value(&config).unwrap();
+        let table = value.as_object_mut().unwrap();
+        let heads = table.remove("heads").unwrap();
+        table.extend(heads.as_object().unwrap().clone());
+        table.remove("prompt");
+        table.insert("format".into(), 1.into());
+        for part in ["vision", "connector"] {
+            table[part].as_object_mut().unwrap().remove("kind");
+        }
+        let read = TpoConfig::from_json(&value.to_string()).unwrap();
+        let now = |c: &TpoConfig| serde_json::to_string(c).unwrap();
+        assert_eq!(now(&read), now(&config));
+    }
+}

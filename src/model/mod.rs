@@ -1,0 +1,38 @@
+//! Whole models: their configuration, their parts, their directories.
+
+pub mod average;
+mod checkpoint;
+mod config;
+mod directory;
+pub mod export;
+pub mod families;
+mod parts;
+pub mod presets;
+
+use tpo_core::model::TpoModel;
+use tpo_heads::mask::MaskHead;
+use tpo_heads::region::RegionHead;
+use tpo_heads::temporal::TemporalHead;
+use tpo_llm::CausalLm;
+
+pub(crate) use config::FORMAT;
+pub use config::{InputConfig, PromptStyle, TpoConfig};
+pub use directory::CONFIG_FILE;
+pub(crate) use directory::{
+    byte_tokenizer, byte_tokenizer_files, load_model, load_over, model_tokenizer, read_config,
+    tokenizer_files,
+};
+pub use families::videochat::{VideoChatTpo, videochat_tasks, videochat_tpo_keys};
+pub use parts::{Connector, ConnectorConfig, Vision, VisionConfig};
+
+tpo_core::heads! {
+    /// The heads that come with the library: a box, time spans, masks through the video.
+    pub struct BuiltInHeads {
+        region: RegionHead,
+        temporal: TemporalHead,
+        mask: MaskHead,
+    }
+}
+
+/// A model of built-in parts with any heads.
+pub type Tpo<H = BuiltInHeads> = TpoModel<Vision, Connector, CausalLm, H>;

@@ -1,0 +1,217 @@
+//! The built-in encoders and connectors as one type each, chosen by the tag in a configuration.
+//!
+//! An encoder or connector of the library is an arm here; your own, from outside, goes into the
+//! generic [`TpoModel`](tpo_core::model::TpoModel) as it is.
+
+use burn::module::Module;
+use burn::tensor::{Device, Tensor};
+use serde::{Deserialize, Serialize};
+use tpo_core::recompute::Tape;
+use tpo_core::traits::{Connector as Connect, Instruction, VisionEncoder, VisualRows, VisualShape};
+use tpo_vision::{
+    InternVideo2, InternVideo2Config, MlpConnector, MlpConnectorConfig, QFormerConnector,
+    QFormerConnectorConfig, UmtConfig, VideoEncoder,
+};
+
+use crate::error::Result;
+
+/// Sizes of a vision encoder: `"vision": { "kind": "umt", .. }`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+#[allow(clippy::large_enum_variant)]
+pub enum VisionConfig {
+    /// UMT, a video ViT.
+    Umt(UmtConfig),
+    /// The video tower of InternVideo2.
+    #[serde(rename = "internvideo2")]
+    InternVideo2(InternVideo2Config),
+}
+
+impl VisionConfig {
+    /// Creates the encoder with random weights.
+    ///
+    /// # Errors
+    /// [`VisionError::Config`](tpo_vision::VisionError::Config).
+    pub fn init(&self, device: &Device) -> Result<Vision> {
+        Ok(match self {
+            Self::Umt(config) => Vision::Umt(VideoEncoder::new(config, device)?),
+            Self::InternVideo2(config) => Vision::InternVideo2(config.init(device)?),
+        })
+    }
+
+    /// Checks the sizes.
+    ///
+    /// # Errors
+    /// As [`VisionConfig::init`].
+    pub fn validate(&self) -> Result<()> {
+        match self {
+            Self::Umt(config) => config.validate()?,
+            Self::InternVideo2(config) => config.validate()?,
+        }
+        Ok(())
+    }
+
+    /// Width of a visual token.
+    pub fn dim(&self) -> usize {
+        match self {
+            Self::Umt(config) => config.encoder_embed_dim,
+            Self::InternVideo2(config) => config.embed_dim,
+        }
+    }
+
+    /// Side of the square frames in pixels.
+    pub fn side(&self) -> usize {
+        match self {
+            Self::Umt(config) => config.img_size,
+            Self::InternVideo2(config) => config.img_size,
+        }
+    }
+
+    /// Frames of a clip, and frames that one token covers.
+    pub fn clip(&self) -> (usize, usize) {
+        match self {
+            Self::Umt(config) => (config.num_frames, config.tubelet_size),
+            Self::InternVideo2(config) => (config.num_frames, config.tubelet_size),
+        }
+    }
+
+    /// Visual tokens of so many pictures; one is an image.
+    pub fn tokens(&self, pictures: usize) -> usize {
+        let (patch, class) = match self {
+            Self::Umt(config) => (config.patch_size, 0),
+            Self::InternVideo2(config) => (config.patch_size, 1),
+        };
+        let grid = self.side() / patch.max(1);
+        let steps = (pictures / self.clip().1.max(1)).max(1);
+        steps * grid * grid + class
+    }
+
+    /// UMT's sizes, for what is made for it alone.
+    pub fn umt(&self) -> Option<&UmtConfig> {
+        match self {
+            Self::Umt(config) => Some(config),
+            Self::InternVideo2(_) => None,
+        }
+    }
+}
+
+/// Sizes of a connector: `"connector": { "kind": "qformer", .. }`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+#[allow(clippy::large_enum_variant)]
+pub enum ConnectorConfig {
+    /// A Q-Former with its projection: a fixed number of rows per visual.
+    #[serde(rename = "qformer")]
+    QFormer(QFormerConnectorConfig),
+    /// Two linear layers on every visual token: a row per token.
+    Mlp(MlpConnectorConfig),
+}
+
+impl ConnectorConfig {
+    /// Creates the connector with random weights.
+    ///
+    /// # Errors
+    /// [`VisionError::Config`](tpo_vision::VisionError::Config).
+    pub fn init(&self, device: &Device) -> Result<Connector> {
+        Ok(match self {
+            Self::QFormer(config) => Connector::QFormer(config.init(device)?),
+            Self::Mlp(config) => Connector::Mlp(config.init(device)?),
+        })
+    }
+
+    /// Checks the sizes.
+    ///
+    /// # Errors
+    /// As [`ConnectorConfig::init`].
+    pub fn validate(&self) -> Result<()> {
+        if let Self::QFormer(config) = self {
+            config.qformer.validate()?;
+        }
+        Ok(())
+    }
+
+    /// Width of a visual token, and of the language model.
+    pub fn widths(&self) -> (usize, usize) {
+        match self {
+            Self::QFormer(config) => (config.qformer.encoder_width, config.d_llm),
+            Self::Mlp(config) => (config.d_vision, config.d_llm),
+        }
+    }
+
+    /// Rows that it makes of a visual of so many tokens.
+    pub fn rows(&self, _visual: &VisualShape, tokens: usize) -> usize {
+        match self {
+            Self::QFormer(config) => config.qformer.n_query(),
+            Self::Mlp(_) => tokens,
+        }
+    }
+
+    /// The Q-Former's sizes, for what is made for it alone.
+    pub fn qformer(&self) -> Option<&QFormerConnectorConfig> {
+        match self {
+            Self::QFormer(config) => Some(config),
+            Self::Mlp(_) => None,
+        }
+    }
+}
+
+/// A built-in vision encoder. An arm has no segment of its own in the paths of parameters.
+#[derive(Module, Debug)]
+#[allow(clippy::large_enum_variant)]
+pub enum Vision {
+    /// UMT.
+    Umt(VideoEncoder),
+    /// InternVideo2.
+    InternVideo2(InternVideo2),
+}
+
+impl VisionEncoder for Vision {
+    fn encode(&self, frames: Tensor<5>) -> tpo_core::Result<Tensor<3>> {
+        match self {
+            Self::Umt(encoder) => VisionEncoder::encode(encoder, frames),
+            Self::InternVideo2(encoder) => encoder.encode(frames),
+        }
+    }
+
+    fn encode_recomputed<'m>(
+        &'m self,
+        frames: Tensor<5>,
+        tape: &mut Tape<'m>,
+    ) -> tpo_core::Result<Tensor<3>> {
+        match self {
+            Self::Umt(encoder) => encoder.encode_recomputed(frames, tape),
+            Self::InternVideo2(encoder) => encoder.encode_recomputed(frames, tape),
+        }
+    }
+
+    fn dim(&self) -> usize {
+        match self {
+            Self::Umt(encoder) => VisionEncoder::dim(encoder),
+            Self::InternVideo2(encoder) => encoder.dim(),
+        }
+    }
+}
+
+/// A built-in connector. An arm has no segment of its own in the paths of parameters.
+#[derive(Module, Debug)]
+#[allow(clippy::large_enum_variant)]
+pub enum Connector {
+    /// The Q-Former.
+    QFormer(QFormerConnector),
+    /// Two linear layers.
+    Mlp(MlpConnector),
+}
+
+impl Connect for Connector {
+    fn connect(
+        &self,
+        features: Tensor<3>,
+        visuals: &[VisualShape],
+        instruction: Option<&Instruction>,
+    ) -> tpo_core::Result<VisualRows> {
+        match self {
+            Self::QFormer(connector) => connector.connect(features, visuals, instruction),
+            Self::Mlp(connector) => connector.connect(features, visuals, instruction),
+        }
+    }
+}
