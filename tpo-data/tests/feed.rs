@@ -14,7 +14,7 @@ use tpo_core::prompt::{TextEncoder, Visual};
 use tpo_core::token::TaskRegistry;
 use tpo_data::feed::{
     AugmentConfig, Collated, Cursor, Feed, FeedConfig, MixtureConfig, OrderConfig, Plan,
-    SourceConfig, SourceRows, SourceShare, Targets, Truth, TruthRegion, TruthTarget, View,
+    SourceConfig, SourceRows, SourceShare, View,
 };
 use tpo_data::prompts::{
     AnswerStyle, Dialogue, DialogueEncoder, EncodedDialogue, VideoChatEncoder, Vocabulary,
@@ -45,7 +45,7 @@ impl TextEncoder for Chars {
 }
 
 fn text(ids: impl IntoIterator<Item = u32>) -> String {
-    let registry = TaskRegistry::videochat_tpo();
+    let registry = registry();
     ids.into_iter()
         .map(|id| match registry.tokens().find(|t| t.id == id) {
             Some(t) => t.token.clone(),
@@ -57,26 +57,17 @@ fn text(ids: impl IntoIterator<Item = u32>) -> String {
 
 fn encoder() -> VideoChatEncoder {
     VideoChatEncoder {
-        video_slots: 3,
-        image_slots: 2,
-        ..VideoChatEncoder::new(Arc::new(Chars(TaskRegistry::videochat_tpo())), 2)
+        slots: Arc::new(|v| match v.kind {
+            Visual::Image => 2,
+            _ => 3,
+        }),
+        ..VideoChatEncoder::new(Arc::new(Chars(registry())), 2)
     }
 }
 
-fn targets() -> Targets {
-    Targets::region()
-        .with("temporal", |t| match &t.target {
-            TruthTarget::Moments { .. } => Ok(t.clone()),
-            _ => Err(DataError::Prepare {
-                reason: "no moments".into(),
-            }),
-        })
-        .with("mask", |t| Ok(t.clone()))
-}
-
 fn open(config: &FeedConfig, cursor: Cursor) -> Result<Feed, DataError> {
-    let vocabulary = Vocabulary::from(&TaskRegistry::videochat_tpo());
-    Feed::open(config, vocabulary, Arc::new(encoder()), targets(), cursor)
+    let vocabulary = Vocabulary::from(&registry());
+    Feed::open(config, vocabulary, Arc::new(encoder()), Arc::new(Truths), cursor)
 }
 
 fn assets() -> PathBuf {
@@ -731,9 +722,9 @@ fn no_more_is_prepared_ahead_than_allowed() {
     config.loader.workers = 3;
     config.loader.prefetch = 2;
     let made = Arc::new(AtomicUsize::new(0));
-    let vocabulary = Vocabulary::from(&TaskRegistry::videochat_tpo());
+    let vocabulary = Vocabulary::from(&registry());
     let counting = Arc::new(Counting(encoder(), Arc::clone(&made)));
-    let mut feed = Feed::open(&config, vocabulary, counting, targets(), Cursor::default()).unwrap();
+    let mut feed = Feed::open(&config, vocabulary, counting, Arc::new(Truths), Cursor::default()).unwrap();
     for done in 0..5 {
         std::thread::sleep(std::time::Duration::from_millis(60));
         let n = made.load(Ordering::SeqCst);

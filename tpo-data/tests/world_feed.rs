@@ -8,7 +8,7 @@ use tpo_core::head::FrameSource;
 use tpo_core::prompt::TextEncoder;
 use tpo_core::token::TaskRegistry;
 use tpo_data::feed::{
-    Collated, Cursor, Feed, FeedConfig, GroupBy, SourceConfig, Targets, TruthRegion, TruthTarget,
+    Collated, Cursor, Feed, FeedConfig, GroupBy, SourceConfig,
 };
 use tpo_data::prompts::{VideoChatEncoder, Vocabulary};
 use tpo_data::schema::Target;
@@ -61,17 +61,14 @@ fn config(sources: Vec<SourceConfig>) -> FeedConfig {
 }
 
 fn open(config: &FeedConfig) -> Result<Feed, DataError> {
-    let registry = TaskRegistry::videochat_tpo();
+    let registry = registry();
     let encoder = VideoChatEncoder {
-        video_slots: 3,
+        slots: Arc::new(|_| 3),
         max_tokens: 4096,
         ..VideoChatEncoder::new(Arc::new(Chars(registry.clone())), 2)
     };
-    let targets = Targets::region()
-        .with("temporal", |t| Ok(t.clone()))
-        .with("mask", |t| Ok(t.clone()));
     let words = Vocabulary::from(&registry);
-    Feed::open(config, words, Arc::new(encoder), targets, Cursor::default())
+    Feed::open(config, words, Arc::new(encoder), Arc::new(Truths), Cursor::default())
 }
 
 fn all(mut feed: Feed) -> Vec<Collated> {
@@ -88,21 +85,21 @@ fn one_clip_carries_turns_of_all_tasks() {
     world.queries_per_clip = 8;
     let batches = all(open(&config(vec![SourceConfig::world(world)])).unwrap());
     assert_eq!(batches.len(), 4);
-    let registry = TaskRegistry::videochat_tpo();
+    let registry = registry();
     let mut several = 0;
     for batch in &batches {
         assert!(batch.skipped.is_empty(), "{:?}", batch.skipped);
         let (_, shape) = batch.frames.as_ref().unwrap();
         assert_eq!(shape[1..], [8, 3, 16, 16]);
         for (i, sample) in batch.samples.iter().enumerate() {
-            let calls: Vec<&str> = sample.calls.iter().map(|c| c.task.as_str()).collect();
+            let calls: Vec<&str> = sample.sample.calls.iter().map(|c| c.task.as_str()).collect();
             for task in ["region", "temporal", "mask"] {
                 let tokens = registry.get(task).unwrap();
                 let ids = &batch.tokens.ids[i];
                 let slots = ids.iter().filter(|id| **id == tokens.placeholder.id);
                 let called = calls.iter().filter(|c| **c == task).count();
                 assert_eq!(slots.count(), called, "{task}");
-                assert!(called > 0, "{task} in {}", sample.name());
+                assert!(called > 0, "{task} in {}", sample.sample.id);
                 several += usize::from(called > 1);
                 // The routing token is learned as often.
                 let routed = batch.labels[i]
@@ -111,14 +108,14 @@ fn one_clip_carries_turns_of_all_tasks() {
                 assert_eq!(routed.count(), called);
             }
             // Every call knows the question of its own turn.
-            for (call, truth) in sample.calls.iter().zip(&sample.truths) {
+            for (call, truth) in sample.sample.calls.iter().zip(&sample.truths) {
                 assert_eq!(call.query, truth.query);
             }
-            let questions: Vec<_> = sample.calls.iter().map(|c| &c.query).collect();
+            let questions: Vec<_> = sample.sample.calls.iter().map(|c| &c.query).collect();
             assert!(questions.windows(2).all(|w| w[0] != w[1]));
         }
         for task in ["temporal", "mask"] {
-            let targets = batch.targets.get::<tpo_data::feed::Truth>(task).unwrap();
+            let targets = batch.targets.get::<Truth>(task).unwrap();
             let called = batch.samples.iter().flat_map(|s| &s.calls);
             let called = called.filter(|c| c.task == task).count();
             assert_eq!(targets.map(<[_]>::len), Some(called));
@@ -262,7 +259,7 @@ fn answers_in_words_have_no_tokens() {
     let words = config(vec![source]);
     let a = open(&heads).unwrap().plan().fingerprint();
     assert_ne!(a, open(&words).unwrap().plan().fingerprint());
-    let registry = TaskRegistry::videochat_tpo();
+    let registry = registry();
     for batch in all(open(&words).unwrap()) {
         assert!(batch.skipped.is_empty(), "{:?}", batch.skipped);
         assert_eq!(batch.targets.names().count(), 0);

@@ -1,5 +1,6 @@
 //! The mask head: losses, the frozen SAM 2, batches, decoding, and what is refused.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use burn::module::{Module, ModuleVisitor, Param};
@@ -8,7 +9,7 @@ use burn::tensor::{Device, Distribution, Tensor, TensorData};
 use ndarray::Array2;
 use tpo_core::CoreError;
 use tpo_core::geometry::{BoxXyxy, Mask};
-use tpo_core::head::{FrameSource, HeadContext, LossTerms, SampleContext, TaskHead};
+use tpo_core::head::{FrameSource, HeadContext, LossTerms, Sample, TaskHead};
 use tpo_heads::HeadsError;
 use tpo_heads::mask::sam2::{Sam2Config, Sam2Version};
 use tpo_heads::mask::train::{
@@ -29,11 +30,11 @@ struct Square {
 }
 
 impl Square {
-    fn new(frames: usize) -> Self {
-        Self {
+    fn new(frames: usize) -> Arc<Self> {
+        Arc::new(Self {
             frames,
             read: AtomicUsize::new(0),
-        }
+        })
     }
 
     fn area(frame: usize) -> BoxXyxy {
@@ -84,11 +85,11 @@ impl FrameSource for Square {
     }
 }
 
-fn sample(frames: &dyn FrameSource) -> SampleContext<'_> {
-    SampleContext {
+fn sample(frames: &Arc<Square>) -> Sample {
+    Sample {
         size: Some((64, 48)),
-        frames: Some(frames),
-        ..SampleContext::default()
+        frames: Some(frames.clone()),
+        ..Sample::default()
     }
 }
 
@@ -504,9 +505,9 @@ fn the_box_of_a_question_prompts_sam_itself() {
     let area = BoxXyxy::from([0.25, 0.25, 0.75, 0.75]);
     let boxes = [area];
     let run = |head: &MaskHead, boxes: &[BoxXyxy], query: Option<&str>, task: f32| {
-        let samples = [SampleContext {
-            boxes,
-            query,
+        let samples = [Sample {
+            boxes: boxes.to_vec(),
+            query: query.map(String::from),
             ..sample(&frames)
         }];
         let context = HeadContext {
@@ -540,18 +541,18 @@ fn what_decoding_needs_is_said() {
     let frames = Square::new(1);
     let none = Square::new(0);
     for (context, part) in [
-        (SampleContext::default(), "size"),
+        (Sample::default(), "size"),
         (
-            SampleContext {
+            Sample {
                 size: Some((64, 48)),
-                ..SampleContext::default()
+                ..Sample::default()
             },
             "frames",
         ),
         (
-            SampleContext {
-                frames: Some(&frames),
-                ..SampleContext::default()
+            Sample {
+                frames: Some(frames.clone()),
+                ..Sample::default()
             },
             "size",
         ),

@@ -1,11 +1,12 @@
 //! The temporal heads as a user meets them: names, training, hostile input.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use burn::optim::AdamWConfig;
 use burn::tensor::{Device, Distribution, Tensor};
 use tpo_core::geometry::TimeSpan;
-use tpo_core::head::{HeadContext, SampleContext, TaskHead};
+use tpo_core::head::{HeadContext, Sample, TaskHead};
 use tpo_core::weights::{
     KeyMap, KeyRules, KeyTables, KeyTarget, module_params, videochat_tpo_layout,
 };
@@ -37,14 +38,14 @@ fn features(clips: usize, tokens: usize, device: &Device) -> Features {
     ])
 }
 
-fn samples<'a>(features: &'a [Features], ids: &'a [String]) -> Vec<SampleContext<'a>> {
+fn samples(features: &[Features], ids: &[String]) -> Vec<Sample> {
     features
         .iter()
         .zip(ids)
-        .map(|(f, id)| SampleContext {
-            id: Some(id),
-            features: Some(f),
-            ..SampleContext::default()
+        .map(|(f, id)| Sample {
+            media: Some(id.clone()),
+            features: Some(Arc::new(f.clone())),
+            ..Sample::default()
         })
         .collect()
 }
@@ -224,10 +225,10 @@ fn predict(
     let device = Device::flex();
     device.seed(1);
     let head = config.init(&device).unwrap();
-    let sample = [SampleContext {
-        features: Some(features),
+    let sample = [Sample {
+        features: Some(Arc::new(features.clone())),
         duration,
-        ..SampleContext::default()
+        ..Sample::default()
     }];
     let context = HeadContext {
         samples: &sample,
