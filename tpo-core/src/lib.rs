@@ -20,3 +20,8 @@ pub mod traits;
 pub mod weights;
 
 pub use error::{CoreError, Result};
+
+// The README's code is compiled and run with the documentation tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
