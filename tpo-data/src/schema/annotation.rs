@@ -1,4 +1,4 @@
-//! What a head is taught: a box, time spans, a track of boxes or masks, or free JSON.
+//! Ground truth of a head: a box, time spans, a track of boxes or masks, or free JSON.
 
 use serde::{Deserialize, Serialize};
 use tpo_core::geometry::{BoxPixels, BoxXyxy, Rle};
@@ -9,7 +9,7 @@ use super::fields::{AnnotationFields, BoxFields, TrackFrameFields};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "AnnotationFields", into = "AnnotationFields")]
 pub struct Annotation {
-    /// Name of the head: `region`, `temporal`, `mask`, or one of the user's own.
+    /// Name of the head: `region`, `temporal`, `mask`, or your own.
     pub task: String,
     /// What is asked for, as a phrase or sentence: `the red ball`.
     pub query: Option<String>,
@@ -33,7 +33,7 @@ pub enum Target {
     },
     /// Field `track`: where an object is, frame by frame.
     Track(Vec<TrackFrame>),
-    /// Field `value`: anything a head of one's own declares.
+    /// Field `value`: anything your own head declares.
     Value(serde_json::Value),
 }
 
@@ -56,7 +56,7 @@ impl BoxCoords {
     }
 
     /// Normalised corners in a picture of `width` × `height` pixels. Pixel boxes that reach less
-    /// than one pixel outside, as annotations that count pixel centres do, are cut.
+    /// than one pixel outside, as annotations that count pixel centres do, are clipped.
     pub fn normalised(self, width: u32, height: u32) -> BoxXyxy {
         match self {
             Self::Normalised(b) => BoxXyxy::from(b),
@@ -83,13 +83,13 @@ impl BoxCoords {
     }
 }
 
-/// Scores of equal pieces of a video (QVHighlights: 2 seconds, three raters, 0–4 each).
+/// Scores of equal clips of a video (QVHighlights: 2 seconds, three raters, 0–4 each).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Saliency {
-    /// Length of a piece in seconds; piece `i` is `[i, i + 1) * clip_seconds` of the file.
+    /// Length of a clip in seconds; clip `i` is `[i, i + 1) * clip_seconds` of the file.
     pub clip_seconds: f64,
-    /// Indices of the rated pieces; the others count as 0.
+    /// Indices of the rated clips; the others count as 0.
     pub clips: Vec<u32>,
     /// For each of them, one score per rater.
     pub scores: Vec<Vec<f32>>,
