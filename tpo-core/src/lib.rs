@@ -22,3 +22,8 @@ pub mod truth;
 pub mod weights;
 
 pub use error::{CoreError, Result};
+
+// The README's code is compiled and run with the documentation tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

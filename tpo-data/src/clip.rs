@@ -9,7 +9,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use crate::sampling::{ClipRange, FrameSampling, clip_frame_indices, frame_indices};
 use crate::{DataError, Frame, ImageTransform, MediaLimits, VideoInfo, VideoReader, open_video};
 
-/// Which frames to take and what to do to them.
+/// Which frames to take and how to transform them.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ClipConfig {
     /// Rule that picks frames.
@@ -60,8 +60,8 @@ pub struct VideoClip {
     pub tensor: Tensor<5>,
     /// Index of every frame in the video.
     pub indices: Vec<usize>,
-    /// Presentation time of every frame in seconds, not rounded. What the reference tells the
-    /// model is [`frame_timestamps`](crate::sampling::frame_timestamps).
+    /// Presentation time of every frame in seconds, not rounded. The times the
+    /// reference gives the model are [`frame_timestamps`](crate::sampling::frame_timestamps).
     pub timestamps: Vec<f64>,
     /// The video; its width and height are those of the original frames.
     pub info: VideoInfo,
@@ -69,7 +69,7 @@ pub struct VideoClip {
 
 /// Opens a video, samples and transforms it: `[1, frames, 3, height, width]` on `device`.
 ///
-/// Frames are transformed while others are still being decoded, and not kept.
+/// Frames are transformed while others are still being decoded, and then dropped.
 ///
 /// # Errors
 /// Those of [`open_video`], of the sampling functions and of the transform;
@@ -125,8 +125,8 @@ pub fn read_clip(
     read_indices(reader, indices, &config.transform, None, progress)
 }
 
-/// Changes a decoded picture before it is transformed; all pictures of a clip must come out at
-/// one size.
+/// Changes a decoded picture before it is transformed; all results of a clip must have one
+/// size.
 pub(crate) type FrameMap<'a> = &'a (dyn Fn(Frame) -> Result<Frame, DataError> + Sync);
 
 /// Reads and transforms the frames `indices`, in that order; an index may occur more than once.

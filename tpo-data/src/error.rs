@@ -19,7 +19,7 @@ pub enum DataError {
         source: std::io::Error,
     },
 
-    /// The file holds no bytes at all.
+    /// The file is empty.
     #[error("{} is empty", path.display())]
     EmptyFile {
         /// The file, or `<memory>`.
@@ -169,7 +169,7 @@ pub enum DataError {
         reason: String,
     },
 
-    /// A row of a dataset is bad and bad rows are fatal (`strict`).
+    /// A row of a dataset is bad, and bad rows are fatal (`strict`).
     #[error("{0}; leave `strict` off to skip such rows")]
     Row(#[source] crate::schema::RowError),
 
@@ -184,7 +184,7 @@ pub enum DataError {
         reason: String,
     },
 
-    /// A mixture, order, augmentation or loader is configured in a way that cannot work.
+    /// An invalid configuration of a mixture, order, augmentation or loader.
     #[error("invalid {what}: {reason}")]
     InvalidConfig {
         /// The configuration struct.

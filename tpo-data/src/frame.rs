@@ -70,7 +70,7 @@ impl Frame {
         &self.rgb
     }
 
-    /// Gives up the pixels, `[height, width, 3]`.
+    /// Returns the pixels, `[height, width, 3]`, and drops the rest.
     pub fn into_rgb(self) -> Vec<u8> {
         self.rgb
     }
@@ -160,7 +160,7 @@ impl Rotation {
         }
     }
 
-    /// Whether width and height trade places.
+    /// Whether width and height are swapped.
     pub fn swaps_sides(self) -> bool {
         matches!(self, Self::Clockwise | Self::Counterclockwise)
     }

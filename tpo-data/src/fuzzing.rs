@@ -7,10 +7,10 @@ use std::path::Path;
 use crate::readers::JsonItems;
 use crate::schema::{RowLimits, SampleReader, marks, write_row};
 
-/// Rows of the schema; whatever parses must be checkable and, if sound, come back unchanged.
+/// Rows of the schema; whatever parses must be checkable and, if valid, survive a round trip.
 ///
 /// # Panics
-/// When a sound row changes in a round trip.
+/// When a valid row changes in a round trip.
 pub fn rows(bytes: &[u8]) {
     let limits = RowLimits {
         max_line_bytes: 1 << 16,

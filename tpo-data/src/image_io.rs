@@ -18,7 +18,7 @@ use crate::{DataError, Frame, MediaLimits};
 ///
 /// # Errors
 /// [`DataError::Io`], [`DataError::EmptyFile`], [`DataError::LimitExceeded`] from the header
-/// alone, [`DataError::Image`] for everything a decoder objects to.
+/// alone, [`DataError::Image`] for everything a decoder rejects.
 pub fn read_image(path: impl AsRef<Path>, limits: &MediaLimits) -> Result<Frame, DataError> {
     let source = Source::file(path.as_ref(), limits)?;
     decode(&source, limits)

@@ -57,3 +57,8 @@ pub use video::{
     FrameBuffer, FrameFolder, VideoInfo, VideoOptions, VideoPart, VideoReader, YuvConversion,
     open_frames, open_still, open_video, open_video_bytes, open_video_with,
 };
+
+// The README's code is compiled and run with the documentation tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -39,7 +39,7 @@ impl Default for MediaLimits {
 }
 
 impl MediaLimits {
-    /// Limits for files sent by strangers: 256 MiB, 4096 × 2304 pixels, 36 000 frames,
+    /// Limits for files from untrusted sources: 256 MiB, 4096 × 2304 pixels, 36 000 frames,
     /// 10 minutes, 1 GiB of decoded pixels per call.
     pub fn untrusted() -> Self {
         Self {

@@ -1,4 +1,4 @@
-//! Which frames of a video the model sees, and how their times are told to it.
+//! Which frames of a video the model sees, and the times it is given of them.
 //!
 //! The rules are those of the reference implementation, quirks included, because
 //! published numbers depend on them.
@@ -200,13 +200,13 @@ pub(crate) fn clip_frames(
     Ok((first, count))
 }
 
-/// Frames on show in the middle of each of equal intervals, `rate` a second, as many as fit whole
-/// into the video: index `(i + 0.5) / rate · fps` rounded down. A video of `rate` frames per second
+/// Frames shown in the middle of equal intervals, `rate` per second, as many as fit completely into
+/// the video: index `(i + 0.5) / rate · fps` rounded down. A video of `rate` frames per second
 /// gives every frame once, which [`FrameSampling::Fps`] does not.
 ///
 /// # Errors
 /// [`DataError::InvalidSampling`] when a rate is not a positive number, there are no frames, or
-/// absurdly many come out.
+/// the result has too many.
 pub fn shown_indices(rate: f64, frame_count: usize, fps: f64) -> Result<Vec<usize>, DataError> {
     for (name, value) in [("sampling rate", rate), ("frame rate of the video", fps)] {
         if !(value.is_finite() && value > 0.0) {
@@ -237,7 +237,7 @@ pub fn intervals(duration: f64, rate: f64) -> usize {
 }
 
 /// Times in seconds of frame indices, `index / fps` rounded to one decimal as Python's
-/// `round(x, 1)` does: what the reference tells the model.
+/// `round(x, 1)` does: the times the reference gives the model.
 pub fn frame_timestamps(indices: &[usize], fps: f64) -> Vec<f64> {
     indices
         .iter()

@@ -14,3 +14,8 @@ pub mod region;
 pub mod temporal;
 
 pub use error::HeadsError;
+
+// The README's code is compiled and run with the documentation tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

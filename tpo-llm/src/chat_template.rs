@@ -26,7 +26,7 @@ const NAME: &str = "chat_template";
 pub struct Message {
     /// `system`, `user` or `assistant`.
     pub role: String,
-    /// What is said.
+    /// The message.
     pub content: Content,
 }
 
@@ -95,10 +95,10 @@ impl Part {
     }
 }
 
-/// Variables a template sees beside `messages`.
+/// Variables a template sees besides `messages`.
 #[derive(Debug, Clone, Default)]
 pub struct RenderOptions {
-    /// Whether to end with the head of the assistant's answer.
+    /// Whether to end with the beginning of the assistant's answer.
     pub add_generation_prompt: bool,
     /// `bos_token`; undefined when absent.
     pub bos_token: Option<String>,
@@ -108,7 +108,7 @@ pub struct RenderOptions {
     pub pad_token: Option<String>,
     /// `unk_token`.
     pub unk_token: Option<String>,
-    /// Further variables (`tools`, `enable_thinking`, ..). Keys of objects come out in the order
+    /// Further variables (`tools`, `enable_thinking`, ..). Keys of objects are in the order
     /// of [`serde_json::Map`].
     pub extra: serde_json::Map<String, serde_json::Value>,
     /// Time seen by `strftime_now`, in UTC; now when absent.
@@ -130,7 +130,7 @@ impl ChatTemplate {
     /// Compiles a template.
     ///
     /// # Errors
-    /// [`LlmError::ChatTemplate`] with the line of a syntax error, or for a template above 1 MiB.
+    /// [`LlmError::ChatTemplate`] with the line of a syntax error, or for a template larger than 1 MiB.
     pub fn new(source: &str) -> Result<Self> {
         if source.len() > MAX_TEMPLATE_BYTES {
             return Err(LlmError::ChatTemplate {
@@ -173,7 +173,7 @@ impl ChatTemplate {
     /// Renders a conversation.
     ///
     /// # Errors
-    /// [`LlmError::ChatTemplate`] with the template's own message when it refuses the messages
+    /// [`LlmError::ChatTemplate`] with the template's own message when it rejects the messages
     /// (`raise_exception`), or the engine's with the line.
     pub fn render(&self, messages: &[Message], options: &RenderOptions) -> Result<String> {
         let mut variables = vec![

@@ -68,7 +68,7 @@ pub struct LlmConfig {
     /// Base of the rotary frequencies.
     #[config(default = 10000.0)]
     pub rope_theta: f64,
-    /// Keys a query sees, itself included; `None` for all before it.
+    /// Sliding window: keys a query sees, itself included; `None` for all before it.
     pub sliding_window: Option<usize>,
     /// First layer that has the window (Qwen2's `max_window_layers`; 0 in Mistral).
     #[config(default = 0)]
@@ -82,8 +82,8 @@ pub struct LlmConfig {
     /// Longest sequence the model was made for.
     #[config(default = 4096)]
     pub max_position_embeddings: usize,
-    /// Standard deviation of random weights. The published models' 0.02 leaves attention all but
-    /// uniform at a width of 128; there `1 / sqrt(hidden_size)` learns sooner.
+    /// Standard deviation of random weights. With the published models' 0.02 attention is
+    /// almost uniform at a width of 128; there `1 / sqrt(hidden_size)` learns faster.
     #[config(default = 0.02)]
     pub initializer_range: f64,
     /// Adapters.

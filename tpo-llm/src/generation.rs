@@ -216,7 +216,7 @@ impl TokenStream<'_> {
     }
 }
 
-/// New tokens that are asked for and have a position behind `prompt` tokens; one at least.
+/// New tokens that are asked for and have a position after `prompt` tokens; at least one.
 fn room(lm: &CausalLm, prompt: usize, config: &GenerationConfig) -> usize {
     let left = lm.max_length().saturating_sub(prompt).max(1);
     config.max_new_tokens.min(left)

@@ -23,8 +23,8 @@ pub struct HfModel {
 
 /// Loads `config.json`, safetensors (one file or sharded) and the tokenizer of a directory.
 ///
-/// `dtype` casts the weights; `None` keeps the file's dtype. `progress` hears (bytes done, bytes
-/// in total).
+/// `dtype` casts the weights; `None` keeps the file's dtype. `progress` is called with (bytes
+/// done, bytes in total).
 ///
 /// # Errors
 /// Any missing or malformed file; any weight that is missing, unexpected or of another shape.

@@ -1,7 +1,7 @@
 //! Downloading checkpoints from the Hugging Face hub (feature `hub`).
 //!
-//! Files land in the cache that Python's `huggingface_hub` uses, so what one has downloaded the
-//! other finds. All files of a fetch come from one commit.
+//! Files are stored in the cache that Python's `huggingface_hub` uses, so that either finds what
+//! the other has downloaded. All files of a fetch come from one commit.
 
 use std::path::{Component, Path, PathBuf};
 
@@ -18,7 +18,7 @@ const RETRIES: usize = 3;
 /// Files of a checkpoint that this library reads: configurations, weights and tokenizers.
 pub const CHECKPOINT_FILES: [&str; 4] = ["*.json", "*.safetensors", "tokenizer.model", "*.jinja"];
 
-/// How far a download is.
+/// Progress of a download.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FetchProgress {
     /// File in the repository.
@@ -110,7 +110,7 @@ impl HubRepo {
     ///
     /// # Errors
     /// [`LlmError::Hub`] when the repository cannot be listed, no file matches, or a download
-    /// fails or comes out short.
+    /// fails or is incomplete.
     pub fn fetch(&self, mut progress: impl FnMut(&FetchProgress)) -> Result<PathBuf> {
         self.check_names()?;
         let cache = self.cache();
@@ -277,7 +277,7 @@ pub fn fetch(
         .fetch(progress)
 }
 
-/// Passes hf-hub's progress on.
+/// Forwards hf-hub's progress.
 struct Report<'a> {
     callback: &'a mut dyn FnMut(&FetchProgress),
     state: FetchProgress,

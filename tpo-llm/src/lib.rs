@@ -17,3 +17,8 @@ pub use decoder::{CausalLm, KvCache};
 pub use error::LlmError;
 pub use hf::{HfModel, from_hf_dir};
 pub use text_tower::{QueryTokenizer, TextTower, TextTowerConfig};
+
+// The README's code is compiled and run with the documentation tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -18,7 +18,7 @@ use crate::error::{LlmError, Result};
 pub struct SamplingConfig {
     /// Logits are divided by it; 0 takes the largest logit (greedy).
     pub temperature: f32,
-    /// Keep the this many largest logits and those equal to the last of them; 0 keeps all.
+    /// Keep this many of the largest logits, and those equal to the last of them; 0 keeps all.
     pub top_k: usize,
     /// Keep the likeliest tokens that together reach this probability, at least one; 1 keeps all.
     pub top_p: f32,
@@ -26,7 +26,7 @@ pub struct SamplingConfig {
     pub min_p: f32,
     /// Positive logits of tokens seen are divided by it and negative ones multiplied; 1 is none.
     pub repetition_penalty: f32,
-    /// Forbid any n-gram of this length to occur twice; 0 forbids none.
+    /// No n-gram of this length may occur twice; 0 allows all.
     pub no_repeat_ngram_size: usize,
     /// Ids that are never chosen.
     pub suppress_tokens: Vec<u32>,
@@ -65,7 +65,7 @@ impl SamplingConfig {
     }
 
     /// Reads the sampling fields of a `generation_config.json`, with Hugging Face's defaults:
-    /// greedy unless `do_sample`, and then temperature 1 and top-k 50 where the file is silent.
+    /// greedy unless `do_sample`, and then temperature 1 and top-k 50 where the file has no value.
     ///
     /// # Errors
     /// [`LlmError::Sampling`] for text that is no such JSON, or values out of range.
@@ -205,8 +205,8 @@ impl Sampler {
         last.map(|c| c.0).ok_or_else(nothing_left)
     }
 
-    /// The probabilities [`sample`](Self::sample) draws from, one per id. For a greedy sampler all
-    /// is on one id.
+    /// The probabilities [`sample`](Self::sample) draws from, one per id. For a greedy sampler one
+    /// id has probability 1.
     ///
     /// # Errors
     /// As [`sample`](Self::sample).

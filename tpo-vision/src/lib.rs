@@ -6,9 +6,9 @@
 //!   clips `[batch, frames, 3, height, width]` and gives one token per patch and frame.
 //! - [`internvideo2`]: the InternVideo2-CLIP tower, one vector per clip, from which the temporal
 //!   head's features come.
-//! - [`connector`]: what turns those tokens into embeddings of the language model's width.
+//! - [`connector`]: turns those tokens into embeddings of the language model's width.
 //!   [`connector::qformer`] compresses a clip into a fixed number of query outputs (96 in
-//!   VideoChat-TPO); [`connector::mlp`] maps every token on its own.
+//!   VideoChat-TPO); [`connector::mlp`] maps every token by itself.
 //!
 //! and the encoder of a task head:
 //!

@@ -4,7 +4,7 @@
 //! on every device. On a CPU (flex) device the bodies run our own vectorised, multi-threaded
 //! kernels on the tensor's storage, without copying it; with autodiff the same kernels record a
 //! hand-written backward step. On every other device the function is composed of Burn operations,
-//! so kernel fusion and flash attention of the GPU backends apply.
+//! so the kernels of the GPU backends apply, flash attention among them.
 //!
 //! Statistics (means, variances, soft-max sums) are taken in `f32` whatever the dtype.
 

@@ -1,4 +1,4 @@
-//! Random views that keep annotations and words true.
+//! Random augmentations that keep annotations and texts true.
 
 use serde::{Deserialize, Serialize};
 
@@ -11,20 +11,20 @@ use crate::{ClipRange, DataError, VideoInfo};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct AugmentConfig {
-    /// Chance of mirroring left and right, 0–1. Never done to a row whose texts say one of
-    /// `flip_words`.
+    /// Probability of mirroring left and right, 0–1. Never applied to a row whose texts contain one
+    /// of `flip_words`.
     pub flip: f64,
     /// Words after which mirroring would make a text false, in lower case.
     pub flip_words: Vec<String>,
-    /// Chance of a crop, 0–1. It always holds all boxes and masks of the row. Never done to a row
-    /// with turns of its own: what they say of the whole picture may not be in a part of it.
+    /// Probability of a crop, 0–1. It always contains all boxes and masks of the row. Never applied
+    /// to a row with its own turns: what they say of the whole picture may not hold for a part.
     pub crop: f64,
     /// Smallest side of a crop as a part of the picture's, 0–1.
     pub min_crop: f64,
-    /// Chance of taking a part of the time, 0–1; only rows whose annotations are all spans and
-    /// that have no conversation. It always holds all spans.
+    /// Probability of a crop in time, 0–1; only rows whose annotations are all spans and
+    /// that have no conversation. It always contains all spans.
     pub time_crop: f64,
-    /// Chance of changed colours, 0–1; rows that name a colour keep theirs because hue is never
+    /// Probability of colour jitter, 0–1; rows that name a colour keep theirs because hue is never
     /// changed.
     pub colour: f64,
     /// Largest change of a colour factor: 0.2 draws from 0.8–1.2.
@@ -130,7 +130,7 @@ impl AugmentConfig {
             range: media.range,
             ..View::default()
         };
-        // What a head of one's own is taught may depend on the place: leave those rows alone.
+        // The targets of your own head may depend on position: such rows stay as they are.
         if chance[0] < self.flip && !custom && !self.says_side(sample) {
             view.flip = true;
         }
@@ -151,7 +151,7 @@ impl AugmentConfig {
         Ok(view)
     }
 
-    /// Whether some text of the row says a word that mirroring makes false.
+    /// Whether a text of the row contains a word that mirroring makes false.
     pub fn says_side(&self, sample: &Sample) -> bool {
         let turns = sample
             .turns
@@ -165,7 +165,7 @@ impl AugmentConfig {
         })
     }
 
-    /// A crop that holds everything annotated, in whole pixels; `None` when that is everything.
+    /// A crop that contains everything annotated, in whole pixels; `None` when that is all of it.
     fn crop(
         &self,
         sample: &Sample,

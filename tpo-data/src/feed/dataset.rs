@@ -51,7 +51,7 @@ struct Place {
 }
 
 /// A JSONL file of the schema. Opening reads and checks every row once; then rows are read one
-/// by one. Takes 16 bytes a row.
+/// by one. Takes 16 bytes per row.
 #[derive(Debug)]
 pub struct Dataset {
     path: PathBuf,
@@ -175,7 +175,7 @@ impl Dataset {
         self.len() == 0
     }
 
-    /// Rows that were refused.
+    /// Rows that were rejected.
     pub fn bad_rows(&self) -> &BadRows {
         &self.bad
     }

@@ -1,4 +1,4 @@
-//! Batches made ahead of the step, in the order of the plan whatever thread finishes first.
+//! Batches prefetched ahead of the step, in the order of the plan whichever thread finishes first.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -11,7 +11,7 @@ use super::order::{Cursor, Plan, SampleKey};
 use crate::DataError;
 use crate::schema::{RowError, RowFault};
 
-/// How far ahead, with how many threads.
+/// How many batches are prefetched, with how many threads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LoaderConfig {
@@ -24,7 +24,7 @@ pub struct LoaderConfig {
     pub pad_id: u32,
     /// Stop at the first bad row. Default false: skip, count, list.
     pub strict: bool,
-    /// Epochs; `None` goes on for ever. Default `None`.
+    /// Epochs; `None` for no end. Default `None`.
     pub epochs: Option<u64>,
 }
 
@@ -65,7 +65,7 @@ struct Shared {
     state: Mutex<State>,
     /// A batch is complete.
     ready: Condvar,
-    /// There is something to do, or nothing ever again.
+    /// There is work, or the loader has ended.
     work: Condvar,
 }
 
@@ -74,9 +74,9 @@ pub struct Loader {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
     cursor: Cursor,
-    /// Batches in a row of which nothing was left.
+    /// Consecutive batches without a usable row.
     fruitless: u64,
-    /// Rows skipped behind the last batch.
+    /// Rows skipped after the last batch.
     orphans: Vec<RowError>,
 }
 
@@ -136,7 +136,7 @@ impl Loader {
         Ok(loader)
     }
 
-    /// Where the next batch stands; store it to go on from here later.
+    /// Position of the next batch; store it to resume from here later.
     pub fn cursor(&self) -> Cursor {
         self.cursor
     }
@@ -151,7 +151,7 @@ impl Loader {
         &self.shared.maker
     }
 
-    /// Goes to another place; what was prepared is thrown away.
+    /// Moves to another position; prefetched batches are dropped.
     ///
     /// # Errors
     /// [`DataError::InvalidConfig`] for a cursor of another plan.
@@ -168,7 +168,7 @@ impl Loader {
         Ok(())
     }
 
-    /// Passes over the batch at the cursor without waiting for it.
+    /// Skips the batch at the cursor without waiting for it.
     pub fn skip_batch(&mut self) {
         let mut state = self.shared.lock();
         if state.handed_out == state.begun {
@@ -183,17 +183,17 @@ impl Loader {
         self.shared.work.notify_all();
     }
 
-    /// Rows skipped behind the last batch, which no batch could tell of.
+    /// Rows skipped after the last batch, which are in the `skipped` list of no batch.
     pub fn take_orphans(&mut self) -> Vec<RowError> {
         std::mem::take(&mut self.orphans)
     }
 
     /// The next batch, `None` after the last epoch. Batches of which no row was usable are
-    /// passed over; their rows are in the `skipped` list of the next one.
+    /// skipped; their rows are in the `skipped` list of the next one.
     ///
     /// # Errors
-    /// With `strict` [`DataError::Row`]; otherwise errors no row is guilty of, and
-    /// [`DataError::InvalidConfig`] when a whole epoch holds nothing usable.
+    /// With `strict` [`DataError::Row`]; otherwise errors that no row causes, and
+    /// [`DataError::InvalidConfig`] when a whole epoch has no usable row.
     pub fn next_batch(&mut self) -> Result<Option<Collated>, DataError> {
         let mut skipped: Vec<RowError> = Vec::new();
         loop {
@@ -244,7 +244,7 @@ impl Drop for Loader {
         self.shared.lock().stop = true;
         self.shared.work.notify_all();
         for thread in self.threads.drain(..) {
-            // A worker never panics outside `catch_unwind`; there is nobody to tell anyway.
+            // A worker never panics outside `catch_unwind`, and nothing could report it here.
             let _ = thread.join();
         }
     }

@@ -1,8 +1,8 @@
-//! Which sample comes when: a pure function of seed, epoch and place.
+//! The order of samples: a pure function of seed, epoch and position.
 //!
 //! Rows of one group (same kind of media) form batches together, since a batch holds clips of
 //! one shape. Every group is shuffled, cut into batches, and the batches of all groups are
-//! shuffled. Nothing of it is stored: each answer is computed from the place asked for, so
+//! shuffled. Nothing of it is stored: each sample is computed from its position, so
 //! resuming and sharding cost nothing.
 
 use serde::{Deserialize, Serialize};
@@ -15,7 +15,7 @@ use crate::DataError;
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SourceShare {
-    /// How many times an epoch passes the source: 2 shows every row twice, 0.25 a different
+    /// How many times an epoch uses the source: 2 shows every row twice, 0.25 a different
     /// quarter each epoch. Default 1.
     pub repeat: f64,
     /// Factor on the source's share among the others. Default 1.
@@ -113,7 +113,7 @@ pub struct SampleKey {
     pub row: u64,
 }
 
-/// Where a run stands. It goes into a checkpoint.
+/// Position of a run in its data; part of a checkpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Cursor {
@@ -322,7 +322,7 @@ impl Plan {
         };
         let at = group.leaves.partition_point(|l| l.first <= shuffled);
         let leaf = group.leaves[..at].iter().rev().find(|l| l.count > 0)?;
-        // Passes go on from epoch to epoch, so that a quarter of a source is another quarter
+        // Passes continue from epoch to epoch, so that a quarter of a source is another quarter
         // every time and four epochs show every row once.
         let drawn = u128::from(epoch) * u128::from(leaf.count) + u128::from(shuffled - leaf.first);
         let rows = u128::from(leaf.rows);

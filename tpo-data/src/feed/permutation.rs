@@ -1,4 +1,4 @@
-//! A shuffle without a list: the place of one element costs a few multiplications and no memory.
+//! A shuffle without a list: the position of an element costs a few multiplications and no memory.
 
 use super::draw::{hash, mix};
 

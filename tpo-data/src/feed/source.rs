@@ -16,33 +16,33 @@ use crate::{DataError, MediaLimits};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SourceConfig {
-    /// What it is called in logs and errors; absent: its path, or `world`.
+    /// Name in logs and errors; default: its path, or `world`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
     /// The JSONL file. Either this or `world`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<PathBuf>,
-    /// Folder media paths are relative to; that of the file by default.
+    /// Folder that media paths are relative to; that of the file by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub root: Option<PathBuf>,
     /// Rows made of the synthetic world.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub world: Option<RowsConfig>,
-    /// Times an epoch passes it.
+    /// How many times an epoch uses it.
     #[serde(default = "one")]
     pub repeat: f64,
     /// Factor on its share.
     #[serde(default = "one")]
     pub weight: f64,
-    /// Only the first so many good rows.
+    /// Only the first N good rows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<u64>,
     /// Its boxes, times and tracks are answered in words, without task tokens (paper, Table 11
     /// "textualised"), whatever the style of the prompts.
     #[serde(default)]
     pub textual: bool,
-    /// Turns of a row do not see each other: each is asked as if it were the only one about its
-    /// clip. A question cannot be answered from the answers before it then.
+    /// Packed turns: a block-diagonal attention mask keeps the turns of a row from attending to each
+    /// other, so that no question can be answered from the answers before it.
     #[serde(default)]
     pub apart: bool,
 }
@@ -211,17 +211,17 @@ impl Source {
         &self.root
     }
 
-    /// Whether its answers are in words.
+    /// Whether its answers are text only.
     pub fn textual(&self) -> bool {
         self.textual
     }
 
-    /// Whether its turns do not see each other.
+    /// Whether its turns do not attend to each other.
     pub fn apart(&self) -> bool {
         self.apart
     }
 
-    /// Rows that were refused when it was opened.
+    /// Rows that were rejected when it was opened.
     pub fn bad_rows(&self) -> &BadRows {
         &self.bad
     }
@@ -235,7 +235,7 @@ impl Source {
         }
     }
 
-    /// Changes when other rows or other answers come out of it.
+    /// Changes when its rows or answers change.
     pub fn fingerprint(&self) -> u64 {
         let rows = match &self.rows {
             Rows::File(data) => data.fingerprint(),

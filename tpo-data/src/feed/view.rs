@@ -1,5 +1,5 @@
-//! A way of looking at a clip: which part of the time, which part of the picture, mirrored or
-//! not. Pictures, boxes, masks and times go through the same view, so they stay together.
+//! The view of a clip: which part of the time, which part of the picture, mirrored or not.
+//! Pictures, boxes, masks and times are transformed by the same view, so they stay consistent.
 
 use serde::{Deserialize, Serialize};
 use tpo_core::geometry::{BoxXyxy, Mask, Rle};
@@ -18,7 +18,7 @@ pub struct Colour {
     pub saturation: f32,
 }
 
-/// How a clip is looked at. The default is all of it, as it is.
+/// The part of a clip that is used, and its changes. The default is all of it, unchanged.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct View {
     /// Part of the time in seconds of the file.
@@ -169,8 +169,8 @@ fn grey(p: &[u8]) -> f32 {
 }
 
 impl Colour {
-    /// Changes RGB bytes; brightness, then contrast, then saturation, each cut to 0–255 as
-    /// torchvision does.
+    /// Changes RGB bytes; brightness, then contrast, then saturation, each clamped to 0–255
+    /// as torchvision does.
     fn apply(self, rgb: &mut [u8]) {
         let bright = |v: u8| (f32::from(v) * self.brightness).clamp(0.0, 255.0);
         let table: [u8; 256] = std::array::from_fn(|v| bright(v as u8) as u8);

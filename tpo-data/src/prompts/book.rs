@@ -1,7 +1,7 @@
 //! Wordings of questions and answers per kind of annotation.
 //!
 //! The families are the paper's (Tables 20–23: temporal 5, tracking 10, spatial 10, referring
-//! segmentation 7), in our own words with the same meaning. The paper does not publish the
+//! segmentation 7), in other words with the same meaning. The paper does not publish the
 //! sentences around the tokens of an answer; these are ours. Highlight detection shares the
 //! temporal family, as in the paper.
 
@@ -14,7 +14,7 @@ use crate::DataError;
 /// Ways to ask one kind of question and to answer it.
 ///
 /// Questions may hold `{query}` and `{box}`, answers `{query}` and must hold `{call}` once: the
-/// call of the head, or its answer in words.
+/// call of the head, or its answer as text.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Family {
@@ -27,8 +27,8 @@ pub struct Family {
 /// Families by name.
 ///
 /// An annotation uses the family named like its task; otherwise `box`, `moment`, `tracking`
-/// (there is a box in the question) or `segmentation` by what it is; otherwise, for heads of
-/// one's own, `other`.
+/// (there is a box in the question) or `segmentation`, by its kind; otherwise, for your own
+/// heads, `other`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct PromptBook {

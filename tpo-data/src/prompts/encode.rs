@@ -17,7 +17,7 @@ pub type SharedEncoder = Arc<dyn TextEncoder + Send + Sync>;
 /// How many embeddings the connector makes of a visual.
 pub type SlotCount = Arc<dyn Fn(&VisualShape) -> usize + Send + Sync>;
 
-/// Ids of a dialogue and what of them is learned.
+/// Ids of a dialogue and their labels.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EncodedDialogue {
     /// Ids and visual slots.
@@ -26,8 +26,8 @@ pub struct EncodedDialogue {
     pub labels: Vec<i64>,
     /// Turns that fitted; later ones were left out.
     pub turns: usize,
-    /// Where turns do not see each other: the turn of every position, from 1, and 0 for what they
-    /// share ([`TurnMap`](tpo_core::traits::TurnMap)). Else empty.
+    /// With packed turns: the turn of every position, from 1, and 0 for the part they share
+    /// ([`TurnMap`](tpo_core::traits::TurnMap)). Else empty.
     pub apart: Vec<u32>,
 }
 
@@ -49,11 +49,10 @@ pub trait DialogueEncoder: Send + Sync {
 
 /// The layout of VideoChat-TPO: `[INST] <Video>..</Video>[/INST] [INST] question [/INST] answer`.
 ///
-/// The question is encoded exactly as for generation, the answer by itself behind it, so what the
+/// The question is encoded exactly as for generation and the answer separately after it, so what the
 /// model reads before its answer is the same in training and in use. Later turns follow without a
-/// further BOS; where turns are apart each begins as the first does. Learned are the answers with
-/// their end token, placeholders included, as in the reference's labels; everything else is
-/// [`IGNORE_LABEL`].
+/// further BOS; packed turns all begin as the first does. Labels are the answers with their end
+/// token, placeholders included, as in the reference; everything else is [`IGNORE_LABEL`].
 #[derive(Clone)]
 pub struct VideoChatEncoder {
     /// The tokenizer.

@@ -1,8 +1,8 @@
 //! From annotations to questions and answers.
 //!
 //! [`PromptBook`] holds the wordings, [`Vocabulary`] the tokens of the model, [`PromptWriter`]
-//! puts both together: a [`Dialogue`] in which an answer calls heads by their tokens, or, as the
-//! paper's ablation has it, says coordinates and times in words.
+//! puts both together: a [`Dialogue`] in which an answer calls heads by their tokens, or, in the
+//! paper's ablation, has coordinates and times as text.
 
 mod book;
 mod encode;

@@ -1,4 +1,4 @@
-//! Annotations in words, for the ablation without heads (paper, Table 11 "textualised").
+//! Annotations as text, for the ablation without heads (paper, Table 11 "textualised").
 
 use tpo_core::geometry::{BoxXyxy, TimeSpan};
 use tpo_core::truth::{Truth, TruthRegion, TruthTarget};
@@ -6,10 +6,10 @@ use tpo_core::truth::{Truth, TruthRegion, TruthTarget};
 
 /// Decimals of normalised coordinates; a hundredth of a 224-pixel input is two pixels.
 const COORDINATE_DECIMALS: usize = 2;
-/// Decimals of times: what the reference tells of frame times.
+/// Decimals of times, as in the reference's frame times.
 const TIME_DECIMALS: usize = 1;
 
-/// A box in words, as a model that answers in text is taught: `[0.10, 0.20, 0.30, 0.40]`.
+/// A box as text, the target of a model that answers in text: `[0.10, 0.20, 0.30, 0.40]`.
 pub fn box_text(b: &BoxXyxy) -> String {
     let n: Vec<String> = b
         .to_array()
@@ -60,8 +60,8 @@ pub(super) fn truth_text(truth: &Truth) -> String {
     }
 }
 
-/// The first box of an answer in words: four numbers in brackets, normalised corners, put in order
-/// and confined to the picture. `None` when there is none; never fails, whatever the text.
+/// The first box of a text answer: four numbers in brackets, normalised corners, put in order and
+/// clamped to the picture. `None` when there is none; never fails, whatever the text.
 pub fn read_box(text: &str) -> Option<BoxXyxy> {
     text.match_indices(['[', '(']).find_map(|(at, _)| {
         let inside = &text[at + 1..];
@@ -75,7 +75,7 @@ pub fn read_box(text: &str) -> Option<BoxXyxy> {
     })
 }
 
-/// The spans of an answer in words, `2.0 - 4.5 seconds` or `from 2 to 4.5`, in the order of the
+/// The spans of a text answer, `2.0 - 4.5 seconds` or `from 2 to 4.5`, in the order of the
 /// text, in seconds. Reversed ones are left out.
 pub fn read_spans(text: &str) -> Vec<TimeSpan> {
     let numbers = numbers(text);
@@ -92,7 +92,7 @@ pub fn read_spans(text: &str) -> Vec<TimeSpan> {
     spans
 }
 
-/// The track of an answer in words, `0.5 s [0.10, 0.20, 0.30, 0.40]; ..`: seconds and box.
+/// The track of a text answer, `0.5 s [0.10, 0.20, 0.30, 0.40]; ..`: seconds and box.
 pub fn read_track(text: &str) -> Vec<(f64, BoxXyxy)> {
     text.split(';')
         .filter_map(|part| {
@@ -113,7 +113,7 @@ fn numbers(text: &str) -> Vec<(usize, usize, f64)> {
     while let Some(start) = text[at..].find(numeric).map(|i| at + i) {
         let length = text[start..].find(|c| !numeric(c));
         let end = length.map_or(text.len(), |n| start + n);
-        // A full stop behind a number ends its sentence.
+        // A full stop after a number ends its sentence.
         let word = text[start..end].trim_end_matches('.');
         if let Some(v) = word.parse::<f64>().ok().filter(|v| v.is_finite()) {
             found.push((start, start + word.len(), v));

@@ -19,7 +19,7 @@ use crate::schema::{Mark, Turn, marks};
 pub struct TaskWords {
     /// What the model says to call the head.
     pub routing: String,
-    /// What stands for the task token behind it.
+    /// Placeholder of the task token after it.
     pub placeholder: String,
 }
 
@@ -29,7 +29,7 @@ pub struct TaskWords {
 pub struct Vocabulary {
     /// Tokens by task.
     pub tasks: BTreeMap<String, TaskWords>,
-    /// Stands for a box in a question; `None` for a model that reads boxes as text.
+    /// Placeholder of a box in a question; `None` for a model that reads boxes as text.
     #[serde(default)]
     pub box_prompt: Option<String>,
 }
@@ -60,7 +60,7 @@ pub enum AnswerStyle {
     /// Heads are called by their tokens; boxes of questions are embedded.
     #[default]
     Heads,
-    /// Coordinates and times in words, no tokens at all.
+    /// Coordinates and times as text, no tokens at all.
     Text,
 }
 
@@ -92,7 +92,7 @@ pub struct Dialogue {
     pub boxes: Vec<(usize, BoxXyxy)>,
     /// Calls in the order of the answers.
     pub calls: Vec<Call>,
-    /// Turns do not see each other: each is asked as if it were the only one about its clip.
+    /// Packed turns, which do not attend to each other.
     pub apart: bool,
 }
 
@@ -119,11 +119,11 @@ impl PromptWriter {
     }
 
     /// Writes the dialogue of a row. When no answer calls a head, each annotation becomes a turn
-    /// from a template in front of the conversation. `turn_boxes` are the boxes of each turn in
+    /// from a template before the conversation. `turn_boxes` are the boxes of each turn in
     /// the clip.
     ///
     /// # Errors
-    /// [`DataError::Prepare`] for a task the model does not have, a text that holds one of its
+    /// [`DataError::Prepare`] for a task the model does not have, a text that contains one of its
     /// tokens, an annotation that cannot be asked for, or nothing to answer.
     pub fn write(
         &self,

@@ -73,7 +73,7 @@ struct Grounding {
 
 /// NExT-GQA: questions in a csv (`video_id`, `question`, `answer` as text or number, `qid`,
 /// `a0` to `a4`), the spans that answer them in `gsub_*.json`. The annotation's query is the
-/// question. Videos are `VIDEO_ID.mp4`; the dataset maps ids to subfolders in a file of its own.
+/// question. Videos are `VIDEO_ID.mp4`; the dataset maps ids to subfolders in a separate file.
 pub(super) fn next_gqa(path: &Path, options: &ConvertOptions) -> Result<Samples, DataError> {
     let mut spans: HashMap<String, Grounding> = HashMap::new();
     if let Some(second) = options.second.as_deref() {

@@ -53,7 +53,7 @@ fn media(
 }
 
 /// VideoChat2-IT: `QA` of instruction `i`, question `q`, answer `a`. The instruction, where there
-/// is one, goes in front of its question on a line of its own.
+/// is one, is put before its question on its own line.
 pub(super) fn videochat2(path: &Path, options: &ConvertOptions) -> Result<Samples, DataError> {
     let (options, file) = (options.clone(), path.to_path_buf());
     Ok(Box::new(records::<ItRow>(path)?.map(move |row| {
@@ -96,8 +96,8 @@ struct Said {
 }
 
 /// LLaVA conversations: `human` and `gpt` take turns; the `<image>` or `<video>` of the text is
-/// dropped, because media is always put in front of the first question. Rows of several images
-/// are not representable and refused.
+/// dropped, because media is always put before the first question. Rows of several images cannot
+/// be represented and are rejected.
 pub(super) fn llava(path: &Path, options: &ConvertOptions) -> Result<Samples, DataError> {
     let (options, file) = (options.clone(), path.to_path_buf());
     Ok(Box::new(records::<LlavaRow>(path)?.map(move |row| {

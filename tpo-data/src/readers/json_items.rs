@@ -26,7 +26,7 @@ pub struct JsonItem {
     pub bytes: Vec<u8>,
 }
 
-/// Walks the array or object at a path of keys, an element at a time.
+/// Iterates over the array or object at a path of keys, one element at a time.
 ///
 /// Everything before it is skipped without being kept, what follows is not read. The text is
 /// only split here; each value is parsed by serde_json.

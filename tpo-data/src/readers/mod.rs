@@ -1,7 +1,7 @@
 //! Public datasets, converted to the schema as they stream by.
 //!
 //! Each reader is an iterator of samples; [`Format`] names them all and [`convert`] opens one.
-//! An annotation that cannot be used is an `Err` of the iterator, which goes on after it. Only
+//! An annotation that cannot be used is an `Err` of the iterator, which continues after it. Only
 //! one record is in memory at a time, apart from what must be looked up by number; each reader's
 //! doc says what that is.
 //!
@@ -124,7 +124,7 @@ impl FromStr for Format {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ConvertOptions {
-    /// Folder put in front of media paths, relative to the data root: `videos/`.
+    /// Folder prepended to media paths, relative to the data root: `videos/`.
     pub media_prefix: String,
     /// Extension of videos that the dataset names without one.
     pub video_extension: String,

@@ -17,7 +17,7 @@ type Items = JsonItems<BufReader<File>>;
 
 /// Seconds of a rated clip of QVHighlights.
 const QVHIGHLIGHTS_CLIP_SECONDS: f64 = 2.0;
-/// Seconds of a piece of DiDeMo, and the end of its last piece.
+/// Seconds of a segment of DiDeMo, and the end of its last segment.
 const DIDEMO_PIECE_SECONDS: f64 = 5.0;
 const DIDEMO_LENGTH_SECONDS: f64 = 30.0;
 
@@ -206,7 +206,7 @@ pub(super) fn activitynet(path: &Path, options: &ConvertOptions) -> Result<Sampl
 }
 
 /// TACoS as the 2D-TAN line of work distributes it: times are frame numbers. Rows whose end is
-/// not behind their start exist there and are refused like any other bad span.
+/// not after their start exist there and are rejected like any other bad span.
 pub(super) fn tacos(path: &Path, options: &ConvertOptions) -> Result<Samples, DataError> {
     captions(path, options, true)
 }
@@ -268,8 +268,8 @@ struct DidemoRow {
     annotation_id: Option<Value>,
 }
 
-/// DiDeMo: several annotators mark the first and last of six 5-second pieces. The reference
-/// result is the piece range most annotators agree on; ties go to the first of them.
+/// DiDeMo: several annotators mark the first and last of six 5-second segments. The reference
+/// result is the range most annotators agree on; ties go to the first of them.
 pub(super) fn didemo(path: &Path, options: &ConvertOptions) -> Result<Samples, DataError> {
     let (options, file) = (options.clone(), path.to_path_buf());
     Ok(Box::new(records::<DidemoRow>(path)?.map(move |row| {

@@ -196,8 +196,8 @@ fn expression_rows(
 
 /// MeViS: expressions per video, masks in `mask_dict.json` by annotation number; an expression
 /// about several objects gets their union. Frames are folders `VIDEO/00000.jpg`; their rate is
-/// not in the files and could not be confirmed, 6 per second is assumed. Only the places of the
-/// masks are held in memory, not the masks.
+/// not in the files and could not be confirmed, 6 per second is assumed. Only the positions of
+/// the masks in the file are held in memory, not the masks.
 pub(super) fn mevis(path: &Path, options: &ConvertOptions) -> Result<Samples, DataError> {
     let second = options
         .second(Format::MeViS, "mask_dict.json")?

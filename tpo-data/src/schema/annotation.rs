@@ -1,4 +1,4 @@
-//! What a head is taught: a box, time spans, a track of boxes or masks, or free JSON.
+//! Ground truth of a head: a box, time spans, a track of boxes or masks, or free JSON.
 
 use serde::{Deserialize, Serialize};
 use tpo_core::geometry::{BoxPixels, BoxXyxy, Rle};
@@ -10,7 +10,7 @@ use super::fields::{AnnotationFields, BoxFields, TrackFrameFields};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "AnnotationFields", into = "AnnotationFields")]
 pub struct Annotation {
-    /// Name of the head: `region`, `temporal`, `mask`, or one of the user's own.
+    /// Name of the head: `region`, `temporal`, `mask`, or your own.
     pub task: String,
     /// What is asked for, as a phrase or sentence: `the red ball`.
     pub query: Option<String>,
@@ -57,7 +57,7 @@ impl BoxCoords {
     }
 
     /// Normalised corners in a picture of `width` × `height` pixels. Pixel boxes that reach less
-    /// than one pixel outside, as annotations that count pixel centres do, are cut.
+    /// than one pixel outside, as annotations that count pixel centres do, are clipped.
     pub fn normalised(self, width: u32, height: u32) -> BoxXyxy {
         match self {
             Self::Normalised(b) => BoxXyxy::from(b),

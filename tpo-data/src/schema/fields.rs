@@ -1,4 +1,4 @@
-//! How places are written in a row: a box under one of two names, a frame under one of two.
+//! How positions are written in a row: a box under one of two names, a frame under one of two.
 
 use serde::{Deserialize, Serialize};
 use tpo_core::geometry::Rle;

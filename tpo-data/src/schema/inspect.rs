@@ -10,7 +10,7 @@ use super::validate::{Problem, Problems, check_box, time_slack};
 use crate::video::{open_frames, open_still};
 use crate::{DataError, MediaLimits, VideoInfo, VideoReader, open_video};
 
-/// Path of a media file: as it is when absolute, else below `root`.
+/// Path of a media file: unchanged when absolute, otherwise below `root`.
 pub fn resolve(root: &Path, path: &str) -> PathBuf {
     root.join(path)
 }
@@ -159,7 +159,7 @@ fn compare(sample: &Sample, media: &Media, info: &VideoInfo) -> Vec<Problem> {
     out.into_vec()
 }
 
-/// Counts over the rows of a file, for people.
+/// Counts over the rows of a file, for display.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Summary {
     /// Good rows.

@@ -62,7 +62,7 @@ pub enum RowFault {
         /// What the parser said.
         reason: String,
     },
-    /// It parses but makes no sense.
+    /// It parses but is not valid.
     #[error("{}", .problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
     Invalid {
         /// Everything wrong with it.
@@ -118,7 +118,7 @@ pub fn write_row(sample: &Sample, out: &mut impl Write) -> std::io::Result<()> {
     out.write_all(b"\n")
 }
 
-/// Lines of bounded length with their numbers and places.
+/// Lines of bounded length with their numbers and offsets.
 #[derive(Debug)]
 pub struct LineReader<R> {
     reader: R,
@@ -199,7 +199,7 @@ impl<R: BufRead> LineReader<R> {
     }
 }
 
-/// Rows of a JSONL file. A bad row is an `Err` and the next call goes on after it; the semantic
+/// Rows of a JSONL file. A bad row is an `Err` and the next call continues after it; the semantic
 /// checks of [`Sample::problems`] are included. Blank lines are skipped.
 #[derive(Debug)]
 pub struct SampleReader<R> {
@@ -240,7 +240,7 @@ impl<R: BufRead> SampleReader<R> {
         }
     }
 
-    /// The next row with its line number and byte offset; a row that makes no sense is an error.
+    /// The next row with its line number and byte offset; an invalid row is an error.
     ///
     /// # Errors
     /// The outer error is of the file and ends the reading; the inner one is of the row.

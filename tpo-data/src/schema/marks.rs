@@ -3,7 +3,7 @@
 //! They belong to the data, not to a model: which tokens of the vocabulary they become is
 //! decided when a prompt is written.
 
-/// Stands for the next box of a question.
+/// Placeholder of the next box of a question.
 pub const BOX_MARK: &str = "<box>";
 
 const TASK_OPEN: &str = "<task:";

@@ -20,7 +20,7 @@ pub struct Sample {
     /// asked with a template.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub turns: Vec<Turn>,
-    /// What the heads are taught.
+    /// Ground truth of the heads.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub annotations: Vec<Annotation>,
     /// Anything else worth keeping; never read by the project.
@@ -32,10 +32,10 @@ pub struct Sample {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Turn {
-    /// What the user says. `<box>` stands for the next of `boxes`.
+    /// What the user says. `<box>` is replaced by the next of `boxes`.
     pub question: String,
     /// What the model should say. `<task:NAME>` calls the head NAME on its next annotation.
-    /// Empty in rows that are only asked, never learned.
+    /// Empty in rows that are only asked, never trained on.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub answer: String,
     /// Boxes of the question.

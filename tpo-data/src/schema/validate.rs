@@ -1,4 +1,4 @@
-//! What can be said against a row without opening its file. Everything at once, not the first.
+//! Everything wrong with a row that can be found without opening its file, not only the first.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -34,7 +34,7 @@ impl fmt::Display for Problem {
 }
 
 /// How far annotated times may reach past the end of a video of `duration` seconds: annotators'
-/// players round. One second, or two per cent of a long video. What is past the end is cut.
+/// players round. One second, or two per cent of a long video. What is past the end is clipped.
 pub(super) fn time_slack(duration: f64) -> f64 {
     (0.02 * duration).max(1.0)
 }

@@ -126,8 +126,8 @@ impl Look {
         }
     }
 
-    /// "red circle", in a grey clip "circle", "red shape" where the outline has no name: what no other
-    /// shape of the clip shares.
+    /// "red circle", in a grey clip "circle", "red shape" where the outline has no name: a phrase that
+    /// no other shape of the clip shares.
     pub fn phrase(&self) -> String {
         let shape = self.shape().map_or("shape", Shape::name);
         match self.colour {
@@ -189,7 +189,7 @@ impl Shape {
 }
 
 impl Outline {
-    /// What it takes to tell which points belong to the outline.
+    /// What is needed to test which points belong to the outline.
     pub(crate) fn contour(self) -> Contour {
         match self {
             Self::Named(shape) => Contour::Named(shape),
@@ -197,7 +197,7 @@ impl Outline {
         }
     }
 
-    /// Whether turning the plain shape can be seen.
+    /// Whether a rotation of the plain shape is visible.
     pub fn shows_rotation(self) -> bool {
         self != Self::Named(Shape::Circle)
     }

@@ -1,4 +1,4 @@
-//! What is behind the shapes.
+//! The background behind the shapes.
 
 use serde::{Deserialize, Serialize};
 

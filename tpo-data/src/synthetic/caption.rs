@@ -1,4 +1,4 @@
-//! What there is to see, in words.
+//! Captions: what a clip shows, in words.
 
 use super::render::RenderedFrame;
 use super::{Clip, Event};
@@ -7,9 +7,9 @@ use super::{Clip, Event};
 const CORNERS: [&str; 4] = ["top left", "top right", "bottom left", "bottom right"];
 
 impl Clip {
-    /// A sentence for every shape that shows in the first frame, in the order of the corners they
+    /// A sentence for every shape visible in the first frame, in the order of the corners they
     /// start in, then from the left: "In the top left is a red circle that blinks." `None` where
-    /// nothing shows that can be named.
+    /// nothing is visible that can be named.
     pub fn caption(&self, frames: &[RenderedFrame]) -> Option<String> {
         let scene = &self.scene;
         let middle = scene.side as f64 / 2.0;

@@ -16,7 +16,7 @@ named! {
         Spin = "spin",
         /// Takes another colour and keeps it.
         ChangeColour = "change colour",
-        /// Stands still, then moves on.
+        /// Stops, then continues to move.
         Stop = "stop",
         /// Leaves the frame and comes back.
         LeaveReturn = "leave and return",
@@ -74,7 +74,7 @@ pub struct Event {
 }
 
 impl Event {
-    /// Whether it is going on in a frame.
+    /// Whether it happens in a frame.
     pub fn covers(&self, frame: usize) -> bool {
         (self.start..self.end).contains(&frame)
     }

@@ -6,8 +6,8 @@ use super::{Clip, Event};
 
 impl Clip {
     /// Questions that name an event and a shape to which it does not happen: "Which shape does not
-    /// blink?", "What does a shape other than the red star do?". Whoever learns which outline never
-    /// blinks instead of looking gets these wrong. Each with its answer, in random order.
+    /// blink?", "What does a shape other than the red star do?". A model that has learned which outline
+    /// never blinks, instead of looking, gets these wrong. Each with its answer, in random order.
     pub fn exclusions(&self, frames: &[RenderedFrame]) -> Vec<(String, String)> {
         let mut draw = Draw::of(&[self.wording, 6]);
         let scene = &self.scene;

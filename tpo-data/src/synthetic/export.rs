@@ -11,9 +11,9 @@ use crate::{DataError, MediaLimits};
 pub const ROWS_FILE: &str = "rows.jsonl";
 
 impl WorldRows {
-    /// Writes all rows as a data set of this project: every clip as a folder of PNG pictures, which
-    /// lose nothing, and [`ROWS_FILE`] beside them, which is there when it is whole. Returns its
-    /// path. What is learned from the file is what is learned from the rows in memory.
+    /// Writes all rows as a dataset of this project: every clip as a folder of PNG pictures, which are
+    /// lossless, and beside them [`ROWS_FILE`], which exists only when it is complete. Returns its
+    /// path. Training on the files is training on the rows in memory.
     ///
     /// # Errors
     /// [`DataError::Io`]; as [`WorldRows::row`].

@@ -15,8 +15,8 @@ const GROWTH: f64 = 1.6;
 
 pub(crate) fn scene(config: &WorldConfig, split: Split, draw: &mut Draw) -> Scene {
     let count = config.min_objects + draw.below(config.max_objects - config.min_objects + 1);
-    // Nothing is drawn for grey and other special clips where there are none: the clips of a seed
-    // stay what they are.
+    // No random number is drawn for grey and other special clips where there are none, so that the
+    // clips of a seed stay the same.
     let grey = config.grey > 0.0 && draw.unit() < config.grey;
     // What is special about a held-out clip: a look or an event.
     let special_look = split == Split::HeldOut && !grey && draw.below(2) == 0;
@@ -376,7 +376,7 @@ fn apply(event: &Event, objects: &mut [Object], side: f64, stride: usize) {
             }
         }
         EventKind::Stop => {
-            // Stands still, then goes on with the steps it has not made.
+            // Stands still, then continues with the steps it has not made.
             let held = states[start - 1];
             let rest: Vec<State> = states[start..].to_vec();
             for f in start..states.len() {
@@ -403,8 +403,8 @@ fn apply(event: &Event, objects: &mut [Object], side: f64, stride: usize) {
     }
 }
 
-/// Two shapes meet in the middle of the event and part again. Outside the event both keep to
-/// themselves: they come from, and go back to, their places at its edges.
+/// Two shapes meet in the middle of the event and part again. They start from, and return to, their
+/// positions at its edges, so that nothing changes outside of the event.
 fn collide(event: &Event, objects: &mut [Object], other: usize, side: f64) {
     let (start, end) = (event.start, event.end);
     let middle = (start + end) / 2;
@@ -445,7 +445,7 @@ fn collide(event: &Event, objects: &mut [Object], other: usize, side: f64) {
     }
 }
 
-/// Still, or a pixel or two to and fro.
+/// Still, or a pixel or two back and forth.
 fn camera(config: &WorldConfig, draw: &mut Draw) -> Vec<(i32, i32)> {
     let shakes = draw.unit() < config.camera_shake;
     let most = (config.side / 48).max(1) as i32;

@@ -67,34 +67,34 @@ pub struct WorldConfig {
     pub max_events: usize,
     /// Share of the clips whose camera shakes, 0–1.
     pub camera_shake: f64,
-    /// Share of the clips without colours, 0–1: shapes that differ in outline, in greys, called by
-    /// their outline alone. They show outlines apart from the colours that training pairs them with.
+    /// Share of the clips without colours, 0–1: shapes that differ in outline, in greys, named by
+    /// their outline alone. They show outlines without the colours that training pairs them with.
     #[serde(skip_serializing_if = "is_zero")]
     pub grey: f64,
-    /// Share of the other clips whose shapes all have one outline, 0–1: their colours alone tell them
-    /// apart. Elsewhere the outline alone does for two questions of three, and a model that learns
-    /// from those need not look at colours.
+    /// Share of the other clips whose shapes all have one outline, 0–1: only their colours distinguish
+    /// them. Elsewhere the outline alone is enough for two of three questions, and a model can learn to
+    /// ignore colours.
     #[serde(skip_serializing_if = "is_zero")]
     pub one_outline: f64,
-    /// Share of the remaining clips whose shapes all have one colour, 0–1: their outlines alone tell
-    /// them apart.
+    /// Share of the remaining clips whose shapes all have one colour, 0–1: only their outlines
+    /// distinguish them.
     #[serde(skip_serializing_if = "is_zero")]
     pub one_colour: f64,
     /// Share of the remaining clips in which two outlines come in two colours, 0–1: neither alone
-    /// tells which of three or four shapes is meant.
+    /// says which of three or four shapes is meant.
     #[serde(skip_serializing_if = "is_zero")]
     pub crossed: f64,
     /// Share of the remaining clips whose outlines have no name, 0–1: polygons of different colours,
-    /// called by those ("the red shape"). Anything may happen to them, so they show events apart from
-    /// the outlines that training pairs them with. Held-out clips have none.
+    /// named by those ("the red shape"). Any event may happen to them, so they show events without the
+    /// outlines that training pairs them with. Held-out clips have none.
     #[serde(skip_serializing_if = "is_zero")]
     pub irregular: f64,
-    /// Share of the mentions in questions that call a shape by its colour or its outline alone where
-    /// that tells it from the others ("the red shape", "the star"), 0–1. Above 0 no answer is "shape":
-    /// where outlines have no name, nothing is asked that one would have to be named for.
+    /// Share of the mentions in questions that name a shape by its colour or its outline alone where
+    /// that is unambiguous ("the red shape", "the star"), 0–1. Above 0 no answer is "shape": where
+    /// outlines have no name, no question is asked whose answer would need one.
     #[serde(skip_serializing_if = "is_zero")]
     pub short_names: f64,
-    /// Of every so many frames a model sees the middle one ([`FrameSampling::Middle`](crate::FrameSampling)):
+    /// A model sees the middle one of this many frames ([`FrameSampling::Middle`](crate::FrameSampling)):
     /// "at the start" and "at the end" mean the first and the last that it sees, and a blink is as
     /// slow. A divisor of `frames`.
     #[serde(skip_serializing_if = "is_one")]

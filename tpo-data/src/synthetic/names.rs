@@ -1,4 +1,4 @@
-//! What a shape is called in a question.
+//! How a question names a shape.
 
 use super::draw::Draw;
 use super::{Clip, Event};
@@ -12,7 +12,7 @@ impl Clip {
         let (Some(shape), Some(colour)) = (look.shape(), look.colour) else {
             return whole;
         };
-        // Nothing is drawn where there are none: the questions of a seed stay what they are.
+        // No random number is drawn where there are none, so that the questions of a seed stay the same.
         if self.short_names == 0.0 || draw.unit() >= self.short_names {
             return whole;
         }
@@ -20,7 +20,7 @@ impl Clip {
             let objects = self.scene.objects.iter().enumerate();
             objects.filter(|(i, _)| *i != object).map(|(_, o)| o.look)
         };
-        // A shape that takes another colour is not told by the one that it has at the start.
+        // A shape that changes its colour is not named by the one it has at the start.
         let turns = |e: &Event| match e.becomes {
             Some(becomes) => e.object == object || becomes == colour,
             None => false,

@@ -44,7 +44,7 @@ pub struct Question {
     pub question: String,
     /// The true answer, a word or a few.
     pub answer: String,
-    /// The true answer among wrong ones, in random order.
+    /// The right answer among wrong ones, in random order.
     pub options: Vec<String>,
     /// Index of the true answer in `options`.
     pub correct: usize,
@@ -58,8 +58,8 @@ const CLEAR: f64 = 0.35;
 const OPTIONS: usize = 4;
 
 impl Clip {
-    /// Every question this clip can answer without doubt, in random order. `frames` are the
-    /// clip's rendered frames: looks and positions are asked only of shapes that show at the start.
+    /// Every question this clip answers unambiguously, in random order. `frames` are the clip's
+    /// rendered frames: looks and positions are asked only of shapes visible at the start.
     /// Counts and events are those of the scene, also where another shape is in front.
     pub fn questions(&self, frames: &[RenderedFrame]) -> Vec<Question> {
         let mut asked = Asked {
@@ -285,7 +285,7 @@ impl Asked<'_> {
             "yes",
             vec!["no".into()],
         );
-        // A phrase of words that both occur says more than one nobody mentions.
+        // A phrase whose words both occur tests more than one with words that do not.
         let absent = self.absent();
         if let Some(it) = absent.first() {
             self.ask(

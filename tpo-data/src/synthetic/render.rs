@@ -8,7 +8,7 @@ use super::attributes::Texture;
 use super::scene::{Object, Scene, State};
 use crate::Frame;
 
-/// Fewest pixels that show of a shape that a question is about.
+/// Fewest visible pixels of a shape that a question is about.
 const MIN_VISIBLE: usize = 12;
 /// Share of the colour left in the dark parts of a pattern.
 const DARK: f64 = 0.45;
@@ -54,7 +54,7 @@ impl RenderedFrame {
         self.mask(object).bounding_box()
     }
 
-    /// Whether enough of a shape shows for a question to be about it.
+    /// Whether enough of a shape is visible for a question to be about it.
     pub(super) fn shows(&self, object: usize) -> bool {
         self.visible(object) >= MIN_VISIBLE
     }

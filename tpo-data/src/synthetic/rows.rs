@@ -1,4 +1,4 @@
-//! Clips of the world as rows of a data set.
+//! Clips of the world as rows of a dataset.
 
 use std::fmt;
 
@@ -20,7 +20,7 @@ named! {
     WorldTask {
         /// A question answered in words.
         Chat = "chat",
-        /// What there is to see, shape by shape.
+        /// A caption, shape by shape.
         Caption = "caption",
         /// What happens, in the order of time.
         Timeline = "timeline",
@@ -66,24 +66,24 @@ const MIN_FRAMES: usize = 12;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RowsConfig {
-    /// What is asked, in turn.
+    /// What is asked; a row cycles through the tasks.
     pub tasks: Vec<WorldTask>,
-    /// Number of rows, each about a clip of its own.
+    /// Number of rows, each about its own clip.
     pub rows: u64,
-    /// Seed of the world; another one than the run's, so that the data stay when the run's changes.
+    /// Seed of the world; separate from the run's, so that the data stay the same when that changes.
     #[serde(default)]
     pub seed: u64,
-    /// Which part of the world.
+    /// Split of the world.
     #[serde(default = "train")]
     pub split: Split,
     /// Turns of a row, at most 64. A clip is encoded once however many questions there are about
     /// it. Fewer when the clip cannot answer more, or the prompt has no room.
     #[serde(default = "one")]
     pub queries_per_clip: usize,
-    /// Share of the chat questions that come with answers to choose from, 0–1.
+    /// Share of the chat questions that are multiple choice, 0–1.
     #[serde(default)]
     pub choices: f64,
-    /// Frames of a clip; absent: the least multiple of the model's that is at least 12.
+    /// Frames of a clip; absent: the smallest multiple of the model's that is at least 12.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub frames: Option<usize>,
     /// Frames per second; absent: 2.
@@ -371,7 +371,7 @@ impl WorldRows {
     }
 }
 
-/// A turn of words alone, where there is something to tell.
+/// A turn of text only, where there is something to say.
 fn tell(question: &str, told: Option<String>) -> Vec<(Turn, Option<Annotation>)> {
     let turn = told.map(|told| (Turn::new(question, told), None));
     turn.into_iter().collect()
@@ -382,8 +382,8 @@ fn exclusions(clip: &Clip, frames: &[RenderedFrame]) -> Vec<(Turn, Option<Annota
     asked.map(|(q, a)| (Turn::new(q, a), None)).collect()
 }
 
-/// A turn that calls a head, and what it is called on. The whole question is the query: in a chat
-/// the heads get nothing else.
+/// A turn that calls a head, and its annotation. The whole question is the query: in a chat the heads
+/// get nothing else.
 fn call(
     task: WorldTask,
     question: String,

@@ -42,7 +42,7 @@ pub struct Scene {
     pub frames: usize,
     /// Frames per second.
     pub fps: f64,
-    /// Behind the shapes.
+    /// Background behind the shapes.
     pub background: Background,
     /// The shapes, from back to front.
     pub objects: Vec<Object>,

@@ -1,4 +1,4 @@
-//! What the heads learn from a clip: boxes, spans with saliency, masks.
+//! Ground truth of the heads from a clip: boxes, spans with saliency, masks.
 
 use serde::{Deserialize, Serialize};
 use tpo_core::geometry::{BoxXyxy, Rle};
@@ -21,7 +21,7 @@ pub struct RegionQuery {
     pub area: BoxXyxy,
 }
 
-/// "When does it happen?" with the spans and what is worth watching.
+/// "When does it happen?" with the spans and the saliency.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TemporalQuery {
     /// Words.
@@ -48,8 +48,8 @@ pub struct MaskQuery {
 }
 
 impl Clip {
-    /// One query per shape that shows in the first frame that a model sees, and per shape that shows
-    /// in the last.
+    /// One query per shape visible in the first frame that a model sees, and per shape visible in the
+    /// last.
     pub fn region_queries(&self, frames: &[RenderedFrame]) -> Vec<RegionQuery> {
         let mut draw = Draw::of(&[self.wording, 1]);
         let mut queries = Vec::new();
@@ -118,7 +118,7 @@ impl Clip {
             .collect()
     }
 
-    /// One query per shape that shows in the first frame that a model sees.
+    /// One query per shape visible in the first frame that a model sees.
     pub fn mask_queries(&self, frames: &[RenderedFrame]) -> Vec<MaskQuery> {
         let mut draw = Draw::of(&[self.wording, 3]);
         let mut queries = Vec::new();

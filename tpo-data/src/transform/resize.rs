@@ -159,7 +159,7 @@ impl Resampler {
 struct Scratch {
     /// One vertically resampled row, `[in_w, 3]`.
     row: Vec<f32>,
-    /// The same row per channel, with zeros behind it for the padded weights.
+    /// The same row per channel, followed by zeros for the padded weights.
     planes: [Vec<f32>; 3],
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Two pure-Rust decoders share the work. `rusty_h264-decoder` is about twice as fast and
 //! reads 8-bit 4:2:0 progressive streams, which is what cameras and datasets hold; `rust_h264`
-//! reads interlaced, 10-bit and 4:2:2 streams too and takes over where the first one gives up.
+//! reads interlaced, 10-bit and 4:2:2 streams too and takes over where the first one fails.
 //! Both produce the bits ffmpeg produces.
 
 use std::collections::VecDeque;

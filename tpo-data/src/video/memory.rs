@@ -17,7 +17,7 @@ pub struct FrameBuffer {
 }
 
 impl FrameBuffer {
-    /// Frames of one size, `fps` a second. `name` stands for the file in messages.
+    /// Frames of one size, `fps` per second. `name` is used in messages in place of a file name.
     ///
     /// # Errors
     /// [`DataError::NoVideoTrack`] without frames, [`DataError::InvalidSampling`] for a rate that

@@ -73,7 +73,7 @@ pub trait VideoReader: Send + Sync {
     /// The limits the video was opened with.
     fn limits(&self) -> &MediaLimits;
 
-    /// Decodes the frames `indices` and hands each to `visit` once, in any order and possibly
+    /// Decodes the frames `indices` and passes each to `visit` once, in any order and possibly
     /// from several threads at a time. Repeated indices count once.
     ///
     /// Only what these frames depend on is decoded.
@@ -226,7 +226,7 @@ fn looks_like_mp4(head: &[u8]) -> bool {
     head.get(4..8).is_some_and(|name| FIRST.contains(&name))
 }
 
-/// The first bytes of an unknown file, for people.
+/// The first bytes of an unknown file, for messages.
 fn describe(head: &[u8]) -> String {
     let known: [(&[u8], &str); 6] = [
         (b"\x1A\x45\xDF\xA3", "Matroska or WebM"),

@@ -134,7 +134,7 @@ impl Mp4Reader {
     }
 
     /// The last IDR picture at or before sample `number`. The container's entry points are not
-    /// taken at their word: pictures after an open-GOP entry point may depend on earlier ones.
+    /// trusted: pictures after an open-GOP entry point may depend on earlier ones.
     pub(super) fn entry_point(
         &self,
         file: &mut dyn ReadSeek,

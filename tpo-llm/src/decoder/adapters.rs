@@ -10,17 +10,17 @@ use crate::config::{LORA_TARGETS, LlmConfig, LoraConfig};
 use crate::error::Result;
 
 impl CausalLm {
-    /// Folds every adapter into its weight (see [`LoraLinear::merge`]).
+    /// Merges every adapter into its weight (see [`LoraLinear::merge`]).
     pub fn merge_lora(self) -> Self {
         self.map_linears(|_, linear| linear.merge())
     }
 
-    /// Takes merged adapters out again.
+    /// Subtracts merged adapters from the weights again.
     pub fn unmerge_lora(self) -> Self {
         self.map_linears(|_, linear| linear.unmerge())
     }
 
-    /// Folds every adapter into its weight and drops it: the same outputs from a plain decoder.
+    /// Merges every adapter into its weight and removes it: the same outputs from a plain decoder.
     pub fn bake_lora(self) -> Self {
         let mut baked = self.map_linears(|_, linear| LoraLinear {
             lora: None,
@@ -30,8 +30,8 @@ impl CausalLm {
         baked
     }
 
-    /// Drops the adapters as they are and puts new ones in their place, drawn on first use; what
-    /// the dropped ones had learnt is lost. `None` leaves a plain decoder.
+    /// Removes the adapters and puts new ones in their place, initialised on first use; what the
+    /// removed ones had learned is lost. `None` leaves a plain decoder.
     ///
     /// # Errors
     /// Every problem of [`LlmConfig::validate`](crate::LlmConfig::validate).
@@ -50,11 +50,11 @@ impl CausalLm {
         Ok(model)
     }
 
-    /// Gives the model these adapters without a change of what it computes.
+    /// Gives the model these adapters without changing its outputs.
     ///
     /// With the rank and targets it has already, dropout and scale are set; the second factor takes
-    /// up the change of the scale. Otherwise the old adapters are folded into the weights and new
-    /// ones, whose product is zero, are drawn on first use.
+    /// up the change of the scale. Otherwise the old adapters are merged into the weights and new
+    /// ones, whose product is zero, are initialised on first use.
     ///
     /// # Errors
     /// As [`CausalLm::replace_lora`].

@@ -1,4 +1,4 @@
-//! A decoder block: attention and a SiLU-gated MLP, both behind an RMSNorm.
+//! A decoder block: attention and a SiLU-gated MLP, each after an RMSNorm.
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};

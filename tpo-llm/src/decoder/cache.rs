@@ -60,7 +60,7 @@ impl KvCache {
         Some((self.head(k, self.len), self.head(v, self.len)))
     }
 
-    /// Checks that `new` positions fit and notes which of them are real. Returns the positions
+    /// Checks that `new` positions fit and records which of them are real. Returns the positions
     /// of the new tokens, one row per sample or one for all.
     pub(crate) fn begin(
         &mut self,
@@ -118,7 +118,7 @@ impl KvCache {
         self.mask.as_deref()
     }
 
-    /// Writes a layer's new keys and values behind the old ones and returns all of them. The
+    /// Writes a layer's new keys and values after the old ones and returns all of them. The
     /// length grows when [`KvCache::commit`] is called, after the last layer.
     pub(crate) fn append(
         &mut self,

@@ -39,7 +39,7 @@ pub struct CausalLm {
 }
 
 impl LlmConfig {
-    /// Creates a model with random weights, drawn lazily.
+    /// Creates a model with random weights, initialised on first use.
     ///
     /// # Errors
     /// Every problem of [`LlmConfig::validate`].
@@ -109,7 +109,7 @@ impl CausalLm {
         Ok(self.model.norm.forward(x))
     }
 
-    /// All blocks and the final norm; with a tape every block is a segment of it.
+    /// All blocks and the final norm; with a tape every block is a checkpointed segment.
     fn through<'m>(
         &'m self,
         embeds: Tensor<3>,
@@ -237,7 +237,7 @@ impl CausalLm {
         }
     }
 
-    /// Checks the input of a pass over rows with turns apart and makes what its blocks share.
+    /// Checks the input of a pass over rows of packed turns and makes what its blocks share.
     fn begin_apart(
         &self,
         embeds: &Tensor<3>,
@@ -263,13 +263,13 @@ impl CausalLm {
             .map(|row| positions_apart(row))
             .collect::<tpo_core::Result<Vec<_>>>()?;
         let mut pass = self.begin(embeds, mask, Some(&positions))?;
-        // Off the graph: a bias that may want a gradient has no kernel.
+        // Detached: attention has no kernel for a bias that may need a gradient.
         pass.hidden_keys = Some(keys_apart(turns, &embeds.device().inner()));
         Ok(pass)
     }
 }
 
-/// Positions of a row whose turns are apart: each goes on where what all share ends.
+/// Positions of a row of packed turns: each turn continues after the part that all share.
 fn positions_apart(turns: &[u32]) -> tpo_core::Result<Vec<usize>> {
     let shared = turns.iter().take_while(|turn| **turn == 0).count();
     let (mut last, mut at) = (0, 0);

@@ -121,7 +121,7 @@ impl LoraLinear {
         self.fold(true)
     }
 
-    /// Takes a merged adapter out of the base weight again.
+    /// Subtracts a merged adapter from the base weight again.
     pub fn unmerge(self) -> Self {
         self.fold(false)
     }
@@ -149,7 +149,7 @@ impl LoraLinear {
         Self { lora, ..self }
     }
 
-    /// Sets dropout and scale of the adapter; its product stays what it is.
+    /// Sets dropout and scale of the adapter; its product stays the same.
     pub(super) fn with_adapter_settings(mut self, config: &LoraConfig) -> Self {
         if let Some(lora) = &mut self.lora {
             lora.dropout = DropoutConfig::new(config.dropout).init();
@@ -165,7 +165,7 @@ impl LoraLinear {
         self
     }
 
-    /// Whether the adapter is folded into the weight.
+    /// Whether the adapter is merged into the weight.
     pub fn is_merged(&self) -> bool {
         self.lora.as_ref().is_some_and(|l| l.merged)
     }

@@ -19,7 +19,7 @@ pub const TEXT_UNUSED_KEYS: &[(&str, &str)] = &[(
     "frequencies are computed from the configuration",
 )];
 
-/// The files of the tower, of which the later wins.
+/// The files of the tower; where both have a tensor, the later one is used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TextFiles {
     /// The InternVL-C file (`internvl_c_13b_224px`): `transformer.*` and `text_projection`. Its
@@ -121,7 +121,7 @@ impl TextTower {
             by: String::new(),
         };
         let mut later = None;
-        // The later file goes first, and the earlier one then leaves out what it brought.
+        // The later file is loaded first, and the earlier one then leaves out what it provided.
         if let Some(clip) = &files.clip {
             let part = LoadOptions {
                 strict_missing: false,
@@ -135,7 +135,7 @@ impl TextTower {
             tower = loaded;
             names.by = clip.display().to_string();
             names.replaced = report.loaded.iter().map(|t| t.path.clone()).collect();
-            // The earlier file has to have the rest, or it is refused.
+            // The earlier file must have the rest, or it is rejected.
             report.missing.clear();
             later = Some(report);
         }

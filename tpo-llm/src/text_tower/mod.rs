@@ -110,7 +110,7 @@ impl TextTower {
     ///
     /// `n` is the number of ids that are not padding, and the first `n` positions are returned.
     /// Padding inside a query is masked, and shortens the result at its end, as in the reference.
-    /// Positions behind them are not computed: attention is causal.
+    /// Positions after them are not computed: attention is causal.
     ///
     /// # Shapes
     /// - output `[n, hidden]`
@@ -136,7 +136,7 @@ impl TextTower {
         Ok(last.matmul(self.text_projection.val()).squeeze_dim(0))
     }
 
-    /// Folds the adapters into the weights; see [`CausalLm::merge_lora`].
+    /// Merges the adapters into the weights; see [`CausalLm::merge_lora`].
     pub fn merge_lora(self) -> Self {
         Self {
             transformer: self.transformer.merge_lora(),

@@ -5,13 +5,13 @@ use std::path::Path;
 use crate::error::Result;
 use crate::tokenizer::{EncodeOptions, SentencePieceOptions, Tokenizer};
 
-/// Put in front of every query (reference implementation).
+/// Prefix of every query (reference implementation).
 pub const QUERY_PREFIX: &str = "summarize:";
 /// Ids of a query, padding included (reference implementation).
 pub const QUERY_LENGTH: usize = 80;
 
-/// A sentencepiece tokenizer with the reference's rules: `summarize:` in front, BOS and EOS
-/// around, cut at the right so that both survive, padded at the right with the unknown piece.
+/// A sentencepiece tokenizer with the reference's rules: prefix `summarize:`, BOS and EOS, truncated
+/// on the right so that both stay, padded on the right with the unknown piece.
 #[derive(Debug)]
 pub struct QueryTokenizer {
     tokenizer: Tokenizer,
@@ -42,7 +42,7 @@ impl QueryTokenizer {
         self.pad
     }
 
-    /// The tokenizer behind the rules.
+    /// The tokenizer that the rules are applied to.
     pub fn tokenizer(&self) -> &Tokenizer {
         &self.tokenizer
     }

@@ -1,4 +1,4 @@
-//! Tokens added behind a vocabulary, and splitting text at them.
+//! Tokens added to a vocabulary, and splitting text at them.
 
 use std::collections::HashMap;
 
@@ -13,11 +13,11 @@ pub struct AddedToken {
     pub special: bool,
     /// Whether white space before it belongs to it.
     pub lstrip: bool,
-    /// Whether white space behind it belongs to it.
+    /// Whether white space after it belongs to it.
     pub rstrip: bool,
-    /// Whether it only counts between spaces or at the ends of the text.
+    /// Whether it only matches between spaces or at the ends of the text.
     pub single_word: bool,
-    /// Whether it is searched in the normalised text (`tokenizer.json` only).
+    /// Whether it is matched in the normalised text (`tokenizer.json` only).
     pub normalized: bool,
 }
 
@@ -45,7 +45,7 @@ impl AddedToken {
     }
 }
 
-/// A stretch of text between added tokens, or an added token.
+/// A segment of text between added tokens, or an added token.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Segment<'a> {
     Text(&'a str),
@@ -62,7 +62,7 @@ pub(super) struct AddedTokens {
 }
 
 impl AddedTokens {
-    /// Adds a token, or replaces the flags of one that is there with the same id.
+    /// Adds a token, or replaces the flags of an existing one with the same id.
     pub fn insert(&mut self, token: AddedToken, id: u32) -> Result<()> {
         let refuse = |problem: String| {
             Err(LlmError::AddedToken {
@@ -100,8 +100,8 @@ impl AddedTokens {
         self.by_id.keys().copied().max()
     }
 
-    /// Cuts `text` at added tokens: the leftmost match, and the longest of those, wins. Empty
-    /// stretches are left out.
+    /// Splits `text` at added tokens: the leftmost match, and the longest of those, wins. Empty
+    /// segments are left out.
     pub fn split<'a>(&self, text: &'a str) -> Vec<Segment<'a>> {
         let mut out = Vec::new();
         let (mut start, mut at) = (0, 0);

@@ -6,7 +6,7 @@ use crate::error::Result;
 
 /// Turns ids into text one at a time, for printing an answer as it is generated.
 ///
-/// What comes out is whole UTF-8 characters, and everything returned by [`push`](Self::push) and
+/// The output is complete UTF-8 characters, and everything returned by [`push`](Self::push) and
 /// [`finish`](Self::finish) together equals [`Tokenizer::decode`](super::Tokenizer::decode) of the
 /// same ids. Text whose form depends on what follows is held back: unfinished characters always,
 /// and with the legacy sentencepiece behaviour *and* special tokens shown all text up to the next
@@ -32,7 +32,7 @@ impl DecodeStream<'_> {
         }
     }
 
-    /// The text still held back. Bytes that never became a character are U+FFFD.
+    /// The remaining text. Bytes that never became a character are U+FFFD.
     ///
     /// # Errors
     /// As [`Tokenizer::decode`](super::Tokenizer::decode).

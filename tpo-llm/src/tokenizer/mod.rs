@@ -24,16 +24,16 @@ use self::tokenizer_json::{TokenizerJson, WindowStream};
 use crate::chat_template::{ChatTemplate, Message, RenderOptions};
 use crate::error::{LlmError, Result};
 
-/// What is put around the ids of a text.
+/// What is added around the ids of a text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct EncodeOptions {
-    /// Put the begin-of-text token in front (for a `tokenizer.json`: whatever its post-processor
-    /// puts there, `[CLS]` of BERT included).
+    /// Prepend the begin-of-text token (for a `tokenizer.json`: whatever its post-processor puts
+    /// there, `[CLS]` of BERT included).
     pub add_bos: bool,
-    /// Put the end-of-text token behind (likewise `[SEP]`).
+    /// Append the end-of-text token (`[SEP]` of BERT included).
     pub add_eos: bool,
-    /// Cut the text's ids at the right so that the whole, BOS and EOS included, is at most this
-    /// long.
+    /// Truncate the text's ids on the right so that all, BOS and EOS included, are at most this
+    /// many.
     pub max_length: Option<usize>,
 }
 
@@ -123,8 +123,8 @@ impl Tokenizer {
         }
     }
 
-    /// Ids of `text` cut at the right and filled at the right with `pad` to exactly `length`, as
-    /// text towers want it (InternVideo2-CLIP: BOS, EOS, length 80, pad 0).
+    /// Ids of `text` truncated and padded on the right with `pad` to exactly `length`, as text
+    /// towers need it (InternVideo2-CLIP: BOS, EOS, length 80, pad 0).
     ///
     /// # Errors
     /// As [`encode`](Self::encode).
@@ -214,7 +214,7 @@ impl Tokenizer {
     }
 
     /// Size of the vocabulary the model came with, without added tokens; `None` for a
-    /// `tokenizer.json`, which does not tell the two apart.
+    /// `tokenizer.json`, which does not distinguish the two.
     pub fn piece_count(&self) -> Option<usize> {
         match &self.backend {
             Backend::SentencePiece(m) => Some(m.len()),
@@ -222,7 +222,7 @@ impl Tokenizer {
         }
     }
 
-    /// Adds tokens behind the vocabulary and returns their ids, in order. A token that exists
+    /// Adds tokens after the vocabulary and returns their ids, in order. A token that exists
     /// keeps its id. Grow the embeddings to [`vocab_size`](Self::vocab_size) afterwards.
     ///
     /// # Errors
@@ -321,7 +321,7 @@ impl Tokenizer {
     /// [`encode_segment`](Self::encode_segment): templates write BOS themselves.
     ///
     /// # Errors
-    /// [`LlmError::ChatTemplate`] when there is no template or it refuses the messages.
+    /// [`LlmError::ChatTemplate`] when there is no template or it rejects the messages.
     pub fn apply_chat_template(
         &self,
         messages: &[Message],
@@ -345,7 +345,7 @@ impl Tokenizer {
     }
 }
 
-/// BOS in front where this tokenizer puts one by default.
+/// Prepends BOS where this tokenizer does so by default.
 impl tpo_core::prompt::TextEncoder for Tokenizer {
     fn encode_with_bos(&self, text: &str) -> tpo_core::Result<Vec<u32>> {
         let options = EncodeOptions {

@@ -1,7 +1,7 @@
 //! Sentencepiece models with the behaviour of Hugging Face's slow Llama tokenizer.
 //!
-//! Text is split at added tokens and every stretch between them is encoded by itself. With
-//! `legacy` (the reference's setting) each stretch gets its own dummy prefix, so
+//! Text is split at added tokens and every segment between them is encoded by itself. With
+//! `legacy` (the reference's setting) each segment gets its own dummy prefix, so
 //! `a <temp> b` becomes `▁a ▁ <temp> ▁ ▁b`; without it only the start of the text does.
 
 use std::collections::HashMap;
@@ -239,7 +239,7 @@ impl SentencePiece {
         for segment in self.added.split(&text) {
             match segment {
                 Segment::Added(id) => ids.push(id),
-                // The unknown piece in front keeps the leading space; its tokens are cut off.
+                // An unknown piece before the text keeps the leading space; its tokens are removed.
                 Segment::Text(text) if text.starts_with([SPACE, ' ']) => {
                     let all = self.encode_plain(&format!("{}{text}", self.unk_text))?;
                     ids.extend(all.iter().skip(self.unk_pieces));

@@ -1,8 +1,8 @@
 //! Decoding of sentencepiece ids, one at a time.
 //!
-//! Follows Hugging Face's slow Llama tokenizer to the letter, including its habits: non-special
-//! added tokens are joined to their neighbours with a space, the first piece behind one loses a
-//! space mark, and (legacy) a space is put in front of text that ends at a special token.
+//! Follows Hugging Face's slow Llama tokenizer to the letter, including its peculiarities:
+//! non-special added tokens are joined to their neighbours with a space, the first piece after one
+//! loses a space mark, and (legacy) a space is put before text that ends at a special token.
 
 use super::sentencepiece::{Kind, SPACE, SentencePiece};
 use crate::error::{LlmError, Result};
@@ -96,7 +96,7 @@ impl<'a> PieceStream<'a> {
         Ok(out)
     }
 
-    /// Text still held back.
+    /// Remaining text.
     pub fn finish(&mut self) -> String {
         let mut out = String::new();
         self.end_run(true, &mut out);

@@ -13,7 +13,7 @@ use crate::error::{LlmError, Result};
 #[derive(Debug)]
 pub(super) struct TokenizerJson {
     inner: HfTokenizer,
-    /// Ids the file's post-processor puts in front of a text and behind it.
+    /// Ids the file's post-processor puts before and after a text.
     pub prefix: Vec<u32>,
     pub suffix: Vec<u32>,
     next_id: u32,

@@ -52,7 +52,7 @@ pub struct ImageEncoderConfig {
     /// Channels of every map of the pyramid.
     #[config(default = 256)]
     pub d_model: usize,
-    /// Levels, finest first, to which the next coarser one is added, enlarged.
+    /// Levels, finest first, to which the next coarser one is added, upsampled.
     #[config(default = "vec![2, 3]")]
     pub fpn_top_down_levels: Vec<usize>,
     /// Coarsest levels that are not returned.

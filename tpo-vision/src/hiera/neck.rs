@@ -49,7 +49,7 @@ impl FpnNeck {
         let mut outputs = Vec::new();
         let mut above: Option<Tensor<4>> = None;
         for (conv, (level, map)) in self.convs.iter().zip(stages.into_iter().enumerate().rev()) {
-            // A coarse level that nothing is built on and nobody gets.
+            // A coarse level that is neither used nor returned.
             if level >= kept && !(kept..=level).all(|l| self.top_down.contains(&(l - 1))) {
                 continue;
             }

@@ -10,7 +10,7 @@ const TEMPERATURE: f64 = 10_000.0;
 const EPS: f64 = 1e-6;
 
 /// Sine encoding of pixel positions, `[1, height, width, channels]` in f32: the first half of the
-/// channels encodes the row, the second the column, sines and cosines in turn. Positions count
+/// channels encodes the row, the second the column, sines and cosines alternating. Positions count
 /// from 1 and are normalised to 2π at the last row or column.
 ///
 /// `channels` is a multiple of 4.

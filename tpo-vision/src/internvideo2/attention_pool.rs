@@ -9,7 +9,7 @@ use tpo_core::ops::{self, AttentionOptions};
 use super::InternVideo2Config;
 use super::block::linear;
 
-/// Cross-attention whose biases are parameters of their own beside the weights.
+/// Cross-attention whose biases are separate parameters beside the weights.
 #[derive(Module, Debug)]
 pub struct CrossAttention {
     /// Query weight `[dim, dim]`.
@@ -29,8 +29,8 @@ pub struct CrossAttention {
     heads: usize,
 }
 
-/// One query, the mean of all tokens, attends to all tokens; each of the three inputs has a layer
-/// norm of its own.
+/// One query, the mean of all tokens, attends to all tokens; each of the three inputs has its own
+/// layer norm.
 #[derive(Module, Debug)]
 pub struct AttentionPool {
     /// Norm of the query's input.

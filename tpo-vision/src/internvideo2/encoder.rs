@@ -219,7 +219,7 @@ impl InternVideo2 {
         Ok((self.patch_embed.forward(frames.cast(self.dtype())), image))
     }
 
-    /// Puts the class token in front and adds the positions.
+    /// Prepends the class token and adds the positions.
     fn embed(&self, patches: Tensor<3>, image: bool) -> Tensor<3> {
         let [batch, _, dim] = patches.dims();
         let class = self.cls_token.val().expand([batch, 1, dim]);

@@ -1,6 +1,7 @@
 //! Loading the tower from the files it is published in.
 //!
-//! The tower is made of two files, of which the later wins (reference implementation):
+//! The tower is made of two files; where both have a tensor, the later one is used (reference
+//! implementation):
 //!
 //! 1. the stage-2 file (`InternVideo2-stage2_1b-224p-f4`): all of `vision_encoder.*`, with a
 //!    position table for 4 frames that is interpolated; everything else in it is another model's;
@@ -187,7 +188,7 @@ impl InternVideo2 {
             bare: files.kind == VisionFileKind::Bare,
             left_out: Vec::new(),
         };
-        // The later file goes first, and the earlier one then leaves out what it brought.
+        // The later file is loaded first, and the earlier one then leaves out what it provided.
         let mut tower = self;
         let mut later = None;
         if let Some(clip) = &files.clip {
@@ -208,7 +209,7 @@ impl InternVideo2 {
                     .iter()
                     .map(|t| (t.path.clone(), reason.clone())),
             );
-            // The earlier file has to have the rest, or it is refused.
+            // The earlier file must have the rest, or it is rejected.
             report.missing.clear();
             later = Some(report);
         }

@@ -84,7 +84,7 @@ impl Umt {
         Ok(x)
     }
 
-    /// [`forward`](Self::forward) with every block a segment of `tape`.
+    /// [`forward`](Self::forward) with every block a checkpointed segment of `tape`.
     ///
     /// # Errors
     /// As [`forward`](Self::forward).

@@ -16,7 +16,7 @@ const BICUBIC_A: f64 = -0.75;
 /// Tables kept per encoder. A run uses one clip size, sometimes an image size beside it.
 const KEPT_TABLES: usize = 4;
 
-/// How tokens are told apart.
+/// How tokens are distinguished.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum PositionLayout {
     /// [`clip_table`].
@@ -83,8 +83,8 @@ pub fn sine_table(positions: usize, dim: usize) -> Vec<f32> {
 /// The table of a clip, `[tokens, dim]` row-major with time slowest, then patch rows.
 ///
 /// `pretrained_steps` is the number of steps of the pretrained table (4 in the reference), from
-/// which other numbers of steps are interpolated linearly. An image has a table of its own, which
-/// is not interpolated in time. Grids that are not square are an extension: the reference builds
+/// which other numbers of steps are interpolated linearly. An image has its own table, which is
+/// not interpolated in time. Grids that are not square are an extension: the reference builds
 /// square ones only.
 pub fn clip_table(grid: ClipGrid, dim: usize, pretrained_steps: usize) -> Vec<f32> {
     let steps = if grid.steps == 1 { 1 } else { pretrained_steps };
@@ -107,7 +107,7 @@ pub fn clip_table(grid: ClipGrid, dim: usize, pretrained_steps: usize) -> Vec<f3
     table
 }
 
-/// A table that tells time, row and column apart, `[tokens, dim]` row-major with time slowest.
+/// A table that distinguishes time, row and column, `[tokens, dim]` row-major with time slowest.
 ///
 /// A quarter of the columns is for time, the rest in equal parts for rows and columns of the grid.
 /// Along each axis they hold sine and cosine of the position as a share of the axis, from half a

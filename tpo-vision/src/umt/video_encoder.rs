@@ -51,7 +51,7 @@ impl VideoEncoder {
     /// Encodes clips; without autodiff when nothing here is trained.
     ///
     /// On an autodiff device attention keeps every `[heads, tokens, tokens]` matrix, 630 MB per
-    /// block for 16 frames in f32. If no parameter requires a gradient and the frames are no part
+    /// block for 16 frames in f32. If no parameter requires a gradient and the frames are not part
     /// of a graph, the encoder therefore runs as [`Module::valid`] would and its output joins the
     /// graph as a constant.
     ///

@@ -18,7 +18,7 @@ use boxes::FourCc;
 
 /// Largest `moov` or `moof` box read, in bytes; 1 000 000 samples need about 24 MiB.
 const MAX_HEADER_BYTES: u64 = 128 << 20;
-/// Most top-level boxes walked; a file of 8-byte boxes would keep us busy for minutes.
+/// Most top-level boxes read; a file of 8-byte boxes would otherwise take minutes.
 const MAX_BOXES: usize = 1_000_000;
 
 /// What is wrong with a file, before its path is attached.

@@ -383,7 +383,7 @@ fn set_times(stbl: &[u8], samples: &mut [Sample]) -> Result<i64, Fault> {
             time = time.saturating_add(last_delta);
         }
     }
-    // A table that ends early: the last duration goes on.
+    // A table that ends early: the last duration continues.
     for sample in rest {
         sample.dts = time;
         time = time.saturating_add(last_delta);
