@@ -128,11 +128,7 @@ pub(super) fn merged(layers: &[Layer]) -> Table {
 
 /// Puts `over` onto `base`: tables key by key, lists of named tables by name, all else replaced.
 fn merge(base: &mut Table, over: Table) {
-    for keys in ONE_OF {
-        if keys.iter().any(|k| over.contains_key(*k)) {
-            base.retain(|k, _| !keys.contains(&k.as_str()) || over.contains_key(k));
-        }
-    }
+    displace(base, |key| over.contains_key(key));
     for (key, new) in over {
         match base.entry(key) {
             Entry::Vacant(place) => {
@@ -145,6 +141,15 @@ fn merge(base: &mut Table, over: Table) {
                 }
                 (old, new) => *old = new,
             },
+        }
+    }
+}
+
+/// Takes out of a table what excludes the keys that are now given.
+pub(super) fn displace(table: &mut Table, given: impl Fn(&str) -> bool) {
+    for keys in ONE_OF {
+        if keys.iter().any(|key| given(key)) {
+            table.retain(|key, _| !keys.contains(&key) || given(key));
         }
     }
 }
@@ -221,7 +226,10 @@ impl<'a> Places<'a> {
                     Step::Key(key) => value.get(key),
                     Step::Index(index) => value.get(*index),
                 });
-                (step, at.and_then(name).filter(|_| matches!(step, Step::Index(_))))
+                (
+                    step,
+                    at.and_then(name).filter(|_| matches!(step, Step::Index(_))),
+                )
             })
             .collect();
         let every = Step::Key(EVERY_STAGE.into());

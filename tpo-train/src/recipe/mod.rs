@@ -223,7 +223,7 @@ impl Recipe {
     /// Reads a recipe and validates it. `origin` names the text in messages, for example the
     /// file; what the text [extends](self#recipes-that-share) counts from the folder of that file. `overrides` are `key=value` with dotted keys: `seed=7`,
     /// `stages.heads.schedule.floor=0.1`, `stages.0.batch_size=8`; members of a list go by index
-    /// or by their `name`. A value has the type of the one it replaces.
+    /// or by their `name`. A value has the type of the one it replaces, and takes the place of what excludes it.
     ///
     /// # Errors
     /// [`TrainError::Recipe`] for text that is not TOML. [`TrainError::InvalidRecipe`] with every

@@ -76,9 +76,15 @@ fn tables_by_key_lists_by_name_all_else_replaced() {
     let recipe = Recipe::open::<&str>(dir.path().join("own.toml"), &[]).unwrap();
     assert_eq!(recipe.name, "own");
     let model = &recipe.model;
-    assert_eq!((model.preset.as_ref(), model.directory.is_some()), (None, true));
+    assert_eq!(
+        (model.preset.as_ref(), model.directory.is_some()),
+        (None, true)
+    );
     let lora = model.lora.as_ref().unwrap();
-    assert_eq!((lora.rank, lora.targets.as_slice()), (4, &["k_proj".to_string()][..]));
+    assert_eq!(
+        (lora.rank, lora.targets.as_slice()),
+        (4, &["k_proj".to_string()][..])
+    );
 
     // A new stage before the known one that follows it; what every stage has, unless it says otherwise.
     let [first, all] = recipe.stages.as_slice() else {
@@ -96,32 +102,57 @@ fn tables_by_key_lists_by_name_all_else_replaced() {
     let words = [group("heads", 2e-3, false), group("words", 5e-4, false)];
     assert_eq!(groups(first)[0], group("layers", 1e-3, true));
     assert_eq!(groups(first)[1..], words);
-    assert_eq!(groups(all), [group("layers", 1e-3, true), group("words", 1e-3, false)]);
+    assert_eq!(
+        groups(all),
+        [group("layers", 1e-3, true), group("words", 1e-3, false)]
+    );
 
     let sources = &all.data.as_ref().unwrap().sources;
     let names: Vec<&str> = sources.iter().map(|s| s.name.as_str()).collect();
     assert_eq!(names, ["world", "looks", "file", "last"]);
     let world = sources[0].synthetic.as_ref().unwrap();
-    assert_eq!((sources[0].weight, world.seed, world.grey), (2.0, 7, 0.5));
+    assert_eq!(
+        (sources[0].weight, world.seed, world.grey),
+        (2.0, 7, Some(0.5))
+    );
     assert!(sources[2].annotations.is_none() && sources[2].synthetic.is_some());
 
     // Nothing of it is left in what lies beside a checkpoint.
     let text = recipe.to_toml().unwrap();
-    assert!(!text.contains("extends") && !text.contains("every_stage"), "{text}");
-    assert_eq!(Recipe::read::<&str>(&text, "resolved", &[]).unwrap(), recipe);
+    assert!(
+        !text.contains("extends") && !text.contains("every_stage"),
+        "{text}"
+    );
+    assert_eq!(
+        Recipe::read::<&str>(&text, "resolved", &[]).unwrap(),
+        recipe
+    );
 }
 
 #[test]
 fn chains_and_overrides() {
     let more = "extends = \"../own.toml\"\nname = \"more\"\nevery_stage = { clip_norm = 0.5 }";
-    let dir = folder(&[("base.toml", BASE), ("own.toml", OWN), ("deep/more.toml", more)]);
+    let dir = folder(&[
+        ("base.toml", BASE),
+        ("own.toml", OWN),
+        ("deep/more.toml", more),
+    ]);
     let path = dir.path().join("deep/more.toml");
-    let overrides = ["stages.first.groups.layers.learning_rate=0.5", "stages.1.batch_size=1"];
+    let overrides = [
+        "stages.first.groups.layers.learning_rate=0.5",
+        "stages.1.batch_size=1",
+        // Of keys that exclude each other the one given replaces the others.
+        "model.preset=mini",
+        "stages.all.length.epochs=2",
+    ];
     let recipe = Recipe::open(&path, &overrides).unwrap();
     assert_eq!(recipe.name, "more");
     assert_eq!(recipe.stages[0].clip_norm, Some(0.5));
     assert_eq!(recipe.stages[0].groups[0].learning_rate, 0.5);
     assert_eq!(recipe.stages[1].batch_size, 1);
+    assert_eq!(recipe.stages[1].length, StageLength::Epochs(2));
+    assert_eq!(recipe.model.preset.as_deref(), Some("mini"));
+    assert!(recipe.model.directory.is_none());
     // A text with the name of a file counts from the folder of that file.
     let read = Recipe::read(more, &path.display().to_string(), &overrides).unwrap();
     assert_eq!(read, recipe);
@@ -146,7 +177,11 @@ fn messages_name_the_file_and_the_line() {
         "DIR/base.toml, line 19: stages[1].data.sources[0].synthetic.gray: unknown key `gray`, did you mean `grey`?",
     ];
     for want in expected {
-        assert!(found.iter().any(|p| p.contains(want)), "`{want}` is not in\n{}", found.join("\n"));
+        assert!(
+            found.iter().any(|p| p.contains(want)),
+            "`{want}` is not in\n{}",
+            found.join("\n")
+        );
     }
     assert_eq!(found.len(), expected.len(), "{}", found.join("\n"));
 }
@@ -176,12 +211,18 @@ fn bases_that_cannot_be_read() {
     let itself = only("self.toml");
     assert!(itself.contains("DIR/self.toml → DIR/self.toml"), "{itself}");
     let nowhere = only("nowhere.toml");
-    assert!(nowhere.starts_with("line 3: extends: DIR/no.toml: "), "{nowhere}");
+    assert!(
+        nowhere.starts_with("line 3: extends: DIR/no.toml: "),
+        "{nowhere}"
+    );
     assert!(only("number.toml").contains("must be the path of a recipe"));
     assert!(only("list.toml").starts_with("line 2: every_stage: must be a table"));
     let broken = Recipe::open::<&str>(dir.path().join("broken.toml"), &[]).unwrap_err();
     let broken = broken.to_string();
-    assert!(broken.contains("not.toml: TOML parse error at line 1"), "{broken}");
+    assert!(
+        broken.contains("not.toml: TOML parse error at line 1"),
+        "{broken}"
+    );
 }
 
 #[test]
