@@ -5,7 +5,7 @@ use std::path::Path;
 use burn::tensor::Device;
 use tpo::llm::LoraConfig;
 use tpo::prelude::*;
-use tpo::train::{Decay, HeadNames, LossWeights, Precision, Recipe, Stage, StageLength};
+use tpo::train::{Decay, LossWeights, Precision, Recipe, Stage, StageLength};
 
 fn stages() -> Vec<Stage> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("recipes/videochat_tpo");
@@ -20,18 +20,18 @@ fn stages() -> Vec<Stage> {
 const PARTS: [(&str, &[&str]); 9] = [
     ("vision", &["vision.**"]),
     ("connector", &["connector.**"]),
-    ("temporal_head", &["head:temporal.model.**"]),
-    ("region_head", &["head:region.**"]),
+    ("temporal_head", &["heads.temporal.model.**"]),
+    ("region_head", &["heads.region.**"]),
     (
         "mask_adapter",
         &[
-            "head:mask.track_embed.**",
-            "head:mask.track_embed_decode2.**",
+            "heads.mask.track_embed.**",
+            "heads.mask.track_embed_decode2.**",
         ],
     ),
-    ("temporal_token", &["token:temporal"]),
-    ("region_token", &["token:region"]),
-    ("mask_token", &["token:mask"]),
+    ("temporal_token", &["task_tokens.temporal"]),
+    ("region_token", &["task_tokens.region"]),
+    ("mask_token", &["task_tokens.mask"]),
     ("lora", &["llm.**.lora.*"]),
 ];
 
@@ -126,35 +126,36 @@ fn every_stage_resolves_on_the_model() {
     let mut config = TpoConfig::nano(300);
     config.llm = config.llm.lora(LoraConfig::videochat_tpo());
     let model = config.init(&device).unwrap();
-    let names = HeadNames::of(&model.heads);
-    let place = |pattern: &str| names.expand(pattern).unwrap();
-    let sam = place("head:mask.sam");
     let stages = stages();
     let groups: Vec<_> = stages
         .iter()
-        .map(|stage| stage.resolve_named(&model, &names).unwrap())
+        .map(|stage| stage.resolve(&model).unwrap())
         .collect();
     for groups in &groups {
         let layer = "llm.model.layers.0.self_attn.q_proj";
         assert!(groups.group_of(&format!("{layer}.lora.a")).is_some());
         assert!(groups.group_of(&format!("{layer}.weight")).is_none());
         // SAM 2 is never trained.
-        assert!(groups.trainable().all(|p| !p.path.starts_with(&sam)));
+        assert!(
+            groups
+                .trainable()
+                .all(|p| !p.path.starts_with("heads.mask.sam."))
+        );
         assert_eq!(groups.groups[0].weight_decay, Some(0.02));
     }
     // Stage 1 trains the adapters alone, stage 2 adds the head and its token, stage 3 the encoder
     // and the connector.
-    assert!(groups[0].group_of(&place("token:region")).is_none());
+    assert!(groups[0].group_of("task_tokens.region").is_none());
     for path in [
-        "token:region",
-        "head:region.decoder.output.weight",
-        "token:mask",
-        "head:mask.track_embed.layers.0.weight",
-        "head:mask.track_embed_decode2.layers.1.bias",
+        "task_tokens.region",
+        "heads.region.decoder.output.weight",
+        "task_tokens.mask",
+        "heads.mask.track_embed.layers.0.weight",
+        "heads.mask.track_embed_decode2.layers.1.bias",
         "connector.project_up.weight",
         "vision.encoder.blocks.0.attn.qkv.weight",
     ] {
-        assert!(groups[5].group_of(&place(path)).is_some(), "{path}");
+        assert!(groups[5].group_of(path).is_some(), "{path}");
     }
     let trainable: Vec<usize> = groups.iter().map(|g| g.num_trainable()).collect();
     assert!(trainable[0] < trainable[1] && trainable[1] < trainable[5]);

@@ -62,7 +62,7 @@ use crate::stage::{Stage, StagePlan};
 ///
 ///     [[stages.groups]]
 ///     name = "region"
-///     patterns = ["head:region.**", "token:region"]
+///     patterns = ["heads.region.**", "task_tokens.region"]
 ///     learning_rate = 1e-4
 ///     "#,
 ///     "recipe.toml",
