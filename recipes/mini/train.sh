@@ -1,59 +1,77 @@
 #!/bin/sh
-# The mini model from nothing: parts, dialogue, the three stages, and the weights for assets/mini.
-# Run from the root of the repository. assets/mini/README.md says how long each step took.
+# The mini model from nothing: the recipes in the order of their numbers, what is pretrained before some of
+# them, and the weights for assets/mini. assets/mini/README.md says how long each step took.
 set -eu
 cd "$(dirname "$0")/../.."
 SEED=${SEED:-1}
 
-run() { cargo run --release --example "$@"; }
+tpo() { cargo run --release --features cli --bin tpo -- "$@"; }
+masks() { tpo pretrain --parts masks "$@"; }
 
-# What each visual token shows, and SAM 2 on boxes.
-run pretrain -- --sizes assets/mini --out runs/mini-parts --seed "$SEED"
-# Captions and questions.
-run train -- recipes/mini/dialogue.toml seed="$SEED"
-# Task assignment, heads, co-training.
-run train -- recipes/mini/stages.toml seed="$SEED"
-# Co-training goes on, and on again with other clips and smaller steps.
-run train -- recipes/mini/more.toml seed="$SEED"
-run train -- recipes/mini/more.toml name=mini-more-2 model.start=runs/mini-more seed="$((SEED + 1))" \
-  stages.co-training.length.steps=10000 stages.co-training.groups.llm.learning_rate=8e-4 \
-  stages.co-training.groups.heads.learning_rate=8e-4 --export runs/mini-more-model --half
-# SAM 2 on longer clips, with smaller steps.
-run pretrain -- --model runs/mini-more-model --parts masks --image-steps 0 --mask-steps 1500 \
-  --mask-rate 3e-4 --frames 8 --seed "$((SEED + 2))" --world 3 --out runs/mini-sam
-# Turns that do not see each other from here on. Shapes by their colour, by both, and everything again.
-run train -- recipes/mini/binding.toml seed="$((SEED + 42))" stages.everything.seed="$((SEED + 42))"
-run train -- --stop-after 1250 recipes/mini/further.toml seed="$((SEED + 43))"
-run train -- recipes/mini/last.toml seed="$((SEED + 44))"
-run train -- recipes/mini/end.toml seed="$((SEED + 47))" --export runs/mini-end-model --half
-# Events apart from outlines.
-run train -- recipes/mini/irregular.toml seed="$((SEED + 60))"
-# Another SAM 2: frames, clips, clips again; and the adapters that prompt it.
-run pretrain -- --sizes assets/mini --out runs/mini-sam-2-frames --seed "$((SEED + 1))" --muon \
-  --parts masks --image-steps 2500 --mask-steps 2500 --mask-rate 2e-3
-run pretrain -- --model runs/mini-sam-2-frames --out runs/mini-sam-2-clips --seed "$((SEED + 1))" --muon \
-  --parts masks --image-steps 0 --mask-steps 1800 --mask-rate 5e-4 --frames 8 --world 3
-run pretrain -- --model runs/mini-sam-2-clips --out runs/mini-sam-2 --seed "$((SEED + 1))" --muon \
-  --parts masks --image-steps 0 --mask-steps 1300 --mask-rate 5e-4 --frames 8 --world 5
-run train -- recipes/mini/masks.toml seed="$((SEED + 1))" --export runs/mini-masks-model --half
-# Visual tokens that say what happens and when, and a language model that reads them.
-run pretrain -- --model runs/mini-masks-model --out runs/mini-eyes --seed "$((SEED + 4))" --muon \
-  --parts perception --perception-steps 2500 --perception-rate 1e-3 --irregular 0.3 --world 11
-run train -- --stop-after 1500 recipes/mini/reading.toml seed="$((SEED + 110))"
-run train -- --stop-after 1250 recipes/mini/connector.toml seed="$((SEED + 120))"
-run train -- recipes/mini/words.toml seed="$((SEED + 130))" --export runs/mini-words-model --half
-# Shapes by shorter names, and questions about what does not happen to them: twice, and the mean of both.
-run train -- --stop-after 1750 recipes/mini/names.toml seed="$((SEED + 160))"
-run train -- recipes/mini/exclusion.toml seed="$((SEED + 180))" --export runs/mini-exclusion-model --half
-run train -- recipes/mini/exclusion.toml name=mini-exclusion-2 seed="$((SEED + 190))" \
-  stages.co-training.data.sources.others.weight=2.0 \
-  stages.co-training.data.sources.world.synthetic.seed=190 \
-  stages.co-training.data.sources.events.synthetic.seed=191 \
-  stages.co-training.data.sources.grey.synthetic.seed=192 \
-  stages.co-training.data.sources.dialogues.synthetic.seed=193 \
-  stages.co-training.data.sources.looks.synthetic.seed=194 \
-  stages.co-training.data.sources.others.synthetic.seed=195 \
-  --export runs/mini-exclusion-2-model --half
-run average -- runs/mini-exclusion-model runs/mini-exclusion-2-model --out runs/mini-model
+for recipe in recipes/mini/[0-9]*.toml; do
+  # What is pretrained first, and what the run is told besides its recipe.
+  seed=$SEED
+  set --
+  case $recipe in
+  */01-*) # What each visual token shows, and SAM 2 on boxes.
+    tpo pretrain --sizes assets/mini --out runs/mini-parts --seed "$SEED" ;;
+  */04-*)
+    seed=$((SEED + 42))
+    set -- stages.everything.seed="$seed" ;;
+  */05-*) # SAM 2 on longer clips, with smaller steps.
+    masks --model runs/mini-more-model --image-steps 0 --mask-steps 1500 --mask-rate 3e-4 --frames 8 \
+      --seed "$((SEED + 2))" --world 3 --out runs/mini-sam
+    seed=$((SEED + 43))
+    set -- --stop-after 1250 ;;
+  */06-*) seed=$((SEED + 44)) ;;
+  */07-*)
+    seed=$((SEED + 47))
+    set -- --export runs/mini-end-model --half ;;
+  */08-*) seed=$((SEED + 60)) ;;
+  */09-*) # Another SAM 2: frames, clips, clips again.
+    masks --sizes assets/mini --out runs/mini-sam-2-frames --seed "$((SEED + 1))" --muon \
+      --image-steps 2500 --mask-steps 2500 --mask-rate 2e-3
+    masks --model runs/mini-sam-2-frames --out runs/mini-sam-2-clips --seed "$((SEED + 1))" --muon \
+      --image-steps 0 --mask-steps 1800 --mask-rate 5e-4 --frames 8 --world 3
+    masks --model runs/mini-sam-2-clips --out runs/mini-sam-2 --seed "$((SEED + 1))" --muon \
+      --image-steps 0 --mask-steps 1300 --mask-rate 5e-4 --frames 8 --world 5
+    seed=$((SEED + 1))
+    set -- --export runs/mini-masks-model --half ;;
+  */10-*) # Visual tokens that say what happens and when.
+    tpo pretrain --model runs/mini-masks-model --out runs/mini-eyes --seed "$((SEED + 4))" --muon \
+      --parts perception --perception-steps 2500 --perception-rate 1e-3 --irregular 0.3 --world 11
+    seed=$((SEED + 110))
+    set -- --stop-after 1500 ;;
+  */11-*)
+    seed=$((SEED + 120))
+    set -- --stop-after 1250 ;;
+  */12-*)
+    seed=$((SEED + 130))
+    set -- --export runs/mini-words-model --half ;;
+  */13-*)
+    seed=$((SEED + 160))
+    set -- --stop-after 1750 ;;
+  */14-*)
+    seed=$((SEED + 180))
+    set -- --export runs/mini-exclusion-model --half ;;
+  esac
+  tpo train "$recipe" seed="$seed" "$@"
+
+  # Twice, and the second time otherwise.
+  case $recipe in
+  */03-*)
+    tpo train "$recipe" name=mini-more-2 model.start=runs/mini-more seed="$((SEED + 1))" \
+      stages.co-training.length.steps=10000 stages.co-training.groups.llm.learning_rate=8e-4 \
+      stages.co-training.groups.heads.learning_rate=8e-4 --export runs/mini-more-model --half ;;
+  */14-*)
+    data=stages.co-training.data.sources
+    tpo train "$recipe" name=mini-exclusion-2 seed="$((SEED + 190))" $data.others.weight=2.0 \
+      $data.world.synthetic.seed=190 $data.events.synthetic.seed=191 $data.grey.synthetic.seed=192 \
+      $data.dialogues.synthetic.seed=193 $data.looks.synthetic.seed=194 $data.others.synthetic.seed=195 \
+      --export runs/mini-exclusion-2-model --half ;;
+  esac
+done
+
+tpo average runs/mini-exclusion-model runs/mini-exclusion-2-model --out runs/mini-model
 # How good it is on what training never showed.
-run evaluate -- --model runs/mini-model --synthetic 200 --out runs/mini-model-held-out
+tpo evaluate --model runs/mini-model --synthetic 200 --out runs/mini-model-held-out

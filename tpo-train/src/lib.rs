@@ -5,8 +5,8 @@
 //!
 //! * [`Recipe`]: a run as TOML. Every mistake is reported at once; [`Recipe::explain`] says what it
 //!   would do, from shapes alone.
-//! * [`StagePlan`] and [`Stage`]: what is learnt in which order. The paper's plan is a preset,
-//!   [`StagePlan::videochat_tpo`].
+//! * [`StagePlan`] and [`Stage`]: what is learnt in which order. The paper's plan is
+//!   `recipes/videochat_tpo`.
 //! * [`ParamGroupSpec`]: which parameters learn, and how fast, as patterns over module paths
 //!   ([`PathPattern`]): a head is at `heads.NAME`, its task token at `task_tokens.NAME`. [`resolve`] looks the
 //!   patterns up in a module: each parameter is in exactly one group or frozen. [`freeze`] makes
@@ -30,7 +30,6 @@ pub mod loss;
 pub mod observe;
 pub mod optim;
 pub mod pattern;
-mod presets;
 pub mod recipe;
 pub mod schedule;
 pub mod stage;
@@ -46,7 +45,6 @@ pub use groups::{
 pub use loss::{HeadLossWeights, LossWeights};
 pub use optim::{GradientSet, Optimizer, OptimizerState, UpdateReport};
 pub use pattern::PathPattern;
-pub use presets::VideoChatPaths;
 pub use recipe::Recipe;
 pub use schedule::{Decay, LrSchedule};
 pub use stage::{AdamW, Muon, Precision, Stage, StageLength, StagePlan};

@@ -5,12 +5,31 @@
 //! key and the nearest name that exists, and takes `key=value` overrides as a command line gives
 //! them. [`Recipe::to_toml`] writes it out with every default filled in; that text lies beside
 //! every checkpoint, and [`Recipe::changes`] compares it with the recipe of a run that resumes.
+//!
+//! # Recipes that share
+//!
+//! `extends = "base.toml"` reads another recipe first; the path counts from the folder of the file that
+//! says it, and the base may extend a third. A table is merged key by key. A list of tables with names
+//! (stages, groups, sources) is merged by name: a known member is merged like a table and stays where it
+//! is, a new one comes before the known member that follows it in the list, or at the end. Everything
+//! else, lists of plain values included, is replaced, and of keys that exclude each other (`steps` and
+//! `epochs`; `preset`, `sizes` and `directory`; `annotations` and `synthetic`) the one given takes the
+//! place of the others.
+//!
+//! `[every_stage]` holds what every stage of the recipe has unless the stage says otherwise, wherever it
+//! says it; a stage is merged onto it by the same rule, after the files were merged.
+//!
+//! Neither is left in the recipe that is read, so neither stands in [`Recipe::to_toml`], and overrides
+//! change the merged recipe. Messages name the file and line that a value comes from.
 
 mod changes;
 mod data;
 mod evaluation;
+mod extends;
 mod overrides;
 mod read;
+#[cfg(test)]
+mod shared_tests;
 #[cfg(test)]
 mod tests;
 
@@ -205,13 +224,13 @@ impl Default for LoggingSpec {
 
 impl Recipe {
     /// Reads a recipe and validates it. `origin` names the text in messages, for example the
-    /// file. `overrides` are `key=value` with dotted keys: `seed=7`,
+    /// file; what the text [extends](self#recipes-that-share) counts from the folder of that file. `overrides` are `key=value` with dotted keys: `seed=7`,
     /// `stages.heads.schedule.floor=0.1`, `stages.0.batch_size=8`; members of a list go by index
-    /// or by their `name`. A value has the type of the one it replaces.
+    /// or by their `name`. A value has the type of the one it replaces, and takes the place of what excludes it.
     ///
     /// # Errors
     /// [`TrainError::Recipe`] for text that is not TOML. [`TrainError::InvalidRecipe`] with every
-    /// problem of text and overrides.
+    /// problem of text and overrides, or with the one of an `extends` that cannot be followed.
     pub fn read<S: AsRef<str>>(text: &str, origin: &str, overrides: &[S]) -> Result<Self> {
         read::recipe(text, origin, overrides)
     }

@@ -2,6 +2,7 @@
 
 use toml::{Table, Value};
 
+use super::extends::displace;
 use super::read::{KeyPath, Step, at_mut};
 use crate::suggest::near;
 
@@ -55,6 +56,7 @@ fn set(root: &mut Value, key: &str, value: &str, defaults: Option<&Table>) -> Re
     let Value::Table(place) = place else {
         return Err("goes through a value that is not a table".into());
     };
+    displace(place, |key| key == last);
     place.insert(last.clone(), new);
     Ok(())
 }

@@ -5,9 +5,9 @@
 //! checked as well.
 
 use serde::de::DeserializeOwned;
-use toml::de::{DeTable, DeValue};
-use toml::{Spanned, Table, Value};
+use toml::{Table, Value};
 
+use super::extends::{Place, Places, layers, merged};
 use super::{Recipe, overrides};
 use crate::error::{Result, TrainError};
 use crate::suggest::near;
@@ -68,12 +68,9 @@ impl std::fmt::Display for KeyPath {
 
 /// See [`Recipe::read`].
 pub(super) fn recipe<S: AsRef<str>>(text: &str, origin: &str, overrides: &[S]) -> Result<Recipe> {
-    let syntax = |e: toml::de::Error| TrainError::Recipe {
-        origin: origin.to_string(),
-        message: e.to_string().trim_end().to_string(),
-    };
-    let spans = DeTable::parse(text).map_err(syntax)?;
-    let mut table: Table = toml::from_str(text).map_err(syntax)?;
+    let layers = layers(text, origin)?;
+    let mut table = merged(&layers);
+    let places = Places::new(&layers, table.clone());
 
     let mut problems = Vec::new();
     if !overrides.is_empty() {
@@ -86,10 +83,10 @@ pub(super) fn recipe<S: AsRef<str>>(text: &str, origin: &str, overrides: &[S]) -
         }
     }
     let (recipe, mistakes) = repaired::<Recipe>(table);
-    let mut found: Vec<(Option<usize>, String)> = Vec::new();
+    let mut found: Vec<(Option<Place>, String)> = Vec::new();
     for (path, message) in &mistakes {
         found.push((
-            line_of(path, &spans, text),
+            places.of(path),
             match path.0.is_empty() {
                 true => message.clone(),
                 false => format!("{path}: {message}"),
@@ -106,13 +103,13 @@ pub(super) fn recipe<S: AsRef<str>>(text: &str, origin: &str, overrides: &[S]) -
                 .iter()
                 .any(|r| !r.is_empty() && place.starts_with(r))
             {
-                found.push((line_of(&path, &spans, text), problem));
+                found.push((places.of(&path), problem));
             }
         }
     }
-    found.sort_by_key(|(line, _)| *line);
-    problems.extend(found.into_iter().map(|(line, problem)| match line {
-        Some(line) => format!("line {line}: {problem}"),
+    found.sort_by_key(|(place, _)| *place);
+    problems.extend(found.into_iter().map(|(place, problem)| match place {
+        Some(place) => format!("{}: {problem}", places.show(place)),
         None => problem,
     }));
     match recipe {
@@ -254,35 +251,6 @@ fn remove(root: &mut Value, path: &KeyPath) -> bool {
         (Some(Value::Array(_)), Step::Index(_)) => remove(root, &KeyPath(parent.to_vec())),
         _ => false,
     }
-}
-
-/// The line of a key, or of the innermost table around it that the text holds.
-fn line_of(path: &KeyPath, spans: &Spanned<DeTable<'_>>, text: &str) -> Option<usize> {
-    let mut offset = None;
-    let (first, rest) = path.0.split_first()?;
-    let Step::Key(key) = first else {
-        return None;
-    };
-    let (key, mut value) = spans.get_ref().get_key_value(key.as_str())?;
-    offset.replace(key.span().start);
-    for step in rest {
-        let inner = match (value.get_ref(), step) {
-            (DeValue::Table(table), Step::Key(key)) => table
-                .get_key_value(key.as_str())
-                .map(|(k, v)| (k.span().start, v)),
-            (DeValue::Array(array), Step::Index(index)) => {
-                array.get(*index).map(|v| (v.span().start, v))
-            }
-            _ => None,
-        };
-        let Some((start, inner)) = inner else {
-            break;
-        };
-        offset = Some(start);
-        value = inner;
-    }
-    let before = text.get(..offset?)?;
-    Some(before.matches('\n').count() + 1)
 }
 
 /// `` stages[0] `heads`.groups[1] `lora`.patterns `` as `stages[0].groups[1].patterns`.

@@ -11,7 +11,7 @@ length = { steps = 10 }
 batch_size = 2
 [[stages.groups]]
 name = "region"
-patterns = ["head:region.**", "token:region"]
+patterns = ["heads.region.**", "task_tokens.region"]
 learning_rate = 1e-4
 [stages.data]
 sources = [{ name = "made", synthetic = { tasks = ["region"], rows = 8 } }]
