@@ -187,6 +187,7 @@ fn stage(
         checkpoint_every: None,
         lora: None,
         seed: None,
+        heads_must_fire_within: 50,
         groups: groups
             .iter()
             .filter(|(_, patterns, _)| !patterns.is_empty())
