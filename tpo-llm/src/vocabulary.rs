@@ -38,7 +38,7 @@ pub struct PlacedToken {
 /// Places of tokens in the vocabulary of a base.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TokenPlan {
-    /// The tokens in the order they were given in.
+    /// The tokens in the order they were given in, each once.
     pub tokens: Vec<PlacedToken>,
     /// What their rows ask of the model.
     pub rows: VocabularyRows,
@@ -58,10 +58,10 @@ impl TokenPlan {
         let mut next = tokenizer.vocab_size() as u32;
         let mut placed: Vec<PlacedToken> = Vec::new();
         for token in tokens {
-            let known = tokenizer
-                .token_to_id(token)
-                .or_else(|| Some(placed.iter().find(|p| p.token == token)?.id));
-            let id = known.unwrap_or(next);
+            if placed.iter().any(|p| p.token == token) {
+                continue;
+            }
+            let id = tokenizer.token_to_id(token).unwrap_or(next);
             next = next.max(id.saturating_add(1));
             let at = id as usize;
             let row = match (at < used, at < table_rows) {

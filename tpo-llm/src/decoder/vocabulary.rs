@@ -93,7 +93,7 @@ fn with_new_rows<const D: usize>(
         if total < present {
             parts.push(table.slice_dim(0, total..present));
         }
-        Tensor::cat(parts, 0).set_require_grad(learns)
+        Tensor::cat(parts, 0).detach().set_require_grad(learns)
     })
 }
 
