@@ -129,6 +129,7 @@ pub fn tpo_step(device: &Device) -> Outcome<Step> {
         checkpoint_every: None,
         lora: None,
         seed: None,
+        heads_must_fire_within: 50,
         groups: vec![group(&[
             "vision.**",
             "connector.**",

@@ -194,6 +194,7 @@ fn stage(fixture: &Fixture, keys: &dyn KeyMap) -> Result<Stage, Failure> {
         checkpoint_every: None,
         lora: None,
         seed: None,
+        heads_must_fire_within: 0,
         groups,
     })
 }

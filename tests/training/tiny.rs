@@ -166,6 +166,7 @@ pub fn stage(patterns: &[&str], steps: u64, accumulation: usize) -> Stage {
         checkpoint_every: None,
         lora: None,
         seed: None,
+        heads_must_fire_within: 50,
         groups: vec![ParamGroupSpec::new("all", patterns.iter().copied(), 2e-3)],
     }
 }

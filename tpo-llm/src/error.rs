@@ -85,6 +85,12 @@ pub enum LlmError {
         /// Why, and what would work.
         problem: String,
     },
+    /// Task tokens, tokenizer and weights that do not fit each other.
+    #[error("the vocabulary has problems:\n  - {}", problems.join("\n  - "))]
+    Vocabulary {
+        /// Every problem: which token, what was found where, what to do.
+        problems: Vec<String>,
+    },
     /// A chat template that does not compile or does not accept the messages.
     #[error("chat template: {problem}")]
     ChatTemplate {

@@ -160,6 +160,25 @@ pub enum TrainError {
         /// Samples of the step.
         samples: Vec<String>,
     },
+    /// Heads with a learning rate that the data of a stage do not call.
+    #[error(
+        "stage `{stage}`: after {steps} steps ({samples} samples) these heads have a learning rate \
+         and had no loss: {}. Their data must hold rows with an annotation of the head's task, whose \
+         answer calls it. Add such rows or raise their share; or leave `heads.NAME` and \
+         `task_tokens.NAME` out of the groups; or, if they come later, set \
+         `heads_must_fire_within` to more steps (0: no limit)",
+        heads.join(", ")
+    )]
+    SilentHeads {
+        /// Name of the stage.
+        stage: String,
+        /// Steps done in it.
+        steps: u64,
+        /// Samples seen in it, of all workers.
+        samples: u64,
+        /// Names of the heads.
+        heads: Vec<String>,
+    },
     /// Another worker of a data-parallel run failed or ended.
     #[error("worker {rank} of {world}: {why}")]
     Worker {

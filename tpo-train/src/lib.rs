@@ -47,7 +47,7 @@ pub use optim::{GradientSet, Optimizer, OptimizerState, UpdateReport};
 pub use pattern::PathPattern;
 pub use recipe::Recipe;
 pub use schedule::{Decay, LrSchedule};
-pub use stage::{AdamW, Muon, Precision, Stage, StageLength, StagePlan};
+pub use stage::{AdamW, Muon, Precision, Stage, StageLength, StagePlan, learning_heads};
 pub use trainer::{Hooks, TrainData, TrainEvent, TrainOptions, TrainState, Trainer, train_plan};
 
 // The README's code is compiled and run with the documentation tests.

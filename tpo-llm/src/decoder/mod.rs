@@ -7,6 +7,7 @@ mod cache;
 mod causal_lm;
 mod lora;
 mod rope;
+mod vocabulary;
 
 pub use attention::SelfAttention;
 pub use block::{Block, GatedMlp};
@@ -14,3 +15,4 @@ pub use cache::KvCache;
 pub use causal_lm::{CausalLm, Decoder};
 pub use lora::{LoraAdapter, LoraLinear, LoraLinearConfig};
 pub use rope::Rope;
+pub use vocabulary::VocabularyRows;

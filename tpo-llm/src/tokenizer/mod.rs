@@ -12,6 +12,7 @@ mod load;
 mod sentencepiece;
 mod sentencepiece_decode;
 mod tokenizer_json;
+mod write;
 
 pub use added::AddedToken;
 pub use decode_stream::DecodeStream;
@@ -223,7 +224,8 @@ impl Tokenizer {
     }
 
     /// Adds tokens after the vocabulary and returns their ids, in order. A token that exists
-    /// keeps its id. Grow the embeddings to [`vocab_size`](Self::vocab_size) afterwards.
+    /// keeps its id. Grow the embeddings to [`vocab_size`](Self::vocab_size) afterwards
+    /// ([`TokenPlan::apply`](crate::vocabulary::TokenPlan::apply) does both).
     ///
     /// # Errors
     /// [`LlmError::AddedToken`] for an empty token; tokens before it stay added.

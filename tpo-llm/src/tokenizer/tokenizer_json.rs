@@ -112,6 +112,14 @@ impl TokenizerJson {
         self.next_id
     }
 
+    /// Added tokens by ascending id.
+    pub fn added(&self) -> Vec<(u32, HfAddedToken)> {
+        let added = self.inner.get_added_vocabulary().get_added_tokens_decoder();
+        let mut tokens: Vec<_> = added.iter().map(|(id, t)| (*id, t.clone())).collect();
+        tokens.sort_by_key(|(id, _)| *id);
+        tokens
+    }
+
     /// Adds a token, which gets the id of the vocabulary's entry of that name or the next free
     /// one. `wanted` is checked before anything changes.
     pub fn add(&mut self, token: AddedToken, wanted: Option<u32>) -> Result<u32> {

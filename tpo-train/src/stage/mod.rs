@@ -1,5 +1,6 @@
 //! Stages of training and the plan that orders them.
 
+mod heads;
 mod optimizer;
 #[cfg(test)]
 mod tests;
@@ -7,6 +8,7 @@ mod tests;
 use burn::module::Module;
 use serde::{Deserialize, Serialize};
 
+pub use heads::learning_heads;
 pub use optimizer::{AdamW, Muon, Precision};
 
 use crate::error::{Result, TrainError};
@@ -102,6 +104,14 @@ pub struct Stage {
     /// Seed of this stage; absent: the recipe's plus the stage's place.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seed: Option<u64>,
+    /// Optimizer steps within which every head that learns must have had a loss (its parameters or
+    /// task token are in a group, and its loss has a weight). A run in which one has not stops with
+    /// [`TrainError::SilentHeads`]: its data do not call the head. 0 lets it go on.
+    #[serde(
+        default = "heads::fire_within",
+        skip_serializing_if = "heads::is_default"
+    )]
+    pub heads_must_fire_within: u64,
     /// What learns. Parameters of no group are frozen.
     pub groups: Vec<ParamGroupSpec>,
 }
@@ -183,6 +193,7 @@ impl Stage {
             checkpoint_every: None,
             lora: None,
             seed: None,
+            heads_must_fire_within: heads::FIRE_WITHIN,
             groups,
         }
     }

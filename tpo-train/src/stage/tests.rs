@@ -32,8 +32,15 @@ fn defaults() {
     assert_eq!(stage.loss, LossWeights::default());
     let (b1, b2, eps) = (stage.adamw.beta_1, stage.adamw.beta_2, stage.adamw.epsilon);
     assert_eq!((b1, b2, eps), (0.9, 0.999, 1e-8));
-    let again = StagePlan::from_toml(&plan.to_toml().unwrap(), "again").unwrap();
-    assert_eq!(again, plan);
+    assert_eq!(stage.heads_must_fire_within, 50);
+    let text = plan.to_toml().unwrap();
+    assert!(!text.contains("heads_must_fire_within"), "{text}");
+    assert_eq!(StagePlan::from_toml(&text, "again").unwrap(), plan);
+    // Another number is kept.
+    let off = "batch_size = 2\nheads_must_fire_within = 0";
+    let off = StagePlan::from_toml(&SMALLEST.replace("batch_size = 2", off), "r").unwrap();
+    let again = StagePlan::from_toml(&off.to_toml().unwrap(), "again").unwrap();
+    assert_eq!((again.stages[0].heads_must_fire_within, &again), (0, &off));
 }
 
 #[test]

@@ -9,6 +9,7 @@ mod data;
 mod evaluate;
 mod event;
 mod feed;
+mod firing;
 mod micro;
 mod parallel;
 mod plan;

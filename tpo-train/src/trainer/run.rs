@@ -11,6 +11,7 @@ use tpo_core::traits::{Connector, LanguageModel, VisionEncoder};
 
 use super::data::{TrainBatch, TrainData};
 use super::event::{Hooks, MicroReport, StepReport, TermValue, TrainEvent};
+use super::firing::SilentHeads;
 use super::micro::micro_batch;
 use super::parallel::Worker;
 use super::prepare::prepare;
@@ -81,6 +82,7 @@ pub struct Trainer<V, C, L, H> {
     total_steps: u64,
     batches_per_epoch: u64,
     samples: u64,
+    silent: SilentHeads,
 }
 
 impl<V, C, L, H> Trainer<V, C, L, H>
@@ -114,6 +116,7 @@ where
             });
         }
         let groups = stage.resolve(&model)?;
+        let silent = SilentHeads::new(&stage, &groups, &model.heads);
         let mut optimizer = Optimizer::new(&groups, stage.adamw, stage.clip_norm);
         let device = &options.device;
         let model = prepare(model, &groups, stage.precision, device, &mut optimizer)?;
@@ -127,6 +130,7 @@ where
             total_steps: 0,
             batches_per_epoch,
             samples: 0,
+            silent,
             stage,
             options,
         };
@@ -171,6 +175,7 @@ where
         trainer.step = state.step;
         trainer.seed = state.seed;
         trainer.samples = state.samples;
+        trainer.silent.0.retain(|h| state.silent_heads.contains(h));
         trainer.options.stage_index = state.stage_index;
         trainer.options.steps_before = state.run_step.saturating_sub(state.step);
         Ok(trainer)
@@ -240,6 +245,7 @@ where
             samples: self.samples,
             total_steps: self.total_steps,
             seed: self.seed,
+            silent_heads: self.silent.0.clone(),
             cursor: data.cursor(),
             optimizer: self.optimizer.state(),
         }
@@ -308,7 +314,8 @@ where
     /// # Errors
     /// [`TrainError::NotFinite`] when a loss or the gradient's norm is infinite or not a number;
     /// the weights are then those of the step before. [`TrainError::NothingToLearn`] when no
-    /// micro-batch of any worker reaches a trainable parameter. [`TrainError::Model`],
+    /// micro-batch of any worker reaches a trainable parameter. [`TrainError::SilentHeads`] when a
+    /// head that learns had no loss within [`Stage::heads_must_fire_within`]. [`TrainError::Model`],
     /// [`TrainError::Worker`], and what the data stream fails with.
     pub fn step(&mut self, data: &mut dyn TrainData) -> Result<StepReport> {
         let start = Instant::now();
@@ -357,14 +364,16 @@ where
             log.add(done.terms, done.total);
         }
         // All workers agree on going on before they exchange gradients.
-        let shared = self.options.worker.sum(vec![
+        let mut shared = vec![
             f64::from(u8::from(failure.is_some())),
             // Not whether a loss is on the graph: with recomputation it always is.
             f64::from(u8::from(!grads.is_empty())),
             log.micro_batches.iter().filter_map(|m| m.loss).sum(),
             log.micro_batches.iter().filter_map(|m| m.loss).count() as f64,
             log.ids.len() as f64,
-        ])?;
+        ];
+        shared.extend(self.silent.fired(&log.terms));
+        let shared = self.options.worker.sum(shared)?;
         if let Some(failure) = failure {
             return Err(failure);
         }
@@ -392,6 +401,8 @@ where
         }
         self.step += 1;
         self.samples += shared[4] as u64;
+        self.silent.hear(&shared[5..]);
+        self.silent.check(&self.stage, self.step, self.samples)?;
         let micro_steps = self.step * accumulation as u64;
         Ok(StepReport {
             stage: self.stage.name.clone(),

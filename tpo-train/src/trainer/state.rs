@@ -1,5 +1,7 @@
 //! Where a run stands.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
 use crate::optim::OptimizerState;
@@ -26,6 +28,10 @@ pub struct TrainState {
     pub total_steps: u64,
     /// Seed of the stage.
     pub seed: u64,
+    /// Heads that learn and have had no loss in the stage so far; empty in states of before, whose
+    /// runs go on unwatched.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub silent_heads: BTreeSet<String>,
     /// Position of the data stream.
     pub cursor: serde_json::Value,
     /// Memory of the optimizer.
@@ -39,4 +45,34 @@ pub fn step_seed(seed: u64, stage: usize, step: u64, micro: u64, rank: usize) ->
     [stage as u64, step, micro, rank as u64]
         .into_iter()
         .fold(seed, tpo_core::recompute::mix)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn states_of_before_are_read_and_silence_is_not_written() {
+        let state = TrainState {
+            stage: "a".into(),
+            stage_index: 0,
+            step: 3,
+            run_step: 3,
+            samples: 6,
+            total_steps: 9,
+            seed: 1,
+            silent_heads: BTreeSet::new(),
+            cursor: serde_json::json!({ "batch": 3 }),
+            optimizer: OptimizerState::default(),
+        };
+        let text = serde_json::to_string(&state).unwrap();
+        assert!(!text.contains("silent"), "{text}");
+        assert_eq!(serde_json::from_str::<TrainState>(&text).unwrap(), state);
+        let silent = TrainState {
+            silent_heads: BTreeSet::from(["point".to_string()]),
+            ..state
+        };
+        let text = serde_json::to_string(&silent).unwrap();
+        assert_eq!(serde_json::from_str::<TrainState>(&text).unwrap(), silent);
+    }
 }
