@@ -5,7 +5,6 @@
 //! *vision encoder → connector → language model → task heads*. This crate defines the joints and
 //! names no concrete encoder, language model or head; those live in the sibling crates.
 
-pub mod choice;
 pub mod error;
 pub mod geometry;
 pub mod head;
@@ -14,7 +13,6 @@ pub mod nn;
 pub mod ops;
 pub mod prompt;
 pub mod recompute;
-pub mod rows;
 pub mod token;
 pub mod traits;
 pub mod weights;
