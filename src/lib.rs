@@ -30,7 +30,6 @@ mod error;
 pub mod evaluation;
 pub mod export;
 pub mod features;
-mod frames;
 pub mod measure;
 mod model_dir;
 pub mod presets;
@@ -53,7 +52,6 @@ pub use tpo_vision as vision;
 pub use config::{InputConfig, TpoConfig, VideoChatHeads, VideoChatTpo, videochat_tpo_keys};
 pub use device::DeviceChoice;
 pub use error::{Error, Result};
-pub use frames::StreamedFrames;
 pub use model_dir::CONFIG_FILE;
 pub use session::{
     Answer, Event, HeadProgress, Media, Question, Reply, Session, SessionOptions, TrackFrames,

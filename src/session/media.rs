@@ -7,14 +7,13 @@ use burn::tensor::{Tensor, TensorData};
 use tpo_core::head::FrameSource;
 use tpo_core::prompt::Visual;
 use tpo_data::{
-    ClipConfig, Frame, FrameBuffer, ImageTransform, Progress, VideoReader, open_video, read_clip,
-    read_image,
+    ClipConfig, Frame, FrameBuffer, ImageTransform, OnFrame, Progress, VideoFrames, VideoReader,
+    open_video, read_clip, read_image,
 };
 
 use super::{Session, TrackFrames};
 use crate::error::Result;
 use crate::features::FeatureVideo;
-use crate::frames::{HeardFrames, StreamedFrames};
 
 /// What the session is looking at.
 #[derive(Debug, Clone)]
@@ -104,12 +103,11 @@ impl Session {
         let pixels = TensorData::new(clip.values, [1, t, c, h, w]);
         let pixels = Tensor::from_data(pixels, &self.device);
         let embeddings = self.model.encode_visual(pixels, None)?;
-        let device = &self.device;
         let path = reader.path().to_path_buf();
-        let frames = match self.options.track {
-            TrackFrames::All => StreamedFrames::of(reader, device),
-            TrackFrames::Sampled => StreamedFrames::picked_of(reader, &clip.indices, device)?,
-        };
+        let mut frames = VideoFrames::new(reader, &self.device);
+        if self.options.track == TrackFrames::Sampled {
+            frames = frames.picked(&clip.indices)?;
+        }
         let media = Media {
             path,
             kind: Visual::Video,
@@ -146,7 +144,7 @@ impl Session {
             embeddings: self.model.encode_visual(pixels, None)?,
             feature_video: None,
         };
-        let frames = StreamedFrames::image(path, &self.options.limits, &self.device)?;
+        let frames = VideoFrames::image(path, &self.options.limits, &self.device)?;
         self.look_at(media, frames)
     }
 
@@ -160,14 +158,15 @@ impl Session {
         self.media_name.clear();
     }
 
-    fn look_at(&mut self, media: Media, frames: StreamedFrames) -> Result<&Media> {
+    fn look_at(&mut self, media: Media, frames: VideoFrames) -> Result<&Media> {
         self.clear_history();
         self.video_features = Arc::default();
         self.media_name = media.path.display().to_string();
-        self.frames = Some(HeardFrames {
-            frames,
-            progress: self.options.progress.clone(),
+        let progress = self.options.progress.clone();
+        let progress = progress.map(|heard| -> OnFrame {
+            Arc::new(move |done, total| (heard.0)("frames", done, total))
         });
+        self.frames = Some(frames.with_progress(progress));
         Ok(self.media.insert(media))
     }
 

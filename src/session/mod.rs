@@ -6,12 +6,12 @@ use burn::tensor::{Device, Tensor};
 use tpo_core::geometry::BoxXyxy;
 use tpo_core::model::CallOrder;
 use tpo_core::prompt::Turn;
+use tpo_data::VideoFrames;
 use tpo_llm::tokenizer::Tokenizer;
 
 use crate::config::{TpoConfig, VideoChatTpo};
 use crate::error::Result;
 use crate::features::{LazyFeatures, TemporalTowers};
-use crate::frames::HeardFrames;
 
 mod ask;
 mod media;
@@ -82,7 +82,7 @@ pub struct Session {
     /// Features of the question being answered.
     features: Option<LazyFeatures>,
     /// Frames of the media for heads that look again.
-    frames: Option<HeardFrames>,
+    frames: Option<VideoFrames>,
     /// Name of the media for the heads.
     media_name: String,
     /// The tokenizer's files, to be written beside the weights.

@@ -11,13 +11,14 @@ use tpo_core::prompt::{PromptIds, Visual};
 
 use super::augment::AugmentConfig;
 use super::draw::{Draw, ItemSeed};
-use super::facts::{ClipFrames, ClipSource, SampleFacts, read_view};
+use super::facts::{ClipFrames, ClipSource, SampleFacts};
 use super::order::SampleKey;
 use super::source::{Row, Source};
 use super::targets::{AnyTarget, Targets};
 use super::truth::Truth;
 use crate::prompts::{DialogueEncoder, PromptWriter};
 use crate::schema::{MediaKind, RowError, RowFault};
+use crate::video_frames::read_view;
 use crate::{
     ClipConfig, DataError, FrameSampling, ImageTransform, MediaLimits, VideoReader, select_frames,
 };
@@ -262,7 +263,7 @@ impl ItemMaker {
         let frames = match (&reader, &facts.clip) {
             (Some(reader), Some(clip)) => {
                 let transform = &self.frames.transform;
-                let read = read_view(&**reader, clip.indices.clone(), transform, &clip.view)?;
+                let read = read_view(&**reader, clip.indices.clone(), transform, &clip.view, None)?;
                 Some((read.values, read.shape))
             }
             _ => None,
