@@ -112,6 +112,50 @@ pub enum Error {
         /// What is wrong and what to do.
         why: String,
     },
+    /// A file that cannot be opened or read.
+    #[error("cannot read {file}: {source}")]
+    File {
+        /// The file.
+        file: String,
+        /// What the operating system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A line of a file that cannot be used.
+    #[error("{file}:{line}: {why}; {hint}")]
+    Row {
+        /// The file.
+        file: String,
+        /// The line, from 1.
+        line: usize,
+        /// What is wrong.
+        why: String,
+        /// What to do.
+        hint: String,
+    },
+    /// Two files that must describe the same samples do not.
+    #[error(
+        "{predictions} and {truth} do not describe the same samples: {without_prediction} of the \
+         ground truth have no prediction (first: {first_without_prediction}), {without_truth} \
+         predictions have no ground truth (first: {first_without_truth}); complete the files, or \
+         score the {matched} samples both have without strict"
+    )]
+    Unmatched {
+        /// File of predictions.
+        predictions: String,
+        /// File of the ground truth.
+        truth: String,
+        /// How many samples both have.
+        matched: usize,
+        /// How many samples have no prediction.
+        without_prediction: usize,
+        /// The first of them, or `none`.
+        first_without_prediction: String,
+        /// How many predictions have no sample.
+        without_truth: usize,
+        /// The first of them, or `none`.
+        first_without_truth: String,
+    },
     /// A file of an evaluation that cannot be read or written.
     #[error("{path}: {source}", path = path.display())]
     EvaluationIo {

@@ -28,7 +28,6 @@ pub mod draw;
 mod error;
 pub mod evaluation;
 pub mod features;
-mod frames;
 pub mod model;
 pub mod pretrain;
 mod session;
@@ -45,7 +44,6 @@ pub use tpo_vision as vision;
 
 pub use device::DeviceChoice;
 pub use error::{Error, Result};
-pub use frames::StreamedFrames;
 pub use model::{BuiltInHeads, CONFIG_FILE, InputConfig, Tpo, TpoConfig, VideoChatTpo, export, presets};
 pub use session::{
     Answer, Event, HeadProgress, Media, Question, Reply, Session, SessionOptions, TrackFrames,

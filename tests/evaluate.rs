@@ -9,8 +9,8 @@ use std::process::{Command, Output};
 use std::sync::OnceLock;
 
 use serde_json::Value;
-use tpo::core::rows::{SampleId, Table};
-use tpo::heads::mask::metric::vos::MaskTrack;
+use tpo::evaluation::files::vos::MaskTrack;
+use tpo::evaluation::files::{SampleId, Table};
 
 fn data(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))

@@ -2,7 +2,7 @@
 
 use clap::ValueEnum;
 use serde_json::json;
-use tpo::core::choice::{
+use tpo::evaluation::multiple_choice::{
     ChoiceRow, ChoiceRule, ChoiceScores, ChoiceTally, read_mvbench, read_video_mme,
 };
 

@@ -15,8 +15,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, ValueEnum};
 use outcome::{Failure, Outcome};
-use tpo::core::rows::ReadOptions;
-use tpo::heads::temporal::metric::Unusable;
+use tpo::evaluation::files::{ReadOptions, Unusable};
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Task {

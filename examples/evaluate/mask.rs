@@ -6,11 +6,10 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use tpo::core::geometry::LabelMap;
-use tpo::core::rows::Matched;
 use tpo::data::{MediaLimits, read_label_png};
-use tpo::heads::mask::metric::vos::{
-    self, MaskTrack, ObjectScores, VosOptions, VosProtocol, VosScores, score_labels,
-};
+use tpo::evaluation::files::Matched;
+use tpo::evaluation::files::vos::{self, MaskTrack, VosScores};
+use tpo::heads::mask::metric::vos::{ObjectScores, VosOptions, VosProtocol, score_labels};
 use tpo::heads::mask::metric::{BitMask, BoundaryTolerance};
 
 use super::outcome::{Failure, Grid, Outcome};

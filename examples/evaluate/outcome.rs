@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde::Serialize;
 use serde_json::{Value, json};
-use tpo::core::rows::{Matched, Record, Table};
+use tpo::evaluation::files::{Matched, Record, Table};
 
 pub type Failure = Box<dyn std::error::Error>;
 

@@ -6,8 +6,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use tpo::core::CoreError;
-use tpo::core::rows::{ReadOptions, Record, Table};
+use tpo::Error;
+use tpo::evaluation::files::{ReadOptions, Record, Table};
 
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -55,14 +55,14 @@ impl<R: std::io::Read> std::io::Read for Counted<R> {
 }
 
 /// Reads JSON lines.
-pub fn table<T: Record>(path: &Path, options: &ReadOptions) -> Result<Table<T>, CoreError> {
+pub fn table<T: Record>(path: &Path, options: &ReadOptions) -> Result<Table<T>, Error> {
     let name = path.display().to_string();
     let open = || -> std::io::Result<(File, u64)> {
         let file = File::open(path)?;
         let bytes = file.metadata()?.len();
         Ok((file, bytes))
     };
-    let (file, bytes) = open().map_err(|source| CoreError::File {
+    let (file, bytes) = open().map_err(|source| Error::File {
         file: name.clone(),
         source,
     })?;

@@ -1,8 +1,8 @@
 //! Boxes of referring expressions.
 
 use serde_json::{Map, Value, json};
-use tpo::heads::region::{BOX_PROTOCOL, BoxOptions, evaluate_boxes};
-use tpo::heads::temporal::metric::Unusable;
+use tpo::evaluation::files::Unusable;
+use tpo::evaluation::files::boxes::{BOX_PROTOCOL, BoxOptions, evaluate_boxes};
 
 use super::Args;
 use super::outcome::{Failure, Grid, Outcome};

@@ -1,9 +1,9 @@
 //! Moments, highlights and grounded questions.
 
 use serde_json::{Map, Value, json};
-use tpo::heads::temporal::metric::charades::{self, CharadesOptions};
-use tpo::heads::temporal::metric::nextgqa::{self, NextGqaOptions};
-use tpo::heads::temporal::metric::qvhighlights::{self, QvHighlightsOptions, SplitScores};
+use tpo::evaluation::files::charades::{self, CharadesOptions};
+use tpo::evaluation::files::nextgqa::{self, NextGqaOptions};
+use tpo::evaluation::files::qvhighlights::{self, QvHighlightsOptions, SplitScores};
 
 use super::Args;
 use super::outcome::{Failure, Grid, Outcome};

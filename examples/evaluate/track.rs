@@ -3,10 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
-use tpo::core::rows::Matched;
+use tpo::evaluation::files::Matched;
+use tpo::evaluation::files::tracks::{read_boxes, read_flags, read_resolution};
 use tpo::heads::mask::metric::track::{
-    Got10kScores, Got10kSequence, LasotScores, LasotSequence, got10k, lasot, read_boxes,
-    read_flags, read_resolution,
+    Got10kScores, Got10kSequence, LasotScores, LasotSequence, got10k, lasot,
 };
 
 use super::Args;

@@ -4,7 +4,7 @@
 //! [`tpo::data::readers`](tpo_data::readers) and this project's own) or of the synthetic world
 //! ([`WorldSpec`]), worded by [`Prompts`]. [`run()`] asks an [`Answerer`] each of them and keeps
 //! every answer as a [`PredictionRow`]; an interrupted run is gone on with. Scores come from the
-//! metrics of `tpo::heads` over files in the official formats, and are written with the
+//! metrics of [`files`] in the official formats, and are written with the
 //! [`Protocol`] that gave them.
 //!
 //! ```no_run
@@ -34,8 +34,10 @@
 
 mod answer;
 mod answerer;
+pub mod files;
 mod item;
 mod log;
+pub mod multiple_choice;
 mod mvbench;
 mod prompts;
 mod protocol;

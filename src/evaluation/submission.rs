@@ -4,13 +4,14 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use tpo_core::geometry::{BoxXyxy, Mask, Rle};
-use tpo_core::rows::{ReadOptions, Record, SampleId, Table};
 use tpo_data::schema::{BoxCoords, Saliency, TrackRegion};
-use tpo_heads::mask::metric::vos::MaskTrack;
-use tpo_heads::region::BoxRow;
-use tpo_heads::temporal::metric::{PredictedWindow, WindowPrediction, WindowTruth};
 
 use super::answer::{MediaInfo, Predicted};
+use super::files::boxes::BoxRow;
+use super::files::vos::MaskTrack;
+use super::files::{
+    PredictedWindow, ReadOptions, Record, SampleId, Table, WindowPrediction, WindowTruth,
+};
 use super::item::{Expected, Item};
 use super::log::PredictionRow;
 use crate::error::{Error, Result};
@@ -81,14 +82,14 @@ impl Folder<'_> {
     /// Writes rows as JSON lines and reads them back as the scoring does.
     pub fn table<T: Record + Serialize>(&self, name: &str, rows: &[T]) -> Result<Table<T>> {
         let path = self.lines(name, rows)?;
-        Ok(Table::read(path, &reading())?)
+        Table::read(path, &reading())
     }
 }
 
 /// Rows as a table, without a file.
 pub(super) fn memory_table<T: Record + Serialize>(name: &str, rows: &[T]) -> Result<Table<T>> {
     let bytes = lines(rows)?;
-    Ok(Table::from_reader(bytes.as_slice(), name, &reading())?)
+    Table::from_reader(bytes.as_slice(), name, &reading())
 }
 
 fn reading() -> ReadOptions {

@@ -8,14 +8,13 @@ use tpo_core::head::{FrameSource, HeadSet};
 use tpo_core::prompt::Visual;
 use tpo_core::traits::{VisualInput, VisualRows, VisualShape};
 use tpo_data::{
-    ClipConfig, Frame, FrameBuffer, ImageTransform, Progress, VideoReader, open_video, read_clip,
-    read_image,
+    ClipConfig, Frame, FrameBuffer, ImageTransform, OnFrame, Progress, VideoFrames, VideoReader,
+    open_video, read_clip, read_image,
 };
 
 use super::{Session, TrackFrames};
 use crate::error::Result;
 use crate::features::FeatureVideo;
-use crate::frames::{HeardFrames, StreamedFrames};
 
 /// What the session is looking at.
 #[derive(Debug, Clone)]
@@ -49,7 +48,7 @@ pub(super) struct Looking {
     /// Those features, once a head has asked for them.
     pub video_features: Arc<OnceLock<Tensor<2>>>,
     /// Frames for heads that look again.
-    pub frames: Arc<HeardFrames>,
+    pub frames: Arc<VideoFrames>,
 }
 
 impl<H: HeadSet> Session<H> {
@@ -117,12 +116,11 @@ impl<H: HeadSet> Session<H> {
             shape: VisualShape::video(size, clip.indices.len()),
             pixels: Tensor::from_data(TensorData::new(clip.values, clip.shape), &self.device),
         };
-        let device = &self.device;
         let path = reader.path().to_path_buf();
-        let frames = match self.options.track {
-            TrackFrames::All => StreamedFrames::of(reader, device),
-            TrackFrames::Sampled => StreamedFrames::picked_of(reader, &clip.indices, device)?,
-        };
+        let mut frames = VideoFrames::new(reader, &self.device);
+        if self.options.track == TrackFrames::Sampled {
+            frames = frames.picked(&clip.indices)?;
+        }
         let media = Media {
             path,
             kind: Visual::Video,
@@ -159,7 +157,7 @@ impl<H: HeadSet> Session<H> {
             timestamps: Vec::new(),
             frame_count: 1,
         };
-        let frames = StreamedFrames::image(path, &self.options.limits, &self.device)?;
+        let frames = VideoFrames::image(path, &self.options.limits, &self.device)?;
         self.look_at(media, visual, frames, None)
     }
 
@@ -173,11 +171,15 @@ impl<H: HeadSet> Session<H> {
         &mut self,
         media: Media,
         visual: VisualInput,
-        frames: StreamedFrames,
+        frames: VideoFrames,
         feature_video: Option<FeatureVideo>,
     ) -> Result<&Media> {
         let embeddings = self.model.encode_visuals(vec![visual], None)?;
         self.clear_history();
+        let progress = self.options.progress.clone();
+        let progress = progress.map(|heard| -> OnFrame {
+            Arc::new(move |done, total| (heard.0)("frames", done, total))
+        });
         let looking = Looking {
             media,
             // One visual went in.
@@ -187,11 +189,7 @@ impl<H: HeadSet> Session<H> {
             }),
             feature_video,
             video_features: Arc::default(),
-            frames: Arc::new(HeardFrames {
-                frames,
-                progress: self.options.progress.clone(),
-                cancel: self.options.cancel.clone(),
-            }),
+            frames: Arc::new(frames.with_progress(progress).with_cancel(self.options.cancel.clone())),
         };
         Ok(&self.looking.insert(looking).media)
     }

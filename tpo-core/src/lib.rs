@@ -6,7 +6,6 @@
 //! names no concrete encoder, language model or head; those live in the sibling crates.
 
 pub mod cancel;
-pub mod choice;
 pub mod error;
 pub mod geometry;
 pub mod head;
@@ -15,7 +14,6 @@ pub mod nn;
 pub mod ops;
 pub mod prompt;
 pub mod recompute;
-pub mod rows;
 pub mod token;
 pub mod traits;
 pub mod truth;

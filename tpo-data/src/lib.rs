@@ -42,6 +42,7 @@ pub mod schema;
 pub mod synthetic;
 mod transform;
 pub mod video;
+mod video_frames;
 
 pub use clip::{
     ClipConfig, ClipValues, Progress, VideoClip, read_clip, select_frames, video_clip_tensor,
@@ -57,6 +58,7 @@ pub use video::{
     FrameBuffer, FrameFolder, VideoInfo, VideoOptions, VideoPart, VideoReader, YuvConversion,
     open_frames, open_still, open_video, open_video_bytes, open_video_with,
 };
+pub use video_frames::{OnFrame, VideoFrames};
 
 // The README's code is compiled and run with the documentation tests.
 #[cfg(doctest)]

@@ -9,7 +9,7 @@
 
 mod error;
 pub mod mask;
-mod numeric;
+pub mod numeric;
 pub mod region;
 pub mod temporal;
 

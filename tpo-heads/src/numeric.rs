@@ -1,7 +1,7 @@
 //! Sums and means in numpy's order of additions, so that scores agree to the last digit.
 
 /// Sum in numpy's pairwise order.
-pub(crate) fn sum(values: &[f64]) -> f64 {
+pub fn sum(values: &[f64]) -> f64 {
     let n = values.len();
     if n < 8 {
         values.iter().sum()
@@ -25,19 +25,19 @@ pub(crate) fn sum(values: &[f64]) -> f64 {
 }
 
 /// Mean in numpy's order; `None` of nothing.
-pub(crate) fn mean(values: &[f64]) -> Option<f64> {
+pub fn mean(values: &[f64]) -> Option<f64> {
     (!values.is_empty()).then(|| sum(values) / values.len() as f64)
 }
 
 /// A share as per cent, rounded to two decimals as `float(f"{100 * share:.2f}")`: half to even
 /// on the exact binary value.
-pub(crate) fn percent(share: f64) -> f64 {
+pub fn percent(share: f64) -> f64 {
     let text = format!("{:.2}", 100.0 * share);
     text.parse().unwrap_or(f64::NAN)
 }
 
 /// Index of the first largest value; a NaN counts as largest, as in numpy.
-pub(crate) fn argmax(values: &[f64]) -> Option<usize> {
+pub fn argmax(values: &[f64]) -> Option<usize> {
     let mut best: Option<(usize, f64)> = None;
     for (i, v) in values.iter().enumerate() {
         if v.is_nan() {

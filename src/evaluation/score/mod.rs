@@ -7,16 +7,14 @@ mod words;
 use std::path::Path;
 
 use serde::Serialize;
-use tpo_core::choice::ChoiceRule;
 use tpo_data::readers::Format;
 use tpo_heads::mask::metric::track::{got10k, lasot};
-use tpo_heads::mask::metric::vos;
-use tpo_heads::region::BOX_PROTOCOL;
-use tpo_heads::temporal::metric::{charades, nextgqa, qvhighlights};
 
 use super::answer::AnswerForm;
+use super::files::{boxes::BOX_PROTOCOL, charades, nextgqa, qvhighlights, vos};
 use super::item::{Item, ItemKind};
 use super::log::PredictionRow;
+use super::multiple_choice::ChoiceRule;
 use super::submission::{Answered, Folder};
 use crate::error::Result;
 use moments::{grounded, moments};

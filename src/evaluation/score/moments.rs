@@ -1,13 +1,13 @@
 //! Time spans, highlights and grounded questions.
 
 use serde_json::{Map, Value, json};
-use tpo_heads::temporal::metric::charades::{self, CharadesOptions};
 use tpo_heads::temporal::metric::highlight;
-use tpo_heads::temporal::metric::nextgqa::{self, NextGqaOptions};
-use tpo_heads::temporal::metric::qvhighlights::{self, QvHighlightsOptions};
-use tpo_heads::temporal::metric::{Unusable, WindowPrediction, WindowTruth};
 
 use super::super::answer::{AnswerForm, Predicted};
+use super::super::files::charades::{self, CharadesOptions};
+use super::super::files::nextgqa::{self, NextGqaOptions};
+use super::super::files::qvhighlights::{self, QvHighlightsOptions};
+use super::super::files::{Unusable, WindowPrediction, WindowTruth};
 use super::super::item::{Expected, ItemKind};
 use super::super::submission::{Answered, Folder, memory_table, ratings, resample, windows};
 use super::{GroupScores, Rules, Score, Scored, TaskScores, grouped, one, percent};

@@ -1,9 +1,10 @@
 //! Boxes, masks and tracks.
 
 use tpo_heads::mask::metric::track::{Got10kScores, Got10kSequence, LasotScores, LasotSequence};
-use tpo_heads::mask::metric::vos::{self, VosOptions, VosProtocol};
-use tpo_heads::region::{BoxOptions, evaluate_boxes};
+use tpo_heads::mask::metric::vos::{VosOptions, VosProtocol};
 
+use super::super::files::boxes::{BoxOptions, evaluate_boxes};
+use super::super::files::vos;
 use super::super::submission::{Answered, BoxTrack, Folder, boxes, masks};
 use super::{GroupScores, Rules, Score, Scored, one, percent};
 use crate::error::Result;

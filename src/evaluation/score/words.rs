@@ -1,10 +1,10 @@
 //! Multiple choice and short answers.
 
 use serde_json::{Value, json};
-use tpo_core::choice::{ChoiceRule, ChoiceTally};
 
 use super::super::answer::normalise_text;
 use super::super::item::Expected;
+use super::super::multiple_choice::{ChoiceRule, ChoiceTally};
 use super::super::submission::{Answered, Folder};
 use super::{GroupScores, Rules, Scored, groups, one, percent};
 use crate::error::Result;

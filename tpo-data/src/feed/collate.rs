@@ -94,7 +94,7 @@ impl Collated {
         batch.targets = self.targets;
         let mut samples = self.samples;
         for clip in samples.iter_mut().filter_map(|s| s.clip.as_mut()) {
-            clip.device = device.clone();
+            clip.frames.device = device.clone();
         }
         (batch, samples)
     }

@@ -12,12 +12,13 @@ use tpo_core::traits::VisualShape;
 
 use super::augment::AugmentConfig;
 use super::draw::{Draw, ItemSeed};
-use super::facts::{ClipFrames, ClipSource, SampleFacts, read_view, row_name};
+use super::facts::{ClipFrames, ClipSource, SampleFacts, row_name};
 use super::order::SampleKey;
 use super::source::{Row, Source};
 use super::truth::place_truth;
 use crate::prompts::{DialogueEncoder, PromptWriter};
 use crate::schema::{MediaKind, RowError, RowFault};
+use crate::video_frames::read_view;
 use crate::{
     ClipConfig, DataError, FrameSampling, ImageTransform, MediaLimits, VideoReader, select_frames,
 };
@@ -259,7 +260,7 @@ impl ItemMaker {
         let visual = match (&reader, &clip_frames, visual) {
             (Some(reader), Some(clip), Some(visual)) => {
                 let transform = &self.frames.transform;
-                let read = read_view(&**reader, clip.indices.clone(), transform, &clip.view)?;
+                let read = read_view(&**reader, clip.indices.clone(), transform, &clip.view, None)?;
                 Some((visual, read.values, read.shape))
             }
             _ => None,

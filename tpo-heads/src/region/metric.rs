@@ -1,15 +1,7 @@
 //! Acc@IoU and mean IoU, the metrics of referring expression comprehension.
 
-use serde::{Deserialize, Serialize};
-use tpo_core::CoreError;
+use serde::Serialize;
 use tpo_core::geometry::BoxXyxy;
-use tpo_core::rows::{Matched, Problem, Record, SampleId, Table};
-
-use crate::error::HeadsError;
-use crate::numeric::mean;
-
-/// Version of this metric, for reports.
-pub const BOX_PROTOCOL: &str = "referring expression comprehension, Acc@IoU";
 
 /// Share of predictions whose IoU with the truth reaches a threshold (RefCOCO: 0.5).
 #[derive(Debug, Clone, Serialize)]
@@ -53,144 +45,8 @@ impl BoxAccuracy {
     }
 }
 
-/// A box for one expression, one JSON line: `{"id": 7, "box": [x0, y0, x1, y1], "split":
-/// "testA"}`. Predictions and ground truth have the same form; any unit, as long as both use it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct BoxRow {
-    /// The expression.
-    pub id: SampleId,
-    /// Left, top, right and bottom edge; `null` where the model gave no box, which is a miss.
-    #[serde(rename = "box", alias = "bbox")]
-    pub corners: Option<[f64; 4]>,
-    /// The split, of the ground truth; optional.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub split: Option<String>,
-}
-
-impl Record for BoxRow {
-    type Id = SampleId;
-
-    fn id(&self) -> SampleId {
-        self.id.clone()
-    }
-}
-
-/// How boxes are scored.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct BoxOptions {
-    /// IoU thresholds; reaching one is a hit.
-    pub thresholds: Vec<f64>,
-    /// Every expression must be on both sides.
-    pub strict: bool,
-    /// A reversed predicted box is a miss; otherwise it is an error.
-    pub reversed_is_miss: bool,
-}
-
-impl Default for BoxOptions {
-    /// Acc@0.25, 0.5 and 0.75.
-    fn default() -> Self {
-        Self {
-            thresholds: vec![0.25, 0.5, 0.75],
-            strict: false,
-            reversed_is_miss: false,
-        }
-    }
-}
-
-/// Scores of one split; per cent.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct BoxScores {
-    /// Name of the split; `all` for everything.
-    pub split: String,
-    /// Expressions in it.
-    pub count: usize,
-    /// Threshold and accuracy.
-    pub accuracy: Vec<(f64, f64)>,
-    /// Mean IoU.
-    pub miou: f64,
-}
-
-/// What was found.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct BoxReport {
-    /// Which expressions were scored, and which only one side has.
-    pub matched: Matched,
-    /// Expressions for which the model gave no box.
-    pub missing_boxes: usize,
-    /// `all` first, then the splits in order of appearance.
-    pub splits: Vec<BoxScores>,
-}
-
-/// Scores predicted boxes against the ground truth.
-///
-/// # Errors
-/// No common expression, a reversed box, ground truth without a box, expressions on one side only
-/// under `strict`.
-pub fn evaluate_boxes(
-    predictions: &Table<BoxRow>,
-    truth: &Table<BoxRow>,
-    options: &BoxOptions,
-) -> Result<BoxReport, HeadsError> {
-    let matched = predictions.compare(truth);
-    if options.strict {
-        matched.require_complete(&predictions.file, &truth.file)?;
-    }
-    let mut splits: Vec<(String, Vec<f64>)> = vec![("all".into(), Vec::new())];
-    let mut missing_boxes = 0;
-    for t in truth.iter() {
-        let Some(p) = predictions.get(&t.id) else {
-            continue;
-        };
-        let reversed = |b: &[f64; 4]| b[2] < b[0] || b[3] < b[1];
-        let hint = "write [left, top, right, bottom]";
-        let target = t.corners.filter(|b| !reversed(b)).ok_or_else(|| {
-            let why = format!("sample {} of the ground truth has no usable box", t.id);
-            truth.problem(&t.id, Problem::new(why, hint))
-        })?;
-        missing_boxes += p.corners.is_none() as usize;
-        let iou = match p.corners {
-            Some(b) if reversed(&b) && !options.reversed_is_miss => {
-                let why = format!("sample {}: the box {b:?} is reversed", p.id);
-                return Err(predictions.problem(&p.id, Problem::new(why, hint)).into());
-            }
-            Some(b) if !reversed(&b) => box_iou(b, target),
-            _ => 0.0,
-        };
-        splits[0].1.push(iou);
-        if let Some(name) = &t.split {
-            match splits.iter_mut().skip(1).find(|(n, _)| n == name) {
-                Some((_, ious)) => ious.push(iou),
-                None => splits.push((name.clone(), vec![iou])),
-            }
-        }
-    }
-    let scores = |(split, ious): (String, Vec<f64>)| {
-        let reach = |t: &f64| ious.iter().filter(|iou| *iou >= t).count() as f64;
-        Some(BoxScores {
-            split,
-            count: ious.len(),
-            accuracy: options
-                .thresholds
-                .iter()
-                .map(|t| (*t, 100.0 * reach(t) / ious.len() as f64))
-                .collect(),
-            miou: 100.0 * mean(&ious)?,
-        })
-    };
-    let splits: Option<Vec<_>> = splits.into_iter().map(scores).collect();
-    Ok(BoxReport {
-        matched,
-        missing_boxes,
-        splits: splits.ok_or(CoreError::Metric {
-            metric: "Acc@IoU",
-            why: "predictions and ground truth share no sample".into(),
-            hint: "check that both files number their samples alike",
-        })?,
-    })
-}
-
 /// Intersection over union of `[x0, y0, x1, y1]`; 0 where the union is empty.
-fn box_iou(a: [f64; 4], b: [f64; 4]) -> f64 {
+pub fn box_iou(a: [f64; 4], b: [f64; 4]) -> f64 {
     let w = (a[2].min(b[2]) - a[0].max(b[0])).max(0.0);
     let h = (a[3].min(b[3]) - a[1].max(b[1])).max(0.0);
     let area = |r: [f64; 4]| (r[2] - r[0]) * (r[3] - r[1]);
@@ -214,59 +70,5 @@ mod tests {
         assert_eq!(acc.accuracy(), Some(0.5));
         assert!((acc.mean_iou().unwrap() - (1.0 + 0.5 + 1.0 / 3.0) / 4.0).abs() < 1e-6);
         assert_eq!(BoxAccuracy::new(0.5).accuracy(), None);
-    }
-
-    fn rows(text: &str) -> Table<BoxRow> {
-        Table::from_reader(text.as_bytes(), "f", &Default::default()).unwrap()
-    }
-
-    #[test]
-    fn splits_and_thresholds_by_hand() {
-        let truth = rows(
-            "{\"id\":1,\"box\":[0,0,10,10],\"split\":\"val\"}\n\
-             {\"id\":2,\"box\":[0,0,10,10],\"split\":\"testA\"}\n\
-             {\"id\":3,\"box\":[0,0,10,10],\"split\":\"val\"}\n\
-             {\"id\":4,\"box\":[0,0,10,10]}",
-        );
-        let predicted = rows(
-            "{\"id\":3,\"box\":null}\n{\"id\":2,\"bbox\":[0,0,10,5]}\n{\"id\":1,\"box\":[0,0,10,7.5]}",
-        );
-        let report = evaluate_boxes(&predicted, &truth, &BoxOptions::default()).unwrap();
-        let [all, val, test] = &report.splits[..] else {
-            panic!()
-        };
-        assert_eq!((all.count, report.missing_boxes), (3, 1));
-        let third = 100.0 / 3.0;
-        assert_eq!(
-            all.accuracy,
-            [(0.25, 2.0 * third), (0.5, 2.0 * third), (0.75, third)]
-        );
-        assert!((all.miou - 100.0 * 1.25 / 3.0).abs() < 1e-12);
-        assert_eq!((val.split.as_str(), val.miou), ("val", 37.5));
-        assert_eq!(test.accuracy, [(0.25, 100.0), (0.5, 100.0), (0.75, 0.0)]);
-        assert_eq!(report.matched.without_prediction, ["4"]);
-        let strict = BoxOptions {
-            strict: true,
-            ..Default::default()
-        };
-        assert!(evaluate_boxes(&predicted, &truth, &strict).is_err());
-    }
-
-    #[test]
-    fn boxes_without_sense_are_errors() {
-        let truth = rows("{\"id\":1,\"box\":[0,0,10,10]}");
-        let reversed = rows("{\"id\":1,\"box\":[5,0,1,10]}");
-        let options = BoxOptions::default();
-        assert!(evaluate_boxes(&reversed, &truth, &options).is_err());
-        assert!(evaluate_boxes(&truth, &reversed, &options).is_err());
-        assert!(evaluate_boxes(&rows("{\"id\":2,\"box\":null}"), &truth, &options).is_err());
-        let miss = BoxOptions {
-            reversed_is_miss: true,
-            ..options
-        };
-        assert_eq!(
-            evaluate_boxes(&reversed, &truth, &miss).unwrap().splits[0].miou,
-            0.0
-        );
     }
 }

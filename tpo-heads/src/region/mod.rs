@@ -8,6 +8,4 @@ mod metric;
 pub use head::{BoxDecoder, BoxEncoder, RegionHead, RegionHeadConfig, RegionPrediction};
 pub use keys::REGION_KEYS;
 pub use loss::{RegionLossWeights, region_loss};
-pub use metric::{
-    BOX_PROTOCOL, BoxAccuracy, BoxOptions, BoxReport, BoxRow, BoxScores, evaluate_boxes,
-};
+pub use metric::{BoxAccuracy, box_iou};

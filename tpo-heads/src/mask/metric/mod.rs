@@ -14,4 +14,4 @@ pub mod vos;
 pub use bits::BitMask;
 pub use contour::{BoundaryTolerance, Contour, contour_accuracy, region_similarity};
 pub use statistics::{DecayBins, MetricStatistics};
-pub use vos::{ObjectScores, VosScores};
+pub use vos::ObjectScores;

@@ -1,10 +1,8 @@
 //! Single object tracking: boxes `[x, y, width, height]` in pixels, one per frame.
 
-mod files;
 pub mod got10k;
 pub mod lasot;
 
-pub use files::{FrameFlags, read_boxes, read_flags, read_resolution};
 pub use got10k::{Got10kScores, Got10kSequence, Got10kSequenceScores};
 pub use lasot::{LasotScores, LasotSequence, LasotSequenceScores};
 

@@ -6,7 +6,7 @@ use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{FloatDType, Gradients, Tensor};
 use tpo::weights::PathStack;
 
-use super::fixture::{Failure, Fixture, Values};
+use super::fixture::{Failure, Fixture, Missing, Values};
 
 /// Verdict on one fixture.
 #[derive(Debug)]
@@ -28,12 +28,42 @@ pub struct Report {
     pub worst: Option<(f64, String, f64, f64)>,
     /// What failed, in words.
     pub failures: Vec<String>,
+    /// Tensors that the fixture does not hold, and what could not be compared without them.
+    pub skipped: BTreeSet<String>,
+    /// Whether a part was left before its end.
+    cut_short: bool,
     seen: BTreeSet<String>,
 }
 
 impl Report {
     pub fn passed(&self) -> bool {
         self.failures.is_empty() && self.compared > 0
+    }
+
+    /// Runs a part of a check that stands by itself. A tensor that the fixture lacks ends the part,
+    /// not the check.
+    pub fn part(
+        &mut self,
+        part: impl FnOnce(&mut Self) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        match part(self).map_err(|e| e.downcast::<Missing>()) {
+            Ok(()) => Ok(()),
+            Err(Ok(missing)) => {
+                self.skipped.insert(missing.0);
+                self.cut_short = true;
+                Ok(())
+            }
+            Err(Err(e)) => Err(e),
+        }
+    }
+
+    /// Whether the fixture holds `key`; notes it as skipped where not.
+    fn holds(&mut self, fixture: &Fixture, key: &str) -> bool {
+        let holds = fixture.has(key);
+        if !holds {
+            self.skipped.insert(key.into());
+        }
+        holds
     }
 
     /// Relative L2 distance `||got - ref|| / max(||ref||, 1e-7)` of a tensor against `key`, at
@@ -49,7 +79,8 @@ impl Report {
         self.close_values(fixture, key, &shape, &got, |_| true)
     }
 
-    /// As [`Report::close`], only where `keep` of the element's index is true.
+    /// As [`Report::close`], only where `keep` of the element's index is true. An output that the
+    /// fixture does not hold is skipped.
     pub fn close_values(
         &mut self,
         fixture: &Fixture,
@@ -58,6 +89,9 @@ impl Report {
         got: &[f32],
         keep: impl Fn(usize) -> bool,
     ) -> Result<(), Failure> {
+        if !self.holds(fixture, key) {
+            return Ok(());
+        }
         let class = key.split('.').next().unwrap_or_default();
         let tolerance = fixture.tolerance(class)?;
         let stored = fixture.stored(key)?;
@@ -89,8 +123,11 @@ impl Report {
         Ok(())
     }
 
-    /// Exact equality of integers with `key`.
+    /// Exact equality of integers with `key`; skipped where the fixture does not hold it.
     pub fn equal(&mut self, fixture: &Fixture, key: &str, got: &[i64]) -> Result<(), Failure> {
+        if !self.holds(fixture, key) {
+            return Ok(());
+        }
         let Values::Int(expected) = &fixture.stored(key)?.values else {
             return Err(format!("`{key}` is not integer").into());
         };
@@ -138,7 +175,8 @@ impl Report {
         self.seen.insert(key.to_string());
     }
 
-    /// Fails if the fixture holds outputs, activations or gradients that were not compared.
+    /// Fails if the fixture holds outputs, activations or gradients that were not compared. Where
+    /// a part was cut short they are skipped.
     pub fn nothing_left(&mut self, fixture: &Fixture) {
         let left: Vec<&str> = fixture
             .tensors
@@ -147,7 +185,9 @@ impl Report {
             .filter(|k| !self.seen.contains(*k))
             .map(String::as_str)
             .collect();
-        if !left.is_empty() {
+        if self.cut_short {
+            self.skipped.extend(left.into_iter().map(String::from));
+        } else if !left.is_empty() {
             self.failures
                 .push(format!("not compared: {}", left.join(", ")));
         }

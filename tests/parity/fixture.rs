@@ -10,6 +10,18 @@ use serde_json::Value;
 /// What a fixture or a module under test can fail with.
 pub type Failure = Box<dyn std::error::Error>;
 
+/// A tensor that a check reads and its fixture does not hold.
+#[derive(Debug)]
+pub struct Missing(pub String);
+
+impl std::fmt::Display for Missing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "the fixture has no tensor `{}`", self.0)
+    }
+}
+
+impl std::error::Error for Missing {}
+
 /// One stored tensor, as numbers.
 #[derive(Debug, Clone)]
 pub struct Stored {
@@ -80,7 +92,7 @@ impl Fixture {
     pub fn stored(&self, key: &str) -> Result<&Stored, Failure> {
         self.tensors
             .get(key)
-            .ok_or_else(|| format!("the fixture has no tensor `{key}`").into())
+            .ok_or_else(|| Missing(key.into()).into())
     }
 
     pub fn has(&self, key: &str) -> bool {

@@ -4,11 +4,12 @@
 //! order, several windows of ground truth by the best of them, reaching the threshold is a hit.
 
 use serde::Serialize;
-use tpo_core::rows::{Matched, Table};
+use tpo_heads::numeric::{mean, percent};
+use tpo_heads::temporal::metric::retrieval;
 
-use super::{Unusable, WindowPrediction, WindowTruth, retrieval};
-use crate::error::HeadsError;
-use crate::numeric::{mean, percent};
+use super::windows::{predicted_windows, truth_windows};
+use super::{Matched, SAME_SPLIT, Table, Unusable, WindowPrediction, WindowTruth, nothing_shared};
+use crate::error::Result;
 
 /// Version of this metric, for reports.
 pub const PROTOCOL: &str = "charades-sta R@n, IoU=m and mIoU";
@@ -70,7 +71,7 @@ pub fn evaluate(
     predictions: &Table<WindowPrediction>,
     truth: &Table<WindowTruth>,
     options: &CharadesOptions,
-) -> Result<CharadesReport, HeadsError> {
+) -> Result<CharadesReport> {
     let matched = predictions.compare(truth);
     if options.strict {
         matched.require_complete(&predictions.file, &truth.file)?;
@@ -78,15 +79,15 @@ pub fn evaluate(
     let mut ious: Vec<Vec<f64>> = Vec::with_capacity(matched.matched);
     for p in predictions.iter() {
         let Some(t) = truth.get(&p.qid) else { continue };
-        let windows = super::truth_windows(truth, t)?;
-        let predicted = super::predicted_windows(predictions, p, options.unusable)?;
+        let windows = truth_windows(truth, t)?;
+        let predicted = predicted_windows(predictions, p, options.unusable)?;
         let all = predicted
             .iter()
             .filter_map(|w| retrieval::best_iou(w.span, windows));
         ious.push(all.collect());
     }
     if ious.is_empty() {
-        return Err(super::no_sample("Charades-STA", "qid"));
+        return Err(nothing_shared("Charades-STA", "qid", SAME_SPLIT));
     }
     let mut recalls = Vec::new();
     for n in &options.recall_at {

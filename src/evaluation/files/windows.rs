@@ -3,7 +3,9 @@
 use serde::de::{Error, SeqAccess, Visitor};
 use serde::ser::SerializeSeq;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use tpo_core::rows::{Problem, Record, SampleId};
+
+use super::{Problem, Record, SampleId, Table};
+use crate::error::Result;
 
 /// A predicted window, `[start, end, score]` or `[start, end]` in JSON; seconds.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -129,6 +131,66 @@ impl Record for WindowTruth {
             ));
         }
         Ok(())
+    }
+}
+
+/// How windows that carry no usable answer are treated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Unusable {
+    /// An error that names the line. The official scripts stop at an empty list, and score a
+    /// reversed window without a word.
+    #[default]
+    Refuse,
+    /// Empty lists count as a miss, with IoU 0 and AP 0; reversed windows are scored as the
+    /// official scripts do.
+    Score,
+}
+
+/// The windows of a row, or an error with its line where they cannot be scored.
+pub(super) fn predicted_windows<'a>(
+    table: &Table<WindowPrediction>,
+    row: &'a WindowPrediction,
+    unusable: Unusable,
+) -> Result<&'a [PredictedWindow]> {
+    let bad = |why: String, hint| Err(table.problem(&row.qid, Problem::new(why, hint)));
+    let qid = &row.qid;
+    let Some(windows) = &row.pred_relevant_windows else {
+        return bad(
+            format!("query {qid} has no `pred_relevant_windows`, the first row has"),
+            "give windows in all rows or in none",
+        );
+    };
+    if unusable == Unusable::Score {
+        return Ok(windows);
+    }
+    if windows.is_empty() {
+        return bad(
+            format!("query {qid} has an empty list of windows"),
+            "predict one, or count such queries as misses (Unusable::Score, --unusable score)",
+        );
+    }
+    match windows.iter().find(|w| w.span[1] < w.span[0]) {
+        Some(w) => bad(
+            format!("query {qid}: the window {:?} ends before it starts", w.span),
+            "swap its ends, or score it as it is (Unusable::Score, --unusable score)",
+        ),
+        None => Ok(windows),
+    }
+}
+
+/// The windows of the ground truth of a row, at least one.
+pub(super) fn truth_windows<'a>(
+    table: &Table<WindowTruth>,
+    row: &'a WindowTruth,
+) -> Result<&'a [[f64; 2]]> {
+    match row.relevant_windows.as_deref() {
+        Some(windows) if !windows.is_empty() => Ok(windows),
+        _ => {
+            let why = format!("query {} has no window in the ground truth", row.qid);
+            let hint = "give `relevant_windows`, or remove the query from both files";
+            Err(table.problem(&row.qid, Problem::new(why, hint)))
+        }
     }
 }
 

@@ -14,7 +14,7 @@ use std::path::Path;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::error::{CoreError, Result};
+use crate::error::{Error, Result};
 
 /// Why a record cannot be used, in words.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -91,14 +91,14 @@ pub struct Table<T: Record> {
     /// Fields that were ignored.
     pub unknown_fields: Vec<UnknownField>,
     /// Lines that were skipped, under [`ReadOptions::skip_bad_rows`].
-    pub skipped: Vec<CoreError>,
+    pub skipped: Vec<Error>,
 }
 
 impl<T: Record> Table<T> {
     /// Reads a file of JSON lines. Blank lines are allowed, a byte order mark as well.
     pub fn read(path: impl AsRef<Path>, options: &ReadOptions) -> Result<Self> {
         let name = path.as_ref().display().to_string();
-        let file = File::open(path.as_ref()).map_err(|source| CoreError::File {
+        let file = File::open(path.as_ref()).map_err(|source| Error::File {
             file: name.clone(),
             source,
         })?;
@@ -119,7 +119,7 @@ impl<T: Record> Table<T> {
         while let Some(line) = lines.next_line() {
             let parsed = match line {
                 Ok((number, line)) => table.row(line, number, options, &mut unknown),
-                Err(e @ CoreError::File { .. }) => return Err(e),
+                Err(e @ Error::File { .. }) => return Err(e),
                 Err(e) => Err(e),
             };
             match parsed {
@@ -177,8 +177,8 @@ impl<T: Record> Table<T> {
         Ok(())
     }
 
-    fn bad(&self, line: usize, problem: Problem) -> CoreError {
-        CoreError::Row {
+    fn bad(&self, line: usize, problem: Problem) -> Error {
+        Error::Row {
             file: self.file.clone(),
             line,
             why: problem.why,
@@ -187,7 +187,7 @@ impl<T: Record> Table<T> {
     }
 
     /// An error about the row of a sample, for rules that need more than the row itself.
-    pub fn problem(&self, id: &T::Id, problem: Problem) -> CoreError {
+    pub fn problem(&self, id: &T::Id, problem: Problem) -> Error {
         let line = self.by_id.get(id).map_or(0, |i| self.rows[*i].0);
         self.bad(line, problem)
     }
@@ -250,7 +250,7 @@ impl Matched {
             return Ok(());
         }
         let first = |ids: &[String]| ids.first().cloned().unwrap_or_else(|| "none".into());
-        Err(CoreError::Unmatched {
+        Err(Error::Unmatched {
             predictions: predictions.into(),
             truth: truth.into(),
             matched: self.matched,
@@ -362,21 +362,36 @@ impl<'a, R: BufRead> Lines<'a, R> {
         }
     }
 
-    fn io(&self, source: std::io::Error) -> CoreError {
-        CoreError::File {
+    fn io(&self, source: std::io::Error) -> Error {
+        Error::File {
             file: self.file.into(),
             source,
         }
     }
 
-    fn row(&self, why: String, hint: &str) -> CoreError {
-        CoreError::Row {
+    fn row(&self, why: String, hint: &str) -> Error {
+        Error::Row {
             file: self.file.into(),
             line: self.number,
             why,
             hint: hint.into(),
         }
     }
+}
+
+/// Reads a file that is one JSON value; `hint` says what it must be.
+pub(crate) fn read_json<T: DeserializeOwned>(path: &Path, hint: &str) -> Result<T> {
+    let file = path.display().to_string();
+    let bytes = std::fs::read(path).map_err(|source| Error::File {
+        file: file.clone(),
+        source,
+    })?;
+    serde_json::from_slice(&bytes).map_err(|e| Error::Row {
+        file,
+        line: e.line(),
+        why: e.to_string(),
+        hint: hint.into(),
+    })
 }
 
 /// Words for a JSON error of one line.
@@ -428,9 +443,9 @@ mod tests {
         Table::from_reader(BufReader::with_capacity(7, bytes), "f.jsonl", options)
     }
 
-    fn line_of(error: &CoreError) -> usize {
+    fn line_of(error: &Error) -> usize {
         match error {
-            CoreError::Row { line, .. } => *line,
+            Error::Row { line, .. } => *line,
             other => panic!("{other}"),
         }
     }

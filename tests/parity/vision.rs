@@ -44,12 +44,14 @@ pub fn vit(fixture: &Fixture, device: &Device) -> Result<Report, Failure> {
     let table = encoder.encoder.position_table(t, h, w, &device)?;
     compare_table(&mut report, fixture, "mid.pos_embed", table)?;
 
-    let image = upsample(fixture.tensor::<5>("in.image_lowres", &device)?, up);
-    let [_, _, _, h, w] = image.dims();
-    let out = encoder.forward(image)?;
-    report.close(fixture, "out.image_vision_ln", out)?;
-    let table = encoder.encoder.position_table(1, h, w, &device)?;
-    compare_table(&mut report, fixture, "mid.img_pos_embed", table)?;
+    report.part(|report| {
+        let image = upsample(fixture.tensor::<5>("in.image_lowres", &device)?, up);
+        let [_, _, _, h, w] = image.dims();
+        let out = encoder.forward(image)?;
+        report.close(fixture, "out.image_vision_ln", out)?;
+        let table = encoder.encoder.position_table(1, h, w, &device)?;
+        compare_table(report, fixture, "mid.img_pos_embed", table)
+    })?;
 
     let grads = loss.backward();
     compare_gradients(&mut report, fixture, "grad.", &encoder, &rules, &grads)?;
@@ -158,28 +160,30 @@ pub fn qformer(fixture: &Fixture, device: &Device) -> Result<Report, Failure> {
         mask: fixture.int_tensor("in.text_attention_mask", &device)?,
     };
     for (name, instruction) in [("notext", None), ("text", Some(&instruction))] {
-        let image = fixture
-            .tensor::<3>("in.image_embeds", &device)?
-            .require_grad();
-        let trace = model.trace(image.clone(), instruction)?;
-        for (i, hidden) in trace.hidden.iter().enumerate() {
-            report.close(fixture, &format!("mid.{name}.hidden.{i}"), hidden.clone())?;
-        }
-        let last = trace.hidden.last().ok_or("no hidden states")?.clone();
-        report.close(fixture, &format!("out.{name}.last_hidden_state"), last)?;
-        report.close(
-            fixture,
-            &format!("out.{name}.query_output"),
-            trace.query_output.clone(),
-        )?;
-        let cotangent = fixture.tensor::<3>(&format!("in.{name}.cotangent"), &device)?;
-        let loss = (trace.query_output * cotangent).mean();
-        report.close(fixture, &format!("out.{name}.loss"), loss.clone())?;
-        let grads = loss.backward();
-        let prefix = format!("grad.{name}.");
-        compare_gradients(&mut report, fixture, &prefix, &model, &rules, &grads)?;
-        let grad = image.grad(&grads).ok_or("the image got no gradient")?;
-        report.close(fixture, &format!("{prefix}in.image_embeds"), grad)?;
+        report.part(|report| {
+            let image = fixture
+                .tensor::<3>("in.image_embeds", &device)?
+                .require_grad();
+            let trace = model.trace(image.clone(), instruction)?;
+            for (i, hidden) in trace.hidden.iter().enumerate() {
+                report.close(fixture, &format!("mid.{name}.hidden.{i}"), hidden.clone())?;
+            }
+            let last = trace.hidden.last().ok_or("no hidden states")?.clone();
+            report.close(fixture, &format!("out.{name}.last_hidden_state"), last)?;
+            report.close(
+                fixture,
+                &format!("out.{name}.query_output"),
+                trace.query_output.clone(),
+            )?;
+            let cotangent = fixture.tensor::<3>(&format!("in.{name}.cotangent"), &device)?;
+            let loss = (trace.query_output * cotangent).mean();
+            report.close(fixture, &format!("out.{name}.loss"), loss.clone())?;
+            let grads = loss.backward();
+            let prefix = format!("grad.{name}.");
+            compare_gradients(report, fixture, &prefix, &model, &rules, &grads)?;
+            let grad = image.grad(&grads).ok_or("the image got no gradient")?;
+            report.close(fixture, &format!("{prefix}in.image_embeds"), grad)
+        })?;
     }
     report.nothing_left(fixture);
     Ok(report)

@@ -87,21 +87,23 @@ pub fn mistral_lora(fixture: &Fixture, device: &Device) -> Result<Report, Failur
     )?;
     let embeds = embeds.inner();
     let steps = count(fixture, "out.decode.step");
-    let prompt = fixture.stored("out.decode.prefill_logits")?.shape[1];
-    decode(
-        &mut report,
-        fixture,
-        &lm,
-        prompt,
-        |from, to| embeds.clone().slice([0..1, from..to, 0..d]),
-        steps,
-    )?;
+    report.part(|report| {
+        let prompt = fixture.stored("out.decode.prefill_logits")?.shape[1];
+        decode(
+            report,
+            fixture,
+            &lm,
+            prompt,
+            |from, to| embeds.clone().slice([0..1, from..to, 0..d]),
+            steps,
+        )?;
 
-    let eos = fixture.json["eos_token_id"].as_i64();
-    let first = embeds.clone().slice([0..1, 0..prompt, 0..d]);
-    let wanted = fixture.stored("out.greedy_ids")?.shape[1];
-    let got = greedy(&lm, first, None, wanted, eos)?;
-    report.equal(fixture, "out.greedy_ids", &got.concat())?;
+        let eos = fixture.json["eos_token_id"].as_i64();
+        let first = embeds.clone().slice([0..1, 0..prompt, 0..d]);
+        let wanted = fixture.stored("out.greedy_ids")?.shape[1];
+        let got = greedy(&lm, first, None, wanted, eos)?;
+        report.equal(fixture, "out.greedy_ids", &got.concat())
+    })?;
 
     let merged = lm.merge_lora();
     let weights = parameters(&merged);
@@ -175,69 +177,67 @@ pub fn hugging_face(fixture: &Fixture, device: &Device) -> Result<Report, Failur
     let embeds = lm.embed(first.clone());
     let d = lm.dim();
     let steps = count(fixture, "out.decode.step");
-    let prompt = fixture.stored("out.decode.prefill_logits")?.shape[1];
-    decode(
-        &mut report,
-        fixture,
-        &lm,
-        prompt,
-        |from, to| embeds.clone().slice([0..1, from..to, 0..d]),
-        steps,
-    )?;
-
-    let wanted = fixture.stored("out.greedy_ids")?.shape[1];
-    let got = greedy(
-        &lm,
-        embeds.slice([0..1, 0..prompt, 0..d]),
-        None,
-        wanted,
-        None,
-    )?;
-    report.equal(fixture, "out.greedy_ids", &got.concat())?;
-
-    let mask = mask_rows(fixture, "in.pad.attention_mask")?;
-    let ids = fixture.int_tensor::<2>("in.pad.input_ids", device)?;
-    let positions: Vec<Vec<usize>> = fixture
-        .int_rows("in.pad.position_ids")?
-        .iter()
-        .map(|r| r.iter().map(|p| *p as usize).collect())
-        .collect();
-    let [b, s] = ids.dims();
-    let flat: Vec<bool> = mask.iter().flatten().copied().collect();
-    let vocab = lm.vocab_size();
-    let embeds = lm.embed(ids);
-    let compare = |report: &mut Report, hidden: Tensor<3>| -> Result<(), Failure> {
-        let logits = lm.logits(hidden.clone());
-        report.close_values(
+    report.part(|report| {
+        let prompt = fixture.stored("out.decode.prefill_logits")?.shape[1];
+        decode(
+            report,
             fixture,
-            "out.pad.last_hidden",
-            &[b, s, d],
-            &floats(hidden)?,
-            |at| flat[at / d],
+            &lm,
+            prompt,
+            |from, to| embeds.clone().slice([0..1, from..to, 0..d]),
+            steps,
         )?;
-        report.close_values(
-            fixture,
-            "out.pad.logits",
-            &[b, s, vocab],
-            &floats(logits)?,
-            |at| flat[at / vocab],
-        )
-    };
-    // Three ways to the same numbers: given positions, positions 0.., and through the cache.
-    let states = lm.hidden_states(embeds.clone(), Some(&mask), Some(&positions))?;
-    compare(
-        &mut report,
-        states.last().ok_or("no hidden states")?.clone(),
-    )?;
-    compare(&mut report, lm.hidden(embeds.clone(), Some(&mask))?)?;
-    let mut cache = lm.cache(b, s, device);
-    compare(
-        &mut report,
-        lm.step(embeds.clone(), Some(&mask), &mut cache)?,
-    )?;
-    let wanted = fixture.stored("out.pad.greedy_ids")?.shape[1];
-    let got = greedy(&lm, embeds, Some(&mask), wanted, None)?;
-    report.equal(fixture, "out.pad.greedy_ids", &got.concat())?;
+
+        let wanted = fixture.stored("out.greedy_ids")?.shape[1];
+        let got = greedy(
+            &lm,
+            embeds.clone().slice([0..1, 0..prompt, 0..d]),
+            None,
+            wanted,
+            None,
+        )?;
+        report.equal(fixture, "out.greedy_ids", &got.concat())
+    })?;
+
+    report.part(|report| {
+        let mask = mask_rows(fixture, "in.pad.attention_mask")?;
+        let ids = fixture.int_tensor::<2>("in.pad.input_ids", device)?;
+        let positions: Vec<Vec<usize>> = fixture
+            .int_rows("in.pad.position_ids")?
+            .iter()
+            .map(|r| r.iter().map(|p| *p as usize).collect())
+            .collect();
+        let [b, s] = ids.dims();
+        let flat: Vec<bool> = mask.iter().flatten().copied().collect();
+        let vocab = lm.vocab_size();
+        let embeds = lm.embed(ids);
+        let compare = |report: &mut Report, hidden: Tensor<3>| -> Result<(), Failure> {
+            let logits = lm.logits(hidden.clone());
+            report.close_values(
+                fixture,
+                "out.pad.last_hidden",
+                &[b, s, d],
+                &floats(hidden)?,
+                |at| flat[at / d],
+            )?;
+            report.close_values(
+                fixture,
+                "out.pad.logits",
+                &[b, s, vocab],
+                &floats(logits)?,
+                |at| flat[at / vocab],
+            )
+        };
+        // Three ways to the same numbers: given positions, positions 0.., and through the cache.
+        let states = lm.hidden_states(embeds.clone(), Some(&mask), Some(&positions))?;
+        compare(report, states.last().ok_or("no hidden states")?.clone())?;
+        compare(report, lm.hidden(embeds.clone(), Some(&mask))?)?;
+        let mut cache = lm.cache(b, s, device);
+        compare(report, lm.step(embeds.clone(), Some(&mask), &mut cache)?)?;
+        let wanted = fixture.stored("out.pad.greedy_ids")?.shape[1];
+        let got = greedy(&lm, embeds, Some(&mask), wanted, None)?;
+        report.equal(fixture, "out.pad.greedy_ids", &got.concat())
+    })?;
     report.nothing_left(fixture);
     Ok(report)
 }

@@ -2,10 +2,9 @@
 
 use std::path::Path;
 
-use tpo_core::CoreError;
+use tpo_heads::mask::metric::track::BoxXywh;
 
-use super::BoxXywh;
-use crate::error::HeadsError;
+use crate::error::{Error, Result};
 
 /// One flag or number per frame.
 pub type FrameFlags = Vec<f64>;
@@ -15,7 +14,7 @@ const MAX_NUMBERS: usize = 1 << 26;
 
 /// Reads a box per line, `x, y, width, height`, separated by commas, tabs or blanks. `nan` is a
 /// number here: LaSOT's trackers write it.
-pub fn read_boxes(path: impl AsRef<Path>) -> Result<Vec<BoxXywh>, HeadsError> {
+pub fn read_boxes(path: impl AsRef<Path>) -> Result<Vec<BoxXywh>> {
     let path = path.as_ref();
     let text = read(path)?;
     let mut boxes = Vec::new();
@@ -38,7 +37,7 @@ pub fn read_boxes(path: impl AsRef<Path>) -> Result<Vec<BoxXywh>, HeadsError> {
 }
 
 /// Reads flags of frames, one per line or all in one line: `cover.label`, `full_occlusion.txt`.
-pub fn read_flags(path: impl AsRef<Path>) -> Result<FrameFlags, HeadsError> {
+pub fn read_flags(path: impl AsRef<Path>) -> Result<FrameFlags> {
     let path = path.as_ref();
     let text = read(path)?;
     let mut flags = Vec::new();
@@ -53,7 +52,7 @@ pub fn read_flags(path: impl AsRef<Path>) -> Result<FrameFlags, HeadsError> {
 }
 
 /// Reads `resolution: (width, height)` of GOT-10k's `meta_info.ini`.
-pub fn read_resolution(path: impl AsRef<Path>) -> Result<[f64; 2], HeadsError> {
+pub fn read_resolution(path: impl AsRef<Path>) -> Result<[f64; 2]> {
     let path = path.as_ref();
     let text = read(path)?;
     let hint = "the file must have a line `resolution: (width, height)`";
@@ -81,8 +80,8 @@ pub fn read_resolution(path: impl AsRef<Path>) -> Result<[f64; 2], HeadsError> {
         .ok_or_else(|| bad(path, line, "the resolution is not two numbers".into(), hint))
 }
 
-fn read(path: &Path) -> Result<String, HeadsError> {
-    let bytes = std::fs::read(path).map_err(|source| CoreError::File {
+fn read(path: &Path) -> Result<String> {
+    let bytes = std::fs::read(path).map_err(|source| Error::File {
         file: path.display().to_string(),
         source,
     })?;
@@ -98,7 +97,7 @@ fn read(path: &Path) -> Result<String, HeadsError> {
     })
 }
 
-fn numbers(path: &Path, line: usize, text: &str) -> Result<Vec<f64>, HeadsError> {
+fn numbers(path: &Path, line: usize, text: &str) -> Result<Vec<f64>> {
     text.split(|c: char| c == ',' || c.is_whitespace())
         .filter(|part| !part.is_empty())
         .map(|part| {
@@ -111,14 +110,13 @@ fn numbers(path: &Path, line: usize, text: &str) -> Result<Vec<f64>, HeadsError>
         .collect()
 }
 
-fn bad(path: &Path, line: usize, why: String, hint: &str) -> HeadsError {
-    CoreError::Row {
+fn bad(path: &Path, line: usize, why: String, hint: &str) -> Error {
+    Error::Row {
         file: path.display().to_string(),
         line,
         why,
         hint: hint.into(),
     }
-    .into()
 }
 
 #[cfg(test)]

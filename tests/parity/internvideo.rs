@@ -21,21 +21,6 @@ use super::fixture::{Failure, Fixture, Values};
 use super::text::tokenizer_file;
 use super::weights::{Stored, load_from};
 
-pub fn check(
-    fixture: &Fixture,
-    tokenizer: Option<&Path>,
-    device: &Device,
-) -> Result<Report, Failure> {
-    match fixture.name.as_str() {
-        "internvideo2_clip_vision" => vision(fixture, device),
-        "internvideo2_clip_text" => text(fixture, device),
-        "internvideo2_clip_loading" => loading(fixture, device),
-        "internvideo2_clip_small_amplitude" => small_amplitude(fixture, device),
-        "internvideo2_clip_tokenizer" => query_ids(fixture, tokenizer),
-        other => Err(format!("no check for `{other}`").into()),
-    }
-}
-
 fn video_tower(fixture: &Fixture, device: &Device) -> Result<InternVideo2, Failure> {
     let mut config = InternVideo2Config::from_reference_json(fixture.config())?;
     config.rms_norm_eps = fixture.json["rmsnorm_eps"].as_f64().unwrap_or(1e-6);
@@ -44,7 +29,7 @@ fn video_tower(fixture: &Fixture, device: &Device) -> Result<InternVideo2, Failu
     load_from(tower, &fixture.weights_file(), &Stored(&vision_rules()?))
 }
 
-fn vision(fixture: &Fixture, device: &Device) -> Result<Report, Failure> {
+pub fn vision(fixture: &Fixture, device: &Device) -> Result<Report, Failure> {
     let mut report = Report::default();
     let tower = video_tower(fixture, device)?;
     let hidden = fixture.json["mlp_hidden"].as_u64().ok_or("no mlp_hidden")?;
@@ -52,48 +37,52 @@ fn vision(fixture: &Fixture, device: &Device) -> Result<Report, Failure> {
     report.expect("mlp_hidden", found as u64 == hidden, || found.to_string());
 
     for name in ["video", "image"] {
-        let frames = fixture.tensor::<5>(&format!("in.{name}"), device)?;
-        let [b, t, ..] = frames.dims();
-        let trace = tower.trace(frames.clone())?;
-        let [_, n, d] = trace.patches.dims();
-        let patches = trace.patches.reshape([b, t, n / t, d]);
-        report.close(fixture, &format!("mid.{name}.patch"), patches)?;
-        for (i, block) in trace.blocks.iter().enumerate() {
-            let key = format!("mid.{name}.block.{i}");
-            if fixture.has(&key) {
-                report.close(fixture, &key, block.clone())?;
+        report.part(|report| {
+            let frames = fixture.tensor::<5>(&format!("in.{name}"), device)?;
+            let [b, t, ..] = frames.dims();
+            let trace = tower.trace(frames.clone())?;
+            let [_, n, d] = trace.patches.dims();
+            let patches = trace.patches.reshape([b, t, n / t, d]);
+            report.close(fixture, &format!("mid.{name}.patch"), patches)?;
+            for (i, block) in trace.blocks.iter().enumerate() {
+                let key = format!("mid.{name}.block.{i}");
+                if fixture.has(&key) {
+                    report.close(fixture, &key, block.clone())?;
+                }
             }
-        }
-        let key = format!("mid.{name}.block0.attn");
-        if fixture.has(&key) {
-            let block = tower.blocks.first().ok_or("no blocks")?;
-            let attended = block.attn.forward(block.norm1.forward(trace.input));
-            report.close(fixture, &key, attended)?;
-        }
-        let key = format!("mid.{name}.pos_embed");
-        if fixture.has(&key) {
-            report.close(fixture, &key, tower.position_table(t == 1))?;
-        }
-        let key = format!("mid.{name}.pool.cross_attn");
-        if fixture.has(&key) {
-            let last = trace.blocks.last().ok_or("no blocks")?.clone();
-            report.close(fixture, &key, tower.clip_projector.forward(last))?;
-        }
-        report.close(fixture, &format!("out.{name}_embed"), trace.pooled)?;
-        // A frozen tower on an autodiff device computes the same.
-        let out = tower.forward(frames)?;
-        report.close(fixture, &format!("out.{name}_embed"), out)?;
+            let key = format!("mid.{name}.block0.attn");
+            if fixture.has(&key) {
+                let block = tower.blocks.first().ok_or("no blocks")?;
+                let attended = block.attn.forward(block.norm1.forward(trace.input));
+                report.close(fixture, &key, attended)?;
+            }
+            let key = format!("mid.{name}.pos_embed");
+            if fixture.has(&key) {
+                report.close(fixture, &key, tower.position_table(t == 1))?;
+            }
+            let key = format!("mid.{name}.pool.cross_attn");
+            if fixture.has(&key) {
+                let last = trace.blocks.last().ok_or("no blocks")?.clone();
+                report.close(fixture, &key, tower.clip_projector.forward(last))?;
+            }
+            report.close(fixture, &format!("out.{name}_embed"), trace.pooled)?;
+            // A frozen tower on an autodiff device computes the same.
+            let out = tower.forward(frames)?;
+            report.close(fixture, &format!("out.{name}_embed"), out)
+        })?;
     }
 
-    let frames = fixture.tensor::<4>("in.frames8fps", device)?;
-    let [count, c, h, w] = frames.dims();
-    let per_clip = tower.config().num_frames;
-    let clips = frames.reshape([count / per_clip, per_clip, c, h, w]);
-    let features = with_endpoints(tower.forward(clips)?);
-    let [rows, _] = features.dims();
-    report.close(fixture, "out.v_feat_tef", features)?;
-    let ones = Tensor::<1>::ones([rows], device);
-    report.close(fixture, "out.v_feat_mask", ones)?;
+    report.part(|report| {
+        let frames = fixture.tensor::<4>("in.frames8fps", device)?;
+        let [count, c, h, w] = frames.dims();
+        let per_clip = tower.config().num_frames;
+        let clips = frames.reshape([count / per_clip, per_clip, c, h, w]);
+        let features = with_endpoints(tower.forward(clips)?);
+        let [rows, _] = features.dims();
+        report.close(fixture, "out.v_feat_tef", features)?;
+        let ones = Tensor::<1>::ones([rows], device);
+        report.close(fixture, "out.v_feat_mask", ones)
+    })?;
     report.nothing_left(fixture);
     Ok(report)
 }
@@ -126,7 +115,7 @@ fn rows_of(fixture: &Fixture) -> Result<Vec<Vec<u32>>, Failure> {
         .collect())
 }
 
-fn text(fixture: &Fixture, device: &Device) -> Result<Report, Failure> {
+pub fn text(fixture: &Fixture, device: &Device) -> Result<Report, Failure> {
     use tpo::core::traits::LanguageModel;
 
     let mut report = Report::default();
@@ -203,7 +192,7 @@ fn published(fixture: &Fixture, prefix: &str, dir: &Path) -> Result<PathBuf, Fai
     Ok(path)
 }
 
-fn loading(fixture: &Fixture, device: &Device) -> Result<Report, Failure> {
+pub fn loading(fixture: &Fixture, device: &Device) -> Result<Report, Failure> {
     let mut report = Report::default();
     let config = fixture.config();
     let mut vision = InternVideo2Config::from_reference_json(&config["vision"])?;
@@ -310,7 +299,7 @@ fn compare_state<M: Module>(
 }
 
 /// Weights and inputs of the two tower fixtures, scaled down: pins the norms' epsilon.
-fn small_amplitude(fixture: &Fixture, device: &Device) -> Result<Report, Failure> {
+pub fn small_amplitude(fixture: &Fixture, device: &Device) -> Result<Report, Failure> {
     let mut report = Report::default();
     let base = Fixture::open(&fixture.dir, "internvideo2_clip_vision")?;
     let mut tower = video_tower(&base, device)?;
@@ -335,7 +324,7 @@ fn small_amplitude(fixture: &Fixture, device: &Device) -> Result<Report, Failure
     Ok(report)
 }
 
-fn query_ids(fixture: &Fixture, given: Option<&Path>) -> Result<Report, Failure> {
+pub fn query_ids(fixture: &Fixture, given: Option<&Path>) -> Result<Report, Failure> {
     let mut report = Report::default();
     let json = &fixture.json;
     let tokenizer = QueryTokenizer::from_sentencepiece(tokenizer_file(fixture, given)?)?;

@@ -1,38 +1,21 @@
 //! The parity runner over the fixtures that travel with the repository.
 
-#[path = "../examples/check_parity/boxes.rs"]
 mod boxes;
-#[path = "../examples/check_parity/check.rs"]
 mod check;
-#[path = "../examples/check_parity/fixture.rs"]
 mod fixture;
-#[path = "../examples/check_parity/internvideo.rs"]
 mod internvideo;
-#[path = "../examples/check_parity/llm.rs"]
 mod llm;
-#[path = "../examples/check_parity/metrics.rs"]
 mod metrics;
-#[path = "../examples/check_parity/model.rs"]
 mod model;
-#[path = "../examples/check_parity/run.rs"]
 mod run;
-#[path = "../examples/check_parity/sam2.rs"]
 mod sam2;
-#[path = "../examples/check_parity/stored.rs"]
 mod stored;
-#[path = "../examples/check_parity/temporal.rs"]
 mod temporal;
-#[path = "../examples/check_parity/text.rs"]
 mod text;
-#[path = "../examples/check_parity/track.rs"]
 mod track;
-#[path = "../examples/check_parity/tracking.rs"]
 mod tracking;
-#[path = "../examples/check_parity/train.rs"]
 mod train;
-#[path = "../examples/check_parity/vision.rs"]
 mod vision;
-#[path = "../examples/check_parity/weights.rs"]
 mod weights;
 
 use std::path::Path;
@@ -70,4 +53,31 @@ fn a_wrong_weight_or_a_missing_comparison_fails() {
     std::fs::write(&file, bytes).unwrap();
     let summary = run::run(dir.path(), &Default::default(), &Device::flex(), |_| {}).unwrap();
     assert_eq!((summary.passed, summary.failed), (0, 1));
+}
+
+#[test]
+fn a_tensor_that_a_fixture_lacks_is_skipped_by_name() {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+    let dir = tempfile::tempdir().unwrap();
+    let name = "internvideo2_clip_vision";
+    let json = format!("{name}.json");
+    std::fs::copy(source.join(&json), dir.path().join(&json)).unwrap();
+    let file = format!("{name}.safetensors");
+    let bytes = std::fs::read(source.join(&file)).unwrap();
+    let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let (lacking, unused) = ("in.frames8fps", ["out.v_feat_mask", "out.v_feat_tef"]);
+    let kept = tensors.tensors().into_iter().filter(|(k, _)| k != lacking);
+    safetensors::serialize_to_file(kept, None, &dir.path().join(&file)).unwrap();
+    // A fixture that no check knows.
+    std::fs::write(dir.path().join("ov_pool.json"), "{}").unwrap();
+    let mut lines = Vec::new();
+    let summary = run::run(dir.path(), &Default::default(), &Device::flex(), |line| {
+        lines.push(line.to_string());
+    })
+    .unwrap();
+    let counts = (summary.passed, summary.failed, summary.not_built);
+    assert_eq!(counts, (1, 0, 1), "{lines:?}");
+    let skipped = format!("skipped: {lacking}, {}", unused.join(", "));
+    assert!(lines[0].ends_with(&skipped), "{lines:?}");
+    assert!(lines[1].ends_with("NOT BUILT"), "{lines:?}");
 }

@@ -8,14 +8,15 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use serde::de::{DeserializeOwned, Error, MapAccess, Visitor};
+use serde::de::{DeserializeOwned, Error as _, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 use tpo_core::CoreError;
-use tpo_core::rows::Matched;
+use tpo_heads::temporal::metric::grounding_overlap;
 
-use super::Unusable;
-use crate::error::HeadsError;
+use super::table::read_json;
+use super::{Matched, SAME_SPLIT, Unusable, nothing_shared};
+use crate::error::{Error, Result};
 
 /// Version of this metric, for reports.
 pub const PROTOCOL: &str = "NExT-GQA eval_ground";
@@ -85,25 +86,10 @@ pub type Segments = Entries<[f64; 2]>;
 pub type Answers = Entries<Answer>;
 
 /// Reads one of the three JSON files.
-pub fn read<T: DeserializeOwned>(path: impl AsRef<Path>) -> Result<T, HeadsError> {
-    let file = path.as_ref().display().to_string();
-    let bytes = std::fs::read(path.as_ref()).map_err(|source| CoreError::File {
-        file: file.clone(),
-        source,
-    })?;
-    serde_json::from_slice(&bytes).map_err(|e| {
-        let (line, why) = (e.line(), e.to_string());
-        let hint = "ground truth is {video: {duration, location: {qid: [[s, e]]}}}, predictions \
-                    {video_qid: [s, e]}, answers {video_qid: {answer, prediction}}";
-        let hint = hint.into();
-        CoreError::Row {
-            file,
-            line,
-            why,
-            hint,
-        }
-        .into()
-    })
+pub fn read<T: DeserializeOwned>(path: impl AsRef<Path>) -> Result<T> {
+    let hint = "ground truth is {video: {duration, location: {qid: [[s, e]]}}}, predictions \
+                {video_qid: [s, e]}, answers {video_qid: {answer, prediction}}";
+    read_json(path.as_ref(), hint)
 }
 
 /// What the script leaves open.
@@ -141,20 +127,6 @@ pub struct NextGqaReport {
     pub iou_05: f64,
 }
 
-/// IoU (over the hull) and IoP of a predicted segment, as in the script: both may be negative
-/// where the segments do not touch.
-pub fn overlap(truth: [f64; 2], predicted: [f64; 2]) -> (f64, f64) {
-    if predicted[0] == predicted[1] {
-        let inside = truth[0] <= predicted[0] && predicted[0] <= truth[1];
-        return (0.0, inside as u8 as f64);
-    }
-    let hull = truth[1].max(predicted[1]) - truth[0].min(predicted[0]);
-    let inter = truth[1].min(predicted[1]) - truth[0].max(predicted[0]);
-    let length = predicted[1] - predicted[0];
-    let over = |d: f64| if d > 0.0 { inter / d } else { 0.0 };
-    (over(hull), over(length))
-}
-
 /// Scores predicted segments, and answers where given.
 ///
 /// # Errors
@@ -165,9 +137,9 @@ pub fn evaluate(
     answers: Option<&Answers>,
     truth: &Truth,
     options: &NextGqaOptions,
-) -> Result<NextGqaReport, HeadsError> {
+) -> Result<NextGqaReport> {
     let metric = "NExT-GQA";
-    let fail = |why: String, hint: &'static str| -> HeadsError {
+    let fail = |why: String, hint: &'static str| -> Error {
         CoreError::Metric { metric, why, hint }.into()
     };
     let by_key: HashMap<&str, [f64; 2]> =
@@ -201,7 +173,7 @@ pub fn evaluate(
             }
             let (mut iou, mut iop) = (0.0, 0.0);
             for location in locations {
-                let (u, p) = overlap(*location, predicted);
+                let (u, p) = grounding_overlap(*location, predicted);
                 iou = f64::max(iou, u);
                 iop = f64::max(iop, p);
             }
@@ -229,7 +201,7 @@ pub fn evaluate(
         matched.require_complete("the predictions", "the ground truth")?;
     }
     if iops.is_empty() {
-        return Err(super::no_sample(metric, "question"));
+        return Err(nothing_shared(metric, "question", SAME_SPLIT));
     }
     let n = iops.len() as f64;
     let share = |count: usize| count as f64 / n * 100.0;
@@ -260,7 +232,7 @@ mod tests {
         segments: &str,
         answers: Option<&str>,
         options: NextGqaOptions,
-    ) -> Result<NextGqaReport, HeadsError> {
+    ) -> Result<NextGqaReport> {
         let truth: Truth = serde_json::from_str(TRUTH).unwrap();
         let segments: Segments = serde_json::from_str(segments).unwrap();
         let answers: Option<Answers> = answers.map(|a| serde_json::from_str(a).unwrap());

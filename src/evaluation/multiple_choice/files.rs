@@ -3,10 +3,9 @@
 use std::path::Path;
 
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
 
-use crate::error::{CoreError, Result};
-use crate::rows::{Problem, Record, SampleId};
+use crate::error::Result;
+use crate::evaluation::files::{Problem, Record, SampleId, read_json};
 
 /// An answered question, one JSON line each: `{"id": 7, "task_type": "Action Order",
 /// "pred": "(A)", "gt": "(A) Ran."}`; `pred` and `gt` are MVBench's names.
@@ -59,7 +58,10 @@ struct MvBenchAnswer {
 /// Reads the JSON MVBench's own script writes: `{"acc_dict": .., "res_list": [{"pred", "gt",
 /// "task_type"}]}`. Answers without a task are counted in the group `all`.
 pub fn read_mvbench(path: impl AsRef<Path>) -> Result<Vec<ChoiceRow>> {
-    let file: MvBenchFile = read_json(path.as_ref(), "an object with the list `res_list`")?;
+    let file: MvBenchFile = read_json(
+        path.as_ref(),
+        "the file must be an object with the list `res_list`",
+    )?;
     let number = |(i, a): (usize, MvBenchAnswer)| ChoiceRow {
         id: SampleId::Number(i as i64),
         task_type: a.task_type,
@@ -104,19 +106,8 @@ pub struct VideoMmeQuestion {
 
 /// Reads Video-MME's result file: a list of videos with their questions.
 pub fn read_video_mme(path: impl AsRef<Path>) -> Result<Vec<VideoMmeVideo>> {
-    read_json(path.as_ref(), "a list of videos with `questions`")
-}
-
-fn read_json<T: DeserializeOwned>(path: &Path, expected: &str) -> Result<T> {
-    let file = path.display().to_string();
-    let bytes = std::fs::read(path).map_err(|source| CoreError::File {
-        file: file.clone(),
-        source,
-    })?;
-    serde_json::from_slice(&bytes).map_err(|e| CoreError::Row {
-        file,
-        line: e.line(),
-        why: e.to_string(),
-        hint: format!("the file must be {expected}"),
-    })
+    read_json(
+        path.as_ref(),
+        "the file must be a list of videos with `questions`",
+    )
 }

@@ -3,7 +3,8 @@
 use ndarray::Array2;
 use serde_json::Value;
 use tpo::core::geometry::{Mask, Rle, coco_box_iou};
-use tpo::heads::mask::metric::vos::{ObjectScores, VosOptions, VosScores};
+use tpo::evaluation::files::vos::VosScores;
+use tpo::heads::mask::metric::vos::{ObjectScores, VosOptions};
 use tpo::heads::mask::metric::{
     BitMask, BoundaryTolerance, DecayBins, MetricStatistics, contour_accuracy, region_similarity,
 };
