@@ -140,21 +140,6 @@ impl HeadsError {
             false => Err(Self::config(what, expected, found)),
         }
     }
-
-    /// A tensor of the wrong shape, or a list of the wrong length.
-    pub(crate) fn shape(
-        place: &'static str,
-        what: &'static str,
-        expected: impl Into<String>,
-        found: &[usize],
-    ) -> Self {
-        Self::Shape {
-            place,
-            what,
-            expected: expected.into(),
-            found: found.to_vec(),
-        }
-    }
 }
 
 fn length(frames: &Option<usize>) -> String {

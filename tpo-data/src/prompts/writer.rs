@@ -29,7 +29,6 @@ pub struct Vocabulary {
     /// Tokens by task.
     pub tasks: BTreeMap<String, TaskWords>,
     /// Stands for a box in a question; `None` for a model that reads boxes as text.
-    #[serde(default)]
     pub box_prompt: Option<String>,
 }
 

@@ -1,6 +1,5 @@
 //! Configuration files of SAM 2 and of transformers, read value by value.
 
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
