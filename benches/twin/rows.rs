@@ -78,30 +78,13 @@ pub struct Row {
 }
 
 impl Row {
-    /// The row of the same name in `twin.py`, which takes the dtype as an option.
+    /// The row of the same name in `twin.py`, which takes the dtype as an option and recomputes
+    /// nothing.
     pub fn twin_name(&self) -> &'static str {
-        match self.task {
-            Task::VitL => "vit-l",
-            Task::InternVideo2 => "internvideo2-1b",
-            Task::QFormer => "qformer",
-            Task::Sam2Tiny => "sam2-tiny",
-            Task::Sam2Large => "sam2-large",
-            Task::Sam2Track => "sam2-track",
-            Task::MistralPrefill => "mistral-prefill",
-            Task::MistralDecode => "mistral-decode",
-            Task::SmolLm2Decode => "smollm2-decode",
-            Task::RegionHead => "region-head",
-            Task::CgDetr => "cgdetr",
-            Task::CgDetrTrain => "cgdetr-train",
-            Task::LoraStep | Task::LoraStepRecomputed => "lora-step",
-            Task::AdamWStep => "adamw-step",
-            Task::TpoStep => "tpo-step",
-            Task::VideoDecode => "video-decode",
-            Task::CheckpointSave => "checkpoint-save",
-            Task::CheckpointLoad => "checkpoint-load",
-            Task::VideoLoader => "video-loader",
-            Task::Peak => "peak",
-        }
+        ["-f16", "-bf16", "-recomputed"]
+            .iter()
+            .find_map(|suffix| self.name.strip_suffix(suffix))
+            .unwrap_or(self.name)
     }
 
     /// Whether a sample is one new token.
@@ -129,10 +112,45 @@ pub const TPO_ROWS: usize = 4;
 pub const CHECKPOINT_TENSORS: usize = 16;
 pub const CHECKPOINT_SHAPE: [usize; 2] = [1024, 4096];
 
-/// The rows of the table in order.
-pub fn all() -> Vec<Row> {
+/// All rows; the last is no line of the table.
+#[rustfmt::skip]
+const ROWS: [(&str, Task, Dtype, &str); 24] = {
     use Dtype::{Bf16, F16, F32};
-    let row = |name, task, dtype, what| {
+    [
+        ("vit-l", Task::VitL, F32, "16x224x224, 23 blocks, 3136 tokens"),
+        ("internvideo2-1b", Task::InternVideo2, F32, "8x224x224, 40 blocks, 2049 tokens, pooling"),
+        ("qformer", Task::QFormer, F32, "96 queries over 3136 tokens"),
+        ("sam2-tiny", Task::Sam2Tiny, F32, "Hiera-T and pyramid, 1024x1024"),
+        ("sam2-large", Task::Sam2Large, F32, "Hiera-L and pyramid, 1024x1024"),
+        ("sam2-track", Task::Sam2Track, F32, "1024x1024 encoded, 7 memories, 16 pointers: mask and memory"),
+        ("mistral-prefill", Task::MistralPrefill, F32, "one layer, 256 tokens"),
+        ("mistral-decode", Task::MistralDecode, F32, "1 token after 256"),
+        ("mistral-decode-f16", Task::MistralDecode, F16, "1 token after 256"),
+        ("mistral-decode-bf16", Task::MistralDecode, Bf16, "1 token after 256"),
+        ("smollm2-decode", Task::SmolLm2Decode, F32, "64 tokens after 32, per token"),
+        ("smollm2-decode-bf16", Task::SmolLm2Decode, Bf16, "64 tokens after 32, per token"),
+        ("region-head", Task::RegionHead, F32, "one box, 4096-2048-4"),
+        ("cgdetr", Task::CgDetr, F32, "75 clips, 32 words"),
+        ("cgdetr-train", Task::CgDetrTrain, F32, "4 x (75 clips, 32 words), losses and gradients"),
+        ("lora-step", Task::LoraStep, F32, "2 Mistral layers, 512 tokens: gradients and AdamW"),
+        ("lora-step-recomputed", Task::LoraStepRecomputed, F32, "the same with recomputed blocks (twin: without)"),
+        ("adamw-step", Task::AdamWStep, F32, "clipping and AdamW, 448 tensors, 42M values"),
+        ("tpo-step", Task::TpoStep, F32, "nano model, 4 clips of 8x64x64, whole step"),
+        ("video-decode", Task::VideoDecode, F32, "open, 16 middle frames to RGB"),
+        ("checkpoint-save", Task::CheckpointSave, F32, "16 x [1024, 4096], on the disk, summed"),
+        ("checkpoint-load", Task::CheckpointLoad, F32, "16 x [1024, 4096], sums checked"),
+        ("video-loader", Task::VideoLoader, F32, "batches of 4 clips of 16x224x224, per clip"),
+        ("peak", Task::Peak, F32, ""),
+    ]
+};
+
+/// The rows of the table in order.
+pub fn all() -> impl Iterator<Item = Row> {
+    rows().filter(|row| row.task != Task::Peak)
+}
+
+fn rows() -> impl Iterator<Item = Row> {
+    ROWS.into_iter().map(|(name, task, dtype, what)| {
         let (flops, bytes) = work(task, dtype);
         Row {
             name,
@@ -142,130 +160,16 @@ pub fn all() -> Vec<Row> {
             flops,
             bytes,
         }
-    };
-    let decode = "1 token after 256";
-    let smollm2 = "64 tokens after 32, per token";
-    vec![
-        row(
-            "vit-l",
-            Task::VitL,
-            F32,
-            "16x224x224, 23 blocks, 3136 tokens",
-        ),
-        row(
-            "internvideo2-1b",
-            Task::InternVideo2,
-            F32,
-            "8x224x224, 40 blocks, 2049 tokens, pooling",
-        ),
-        row("qformer", Task::QFormer, F32, "96 queries over 3136 tokens"),
-        row(
-            "sam2-tiny",
-            Task::Sam2Tiny,
-            F32,
-            "Hiera-T and pyramid, 1024x1024",
-        ),
-        row(
-            "sam2-large",
-            Task::Sam2Large,
-            F32,
-            "Hiera-L and pyramid, 1024x1024",
-        ),
-        row(
-            "sam2-track",
-            Task::Sam2Track,
-            F32,
-            "1024x1024 encoded, 7 memories, 16 pointers: mask and memory",
-        ),
-        row(
-            "mistral-prefill",
-            Task::MistralPrefill,
-            F32,
-            "one layer, 256 tokens",
-        ),
-        row("mistral-decode", Task::MistralDecode, F32, decode),
-        row("mistral-decode-f16", Task::MistralDecode, F16, decode),
-        row("mistral-decode-bf16", Task::MistralDecode, Bf16, decode),
-        row("smollm2-decode", Task::SmolLm2Decode, F32, smollm2),
-        row("smollm2-decode-bf16", Task::SmolLm2Decode, Bf16, smollm2),
-        row("region-head", Task::RegionHead, F32, "one box, 4096-2048-4"),
-        row("cgdetr", Task::CgDetr, F32, "75 clips, 32 words"),
-        row(
-            "cgdetr-train",
-            Task::CgDetrTrain,
-            F32,
-            "4 x (75 clips, 32 words), losses and gradients",
-        ),
-        row(
-            "lora-step",
-            Task::LoraStep,
-            F32,
-            "2 Mistral layers, 512 tokens: gradients and AdamW",
-        ),
-        row(
-            "lora-step-recomputed",
-            Task::LoraStepRecomputed,
-            F32,
-            "the same with recomputed blocks (twin: without)",
-        ),
-        row(
-            "adamw-step",
-            Task::AdamWStep,
-            F32,
-            "clipping and AdamW, 448 tensors, 42M values",
-        ),
-        row(
-            "tpo-step",
-            Task::TpoStep,
-            F32,
-            "nano model, 4 clips of 8x64x64, whole step",
-        ),
-        row(
-            "video-decode",
-            Task::VideoDecode,
-            F32,
-            "open, 16 middle frames to RGB",
-        ),
-        row(
-            "checkpoint-save",
-            Task::CheckpointSave,
-            F32,
-            "16 x [1024, 4096], on the disk, summed",
-        ),
-        row(
-            "checkpoint-load",
-            Task::CheckpointLoad,
-            F32,
-            "16 x [1024, 4096], sums checked",
-        ),
-        row(
-            "video-loader",
-            Task::VideoLoader,
-            F32,
-            "batches of 4 clips of 16x224x224, per clip",
-        ),
-    ]
+    })
 }
 
 /// The row of that name, `peak` included.
 pub fn find(name: &str) -> Outcome<Row> {
-    if name == "peak" {
-        return Ok(Row {
-            name: "peak",
-            task: Task::Peak,
-            dtype: Dtype::F32,
-            what: "",
-            flops: 0.0,
-            bytes: 0.0,
-        });
-    }
-    let rows = all();
-    let names: Vec<_> = rows.iter().map(|row| row.name).collect();
-    let unknown = format!("no row `{name}`; rows are {}", names.join(", "));
-    Ok(rows
-        .into_iter()
-        .find(|row| row.name == name)
-        .ok_or(unknown)?)
+    let found = rows().find(|row| row.name == name).ok_or_else(|| {
+        let names: Vec<_> = all().map(|row| row.name).collect();
+        format!("no row `{name}`; rows are {}", names.join(", "))
+    });
+    Ok(found?)
 }
 
 /// (floating point operations, bytes) of one sample.

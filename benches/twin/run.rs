@@ -77,7 +77,7 @@ pub fn all(args: &Args) -> Outcome<()> {
 
 fn choose(args: &Args) -> Outcome<Vec<Row>> {
     if args.only.is_empty() {
-        return Ok(rows::all());
+        return Ok(rows::all().collect());
     }
     args.only.iter().map(|name| rows::find(name)).collect()
 }

@@ -6,6 +6,7 @@
 //! names no concrete encoder, language model or head; those live in the sibling crates.
 
 pub mod cancel;
+pub mod config;
 pub mod error;
 pub mod geometry;
 pub mod head;

@@ -204,3 +204,20 @@ pub enum DataError {
     #[error(transparent)]
     Core(#[from] tpo_core::error::CoreError),
 }
+
+impl DataError {
+    /// What a failure of the operating system at `path` becomes.
+    pub(crate) fn io(path: &std::path::Path) -> impl Fn(std::io::Error) -> Self + Copy + '_ {
+        move |source| Self::Io {
+            path: path.into(),
+            source,
+        }
+    }
+
+    /// What is wrong with a synthetic world.
+    pub(crate) fn synthetic(problems: Vec<String>) -> Self {
+        Self::InvalidSynthetic {
+            reason: problems.join("; "),
+        }
+    }
+}

@@ -35,10 +35,7 @@ pub fn json_items(bytes: &[u8]) {
     for keys in [&[][..], &["videos"], &["a", "b"]] {
         if let Ok(items) = JsonItems::new(Cursor::new(bytes), Path::new("fuzz.json"), keys) {
             for item in items.flatten() {
-                let _ = JsonItems::<Cursor<&[u8]>>::parse::<serde_json::Value>(
-                    Path::new("fuzz.json"),
-                    &item,
-                );
+                let _ = serde_json::from_slice::<serde_json::Value>(&item.bytes);
             }
         }
     }
@@ -51,7 +48,8 @@ pub fn csv(bytes: &[u8]) {
 
 /// Indexed PNG masks.
 pub fn palette(bytes: &[u8]) {
-    crate::readers::fuzz_palette(bytes);
+    let (path, limits) = (Path::new("fuzz.png"), crate::MediaLimits::default());
+    let _ = crate::label_png::decode_label_png(Cursor::new(bytes), path, &limits);
 }
 
 /// Every dataset reader that reads one file, through a file.

@@ -83,7 +83,7 @@ fn decode_reader(
     Frame::from_rgb(width, height, rgb)
 }
 
-fn failed(path: &Path, error: &image::ImageError) -> DataError {
+pub(crate) fn failed(path: &Path, error: &image::ImageError) -> DataError {
     DataError::Image {
         path: path.into(),
         reason: error.to_string(),
@@ -98,10 +98,7 @@ fn decoder_of<'a>(
 ) -> Result<impl ImageDecoder + 'a, DataError> {
     let mut reader = ImageReader::new(reader)
         .with_guessed_format()
-        .map_err(|source| DataError::Io {
-            path: path.into(),
-            source,
-        })?;
+        .map_err(DataError::io(path))?;
     // Enforced by the decoders; the header is checked again below because some formats ignore
     // it.
     reader.limits(decoder_limits(limits));

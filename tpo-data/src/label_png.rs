@@ -1,6 +1,6 @@
 //! Reading label images: PNG files whose pixels are object numbers.
 
-use std::io::BufReader;
+use std::io::{BufRead, BufReader, Seek};
 use std::path::Path;
 
 use png::{BitDepth, ColorType, Decoder, Transformations};
@@ -17,13 +17,22 @@ use crate::{DataError, MediaLimits};
 /// [`DataError::Image`] for colour images and broken files.
 pub fn read_label_png(path: impl AsRef<Path>, limits: &MediaLimits) -> Result<LabelMap, DataError> {
     let source = Source::file(path.as_ref(), limits)?;
-    let path = source.path();
+    decode_label_png(BufReader::new(source.open()?), source.path(), limits)
+}
+
+/// As [`read_label_png`] from any reader.
+pub(crate) fn decode_label_png(
+    reader: impl BufRead + Seek,
+    path: &Path,
+    limits: &MediaLimits,
+) -> Result<LabelMap, DataError> {
+    const MAX_BYTES: usize = 1 << 28;
     let image = |reason: String| DataError::Image {
         path: path.into(),
         reason,
     };
     let failed = |e: png::DecodingError| image(e.to_string());
-    let mut decoder = Decoder::new(BufReader::new(source.open()?));
+    let mut decoder = Decoder::new_with_limits(reader, png::Limits { bytes: MAX_BYTES });
     decoder.set_transformations(Transformations::IDENTITY);
     let mut reader = decoder.read_info().map_err(failed)?;
     let (width, height) = reader.info().size();
@@ -31,29 +40,28 @@ pub fn read_label_png(path: impl AsRef<Path>, limits: &MediaLimits) -> Result<La
     let (colour, depth) = reader.output_color_type();
     if !matches!(colour, ColorType::Indexed | ColorType::Grayscale) || depth == BitDepth::Sixteen {
         return Err(image(format!(
-            "its pixels are {colour:?} of {depth:?} bits; labels are a PNG with a palette, or in \
-             grey, of at most 8 bits"
+            "its pixels are {colour:?} of {depth:?} bits; labels are an indexed or grey PNG of at \
+             most 8 bits"
         )));
     }
     let size = reader
         .output_buffer_size()
-        .ok_or_else(|| image("its size overflows".into()))?;
+        .filter(|n| *n <= MAX_BYTES)
+        .ok_or_else(|| image("it is too large".into()))?;
     let mut bytes = vec![0; size];
     let frame = reader.next_frame(&mut bytes).map_err(failed)?;
     let (height, width) = (height as usize, width as usize);
     let bits = depth as usize;
     let mask = ((1u16 << bits) - 1) as u8;
-    let mut labels = Vec::with_capacity(height * width);
-    for row in bytes.chunks_exact(frame.line_size.max(1)).take(height) {
-        labels.extend((0..width).map(|x| {
-            let bit = x * bits;
-            row[bit / 8] >> (8 - bits - bit % 8) & mask
-        }));
-    }
+    let label = |at: usize| {
+        let (row, bit) = (at / width, at % width * bits);
+        let byte = bytes.get(row * frame.line_size + bit / 8);
+        byte.map_or(0, |b| b >> (8 - bits - bit % 8) & mask)
+    };
     Ok(LabelMap {
         height,
         width,
-        labels,
+        labels: (0..height * width).map(label).collect(),
     })
 }
 

@@ -114,6 +114,34 @@ pub enum HeadsError {
 }
 
 /// How long the video is, in words.
+impl HeadsError {
+    /// A value of a config that cannot be used.
+    pub(crate) fn config(
+        what: &'static str,
+        expected: impl Into<String>,
+        found: impl std::fmt::Display,
+    ) -> Self {
+        Self::Config {
+            what,
+            expected: expected.into(),
+            found: found.to_string(),
+        }
+    }
+
+    /// [`HeadsError::config`] unless the rule holds.
+    pub(crate) fn require(
+        holds: bool,
+        what: &'static str,
+        expected: impl Into<String>,
+        found: impl std::fmt::Display,
+    ) -> Result<(), Self> {
+        match holds {
+            true => Ok(()),
+            false => Err(Self::config(what, expected, found)),
+        }
+    }
+}
+
 fn length(frames: &Option<usize>) -> String {
     frames.map_or(String::new(), |n| format!(": the video has {n} frames"))
 }

@@ -160,6 +160,13 @@ pub enum VisionError {
     Weights(#[from] tpo_core::weights::WeightsError),
 }
 
+impl VisionError {
+    /// What the broken rules of the config of `part` become.
+    pub(crate) fn config(part: &'static str) -> impl FnOnce(Vec<String>) -> Self {
+        move |problems| Self::Config { part, problems }
+    }
+}
+
 impl From<VisionError> for tpo_core::CoreError {
     fn from(error: VisionError) -> Self {
         tpo_core::CoreError::part("vision", error)

@@ -29,8 +29,7 @@ pub struct TaskWords {
 pub struct Vocabulary {
     /// Tokens by task.
     pub tasks: BTreeMap<String, TaskWords>,
-    /// Placeholder of a box in a question; `None` for a model that reads boxes as text.
-    #[serde(default)]
+    /// Stands for a box in a question; `None` for a model that reads boxes as text.
     pub box_prompt: Option<String>,
 }
 

@@ -1,20 +1,15 @@
 //! Multiple-choice benchmarks.
 
 use std::collections::HashMap;
-use std::fs::File;
-use std::io::BufReader;
 use std::path::Path;
 
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::csv::Table;
-use super::temporal::spread;
-use super::{ConvertOptions, JsonItems, Samples, bad, open, records};
-use crate::schema::{Annotation, Media, Sample, Target, Turn};
+use super::{At, ConvertOptions, Samples, asked, bad, map, records, samples};
+use crate::schema::{Annotation, Media, Target, Turn};
 use crate::{ClipRange, DataError};
-
-type Items = JsonItems<BufReader<File>>;
 
 fn choice(question: &str, options: Vec<String>, correct: Option<usize>) -> Turn {
     Turn {
@@ -31,22 +26,17 @@ struct MvRow {
     question: String,
     candidates: Vec<String>,
     answer: String,
-    #[serde(default)]
     start: Option<f64>,
-    #[serde(default)]
     end: Option<f64>,
 }
 
 /// MVBench: one file per task; the answer is the text of a candidate. Tasks whose videos are
 /// folders of frames (TVQA at 3 per second) are converted with a frame rate given.
 pub(super) fn mvbench(path: &Path, options: &ConvertOptions) -> Result<Samples, DataError> {
-    let (options, file) = (options.clone(), path.to_path_buf());
-    Ok(Box::new(records::<MvRow>(path)?.map(move |row| {
-        let (index, row) = row?;
+    let each = |options: &ConvertOptions, at: At, row: MvRow| {
         let correct = row.candidates.iter().position(|c| *c == row.answer);
         if correct.is_none() {
-            let why = format!("answer `{}` is none of the candidates", row.answer);
-            return Err(bad(&file, format!("element {index}"), why));
+            return Err(at.bad(format!("answer `{}` is none of the candidates", row.answer)));
         }
         let mut media = match options.frame_rate {
             Some(fps) => Media::frames(options.media(&row.video), fps),
@@ -55,18 +45,14 @@ pub(super) fn mvbench(path: &Path, options: &ConvertOptions) -> Result<Samples, 
         if let (Some(start), Some(end)) = (row.start, row.end) {
             media.range = Some(ClipRange { start, end });
         }
-        Ok(Sample {
-            id: Some(index.to_string()),
-            media: Some(media),
-            turns: vec![choice(&row.question, row.candidates, correct)],
-            ..Sample::default()
-        })
-    })))
+        let turn = choice(&row.question, row.candidates, correct);
+        Ok([asked(at.number.to_string(), Some(media), vec![turn])])
+    };
+    Ok(samples(records(path)?, options, each))
 }
 
 #[derive(Deserialize)]
 struct Grounding {
-    #[serde(default)]
     duration: Option<f64>,
     location: HashMap<String, Vec<[f64; 2]>>,
 }
@@ -75,14 +61,10 @@ struct Grounding {
 /// `a0` to `a4`), the spans that answer them in `gsub_*.json`. The annotation's query is the
 /// question. Videos are `VIDEO_ID.mp4`; the dataset maps ids to subfolders in a separate file.
 pub(super) fn next_gqa(path: &Path, options: &ConvertOptions) -> Result<Samples, DataError> {
-    let mut spans: HashMap<String, Grounding> = HashMap::new();
-    if let Some(second) = options.second.as_deref() {
-        for item in Items::new(open(second)?, second, &[])? {
-            let item = item?;
-            let grounding = Items::parse(second, &item)?;
-            spans.insert(item.key.unwrap_or_default(), grounding);
-        }
-    }
+    let spans: HashMap<String, Grounding> = match options.second.as_deref() {
+        Some(second) => map(second)?,
+        None => HashMap::new(),
+    };
     let table = Table::read(path)?;
     let column = |names: &[&str]| table.column(path, names);
     let (video, question) = (column(&["video_id", "video"])?, column(&["question"])?);
@@ -112,7 +94,7 @@ pub(super) fn next_gqa(path: &Path, options: &ConvertOptions) -> Result<Samples,
             let why = format!("answer `{said}` is none of the candidates");
             return Err(bad(&file, &place, why));
         }
-        let (vid, asked, number) = (field(video)?, field(question)?, field(qid)?);
+        let (vid, asked_for, number) = (field(video)?, field(question)?, field(qid)?);
         let mut media = Media::video(options.video(vid));
         let mut annotations = Vec::new();
         if let Some(g) = spans.get(vid) {
@@ -120,7 +102,7 @@ pub(super) fn next_gqa(path: &Path, options: &ConvertOptions) -> Result<Samples,
             if let Some(spans) = g.location.get(number) {
                 annotations.push(Annotation {
                     task: options.temporal_task.clone(),
-                    query: Some(asked.into()),
+                    query: Some(asked_for.into()),
                     prompt_box: None,
                     target: Target::Spans {
                         spans: spans.clone(),
@@ -129,25 +111,19 @@ pub(super) fn next_gqa(path: &Path, options: &ConvertOptions) -> Result<Samples,
                 });
             }
         }
-        Ok(Sample {
-            id: Some(format!("{vid}:{number}")),
-            media: Some(media),
-            turns: vec![choice(asked, candidates, correct)],
-            annotations,
-            ..Sample::default()
-        })
+        let turn = choice(asked_for, candidates, correct);
+        let mut sample = asked(format!("{vid}:{number}"), Some(media), vec![turn]);
+        sample.annotations = annotations;
+        Ok(sample)
     })))
 }
 
 #[derive(Deserialize)]
 struct MmeRow {
-    #[serde(default)]
     video_id: Option<String>,
-    #[serde(default, rename = "videoID")]
+    #[serde(rename = "videoID")]
     youtube: Option<String>,
-    #[serde(default)]
     url: Option<String>,
-    #[serde(default)]
     duration: Option<String>,
     #[serde(default)]
     questions: Vec<MmeQuestion>,
@@ -157,12 +133,10 @@ struct MmeRow {
 
 #[derive(Deserialize)]
 struct MmeQuestion {
-    #[serde(default)]
     question_id: Option<String>,
     question: String,
     options: Vec<String>,
     answer: String,
-    #[serde(default)]
     task_type: Option<String>,
 }
 
@@ -170,58 +144,42 @@ struct MmeQuestion {
 /// (its published table as JSON). Videos are named by `videoID`, the YouTube name; grouped files
 /// have it in the `url` only.
 pub(super) fn video_mme(path: &Path, options: &ConvertOptions) -> Result<Samples, DataError> {
-    let (options, file) = (options.clone(), path.to_path_buf());
-    Ok(Box::new(records::<MmeRow>(path)?.flat_map(move |row| {
-        spread(row.and_then(|(index, mut row)| {
-            let place = format!("element {index}");
-            let from_url = row
-                .url
-                .as_deref()
-                .and_then(|u| u.rsplit(['=', '/']).next())
-                .map(String::from);
-            let name = row
-                .youtube
-                .or(from_url)
-                .or(row.video_id)
-                .ok_or_else(|| bad(&file, &place, "no `videoID`, `url` or `video_id`"))?;
-            if row.questions.is_empty() {
-                let one = serde_json::to_value(std::mem::take(&mut row.one))
-                    .and_then(serde_json::from_value)
-                    .map_err(|e| bad(&file, &place, e.to_string()))?;
-                row.questions.push(one);
+    let each = |options: &ConvertOptions, at: At, mut row: MmeRow| {
+        let from_url = row.url.as_deref().and_then(|u| u.rsplit(['=', '/']).next());
+        let name = row
+            .youtube
+            .or(from_url.map(String::from))
+            .or(row.video_id)
+            .ok_or_else(|| at.bad("no `videoID`, `url` or `video_id`"))?;
+        if row.questions.is_empty() {
+            let one = serde_json::to_value(row.one).and_then(serde_json::from_value);
+            row.questions.push(one.map_err(|e| at.bad(e.to_string()))?);
+        }
+        let video = Media::video(options.video(&name));
+        let mut out = Vec::new();
+        for (i, q) in row.questions.into_iter().enumerate() {
+            let letter = q.answer.trim().bytes().next();
+            let correct = letter
+                .map(|b| b.to_ascii_uppercase().wrapping_sub(b'A') as usize)
+                .filter(|n| *n < q.options.len());
+            if correct.is_none() {
+                let options = q.options.len();
+                return Err(at.bad(format!("answer `{}` of {options} options", q.answer)));
             }
-            row.questions
-                .into_iter()
-                .enumerate()
-                .map(|(i, q)| {
-                    let correct = q
-                        .answer
-                        .trim()
-                        .bytes()
-                        .next()
-                        .map(|b| b.to_ascii_uppercase().wrapping_sub(b'A') as usize)
-                        .filter(|n| *n < q.options.len());
-                    if correct.is_none() {
-                        let why = format!("answer `{}` of {} options", q.answer, q.options.len());
-                        return Err(bad(&file, &place, why));
-                    }
-                    let texts = q.options.iter().map(|o| without_letter(o)).collect();
-                    let mut sample = Sample {
-                        id: Some(q.question_id.unwrap_or_else(|| format!("{name}:{i}"))),
-                        media: Some(Media::video(options.video(&name))),
-                        turns: vec![choice(&q.question, texts, correct)],
-                        ..Sample::default()
-                    };
-                    for (key, value) in [("duration", &row.duration), ("task_type", &q.task_type)] {
-                        if let Some(value) = value {
-                            sample.meta.insert(key.into(), json!(value));
-                        }
-                    }
-                    Ok(sample)
-                })
-                .collect()
-        }))
-    })))
+            let texts = q.options.iter().map(|o| without_letter(o)).collect();
+            let id = q.question_id.unwrap_or_else(|| format!("{name}:{i}"));
+            let turn = choice(&q.question, texts, correct);
+            let mut sample = asked(id, Some(video.clone()), vec![turn]);
+            for (key, value) in [("duration", &row.duration), ("task_type", &q.task_type)] {
+                if let Some(value) = value {
+                    sample.meta.insert(key.into(), json!(value));
+                }
+            }
+            out.push(sample);
+        }
+        Ok(out)
+    };
+    Ok(samples(records(path)?, options, each))
 }
 
 /// `A. text` without its letter.

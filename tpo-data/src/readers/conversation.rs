@@ -5,21 +5,17 @@ use std::path::Path;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{ConvertOptions, Samples, bad, records};
-use crate::schema::{Media, Sample, Turn};
+use super::{At, ConvertOptions, Samples, asked, records, samples, text_of};
+use crate::schema::{Media, Turn};
 use crate::{ClipRange, DataError};
 
 #[derive(Deserialize)]
 struct ItRow {
-    #[serde(default)]
     video: Option<String>,
-    #[serde(default)]
     image: Option<String>,
     #[serde(rename = "QA")]
     qa: Vec<Qa>,
-    #[serde(default)]
     start: Option<f64>,
-    #[serde(default)]
     end: Option<f64>,
 }
 
@@ -55,11 +51,8 @@ fn media(
 /// VideoChat2-IT: `QA` of instruction `i`, question `q`, answer `a`. The instruction, where there
 /// is one, is put before its question on its own line.
 pub(super) fn videochat2(path: &Path, options: &ConvertOptions) -> Result<Samples, DataError> {
-    let (options, file) = (options.clone(), path.to_path_buf());
-    Ok(Box::new(records::<ItRow>(path)?.map(move |row| {
-        let (index, row) = row?;
-        let fail = |why: &str| bad(&file, format!("element {index}"), why);
-        let media = media(&options, row.video, row.image, [row.start, row.end]).map_err(fail)?;
+    let each = |options: &ConvertOptions, at: At, row: ItRow| {
+        let media = media(options, row.video, row.image, [row.start, row.end]);
         let turns = row
             .qa
             .iter()
@@ -69,22 +62,16 @@ pub(super) fn videochat2(path: &Path, options: &ConvertOptions) -> Result<Sample
                 Turn::new(parts.join("\n"), qa.a.trim())
             })
             .collect();
-        Ok(Sample {
-            id: Some(index.to_string()),
-            media,
-            turns,
-            ..Sample::default()
-        })
-    })))
+        let media = media.map_err(|why| at.bad(why))?;
+        Ok([asked(at.number.to_string(), media, turns)])
+    };
+    Ok(samples(records(path)?, options, each))
 }
 
 #[derive(Deserialize)]
 struct LlavaRow {
-    #[serde(default)]
     id: Option<Value>,
-    #[serde(default)]
     image: Option<String>,
-    #[serde(default)]
     video: Option<String>,
     conversations: Vec<Said>,
 }
@@ -99,11 +86,9 @@ struct Said {
 /// dropped, because media is always put before the first question. Rows of several images cannot
 /// be represented and are rejected.
 pub(super) fn llava(path: &Path, options: &ConvertOptions) -> Result<Samples, DataError> {
-    let (options, file) = (options.clone(), path.to_path_buf());
-    Ok(Box::new(records::<LlavaRow>(path)?.map(move |row| {
-        let (index, row) = row?;
-        let fail = |why: &str| bad(&file, format!("element {index}"), why);
-        let media = media(&options, row.video, row.image, [None, None]).map_err(fail)?;
+    let each = |options: &ConvertOptions, at: At, row: LlavaRow| {
+        let fail = |why: &str| at.bad(why);
+        let media = media(options, row.video, row.image, [None, None]).map_err(fail)?;
         let mut said = row.conversations.into_iter().peekable();
         // Some rows begin with a system text; it is not part of the conversation.
         said.next_if(|s| s.from == "system");
@@ -126,15 +111,8 @@ pub(super) fn llava(path: &Path, options: &ConvertOptions) -> Result<Samples, Da
         if places > 1 {
             return Err(fail("it is about several images; a row has one"));
         }
-        Ok(Sample {
-            id: Some(match row.id {
-                Some(Value::String(s)) => s,
-                Some(v) => v.to_string(),
-                None => index.to_string(),
-            }),
-            media,
-            turns,
-            ..Sample::default()
-        })
-    })))
+        let id = row.id.map_or_else(|| at.number.to_string(), text_of);
+        Ok([asked(id, media, turns)])
+    };
+    Ok(samples(records(path)?, options, each))
 }

@@ -3,8 +3,6 @@
 use std::io::{BufRead, ErrorKind};
 use std::path::{Path, PathBuf};
 
-use serde::de::DeserializeOwned;
-
 use crate::DataError;
 
 /// Longest element in bytes. An SA-V file of one video, the largest element of any format read
@@ -118,21 +116,6 @@ impl<R: BufRead> JsonItems<R> {
             offset,
             bytes,
         }))
-    }
-
-    /// Parses an item.
-    ///
-    /// # Errors
-    /// [`DataError::Format`] with the item's key or index.
-    pub fn parse<T: DeserializeOwned>(file: &Path, item: &JsonItem) -> Result<T, DataError> {
-        serde_json::from_slice(&item.bytes).map_err(|e| DataError::Format {
-            path: file.into(),
-            place: match &item.key {
-                Some(key) => format!("member `{key}`"),
-                None => format!("element {}", item.index),
-            },
-            reason: e.to_string(),
-        })
     }
 }
 

@@ -12,31 +12,30 @@ mod choice;
 mod conversation;
 mod csv;
 mod json_items;
-mod palette;
 mod spatial;
 mod temporal;
 mod tracking;
 mod video_masks;
 
+use std::collections::HashMap;
 use std::fmt;
 use std::fs::File;
 use std::io::BufReader;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::sync::Arc;
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 pub use json_items::{JsonItem, JsonItems};
 
 use crate::DataError;
-use crate::schema::Sample;
+use crate::schema::{Annotation, LineReader, Media, Sample, Turn};
 
 pub(crate) fn fuzz_csv(text: &str) {
     csv::split(text);
-}
-
-pub(crate) fn fuzz_palette(bytes: &[u8]) {
-    let _ = palette::indices(std::io::Cursor::new(bytes), Path::new("fuzz.png"));
 }
 
 /// Samples of a public dataset; an `Err` costs one record unless it is [`DataError::Io`].
@@ -228,15 +227,8 @@ pub fn convert(
     }
 }
 
-fn io(path: &Path) -> impl Fn(std::io::Error) -> DataError + '_ {
-    move |source| DataError::Io {
-        path: path.into(),
-        source,
-    }
-}
-
 fn open(path: &Path) -> Result<BufReader<File>, DataError> {
-    let file = File::open(path).map_err(io(path))?;
+    let file = File::open(path).map_err(DataError::io(path))?;
     Ok(BufReader::with_capacity(1 << 18, file))
 }
 
@@ -251,7 +243,7 @@ fn bad(path: &Path, place: impl Into<String>, reason: impl Into<String>) -> Data
 /// Whole small text files: labels, ini files, csv of lengths.
 fn read_text(path: &Path) -> Result<String, DataError> {
     const MAX_BYTES: u64 = 256 << 20;
-    let length = std::fs::metadata(path).map_err(io(path))?.len();
+    let length = std::fs::metadata(path).map_err(DataError::io(path))?.len();
     if length > MAX_BYTES {
         return Err(bad(
             path,
@@ -259,14 +251,14 @@ fn read_text(path: &Path) -> Result<String, DataError> {
             format!("{length} bytes, expected text below {MAX_BYTES}"),
         ));
     }
-    std::fs::read_to_string(path).map_err(io(path))
+    std::fs::read_to_string(path).map_err(DataError::io(path))
 }
 
 fn is_object(path: &Path) -> Result<bool, DataError> {
     use std::io::BufRead;
     let mut reader = open(path)?;
     loop {
-        let buffer = reader.fill_buf().map_err(io(path))?;
+        let buffer = reader.fill_buf().map_err(DataError::io(path))?;
         match buffer
             .iter()
             .find(|b| !b.is_ascii_whitespace() && !b"\xEF\xBB\xBF".contains(b))
@@ -281,43 +273,152 @@ fn is_object(path: &Path) -> Result<bool, DataError> {
     }
 }
 
-/// Records with their place in the file.
-type Records<T> = Box<dyn Iterator<Item = Result<(u64, T), DataError>> + Send>;
+/// Where a value stands in a file.
+struct At {
+    file: Arc<Path>,
+    place: String,
+    /// Its number in the container, from 0, or that of its line.
+    number: u64,
+    /// Name of the member; empty in an array.
+    key: String,
+}
 
-/// Records of a JSON array, or of JSON lines when the file does not begin with `[`.
-fn records<T: serde::de::DeserializeOwned + Send + 'static>(
-    path: &Path,
-) -> Result<Records<T>, DataError> {
-    let file = path.to_path_buf();
-    if !is_object(path)? {
-        let items = JsonItems::new(open(path)?, path, &[])?;
-        return Ok(Box::new(items.map(move |item| {
-            let item = item?;
-            Ok((
-                item.index,
-                JsonItems::<BufReader<File>>::parse(&file, &item)?,
-            ))
-        })));
+impl At {
+    fn bad(&self, reason: impl Into<String>) -> DataError {
+        bad(&self.file, &*self.place, reason)
     }
-    let mut lines = crate::schema::LineReader::new(open(path)?, 64 << 20);
+
+    fn parse<T: DeserializeOwned>(&self, bytes: &[u8]) -> Result<T, DataError> {
+        serde_json::from_slice(bytes).map_err(|e| self.bad(e.to_string()))
+    }
+}
+
+type Records<T> = Box<dyn Iterator<Item = Result<(At, T), DataError>> + Send>;
+
+/// Members of the JSON object, or elements of the array, that `keys` lead to, as they stand there.
+fn items(path: &Path, keys: &[&str]) -> Result<Records<Vec<u8>>, DataError> {
+    let file: Arc<Path> = path.into();
+    let items = JsonItems::new(open(path)?, path, keys)?;
+    Ok(Box::new(items.map(move |item| {
+        let item = item?;
+        let at = At {
+            file: Arc::clone(&file),
+            place: match &item.key {
+                Some(key) => format!("member `{key}`"),
+                None => format!("element {}", item.index),
+            },
+            number: item.index,
+            key: item.key.unwrap_or_default(),
+        };
+        Ok((at, item.bytes))
+    })))
+}
+
+/// Lines that are not blank, of at most `limit` bytes.
+fn lines(path: &Path, limit: usize) -> Result<Records<Vec<u8>>, DataError> {
+    let file: Arc<Path> = path.into();
+    let mut lines = LineReader::new(open(path)?, limit);
     Ok(Box::new(std::iter::from_fn(move || {
         loop {
             let line = match lines.next_line() {
                 Ok(line) => line?,
-                Err(e) => return Some(Err(io(&file)(e))),
+                Err(e) => return Some(Err(DataError::io(&file)(e))),
             };
-            let place = || format!("line {}", line.number);
-            let Some(bytes) = line.bytes else {
-                return Some(Err(bad(&file, place(), "longer than 64 MiB")));
+            let at = At {
+                file: Arc::clone(&file),
+                place: format!("line {}", line.number),
+                number: line.number,
+                key: String::new(),
             };
-            if bytes.iter().all(u8::is_ascii_whitespace) {
-                continue;
+            match line.bytes {
+                None => return Some(Err(at.bad(format!("longer than {limit} bytes")))),
+                Some(bytes) if bytes.iter().all(u8::is_ascii_whitespace) => {}
+                Some(bytes) => return Some(Ok((at, bytes.to_vec()))),
             }
-            return Some(
-                serde_json::from_slice(bytes)
-                    .map(|v| (line.number, v))
-                    .map_err(|e| bad(&file, place(), e.to_string())),
-            );
         }
     })))
+}
+
+fn parsed<T: DeserializeOwned + 'static>(records: Records<Vec<u8>>) -> Records<T> {
+    Box::new(records.map(|record| {
+        let (at, bytes) = record?;
+        let value = at.parse(&bytes)?;
+        Ok((at, value))
+    }))
+}
+
+/// Members of the JSON object, or elements of the array, that `keys` lead to.
+fn members<T: DeserializeOwned + 'static>(
+    path: &Path,
+    keys: &[&str],
+) -> Result<Records<T>, DataError> {
+    Ok(parsed(items(path, keys)?))
+}
+
+/// Records of a JSON array, or of JSON lines when the file begins with `{`.
+fn records<T: DeserializeOwned + 'static>(path: &Path) -> Result<Records<T>, DataError> {
+    Ok(parsed(match is_object(path)? {
+        true => lines(path, 64 << 20)?,
+        false => items(path, &[])?,
+    }))
+}
+
+/// Members of the object in a file.
+fn map<T: DeserializeOwned + 'static>(path: &Path) -> Result<HashMap<String, T>, DataError> {
+    members(path, &[])?
+        .map(|record| record.map(|(at, value)| (at.key, value)))
+        .collect()
+}
+
+/// What `each` makes of every record.
+fn samples<T: 'static, S: IntoIterator<Item = Sample>>(
+    records: Records<T>,
+    options: &ConvertOptions,
+    mut each: impl FnMut(&ConvertOptions, At, T) -> Result<S, DataError> + Send + 'static,
+) -> Samples
+where
+    S: Send + 'static,
+    S::IntoIter: Send + 'static,
+{
+    let options = options.clone();
+    Box::new(records.flat_map(move |record| {
+        let (rows, error) = match record.and_then(|(at, value)| each(&options, at, value)) {
+            Ok(rows) => (Some(rows), None),
+            Err(e) => (None, Some(Err(e))),
+        };
+        rows.into_iter().flatten().map(Ok).chain(error)
+    }))
+}
+
+/// A sample of one annotation.
+fn annotated(id: String, media: Media, annotation: Annotation) -> Sample {
+    Sample {
+        annotations: vec![annotation],
+        ..asked(id, Some(media), Vec::new())
+    }
+}
+
+/// A sample of questions.
+fn asked(id: String, media: Option<Media>, turns: Vec<Turn>) -> Sample {
+    Sample {
+        id: Some(id),
+        media,
+        turns,
+        ..Sample::default()
+    }
+}
+
+/// A question whose answer the file does not hold.
+fn unlabelled(id: String, media: Media, question: &str) -> Sample {
+    let mut sample = asked(id, Some(media), vec![Turn::new(question.trim(), "")]);
+    sample.meta.insert("unlabelled".into(), true.into());
+    sample
+}
+
+/// A number or a text, as text.
+fn text_of(value: Value) -> String {
+    match value {
+        Value::String(text) => text,
+        other => other.to_string(),
+    }
 }

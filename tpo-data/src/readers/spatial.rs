@@ -1,18 +1,13 @@
 //! Spatial grounding: a phrase, and the box it names.
 
 use std::collections::{HashMap, HashSet};
-use std::fs::File;
-use std::io::BufReader;
 use std::path::Path;
 
 use serde::Deserialize;
 
-use super::temporal::spread;
-use super::{ConvertOptions, Format, JsonItems, Samples, bad, open, records};
+use super::{At, ConvertOptions, Format, Samples, annotated, members, records, samples};
 use crate::DataError;
 use crate::schema::{Annotation, BoxCoords, Media, Sample, Target};
-
-type Items = JsonItems<BufReader<File>>;
 
 /// `[x, y, width, height]` in pixels to corners.
 pub(super) fn xywh([x, y, w, h]: [f32; 4]) -> BoxCoords {
@@ -29,28 +24,21 @@ fn phrase(
 ) -> Sample {
     let mut media = Media::image(options.media(file));
     media.size = size;
-    Sample {
-        id: Some(id),
-        media: Some(media),
-        annotations: vec![Annotation {
-            task: options.region_task.clone(),
-            query: Some(query.trim().to_string()),
-            prompt_box: None,
-            target: Target::Box(area),
-        }],
-        ..Sample::default()
-    }
+    let annotation = Annotation {
+        task: options.region_task.clone(),
+        query: Some(query.trim().to_string()),
+        prompt_box: None,
+        target: Target::Box(area),
+    };
+    annotated(id, media, annotation)
 }
 
 #[derive(Deserialize)]
 struct CocoImage {
     id: u64,
     file_name: String,
-    #[serde(default)]
     width: Option<u32>,
-    #[serde(default)]
     height: Option<u32>,
-    #[serde(default)]
     caption: Option<String>,
 }
 
@@ -72,7 +60,6 @@ struct CocoBox {
 struct Ref {
     ref_id: u64,
     ann_id: u64,
-    #[serde(default)]
     split: Option<String>,
     sentences: Vec<Sentence>,
 }
@@ -89,96 +76,76 @@ struct Sentence {
 pub(super) fn refcoco(path: &Path, options: &ConvertOptions) -> Result<Samples, DataError> {
     let second = options.second(Format::RefCoco, "instances.json")?;
     let wanted: HashSet<u64> = records::<Ref>(path)?
-        .filter_map(|r| r.ok().map(|(_, r)| r.ann_id))
+        .filter_map(|r| r.ok().map(|r| r.1.ann_id))
         .collect();
     let mut boxes = HashMap::new();
     let mut image_ids = HashSet::new();
-    for item in Items::new(open(second)?, second, &["annotations"])? {
-        let b: CocoBox = Items::parse(second, &item?)?;
+    for record in members::<CocoBox>(second, &["annotations"])? {
+        let b = record?.1;
         if wanted.contains(&b.id) {
             image_ids.insert(b.image_id);
             boxes.insert(b.id, (b.image_id, b.bbox));
         }
     }
-    let mut images = HashMap::new();
-    for item in Items::new(open(second)?, second, &["images"])? {
-        let image: CocoImage = Items::parse(second, &item?)?;
-        if image_ids.contains(&image.id) {
-            images.insert(image.id, image);
+    let images = images(second, |image| image_ids.contains(&image.id))?;
+    let each = move |options: &ConvertOptions, at: At, r: Ref| {
+        if options.split.is_some() && r.split != options.split {
+            return Ok(Vec::new());
         }
-    }
-    let (options, file) = (options.clone(), path.to_path_buf());
-    Ok(Box::new(records::<Ref>(path)?.flat_map(move |row| {
-        let rows = row.and_then(|(_, r)| {
-            if options.split.is_some() && r.split != options.split {
-                return Ok(Vec::new());
-            }
-            let place = format!("ref {}", r.ref_id);
-            let (image_id, b) = boxes
-                .get(&r.ann_id)
-                .ok_or_else(|| bad(&file, &place, format!("no annotation {}", r.ann_id)))?;
-            let image = images
-                .get(image_id)
-                .ok_or_else(|| bad(&file, &place, format!("no image {image_id}")))?;
-            Ok(r.sentences
-                .iter()
-                .enumerate()
-                .map(|(i, s)| {
-                    let id = format!("ref {}:{i}", r.ref_id);
-                    phrase(
-                        &options,
-                        id,
-                        &image.file_name,
-                        image.size(),
-                        &s.sent,
-                        xywh(*b),
-                    )
-                })
-                .collect())
-        });
-        spread(rows)
-    })))
+        let ref_id = r.ref_id;
+        let missing = |what, id| at.bad(format!("ref {ref_id}: no {what} {id}"));
+        let (image_id, area) = boxes
+            .get(&r.ann_id)
+            .ok_or_else(|| missing("annotation", r.ann_id))?;
+        let image = images
+            .get(image_id)
+            .ok_or_else(|| missing("image", *image_id))?;
+        let (file, size) = (&image.file_name, image.size());
+        let sentences = r.sentences.iter().enumerate();
+        Ok(sentences
+            .map(|(i, s)| {
+                let id = format!("ref {ref_id}:{i}");
+                phrase(options, id, file, size, &s.sent, xywh(*area))
+            })
+            .collect())
+    };
+    Ok(samples(records(path)?, options, each))
+}
+
+/// The entries of `images` that are `wanted`, by number.
+fn images(
+    path: &Path,
+    wanted: impl Fn(&CocoImage) -> bool,
+) -> Result<HashMap<u64, CocoImage>, DataError> {
+    members::<CocoImage>(path, &["images"])?
+        .map(|record| record.map(|(_, image)| (image.id, image)))
+        .filter(|image| image.as_ref().map_or(true, |(_, image)| wanted(image)))
+        .collect()
 }
 
 /// The RefCOCO family as one COCO-style file: every expression is an image entry with its
 /// `caption`, and its box an annotation of that entry (the layout referring-expression code
 /// derived from MDETR uses). Held in memory: the image entries.
 pub(super) fn coco_style(path: &Path, options: &ConvertOptions) -> Result<Samples, DataError> {
-    let mut images = HashMap::new();
-    for item in Items::new(open(path)?, path, &["images"])? {
-        let image: CocoImage = Items::parse(path, &item?)?;
-        images.insert(image.id, image);
-    }
-    let (options, file) = (options.clone(), path.to_path_buf());
-    let items = Items::new(open(path)?, path, &["annotations"])?;
-    Ok(Box::new(items.map(move |item| {
-        let item = item?;
-        let b: CocoBox = Items::parse(&file, &item)?;
-        let place = || format!("annotation {}", item.index);
+    let images = images(path, |_| true)?;
+    let each = move |options: &ConvertOptions, at: At, b: CocoBox| {
         let image = images
             .get(&b.image_id)
-            .ok_or_else(|| bad(&file, place(), format!("no image {}", b.image_id)))?;
+            .ok_or_else(|| at.bad(format!("no image {}", b.image_id)))?;
         let query = image
             .caption
             .as_deref()
-            .ok_or_else(|| bad(&file, place(), "its image has no `caption`"))?;
-        let id = format!("expression {}:{}", b.image_id, item.index);
-        Ok(phrase(
-            &options,
-            id,
-            &image.file_name,
-            image.size(),
-            query,
-            xywh(b.bbox),
-        ))
-    })))
+            .ok_or_else(|| at.bad("its image has no `caption`"))?;
+        let id = format!("expression {}:{}", b.image_id, at.number);
+        let (file, size) = (&image.file_name, image.size());
+        Ok([phrase(options, id, file, size, query, xywh(b.bbox))])
+    };
+    Ok(samples(members(path, &["annotations"])?, options, each))
 }
 
 #[derive(Deserialize)]
 struct VgImage {
-    #[serde(default)]
     id: Option<u64>,
-    #[serde(default)]
     image_id: Option<u64>,
     regions: Vec<VgRegion>,
 }
@@ -186,7 +153,6 @@ struct VgImage {
 #[derive(Deserialize)]
 struct VgRegion {
     region_id: u64,
-    #[serde(default)]
     image_id: Option<u64>,
     phrase: String,
     x: f32,
@@ -198,31 +164,20 @@ struct VgRegion {
 /// Visual Genome region descriptions: every region becomes a row. Images are `ID.jpg`; the file
 /// does not say which of the two image folders one is in, so put them into one.
 pub(super) fn visual_genome(path: &Path, options: &ConvertOptions) -> Result<Samples, DataError> {
-    let (options, file) = (options.clone(), path.to_path_buf());
-    Ok(Box::new(records::<VgImage>(path)?.flat_map(move |image| {
-        let rows = image.and_then(|(index, image)| {
-            let of_image = image.id.or(image.image_id);
-            image
-                .regions
-                .iter()
-                .map(|r| {
-                    let n = r
-                        .image_id
-                        .or(of_image)
-                        .ok_or_else(|| bad(&file, format!("element {index}"), "no image id"))?;
-                    let b = xywh([r.x, r.y, r.width, r.height]);
-                    let id = format!("region {}", r.region_id);
-                    Ok(phrase(
-                        &options,
-                        id,
-                        &format!("{n}.jpg"),
-                        None,
-                        &r.phrase,
-                        b,
-                    ))
-                })
-                .collect()
-        });
-        spread(rows)
-    })))
+    let each = |options: &ConvertOptions, at: At, image: VgImage| {
+        let of_image = image.id.or(image.image_id);
+        let regions = image.regions.iter();
+        regions
+            .map(|r| {
+                let n = r
+                    .image_id
+                    .or(of_image)
+                    .ok_or_else(|| at.bad("no image id"))?;
+                let area = xywh([r.x, r.y, r.width, r.height]);
+                let (id, file) = (format!("region {}", r.region_id), format!("{n}.jpg"));
+                Ok(phrase(options, id, &file, None, &r.phrase, area))
+            })
+            .collect::<Result<Vec<_>, _>>()
+    };
+    Ok(samples(records(path)?, options, each))
 }

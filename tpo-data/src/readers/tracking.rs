@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::spatial::xywh;
-use super::{ConvertOptions, Samples, bad, io, read_text};
+use super::{ConvertOptions, Samples, annotated, bad, read_text};
 use crate::DataError;
 use crate::schema::{
     Annotation, BoxCoords, FramePosition, Media, Sample, Target, TrackFrame, TrackRegion,
@@ -27,9 +27,9 @@ fn sequences(root: &Path) -> Result<Vec<PathBuf>, DataError> {
             return Ok(());
         }
         let mut folders = Vec::new();
-        for entry in std::fs::read_dir(dir).map_err(io(dir))? {
-            let entry = entry.map_err(io(dir))?;
-            if entry.file_type().map_err(io(dir))?.is_dir() {
+        for entry in std::fs::read_dir(dir).map_err(DataError::io(dir))? {
+            let entry = entry.map_err(DataError::io(dir))?;
+            if entry.file_type().map_err(DataError::io(dir))?.is_dir() {
                 folders.push(entry.path());
             }
         }
@@ -129,17 +129,13 @@ fn row(
         Some(TrackRegion::Box(b)) => Some(*b),
         _ => return Err("the first frame has no box to track from".into()),
     };
-    Ok(Sample {
-        id: Some(id),
-        media: Some(media),
-        annotations: vec![Annotation {
-            task: options.mask_task.clone(),
-            query: query.filter(|q| !q.trim().is_empty()),
-            prompt_box: first,
-            target: Target::Track(track),
-        }],
-        ..Sample::default()
-    })
+    let annotation = Annotation {
+        task: options.mask_task.clone(),
+        query: query.filter(|q| !q.trim().is_empty()),
+        prompt_box: first,
+        target: Target::Track(track),
+    };
+    Ok(annotated(id, media, annotation))
 }
 
 /// LaSOT: a sequence a folder. Frames flagged in `full_occlusion.txt` or `out_of_view.txt` are

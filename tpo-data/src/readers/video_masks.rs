@@ -1,23 +1,24 @@
 //! Segmentation in videos: an expression or a first box, and masks over time.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
-use std::io::{BufReader, Read, Seek, SeekFrom};
+use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
+use ndarray::Array2;
 use serde::Deserialize;
 use serde_json::Value;
-use tpo_core::geometry::{Mask, Rle};
+use tpo_core::geometry::{LabelMap, Mask, Rle};
 
-use super::palette::{object, read_indices};
-use super::temporal::spread;
-use super::{ConvertOptions, Format, JsonItems, Samples, bad, io, open};
-use crate::schema::{
-    Annotation, BoxCoords, FramePosition, Media, Sample, Target, TrackFrame, TrackRegion, Turn,
+use super::{
+    At, ConvertOptions, Format, JsonItems, Samples, annotated, bad, members, open, samples,
+    text_of, unlabelled,
 };
-use crate::{ClipRange, DataError};
-
-type Items = JsonItems<BufReader<File>>;
+use crate::schema::{
+    Annotation, BoxCoords, FramePosition, Media, Sample, Target, TrackFrame, TrackRegion,
+};
+use crate::{ClipRange, DataError, MediaLimits, read_label_png};
 
 /// SA-V masks are given at 6 frames per second of videos of 24 (its documentation).
 const SAV_FRAME_STEP: u64 = 4;
@@ -49,16 +50,26 @@ fn first_box(track: &[TrackFrame]) -> Result<Option<(u64, BoxCoords)>, String> {
     Ok(None)
 }
 
+fn tracked(
+    options: &ConvertOptions,
+    query: Option<&str>,
+    prompt_box: Option<BoxCoords>,
+    track: Vec<TrackFrame>,
+) -> Annotation {
+    Annotation {
+        task: options.mask_task.clone(),
+        query: query.map(|q| q.trim().to_string()),
+        prompt_box,
+        target: Target::Track(track),
+    }
+}
+
 #[derive(Deserialize)]
 struct SavFile {
     video_id: String,
-    #[serde(default)]
     video_duration: Option<f64>,
-    #[serde(default)]
     video_width: Option<f64>,
-    #[serde(default)]
     video_height: Option<f64>,
-    #[serde(default)]
     video_split: Option<String>,
     masklet: Vec<Vec<Option<Rle>>>,
     #[serde(default)]
@@ -71,8 +82,8 @@ struct SavFile {
 pub(super) fn sa_v(path: &Path, options: &ConvertOptions) -> Result<Samples, DataError> {
     let files = if path.is_dir() {
         let mut files = Vec::new();
-        for entry in std::fs::read_dir(path).map_err(io(path))? {
-            let file = entry.map_err(io(path))?.path();
+        for entry in std::fs::read_dir(path).map_err(DataError::io(path))? {
+            let file = entry.map_err(DataError::io(path))?.path();
             if file.extension().is_some_and(|e| e == "json") {
                 files.push(file);
             }
@@ -86,11 +97,13 @@ pub(super) fn sa_v(path: &Path, options: &ConvertOptions) -> Result<Samples, Dat
         return Err(bad(path, "folder", "it holds no .json file"));
     }
     let options = options.clone();
-    Ok(Box::new(
-        files
-            .into_iter()
-            .flat_map(move |file| spread(sa_v_file(&file, &options))),
-    ))
+    Ok(Box::new(files.into_iter().flat_map(move |file| {
+        let (rows, error) = match sa_v_file(&file, &options) {
+            Ok(rows) => (rows, None),
+            Err(e) => (Vec::new(), Some(Err(e))),
+        };
+        rows.into_iter().map(Ok).chain(error)
+    })))
 }
 
 fn sa_v_file(path: &Path, options: &ConvertOptions) -> Result<Vec<Sample>, DataError> {
@@ -131,17 +144,12 @@ fn sa_v_file(path: &Path, options: &ConvertOptions) -> Result<Vec<Sample>, DataE
             });
         }
         track.retain(|f| matches!(f.at, FramePosition::Frame(n) if n >= first));
-        rows.push(Sample {
-            id: Some(format!("{}:{name}", sav.video_id)),
-            media: Some(media),
-            annotations: vec![Annotation {
-                task: options.mask_task.clone(),
-                query: None,
-                prompt_box: Some(area),
-                target: Target::Track(track),
-            }],
-            ..Sample::default()
-        });
+        let id = format!("{}:{name}", sav.video_id);
+        rows.push(annotated(
+            id,
+            media,
+            tracked(options, None, Some(area), track),
+        ));
     }
     Ok(rows)
 }
@@ -172,24 +180,14 @@ fn expression_rows(
     let media = Media::frames(options.media(vid), fps);
     let mut rows = Vec::new();
     for (number, expression) in &video.expressions {
-        let mut sample = Sample {
-            id: Some(format!("{vid}:{number}")),
-            media: Some(media.clone()),
-            ..Sample::default()
-        };
-        match masks(expression)? {
-            Some(track) => sample.annotations.push(Annotation {
-                task: options.mask_task.clone(),
-                query: Some(expression.exp.trim().to_string()),
-                prompt_box: None,
-                target: Target::Track(track),
-            }),
-            None => {
-                sample.turns.push(Turn::new(expression.exp.trim(), ""));
-                sample.meta.insert("unlabelled".into(), true.into());
+        let (id, media) = (format!("{vid}:{number}"), media.clone());
+        rows.push(match masks(expression)? {
+            Some(track) => {
+                let annotation = tracked(options, Some(&expression.exp), None, track);
+                annotated(id, media, annotation)
             }
-        }
-        rows.push(sample);
+            None => unlabelled(id, media, &expression.exp),
+        });
     }
     Ok(rows)
 }
@@ -203,31 +201,27 @@ pub(super) fn mevis(path: &Path, options: &ConvertOptions) -> Result<Samples, Da
         .second(Format::MeViS, "mask_dict.json")?
         .to_path_buf();
     let mut places = HashMap::new();
-    for item in Items::new(open(&second)?, &second, &[])? {
+    for item in JsonItems::new(open(&second)?, &second, &[])? {
         let item = item?;
         let key = item.key.unwrap_or_else(|| item.index.to_string());
         places.insert(key, (item.offset, item.bytes.len()));
     }
     let mut masks = MaskDict {
-        file: File::open(&second).map_err(io(&second))?,
+        file: File::open(&second).map_err(DataError::io(&second))?,
         path: second,
         places,
     };
-    let (options, file) = (options.clone(), path.to_path_buf());
     let fps = options.frame_rate.unwrap_or(YOUTUBE_VOS_FPS);
-    let items = Items::new(open(path)?, path, &["videos"])?;
-    Ok(Box::new(items.flat_map(move |item| {
-        spread(item.and_then(|item| {
-            let vid = item.key.clone().unwrap_or_default();
-            let video: Expressions = Items::parse(&file, &item)?;
-            expression_rows(&vid, &video, fps, &options, |e| {
-                if e.anno_id.is_empty() {
-                    return Ok(None);
-                }
-                masks.union(&e.anno_id, video.frames.len()).map(Some)
-            })
-        }))
-    })))
+    let each = move |options: &ConvertOptions, at: At, video: Expressions| {
+        let vid = &at.key;
+        expression_rows(&vid, &video, fps, options, |e| {
+            if e.anno_id.is_empty() {
+                return Ok(None);
+            }
+            masks.union(&e.anno_id, video.frames.len()).map(Some)
+        })
+    };
+    Ok(samples(members(path, &["videos"])?, options, each))
 }
 
 struct MaskDict {
@@ -247,17 +241,14 @@ impl MaskDict {
         self.file
             .seek(SeekFrom::Start(offset))
             .and_then(|_| self.file.read_exact(&mut bytes))
-            .map_err(io(&self.path))?;
+            .map_err(DataError::io(&self.path))?;
         serde_json::from_slice(&bytes).map_err(|e| bad(&self.path, place, e.to_string()))
     }
 
     fn union(&mut self, ids: &[Value], frames: usize) -> Result<Vec<TrackFrame>, DataError> {
         let mut joined: Vec<Option<Rle>> = vec![None; frames];
         for id in ids {
-            let key = match id {
-                Value::String(s) => s.clone(),
-                other => other.to_string(),
-            };
+            let key = text_of(id.clone());
             let fail = |path: &Path, why: String| bad(path, format!("member `{key}`"), why);
             for (slot, rle) in joined.iter_mut().zip(self.read(&key)?) {
                 let Some(rle) = rle else { continue };
@@ -304,52 +295,44 @@ pub(super) fn ref_youtube_vos(path: &Path, options: &ConvertOptions) -> Result<S
     let folder = options
         .second(Format::RefYouTubeVos, "the Annotations folder")?
         .to_path_buf();
-    let (options, file) = (options.clone(), path.to_path_buf());
     let fps = options.frame_rate.unwrap_or(YOUTUBE_VOS_FPS);
-    let items = Items::new(open(path)?, path, &["videos"])?;
-    Ok(Box::new(items.flat_map(move |item| {
-        spread(item.and_then(|item| {
-            let vid = item.key.clone().unwrap_or_default();
-            let video: Expressions = Items::parse(&file, &item)?;
-            // All objects of a frame share its picture.
-            let mut pictures = HashMap::new();
-            expression_rows(&vid, &video, fps, &options, |e| {
-                let number = match &e.obj_id {
-                    Value::Null => return Ok(None),
-                    Value::String(s) => s.parse().ok(),
-                    other => other.as_u64().and_then(|n| u8::try_from(n).ok()),
+    let each = move |options: &ConvertOptions, at: At, video: Expressions| {
+        let vid = &at.key;
+        // All objects of a frame share its picture.
+        let mut pictures: HashMap<usize, LabelMap> = HashMap::new();
+        expression_rows(&vid, &video, fps, options, |e| {
+            let number = match &e.obj_id {
+                Value::Null => return Ok(None),
+                Value::String(s) => s.parse().ok(),
+                other => other.as_u64().and_then(|n| u8::try_from(n).ok()),
+            };
+            let number: u8 = number.ok_or_else(|| at.bad(format!("obj_id {}", e.obj_id)))?;
+            let mut track = Vec::new();
+            for (i, name) in video.frames.iter().enumerate() {
+                let png = folder.join(&vid).join(format!("{name}.png"));
+                if !png.is_file() {
+                    continue;
+                }
+                let labels = match pictures.entry(i) {
+                    Entry::Occupied(e) => e.into_mut(),
+                    Entry::Vacant(e) => e.insert(read_label_png(&png, &MediaLimits::default())?),
                 };
-                let number: u8 = number.ok_or_else(|| {
-                    bad(
-                        &file,
-                        format!("member `{vid}`"),
-                        format!("obj_id {}", e.obj_id),
-                    )
-                })?;
-                let mut track = Vec::new();
-                for (i, name) in video.frames.iter().enumerate() {
-                    let png = folder.join(&vid).join(format!("{name}.png"));
-                    if !png.is_file() {
-                        continue;
-                    }
-                    let indices = match pictures.entry(i) {
-                        std::collections::hash_map::Entry::Occupied(e) => e.into_mut(),
-                        std::collections::hash_map::Entry::Vacant(e) => {
-                            e.insert(read_indices(&png)?)
-                        }
-                    };
-                    let rle = Rle::encode(&object(indices, number));
-                    track.push(TrackFrame {
-                        at: FramePosition::Frame(i as u64),
-                        region: region(rle).map_err(|e| bad(&png, "mask", e))?,
-                    });
-                }
-                if track.is_empty() {
-                    let why = format!("no mask of `{vid}` below it");
-                    return Err(bad(&folder, "folder", why));
-                }
-                Ok(Some(track))
-            })
-        }))
-    })))
+                let size = (labels.height, labels.width);
+                let object = Array2::from_shape_fn(size, |(y, x)| {
+                    labels.labels[y * labels.width + x] == number
+                });
+                let rle = Rle::encode(&Mask(object));
+                track.push(TrackFrame {
+                    at: FramePosition::Frame(i as u64),
+                    region: region(rle).map_err(|e| bad(&png, "mask", e))?,
+                });
+            }
+            if track.is_empty() {
+                let why = format!("no mask of `{vid}` below it");
+                return Err(bad(&folder, "folder", why));
+            }
+            Ok(Some(track))
+        })
+    };
+    Ok(samples(members(path, &["videos"])?, options, each))
 }

@@ -216,10 +216,7 @@ impl SampleReader<BufReader<File>> {
     /// [`DataError::Io`].
     pub fn open(path: impl AsRef<Path>, limits: RowLimits) -> Result<Self, DataError> {
         let path = path.as_ref();
-        let file = File::open(path).map_err(|source| DataError::Io {
-            path: path.into(),
-            source,
-        })?;
+        let file = File::open(path).map_err(DataError::io(path))?;
         Ok(Self::new(
             BufReader::with_capacity(1 << 18, file),
             path,

@@ -19,21 +19,18 @@ impl WorldRows {
     /// [`DataError::Io`]; as [`WorldRows::row`].
     pub fn export(&self, dir: impl AsRef<Path>) -> Result<PathBuf, DataError> {
         let dir = dir.as_ref();
-        let io = |path: &Path| {
-            let path = path.to_path_buf();
-            move |source| DataError::Io { path, source }
-        };
-        std::fs::create_dir_all(dir).map_err(io(dir))?;
+
+        std::fs::create_dir_all(dir).map_err(DataError::io(dir))?;
         let path = dir.join(ROWS_FILE);
         let unfinished = dir.join(format!(".{ROWS_FILE}.tmp"));
-        let file = std::fs::File::create(&unfinished).map_err(io(&unfinished))?;
+        let file = std::fs::File::create(&unfinished).map_err(DataError::io(&unfinished))?;
         let mut out = BufWriter::new(file);
         for row in 0..self.len() {
             let clip = self.world().clip(self.config().split, row);
             let (mut sample, _) = self.row(row, &MediaLimits::default())?;
             let folder = format!("clips/{}", clip.name());
             let at = dir.join(&folder);
-            std::fs::create_dir_all(&at).map_err(io(&at))?;
+            std::fs::create_dir_all(&at).map_err(DataError::io(&at))?;
             for (i, frame) in clip.scene.render_all().iter().enumerate() {
                 let picture = at.join(format!("{i:04}.png"));
                 let side = frame.side() as u32;
@@ -45,7 +42,7 @@ impl WorldRows {
                     image::ExtendedColorType::Rgb8,
                 )
                 .map_err(|e| std::io::Error::other(e.to_string()))
-                .map_err(io(&picture))?;
+                .map_err(DataError::io(&picture))?;
             }
             let media = sample.media.take();
             sample.media = Some(Media {
@@ -53,12 +50,12 @@ impl WorldRows {
                 duration: media.as_ref().and_then(|m| m.duration),
                 ..Media::frames(folder, clip.scene.fps)
             });
-            write_row(&sample, &mut out).map_err(io(&unfinished))?;
+            write_row(&sample, &mut out).map_err(DataError::io(&unfinished))?;
         }
         out.flush()
             .and_then(|()| out.get_ref().sync_all())
-            .map_err(io(&unfinished))?;
-        std::fs::rename(&unfinished, &path).map_err(io(&path))?;
+            .map_err(DataError::io(&unfinished))?;
+        std::fs::rename(&unfinished, &path).map_err(DataError::io(&path))?;
         Ok(path)
     }
 }

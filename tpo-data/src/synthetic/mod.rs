@@ -46,6 +46,7 @@ pub use split::{Split, is_held_out_event, is_held_out_look};
 pub use tasks::{MaskQuery, RegionQuery, TemporalQuery};
 
 use serde::{Deserialize, Serialize};
+use tpo_core::config::Problems;
 
 use crate::DataError;
 
@@ -138,83 +139,51 @@ impl WorldConfig {
     /// # Errors
     /// [`DataError::InvalidSynthetic`] naming every field that is out of bounds.
     pub fn validate(&self) -> Result<(), DataError> {
-        let mut problems = Vec::new();
-        let mut check = |ok: bool, what: String| {
-            if !ok {
-                problems.push(what);
-            }
+        let mut problems = Problems::default();
+        let mut within = |name: &str, value: usize, low: usize, high: usize| {
+            problems.unless(
+                (low..=high).contains(&value),
+                format_args!("{name} is {value}, expected {low} to {high}"),
+            );
         };
-        check(
-            (32..=1024).contains(&self.side),
-            format!("side is {}, expected 32 to 1024", self.side),
-        );
-        check(
-            (12..=256).contains(&self.frames),
-            format!("frames is {}, expected 12 to 256", self.frames),
-        );
-        check(
-            self.fps.is_finite() && self.fps > 0.0,
-            format!("fps is {}, expected a positive number", self.fps),
-        );
-        check(
-            self.min_objects >= 1 && self.min_objects <= self.max_objects && self.max_objects <= 8,
-            format!(
-                "min_objects is {} and max_objects {}, expected 1 ≤ min ≤ max ≤ 8",
-                self.min_objects, self.max_objects
-            ),
-        );
-        check(
-            (1..=self.frames / 6).contains(&self.max_events),
-            format!(
-                "max_events is {}, expected 1 to {} for {} frames",
-                self.max_events,
-                self.frames / 6,
-                self.frames
-            ),
-        );
-        check(
-            (0.0..=1.0).contains(&self.camera_shake),
-            format!("camera_shake is {}, expected 0 to 1", self.camera_shake),
-        );
+        within("side", self.side, 32, 1024);
+        within("frames", self.frames, 12, 256);
+        within("max_objects", self.max_objects, 1, 8);
+        within("min_objects", self.min_objects, 1, self.max_objects);
+        // An event needs six frames.
+        within("max_events", self.max_events, 1, self.frames / 6);
         for (name, share) in [
+            ("camera_shake", self.camera_shake),
+            ("grey", self.grey),
             ("one_outline", self.one_outline),
             ("one_colour", self.one_colour),
             ("crossed", self.crossed),
             ("irregular", self.irregular),
             ("short_names", self.short_names),
         ] {
-            check(
+            problems.unless(
                 (0.0..=1.0).contains(&share),
-                format!("{name} is {share}, expected 0 to 1"),
+                format_args!("{name} is {share}, expected 0 to 1"),
             );
         }
-        check(
-            (0.0..=1.0).contains(&self.grey),
-            format!("grey is {}, expected 0 to 1", self.grey),
-        );
-        check(
-            self.grey == 0.0 || self.max_objects <= Shape::ALL.len(),
-            format!(
-                "max_objects is {}, expected at most {} where clips are grey: their shapes differ in \
-                 outline",
-                self.max_objects,
-                Shape::ALL.len()
+        problems.positive(&[("fps", self.fps)]);
+        let shapes = Shape::ALL.len();
+        problems.unless(
+            self.grey == 0.0 || self.max_objects <= shapes,
+            format_args!(
+                "max_objects is {}, expected at most {shapes} where clips are grey: their shapes \
+                 differ in outline",
+                self.max_objects
             ),
         );
-        check(
+        problems.unless(
             self.stride >= 1 && self.frames.is_multiple_of(self.stride),
-            format!(
+            format_args!(
                 "stride is {}, expected a divisor of {} frames",
                 self.stride, self.frames
             ),
         );
-        if problems.is_empty() {
-            Ok(())
-        } else {
-            Err(DataError::InvalidSynthetic {
-                reason: problems.join("; "),
-            })
-        }
+        problems.into_result(DataError::synthetic)
     }
 }
 

@@ -35,6 +35,8 @@ named! {
     }
 }
 
+use QuestionKind::*;
+
 /// A question with its answer and the answers to choose from.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Question {
@@ -136,7 +138,7 @@ impl Asked<'_> {
             let it = self.called(event.object);
             let words = ["What does the {it} do?", "What happens to the {it}?"];
             let wrong = self.shuffled(EventKind::ALL.iter().map(|k| k.verb()));
-            self.ask(QuestionKind::Action, &words, &it, event.kind.verb(), wrong);
+            self.ask(Action, &words, &it, event.kind.verb(), wrong);
 
             let verb = event.kind.verb();
             let mut others: Vec<String> = (0..self.clip.scene.objects.len())
@@ -148,7 +150,7 @@ impl Asked<'_> {
                 let it = self.phrase(event.object);
                 self.draw.shuffle(&mut others);
                 let words = ["Which shape {it}?", "What is it that {it}?"];
-                self.ask(QuestionKind::Action, &words, verb, &it, others);
+                self.ask(Action, &words, verb, &it, others);
             }
             if let Some(becomes) = event.becomes {
                 let it = self.called(event.object);
@@ -157,13 +159,7 @@ impl Asked<'_> {
                     "Which colour does the {it} turn?",
                 ];
                 let wrong = self.colours();
-                self.ask(
-                    QuestionKind::AttributeChange,
-                    &words,
-                    &it,
-                    becomes.name(),
-                    wrong,
-                );
+                self.ask(AttributeChange, &words, &it, becomes.name(), wrong);
             }
             let other = event.other.filter(|o| self.clip.can_be_named(*o));
             if let Some(other) = other {
@@ -181,7 +177,7 @@ impl Asked<'_> {
                     "What does the {it} run into?",
                     "Which shape does the {it} collide with?",
                 ];
-                self.ask(QuestionKind::Interaction, &words, &it, &answer, wrong);
+                self.ask(Interaction, &words, &it, &answer, wrong);
             }
         }
     }
@@ -200,9 +196,9 @@ impl Asked<'_> {
         let (early, late) = (self.clip.told(first), self.clip.told(last));
         if first.end <= last.start {
             let one = ["What happens first?", "Which happens earlier?"];
-            self.ask(QuestionKind::Order, &one, "", &early, vec![late.clone()]);
+            self.ask(Order, &one, "", &early, vec![late.clone()]);
             let two = ["What happens last?", "Which happens later?"];
-            self.ask(QuestionKind::Order, &two, "", &late, vec![early]);
+            self.ask(Order, &two, "", &late, vec![early]);
         }
     }
 
@@ -245,7 +241,7 @@ impl Asked<'_> {
             wrong.insert(1, "nowhere".into());
             let it = self.called(object);
             let words = ["Which way does the {it} move?", "Where does the {it} go?"];
-            self.ask(QuestionKind::Direction, &words, &it, answer, wrong);
+            self.ask(Direction, &words, &it, answer, wrong);
         }
     }
 
@@ -261,7 +257,7 @@ impl Asked<'_> {
         let objects = self.clip.scene.objects.len();
         let wrong = near(self, objects);
         let words = ["How many shapes are there?", "Count the shapes."];
-        self.ask(QuestionKind::Count, &words, "", numbers[objects], wrong);
+        self.ask(Count, &words, "", numbers[objects], wrong);
         let shape = self.draw.pick(Shape::ALL);
         let of = |o: &&super::Object| o.look.shape() == Some(shape);
         let count = self.clip.scene.objects.iter().filter(of).count();
@@ -271,30 +267,18 @@ impl Asked<'_> {
         };
         let wrong = near(self, count);
         let words = ["How many {it} are there?", "Count the {it}."];
-        self.ask(QuestionKind::Count, &words, &plural, numbers[count], wrong);
+        self.ask(Count, &words, &plural, numbers[count], wrong);
     }
 
     fn existence(&mut self) {
         let words = ["Is there a {it}?", "Can you see a {it}?"];
         let there = self.draw.below(self.clip.scene.objects.len());
         let it = self.phrase(there);
-        self.ask(
-            QuestionKind::Existence,
-            &words,
-            &it,
-            "yes",
-            vec!["no".into()],
-        );
-        // A phrase whose words both occur tests more than one with words that do not.
+        self.ask(Existence, &words, &it, "yes", vec!["no".into()]);
+        // A phrase of words that both occur says more than one nobody mentions.
         let absent = self.absent();
         if let Some(it) = absent.first() {
-            self.ask(
-                QuestionKind::Existence,
-                &words,
-                it,
-                "no",
-                vec!["yes".into()],
-            );
+            self.ask(Existence, &words, it, "no", vec!["yes".into()]);
         }
     }
 
@@ -360,13 +344,7 @@ impl Asked<'_> {
                     "At the start, which colour has the {it}?",
                 ];
                 let wrong = self.colours();
-                self.ask(
-                    QuestionKind::Attribute,
-                    &words,
-                    shape.name(),
-                    colour.name(),
-                    wrong,
-                );
+                self.ask(Attribute, &words, shape.name(), colour.name(), wrong);
             }
             let becomes_it = self
                 .clip
@@ -380,13 +358,7 @@ impl Asked<'_> {
                     "What is the {it} shape at the start?",
                 ];
                 let wrong = self.shuffled(Shape::ALL.iter().map(|s| s.name()));
-                self.ask(
-                    QuestionKind::ShapeOf,
-                    &words,
-                    colour.name(),
-                    shape.name(),
-                    wrong,
-                );
+                self.ask(ShapeOf, &words, colour.name(), shape.name(), wrong);
             }
         }
     }
@@ -415,7 +387,7 @@ impl Asked<'_> {
                 "Where does the {it} start?",
             ];
             let wrong = self.shuffled(["top left", "top right", "bottom left", "bottom right"]);
-            self.ask(QuestionKind::Position, &words, &it, answer, wrong);
+            self.ask(Position, &words, &it, answer, wrong);
         }
     }
 }

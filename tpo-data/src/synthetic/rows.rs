@@ -63,7 +63,7 @@ const MAX_ROWS: u64 = u32::MAX as u64;
 const MIN_FRAMES: usize = 12;
 
 /// Rows made of clips of the world. Row `i` is about clip `i` of the split.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RowsConfig {
     /// What is asked; a row cycles through the tasks.
@@ -73,8 +73,8 @@ pub struct RowsConfig {
     /// Seed of the world; separate from the run's, so that the data stay the same when that changes.
     #[serde(default)]
     pub seed: u64,
-    /// Split of the world.
-    #[serde(default = "train")]
+    /// Which part of the world.
+    #[serde(default)]
     pub split: Split,
     /// Turns of a row, at most 64. A clip is encoded once however many questions there are about
     /// it. Fewer when the clip cannot answer more, or the prompt has no room.
@@ -129,10 +129,6 @@ pub struct RowsConfig {
     pub kinds: Vec<QuestionKind>,
 }
 
-fn train() -> Split {
-    Split::Train
-}
-
 fn one() -> usize {
     1
 }
@@ -144,22 +140,8 @@ impl RowsConfig {
             tasks: tasks.into(),
             rows,
             seed,
-            split: train(),
             queries_per_clip: one(),
-            choices: 0.0,
-            frames: None,
-            fps: None,
-            side: None,
-            max_objects: None,
-            max_events: None,
-            camera_shake: None,
-            grey: None,
-            one_outline: None,
-            one_colour: None,
-            crossed: None,
-            irregular: None,
-            short_names: None,
-            kinds: Vec::new(),
+            ..Self::default()
         }
     }
 
@@ -248,9 +230,7 @@ impl WorldRows {
     pub fn new(config: RowsConfig, frames: usize, side: usize) -> Result<Self, DataError> {
         let problems = config.problems(frames, side);
         if !problems.is_empty() {
-            return Err(DataError::InvalidSynthetic {
-                reason: problems.join("; "),
-            });
+            return Err(DataError::synthetic(problems));
         }
         Ok(Self {
             world: World::new(config.world(frames, side), config.seed)?,

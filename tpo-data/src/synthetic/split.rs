@@ -9,10 +9,11 @@ use super::event::EventKind;
 use crate::DataError;
 
 /// Part of the world.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Split {
     /// No held-out combination occurs.
+    #[default]
     Train,
     /// As training, other clips: to choose settings on.
     Validation,

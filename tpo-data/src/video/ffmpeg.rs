@@ -10,8 +10,10 @@ use ffmpeg_next::software::scaling::{Context as Scaler, Flags};
 use super::colour::{ColourSpace, YuvConversion};
 use super::h264::{Layout, Picture};
 use super::source::Source;
-use super::{FrameStream, FrameVisitor, VideoInfo, VideoOptions, VideoReader, distinct_indices};
-use crate::{DataError, Frame, MediaLimits, Rotation, TimedFrame};
+use super::{
+    FrameStream, FrameVisitor, VideoInfo, VideoOptions, VideoReader, distinct_indices, until_error,
+};
+use crate::{DataError, Frame, MediaLimits, Rotation};
 
 /// Containers opened. Play lists and concatenation scripts are not among them: they make
 /// FFmpeg open other files and addresses.
@@ -320,10 +322,7 @@ impl Session<'_> {
 }
 
 fn open_input(path: &Path) -> Result<ff::format::context::Input, DataError> {
-    let io = |source| DataError::Io {
-        path: path.into(),
-        source,
-    };
+    let io = DataError::io(path);
     ff::init().map_err(|e| io(std::io::Error::other(e)))?;
     // An absolute path cannot be taken for an address.
     let absolute = path.canonicalize().map_err(io)?;
@@ -487,26 +486,17 @@ impl VideoReader for FfmpegReader {
         {
             session.seek(key)?;
         }
-        let mut done = false;
-        Ok(Box::new(std::iter::from_fn(move || {
-            while !done {
-                let item = match session.next() {
-                    Ok(None) => break,
+        Ok(until_error(std::iter::from_fn(move || {
+            loop {
+                return Some(match session.next() {
+                    Ok(None) => return None,
                     Ok(Some((index, _))) if index < start => continue,
-                    Ok(Some((index, frame))) => {
-                        session.convert(index, &frame).map(|frame| TimedFrame {
-                            index,
-                            timestamp: self.info.timestamps[index],
-                            frame,
-                        })
-                    }
+                    Ok(Some((index, frame))) => session
+                        .convert(index, &frame)
+                        .map(|frame| self.info.timed(index, frame)),
                     Err(e) => Err(e),
-                };
-                done = item.is_err();
-                return Some(item);
+                });
             }
-            done = true;
-            None
         })))
     }
 }

@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 
-use super::{FrameStream, FrameVisitor, VideoInfo, VideoReader, distinct_indices};
+use super::{FrameStream, FrameVisitor, VideoInfo, VideoReader, distinct_indices, until_error};
 use crate::image_io::image_size;
-use crate::{DataError, Frame, MediaLimits, Rotation, TimedFrame, read_image};
+use crate::{DataError, Frame, MediaLimits, read_image};
 
 /// File names that count as frames.
 const EXTENSIONS: [&str; 5] = ["jpg", "jpeg", "png", "webp", "bmp"];
@@ -33,10 +33,7 @@ pub fn open_frames(
     limits: &MediaLimits,
 ) -> Result<FrameFolder, DataError> {
     let path = path.as_ref();
-    let io = |source| DataError::Io {
-        path: path.into(),
-        source,
-    };
+    let io = DataError::io(path);
     let mut files = Vec::new();
     for entry in std::fs::read_dir(path).map_err(io)? {
         let file = entry.map_err(io)?.path();
@@ -70,51 +67,24 @@ impl FrameFolder {
         fps: f64,
         limits: &MediaLimits,
     ) -> Result<Self, DataError> {
-        if !(fps.is_finite() && fps > 0.0) {
-            return Err(DataError::InvalidSampling {
-                reason: format!("{fps} frames per second"),
-            });
-        }
         let first = files
             .first()
             .ok_or_else(|| DataError::NoVideoTrack { path: path.into() })?;
         let (width, height) = image_size(first, limits)?;
-        let count = files.len();
-        let duration = count as f64 / fps;
-        limits.check_seconds(path, duration)?;
+        let info = VideoInfo::steady([width, height], files.len(), fps, "images")?;
+        limits.check_seconds(path, info.duration)?;
         Ok(Self {
             path: path.into(),
             files,
             limits: limits.clone(),
-            info: VideoInfo {
-                width,
-                height,
-                frame_count: count,
-                fps,
-                duration,
-                timestamps: (0..count).map(|i| i as f64 / fps).collect(),
-                rotation: Rotation::None,
-                codec: "images".into(),
-            },
+            info,
         })
     }
 
     fn read(&self, index: usize) -> Result<Frame, DataError> {
         let file = &self.files[index];
         let frame = read_image(file, &self.limits)?;
-        if (frame.width(), frame.height()) != (self.info.width, self.info.height) {
-            return Err(DataError::Decode {
-                path: file.clone(),
-                frame: index,
-                reason: format!(
-                    "{}x{} pixels, the first frame has {}x{}",
-                    frame.width(),
-                    frame.height(),
-                    self.info.width,
-                    self.info.height
-                ),
-            });
-        }
+        self.info.check_size(file, index, &frame)?;
         Ok(frame)
     }
 }
@@ -139,25 +109,10 @@ impl VideoReader for FrameFolder {
     }
 
     fn stream(&self, start: usize) -> Result<FrameStream<'_>, DataError> {
-        let frame_count = self.info.frame_count;
-        if start >= frame_count {
-            return Err(DataError::FrameOutOfRange {
-                index: start,
-                frame_count,
-            });
-        }
-        let mut failed = false;
-        Ok(Box::new((start..frame_count).map_while(move |index| {
-            if failed {
-                return None;
-            }
-            let item = self.read(index).map(|frame| TimedFrame {
-                index,
-                timestamp: self.info.timestamps[index],
-                frame,
-            });
-            failed = item.is_err();
-            Some(item)
+        distinct_indices(&[start], self.info.frame_count)?;
+        let frames = start..self.info.frame_count;
+        Ok(until_error(frames.map(|index| {
+            self.read(index).map(|frame| self.info.timed(index, frame))
         })))
     }
 }

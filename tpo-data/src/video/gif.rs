@@ -7,8 +7,8 @@ use image::codecs::gif::GifDecoder;
 use image::{AnimationDecoder, ImageDecoder};
 
 use super::source::{ReadSeek, Source};
-use super::{FrameStream, FrameVisitor, VideoInfo, VideoReader, distinct_indices};
-use crate::image_io::{decoder_limits, flatten, guarded};
+use super::{FrameStream, FrameVisitor, VideoInfo, VideoReader, distinct_indices, until_error};
+use crate::image_io::{decoder_limits, failed, flatten, guarded};
 use crate::{DataError, Frame, MediaLimits, Rotation, TimedFrame};
 
 /// Seconds a frame without a delay is shown, as browsers do.
@@ -73,12 +73,12 @@ impl GifReader {
 fn start(source: &Source, limits: &MediaLimits) -> Result<(usize, usize, GifFrames), DataError> {
     let reader: BufReader<Box<dyn ReadSeek>> = BufReader::new(source.open()?);
     guarded(source.path(), || {
-        let mut decoder = GifDecoder::new(reader).map_err(|e| image_error(source.path(), &e))?;
+        let mut decoder = GifDecoder::new(reader).map_err(|e| failed(source.path(), &e))?;
         let (width, height) = decoder.dimensions();
         limits.check_frame(source.path(), width.into(), height.into())?;
         decoder
             .set_limits(decoder_limits(limits))
-            .map_err(|e| image_error(source.path(), &e))?;
+            .map_err(|e| failed(source.path(), &e))?;
         Ok((width as usize, height as usize, decoder.into_frames()))
     })
 }
@@ -87,7 +87,7 @@ fn start(source: &Source, limits: &MediaLimits) -> Result<(usize, usize, GifFram
 fn next(source: &Source, frames: &mut GifFrames) -> Result<Option<(f64, Frame)>, DataError> {
     guarded(source.path(), || match frames.next() {
         None => Ok(None),
-        Some(Err(e)) => Err(image_error(source.path(), &e)),
+        Some(Err(e)) => Err(failed(source.path(), &e)),
         Some(Ok(frame)) => {
             let (numerator, denominator) = frame.delay().numer_denom_ms();
             let delay = f64::from(numerator) / f64::from(denominator.max(1)) / 1000.0;
@@ -101,13 +101,6 @@ fn next(source: &Source, frames: &mut GifFrames) -> Result<Option<(f64, Frame)>,
             )))
         }
     })
-}
-
-fn image_error(path: &Path, error: &image::ImageError) -> DataError {
-    DataError::Image {
-        path: path.into(),
-        reason: error.to_string(),
-    }
 }
 
 impl VideoReader for GifReader {
@@ -143,27 +136,14 @@ impl VideoReader for GifReader {
     fn stream(&self, from: usize) -> Result<FrameStream<'_>, DataError> {
         distinct_indices(&[from], self.info.frame_count)?;
         let (_, _, mut frames) = start(&self.source, &self.limits)?;
-        let mut failed = false;
-        let all = self.info.timestamps.iter().enumerate();
-        Ok(Box::new(
-            all.map_while(move |(index, &timestamp)| {
-                if failed {
-                    return None;
-                }
-                let item = match next(&self.source, &mut frames) {
-                    Ok(Some((_, frame))) => Ok(TimedFrame {
-                        index,
-                        timestamp,
-                        frame,
-                    }),
-                    Ok(None) => Err(shrunk(self.source.path(), index)),
-                    Err(e) => Err(e),
-                };
-                failed = item.is_err();
-                Some(item)
-            })
-            .filter(move |item| item.as_ref().map_or(true, |f| f.index >= from)),
-        ))
+        let all = (0..self.info.frame_count).map(move |index| {
+            let frame = next(&self.source, &mut frames)?;
+            let (_, frame) = frame.ok_or_else(|| shrunk(self.source.path(), index))?;
+            Ok(self.info.timed(index, frame))
+        });
+        let shown =
+            move |item: &Result<TimedFrame, _>| item.as_ref().map_or(true, |f| f.index >= from);
+        Ok(until_error(all.filter(shown)))
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::{FrameStream, FrameVisitor, VideoInfo, VideoReader, distinct_indices};
 use crate::sampling::{ClipRange, clip_frames};
-use crate::{DataError, Frame, MediaLimits, Rotation, TimedFrame};
+use crate::{DataError, Frame, MediaLimits};
 
 /// A video whose frames are in memory: rendered, captured, or decoded elsewhere.
 #[derive(Debug, Clone)]
@@ -29,38 +29,14 @@ impl FrameBuffer {
         limits: &MediaLimits,
     ) -> Result<Self, DataError> {
         let name = name.into();
-        if !(fps.is_finite() && fps > 0.0) {
-            return Err(DataError::InvalidSampling {
-                reason: format!("{fps} frames per second"),
-            });
-        }
         let Some(first) = frames.first() else {
             return Err(DataError::NoVideoTrack { path: name });
         };
-        let (width, height) = (first.width(), first.height());
-        let same = |f: &Frame| (f.width(), f.height()) == (width, height);
-        if let Some(at) = frames.iter().position(|f| !same(f)) {
-            return Err(DataError::Decode {
-                path: name,
-                frame: at,
-                reason: format!(
-                    "{}x{} pixels, the first frame has {width}x{height}",
-                    frames[at].width(),
-                    frames[at].height()
-                ),
-            });
+        let size = [first.width(), first.height()];
+        let info = VideoInfo::steady(size, frames.len(), fps, "memory")?;
+        for (at, frame) in frames.iter().enumerate() {
+            info.check_size(&name, at, frame)?;
         }
-        let frame_count = frames.len();
-        let info = VideoInfo {
-            width,
-            height,
-            frame_count,
-            fps,
-            duration: frame_count as f64 / fps,
-            timestamps: (0..frame_count).map(|i| i as f64 / fps).collect(),
-            rotation: Rotation::None,
-            codec: "memory".into(),
-        };
         Ok(Self {
             name,
             frames,
@@ -90,20 +66,11 @@ impl VideoReader for FrameBuffer {
     }
 
     fn stream(&self, start: usize) -> Result<FrameStream<'_>, DataError> {
-        let frame_count = self.frames.len();
-        if start >= frame_count {
-            return Err(DataError::FrameOutOfRange {
-                index: start,
-                frame_count,
-            });
-        }
-        Ok(Box::new((start..frame_count).map(|index| {
-            Ok(TimedFrame {
-                index,
-                timestamp: self.info.timestamps[index],
-                frame: self.frames[index].clone(),
-            })
-        })))
+        distinct_indices(&[start], self.frames.len())?;
+        let frames = self.frames.iter().cloned().enumerate().skip(start);
+        Ok(Box::new(
+            frames.map(|(i, frame)| Ok(self.info.timed(i, frame))),
+        ))
     }
 }
 
@@ -173,23 +140,11 @@ impl VideoReader for VideoPart {
     }
 
     fn stream(&self, start: usize) -> Result<FrameStream<'_>, DataError> {
-        let frame_count = self.info.frame_count;
-        if start >= frame_count {
-            return Err(DataError::FrameOutOfRange {
-                index: start,
-                frame_count,
-            });
-        }
+        distinct_indices(&[start], self.info.frame_count)?;
         let frames = self.whole.stream(self.first + start)?;
-        Ok(Box::new(frames.take(frame_count - start).map(|frame| {
-            frame.map(|f| {
-                let index = f.index - self.first;
-                TimedFrame {
-                    index,
-                    timestamp: self.info.timestamps[index],
-                    frame: f.frame,
-                }
-            })
+        let frames = frames.take(self.info.frame_count - start);
+        Ok(Box::new(frames.map(|frame| {
+            frame.map(|f| self.info.timed(f.index - self.first, f.frame))
         })))
     }
 }

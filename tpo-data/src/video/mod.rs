@@ -53,6 +53,59 @@ pub struct VideoInfo {
     pub codec: String,
 }
 
+impl VideoInfo {
+    /// `frame_count` frames of one size, `fps` a second, that nothing rotates.
+    ///
+    /// # Errors
+    /// [`DataError::InvalidSampling`] for a rate that is not positive.
+    pub fn steady(
+        [width, height]: [usize; 2],
+        frame_count: usize,
+        fps: f64,
+        codec: &str,
+    ) -> Result<Self, DataError> {
+        if !(fps.is_finite() && fps > 0.0) {
+            return Err(DataError::InvalidSampling {
+                reason: format!("{fps} frames per second"),
+            });
+        }
+        Ok(Self {
+            width,
+            height,
+            frame_count,
+            fps,
+            duration: frame_count as f64 / fps,
+            timestamps: (0..frame_count).map(|i| i as f64 / fps).collect(),
+            rotation: Rotation::None,
+            codec: codec.into(),
+        })
+    }
+
+    /// Refuses a frame of another size.
+    fn check_size(&self, path: &Path, index: usize, frame: &Frame) -> Result<(), DataError> {
+        let (found, first) = ((frame.width(), frame.height()), (self.width, self.height));
+        if found == first {
+            return Ok(());
+        }
+        Err(DataError::Decode {
+            path: path.into(),
+            frame: index,
+            reason: format!(
+                "{}x{} pixels, the first frame has {}x{}",
+                found.0, found.1, first.0, first.1
+            ),
+        })
+    }
+
+    fn timed(&self, index: usize, frame: Frame) -> TimedFrame {
+        TimedFrame {
+            index,
+            timestamp: self.timestamps[index],
+            frame,
+        }
+    }
+}
+
 /// A callback that receives frames, with their index; it may be called from several threads.
 pub type FrameVisitor<'a> = dyn Fn(usize, Frame) -> Result<(), DataError> + Sync + 'a;
 
@@ -246,6 +299,21 @@ fn describe(head: &[u8]) -> String {
 }
 
 /// `indices` sorted and without repetitions, all checked to exist.
+/// `frames` up to the first error.
+fn until_error<'a>(
+    mut frames: impl Iterator<Item = Result<TimedFrame, DataError>> + 'a,
+) -> FrameStream<'a> {
+    let mut ended = false;
+    Box::new(std::iter::from_fn(move || {
+        if ended {
+            return None;
+        }
+        let frame = frames.next();
+        ended = !matches!(frame, Some(Ok(_)));
+        frame
+    }))
+}
+
 pub(crate) fn distinct_indices(
     indices: &[usize],
     frame_count: usize,

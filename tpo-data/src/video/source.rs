@@ -22,10 +22,7 @@ impl<T: Read + Seek + Send> ReadSeek for T {}
 impl Source {
     /// A file; its size is checked.
     pub(crate) fn file(path: &Path, limits: &MediaLimits) -> Result<Self, DataError> {
-        let io = |source| DataError::Io {
-            path: path.into(),
-            source,
-        };
+        let io = DataError::io(path);
         let metadata = std::fs::metadata(path).map_err(io)?;
         if !metadata.is_file() {
             return Err(io(std::io::Error::new(
@@ -86,9 +83,6 @@ impl Source {
     }
 
     pub(crate) fn io(&self, source: std::io::Error) -> DataError {
-        DataError::Io {
-            path: self.path.clone(),
-            source,
-        }
+        DataError::io(&self.path)(source)
     }
 }

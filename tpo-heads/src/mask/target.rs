@@ -23,7 +23,6 @@ pub struct FrameMask {
 #[serde(deny_unknown_fields)]
 pub struct MaskTarget {
     /// Box in the first frame, normalised. Without one it is taken from the mask of frame 0.
-    #[serde(default)]
     pub area: Option<BoxXyxy>,
     /// Masks of some frames.
     #[serde(default)]

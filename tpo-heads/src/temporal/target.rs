@@ -35,7 +35,6 @@ pub struct TemporalTarget {
     /// Saliency per clip.
     pub saliency: SaliencyLabels,
     /// Relevance per clip if it differs from `saliency.scores`; above zero is relevant.
-    #[serde(default)]
     pub relevant: Option<Vec<f32>>,
 }
 

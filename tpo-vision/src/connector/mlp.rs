@@ -3,6 +3,7 @@
 use burn::config::Config;
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
+use tpo_core::config::Problems;
 use tpo_core::nn::{Linear, LinearConfig};
 use tpo_core::ops;
 use tpo_core::traits::{Connector, Instruction, VisualRows, VisualShape};
@@ -35,17 +36,9 @@ impl MlpConnectorConfig {
     /// # Errors
     /// [`VisionError::Config`] when a width is zero.
     pub fn init(&self, device: &Device) -> Result<MlpConnector> {
-        let problems: Vec<String> = [("d_vision", self.d_vision), ("d_llm", self.d_llm)]
-            .into_iter()
-            .filter(|(_, value)| *value == 0)
-            .map(|(name, _)| format!("{name} must not be zero"))
-            .collect();
-        if !problems.is_empty() {
-            return Err(VisionError::Config {
-                part: "MLP connector",
-                problems,
-            });
-        }
+        let mut problems = Problems::default();
+        problems.not_zero(&[("d_vision", self.d_vision), ("d_llm", self.d_llm)]);
+        problems.into_result(VisionError::config("MLP connector"))?;
         Ok(MlpConnector {
             linear_1: LinearConfig::new(self.d_vision, self.d_llm).init(device),
             linear_2: LinearConfig::new(self.d_llm, self.d_llm).init(device),

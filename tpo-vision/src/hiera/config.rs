@@ -1,6 +1,7 @@
 //! Architecture of the image encoder.
 
 use burn::config::Config;
+use tpo_core::config::Problems;
 
 use crate::error::{Result, VisionError};
 
@@ -149,95 +150,46 @@ impl HieraConfig {
     /// # Errors
     /// [`VisionError::Config`] with every broken rule.
     pub fn validate(&self) -> Result<()> {
-        let mut problems = Vec::new();
-        for (name, value) in [
+        let [rows, columns] = self.window_pos_embed_bkg_spatial_size;
+        let (fewest, most) = (self.stages.iter().min(), self.stages.iter().max());
+        let widest = self.window_spec.iter().max();
+        let count = |n: Option<&usize>| n.copied().unwrap_or(0);
+        let mut problems = Problems::default();
+        problems.not_zero(&[
             ("embed_dim", self.embed_dim),
             ("num_heads", self.num_heads),
             ("mlp_ratio", self.mlp_ratio),
-            (
-                "a block count of stages",
-                self.stages[0].min(self.stages[1]),
-            ),
-            (
-                "a block count of stages",
-                self.stages[2].min(self.stages[3]),
-            ),
-            (
-                "window_pos_embed_bkg_spatial_size",
-                self.window_pos_embed_bkg_spatial_size[0]
-                    .min(self.window_pos_embed_bkg_spatial_size[1]),
-            ),
-        ] {
-            if value == 0 {
-                problems.push(format!("{name} must not be zero"));
-            }
-        }
-        for (name, value, most) in [
+            ("a block count of stages", count(fewest)),
+            ("window_pos_embed_bkg_spatial_size", rows.min(columns)),
+        ]);
+        problems.at_most(&[
             ("embed_dim", self.embed_dim, MOST_CHANNELS),
             ("num_heads", self.num_heads, MOST_CHANNELS),
             ("mlp_ratio", self.mlp_ratio, 64),
-            (
-                "a block count of stages",
-                self.stages.into_iter().max().unwrap_or(0),
-                1000,
-            ),
-            (
-                "a side in window_spec",
-                self.window_spec.into_iter().max().unwrap_or(0),
-                1024,
-            ),
-            (
-                "window_pos_embed_bkg_spatial_size",
-                self.window_pos_embed_bkg_spatial_size[0]
-                    .max(self.window_pos_embed_bkg_spatial_size[1]),
-                1024,
-            ),
-        ] {
-            if value > most {
-                problems.push(format!("{name} is {value}, more than {most}"));
-            }
-        }
-        if self.num_heads != 0 && !self.embed_dim.is_multiple_of(self.num_heads) {
-            problems.push(format!(
-                "embed_dim {} is not a multiple of num_heads {}",
-                self.embed_dim, self.num_heads
-            ));
-        }
-        if self.q_pool >= STAGES {
-            problems.push(format!("q_pool {} must be at most 3", self.q_pool));
-        }
+            ("a block count of stages", count(most), 1000),
+            ("a side in window_spec", count(widest), 1024),
+            ("window_pos_embed_bkg_spatial_size", rows.max(columns), 1024),
+            ("q_pool", self.q_pool, STAGES - 1),
+        ]);
+        problems.multiple(("embed_dim", self.embed_dim), ("num_heads", self.num_heads));
         for (stage, &window) in self.window_spec.iter().enumerate() {
-            if window == 0 {
-                problems.push(format!("window_spec[{stage}] must not be zero"));
-            } else if stage < self.q_pool.min(3) && window % 2 == 1 {
-                problems.push(format!(
-                    "window_spec[{stage}] {window} must be even: the next stage pools in it"
-                ));
-            }
+            problems.unless(
+                window > 0 && (stage >= self.q_pool.min(3) || window % 2 == 0),
+                format_args!(
+                    "window_spec[{stage}] {window} must be positive, and even where the next \
+                     stage pools in it"
+                ),
+            );
         }
-        if let Some(block) = self
-            .global_att_blocks
-            .iter()
-            .find(|&&block| block >= self.depth())
-        {
-            problems.push(format!(
-                "global_att_blocks holds {block}, there are {} blocks",
-                self.depth()
+        let depth = self.depth();
+        for block in self.global_att_blocks.iter().filter(|b| **b >= depth) {
+            problems.add(format_args!(
+                "global_att_blocks holds {block}, there are {depth} blocks"
             ));
         }
-        if !(0.0..1.0).contains(&self.drop_path_rate) {
-            problems.push(format!(
-                "drop_path_rate {} must be in [0, 1)",
-                self.drop_path_rate
-            ));
-        }
-        if !(self.layer_norm_eps > 0.0 && self.layer_norm_eps.is_finite()) {
-            problems.push(format!(
-                "layer_norm_eps {} must be positive",
-                self.layer_norm_eps
-            ));
-        }
-        refuse("Hiera", problems)
+        problems.dropout(&[("drop_path_rate", self.drop_path_rate)]);
+        problems.positive(&[("layer_norm_eps", self.layer_norm_eps)]);
+        problems.into_result(VisionError::config("Hiera"))
     }
 }
 
@@ -258,37 +210,32 @@ impl ImageEncoderConfig {
     /// [`VisionError::Config`] with every broken rule.
     pub fn validate(&self) -> Result<()> {
         self.trunk.validate()?;
-        let mut problems = Vec::new();
-        if self.d_model == 0 || !self.d_model.is_multiple_of(4) || self.d_model > MOST_CHANNELS {
-            problems.push(format!(
-                "d_model {} must be a positive multiple of 4 (sines and cosines of rows and \
-                 columns) and at most {MOST_CHANNELS}",
-                self.d_model
-            ));
-        }
-        if self.scalp >= STAGES {
-            problems.push(format!("scalp {} leaves no level", self.scalp));
-        }
-        if let Some(level) = self.fpn_top_down_levels.iter().find(|&&l| l >= STAGES) {
-            problems.push(format!(
-                "fpn_top_down_levels holds {level}, levels are 0 to 3"
-            ));
-        }
-        if !self.fpn_top_down_levels.is_empty() && self.trunk.q_pool != STAGES - 1 {
-            problems.push(format!(
+        let (d_model, levels) = (self.d_model, &self.fpn_top_down_levels);
+        let mut problems = Problems::default();
+        problems.unless(
+            d_model > 0 && d_model.is_multiple_of(4) && d_model <= MOST_CHANNELS,
+            format_args!(
+                "d_model {d_model} must be a positive multiple of 4 (sines and cosines of rows \
+                 and columns) and at most {MOST_CHANNELS}"
+            ),
+        );
+        problems.unless(
+            self.scalp < STAGES,
+            format_args!("scalp {} leaves no level", self.scalp),
+        );
+        problems.unless(
+            levels.iter().all(|l| *l < STAGES),
+            format_args!("fpn_top_down_levels are {levels:?}, levels are 0 to 3"),
+        );
+        problems.unless(
+            levels.is_empty() || self.trunk.q_pool == STAGES - 1,
+            format_args!(
                 "fpn_top_down_levels needs stages that halve the map, q_pool is {}",
                 self.trunk.q_pool
-            ));
-        }
-        refuse("image encoder", problems)
+            ),
+        );
+        problems.into_result(VisionError::config("image encoder"))
     }
-}
-
-fn refuse(part: &'static str, problems: Vec<String>) -> Result<()> {
-    if problems.is_empty() {
-        return Ok(());
-    }
-    Err(VisionError::Config { part, problems })
 }
 
 fn least_common_multiple(a: usize, b: usize) -> usize {

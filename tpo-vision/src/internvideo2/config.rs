@@ -1,7 +1,7 @@
 //! Architecture of the InternVideo2 video tower.
 
 use burn::config::Config;
-use serde::Deserialize;
+use tpo_core::config::{Problems, overlay};
 
 use crate::error::{Result, VisionError};
 
@@ -61,28 +61,6 @@ pub struct InternVideo2Config {
     pub pool_norm_eps: f64,
 }
 
-/// The fields of the reference's file. Switches between equivalent kernels (`use_flash_attn`,
-/// `use_fused_rmsnorm`, `use_fused_mlp`, ..) do not describe the architecture.
-#[derive(Deserialize)]
-struct Reference {
-    in_chans: Option<usize>,
-    img_size: usize,
-    patch_size: usize,
-    embed_dim: usize,
-    depth: usize,
-    num_heads: usize,
-    attn_pool_num_heads: usize,
-    clip_embed_dim: usize,
-    num_frames: Option<usize>,
-    tubelet_size: Option<usize>,
-    mlp_ratio: Option<f64>,
-    init_values: Option<f64>,
-    qk_normalization: Option<bool>,
-    qkv_bias: Option<bool>,
-    sep_pos_embed: Option<bool>,
-    drop_path_rate: Option<f64>,
-}
-
 impl InternVideo2Config {
     /// InternVideo2-CLIP-1B as VideoChat-TPO's temporal head uses it: 40 blocks of width 1408, 16
     /// heads of 88, MLP of 6144, patches of 14 pixels, 8 frames of 224 pixels, hence 2049 tokens
@@ -103,31 +81,33 @@ impl InternVideo2Config {
     /// [`VisionError::ConfigJson`] for a missing size or a wrong type, [`VisionError::Config`]
     /// for sizes that contradict each other.
     pub fn from_reference_json(json: &serde_json::Value) -> Result<Self> {
-        let found = Reference::deserialize(json)
-            .map_err(|source| VisionError::ConfigJson { part: PART, source })?;
-        if let Some(channels) = found.in_chans.filter(|c| *c != CHANNELS) {
+        if let Some(channels) = json["in_chans"].as_u64().filter(|c| *c != CHANNELS as u64) {
             return Err(VisionError::Config {
                 part: PART,
                 problems: vec![format!("in_chans is {channels}, frames have {CHANNELS}")],
             });
         }
-        let mut config = Self::new(
-            found.img_size,
-            found.patch_size,
-            found.embed_dim,
-            found.depth,
-            found.num_heads,
-            found.attn_pool_num_heads,
-            found.clip_embed_dim,
-        );
-        config.num_frames = found.num_frames.unwrap_or(config.num_frames);
-        config.tubelet_size = found.tubelet_size.unwrap_or(config.tubelet_size);
-        config.mlp_ratio = found.mlp_ratio.unwrap_or(config.mlp_ratio);
-        config.init_values = found.init_values.unwrap_or(config.init_values);
-        config.qk_normalization = found.qk_normalization.unwrap_or(config.qk_normalization);
-        config.qkv_bias = found.qkv_bias.unwrap_or(config.qkv_bias);
-        config.sep_pos_embed = found.sep_pos_embed.unwrap_or(config.sep_pos_embed);
-        config.drop_path_rate = found.drop_path_rate.unwrap_or(config.drop_path_rate);
+        let required = [
+            "img_size",
+            "patch_size",
+            "embed_dim",
+            "depth",
+            "num_heads",
+            "attn_pool_num_heads",
+            "clip_embed_dim",
+        ];
+        let optional = [
+            "num_frames",
+            "tubelet_size",
+            "mlp_ratio",
+            "init_values",
+            "qk_normalization",
+            "qkv_bias",
+            "sep_pos_embed",
+            "drop_path_rate",
+        ];
+        let config = overlay(&Self::internvideo2_1b(), json, &required, &optional)
+            .map_err(|source| VisionError::ConfigJson { part: PART, source })?;
         config.validate()?;
         Ok(config)
     }
@@ -137,8 +117,8 @@ impl InternVideo2Config {
     /// # Errors
     /// [`VisionError::Config`] with every broken rule.
     pub fn validate(&self) -> Result<()> {
-        let mut problems = Vec::new();
-        for (name, value) in [
+        let mut problems = Problems::default();
+        let sizes = [
             ("img_size", self.img_size),
             ("patch_size", self.patch_size),
             ("embed_dim", self.embed_dim),
@@ -148,59 +128,38 @@ impl InternVideo2Config {
             ("clip_embed_dim", self.clip_embed_dim),
             ("num_frames", self.num_frames),
             ("tubelet_size", self.tubelet_size),
-        ] {
-            if value == 0 {
-                problems.push(format!("{name} must not be zero"));
-            } else if value > 1 << 20 {
-                problems.push(format!("{name} is {value}, more than any known model has"));
-            }
-        }
-        let mut multiple = |name: &str, value: usize, of: &str, divisor: usize| {
-            if divisor != 0 && !value.is_multiple_of(divisor) {
-                problems.push(format!(
-                    "{name} {value} is not a multiple of {of} {divisor}"
-                ));
-            }
-        };
-        let dim = self.embed_dim;
-        multiple("img_size", self.img_size, "patch_size", self.patch_size);
-        multiple("embed_dim", dim, "num_heads", self.num_heads);
-        let pool = self.attn_pool_num_heads;
-        multiple("embed_dim", dim, "attn_pool_num_heads", pool);
+        ];
+        problems.not_zero(&sizes);
+        // More than any known model has.
+        problems.at_most(&sizes.map(|(name, size)| (name, size, 1 << 20)));
+        let dim = ("embed_dim", self.embed_dim);
+        problems.multiple(("img_size", self.img_size), ("patch_size", self.patch_size));
+        problems.multiple(dim, ("num_heads", self.num_heads));
+        problems.multiple(dim, ("attn_pool_num_heads", self.attn_pool_num_heads));
         // A quarter of the width is for time; the rest splits in two halves of sine and cosine.
-        multiple("embed_dim", dim, "the position table's unit", 16);
-        let tubelet = self.tubelet_size;
-        multiple("num_frames", self.num_frames, "tubelet_size", tubelet);
-        if !(self.mlp_ratio.is_finite() && self.mlp_ratio > 0.0 && self.mlp_ratio <= 64.0) {
-            problems.push(format!("mlp_ratio {} must be in (0, 64]", self.mlp_ratio));
-        } else if dim != 0 && self.mlp_hidden() == 0 {
-            problems.push(format!(
-                "mlp_ratio {} leaves no hidden unit",
-                self.mlp_ratio
-            ));
+        problems.multiple(dim, ("the position table's unit", 16));
+        let tubelet = ("tubelet_size", self.tubelet_size);
+        problems.multiple(("num_frames", self.num_frames), tubelet);
+        let ratio = self.mlp_ratio;
+        if ratio > 0.0 && ratio <= 64.0 {
+            problems.unless(
+                self.embed_dim == 0 || self.mlp_hidden() > 0,
+                format_args!("mlp_ratio {ratio} leaves no hidden unit"),
+            );
+        } else {
+            problems.add(format_args!("mlp_ratio {ratio} must be in (0, 64]"));
         }
-        if !self.init_values.is_finite() {
-            problems.push(format!("init_values {} is not finite", self.init_values));
-        }
-        if !(0.0..1.0).contains(&self.drop_path_rate) {
-            let rate = self.drop_path_rate;
-            problems.push(format!("drop_path_rate {rate} must be in [0, 1)"));
-        }
-        for (name, eps) in [
+        let init = self.init_values;
+        problems.unless(
+            init.is_finite(),
+            format_args!("init_values {init} is not finite"),
+        );
+        problems.dropout(&[("drop_path_rate", self.drop_path_rate)]);
+        problems.positive(&[
             ("rms_norm_eps", self.rms_norm_eps),
             ("pool_norm_eps", self.pool_norm_eps),
-        ] {
-            if !(eps > 0.0 && eps.is_finite()) {
-                problems.push(format!("{name} {eps} must be positive"));
-            }
-        }
-        if problems.is_empty() {
-            return Ok(());
-        }
-        Err(VisionError::Config {
-            part: PART,
-            problems,
-        })
+        ]);
+        problems.into_result(VisionError::config(PART))
     }
 
     /// Width of the hidden layer of a block's MLP (6144 in the 1B tower).

@@ -1,7 +1,7 @@
 //! Architecture of the UMT encoder.
 
 use burn::config::Config;
-use serde::Deserialize;
+use tpo_core::config::{Problems, overlay};
 
 use super::patch_embed::STEM_SIDE;
 use crate::error::{Result, VisionError};
@@ -12,6 +12,8 @@ pub(crate) const NATIVE_IMG_SIZE: usize = 224;
 pub(crate) const NATIVE_GRID: usize = 14;
 /// Channels of a frame.
 pub(crate) const CHANNELS: usize = 3;
+/// What errors call this config.
+const PART: &str = "vision encoder";
 
 /// Architecture of [`Umt`](super::Umt). Field names are those of `vision_encoder` in the
 /// reference's `config.json`.
@@ -59,22 +61,6 @@ pub struct UmtConfig {
     pub layer_norm_eps: f64,
 }
 
-/// The fields of the reference's file; the others (`pretrained`, `use_checkpoint`,
-/// `checkpoint_num`, ..) do not describe the architecture.
-#[derive(Deserialize)]
-struct HfUmt {
-    img_size: usize,
-    patch_size: usize,
-    encoder_embed_dim: usize,
-    encoder_depth: usize,
-    encoder_num_heads: usize,
-    num_frames: Option<usize>,
-    tubelet_size: Option<usize>,
-    return_index: Option<isize>,
-    ckpt_num_frame: Option<usize>,
-    drop_path_rate: Option<f64>,
-}
-
 impl UmtConfig {
     /// UMT-L of VideoChat-TPO: 24 blocks of which 23 are built, width 1024, 16 heads, patches of
     /// 16 pixels, 16 frames of 224 pixels, hence 3136 tokens (reference implementation).
@@ -95,22 +81,22 @@ impl UmtConfig {
     /// [`VisionError::ConfigJson`] for a missing size or a wrong type, [`VisionError::Config`]
     /// for sizes that contradict each other.
     pub fn from_hf_json(json: &serde_json::Value) -> Result<Self> {
-        let hf = HfUmt::deserialize(json).map_err(|source| VisionError::ConfigJson {
-            part: "vision encoder",
-            source,
-        })?;
-        let mut config = Self::new(
-            hf.img_size,
-            hf.patch_size,
-            hf.encoder_embed_dim,
-            hf.encoder_depth,
-            hf.encoder_num_heads,
-        );
-        config.num_frames = hf.num_frames.unwrap_or(config.num_frames);
-        config.tubelet_size = hf.tubelet_size.unwrap_or(config.tubelet_size);
-        config.return_index = hf.return_index.unwrap_or(config.return_index);
-        config.ckpt_num_frame = hf.ckpt_num_frame.unwrap_or(config.ckpt_num_frame);
-        config.drop_path_rate = hf.drop_path_rate.unwrap_or(config.drop_path_rate);
+        let required = [
+            "img_size",
+            "patch_size",
+            "encoder_embed_dim",
+            "encoder_depth",
+            "encoder_num_heads",
+        ];
+        let optional = [
+            "num_frames",
+            "tubelet_size",
+            "return_index",
+            "ckpt_num_frame",
+            "drop_path_rate",
+        ];
+        let config = overlay(&Self::large(), json, &required, &optional)
+            .map_err(|source| VisionError::ConfigJson { part: PART, source })?;
         config.validate()?;
         Ok(config)
     }
@@ -120,8 +106,8 @@ impl UmtConfig {
     /// # Errors
     /// [`VisionError::Config`] with every broken rule.
     pub fn validate(&self) -> Result<()> {
-        let mut problems = Vec::new();
-        for (name, value) in [
+        let mut problems = Problems::default();
+        problems.not_zero(&[
             ("img_size", self.img_size),
             ("patch_size", self.patch_size),
             ("encoder_embed_dim", self.encoder_embed_dim),
@@ -131,61 +117,31 @@ impl UmtConfig {
             ("tubelet_size", self.tubelet_size),
             ("ckpt_num_frame", self.ckpt_num_frame),
             ("mlp_ratio", self.mlp_ratio),
-        ] {
-            if value == 0 {
-                problems.push(format!("{name} must not be zero"));
-            }
+        ]);
+        let patch = ("patch_size", self.patch_size);
+        problems.multiple(("img_size", self.img_size), patch);
+        if let Some(channels) = self.stem {
+            problems.unless(
+                channels > 0 && self.patch_size.is_multiple_of(STEM_SIDE),
+                format_args!(
+                    "a stem of {channels} channels needs a channel and patches of a multiple of \
+                     {STEM_SIDE} pixels, not {}",
+                    self.patch_size
+                ),
+            );
         }
-        if self.patch_size != 0 && !self.img_size.is_multiple_of(self.patch_size) {
-            problems.push(format!(
-                "img_size {} is not a multiple of patch_size {}",
-                self.img_size, self.patch_size
-            ));
-        }
-        if let Some(channels) = self.stem
-            && (channels == 0 || !self.patch_size.is_multiple_of(STEM_SIDE))
-        {
-            problems.push(format!(
-                "a stem of {channels} channels needs a channel and patches of a multiple of \
-                 {STEM_SIDE} pixels, not {}",
-                self.patch_size
-            ));
-        }
-        if self.encoder_num_heads != 0
-            && !self
-                .encoder_embed_dim
-                .is_multiple_of(self.encoder_num_heads)
-        {
-            problems.push(format!(
-                "encoder_embed_dim {} is not a multiple of encoder_num_heads {}",
-                self.encoder_embed_dim, self.encoder_num_heads
-            ));
-        }
-        if self.return_index >= 0 || self.return_index.unsigned_abs() > self.encoder_depth {
-            problems.push(format!(
+        let width = ("encoder_embed_dim", self.encoder_embed_dim);
+        problems.multiple(width, ("encoder_num_heads", self.encoder_num_heads));
+        problems.unless(
+            self.return_index < 0 && self.return_index.unsigned_abs() <= self.encoder_depth,
+            format_args!(
                 "return_index {} must be between -{} (the first block) and -1 (the last)",
                 self.return_index, self.encoder_depth
-            ));
-        }
-        if !(0.0..1.0).contains(&self.drop_path_rate) {
-            problems.push(format!(
-                "drop_path_rate {} must be in [0, 1)",
-                self.drop_path_rate
-            ));
-        }
-        if !(self.layer_norm_eps > 0.0 && self.layer_norm_eps.is_finite()) {
-            problems.push(format!(
-                "layer_norm_eps {} must be positive",
-                self.layer_norm_eps
-            ));
-        }
-        if problems.is_empty() {
-            return Ok(());
-        }
-        Err(VisionError::Config {
-            part: "vision encoder",
-            problems,
-        })
+            ),
+        );
+        problems.dropout(&[("drop_path_rate", self.drop_path_rate)]);
+        problems.positive(&[("layer_norm_eps", self.layer_norm_eps)]);
+        problems.into_result(VisionError::config(PART))
     }
 
     /// Number of blocks that are built: `encoder_depth + return_index + 1`.

@@ -116,10 +116,7 @@ pub(super) fn read_movie(
     path: &Path,
     limits: &MediaLimits,
 ) -> Result<Movie, DataError> {
-    let io = |source| DataError::Io {
-        path: path.into(),
-        source,
-    };
+    let io = DataError::io(path);
     let mut builder: Option<track::TrackBuilder> = None;
     let mut position = 0u64;
     let mut boxes = 0;

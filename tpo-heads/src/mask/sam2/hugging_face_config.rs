@@ -1,182 +1,10 @@
 //! Reading the `config.json` of Hugging Face's `Sam2VideoModel`.
 
-use serde::Deserialize;
 use serde_json::Value;
-use tpo_vision::hiera::{HieraConfig, ImageEncoderConfig};
 
-use super::config::{
-    MaskDecoderConfig, MemoryAttentionConfig, MemoryEncoderConfig, PromptEncoderConfig, Sam2Config,
-    Sam2Version, TrackingConfig,
-};
+use super::config::{Sam2Config, Sam2Version};
+use super::fields::Fields;
 use crate::HeadsError;
-
-/// Absent fields keep the defaults of transformers' configuration classes.
-#[derive(Deserialize)]
-#[serde(default)]
-struct Video {
-    image_size: usize,
-    num_maskmem: usize,
-    enable_occlusion_spatial_embedding: bool,
-    enable_temporal_pos_encoding_for_object_pointers: bool,
-    max_object_pointers_in_encoder: usize,
-    memory_attention_dropout: f64,
-    memory_attention_feed_forward_hidden_size: usize,
-    memory_attention_hidden_size: usize,
-    memory_attention_num_attention_heads: usize,
-    memory_attention_num_layers: usize,
-    memory_attention_rope_theta: Option<f64>,
-    rope_parameters: Option<Rope>,
-    memory_encoder_hidden_size: usize,
-    memory_encoder_output_channels: usize,
-    memory_fuser_kernel_size: usize,
-    memory_fuser_num_layers: usize,
-    multimask_max_pt_num: usize,
-    multimask_min_pt_num: usize,
-    multimask_output_for_tracking: bool,
-    multimask_output_in_sam: bool,
-    sigmoid_bias_for_mem_enc: f64,
-    sigmoid_scale_for_mem_enc: f64,
-    mask_decoder_config: Decoder,
-    prompt_encoder_config: Prompt,
-    vision_config: Vision,
-}
-
-#[derive(Deserialize)]
-struct Rope {
-    rope_theta: Option<f64>,
-}
-
-#[derive(Deserialize)]
-#[serde(default)]
-struct Decoder {
-    attention_downsample_rate: usize,
-    dynamic_multimask_stability_delta: f64,
-    dynamic_multimask_stability_thresh: f64,
-    dynamic_multimask_via_stability: bool,
-    hidden_size: usize,
-    iou_head_depth: usize,
-    iou_head_hidden_dim: usize,
-    mlp_dim: usize,
-    num_attention_heads: usize,
-    num_hidden_layers: usize,
-    num_multimask_outputs: usize,
-}
-
-#[derive(Deserialize)]
-#[serde(default)]
-struct Prompt {
-    hidden_size: usize,
-    mask_input_channels: usize,
-}
-
-#[derive(Deserialize)]
-#[serde(default)]
-struct Vision {
-    backbone_config: Backbone,
-    fpn_hidden_size: usize,
-    fpn_top_down_levels: Vec<usize>,
-    num_feature_levels: usize,
-}
-
-#[derive(Deserialize)]
-#[serde(default)]
-struct Backbone {
-    blocks_per_stage: [usize; 4],
-    global_attention_blocks: Vec<usize>,
-    hidden_size: usize,
-    layer_norm_eps: f64,
-    mlp_ratio: f64,
-    num_attention_heads: usize,
-    num_query_pool_stages: usize,
-    window_positional_embedding_background_size: [usize; 2],
-    window_size_per_stage: [usize; 4],
-}
-
-impl Default for Video {
-    fn default() -> Self {
-        Self {
-            image_size: 1024,
-            num_maskmem: 7,
-            enable_occlusion_spatial_embedding: true,
-            enable_temporal_pos_encoding_for_object_pointers: true,
-            max_object_pointers_in_encoder: 16,
-            memory_attention_dropout: 0.1,
-            memory_attention_feed_forward_hidden_size: 2048,
-            memory_attention_hidden_size: 256,
-            memory_attention_num_attention_heads: 1,
-            memory_attention_num_layers: 4,
-            memory_attention_rope_theta: None,
-            rope_parameters: None,
-            memory_encoder_hidden_size: 256,
-            memory_encoder_output_channels: 64,
-            memory_fuser_kernel_size: 7,
-            memory_fuser_num_layers: 2,
-            multimask_max_pt_num: 1,
-            multimask_min_pt_num: 0,
-            multimask_output_for_tracking: true,
-            multimask_output_in_sam: true,
-            sigmoid_bias_for_mem_enc: -10.0,
-            sigmoid_scale_for_mem_enc: 20.0,
-            mask_decoder_config: Decoder::default(),
-            prompt_encoder_config: Prompt::default(),
-            vision_config: Vision::default(),
-        }
-    }
-}
-
-impl Default for Decoder {
-    fn default() -> Self {
-        Self {
-            attention_downsample_rate: 2,
-            dynamic_multimask_stability_delta: 0.05,
-            dynamic_multimask_stability_thresh: 0.98,
-            dynamic_multimask_via_stability: true,
-            hidden_size: 256,
-            iou_head_depth: 3,
-            iou_head_hidden_dim: 256,
-            mlp_dim: 2048,
-            num_attention_heads: 8,
-            num_hidden_layers: 2,
-            num_multimask_outputs: 3,
-        }
-    }
-}
-
-impl Default for Prompt {
-    fn default() -> Self {
-        Self {
-            hidden_size: 256,
-            mask_input_channels: 16,
-        }
-    }
-}
-
-impl Default for Vision {
-    fn default() -> Self {
-        Self {
-            backbone_config: Backbone::default(),
-            fpn_hidden_size: 256,
-            fpn_top_down_levels: vec![2, 3],
-            num_feature_levels: 3,
-        }
-    }
-}
-
-impl Default for Backbone {
-    fn default() -> Self {
-        Self {
-            blocks_per_stage: [1, 2, 7, 2],
-            global_attention_blocks: vec![5, 7, 9],
-            hidden_size: 96,
-            layer_norm_eps: 1e-6,
-            mlp_ratio: 4.0,
-            num_attention_heads: 1,
-            num_query_pool_stages: 3,
-            window_positional_embedding_background_size: [7, 7],
-            window_size_per_stage: [8, 4, 14, 7],
-        }
-    }
-}
 
 impl Sam2Config {
     /// Reads the `config.json` of Hugging Face's `Sam2VideoModel`, for weights under
@@ -188,92 +16,118 @@ impl Sam2Config {
     /// [`HeadsError::Config`] for a field of the wrong type, another kind of model, and sizes that
     /// contradict each other.
     pub fn from_hf_json(json: &Value) -> Result<Self, HeadsError> {
-        let wrong = |expected: &str, found: String| HeadsError::Config {
-            what: "config.json of SAM 2",
-            expected: expected.into(),
-            found,
-        };
-        if !json.is_object() {
-            return Err(wrong("an object", "another kind of value".into()));
-        }
-        if let Some(kind) = json["model_type"].as_str()
-            && !matches!(kind, "sam2" | "sam2_video")
-        {
-            return Err(wrong("model_type sam2_video", kind.into()));
-        }
-        let hf = Video::deserialize(json)
-            .map_err(|e| wrong("transformers' Sam2VideoConfig", e.to_string()))?;
-        let b = hf.vision_config.backbone_config;
-        if b.mlp_ratio.fract() != 0.0 || !(1.0..=64.0).contains(&b.mlp_ratio) {
-            return Err(wrong("a whole mlp_ratio", b.mlp_ratio.to_string()));
-        }
-        let trunk = HieraConfig::new(
-            b.hidden_size,
-            b.num_attention_heads,
-            b.blocks_per_stage,
-            b.global_attention_blocks,
-        )
-        .with_window_spec(b.window_size_per_stage)
-        .with_window_pos_embed_bkg_spatial_size(b.window_positional_embedding_background_size)
-        .with_q_pool(b.num_query_pool_stages)
-        .with_mlp_ratio(b.mlp_ratio as usize)
-        .with_layer_norm_eps(b.layer_norm_eps);
-        let d = hf.mask_decoder_config;
-        let theta = hf
-            .rope_parameters
-            .and_then(|rope| rope.rope_theta)
-            .or(hf.memory_attention_rope_theta)
-            .unwrap_or(10_000.0);
-        let time = hf.enable_temporal_pos_encoding_for_object_pointers;
-        let config = Self::new(
-            ImageEncoderConfig::new(trunk)
-                .with_d_model(hf.vision_config.fpn_hidden_size)
-                .with_fpn_top_down_levels(hf.vision_config.fpn_top_down_levels)
-                .with_scalp(4usize.saturating_sub(hf.vision_config.num_feature_levels)),
-            PromptEncoderConfig::new(hf.prompt_encoder_config.hidden_size, [hf.image_size; 2])
-                .with_mask_in_chans(hf.prompt_encoder_config.mask_input_channels),
-            MaskDecoderConfig::new(d.hidden_size)
-                .with_depth(d.num_hidden_layers)
-                .with_num_heads(d.num_attention_heads)
-                .with_mlp_dim(d.mlp_dim)
-                .with_attention_downsample_rate(d.attention_downsample_rate)
-                .with_num_multimask_outputs(d.num_multimask_outputs)
-                .with_iou_head_depth(d.iou_head_depth)
-                .with_iou_head_hidden_dim(d.iou_head_hidden_dim),
-            MemoryAttentionConfig::new(
-                hf.memory_attention_hidden_size,
-                hf.memory_encoder_output_channels,
-            )
-            .with_dim_feedforward(hf.memory_attention_feed_forward_hidden_size)
-            .with_num_layers(hf.memory_attention_num_layers)
-            .with_num_heads(hf.memory_attention_num_attention_heads)
-            .with_rope_theta(theta)
-            .with_dropout(hf.memory_attention_dropout),
-            MemoryEncoderConfig::new(
-                hf.memory_encoder_hidden_size,
-                hf.memory_encoder_output_channels,
-            )
-            .with_fuser_layers(hf.memory_fuser_num_layers)
-            .with_fuser_kernel(hf.memory_fuser_kernel_size),
-            TrackingConfig::of(Sam2Version::V2_0)
-                .with_sigmoid_scale_for_mem_enc(hf.sigmoid_scale_for_mem_enc)
-                .with_sigmoid_bias_for_mem_enc(hf.sigmoid_bias_for_mem_enc)
-                .with_multimask_output_in_sam(hf.multimask_output_in_sam)
-                .with_multimask_output_for_tracking(hf.multimask_output_for_tracking)
-                .with_multimask_min_pt_num(hf.multimask_min_pt_num)
-                .with_multimask_max_pt_num(hf.multimask_max_pt_num)
-                .with_max_obj_ptrs_in_encoder(hf.max_object_pointers_in_encoder)
-                .with_dynamic_multimask_via_stability(d.dynamic_multimask_via_stability)
-                .with_dynamic_multimask_stability_delta(d.dynamic_multimask_stability_delta)
-                .with_dynamic_multimask_stability_thresh(d.dynamic_multimask_stability_thresh)
-                .with_add_tpos_enc_to_obj_ptrs(time)
-                .with_proj_tpos_enc_in_obj_ptrs(time)
-                .with_use_signed_tpos_enc_to_obj_ptrs(time)
-                .with_no_obj_embed_spatial(hf.enable_occlusion_spatial_embedding),
-        )
-        .with_image_size(hf.image_size)
-        .with_num_maskmem(hf.num_maskmem)
-        .for_hugging_face();
+        let f = Fields(json);
+        let kind: String = f.or("model_type", "sam2_video".into())?;
+        let known = matches!(kind.as_str(), "sam2" | "sam2_video");
+        HeadsError::require(known, "model_type", "sam2_video", kind)?;
+        let mut config = Self::tiny(Sam2Version::V2_1).for_hugging_face();
+        let c = &mut config;
+
+        let trunk = &mut c.image_encoder.trunk;
+        let b = Fields(
+            f.at("vision_config.backbone_config")?
+                .unwrap_or(&Value::Null),
+        );
+        b.take("hidden_size", &mut trunk.embed_dim)?;
+        b.take("num_attention_heads", &mut trunk.num_heads)?;
+        b.take("blocks_per_stage", &mut trunk.stages)?;
+        b.take("global_attention_blocks", &mut trunk.global_att_blocks)?;
+        b.take("window_size_per_stage", &mut trunk.window_spec)?;
+        b.take(
+            "window_positional_embedding_background_size",
+            &mut trunk.window_pos_embed_bkg_spatial_size,
+        )?;
+        b.take("num_query_pool_stages", &mut trunk.q_pool)?;
+        b.take("layer_norm_eps", &mut trunk.layer_norm_eps)?;
+        let ratio: f64 = b.or("mlp_ratio", 4.0)?;
+        let whole = ratio.fract() == 0.0 && (1.0..=64.0).contains(&ratio);
+        HeadsError::require(whole, "mlp_ratio", "a whole number up to 64", ratio)?;
+        trunk.mlp_ratio = ratio as usize;
+
+        let pyramid = &mut c.image_encoder;
+        f.take("vision_config.fpn_hidden_size", &mut pyramid.d_model)?;
+        f.take(
+            "vision_config.fpn_top_down_levels",
+            &mut pyramid.fpn_top_down_levels,
+        )?;
+        let levels: usize = f.or("vision_config.num_feature_levels", 3)?;
+        pyramid.scalp = 4usize.saturating_sub(levels);
+
+        f.take("image_size", &mut c.image_size)?;
+        f.take("num_maskmem", &mut c.num_maskmem)?;
+        let p = &mut c.prompt_encoder;
+        f.take("prompt_encoder_config.hidden_size", &mut p.dim)?;
+        f.take(
+            "prompt_encoder_config.mask_input_channels",
+            &mut p.mask_in_chans,
+        )?;
+        p.image_size = [c.image_size; 2];
+
+        let t = &mut c.tracking;
+        let decoder = Fields(f.at("mask_decoder_config")?.unwrap_or(&Value::Null));
+        let d = &mut c.mask_decoder;
+        decoder.take("hidden_size", &mut d.dim)?;
+        decoder.take("num_hidden_layers", &mut d.depth)?;
+        decoder.take("num_attention_heads", &mut d.num_heads)?;
+        decoder.take("mlp_dim", &mut d.mlp_dim)?;
+        decoder.take(
+            "attention_downsample_rate",
+            &mut d.attention_downsample_rate,
+        )?;
+        decoder.take("num_multimask_outputs", &mut d.num_multimask_outputs)?;
+        decoder.take("iou_head_depth", &mut d.iou_head_depth)?;
+        decoder.take("iou_head_hidden_dim", &mut d.iou_head_hidden_dim)?;
+        let (delta, threshold) = (
+            &mut t.dynamic_multimask_stability_delta,
+            &mut t.dynamic_multimask_stability_thresh,
+        );
+        decoder.take("dynamic_multimask_stability_delta", delta)?;
+        decoder.take("dynamic_multimask_stability_thresh", threshold)?;
+        let dynamic = &mut t.dynamic_multimask_via_stability;
+        decoder.take("dynamic_multimask_via_stability", dynamic)?;
+
+        let a = &mut c.memory_attention;
+        f.take("memory_attention_hidden_size", &mut a.d_model)?;
+        f.take(
+            "memory_attention_feed_forward_hidden_size",
+            &mut a.dim_feedforward,
+        )?;
+        f.take("memory_attention_num_layers", &mut a.num_layers)?;
+        f.take("memory_attention_num_attention_heads", &mut a.num_heads)?;
+        f.take("memory_attention_dropout", &mut a.dropout)?;
+        f.take("memory_attention_rope_theta", &mut a.rope_theta)?;
+        f.take("rope_parameters.rope_theta", &mut a.rope_theta)?;
+        let m = &mut c.memory_encoder;
+        f.take("memory_encoder_hidden_size", &mut m.in_dim)?;
+        f.take("memory_encoder_output_channels", &mut m.out_dim)?;
+        f.take("memory_fuser_num_layers", &mut m.fuser_layers)?;
+        f.take("memory_fuser_kernel_size", &mut m.fuser_kernel)?;
+        a.kv_in_dim = m.out_dim;
+
+        f.take(
+            "sigmoid_scale_for_mem_enc",
+            &mut t.sigmoid_scale_for_mem_enc,
+        )?;
+        f.take("sigmoid_bias_for_mem_enc", &mut t.sigmoid_bias_for_mem_enc)?;
+        f.take("multimask_output_in_sam", &mut t.multimask_output_in_sam)?;
+        f.take(
+            "multimask_output_for_tracking",
+            &mut t.multimask_output_for_tracking,
+        )?;
+        f.take("multimask_min_pt_num", &mut t.multimask_min_pt_num)?;
+        f.take("multimask_max_pt_num", &mut t.multimask_max_pt_num)?;
+        f.take(
+            "max_object_pointers_in_encoder",
+            &mut t.max_obj_ptrs_in_encoder,
+        )?;
+        f.take(
+            "enable_occlusion_spatial_embedding",
+            &mut t.no_obj_embed_spatial,
+        )?;
+        let time = f.or("enable_temporal_pos_encoding_for_object_pointers", true)?;
+        t.add_tpos_enc_to_obj_ptrs = time;
+        t.proj_tpos_enc_in_obj_ptrs = time;
+        t.use_signed_tpos_enc_to_obj_ptrs = time;
         config.validate()?;
         Ok(config)
     }

@@ -9,6 +9,7 @@
 
 mod attention;
 mod config;
+mod fields;
 mod hugging_face_config;
 mod keys;
 mod mask_decoder;

@@ -1,141 +1,10 @@
 //! Reading SAM 2's own configuration.
 
-use serde::Deserialize;
 use serde_json::Value;
-use tpo_vision::hiera::{HieraConfig, ImageEncoderConfig};
 
-use super::config::{
-    MaskDecoderConfig, MemoryAttentionConfig, MemoryEncoderConfig, PromptEncoderConfig, Sam2Config,
-    TrackingConfig,
-};
+use super::config::{Sam2Config, Sam2Version, TrackingConfig};
+use super::fields::Fields;
 use crate::HeadsError;
-
-#[derive(Deserialize)]
-struct Model {
-    image_encoder: Encoder,
-    memory_attention: Attention,
-    memory_encoder: Memory,
-    num_maskmem: usize,
-    image_size: usize,
-}
-
-#[derive(Deserialize)]
-struct Encoder {
-    scalp: Option<usize>,
-    trunk: Trunk,
-    neck: Neck,
-}
-
-#[derive(Deserialize)]
-struct Trunk {
-    embed_dim: usize,
-    num_heads: usize,
-    stages: Option<[usize; 4]>,
-    global_att_blocks: Option<Vec<usize>>,
-    window_spec: Option<[usize; 4]>,
-    window_pos_embed_bkg_spatial_size: Option<[usize; 2]>,
-    q_pool: Option<usize>,
-    mlp_ratio: Option<f64>,
-    drop_path_rate: Option<f64>,
-}
-
-#[derive(Deserialize)]
-struct Neck {
-    d_model: usize,
-    backbone_channel_list: Vec<usize>,
-    fpn_top_down_levels: Option<Vec<usize>>,
-    fpn_interp_model: Option<String>,
-    fuse_type: Option<String>,
-}
-
-#[derive(Deserialize)]
-struct Attention {
-    d_model: usize,
-    num_layers: usize,
-    pos_enc_at_input: bool,
-    layer: AttentionLayer,
-}
-
-#[derive(Deserialize)]
-struct AttentionLayer {
-    activation: String,
-    dim_feedforward: usize,
-    dropout: f64,
-    pos_enc_at_attn: bool,
-    pos_enc_at_cross_attn_keys: bool,
-    pos_enc_at_cross_attn_queries: bool,
-    cross_attention: Rotary,
-}
-
-#[derive(Deserialize)]
-struct Rotary {
-    rope_theta: f64,
-    num_heads: usize,
-    downsample_rate: usize,
-    rope_k_repeat: Option<bool>,
-    kv_in_dim: usize,
-}
-
-#[derive(Deserialize)]
-struct Memory {
-    out_dim: usize,
-    in_dim: Option<usize>,
-    mask_downsampler: Downsampler,
-    fuser: Fusing,
-}
-
-#[derive(Deserialize)]
-struct Downsampler {
-    kernel_size: usize,
-    stride: usize,
-    padding: usize,
-}
-
-#[derive(Deserialize)]
-struct Fusing {
-    num_layers: usize,
-    layer: FuserLayer,
-}
-
-#[derive(Deserialize)]
-struct FuserLayer {
-    kernel_size: usize,
-    padding: usize,
-}
-
-/// Sizes the reference writes into its code (`mask_decoder` of a configuration may state others).
-#[derive(Deserialize, Default)]
-struct Decoder {
-    mlp_dim: Option<usize>,
-    num_heads: Option<usize>,
-    iou_head_hidden_dim: Option<usize>,
-    depth: Option<usize>,
-    attention_downsample_rate: Option<usize>,
-    mask_in_chans: Option<usize>,
-}
-
-fn read<T: for<'de> Deserialize<'de>>(json: &Value) -> Result<T, HeadsError> {
-    T::deserialize(json).map_err(|e| HeadsError::Config {
-        what: "SAM 2 configuration",
-        expected: "the fields of `model` in SAM 2's configuration files".into(),
-        found: e.to_string(),
-    })
-}
-
-fn fixed<T: PartialEq + std::fmt::Debug>(
-    what: &'static str,
-    found: T,
-    expected: T,
-) -> Result<(), HeadsError> {
-    if found == expected {
-        return Ok(());
-    }
-    Err(HeadsError::Config {
-        what,
-        expected: format!("{expected:?}, the only value supported"),
-        found: format!("{found:?}"),
-    })
-}
 
 impl Sam2Config {
     /// Reads `model` of SAM 2's configuration files (YAML there, JSON here). Absent fields take
@@ -150,190 +19,140 @@ impl Sam2Config {
         model: &Value,
         mask_decoder: Option<&Value>,
     ) -> Result<Self, HeadsError> {
-        let m: Model = read(model)?;
-        let d: Decoder = match mask_decoder {
-            Some(json) => read(json)?,
-            None => Decoder::default(),
-        };
-        let layer = &m.memory_attention.layer;
-        let cross = &layer.cross_attention;
-        let down = &m.memory_encoder.mask_downsampler;
-        let fuser = &m.memory_encoder.fuser;
-        fixed(
-            "memory_attention.layer.activation",
-            layer.activation.as_str(),
-            "relu",
+        let f = Fields(model);
+        let mut config = Self::base_plus(Sam2Version::V2_0);
+        let c = &mut config;
+        let trunk = &mut c.image_encoder.trunk;
+        f.need("image_encoder.trunk.embed_dim", &mut trunk.embed_dim)?;
+        f.need("image_encoder.trunk.num_heads", &mut trunk.num_heads)?;
+        f.take("image_encoder.trunk.stages", &mut trunk.stages)?;
+        f.take(
+            "image_encoder.trunk.global_att_blocks",
+            &mut trunk.global_att_blocks,
         )?;
-        fixed(
-            "memory_attention.layer.pos_enc_at_attn",
-            layer.pos_enc_at_attn,
-            false,
+        f.take("image_encoder.trunk.window_spec", &mut trunk.window_spec)?;
+        f.take(
+            "image_encoder.trunk.window_pos_embed_bkg_spatial_size",
+            &mut trunk.window_pos_embed_bkg_spatial_size,
         )?;
-        fixed(
-            "memory_attention.layer.pos_enc_at_cross_attn_keys",
-            layer.pos_enc_at_cross_attn_keys,
-            true,
+        f.take("image_encoder.trunk.q_pool", &mut trunk.q_pool)?;
+        trunk.mlp_ratio = f.or("image_encoder.trunk.mlp_ratio", 4.0f64)? as usize;
+        f.take(
+            "image_encoder.trunk.drop_path_rate",
+            &mut trunk.drop_path_rate,
         )?;
-        fixed(
-            "memory_attention.layer.pos_enc_at_cross_attn_queries",
-            layer.pos_enc_at_cross_attn_queries,
-            false,
-        )?;
-        fixed("cross_attention.downsample_rate", cross.downsample_rate, 1)?;
-        fixed(
-            "cross_attention.rope_k_repeat",
-            cross.rope_k_repeat,
-            Some(true),
-        )?;
-        fixed(
-            "memory_encoder.mask_downsampler (kernel_size, stride, padding)",
-            (down.kernel_size, down.stride, down.padding),
-            (3, 2, 1),
-        )?;
-        fixed(
-            "memory_encoder.fuser.layer.padding",
-            fuser.layer.padding,
-            fuser.layer.kernel_size / 2,
-        )?;
-        let neck = &m.image_encoder.neck;
-        let interpolation = neck.fpn_interp_model.as_deref().unwrap_or("bilinear");
-        fixed(
-            "image_encoder.neck.fpn_interp_model",
-            interpolation,
-            "nearest",
-        )?;
-        fixed(
-            "image_encoder.neck.fuse_type",
-            neck.fuse_type.as_deref().unwrap_or("sum"),
-            "sum",
-        )?;
-        let flag = |name: &str, default: bool| model[name].as_bool().unwrap_or(default);
-        fixed(
-            "use_mlp_for_obj_ptr_proj",
-            flag("use_mlp_for_obj_ptr_proj", false),
-            true,
-        )?;
-        fixed(
-            "use_obj_ptrs_in_encoder",
-            flag("use_obj_ptrs_in_encoder", false),
-            true,
-        )?;
-
-        let trunk = &m.image_encoder.trunk;
-        let trunk = HieraConfig::new(
-            trunk.embed_dim,
-            trunk.num_heads,
-            trunk.stages.unwrap_or([2, 3, 16, 3]),
-            trunk.global_att_blocks.clone().unwrap_or(vec![12, 16, 20]),
-        )
-        .with_window_spec(trunk.window_spec.unwrap_or([8, 4, 14, 7]))
-        .with_window_pos_embed_bkg_spatial_size(
-            trunk.window_pos_embed_bkg_spatial_size.unwrap_or([14, 14]),
-        )
-        .with_q_pool(trunk.q_pool.unwrap_or(3))
-        .with_mlp_ratio(trunk.mlp_ratio.unwrap_or(4.0) as usize)
-        .with_drop_path_rate(trunk.drop_path_rate.unwrap_or(0.0));
         let mut channels = trunk.widths().to_vec();
         channels.reverse();
-        fixed(
-            "image_encoder.neck.backbone_channel_list",
-            &neck.backbone_channel_list,
-            &channels,
-        )?;
-        let dim = neck.d_model;
-        let memory = m.memory_encoder.out_dim;
-        let mut prompt = PromptEncoderConfig::new(dim, [m.image_size; 2]);
-        prompt.mask_in_chans = d.mask_in_chans.unwrap_or(prompt.mask_in_chans);
-        let mut decoder = MaskDecoderConfig::new(dim)
-            .with_iou_prediction_use_sigmoid(flag("iou_prediction_use_sigmoid", false))
-            .with_use_high_res_features(flag("use_high_res_features_in_sam", false))
-            .with_pred_obj_scores(flag("pred_obj_scores", false))
-            .with_pred_obj_scores_mlp(flag("pred_obj_scores_mlp", false));
-        for (field, value) in [
-            (&mut decoder.mlp_dim, d.mlp_dim),
-            (&mut decoder.num_heads, d.num_heads),
-            (&mut decoder.iou_head_hidden_dim, d.iou_head_hidden_dim),
-            (&mut decoder.depth, d.depth),
-            (
-                &mut decoder.attention_downsample_rate,
-                d.attention_downsample_rate,
-            ),
-        ] {
-            *field = value.unwrap_or(*field);
+        f.fixed("image_encoder.neck.backbone_channel_list", channels)?;
+        f.fixed("image_encoder.neck.fpn_interp_model", "nearest")?;
+        if f.at("image_encoder.neck.fuse_type")?.is_some() {
+            f.fixed("image_encoder.neck.fuse_type", "sum")?;
         }
-        let config = Self::new(
-            ImageEncoderConfig::new(trunk)
-                .with_d_model(dim)
-                .with_scalp(m.image_encoder.scalp.unwrap_or(0))
-                .with_fpn_top_down_levels(
-                    neck.fpn_top_down_levels
-                        .clone()
-                        .unwrap_or_else(|| (0..4).collect()),
-                ),
-            prompt,
-            decoder,
-            MemoryAttentionConfig::new(m.memory_attention.d_model, cross.kv_in_dim)
-                .with_dim_feedforward(layer.dim_feedforward)
-                .with_num_layers(m.memory_attention.num_layers)
-                .with_num_heads(cross.num_heads)
-                .with_rope_theta(cross.rope_theta)
-                .with_pos_enc_at_input(m.memory_attention.pos_enc_at_input)
-                .with_dropout(layer.dropout),
-            MemoryEncoderConfig::new(m.memory_encoder.in_dim.unwrap_or(256), memory)
-                .with_fuser_layers(fuser.num_layers)
-                .with_fuser_kernel(fuser.layer.kernel_size),
-            tracking(model),
-        )
-        .with_image_size(m.image_size)
-        .with_num_maskmem(m.num_maskmem);
+        let pyramid = &mut c.image_encoder;
+        pyramid.scalp = f.or("image_encoder.scalp", 0)?;
+        pyramid.fpn_top_down_levels =
+            f.or("image_encoder.neck.fpn_top_down_levels", (0..4).collect())?;
+        f.need("image_encoder.neck.d_model", &mut pyramid.d_model)?;
+
+        f.need("image_size", &mut c.image_size)?;
+        f.need("num_maskmem", &mut c.num_maskmem)?;
+        c.prompt_encoder.dim = c.image_encoder.d_model;
+        c.prompt_encoder.image_size = [c.image_size; 2];
+
+        let (d, p) = (&mut c.mask_decoder, &mut c.prompt_encoder);
+        d.dim = c.image_encoder.d_model;
+        d.iou_prediction_use_sigmoid = f.or("iou_prediction_use_sigmoid", false)?;
+        d.use_high_res_features = f.or("use_high_res_features_in_sam", false)?;
+        d.pred_obj_scores = f.or("pred_obj_scores", false)?;
+        d.pred_obj_scores_mlp = f.or("pred_obj_scores_mlp", false)?;
+        let sizes = Fields(mask_decoder.unwrap_or(&Value::Null));
+        sizes.take("mlp_dim", &mut d.mlp_dim)?;
+        sizes.take("num_heads", &mut d.num_heads)?;
+        sizes.take("iou_head_hidden_dim", &mut d.iou_head_hidden_dim)?;
+        sizes.take("depth", &mut d.depth)?;
+        sizes.take(
+            "attention_downsample_rate",
+            &mut d.attention_downsample_rate,
+        )?;
+        sizes.take("mask_in_chans", &mut p.mask_in_chans)?;
+
+        let a = &mut c.memory_attention;
+        f.need("memory_attention.d_model", &mut a.d_model)?;
+        f.need("memory_attention.num_layers", &mut a.num_layers)?;
+        f.need("memory_attention.pos_enc_at_input", &mut a.pos_enc_at_input)?;
+        f.fixed("memory_attention.layer.activation", "relu")?;
+        f.fixed("memory_attention.layer.pos_enc_at_attn", false)?;
+        f.fixed("memory_attention.layer.pos_enc_at_cross_attn_keys", true)?;
+        f.fixed(
+            "memory_attention.layer.pos_enc_at_cross_attn_queries",
+            false,
+        )?;
+        f.need(
+            "memory_attention.layer.dim_feedforward",
+            &mut a.dim_feedforward,
+        )?;
+        f.need("memory_attention.layer.dropout", &mut a.dropout)?;
+        let cross = Fields(
+            f.at("memory_attention.layer.cross_attention")?
+                .unwrap_or(&Value::Null),
+        );
+        cross.fixed("downsample_rate", 1)?;
+        cross.fixed("rope_k_repeat", true)?;
+        cross.need("rope_theta", &mut a.rope_theta)?;
+        cross.need("num_heads", &mut a.num_heads)?;
+        cross.need("kv_in_dim", &mut a.kv_in_dim)?;
+
+        let m = &mut c.memory_encoder;
+        f.need("memory_encoder.out_dim", &mut m.out_dim)?;
+        m.in_dim = f.or("memory_encoder.in_dim", 256)?;
+        f.fixed("memory_encoder.mask_downsampler.kernel_size", 3)?;
+        f.fixed("memory_encoder.mask_downsampler.stride", 2)?;
+        f.fixed("memory_encoder.mask_downsampler.padding", 1)?;
+        f.need("memory_encoder.fuser.num_layers", &mut m.fuser_layers)?;
+        f.need(
+            "memory_encoder.fuser.layer.kernel_size",
+            &mut m.fuser_kernel,
+        )?;
+        f.fixed("memory_encoder.fuser.layer.padding", m.fuser_kernel / 2)?;
+
+        f.fixed("use_mlp_for_obj_ptr_proj", true)?;
+        f.fixed("use_obj_ptrs_in_encoder", true)?;
+        c.tracking = tracking(&f)?;
         config.validate()?;
         Ok(config)
     }
 }
 
 /// The behaviour, with the defaults of the reference's constructor.
-fn tracking(model: &Value) -> TrackingConfig {
-    let flag = |name: &str| model[name].as_bool().unwrap_or(false);
-    let number = |name: &str, default: f64| model[name].as_f64().unwrap_or(default);
-    let count = |name: &str, default: usize| model[name].as_u64().map_or(default, |n| n as usize);
-    let extra = &model["sam_mask_decoder_extra_args"];
-    TrackingConfig::new()
-        .with_sigmoid_scale_for_mem_enc(number("sigmoid_scale_for_mem_enc", 1.0))
-        .with_sigmoid_bias_for_mem_enc(number("sigmoid_bias_for_mem_enc", 0.0))
-        .with_binarize_mask_from_pts_for_mem_enc(flag("binarize_mask_from_pts_for_mem_enc"))
-        .with_use_mask_input_as_output_without_sam(flag("use_mask_input_as_output_without_sam"))
-        .with_directly_add_no_mem_embed(flag("directly_add_no_mem_embed"))
-        .with_multimask_output_in_sam(flag("multimask_output_in_sam"))
-        .with_multimask_min_pt_num(count("multimask_min_pt_num", 1))
-        .with_multimask_max_pt_num(count("multimask_max_pt_num", 1))
-        .with_multimask_output_for_tracking(flag("multimask_output_for_tracking"))
-        .with_use_multimask_token_for_obj_ptr(flag("use_multimask_token_for_obj_ptr"))
-        .with_dynamic_multimask_via_stability(
-            extra["dynamic_multimask_via_stability"]
-                .as_bool()
-                .unwrap_or(false),
-        )
-        .with_dynamic_multimask_stability_delta(
-            extra["dynamic_multimask_stability_delta"]
-                .as_f64()
-                .unwrap_or(0.05),
-        )
-        .with_dynamic_multimask_stability_thresh(
-            extra["dynamic_multimask_stability_thresh"]
-                .as_f64()
-                .unwrap_or(0.98),
-        )
-        .with_use_obj_ptrs_in_encoder(flag("use_obj_ptrs_in_encoder"))
-        .with_max_obj_ptrs_in_encoder(count("max_obj_ptrs_in_encoder", 16))
-        .with_add_tpos_enc_to_obj_ptrs(model["add_tpos_enc_to_obj_ptrs"].as_bool().unwrap_or(true))
-        .with_proj_tpos_enc_in_obj_ptrs(flag("proj_tpos_enc_in_obj_ptrs"))
-        .with_use_signed_tpos_enc_to_obj_ptrs(flag("use_signed_tpos_enc_to_obj_ptrs"))
-        .with_only_obj_ptrs_in_the_past_for_eval(flag("only_obj_ptrs_in_the_past_for_eval"))
-        .with_fixed_no_obj_ptr(flag("fixed_no_obj_ptr"))
-        .with_soft_no_obj_ptr(flag("soft_no_obj_ptr"))
-        .with_no_obj_embed_spatial(flag("no_obj_embed_spatial"))
-        .with_memory_temporal_stride_for_eval(count("memory_temporal_stride_for_eval", 1))
-        .with_fill_hole_area(count("fill_hole_area", 0))
+fn tracking(f: &Fields<'_>) -> Result<TrackingConfig, HeadsError> {
+    let flag = |name| f.or(name, false);
+    let extra = Fields(f.at("sam_mask_decoder_extra_args")?.unwrap_or(&Value::Null));
+    let delta = extra.or("dynamic_multimask_stability_delta", 0.05)?;
+    let threshold = extra.or("dynamic_multimask_stability_thresh", 0.98)?;
+    Ok(TrackingConfig::new()
+        .with_sigmoid_scale_for_mem_enc(f.or("sigmoid_scale_for_mem_enc", 1.0)?)
+        .with_sigmoid_bias_for_mem_enc(f.or("sigmoid_bias_for_mem_enc", 0.0)?)
+        .with_binarize_mask_from_pts_for_mem_enc(flag("binarize_mask_from_pts_for_mem_enc")?)
+        .with_use_mask_input_as_output_without_sam(flag("use_mask_input_as_output_without_sam")?)
+        .with_directly_add_no_mem_embed(flag("directly_add_no_mem_embed")?)
+        .with_multimask_output_in_sam(flag("multimask_output_in_sam")?)
+        .with_multimask_min_pt_num(f.or("multimask_min_pt_num", 1)?)
+        .with_multimask_max_pt_num(f.or("multimask_max_pt_num", 1)?)
+        .with_multimask_output_for_tracking(flag("multimask_output_for_tracking")?)
+        .with_use_multimask_token_for_obj_ptr(flag("use_multimask_token_for_obj_ptr")?)
+        .with_dynamic_multimask_via_stability(extra.or("dynamic_multimask_via_stability", false)?)
+        .with_dynamic_multimask_stability_delta(delta)
+        .with_dynamic_multimask_stability_thresh(threshold)
+        .with_max_obj_ptrs_in_encoder(f.or("max_obj_ptrs_in_encoder", 16)?)
+        .with_add_tpos_enc_to_obj_ptrs(f.or("add_tpos_enc_to_obj_ptrs", true)?)
+        .with_proj_tpos_enc_in_obj_ptrs(flag("proj_tpos_enc_in_obj_ptrs")?)
+        .with_use_signed_tpos_enc_to_obj_ptrs(flag("use_signed_tpos_enc_to_obj_ptrs")?)
+        .with_only_obj_ptrs_in_the_past_for_eval(flag("only_obj_ptrs_in_the_past_for_eval")?)
+        .with_fixed_no_obj_ptr(flag("fixed_no_obj_ptr")?)
+        .with_soft_no_obj_ptr(flag("soft_no_obj_ptr")?)
+        .with_no_obj_embed_spatial(flag("no_obj_embed_spatial")?)
+        .with_memory_temporal_stride_for_eval(f.or("memory_temporal_stride_for_eval", 1)?)
+        .with_fill_hole_area(f.or("fill_hole_area", 0)?))
 }
 
 #[cfg(test)]

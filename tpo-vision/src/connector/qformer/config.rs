@@ -1,7 +1,7 @@
 //! Architecture of the Q-Former.
 
 use burn::config::Config;
-use serde::Deserialize;
+use tpo_core::config::{Problems, overlay};
 
 use crate::error::{Result, VisionError};
 
@@ -51,26 +51,8 @@ pub struct QFormerConfig {
     pub initializer_range: f64,
 }
 
-/// The fields of a file. `encoder_width` and the query counts stand beside BERT's in the
-/// reference's options.
-#[derive(Deserialize)]
-struct HfQFormer {
-    hidden_size: usize,
-    num_hidden_layers: usize,
-    num_attention_heads: usize,
-    intermediate_size: usize,
-    encoder_width: usize,
-    vocab_size: Option<usize>,
-    max_position_embeddings: Option<usize>,
-    num_query_token: Option<usize>,
-    extra_num_query_token: Option<usize>,
-    cross_attention_freq: Option<usize>,
-    hidden_dropout_prob: Option<f64>,
-    attention_probs_dropout_prob: Option<f64>,
-    drop_path_rate: Option<f64>,
-    layer_norm_eps: Option<f64>,
-    initializer_range: Option<f64>,
-}
+/// What errors call this config.
+const PART: &str = "Q-Former";
 
 impl QFormerConfig {
     /// The Q-Former of VideoChat-TPO: BERT-base over UMT-L with 32 + 64 queries (reference
@@ -96,34 +78,27 @@ impl QFormerConfig {
     /// [`VisionError::ConfigJson`] for a missing size or a wrong type, [`VisionError::Config`]
     /// for sizes that contradict each other.
     pub fn from_hf_json(json: &serde_json::Value) -> Result<Self> {
-        let hf = HfQFormer::deserialize(json).map_err(|source| VisionError::ConfigJson {
-            part: "Q-Former",
-            source,
-        })?;
-        let mut config = Self::new(
-            hf.hidden_size,
-            hf.num_hidden_layers,
-            hf.num_attention_heads,
-            hf.intermediate_size,
-            hf.encoder_width,
-        );
-        macro_rules! take {
-            ($($field:ident),*) => {
-                $(if let Some(value) = hf.$field { config.$field = value; })*
-            };
-        }
-        take!(
-            vocab_size,
-            max_position_embeddings,
-            num_query_token,
-            extra_num_query_token,
-            cross_attention_freq,
-            hidden_dropout_prob,
-            attention_probs_dropout_prob,
-            drop_path_rate,
-            layer_norm_eps,
-            initializer_range
-        );
+        let required = [
+            "hidden_size",
+            "num_hidden_layers",
+            "num_attention_heads",
+            "intermediate_size",
+            "encoder_width",
+        ];
+        let optional = [
+            "vocab_size",
+            "max_position_embeddings",
+            "num_query_token",
+            "extra_num_query_token",
+            "cross_attention_freq",
+            "hidden_dropout_prob",
+            "attention_probs_dropout_prob",
+            "drop_path_rate",
+            "layer_norm_eps",
+            "initializer_range",
+        ];
+        let config = overlay(&Self::base(), json, &required, &optional)
+            .map_err(|source| VisionError::ConfigJson { part: PART, source })?;
         config.validate()?;
         Ok(config)
     }
@@ -133,8 +108,8 @@ impl QFormerConfig {
     /// # Errors
     /// [`VisionError::Config`] with every broken rule.
     pub fn validate(&self) -> Result<()> {
-        let mut problems = Vec::new();
-        for (name, value) in [
+        let mut problems = Problems::default();
+        problems.not_zero(&[
             ("hidden_size", self.hidden_size),
             ("num_hidden_layers", self.num_hidden_layers),
             ("num_attention_heads", self.num_attention_heads),
@@ -144,46 +119,20 @@ impl QFormerConfig {
             ("max_position_embeddings", self.max_position_embeddings),
             ("num_query_token", self.num_query_token),
             ("cross_attention_freq", self.cross_attention_freq),
-        ] {
-            if value == 0 {
-                problems.push(format!("{name} must not be zero"));
-            }
-        }
-        if self.num_attention_heads != 0
-            && !self.hidden_size.is_multiple_of(self.num_attention_heads)
-        {
-            problems.push(format!(
-                "hidden_size {} is not a multiple of num_attention_heads {}",
-                self.hidden_size, self.num_attention_heads
-            ));
-        }
-        for (name, value) in [
+        ]);
+        let heads = ("num_attention_heads", self.num_attention_heads);
+        problems.multiple(("hidden_size", self.hidden_size), heads);
+        let attention_dropout = self.attention_probs_dropout_prob;
+        problems.dropout(&[
             ("hidden_dropout_prob", self.hidden_dropout_prob),
-            (
-                "attention_probs_dropout_prob",
-                self.attention_probs_dropout_prob,
-            ),
+            ("attention_probs_dropout_prob", attention_dropout),
             ("drop_path_rate", self.drop_path_rate),
-        ] {
-            if !(0.0..1.0).contains(&value) {
-                problems.push(format!("{name} {value} must be in [0, 1)"));
-            }
-        }
-        for (name, value) in [
+        ]);
+        problems.positive(&[
             ("layer_norm_eps", self.layer_norm_eps),
             ("initializer_range", self.initializer_range),
-        ] {
-            if !(value > 0.0 && value.is_finite()) {
-                problems.push(format!("{name} {value} must be positive"));
-            }
-        }
-        if problems.is_empty() {
-            return Ok(());
-        }
-        Err(VisionError::Config {
-            part: "Q-Former",
-            problems,
-        })
+        ]);
+        problems.into_result(VisionError::config(PART))
     }
 
     /// Number of outputs: queries and extra queries (96 in VideoChat-TPO).

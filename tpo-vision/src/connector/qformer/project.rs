@@ -4,6 +4,7 @@ use burn::config::Config;
 use burn::module::Module;
 use burn::nn::Initializer;
 use burn::tensor::{Device, Tensor};
+use tpo_core::config::Problems;
 use tpo_core::nn::{Linear, LinearConfig};
 use tpo_core::traits::{Connector, Instruction, VisualRows, VisualShape};
 
@@ -57,12 +58,9 @@ impl QFormerConnectorConfig {
     /// # Errors
     /// [`VisionError::Config`] when the Q-Former's config does not add up or `d_llm` is zero.
     pub fn init(&self, device: &Device) -> Result<QFormerConnector> {
-        if self.d_llm == 0 {
-            return Err(VisionError::Config {
-                part: "Q-Former connector",
-                problems: vec!["d_llm must not be zero".into()],
-            });
-        }
+        let mut problems = Problems::default();
+        problems.not_zero(&[("d_llm", self.d_llm)]);
+        problems.into_result(VisionError::config("Q-Former connector"))?;
         let hidden = self.qformer.hidden_size;
         let linear = |from: usize, to: usize| {
             // PyTorch's default for linear weights.
