@@ -22,6 +22,8 @@
 //! The parts are crates of their own, re-exported here: [`core`] (vocabulary, traits, the
 //! assembled model, weight import), [`vision`], [`llm`], [`heads`], [`data`] and [`train`].
 
+#[cfg(feature = "cli")]
+pub mod cli;
 mod config;
 pub mod curves;
 mod device;

@@ -11,22 +11,22 @@ set -eu
 cd "$(dirname "$0")/../.."
 SEED=${SEED:-1}
 
-run() { cargo run --release --example "$@"; }
+run() { cargo run --release --features cli -- "$@"; }
 
 # What each visual token shows: 41 minutes on one core.
-run pretrain -- --sizes assets/mini --out runs/mini-short-eyes --seed "$SEED" --muon \
+run pretrain --sizes assets/mini --out runs/mini-short-eyes --seed "$SEED" --muon \
   --parts perception --perception-steps 5000 --perception-rate 4e-3
 # SAM 2, from boxes to masks on single frames (9 minutes), then through clips (36 minutes).
-run pretrain -- --model runs/mini-short-eyes --out runs/mini-short-frames --seed "$SEED" --muon \
+run pretrain --model runs/mini-short-eyes --out runs/mini-short-frames --seed "$SEED" --muon \
   --parts masks --image-steps 2500 --mask-steps 2500 --mask-rate 2e-3
-run pretrain -- --model runs/mini-short-frames --out runs/mini-short-clips --seed "$SEED" --muon \
+run pretrain --model runs/mini-short-frames --out runs/mini-short-clips --seed "$SEED" --muon \
   --parts masks --image-steps 0 --mask-steps 1800 --mask-rate 5e-4 --frames 8 --world 3
 # Again, with other clips (26 minutes): J&F of the same model is 75.1 with it and 70.7 without.
-run pretrain -- --model runs/mini-short-clips --out runs/mini-short-parts --seed "$SEED" --muon \
+run pretrain --model runs/mini-short-clips --out runs/mini-short-parts --seed "$SEED" --muon \
   --parts masks --image-steps 0 --mask-steps 1300 --mask-rate 5e-4 --frames 8 --world 5
 # Captions and questions: 34 minutes.
-run train -- recipes/mini-short/dialogue.toml seed="$SEED"
+run train recipes/mini-short/dialogue.toml seed="$SEED"
 # Task assignment, heads, co-training: some 90 minutes.
-run train -- recipes/mini-short/stages.toml seed="$SEED" --export runs/mini-short-model --half
+run train recipes/mini-short/stages.toml seed="$SEED" --export runs/mini-short-model --half
 # How good it is on what training never showed.
-run evaluate -- --model runs/mini-short-model --synthetic 200 --out runs/mini-short-held-out
+run evaluate --model runs/mini-short-model --synthetic 200 --out runs/mini-short-held-out
