@@ -19,7 +19,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let dir = std::env::args().nth(1).unwrap_or("assets/mini".into());
 
     // Parts, counts and dtypes, held against a layout that is known by its names.
-    println!("{}", inspect(&dir, LayoutChoice::Auto)?);
+    println!("{}", inspect(dir.as_ref(), LayoutChoice::Auto)?);
 
     // A module's parameters are found under their paths, which the key rules make of the
     // checkpoint's names. Nothing is loaded unless everything fits; the report says what was.

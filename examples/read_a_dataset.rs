@@ -55,12 +55,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         for annotation in &sample.annotations {
             println!("  {}", serde_json::to_string(annotation)?);
         }
-        // Numbers out of range, spans past the end, masks of another size than the media, ..
-        for problem in problems {
+        // Numbers out of range; then spans past the end, masks of another size than the media, ..
+        let with_media = check_media(&sample, root, &limits)?;
+        let with_media = with_media.map_or(Vec::new(), |(_, problems)| problems);
+        for problem in problems.iter().chain(&with_media) {
             println!("  problem: {problem}");
-        }
-        for (_, problems) in check_media(&sample, root, &limits)? {
-            problems.iter().for_each(|p| println!("  problem: {p}"));
         }
     }
     Ok(())

@@ -1,7 +1,7 @@
 //! A run that is killed ten times ends with the same bytes as one that is not.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
