@@ -1,26 +1,22 @@
 //! The mini model looks at a clip it has never seen and answers four questions.
 //!
-//! `cargo run --release --example quickstart`
+//! `cargo run --release --example quickstart`, with `-- --help` for questions and videos of your own.
 
-use std::fs::File;
-use std::io::BufWriter;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::Parser;
-use image::codecs::gif::{GifEncoder, Repeat};
-use image::imageops::{FilterType, replace, resize};
-use image::{Delay, DynamicImage, Rgb, RgbImage};
-use ndarray::Array2;
+use image::RgbImage;
 use tpo::data::synthetic::{Clip, Split, World, WorldConfig};
 use tpo::data::{Frame, MediaLimits, open_video};
 use tpo::draw::{
-    COLOURS, LabelledBox, Timeline, draw_boxes, draw_boxes_in, draw_mask, draw_timeline,
+    Animation, COLOURS, LabelledBox, Timeline, draw_boxes, draw_boxes_in, draw_mask, draw_timeline,
+    enlarged, picture, save_picture, stacked,
 };
 use tpo::prelude::*;
 use tpo::sheet::{Strip, contact_sheet};
-use tpo::{Answer, Event, Media, Reply, presets};
+use tpo::{Answer, Media, presets};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -47,7 +43,7 @@ struct Args {
     #[arg(long, default_value_t = 12)]
     clip: u64,
     /// A video of your own instead. The mini model knows coloured shapes only; for real video see
-    /// `chat --help`.
+    /// `tpo chat --help`.
     #[arg(long, value_name = "FILE", requires = "ask")]
     video: Option<PathBuf>,
     /// A question; may be given several times. About the made-up clip if there is no --video.
@@ -71,9 +67,16 @@ Examples:
 Words it knows: circle square triangle star cross diamond; red green blue yellow purple orange cyan
 white; blink grow spin change colour stop leave and return collide; at the start, at the end.";
 
+/// What the pictures are made of: frames, their indices in the video, and their rate.
+struct Film {
+    pictures: Vec<RgbImage>,
+    indices: Vec<usize>,
+    fps: f64,
+}
+
 fn main() -> ExitCode {
     sigpipe::reset();
-    match run(&Args::parse()) {
+    match run(Args::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error}");
@@ -82,77 +85,78 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(args: &Args) -> Outcome<()> {
+fn run(args: Args) -> Outcome<()> {
     let start = Instant::now();
     let options = SessionOptions {
         max_new_tokens: 24,
         ..SessionOptions::default()
     };
     let mut session = presets::mini(&args.device.open()?, options)?;
-    let parameters = session.model().num_params();
     println!(
         "mini: {:.2} M parameters, loaded in {:.1} s",
-        parameters as f64 / 1e6,
+        session.model().num_params() as f64 / 1e6,
         start.elapsed().as_secs_f64()
     );
-    let (frames, looked, fps, asked) = match &args.video {
+    let mut asked: Vec<(String, Truth)> = Vec::new();
+    asked.extend(args.ask.iter().map(|q| (q.clone(), Truth::Unknown)));
+    let (frames, indices, fps) = match &args.video {
         Some(path) => {
             let media = session.load_video(path, None)?.clone();
             println!("{}: {}", path.display(), described(&media));
             let frames = open_video(path, &MediaLimits::default())?.read_frames(&media.frames)?;
             let fps = media.frames.len() as f64 / media.duration.unwrap_or(1.0).max(1e-3);
-            let asked = args.ask.iter().map(|q| Asked::plain(q)).collect();
-            (frames, media.frames, fps, asked)
+            (frames, media.frames, fps)
         }
         None => {
             let clip = World::new(WorldConfig::default(), 1)?.clip(Split::HeldOut, args.clip);
-            let rendered = clip.scene.render_all();
-            let frames: Vec<Frame> = rendered
+            let frames = clip.scene.render_all();
+            let frames: Vec<Frame> = frames
                 .iter()
                 .map(|f| f.to_frame())
                 .collect::<Result<_, _>>()?;
             let media = session.load_frames(clip.name(), frames.clone(), clip.scene.fps)?;
             println!("{}: {}", clip.name(), described(media));
-            let asked = match args.ask.is_empty() {
-                true => four(&clip)?,
-                false => args.ask.iter().map(|q| Asked::plain(q)).collect(),
-            };
-            let looked = (0..frames.len()).collect();
-            (frames, looked, clip.scene.fps, asked)
+            if asked.is_empty() {
+                asked = four(&clip)?;
+            }
+            let indices = (0..frames.len()).collect();
+            (frames, indices, clip.scene.fps)
         }
     };
-    let pictures: Vec<RgbImage> = frames.into_iter().map(picture).collect::<Outcome<_>>()?;
+    let pictures = frames.into_iter().map(|f| Ok(enlarged(picture(f)?, SHOWN)));
+    let film = Film {
+        pictures: pictures.collect::<tpo::Result<_>>()?,
+        indices,
+        fps,
+    };
     let mut sheet = Vec::new();
-    let mut animation = None;
-    for (number, asked) in asked.iter().enumerate() {
+    let mut tracked = None;
+    for (number, (question, truth)) in asked.iter().enumerate() {
         session.clear_history();
-        let (reply, said) = listen(session.ask(Question::new(&asked.question))?)?;
-        println!("\n{}  {}", number + 1, asked.question);
+        let (reply, said) = listen(session.ask(Question::new(question))?)?;
+        println!("\n{}  {question}", number + 1);
         println!("   model  {said}");
-        let mut caption = vec![asked.question.clone(), format!("model: {said}")];
-        if let Some((truth, score)) = asked.truth.compare(&reply)? {
+        let mut caption = vec![question.clone(), format!("model: {said}")];
+        if let Some((truth, score)) = truth.compare(&reply)? {
             println!("   truth  {truth}");
             println!("   {score}");
             caption.push(format!("truth: {truth} ({score})"));
         }
-        sheet.extend(drawn(
-            asked,
-            &reply,
-            &pictures,
-            &looked,
-            fps,
-            caption,
-            &mut animation,
-        )?);
+        sheet.extend(film.part(caption, &reply, truth)?);
+        if let Some(found) = prediction::<MaskPrediction>(&reply) {
+            tracked = Some(film.masked(found)?);
+        }
     }
-    std::fs::create_dir_all(&args.out).map_err(|e| format!("{}: {e}", args.out.display()))?;
     println!();
     let path = args.out.join("sheet.png");
-    stacked(&sheet).save(&path)?;
+    save_picture(&stacked(&sheet), &path)?;
     println!("{}", path.display());
-    if let Some(frames) = animation {
+    if let Some(pictures) = tracked {
         let path = args.out.join("track.gif");
-        write_gif(&path, &frames, fps)?;
+        let mut animation = Animation::create(&path, film.fps)?;
+        for picture in pictures {
+            animation.push(picture)?;
+        }
         println!("{}", path.display());
     }
     println!("{:.1} s in all", start.elapsed().as_secs_f64());
@@ -160,21 +164,12 @@ fn run(args: &Args) -> Outcome<()> {
 }
 
 fn described(media: &Media) -> String {
-    format!(
-        "{} frames of {}x{} looked at, {:.1} s",
-        media.frames.len(),
-        media.size.0,
-        media.size.1,
-        media.duration.unwrap_or(0.0)
-    )
+    let ((w, h), frames) = (media.size, media.frames.len());
+    let seconds = media.duration.unwrap_or(0.0);
+    format!("{frames} frames of {w}x{h} looked at, {seconds:.1} s")
 }
 
-/// A question and what is true.
-struct Asked {
-    question: String,
-    truth: Truth,
-}
-
+/// What is true of a question.
 enum Truth {
     Unknown,
     Words(String),
@@ -183,51 +178,30 @@ enum Truth {
     Masks(Vec<Mask>),
 }
 
-impl Asked {
-    fn plain(question: &str) -> Self {
-        Self {
-            question: question.into(),
-            truth: Truth::Unknown,
-        }
-    }
-}
-
 /// One question of each kind that a clip can answer.
-fn four(clip: &Clip) -> Outcome<Vec<Asked>> {
+fn four(clip: &Clip) -> Outcome<Vec<(String, Truth)>> {
     let frames = clip.scene.render_all();
     let mut asked = Vec::new();
     if let Some(q) = clip.questions(&frames).into_iter().next() {
-        asked.push(Asked {
-            question: q.question,
-            truth: Truth::Words(q.answer),
-        });
+        asked.push((q.question, Truth::Words(q.answer)));
     }
     if let Some(q) = clip.region_queries(&frames).into_iter().next() {
-        asked.push(Asked {
-            question: q.question,
-            truth: Truth::Area(q.area, q.frame),
-        });
+        asked.push((q.question, Truth::Area(q.area, q.frame)));
     }
     if let Some(q) = clip.temporal_queries().into_iter().next()
         && let Some(&(start, end)) = q.spans.first()
     {
-        asked.push(Asked {
-            question: q.question,
-            truth: Truth::Span(TimeSpan::new(start, end)?),
-        });
+        asked.push((q.question, Truth::Span(TimeSpan::new(start, end)?)));
     }
     if let Some(q) = clip.mask_queries(&frames).into_iter().next() {
         let masks = q.masks.iter().map(Rle::decode).collect::<Result<_, _>>()?;
-        asked.push(Asked {
-            question: q.question,
-            truth: Truth::Masks(masks),
-        });
+        asked.push((q.question, Truth::Masks(masks)));
     }
     Ok(asked)
 }
 
-fn task<T: Clone + 'static>(reply: &Reply) -> Option<T> {
-    reply.tasks.iter().find_map(|t| t.get::<T>().cloned())
+fn prediction<T: 'static>(reply: &Reply) -> Option<&T> {
+    reply.tasks.iter().find_map(|t| t.get())
 }
 
 /// The answer, and the same in one line that has every prediction at its place in the sentence.
@@ -244,10 +218,7 @@ fn listen(answer: Answer<'_>) -> Outcome<(Reply, String)> {
                 said.push_str(&in_words(&output));
                 reply.tasks.push(output);
             }
-            Event::NoHead(name) => {
-                said.push_str(&format!("(no {name} head)"));
-                reply.without_head.push(name);
-            }
+            Event::NoHead(name) => said.push_str(&format!("(no {name} head)")),
         }
     }
     let said = match said.trim() {
@@ -273,8 +244,8 @@ fn in_words(output: &TaskOutput) -> String {
 }
 
 fn area_text(area: &BoxXyxy) -> String {
-    let numbers: Vec<String> = area.to_array().iter().map(|v| format!("{v:.2}")).collect();
-    format!("[{}]", numbers.join(", "))
+    let [x0, y0, x1, y1] = area.to_array();
+    format!("[{x0:.2}, {y0:.2}, {x1:.2}, {y1:.2}]")
 }
 
 fn span_text(span: &TimeSpan) -> String {
@@ -284,190 +255,118 @@ fn span_text(span: &TimeSpan) -> String {
 impl Truth {
     /// What is true in words, and how near the answer comes.
     fn compare(&self, reply: &Reply) -> Outcome<Option<(String, String)>> {
-        let missed = || "the head was not called".to_string();
-        Ok(match self {
-            Self::Unknown => None,
+        let (truth, score) = match self {
+            Self::Unknown => return Ok(None),
             Self::Words(answer) => {
                 let right = reply.text.trim().eq_ignore_ascii_case(answer);
                 let verdict = if right { "right" } else { "wrong" };
-                Some((format!("\"{answer}\""), verdict.into()))
+                (format!("\"{answer}\""), Some(verdict.to_string()))
             }
             Self::Area(area, _) => {
-                let score = task::<RegionPrediction>(reply);
-                let score = score.map(|p| format!("IoU {:.2}", p.normalised.iou(area)));
-                Some((area_text(area), score.unwrap_or_else(missed)))
+                let found = prediction::<RegionPrediction>(reply);
+                let score = found.map(|p| format!("IoU {:.2}", p.normalised.iou(area)));
+                (area_text(area), score)
             }
             Self::Span(span) => {
-                let best = task::<TemporalPrediction>(reply).and_then(|p| p.best().cloned());
+                let best = prediction::<TemporalPrediction>(reply).and_then(|p| p.best());
                 let score = best.map(|b| format!("IoU {:.2}", b.span.iou(span)));
-                Some((span_text(span), score.unwrap_or_else(missed)))
+                (span_text(span), score)
             }
             Self::Masks(masks) => {
                 let shows = masks.iter().filter(|m| m.area() > 0).count();
                 let truth = format!("visible in {shows} of {} frames", masks.len());
-                let score = match task::<MaskPrediction>(reply) {
-                    None => missed(),
-                    Some(found) => {
-                        let mut sum = 0.0;
-                        for (frame, truth) in found.frames.iter().zip(masks) {
-                            sum += overlap(&frame.mask.decode()?, truth);
-                        }
-                        format!("mean J {:.2}", sum / masks.len().max(1) as f64)
+                let mut score = None;
+                if let Some(found) = prediction::<MaskPrediction>(reply) {
+                    let mut sum = 0.0;
+                    for (frame, truth) in found.frames.iter().zip(masks) {
+                        let mask = frame.mask.decode()?;
+                        sum += match mask.area() + truth.area() {
+                            0 => 1.0,
+                            _ => mask.iou(truth)?,
+                        };
                     }
-                };
-                Some((truth, score))
+                    score = Some(format!("mean J {:.2}", sum / masks.len().max(1) as f64));
+                }
+                (truth, score)
             }
-        })
+        };
+        let score = score.unwrap_or_else(|| "the head was not called".into());
+        Ok(Some((truth, score)))
     }
 }
 
-/// Intersection over union; 1 where both are empty.
-fn overlap(a: &Mask, b: &Mask) -> f64 {
-    let pairs = || a.0.iter().zip(&b.0);
-    let either = pairs().filter(|(a, b)| **a || **b).count();
-    let both = pairs().filter(|(a, b)| **a && **b).count();
-    match either {
-        0 => 1.0,
-        n => both as f64 / n as f64,
+impl Film {
+    /// The part of the sheet for one question.
+    fn part(&self, caption: Vec<String>, reply: &Reply, truth: &Truth) -> Outcome<Vec<RgbImage>> {
+        let strip = |pictures: Vec<RgbImage>| {
+            let (caption, axis) = (caption.clone(), None);
+            let strip = Strip {
+                caption,
+                pictures,
+                axis,
+            };
+            contact_sheet(&[strip], WIDTH)
+        };
+        let some = |pictures: &[RgbImage]| {
+            let spread = spread(pictures.len()).into_iter();
+            spread.map(|i| pictures[i].clone()).collect()
+        };
+        if let Some(found) = prediction::<RegionPrediction>(reply) {
+            let mut boxes = vec![LabelledBox::new(found.normalised, "model")];
+            let mut at = 0;
+            if let Truth::Area(area, frame) = truth {
+                boxes.push(LabelledBox::new(*area, "truth"));
+                at = *frame;
+            }
+            let frame = &self.pictures[at.min(self.pictures.len() - 1)];
+            return Ok(vec![strip(vec![draw_boxes_in(frame, &boxes, &[0, 2])?])?]);
+        }
+        if let Some(found) = prediction::<TemporalPrediction>(reply) {
+            let thumbnail = |at: usize| (at as f64 / self.fps, self.pictures[at].clone());
+            let timeline = Timeline {
+                title: String::new(),
+                duration: found.duration,
+                curve: found.saliency.clone(),
+                clip_seconds: found.clip_seconds,
+                predicted: found.spans.iter().take(1).cloned().collect(),
+                truth: match truth {
+                    Truth::Span(span) => vec![*span],
+                    _ => Vec::new(),
+                },
+                thumbnails: spread(self.pictures.len())
+                    .into_iter()
+                    .map(thumbnail)
+                    .collect(),
+            };
+            return Ok(vec![strip(Vec::new())?, draw_timeline(&timeline)?]);
+        }
+        Ok(vec![match prediction::<MaskPrediction>(reply) {
+            Some(found) => strip(some(&self.masked(found)?))?,
+            None => strip(some(&self.pictures))?,
+        }])
     }
-}
 
-fn picture(frame: Frame) -> Outcome<RgbImage> {
-    let (w, h) = (frame.width() as u32, frame.height() as u32);
-    let picture =
-        RgbImage::from_raw(w, h, frame.into_rgb()).ok_or("a frame is not as large as it says")?;
-    let longest = w.max(h).max(1);
-    if longest >= SHOWN {
-        return Ok(picture);
+    /// The frames with the masks of an object and a box around each.
+    fn masked(&self, found: &MaskPrediction) -> Outcome<Vec<RgbImage>> {
+        let mut all = self.pictures.clone();
+        for (i, shown) in all.iter_mut().enumerate() {
+            let here = found.frames.iter().find(|f| f.frame == self.indices[i]);
+            let Some(tracked) = here else { continue };
+            draw_mask(shown, &tracked.mask.decode()?, COLOURS[0]);
+            let time = format!("{:.1} s", i as f64 / self.fps);
+            let boxes = tracked
+                .area
+                .iter()
+                .map(|area| LabelledBox::new(*area, &time));
+            *shown = draw_boxes(shown, &boxes.collect::<Vec<_>>())?;
+        }
+        Ok(all)
     }
-    let factor = SHOWN / longest;
-    Ok(resize(
-        &picture,
-        w * factor,
-        h * factor,
-        FilterType::Nearest,
-    ))
-}
-
-/// A mask at the size its frame is shown in.
-fn enlarged_mask(mask: &Mask, (width, height): (u32, u32)) -> Mask {
-    let (rows, columns) = mask.0.dim();
-    let (height, width) = (height as usize, width as usize);
-    Mask(Array2::from_shape_fn((height, width), |(y, x)| {
-        mask.0[[y * rows / height, x * columns / width]]
-    }))
 }
 
 /// Some of `n` things, evenly spread.
 fn spread(n: usize) -> Vec<usize> {
     let count = n.min(STRIP);
-    (0..count)
-        .map(|i| i * (n - 1) / (count - 1).max(1))
-        .collect()
-}
-
-/// The part of the sheet for one question.
-fn drawn(
-    asked: &Asked,
-    reply: &Reply,
-    frames: &[RgbImage],
-    looked: &[usize],
-    fps: f64,
-    mut caption: Vec<String>,
-    animation: &mut Option<Vec<RgbImage>>,
-) -> Outcome<Vec<RgbImage>> {
-    let strip = |caption: Vec<String>, pictures: Vec<RgbImage>| {
-        let strip = Strip {
-            caption,
-            pictures,
-            axis: None,
-        };
-        contact_sheet(&[strip], WIDTH)
-    };
-    if let Some(found) = task::<RegionPrediction>(reply) {
-        let (truth, at) = match &asked.truth {
-            Truth::Area(area, frame) => (Some(*area), *frame),
-            _ => (None, 0),
-        };
-        let mut boxes = vec![labelled(found.normalised, "model")];
-        boxes.extend(truth.map(|area| labelled(area, "truth")));
-        let shown = draw_boxes_in(&frames[at.min(frames.len() - 1)], &boxes, &[0, 2])?;
-        return Ok(vec![strip(caption, vec![shown])?]);
-    }
-    if let Some(found) = task::<TemporalPrediction>(reply) {
-        let mut timeline = Timeline {
-            title: String::new(),
-            duration: found.duration,
-            curve: found.saliency.clone(),
-            clip_seconds: found.clip_seconds,
-            predicted: found.spans.iter().take(1).cloned().collect(),
-            truth: match &asked.truth {
-                Truth::Span(span) => vec![*span],
-                _ => Vec::new(),
-            },
-            thumbnails: Vec::new(),
-        };
-        for at in spread(frames.len()) {
-            timeline
-                .thumbnails
-                .push((at as f64 / fps, frames[at].clone()));
-        }
-        return Ok(vec![strip(caption, Vec::new())?, draw_timeline(&timeline)?]);
-    }
-    if let Some(found) = task::<MaskPrediction>(reply) {
-        let mut all = Vec::new();
-        for (i, frame) in frames.iter().enumerate() {
-            let mut shown = frame.clone();
-            if let Some(tracked) = found.frames.iter().find(|f| f.frame == looked[i]) {
-                let mask = enlarged_mask(&tracked.mask.decode()?, shown.dimensions());
-                draw_mask(&mut shown, &mask, COLOURS[0])?;
-                let boxes: Vec<LabelledBox> = tracked
-                    .area
-                    .iter()
-                    .map(|area| labelled(*area, &format!("{:.1} s", i as f64 / fps)))
-                    .collect();
-                shown = draw_boxes(&shown, &boxes)?;
-            }
-            all.push(shown);
-        }
-        let some = spread(all.len()).into_iter().map(|i| all[i].clone());
-        let part = strip(caption, some.collect())?;
-        *animation = Some(all);
-        return Ok(vec![part]);
-    }
-    let some = spread(frames.len()).into_iter().map(|i| frames[i].clone());
-    caption.truncate(4);
-    Ok(vec![strip(caption, some.collect())?])
-}
-
-fn labelled(area: BoxXyxy, label: &str) -> LabelledBox {
-    LabelledBox {
-        area,
-        label: label.into(),
-    }
-}
-
-/// Pictures one below the other.
-fn stacked(parts: &[RgbImage]) -> RgbImage {
-    let width = parts.iter().map(RgbImage::width).max().unwrap_or(1);
-    let height = parts.iter().map(RgbImage::height).sum::<u32>().max(1);
-    let mut sheet = RgbImage::from_pixel(width, height, Rgb([250, 250, 248]));
-    let mut y = 0;
-    for part in parts {
-        replace(&mut sheet, part, 0, y);
-        y += i64::from(part.height());
-    }
-    sheet
-}
-
-fn write_gif(path: &Path, frames: &[RgbImage], fps: f64) -> Outcome<()> {
-    let file = File::create(path).map_err(|e| format!("{}: {e}", path.display()))?;
-    let mut gif = GifEncoder::new_with_speed(BufWriter::new(file), 10);
-    gif.set_repeat(Repeat::Infinite)?;
-    for frame in frames {
-        let rgba = DynamicImage::ImageRgb8(frame.clone()).into_rgba8();
-        let delay = Delay::from_numer_denom_ms((1000.0 / fps).clamp(20.0, 2000.0) as u32, 1);
-        gif.encode_frame(image::Frame::from_parts(rgba, 0, 0, delay))?;
-    }
-    Ok(())
+    let place = |i: usize| i * (n - 1) / (count - 1).max(1);
+    (0..count).map(place).collect()
 }

@@ -1,17 +1,21 @@
 //! Pictures of predictions.
 
 mod mask;
+mod picture;
+mod shapes;
 mod timeline;
 
 use ab_glyph::{FontRef, PxScale};
 use image::{Rgb, RgbImage};
 use imageproc::drawing::{draw_filled_rect_mut, draw_hollow_rect_mut, draw_text_mut, text_size};
 use imageproc::rect::Rect;
-use tpo_core::geometry::{BoxXyxy, Mask};
+use tpo_core::geometry::BoxXyxy;
 
 use crate::error::{Error, Result};
 
 pub use mask::draw_mask;
+pub use picture::{Animation, enlarged, picture, save_picture, stacked};
+pub use shapes::draw_shapes;
 pub use timeline::{Timeline, draw_timeline};
 
 /// DejaVu Sans, Latin subset.
@@ -36,30 +40,19 @@ pub struct LabelledBox {
     pub label: String,
 }
 
+impl LabelledBox {
+    /// A box with a caption.
+    pub fn new(area: BoxXyxy, label: impl Into<String>) -> Self {
+        let label = label.into();
+        Self { area, label }
+    }
+}
+
 pub(crate) fn font() -> Result<FontRef<'static>> {
     FontRef::try_from_slice(FONT).map_err(|e| Error::Picture {
         what: "the label font".into(),
         why: e.to_string(),
     })
-}
-
-/// Tints the pixels of a mask on `frame`; the mask is stretched to the picture. `colour` is an
-/// index into [`COLOURS`], taken modulo their number.
-pub fn tint_mask(frame: &mut RgbImage, mask: &Mask, colour: usize) {
-    let (height, width) = mask.size();
-    let (w, h) = (frame.width() as usize, frame.height() as usize);
-    if height == 0 || width == 0 {
-        return;
-    }
-    let tint = COLOURS[colour % COLOURS.len()].map(u16::from);
-    for (x, y, pixel) in frame.enumerate_pixels_mut() {
-        let (row, column) = (y as usize * height / h, x as usize * width / w);
-        if mask.0[[row, column]] {
-            for (value, tint) in pixel.0.iter_mut().zip(tint) {
-                *value = ((u16::from(*value) + tint) / 2) as u8;
-            }
-        }
-    }
 }
 
 /// As [`draw_boxes_in`], the `i`-th box in the `i`-th colour.

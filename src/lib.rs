@@ -22,6 +22,8 @@
 //! The parts are crates of their own, re-exported here: [`core`] (vocabulary, traits, the
 //! assembled model, weight import), [`vision`], [`llm`], [`heads`], [`data`] and [`train`].
 
+#[cfg(feature = "cli")]
+pub mod cli;
 pub mod curves;
 mod device;
 pub mod draw;
@@ -44,7 +46,9 @@ pub use tpo_vision as vision;
 
 pub use device::DeviceChoice;
 pub use error::{Error, Result};
-pub use model::{BuiltInHeads, CONFIG_FILE, InputConfig, Tpo, TpoConfig, VideoChatTpo, export, presets};
+pub use model::{
+    BuiltInHeads, CONFIG_FILE, InputConfig, Tpo, TpoConfig, VideoChatTpo, export, presets,
+};
 pub use session::{
     Answer, Event, HeadProgress, Media, Question, Reply, Session, SessionOptions, TrackFrames,
 };

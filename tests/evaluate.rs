@@ -1,12 +1,7 @@
-//! The example `evaluate` on samples of our own, scored by the official scripts, and on bad files.
+//! `tpo evaluate` on samples of our own, scored by the official scripts, and on bad files.
 
-#[path = "common/example.rs"]
-mod example;
-
-use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::sync::OnceLock;
 
 use serde_json::Value;
 use tpo::evaluation::files::vos::MaskTrack;
@@ -18,10 +13,10 @@ fn data(name: &str) -> PathBuf {
         .join(name)
 }
 
-/// The program, built once.
 fn evaluate() -> Command {
-    static PROGRAM: OnceLock<OsString> = OnceLock::new();
-    Command::new(PROGRAM.get_or_init(|| example::command("evaluate").get_program().into()))
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tpo"));
+    command.arg("evaluate");
+    command
 }
 
 fn run(args: &[&str], predictions: &Path, truth: Option<&Path>) -> Output {

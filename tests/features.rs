@@ -1,7 +1,4 @@
-//! Features from video files: sampling, bounded memory, the disk cache, the example.
-
-#[path = "common/example.rs"]
-mod example;
+//! Features from video files: sampling, bounded memory, the disk cache, the program.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -395,12 +392,18 @@ fn towers_answer_under_the_names_of_the_temporal_head() {
     assert_eq!((video.dims()[1], text.dims()), (2, [5, 1]));
 }
 
+fn program() -> std::process::Command {
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_tpo"));
+    command.arg("features");
+    command
+}
+
 #[test]
-fn the_example_writes_features_that_are_read_back() {
+fn the_program_writes_features_that_are_read_back() {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("out");
     let run = |args: &[&str]| {
-        let mut command = example::command("extract_features");
+        let mut command = program();
         command
             .arg(sample_clip())
             .args(["--preset", "mini", "--device", "cpu"]);
@@ -423,10 +426,7 @@ fn the_example_writes_features_that_are_read_back() {
     );
     assert_eq!(PrecomputedOptions::default().read(&[&file]).unwrap(), first);
 
-    let help = example::command("extract_features")
-        .arg("--help")
-        .output()
-        .unwrap();
+    let help = program().arg("--help").output().unwrap();
     let help = String::from_utf8_lossy(&help.stdout).into_owned();
     for part in [
         "pth_to_safetensors",
@@ -436,7 +436,7 @@ fn the_example_writes_features_that_are_read_back() {
     ] {
         assert!(help.contains(part), "{part}: {help}");
     }
-    let output = example::command("extract_features")
+    let output = program()
         .args(["absent.mp4", "--preset", "mini"])
         .output()
         .unwrap();

@@ -1,16 +1,13 @@
 //! A run that is killed ten times ends with the same bytes as one that is not.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use tpo::train::checkpoint::{CheckpointStore, Retention, files};
 use tpo::train::observe::read_metrics;
 use tpo::train::recipe::Goal;
-
-#[path = "common/example.rs"]
-mod common;
 
 const KILLS: usize = 10;
 const STEPS: u64 = 20;
@@ -65,11 +62,8 @@ groups = [
 "#;
 
 fn train(recipe: &Path, out: &Path, resume: bool) -> Command {
-    // Found once: building the example takes longer than a run.
-    static PROGRAM: std::sync::OnceLock<PathBuf> = std::sync::OnceLock::new();
-    let program = PROGRAM.get_or_init(|| common::command("train").get_program().into());
-    let mut command = Command::new(program);
-    command.arg(recipe).arg("--out").arg(out);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tpo"));
+    command.arg("train").arg(recipe).arg("--out").arg(out);
     command.args(["--device", "cpu", "--quiet"]);
     if resume {
         command.arg("--resume");

@@ -23,7 +23,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use tpo::DeviceChoice;
 
-/// As in the examples: with the system's allocator every large activation costs its page faults.
+/// As in the program: with the system's allocator every large activation costs its page faults.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

@@ -3,41 +3,37 @@
 use image::RgbImage;
 use tpo_core::geometry::Mask;
 
-use crate::error::{Error, Result};
-
 /// Share of the colour within a mask.
 const TINT: f32 = 0.45;
 
-/// Tints the pixels of a mask on `picture` and draws its outline in full colour.
-///
-/// # Errors
-/// [`Error::Picture`] when the mask has another size than the picture.
-pub fn draw_mask(picture: &mut RgbImage, mask: &Mask, colour: [u8; 3]) -> Result<()> {
-    let (height, width) = mask.size();
-    if (picture.width() as usize, picture.height() as usize) != (width, height) {
-        return Err(Error::Picture {
-            what: "mask".into(),
-            why: format!(
-                "it is {width}x{height}, the picture {}x{}",
-                picture.width(),
-                picture.height()
-            ),
-        });
+/// Tints the pixels of a mask on `picture` and draws its outline in full colour. The mask is
+/// stretched to the picture.
+pub fn draw_mask(picture: &mut RgbImage, mask: &Mask, colour: [u8; 3]) {
+    let (rows, columns) = mask.size();
+    let (width, height) = (picture.width() as i64, picture.height() as i64);
+    if rows == 0 || columns == 0 {
+        return;
     }
-    for ((y, x), _) in mask.0.indexed_iter().filter(|(_, inside)| **inside) {
-        let outside = |at: Option<&bool>| !at.copied().unwrap_or(true);
-        let edge = outside(mask.0.get([y.wrapping_sub(1), x]))
-            || outside(mask.0.get([y + 1, x]))
-            || outside(mask.0.get([y, x.wrapping_sub(1)]))
-            || outside(mask.0.get([y, x + 1]));
+    let inside = |x: i64, y: i64| {
+        let row = (y * rows as i64 / height) as usize;
+        mask.0[[row, (x * columns as i64 / width) as usize]]
+    };
+    // The border of the picture is no edge.
+    let outside =
+        |x: i64, y: i64| (0..width).contains(&x) && (0..height).contains(&y) && !inside(x, y);
+    for (x, y, pixel) in picture.enumerate_pixels_mut() {
+        let (x, y) = (i64::from(x), i64::from(y));
+        if !inside(x, y) {
+            continue;
+        }
+        let around = [(x, y - 1), (x, y + 1), (x - 1, y), (x + 1, y)];
+        let edge = around.into_iter().any(|(x, y)| outside(x, y));
         let share = if edge { 1.0 } else { TINT };
-        let pixel = picture.get_pixel_mut(x as u32, y as u32);
         for (value, ink) in pixel.0.iter_mut().zip(colour) {
             let mixed = f32::from(*value) * (1.0 - share) + f32::from(ink) * share;
             *value = mixed.round() as u8;
         }
     }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -53,13 +49,19 @@ mod tests {
                 mask.0[[y, x]] = true;
             }
         }
-        draw_mask(&mut picture, &mask, [200, 0, 100]).unwrap();
+        draw_mask(&mut picture, &mask, [200, 0, 100]);
         // The border of the picture is no edge.
         assert_eq!(picture.get_pixel(0, 0).0, [145, 55, 100]);
         assert_eq!(picture.get_pixel(1, 1).0, [145, 55, 100]);
         assert_eq!(picture.get_pixel(2, 1).0, [200, 0, 100]);
         assert_eq!(picture.get_pixel(1, 2).0, [200, 0, 100]);
         assert_eq!(picture.get_pixel(3, 1).0, [100; 3]);
-        assert!(draw_mask(&mut RgbImage::new(4, 5), &mask, [0; 3]).is_err());
+        // A picture of twice the size shows the same.
+        let mut large = RgbImage::from_pixel(10, 8, image::Rgb([100; 3]));
+        draw_mask(&mut large, &mask, [200, 0, 100]);
+        assert_eq!(large.get_pixel(5, 0).0, [200, 0, 100]);
+        assert_eq!(large.get_pixel(4, 4).0, [145, 55, 100]);
+        assert_eq!(large.get_pixel(6, 0).0, [100; 3]);
+        draw_mask(&mut RgbImage::new(0, 0), &mask, [0; 3]);
     }
 }

@@ -212,7 +212,12 @@ mod tests {
         };
         let mut reply = Reply {
             text: "It is at [0.5, 0.5, 1.0, 1.0].".into(),
-            tasks: vec![TaskOutput::new("other", 0, Arc::new(value), Default::default())],
+            tasks: vec![TaskOutput::new(
+                "other",
+                0,
+                Arc::new(value),
+                Default::default(),
+            )],
             ..Reply::default()
         };
         let (item, prompts) = (item(Expected::Region(None)), Prompts::plain());

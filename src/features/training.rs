@@ -11,10 +11,10 @@ use tpo_data::feed::{ClipFrames, ClipSource, SampleFacts};
 use tpo_data::sampling::{clip_frame_indices, frame_indices};
 use tpo_data::schema::{MediaKind, resolve};
 use tpo_data::{FrameSampling, ImageTransform, Rounding};
+use tpo_heads::temporal::feature_rows;
 use tpo_heads::temporal::features::{
     ClipFeatureExtractor, FrameRule, TEMPORAL_TEXT_FEATURES, TEMPORAL_VIDEO_FEATURES,
 };
-use tpo_heads::temporal::feature_rows;
 use tpo_llm::tokenizer::Tokenizer;
 use tpo_train::TrainError;
 use tpo_train::trainer::FindFeatures;
@@ -225,7 +225,8 @@ impl<H: HeadSet> FindFeatures for TrainingFeatures<H> {
     ) -> tpo_train::Result<Option<Arc<dyn FeatureSource>>> {
         let readers = readers::<H>();
         let wanted = calls.iter().any(|c| readers.contains(&c.task));
-        let (true, Some(clip), Some(duration)) = (wanted, &facts.clip, facts.sample.duration) else {
+        let (true, Some(clip), Some(duration)) = (wanted, &facts.clip, facts.sample.duration)
+        else {
             return Ok(None);
         };
         let rows = self.video(clip, duration).map_err(failed(facts))?;

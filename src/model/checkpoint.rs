@@ -12,6 +12,21 @@ use crate::error::Result;
 use crate::session::{Session, SessionOptions};
 use crate::training::{recipe_model, staged_model};
 
+impl Session {
+    /// The model of a training checkpoint with the built-in heads; see
+    /// [`Session::checkpoint_with_heads`].
+    ///
+    /// # Errors
+    /// As [`Session::checkpoint_with_heads`].
+    pub fn open_checkpoint(
+        path: impl AsRef<Path>,
+        device: &Device,
+        options: SessionOptions,
+    ) -> Result<Self> {
+        Self::checkpoint_with_heads(path, device, options)
+    }
+}
+
 impl<H: HeadSet> Session<H> {
     /// The model of a training checkpoint: a checkpoint directory, or the newest of a run. The
     /// sizes come from the recipe beside the weights; a model directory it names must still be
@@ -20,7 +35,7 @@ impl<H: HeadSet> Session<H> {
     /// # Errors
     /// [`Error::Train`](crate::Error::Train) when there is no whole checkpoint or its weights do
     /// not fit its recipe; those of [`recipe_model`].
-    pub fn open_checkpoint(
+    pub fn checkpoint_with_heads(
         path: impl AsRef<Path>,
         device: &Device,
         options: SessionOptions,

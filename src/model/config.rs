@@ -111,9 +111,21 @@ impl TpoConfig {
             }
         };
         let (d_vision, d_llm) = self.connector.widths();
-        equal("width of `vision` and of `connector`", self.vision.dim(), d_vision);
-        equal("llm.hidden_size and connector.d_llm", self.llm.hidden_size, d_llm);
-        equal("input.size and the side of `vision`", self.input.size, self.vision.side());
+        equal(
+            "width of `vision` and of `connector`",
+            self.vision.dim(),
+            d_vision,
+        );
+        equal(
+            "llm.hidden_size and connector.d_llm",
+            self.llm.hidden_size,
+            d_llm,
+        );
+        equal(
+            "input.size and the side of `vision`",
+            self.input.size,
+            self.vision.side(),
+        );
         if self.input.frames == 0 {
             problems.push("input.frames must not be zero".into());
         }
@@ -269,7 +281,9 @@ mod tests {
 
     #[test]
     fn presets_fit_together() {
-        TpoConfig::videochat_tpo().validate::<BuiltInHeads>().unwrap();
+        TpoConfig::videochat_tpo()
+            .validate::<BuiltInHeads>()
+            .unwrap();
         TpoConfig::nano(300).validate::<BuiltInHeads>().unwrap();
         let mut bad = TpoConfig::nano(300);
         if let ConnectorConfig::QFormer(connector) = &mut bad.connector {

@@ -58,6 +58,16 @@ impl Session {
     /// # Errors
     /// None that an intact build can cause.
     pub fn nano(device: &Device, seed: u64, options: SessionOptions) -> Result<Self> {
+        Self::nano_with_heads(device, seed, options)
+    }
+}
+
+impl<H: HeadSet> Session<H> {
+    /// [`Session::nano`] for a program with any heads, which must be the built-in ones.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for other heads.
+    pub fn nano_with_heads(device: &Device, seed: u64, options: SessionOptions) -> Result<Self> {
         let tokenizer = byte_tokenizer()?;
         let config = TpoConfig::nano(tokenizer.vocab_size());
         device.seed(seed);
@@ -66,9 +76,7 @@ impl Session {
         session.tokenizer_files = byte_tokenizer_files();
         Ok(session)
     }
-}
 
-impl<H: HeadSet> Session<H> {
     /// Loads a model directory with any heads, strictly: `Session::<MyHeads>::open_with_heads(..)`.
     /// `progress` hears (bytes done, bytes in total).
     ///

@@ -95,7 +95,11 @@ pub(super) fn written(dir: &Path, config: &TpoConfig) -> Result<Vec<u8>> {
 }
 
 /// The tokenizer's files and, last, the sizes.
-pub(super) fn write_beside(json: &[u8], tokenizer_files: &[(String, Vec<u8>)], dir: &Path) -> Result<()> {
+pub(super) fn write_beside(
+    json: &[u8],
+    tokenizer_files: &[(String, Vec<u8>)],
+    dir: &Path,
+) -> Result<()> {
     let files = tokenizer_files
         .iter()
         .map(|(n, b)| (n.as_str(), b.as_slice()));

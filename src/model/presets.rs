@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use burn::tensor::Device;
+use tpo_core::head::HeadSet;
 use tpo_llm::tokenizer::Tokenizer;
 
 use super::{CONFIG_FILE, TpoConfig};
@@ -35,8 +36,16 @@ const WEIGHTS: &[u8] = include_bytes!("../../assets/mini/model.safetensors");
 /// # Errors
 /// [`Error::ModelDir`] when the temporary folder cannot be written; as [`Session::open`].
 pub fn mini(device: &Device, options: SessionOptions) -> Result<Session> {
+    mini_with_heads(device, options)
+}
+
+/// [`mini`] for a program with any heads, which must be those of the mini model.
+///
+/// # Errors
+/// As [`mini`]; [`Error::Weights`] naming what the mini model lacks of the heads.
+pub fn mini_with_heads<H: HeadSet>(device: &Device, options: SessionOptions) -> Result<Session<H>> {
     let folder = Unpacked::new()?;
-    Ok(Session::open(&folder.0, device, options, None)?.0)
+    Ok(Session::open_with_heads(&folder.0, device, options, None)?.0)
 }
 
 /// Sizes of all parts of the mini model.

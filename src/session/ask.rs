@@ -6,8 +6,7 @@ use tpo_core::geometry::BoxXyxy;
 use tpo_core::head::{FeatureSource, FrameSource, HeadSet, Sample, TaskOutput};
 use tpo_core::model::{CallOrder, GenerateEvent, GenerateOptions, PaddingSide, TokenBatch};
 use tpo_core::prompt::{
-    PromptIds, QuestionPrompt, Turn, Visual, encode_further_question,
-    timestamps_message,
+    PromptIds, QuestionPrompt, Turn, Visual, encode_further_question, timestamps_message,
 };
 use tpo_core::token::TaskRegistry;
 use tpo_data::sampling::frame_timestamps;
@@ -160,8 +159,10 @@ impl<H: HeadSet> Session<H> {
         let mut prompt = match (earlier.first(), self.history.turns.is_empty()) {
             (Some(first), _) => QuestionPrompt::new(visual, &message, &first.question),
             (None, true) => QuestionPrompt::new(visual, &message, text).with_answer_prefix(prefix),
-            (None, false) => QuestionPrompt::with_history(visual, &message, &self.history.turns, text)
-                .with_answer_prefix(prefix),
+            (None, false) => {
+                QuestionPrompt::with_history(visual, &message, &self.history.turns, text)
+                    .with_answer_prefix(prefix)
+            }
         };
         let front = match visual {
             Visual::None => &mut prompt.question,

@@ -189,7 +189,11 @@ impl<H: HeadSet> Session<H> {
             }),
             feature_video,
             video_features: Arc::default(),
-            frames: Arc::new(frames.with_progress(progress).with_cancel(self.options.cancel.clone())),
+            frames: Arc::new(
+                frames
+                    .with_progress(progress)
+                    .with_cancel(self.options.cancel.clone()),
+            ),
         };
         Ok(&self.looking.insert(looking).media)
     }

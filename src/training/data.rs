@@ -4,9 +4,7 @@ use std::sync::Arc;
 
 use burn::tensor::Device;
 use tpo_core::head::HeadSet;
-use tpo_data::feed::{
-    Cursor, Feed, FramesConfig, LoaderConfig, OrderConfig, Rows, SourceConfig,
-};
+use tpo_data::feed::{Cursor, Feed, FramesConfig, LoaderConfig, OrderConfig, Rows, SourceConfig};
 use tpo_data::prompts::{VideoChatEncoder, Vocabulary};
 use tpo_data::{FrameSampling, ImageTransform};
 use tpo_llm::tokenizer::Tokenizer;
@@ -131,10 +129,20 @@ pub fn stage_data<H: HeadSet>(
     let vocabulary = Vocabulary::from(&context.config.tasks);
     let encoder = Arc::new(context.encoder()?);
     // For the targets; no weight is drawn.
-    let heads = H::init(&context.config.heads, &context.config.sizes(), &Device::flex())
-        .map_err(|e| invalid(vec![format!("{at}: {e}")]))?;
-    let feed = Feed::open(&config, vocabulary, encoder, Arc::new(heads), Cursor::default())
-        .map_err(|e| invalid(vec![format!("{at}: {e}")]))?;
+    let heads = H::init(
+        &context.config.heads,
+        &context.config.sizes(),
+        &Device::flex(),
+    )
+    .map_err(|e| invalid(vec![format!("{at}: {e}")]))?;
+    let feed = Feed::open(
+        &config,
+        vocabulary,
+        encoder,
+        Arc::new(heads),
+        Cursor::default(),
+    )
+    .map_err(|e| invalid(vec![format!("{at}: {e}")]))?;
     // A head whose loss does not count is not run.
     let readers: Vec<String> = readers::<H>()
         .into_iter()
@@ -169,7 +177,7 @@ pub fn check_data<H: HeadSet>(recipe: &Recipe, context: &DataContext) -> tpo_tra
         match &stage.data {
             Some(data) => {
                 problems.extend(mixture_problems::<H>(&format!("{at}.data"), data, context));
-            },
+            }
             None => problems.push(format!(
                 "{at}: has no data; add `data = {{ sources = [..] }}`"
             )),
@@ -185,7 +193,11 @@ pub fn check_data<H: HeadSet>(recipe: &Recipe, context: &DataContext) -> tpo_tra
     Err(invalid(problems))
 }
 
-fn mixture_problems<H: HeadSet>(at: &str, data: &MixtureSpec, context: &DataContext) -> Vec<String> {
+fn mixture_problems<H: HeadSet>(
+    at: &str,
+    data: &MixtureSpec,
+    context: &DataContext,
+) -> Vec<String> {
     let config = &context.config;
     let mut problems = Vec::new();
     for source in &data.sources {
@@ -215,7 +227,11 @@ fn mixture_problems<H: HeadSet>(at: &str, data: &MixtureSpec, context: &DataCont
             problems.extend(unknown_task(&at, task.name(), config));
         }
         let readers = readers::<H>();
-        if world.tasks.iter().any(|t| readers.iter().any(|r| r == t.name())) {
+        if world
+            .tasks
+            .iter()
+            .any(|t| readers.iter().any(|r| r == t.name()))
+        {
             problems.extend(without_towers(&at, context));
         }
     }

@@ -5,8 +5,8 @@ use tpo_train::recipe::Recipe;
 use tpo_train::trainer::{Purpose, TrainOptions, Trainer};
 use tpo_train::{StagePlan, TrainError};
 
-use crate::error::Result;
 use super::{OpenData, RunOptions, recipe_model, staged_model};
+use crate::error::Result;
 
 /// Memory of this process while it trained, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -25,13 +25,13 @@ use crate::curves::draw_curves;
 use crate::error::{Error, Result};
 use crate::features::{FeatureCache, TemporalTowers};
 use crate::model::{
-    BuiltInHeads, CONFIG_FILE, Tpo, TpoConfig, byte_tokenizer_files, load_model, load_over, presets,
-    tokenizer_files,
+    BuiltInHeads, CONFIG_FILE, Tpo, TpoConfig, byte_tokenizer_files, load_model, load_over,
+    presets, tokenizer_files,
 };
 
 pub use data::{DataContext, check_data, stage_data};
-use recipe::{lora_config, recipe_tokenizer};
 pub use recipe::{PRESETS, explain, model_config, model_shape};
+use recipe::{lora_config, recipe_tokenizer};
 
 /// Picture of a run's curves, in its directory.
 pub const CURVES_FILE: &str = "curves.png";
@@ -273,13 +273,8 @@ pub fn run_recipe_with<H: HeadSet>(
         }
         None => {
             let start = built.start.as_ref();
-            let keeper = RunKeeper::create(
-                &options.dir,
-                recipe,
-                &built.model,
-                start,
-                options.bars,
-            )?;
+            let keeper =
+                RunKeeper::create(&options.dir, recipe, &built.model, start, options.bars)?;
             (keeper, None, Vec::new())
         }
     };

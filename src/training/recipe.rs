@@ -20,9 +20,7 @@ use tpo_train::{TrainData, TrainError};
 
 use super::data::{DataContext, stage_data};
 use crate::error::{Error, Result};
-use crate::model::{
-    TpoConfig, byte_tokenizer, model_tokenizer, presets, read_config,
-};
+use crate::model::{TpoConfig, byte_tokenizer, model_tokenizer, presets, read_config};
 
 /// Names a recipe may give as `model.preset`.
 pub const PRESETS: [&str; 3] = ["videochat-tpo", "mini", "nano"];

@@ -184,7 +184,14 @@ fn a_head_that_no_row_calls_ends_the_run() {
     read.optimizer = state.optimizer.clone();
     let weights = trainer.into_model().unwrap();
     let resume = |stage: &Stage, source: &mut _| {
-        Trainer::resume(weights.clone(), stage.clone(), source, options(), read.clone()).unwrap()
+        Trainer::resume(
+            weights.clone(),
+            stage.clone(),
+            source,
+            options(),
+            read.clone(),
+        )
+        .unwrap()
     };
     let mut trainer = resume(&stage, &mut source);
     trainer.step(&mut source).unwrap();

@@ -67,7 +67,13 @@ fn encoder() -> VideoChatEncoder {
 
 fn open(config: &FeedConfig, cursor: Cursor) -> Result<Feed, DataError> {
     let vocabulary = Vocabulary::from(&registry());
-    Feed::open(config, vocabulary, Arc::new(encoder()), Arc::new(Truths), cursor)
+    Feed::open(
+        config,
+        vocabulary,
+        Arc::new(encoder()),
+        Arc::new(Truths),
+        cursor,
+    )
 }
 
 fn assets() -> PathBuf {
@@ -724,7 +730,14 @@ fn no_more_is_prepared_ahead_than_allowed() {
     let made = Arc::new(AtomicUsize::new(0));
     let vocabulary = Vocabulary::from(&registry());
     let counting = Arc::new(Counting(encoder(), Arc::clone(&made)));
-    let mut feed = Feed::open(&config, vocabulary, counting, Arc::new(Truths), Cursor::default()).unwrap();
+    let mut feed = Feed::open(
+        &config,
+        vocabulary,
+        counting,
+        Arc::new(Truths),
+        Cursor::default(),
+    )
+    .unwrap();
     for done in 0..5 {
         std::thread::sleep(std::time::Duration::from_millis(60));
         let n = made.load(Ordering::SeqCst);

@@ -8,9 +8,7 @@ use burn::tensor::Device;
 use tpo_core::cancel::CancelToken;
 use tpo_core::head::FrameSource;
 use tpo_data::feed::View;
-use tpo_data::{
-    DataError, FrameBuffer, MediaLimits, VideoFrames, VideoReader, open_video,
-};
+use tpo_data::{DataError, FrameBuffer, MediaLimits, VideoFrames, VideoReader, open_video};
 
 fn clip() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../assets/bouncing_shapes.mp4")

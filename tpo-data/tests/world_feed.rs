@@ -7,9 +7,7 @@ use serde_json::json;
 use tpo_core::head::FrameSource;
 use tpo_core::prompt::TextEncoder;
 use tpo_core::token::TaskRegistry;
-use tpo_data::feed::{
-    Collated, Cursor, Feed, FeedConfig, GroupBy, SourceConfig,
-};
+use tpo_data::feed::{Collated, Cursor, Feed, FeedConfig, GroupBy, SourceConfig};
 use tpo_data::prompts::{VideoChatEncoder, Vocabulary};
 use tpo_data::schema::Target;
 use tpo_data::synthetic::{RowsConfig, Split, WorldRows, WorldTask};
@@ -68,7 +66,13 @@ fn open(config: &FeedConfig) -> Result<Feed, DataError> {
         ..VideoChatEncoder::new(Arc::new(Chars(registry.clone())), 2)
     };
     let words = Vocabulary::from(&registry);
-    Feed::open(config, words, Arc::new(encoder), Arc::new(Truths), Cursor::default())
+    Feed::open(
+        config,
+        words,
+        Arc::new(encoder),
+        Arc::new(Truths),
+        Cursor::default(),
+    )
 }
 
 fn all(mut feed: Feed) -> Vec<Collated> {
@@ -92,7 +96,12 @@ fn one_clip_carries_turns_of_all_tasks() {
         let (_, shape) = batch.frames.as_ref().unwrap();
         assert_eq!(shape[1..], [8, 3, 16, 16]);
         for (i, sample) in batch.samples.iter().enumerate() {
-            let calls: Vec<&str> = sample.sample.calls.iter().map(|c| c.task.as_str()).collect();
+            let calls: Vec<&str> = sample
+                .sample
+                .calls
+                .iter()
+                .map(|c| c.task.as_str())
+                .collect();
             for task in ["region", "temporal", "mask"] {
                 let tokens = registry.get(task).unwrap();
                 let ids = &batch.tokens.ids[i];

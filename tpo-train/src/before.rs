@@ -70,11 +70,17 @@ mod tests {
             names: ["region", "temporal", "mask"].map(String::from).to_vec(),
         };
         for (then, now) in [
-            ("heads.head.decoder.output.weight", "heads.region.decoder.output.weight"),
+            (
+                "heads.head.decoder.output.weight",
+                "heads.region.decoder.output.weight",
+            ),
             ("heads.rest.rest.head.sam.x", "heads.mask.sam.x"),
             ("task_tokens.1", "task_tokens.temporal"),
             ("task_tokens.2.exp_avg", "task_tokens.mask.exp_avg"),
-            ("heads.region.decoder.output.weight", "heads.region.decoder.output.weight"),
+            (
+                "heads.region.decoder.output.weight",
+                "heads.region.decoder.output.weight",
+            ),
             ("task_tokens.mask", "task_tokens.mask"),
             ("vision.head.weight", "vision.head.weight"),
         ] {

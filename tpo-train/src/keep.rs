@@ -16,9 +16,9 @@ use burn::module::Module;
 use tpo_core::weights::Checkpoint;
 
 use crate::adapters::{adapters_of, base_weight, factors};
+use crate::before::Renaming;
 use crate::checkpoint::{CheckpointStore, Retention, SavedCheckpoint, files};
 use crate::error::{Result, TrainError};
-use crate::before::Renaming;
 use crate::observe::{RunLog, StageLengths, StepRecord};
 use crate::recipe::{Change, Goal, Recipe, SavedWeights};
 use crate::stage::StageLength;
@@ -140,14 +140,7 @@ impl RunKeeper {
         let renaming = Renaming::of(&model);
         let tensors = checkpoint.tensors(files::OPTIMIZER)?.into_iter();
         state.optimizer.tensors = tensors.map(|(key, t)| (renaming.key(&key), t)).collect();
-        let mut keeper = Self::open(
-            dir,
-            recipe,
-            &model,
-            Some(&checkpoint),
-            Some(step),
-            bars,
-        )?;
+        let mut keeper = Self::open(dir, recipe, &model, Some(&checkpoint), Some(step), bars)?;
         keeper.next_stage = state.stage_index;
         keeper.learn(state.stage_index, &model)?;
         let model = checkpoint.load_module(files::WEIGHTS, model, &|p| keeper.keeps(p))?;
@@ -266,10 +259,7 @@ impl RunKeeper {
 }
 
 /// Paths of the parameters that a checkpoint holds.
-fn held(
-    checkpoint: Option<&SavedCheckpoint>,
-    renaming: &Renaming,
-) -> Result<BTreeSet<String>> {
+fn held(checkpoint: Option<&SavedCheckpoint>, renaming: &Renaming) -> Result<BTreeSet<String>> {
     let Some(checkpoint) = checkpoint else {
         return Ok(BTreeSet::new());
     };

@@ -39,8 +39,7 @@ pub mod trainer;
 pub use checkpoint::{CheckpointStore, Retention, SavedCheckpoint};
 pub use error::{GroupProblem, Result, TrainError};
 pub use groups::{
-    ParamGroupSpec, ResolvedGroup, ResolvedGroups, ResolvedParam, freeze, resolve,
-    resolve_params,
+    ParamGroupSpec, ResolvedGroup, ResolvedGroups, ResolvedParam, freeze, resolve, resolve_params,
 };
 pub use loss::{HeadLossWeights, LossWeights};
 pub use optim::{GradientSet, Optimizer, OptimizerState, UpdateReport};

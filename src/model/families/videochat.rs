@@ -169,7 +169,10 @@ mod tests {
         let tasks = videochat_tasks(32_000);
         tasks.validate().unwrap();
         let region = tasks.by_routing(32000).unwrap();
-        assert_eq!((region.name.as_str(), region.placeholder.id), ("region", 32003));
+        assert_eq!(
+            (region.name.as_str(), region.placeholder.id),
+            ("region", 32003)
+        );
         assert_eq!(tasks.by_routing(32001).unwrap().placeholder.token, "<temp>");
         assert_eq!(tasks.by_routing(32004).unwrap().placeholder.id, 32005);
         assert_eq!(tasks.box_prompt.as_ref().unwrap().id, 32006);

@@ -4,9 +4,7 @@ use std::sync::Arc;
 
 use burn::tensor::Tensor;
 
-use super::{
-    Drawing, HeadContext, HeadMetric, LossTerms, Prediction, TargetSet, TaskHead,
-};
+use super::{Drawing, HeadContext, HeadMetric, LossTerms, Prediction, TargetSet, TaskHead};
 use crate::error::{CoreError, Result};
 use crate::truth::Truth;
 

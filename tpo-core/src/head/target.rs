@@ -142,8 +142,12 @@ mod tests {
     #[test]
     fn rows_are_joined_in_order_and_types_are_checked() {
         let mut set = TargetSet::new().with("a", vec![1.0f32]);
-        set.append(TargetSet::new().with("a", vec![2.0f32]).with("b", vec![3u8]))
-            .unwrap();
+        set.append(
+            TargetSet::new()
+                .with("a", vec![2.0f32])
+                .with("b", vec![3u8]),
+        )
+        .unwrap();
         assert_eq!(set.get::<f32>("a").unwrap().unwrap(), [1.0, 2.0]);
         assert_eq!(set.get::<u8>("b").unwrap().unwrap(), [3]);
         assert!(set.get::<u8>("a").is_err());

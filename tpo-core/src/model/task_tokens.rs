@@ -47,7 +47,9 @@ impl TaskTokenSet {
 
     /// Names and tokens in the order of the heads.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Param<Tensor<3>>)> {
-        self.tokens.iter().map(|(name, token)| (name.as_str(), token))
+        self.tokens
+            .iter()
+            .map(|(name, token)| (name.as_str(), token))
     }
 
     fn each(self, change: impl Fn(Param<Tensor<3>>) -> Param<Tensor<3>>) -> Self {
@@ -61,7 +63,9 @@ impl TaskTokenSet {
 impl Module for TaskTokenSet {
     fn collect_devices(&self, devices: Vec<Device>) -> Vec<Device> {
         let tokens = self.tokens.iter();
-        tokens.fold(devices, |devices, (_, token)| token.collect_devices(devices))
+        tokens.fold(devices, |devices, (_, token)| {
+            token.collect_devices(devices)
+        })
     }
 
     fn fork(self, device: &Device) -> Self {

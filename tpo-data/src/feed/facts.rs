@@ -36,7 +36,9 @@ impl SampleFacts {
     /// each other's negatives.
     pub fn into_sample(self) -> Sample {
         Sample {
-            frames: self.clip.map(|c| Arc::new(c.frames) as Arc<dyn FrameSource>),
+            frames: self
+                .clip
+                .map(|c| Arc::new(c.frames) as Arc<dyn FrameSource>),
             ..self.sample
         }
     }

@@ -146,7 +146,8 @@ fn cut_saliency(saliency: &Saliency, start: f64, end: f64) -> Result<Saliency, S
     let last = (end / saliency.clip_seconds).ceil();
     let inside = |c: &u32| f64::from(*c) >= skipped && f64::from(*c) < last;
     let rated = || {
-        saliency.clips
+        saliency
+            .clips
             .iter()
             .zip(&saliency.scores)
             .filter(|(c, _)| inside(c))

@@ -3,7 +3,6 @@
 use tpo_core::geometry::{BoxXyxy, TimeSpan};
 use tpo_core::truth::{Truth, TruthRegion, TruthTarget};
 
-
 /// Decimals of normalised coordinates; a hundredth of a 224-pixel input is two pixels.
 const COORDINATE_DECIMALS: usize = 2;
 /// Decimals of times, as in the reference's frame times.

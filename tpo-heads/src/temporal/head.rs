@@ -13,8 +13,8 @@ use tpo_core::{CoreError, Result};
 
 use super::criterion::{BatchTargets, CriterionConfig, CriterionOutput, criterion, finite};
 use super::decode::{DecodeConfig, TemporalPrediction, rank_spans};
-use super::keys::cg_detr_rules;
 use super::features::{TEMPORAL_TEXT_FEATURES, TEMPORAL_VIDEO_FEATURES, with_endpoints};
+use super::keys::cg_detr_rules;
 use super::model::{CgDetr, CgDetrConfig, CgDetrInput, CgDetrOutput, TEF_COLUMNS, TrainingInput};
 use super::start_end::{
     SimpleTemporalHead, SimpleTemporalHeadConfig, SimpleTemporalOutput, StartEndMlps,
@@ -311,10 +311,12 @@ impl TaskHead for TemporalHead {
             Sample(usize),
         }
         let videos: Vec<Video<'_>> = (0..output.video_lengths.len())
-            .map(|i| match context.sample(i).and_then(|s| s.media.as_deref()) {
-                Some(name) => Video::Name(name),
-                None => Video::Sample(context.rows.get(i).copied().unwrap_or(i)),
-            })
+            .map(
+                |i| match context.sample(i).and_then(|s| s.media.as_deref()) {
+                    Some(name) => Video::Name(name),
+                    None => Video::Sample(context.rows.get(i).copied().unwrap_or(i)),
+                },
+            )
             .collect();
         let seconds = self.config.clip_seconds;
         let targets = BatchTargets::new(targets, &output.video_lengths, seconds, &videos)?;

@@ -6,9 +6,7 @@ use burn::tensor::activation::{log_sigmoid, log_softmax};
 use burn::tensor::{DType, Device, FloatDType, Tensor, TensorData};
 use tpo_core::Result;
 use tpo_core::geometry::{ScoredSpan, TimeSpan};
-use tpo_core::head::{
-    Drawing, HeadContext, HeadMetric, HeadSpec, LossTerms, ModelSizes, TaskHead,
-};
+use tpo_core::head::{Drawing, HeadContext, HeadMetric, HeadSpec, LossTerms, ModelSizes, TaskHead};
 use tpo_core::nn::{Linear, LinearConfig, Mlp, MlpConfig};
 use tpo_core::truth::Truth;
 

@@ -220,7 +220,9 @@ pub fn temporal_target(truth: &Truth, clip_seconds: f64) -> Result<TemporalTarge
     };
     let count = feature_rows(*duration, clip_seconds);
     if count == 0 {
-        return Err(truth.unusable(format!("the clip of {duration} s has no room for a feature of {clip_seconds} s")));
+        return Err(truth.unusable(format!(
+            "the clip of {duration} s has no room for a feature of {clip_seconds} s"
+        )));
     }
     let length = count as f64 * clip_seconds;
     let spans: Vec<TimeSpan> = spans
@@ -232,7 +234,9 @@ pub fn temporal_target(truth: &Truth, clip_seconds: f64) -> Result<TemporalTarge
         })
         .collect();
     let Some(first) = spans.first() else {
-        return Err(truth.unusable(format!("no span begins in the {length} s that have features")));
+        return Err(truth.unusable(format!(
+            "no span begins in the {length} s that have features"
+        )));
     };
     let mut rng = Xoshiro256PlusPlus::seed_from_u64(truth.seed);
     let labels = match saliency {

@@ -11,7 +11,7 @@ use crate::stage::{Precision, Stage};
 
 /// Bytes of a training step.
 ///
-/// The estimate against the peak of resident memory of two steps (`train --measure`, the bench
+/// The estimate against the peak of resident memory of two steps (`tpo train --measure`, the bench
 /// rows `lora-step` and `lora-step-recomputed`; CPU, 32 bits, allocator told to give memory back at
 /// once with `MIMALLOC_PURGE_DELAY=0`), in MiB:
 ///

@@ -37,7 +37,7 @@ pub struct StageExplanation {
     pub memory: MemoryEstimate,
 }
 
-/// What a recipe does; `Display` is the text of `train --explain`.
+/// What a recipe does; `Display` is the text of `tpo train --explain`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Explanation {
     /// Name of the recipe.

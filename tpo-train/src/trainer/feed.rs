@@ -142,8 +142,8 @@ impl TrainData for FeedData {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tpo_core::prompt::TextEncoder;
     use tpo_core::head::NoHeads;
+    use tpo_core::prompt::TextEncoder;
     use tpo_data::feed::{FeedConfig, SourceConfig};
     use tpo_data::prompts::{VideoChatEncoder, Vocabulary};
 

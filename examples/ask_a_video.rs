@@ -1,0 +1,44 @@
+//! Asks a video questions and prints words and predictions as they come.
+//!
+//! ```text
+//! cargo run --release --example ask_a_video
+//! cargo run --release --example ask_a_video -- clip.mp4 'Where is the dog?' VideoChat-TPO
+//! ```
+
+use std::io::Write;
+
+use tpo::prelude::*;
+use tpo::presets;
+
+fn main() -> tpo::Result<()> {
+    let mut args = std::env::args().skip(1);
+    let video = args.next().unwrap_or("assets/bouncing_shapes.mp4".into());
+    let question = args
+        .next()
+        .unwrap_or("Where is the red circle at the start?".into());
+
+    let device = DeviceChoice::Auto.open()?;
+    let options = SessionOptions::default();
+    let mut session = match args.next() {
+        Some(dir) => Session::open(dir, &device, options, None)?.0,
+        // A small model that comes with the library and knows coloured shapes only.
+        None => presets::mini(&device, options)?,
+    };
+    let media = session.load_video(&video, None)?;
+    println!("{video}: looked at {} frames", media.frames.len());
+
+    // The session remembers: the second question is asked after the first answer.
+    for question in [question.as_str(), "How many shapes are there?"] {
+        println!("> {question}");
+        for event in session.ask(Question::new(question))? {
+            match event? {
+                Event::Text(text) => print!("{text}"),
+                Event::Task(output) => print!("[{} {}]", output.task, output.to_json()),
+                Event::NoHead(task) => print!("[no {task} head in this build]"),
+            }
+            std::io::stdout().flush().ok();
+        }
+        println!();
+    }
+    Ok(())
+}

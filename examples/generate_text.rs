@@ -1,0 +1,43 @@
+//! Generates text with a language model from a Hugging Face directory, token by token.
+//!
+//! ```text
+//! tools/smollm2.sh .models/smollm2
+//! cargo run --release --example generate_text -- .models/smollm2 'What is the capital of France?'
+//! ```
+
+use std::io::Write;
+
+use tpo::llm::chat_template::Message;
+use tpo::llm::from_hf_dir;
+use tpo::llm::generation::GenerationConfig;
+use tpo::llm::sampling::SamplingConfig;
+use tpo::prelude::*;
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let mut args = std::env::args().skip(1);
+    let dir = args.next().unwrap_or(".models/smollm2".into());
+    let question = args
+        .next()
+        .unwrap_or("What is the capital of France?".into());
+
+    let device = DeviceChoice::Auto.open()?;
+    let model = from_hf_dir(dir, &device, None, None)?;
+    // The chat template of the directory lays out the conversation as the model learnt it.
+    let messages = [Message::new("user", &question)];
+    let text = model.tokenizer.apply_chat_template(&messages, true)?;
+    let prompt = model.tokenizer.encode_segment(&text)?;
+
+    let config = GenerationConfig {
+        max_new_tokens: 64,
+        stop: model.tokenizer.eos_ids().to_vec(),
+        sampling: SamplingConfig::greedy(),
+    };
+    // A token may end in the middle of a letter; the decoder waits for the rest.
+    let mut decoder = model.tokenizer.decode_stream(true);
+    for id in model.lm.stream(&prompt, config, &device)? {
+        print!("{}", decoder.push(id?)?);
+        std::io::stdout().flush()?;
+    }
+    println!("{}", decoder.finish()?);
+    Ok(())
+}

@@ -1,0 +1,128 @@
+//! Public data sets in the format of this project.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use indicatif::ProgressBar;
+use tpo_data::DataError;
+use tpo_data::readers::{ConvertOptions, Format, convert};
+use tpo_data::schema::{Sample, write_row};
+
+use crate::cli::shared::{End, Outcome, create};
+
+/// Convert a public data set to the format of this project.
+///
+/// Records that cannot be used are listed and left out. Nothing is downloaded and media is not
+/// touched; run `tpo data validate` on the result.
+#[derive(clap::Args)]
+#[command(after_help = formats())]
+pub struct Args {
+    /// Format of the input; see below.
+    #[arg(long)]
+    from: Format,
+    /// The annotation file, or a folder for sa-v, lasot and got-10k.
+    input: PathBuf,
+    /// Where the rows go.
+    #[arg(long)]
+    out: PathBuf,
+    /// The second file of formats that have two.
+    #[arg(long)]
+    second_file: Option<PathBuf>,
+    /// Put in front of media paths: `videos/`.
+    #[arg(long, default_value = "")]
+    media_prefix: String,
+    /// Extension of videos that are named without one.
+    #[arg(long, default_value = "mp4")]
+    extension: String,
+    /// Lengths of the videos: JSON {video: seconds}, or csv with columns id and length.
+    #[arg(long)]
+    durations: Option<PathBuf>,
+    /// Frames per second of folders of frames that do not say it themselves.
+    #[arg(long)]
+    frame_rate: Option<f64>,
+    /// Only records of this split.
+    #[arg(long)]
+    split: Option<String>,
+    /// Stop at the first record that cannot be used.
+    #[arg(long)]
+    strict: bool,
+}
+
+fn formats() -> String {
+    let mut text = String::from("Formats:\n");
+    for f in Format::ALL {
+        text.push_str(&format!("  {:<22} {}\n", f.name(), f.help()));
+    }
+    text
+}
+
+pub fn run(args: Args) -> Outcome {
+    let options = ConvertOptions {
+        media_prefix: args.media_prefix.clone(),
+        video_extension: args.extension.clone(),
+        second: args.second_file.clone(),
+        durations: args.durations.clone(),
+        frame_rate: args.frame_rate,
+        split: args.split.clone(),
+        ..ConvertOptions::default()
+    };
+    let samples = convert(args.from, &args.input, &options)?;
+    // Under its name when it is whole: it may be there already, and may be the input.
+    let mut unfinished = args.out.clone().into_os_string();
+    unfinished.push(".tmp");
+    let unfinished = PathBuf::from(unfinished);
+    let done = write(&args, samples, &unfinished);
+    if done.is_err() {
+        // What is not whole is of no use to anybody.
+        std::fs::remove_file(&unfinished).ok();
+    }
+    done
+}
+
+fn write(
+    args: &Args,
+    samples: impl Iterator<Item = Result<Sample, DataError>>,
+    unfinished: &Path,
+) -> Outcome {
+    const LISTED: u64 = 50;
+    let mut out = create(unfinished)?;
+    let (mut written, mut refused) = (0u64, 0u64);
+    let progress = ProgressBar::new_spinner();
+    for sample in samples {
+        progress.inc(1);
+        let why = match sample {
+            Ok(sample) => {
+                let problems = sample.problems();
+                if problems.is_empty() {
+                    write_row(&sample, &mut out)?;
+                    written += 1;
+                    continue;
+                }
+                let list: Vec<_> = problems.iter().map(ToString::to_string).collect();
+                let name = sample.id.unwrap_or_default();
+                format!("record {name}: {}", list.join("; "))
+            }
+            Err(e @ DataError::Io { .. }) => return Err(e.into()),
+            Err(e) => e.to_string(),
+        };
+        refused += 1;
+        if args.strict {
+            return Err(why.into());
+        }
+        if refused <= LISTED {
+            progress.suspend(|| eprintln!("left out: {why}"));
+        }
+    }
+    progress.finish_and_clear();
+    out.flush()?;
+    drop(out);
+    std::fs::rename(unfinished, &args.out).map_err(|e| format!("{}: {e}", args.out.display()))?;
+    if refused > LISTED {
+        eprintln!("... and {} more", refused - LISTED);
+    }
+    println!(
+        "{}: {written} rows, {refused} records left out",
+        args.out.display()
+    );
+    Ok(End::fine_if(written > 0))
+}

@@ -1,0 +1,263 @@
+//! Masks in PNG folders or as run lengths.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use crate::evaluation::files::Matched;
+use crate::evaluation::files::vos::{self, MaskTrack, VosScores};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tpo_core::geometry::LabelMap;
+use tpo_data::{MediaLimits, read_label_png};
+use tpo_heads::mask::metric::vos::{ObjectScores, VosOptions, VosProtocol, score_labels};
+use tpo_heads::mask::metric::{BitMask, BoundaryTolerance};
+
+use super::outcome::{Grid, Scored};
+use super::progress::Progress;
+use super::{Args, Format};
+use crate::cli::shared::{Outcome, read};
+
+pub fn vos(args: &Args, format: Format) -> Outcome<Scored> {
+    let mut options = VosOptions {
+        protocol: match format {
+            Format::RefYoutubeVos => VosProtocol::RefYoutubeVos,
+            _ => VosProtocol::Davis,
+        },
+        strict: args.strict,
+        ..Default::default()
+    };
+    if let Some(pixels) = args.contour_pixels {
+        options.tolerance = BoundaryTolerance::Pixels(pixels);
+    }
+    let truth = args.truth()?;
+    let mut scored = Scored::new(vos::PROTOCOL, &options)?;
+    let scores = match (args.predictions().is_dir(), truth.is_dir()) {
+        (true, true) if options.protocol == VosProtocol::Davis => davis_folders(args, &options)?,
+        (true, true) => expression_folders(args, &options)?,
+        (false, false) => {
+            let files = args.tables::<MaskTrack, MaskTrack>()?;
+            scored = Scored::of(vos::PROTOCOL, &options, &files)?;
+            let progress = Progress::new(files.1.len() as u64, "scoring");
+            vos::evaluate(&files.0, &files.1, &options, || progress.step(1))?
+        }
+        _ => {
+            let why = "predictions and ground truth must both be folders of PNG files, or both JSON lines";
+            return Err(why.into());
+        }
+    };
+    let values = [
+        ("J&F-Mean", scores.jf_mean),
+        ("J-Mean", scores.j_mean),
+        ("J-Recall", scores.j_recall),
+        ("J-Decay", scores.j_decay),
+        ("F-Mean", scores.f_mean),
+        ("F-Recall", scores.f_recall),
+        ("F-Decay", scores.f_decay),
+    ];
+    scored.set_scores(100.0, 2, values);
+    let mut each = Grid::new(&["J-Mean", "F-Mean"], 2);
+    for o in &scores.objects {
+        let means = [o.j.mean, o.f.mean];
+        each.row(&o.name, means.map(|v| v.map(|v| 100.0 * v)).to_vec());
+    }
+    scored.each = Some(each);
+    scored.details = json!({"objects": scores.objects});
+    scored.matched = Some(scores.matched);
+    Ok(scored)
+}
+
+/// Names to score: those of the list file, or all folders of the ground truth.
+pub fn sequence_names(root: &Path, list: Option<&Path>) -> Outcome<Vec<String>> {
+    let names: Vec<String> = match list {
+        Some(file) => read(file)?
+            .lines()
+            .map(|l| l.trim().to_string())
+            .filter(|l| !l.is_empty())
+            .collect(),
+        None => entries(root)?
+            .into_iter()
+            .filter(|p| p.is_dir())
+            .filter_map(|p| Some(p.file_name()?.to_str()?.to_string()))
+            .collect(),
+    };
+    if names.is_empty() {
+        let why = "no sequence; give the folder that holds one folder per sequence";
+        return Err(format!("{}: {why}", root.display()).into());
+    }
+    Ok(names)
+}
+
+/// Entries of a folder, sorted.
+fn entries(folder: &Path) -> Outcome<Vec<PathBuf>> {
+    let read = || -> std::io::Result<Vec<PathBuf>> {
+        std::fs::read_dir(folder)?.map(|e| Ok(e?.path())).collect()
+    };
+    let mut all = read().map_err(|e| format!("cannot read {}: {e}", folder.display()))?;
+    all.sort();
+    Ok(all)
+}
+
+/// Names of the PNG files of a folder, sorted.
+fn frames(folder: &Path) -> Outcome<Vec<String>> {
+    let png = |p: &PathBuf| p.extension().is_some_and(|e| e == "png");
+    let names = entries(folder)?.into_iter().filter(png);
+    Ok(names
+        .filter_map(|p| Some(p.file_name()?.to_str()?.to_string()))
+        .collect())
+}
+
+fn labels(folder: &Path, names: &[String]) -> Outcome<Vec<LabelMap>> {
+    let limits = MediaLimits::default();
+    names
+        .iter()
+        .map(|n| Ok(read_label_png(folder.join(n), &limits)?))
+        .collect()
+}
+
+fn davis_folders(args: &Args, options: &VosOptions) -> Outcome<VosScores> {
+    let root = args.truth()?;
+    let names = sequence_names(root, args.sequences.as_deref())?;
+    let progress = Progress::new(names.len() as u64, "scoring");
+    let mut matched = Matched::default();
+    let mut objects: Vec<ObjectScores> = Vec::new();
+    for name in names {
+        let results = args.predictions().join(&name);
+        if !results.is_dir() {
+            matched.without_prediction.push(name);
+            continue;
+        }
+        let frames = frames(&root.join(&name))?;
+        let truth = labels(&root.join(&name), &frames)?;
+        let scored = options.protocol.scored(frames.len());
+        let results = labels(&results, &frames[scored])?;
+        let scores = score_labels(&name, &truth, &results, options)?;
+        matched.matched += scores.len();
+        objects.extend(scores);
+        progress.step(1);
+    }
+    finish(args, objects, matched)
+}
+
+fn finish(args: &Args, objects: Vec<ObjectScores>, matched: Matched) -> Outcome<VosScores> {
+    args.check_matched(&matched, "")?;
+    Ok(VosScores::new(objects, matched))
+}
+
+/// `meta_expressions.json` of Ref-YouTube-VOS.
+#[derive(Deserialize)]
+struct MetaExpressions {
+    videos: BTreeMap<String, MetaVideo>,
+}
+#[derive(Deserialize)]
+struct MetaVideo {
+    expressions: BTreeMap<String, MetaExpression>,
+}
+#[derive(Deserialize)]
+struct MetaExpression {
+    obj_id: Value,
+}
+
+/// The label of an expression's object: a number, or a number in quotes.
+fn object_label(id: &Value) -> Option<u8> {
+    let number = id.as_u64().or_else(|| id.as_str()?.parse().ok())?;
+    u8::try_from(number).ok().filter(|n| *n > 0)
+}
+
+/// One expression of one video: where its annotation is, and which label.
+struct Expression {
+    name: String,
+    truth: PathBuf,
+    /// `None`: everything that is not background.
+    label: Option<u8>,
+    results: PathBuf,
+}
+
+fn expressions(args: &Args) -> Outcome<Vec<Expression>> {
+    let root = args.truth()?;
+    let wanted = sequence_names(root, args.sequences.as_deref())?;
+    let results = |video: &str, e: &str| args.predictions().join(video).join(e);
+    let mut all = Vec::new();
+    if let Some(file) = &args.expressions {
+        let at = file.display();
+        let meta: MetaExpressions = serde_json::from_str(&read(file)?).map_err(|e| {
+            format!("{at}: {e}; expected {{\"videos\": {{VIDEO: {{\"expressions\": {{ID: {{\"obj_id\": 1}}}}}}}}}}")
+        })?;
+        for video in wanted {
+            let Some(meta) = meta.videos.get(&video) else {
+                continue;
+            };
+            for (e, expression) in &meta.expressions {
+                let id = &expression.obj_id;
+                let label = object_label(id).ok_or_else(|| {
+                    format!("{at}: video {video}, expression {e}: obj_id {id} is no label")
+                })?;
+                all.push(Expression {
+                    name: format!("{video}/{e}"),
+                    truth: root.join(&video),
+                    label: Some(label),
+                    results: results(&video, e),
+                });
+            }
+        }
+        return Ok(all);
+    }
+    for video in wanted {
+        let folders = entries(&root.join(&video))?
+            .into_iter()
+            .filter(|p| p.is_dir());
+        for truth in folders {
+            let Some(e) = truth.file_name().and_then(|n| n.to_str()) else {
+                continue;
+            };
+            all.push(Expression {
+                name: format!("{video}/{e}"),
+                results: results(&video, e),
+                label: None,
+                truth,
+            });
+        }
+    }
+    if all.is_empty() {
+        return Err(format!(
+            "{}: no folder VIDEO/EXPRESSION; for folders VIDEO with object numbers give --expressions meta_expressions.json",
+            root.display()
+        )
+        .into());
+    }
+    Ok(all)
+}
+
+fn expression_folders(args: &Args, options: &VosOptions) -> Outcome<VosScores> {
+    let expressions = expressions(args)?;
+    let progress = Progress::new(expressions.len() as u64, "scoring");
+    let mut matched = Matched::default();
+    let mut objects = Vec::new();
+    let bits = |map: &LabelMap, label: Option<u8>| {
+        let labels = &map.labels;
+        BitMask::from_fn(map.height, map.width, |y, x| {
+            let pixel = labels[y * map.width + x];
+            label.map_or(pixel > 0, |l| pixel == l)
+        })
+    };
+    for e in expressions {
+        if !e.results.is_dir() {
+            matched.without_prediction.push(e.name);
+            continue;
+        }
+        // The frames that are annotated; results may have more.
+        let names = frames(&e.truth)?;
+        if names.is_empty() {
+            return Err(format!("{}: no PNG file", e.truth.display()).into());
+        }
+        let truth = labels(&e.truth, &names)?;
+        let results = labels(&e.results, &names)?;
+        let pairs = truth
+            .iter()
+            .zip(&results)
+            .map(|(t, r)| (bits(t, e.label), bits(r, None)));
+        objects.push(ObjectScores::new(e.name, pairs, options)?);
+        matched.matched += 1;
+        progress.step(1);
+    }
+    finish(args, objects, matched)
+}

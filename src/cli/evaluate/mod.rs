@@ -1,0 +1,323 @@
+//! Runs a model over a benchmark, or scores prediction files, with the rules of the official
+//! evaluators.
+
+mod choice;
+mod mask;
+mod outcome;
+mod progress;
+mod region;
+mod run;
+mod temporal;
+mod track;
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use crate::evaluation::files::Unusable;
+use crate::evaluation::files::{Matched, ReadOptions, Record, Table};
+use clap::ValueEnum;
+use tpo_core::head::HeadSet;
+
+use super::shared::{End, Outcome, create};
+use outcome::Scored;
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Task {
+    /// Moments and highlights: qvhighlights, charades-sta
+    Temporal,
+    /// Grounded question answering: next-gqa
+    Gqa,
+    /// Video object segmentation: davis, ref-youtube-vos
+    Mask,
+    /// Single object tracking: lasot, got-10k
+    Track,
+    /// Referring expressions: refcoco
+    Region,
+    /// Multiple choice: mvbench, video-mme
+    Choice,
+    /// Short answers, by exact match; with a model only
+    Text,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    Qvhighlights,
+    #[value(alias = "charades")]
+    CharadesSta,
+    #[value(alias = "nextgqa")]
+    NextGqa,
+    Davis,
+    #[value(alias = "refyoutubevos")]
+    RefYoutubeVos,
+    Lasot,
+    #[value(name = "got-10k", alias = "got10k")]
+    Got10k,
+    Refcoco,
+    Mvbench,
+    VideoMme,
+    // Those that only a model is run on.
+    Schema,
+    Mevis,
+    RefcocoCocoStyle,
+    ActivitynetCaptions,
+    Tacos,
+    SaV,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum OnUnusable {
+    /// Stop with an error that names the line
+    Refuse,
+    /// Count empty answers as misses, score reversed ones as the official scripts do
+    Score,
+}
+
+/// Run a model over a benchmark and score it, or score prediction files as the official
+/// evaluators do.
+///
+/// With --model, --preset or --checkpoint every question of --data is asked and everything is kept
+/// below --out; a run that was interrupted continues where it stopped.
+///
+/// Prints a table, and with --json a file that also records the protocol: metric, version, format
+/// and options. Errors name file and line. Samples that only one side has are listed and not
+/// scored; --strict makes them an error, as most official scripts do.
+#[derive(clap::Args)]
+#[command(after_long_help = FORMATS)]
+pub(super) struct Args {
+    #[command(flatten)]
+    run: run::RunArgs,
+    /// What the predictions are, or which questions are asked
+    #[arg(long)]
+    task: Option<Task>,
+    /// Whose files and rules; default: the first of the task, with a model `schema`
+    #[arg(long)]
+    format: Option<Format>,
+    /// File or folder of predictions, to be scored without a model
+    #[arg(long)]
+    predictions: Option<PathBuf>,
+    /// File or folder of the ground truth; choice files carry it themselves
+    #[arg(long)]
+    ground_truth: Option<PathBuf>,
+    /// Answers of next-gqa, {"VIDEO_QID": {"answer": 3, "prediction": 3}}, for Acc@GQA
+    #[arg(long)]
+    answers: Option<PathBuf>,
+    /// Expressions of ref-youtube-vos in PNG folders: meta_expressions.json
+    #[arg(long)]
+    expressions: Option<PathBuf>,
+    /// Names of the sequences or videos to score, one per line; default: all folders
+    #[arg(long)]
+    sequences: Option<PathBuf>,
+    /// IoU thresholds of charades-sta and refcoco
+    #[arg(long, value_delimiter = ',')]
+    iou: Vec<f64>,
+    /// Windows per query that may hit, charades-sta
+    #[arg(long, value_delimiter = ',', default_value = "1")]
+    recall_at: Vec<usize>,
+    /// next-gqa predictions are shares of the video's length
+    #[arg(long)]
+    relative: bool,
+    /// How choices are read: mvbench, video-mme or letter; default: the format's rule
+    #[arg(long)]
+    rule: Option<choice::Rule>,
+    /// Contour tolerance in pixels instead of 0.008 of the diagonal, davis and ref-youtube-vos
+    #[arg(long)]
+    contour_pixels: Option<usize>,
+    /// Every sample must be on both sides, and every field known
+    #[arg(long)]
+    strict: bool,
+    /// Empty and reversed answers
+    #[arg(long, default_value = "refuse")]
+    unusable: OnUnusable,
+    /// Skip and list rows that cannot be read, instead of stopping at the first
+    #[arg(long)]
+    skip_bad_rows: bool,
+    /// Longest row in MiB
+    #[arg(long, default_value_t = 64)]
+    max_row_mib: usize,
+    /// Also print every object, sequence or group
+    #[arg(long)]
+    each: bool,
+    /// Write scores and protocol to this file
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Compare the scores with this JSON (an official result, or one of --json); exit 1 on any
+    /// difference
+    #[arg(long, value_name = "FILE")]
+    expect: Option<PathBuf>,
+}
+
+const FORMATS: &str = r#"Formats (JSON lines: one object per line):
+  qvhighlights     predictions {"qid": 1, "pred_relevant_windows": [[start, end, score], ..],
+                   "pred_saliency_scores": [..]}, ground truth {"qid": 1, "duration": 150,
+                   "relevant_windows": [[start, end], ..], "relevant_clip_ids": [..],
+                   "saliency_scores": [[a, b, c], ..]}; seconds, best window first
+  charades-sta     the same; scores of windows and saliency may be left out
+  next-gqa         JSON: ground truth {"VIDEO": {"duration": s, "location": {"QID": [[s, e]]}}},
+                   predictions {"VIDEO_QID": [s, e]}
+  davis            PNG folders SEQUENCE/00000.png with object numbers, or JSON lines
+                   {"video": "v", "object": 1, "masks": [{"size": [h, w], "counts": ".."}, ..]};
+                   first and last frame are not scored
+  ref-youtube-vos  PNG folders VIDEO/EXPRESSION/00000.png, or JSON lines as above with
+                   "expression"; a null mask in the ground truth is a frame not annotated
+  lasot            folders: predictions SEQUENCE.txt, ground truth SEQUENCE/groundtruth.txt with
+                   full_occlusion.txt and out_of_view.txt; rows x,y,w,h in pixels
+  got-10k          folders: predictions SEQUENCE/SEQUENCE_001.txt (or SEQUENCE.txt), ground truth
+                   SEQUENCE/groundtruth.txt with cover.label and meta_info.ini
+  refcoco          {"id": 1, "box": [x0, y0, x1, y1], "split": "testA"}; null for no answer
+  mvbench          {"id": 1, "task_type": "Action Order", "pred": "(A)", "gt": "(A) Ran."}, or the
+                   JSON of its script; no ground truth file
+  video-mme        the JSON of its script: [{"video_id": .., "duration": "short", "questions": [..]}]
+
+With a model, --format also takes schema (this project's own rows), mevis, refcoco-coco-style,
+activitynet-captions, tacos and sa-v.
+
+Examples:
+  tpo evaluate --preset mini --synthetic 20 --out runs/mini
+  tpo evaluate --model VideoChat-TPO --format mvbench --data MVBench/json --media MVBench/video \
+               --out runs/mvbench
+  tpo evaluate --task temporal --format qvhighlights --predictions val_preds.jsonl \
+               --ground-truth highlight_val_release.jsonl --strict --json scores.json
+  tpo evaluate --task mask --format davis --predictions results --ground-truth DAVIS/Annotations/480p
+  tpo evaluate --task choice --predictions mvbench.jsonl
+
+Exit code: 0 scored, 1 differs from --expect, 2 could not be scored or run."#;
+
+impl Args {
+    fn reading(&self) -> ReadOptions {
+        ReadOptions {
+            max_line_bytes: self.max_row_mib.saturating_mul(1 << 20),
+            skip_bad_rows: self.skip_bad_rows,
+            deny_unknown_fields: self.strict,
+        }
+    }
+
+    fn unusable(&self) -> Unusable {
+        match self.unusable {
+            OnUnusable::Refuse => Unusable::Refuse,
+            OnUnusable::Score => Unusable::Score,
+        }
+    }
+
+    /// Options that are given and mean nothing when a model answers.
+    fn without_model(&self) -> Vec<&'static str> {
+        let given = [
+            ("--predictions", self.predictions.is_some()),
+            ("--ground-truth", self.ground_truth.is_some()),
+            ("--skip-bad-rows", self.skip_bad_rows),
+            ("--each", self.each),
+            ("--json", self.json.is_some()),
+            ("--expect", self.expect.is_some()),
+            ("--limit with --synthetic", self.run.limits_the_world()),
+        ];
+        let given = given.into_iter().filter(|(_, given)| *given);
+        given.map(|(name, _)| name).collect()
+    }
+
+    fn predictions(&self) -> &Path {
+        self.predictions.as_deref().unwrap_or(Path::new(""))
+    }
+
+    fn truth(&self) -> Outcome<&Path> {
+        let truth = self.ground_truth.as_deref();
+        Ok(truth.ok_or("this format needs --ground-truth")?)
+    }
+
+    /// Predictions and ground truth in JSON lines.
+    fn tables<P: Record, T: Record>(&self) -> Outcome<(Table<P>, Table<T>)> {
+        let read = self.reading();
+        let predictions = progress::table(self.predictions(), &read)?;
+        Ok((predictions, progress::table(self.truth()?, &read)?))
+    }
+
+    /// Refuses folders of which nothing can be scored, under --strict of which anything is missing.
+    fn check_matched(&self, matched: &Matched, hint: &str) -> Outcome<()> {
+        let (predictions, truth) = (self.predictions().display(), self.truth()?.display());
+        if self.strict {
+            matched.require_complete(&predictions.to_string(), &truth.to_string())?;
+        }
+        if matched.matched == 0 {
+            let why = format!("{predictions}: no result of any sequence of {truth}{hint}");
+            return Err(why.into());
+        }
+        Ok(())
+    }
+}
+
+impl Format {
+    fn name(self) -> String {
+        self.to_possible_value()
+            .map(|v| v.get_name().to_string())
+            .unwrap_or_default()
+    }
+}
+
+fn score(args: &Args) -> Outcome<(Format, Scored)> {
+    let (Some(task), Some(_)) = (args.task, &args.predictions) else {
+        let why = "give --task and --predictions to score a file, or --model, --preset or \
+                   --checkpoint to run a model; see --help";
+        return Err(why.into());
+    };
+    let format = args.format.unwrap_or(match task {
+        Task::Temporal => Format::Qvhighlights,
+        Task::Gqa => Format::NextGqa,
+        Task::Mask => Format::Davis,
+        Task::Track => Format::Lasot,
+        Task::Region => Format::Refcoco,
+        Task::Choice => Format::Mvbench,
+        Task::Text => Format::Schema,
+    });
+    let scored = match (task, format) {
+        (Task::Temporal, Format::Qvhighlights) => temporal::qvhighlights(args)?,
+        (Task::Temporal, Format::CharadesSta) => temporal::charades(args)?,
+        (Task::Gqa, Format::NextGqa) => temporal::next_gqa(args)?,
+        (Task::Mask, Format::Davis | Format::RefYoutubeVos) => mask::vos(args, format)?,
+        (Task::Track, Format::Lasot) => track::lasot(args)?,
+        (Task::Track, Format::Got10k) => track::got10k(args)?,
+        (Task::Region, Format::Refcoco) => region::boxes(args)?,
+        (Task::Choice, Format::Mvbench) => choice::mvbench(args)?,
+        (Task::Choice, Format::VideoMme) => choice::video_mme(args)?,
+        (task, format) => {
+            let task = task.to_possible_value();
+            let task = task.as_ref().map_or("?", |t| t.get_name());
+            let why = format!("--task {task} has no format {}; see --help", format.name());
+            return Err(why.into());
+        }
+    };
+    Ok((format, scored))
+}
+
+pub(super) fn run<H: HeadSet>(args: Args) -> Outcome {
+    if args.run.has_model() {
+        let ignored = args.without_model();
+        if ignored.is_empty() {
+            return run::run::<H>(&args);
+        }
+        return Err(format!(
+            "{} are about files of predictions; with a model all results are in --out, \
+             and its submission folder can be scored with --predictions",
+            ignored.join(", ")
+        )
+        .into());
+    }
+    let (format, scored) = score(&args)?;
+    scored.print(args.each);
+    let truth = args.ground_truth.as_deref();
+    let document = scored.document(&format.name(), args.predictions(), truth);
+    if let Some(path) = &args.json {
+        let mut file = create(path)?;
+        serde_json::to_writer_pretty(&mut file, &document)?;
+        writeln!(file)?;
+        file.flush()?;
+    }
+    let Some(expected) = &args.expect else {
+        return Ok(End::Fine);
+    };
+    let differences = outcome::differences(&document["scores"], expected)?;
+    if differences.is_empty() {
+        println!("equal to {}", expected.display());
+    }
+    for difference in &differences {
+        eprintln!("differs: {difference}");
+    }
+    Ok(End::fine_if(differences.is_empty()))
+}

@@ -1,0 +1,230 @@
+//! Running a model over a benchmark.
+
+use std::path::{Path, PathBuf};
+
+use clap::ValueEnum;
+use tpo_core::head::HeadSet;
+use tpo_data::readers::{ConvertOptions, Format as DataFormat};
+use tpo_data::synthetic::{Split, WorldConfig};
+
+use super::outcome::Grid;
+use super::{Args, Format, Task};
+use crate::cli::shared::{End, ModelArgs, Outcome, bar};
+use crate::evaluation::{
+    AnswerForm, DataFile, ItemKind, Plan, PlanOptions, RESULTS_FILE, Results, Route, RunOptions,
+    RunOutcome, RunProgress, SUBMISSION_DIR, SessionAnswerer, WorldSpec, run as ask_all,
+};
+use crate::session::SessionOptions;
+
+/// Rows listed on the screen; the results have all.
+const LISTED: usize = 5;
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Routing {
+    /// The model must call the head itself; otherwise the question is a miss
+    Model,
+    /// The routing token of the question's task is put at the beginning of the answer
+    Always,
+}
+
+#[derive(clap::Args)]
+#[command(next_help_heading = "With a model")]
+pub struct RunArgs {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// Benchmark file or folder
+    #[arg(long)]
+    data: Option<PathBuf>,
+    /// Second file of formats that have two: spans, masks, instances
+    #[arg(long)]
+    second_file: Option<PathBuf>,
+    /// Folder of the media files; default: the folder of --data
+    #[arg(long)]
+    media: Option<PathBuf>,
+    /// Put in front of media paths
+    #[arg(long, default_value = "")]
+    media_prefix: String,
+    /// Extension of videos that are named without one
+    #[arg(long, default_value = "mp4")]
+    video_extension: String,
+    /// Frames per second of folders of frames that do not say
+    #[arg(long)]
+    frame_rate: Option<f64>,
+    /// Clips of the synthetic world to ask about, instead of --data
+    #[arg(long, value_name = "CLIPS", conflicts_with = "data")]
+    synthetic: Option<u64>,
+    /// Split of the synthetic world (train, validation, held_out) or of the data
+    #[arg(long)]
+    split: Option<String>,
+    /// Ask the synthetic world's questions as multiple choice
+    #[arg(long)]
+    choices: bool,
+    /// Rows of --data, from the first
+    #[arg(long)]
+    limit: Option<usize>,
+    /// Who calls the heads
+    #[arg(long, default_value = "model")]
+    route: Routing,
+    /// Read boxes, times and tracks out of the text (paper, Table 11)
+    #[arg(long)]
+    textual: bool,
+    /// Directory of the run
+    #[arg(long)]
+    out: Option<PathBuf>,
+    /// Discard what --out holds of another run
+    #[arg(long)]
+    restart: bool,
+}
+
+impl RunArgs {
+    pub fn has_model(&self) -> bool {
+        self.model.is_given()
+    }
+
+    /// Whether `--limit`, which is for files, is given for the world.
+    pub fn limits_the_world(&self) -> bool {
+        self.synthetic.is_some() && self.limit.is_some()
+    }
+
+    fn plan(&self, task: Option<Task>, format: Option<Format>) -> Outcome<Plan> {
+        let options = PlanOptions {
+            kinds: task.map_or_else(Vec::new, kinds),
+            limit: self.limit,
+            route: match self.route {
+                Routing::Model => Route::Model,
+                Routing::Always => Route::Always,
+            },
+            answers: if self.textual {
+                AnswerForm::Text
+            } else {
+                AnswerForm::Heads
+            },
+            prompts: None,
+        };
+        if let Some(clips) = self.synthetic {
+            let split = match &self.split {
+                None => Split::HeldOut,
+                Some(name) => name.parse()?,
+            };
+            let spec = WorldSpec {
+                world: WorldConfig::default(),
+                seed: self.model.seed,
+                split,
+                clips,
+                choices: self.choices,
+            };
+            return Ok(Plan::synthetic(&spec, options)?);
+        }
+        let path = self.data.clone();
+        let path = path.ok_or("give --data FILE or --synthetic CLIPS")?;
+        let format: Option<DataFormat> = match format {
+            None | Some(Format::Schema) => None,
+            Some(format) => Some(format.name().parse()?),
+        };
+        let convert = ConvertOptions {
+            media_prefix: self.media_prefix.clone(),
+            video_extension: self.video_extension.clone(),
+            second: self.second_file.clone(),
+            frame_rate: self.frame_rate,
+            split: self.split.clone(),
+            ..ConvertOptions::default()
+        };
+        let file = DataFile {
+            media: self.media.clone(),
+            convert,
+            ..DataFile::new(path, format)
+        };
+        Ok(Plan::from_file(&file, options)?)
+    }
+}
+
+fn kinds(task: Task) -> Vec<ItemKind> {
+    match task {
+        Task::Temporal => vec![ItemKind::Temporal],
+        Task::Gqa => vec![ItemKind::Choice, ItemKind::Temporal],
+        Task::Mask => vec![ItemKind::Mask],
+        Task::Track => vec![ItemKind::Track],
+        Task::Region => vec![ItemKind::Region],
+        Task::Choice => vec![ItemKind::Choice],
+        Task::Text => vec![ItemKind::Text],
+    }
+}
+
+pub fn run<H: HeadSet>(args: &Args) -> Outcome {
+    let dir = args.run.out.as_deref().ok_or("give --out RUN_DIR")?;
+    let plan = args.run.plan(args.task, args.format)?;
+    let (mut session, name) = args.run.model.open::<H>(SessionOptions::default())?;
+    let mut model = SessionAnswerer::new(&mut session, name, plan.route, plan.answers);
+    let options = RunOptions {
+        restart: args.run.restart,
+        strict: args.strict,
+    };
+    let bar = bar("{pos}/{len} {wide_bar} {per_sec} eta {eta}");
+    bar.set_length(plan.items.len() as u64);
+    let mut heard = |p: RunProgress| {
+        if p.done == p.resumed {
+            // Rows of earlier runs must not count as fast ones.
+            bar.set_position(p.resumed as u64);
+            bar.reset_eta();
+        }
+        bar.set_position(p.done as u64);
+        true
+    };
+    let outcome = ask_all(&plan, &mut model, dir, &options, &mut heard);
+    bar.finish_and_clear();
+    let RunOutcome::Done(results) = outcome? else {
+        return Ok(End::Wrong);
+    };
+    print(&results, dir);
+    Ok(End::Fine)
+}
+
+fn print(results: &Results, dir: &Path) {
+    for task in &results.scores {
+        println!(
+            "{}: {} questions, {} without a readable answer",
+            task.task, task.questions, task.unanswered
+        );
+        println!("metric: {}", task.metric);
+        let names: Vec<&str> = task.scores.iter().map(|s| s.name.as_str()).collect();
+        let mut grid = Grid::new(&names, 2);
+        grid.row("all", task.scores.iter().map(|s| s.value).collect());
+        for group in &task.groups {
+            let values = names.iter().map(|n| {
+                let found = group.scores.iter().find(|s| s.name == *n);
+                found.and_then(|s| s.value)
+            });
+            grid.row(
+                format!("{} ({})", group.group, group.questions),
+                values.collect(),
+            );
+        }
+        grid.print();
+        println!();
+    }
+    let failed = results
+        .failed
+        .iter()
+        .map(|f| format!("{}: {}", f.id, f.why));
+    let lists = [
+        ("not answered, not scored", failed.collect()),
+        ("rows that could not be asked", results.skipped.clone()),
+    ];
+    for (what, all) in lists {
+        if all.is_empty() {
+            continue;
+        }
+        println!("{what}: {}", all.len());
+        for one in all.iter().take(LISTED) {
+            println!("  {one}");
+        }
+        if all.len() > LISTED {
+            println!("  .. ({RESULTS_FILE} has all)");
+        }
+    }
+    println!(
+        "wrote {} and {}",
+        dir.join(RESULTS_FILE).display(),
+        dir.join(SUBMISSION_DIR).display()
+    );
+}

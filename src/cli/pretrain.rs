@@ -1,0 +1,234 @@
+//! Makes the parts that the mini model's stages start from.
+
+use std::path::PathBuf;
+
+use burn::module::Module;
+use burn::tensor::Device;
+use clap::ValueEnum;
+use indicatif::ProgressBar;
+use tpo_heads::mask::sam2::Sam2;
+use tpo_train::Muon;
+
+use super::shared::{DeviceArgs, End, Outcome, bar, open_model};
+use crate::model::{Connector, VideoChatTpo, Vision};
+use crate::pretrain::{
+    MaskPretraining, Perception, PerceptionPretraining, Schedule, Told, pretrain_masks,
+    pretrain_perception,
+};
+use crate::session::{Session, SessionOptions};
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// Vision encoder and Q-Former: what every token shows
+    Perception,
+    /// SAM 2 of the mask head: to follow a shape from its box
+    Masks,
+}
+
+/// Pretrain vision encoder, Q-Former and SAM 2 of a small model on the synthetic world.
+///
+/// The paper starts from parts that others trained on millions of clips. A model of a size of your
+/// own has none; this makes them, from random weights, in an hour or two on a laptop. The stages of
+/// a recipe then start from the directory: model = { directory = "runs/mini-parts" }.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  tpo pretrain --sizes assets/mini --out runs/mini-parts
+  tpo pretrain --model runs/mini-parts --parts masks --image-steps 0 --frames 8 --out runs/clips")]
+pub(super) struct Args {
+    /// Directory with the sizes (tpo.json) and the tokenizer; weights are drawn from --seed.
+    #[arg(long, value_name = "DIR", required_unless_present = "model")]
+    sizes: Option<PathBuf>,
+    /// Directory of a model whose training continues.
+    #[arg(long, value_name = "DIR", conflicts_with = "sizes")]
+    model: Option<PathBuf>,
+    /// Where the model goes.
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// Parts to train, in this order.
+    #[arg(
+        long,
+        value_enum,
+        value_delimiter = ',',
+        default_value = "perception,masks"
+    )]
+    parts: Vec<Part>,
+    /// Seed of the weights, of prompts and of what is cut out of clips.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Seed of the world.
+    #[arg(long, default_value_t = 1)]
+    world: u64,
+    /// Steps of encoder and connector.
+    #[arg(long, default_value_t = 8000)]
+    perception_steps: u64,
+    /// Learning rate of encoder and connector.
+    #[arg(long, default_value_t = 1.5e-3)]
+    perception_rate: f64,
+    /// Steps of SAM 2.
+    #[arg(long, default_value_t = 7000)]
+    mask_steps: u64,
+    /// How many of them are on single frames.
+    #[arg(long, default_value_t = 5000)]
+    image_steps: u64,
+    /// Frames of the clips of the other steps; SAM 2 was trained on eight.
+    #[arg(long, default_value_t = 6)]
+    frames: usize,
+    /// Learning rate of SAM 2.
+    #[arg(long, default_value_t = 1e-3)]
+    mask_rate: f64,
+    /// Weight of SAM 2's dice loss.
+    #[arg(long, default_value_t = 2.0)]
+    dice: f64,
+    /// Move matrices by Muon, the rest by AdamW.
+    #[arg(long)]
+    muon: bool,
+    /// Clips of a step of encoder and connector.
+    #[arg(long, default_value_t = 16)]
+    clips: usize,
+    /// Share of the clips of encoder and connector whose outlines have no name.
+    #[arg(long, default_value_t = 0.0)]
+    irregular: f64,
+    #[command(flatten)]
+    device: DeviceArgs,
+    /// Steps after which the model is saved, and once at the end of every part.
+    #[arg(long, default_value_t = 500)]
+    save_every: u64,
+    /// No progress bar; every hundredth step is printed.
+    #[arg(long)]
+    quiet: bool,
+}
+
+pub(super) fn run(args: Args) -> Outcome {
+    let device = args.device.open()?;
+    let options = SessionOptions::default();
+    let mut session = match &args.sizes {
+        Some(dir) => Session::random(dir, &device, args.seed, options)?,
+        None => open_model(args.model.as_deref(), &device, options)?,
+    };
+    for part in &args.parts {
+        let model = session.model().clone();
+        let model = match part {
+            Part::Perception => perception(&args, &session, model, &device)?,
+            Part::Masks => masks(&args, &session, model, &device)?,
+        };
+        session = session.with_model(model)?;
+        session.save(&args.out)?;
+        println!("{}", args.out.display());
+    }
+    Ok(End::Fine)
+}
+
+fn schedule(args: &Args, steps: u64, learning_rate: f64, warmup: u64, decay: f64) -> Schedule {
+    Schedule {
+        steps,
+        learning_rate,
+        warmup,
+        weight_decay: decay,
+        muon: args.muon.then(Muon::default),
+    }
+}
+
+fn perception(
+    args: &Args,
+    session: &Session,
+    mut model: VideoChatTpo,
+    device: &Device,
+) -> crate::Result<VideoChatTpo> {
+    let options = PerceptionPretraining {
+        schedule: schedule(args, args.perception_steps, args.perception_rate, 100, 0.02),
+        clips: args.clips,
+        irregular: args.irregular,
+        world: args.world,
+    };
+    let bar = Bar::new("perception", options.schedule.steps, args.quiet);
+    let mut kept = model.clone();
+    let heard = &mut |told: Told<'_, Perception>| {
+        bar.tell(&told);
+        if told.step.is_multiple_of(args.save_every) {
+            let part = told.part.valid();
+            kept.vision = Vision::Umt(part.encoder);
+            kept.connector = Connector::QFormer(part.connector);
+            session.with_model(kept.clone())?.save(&args.out)?;
+        }
+        Ok(true)
+    };
+    let (Vision::Umt(encoder), Connector::QFormer(connector)) = (model.vision, model.connector)
+    else {
+        return Err(crate::Error::Config {
+            problems: "perception is pretrained for a UMT and a Q-Former; this model has others"
+                .into(),
+        });
+    };
+    let part = Perception { encoder, connector };
+    let part = pretrain_perception(part, session.config(), &options, device, heard)?;
+    model.vision = Vision::Umt(part.encoder);
+    model.connector = Connector::QFormer(part.connector);
+    Ok(model)
+}
+
+fn masks(
+    args: &Args,
+    session: &Session,
+    mut model: VideoChatTpo,
+    device: &Device,
+) -> crate::Result<VideoChatTpo> {
+    let options = MaskPretraining {
+        schedule: schedule(args, args.mask_steps, args.mask_rate, 50, 0.01),
+        images: args.image_steps,
+        image_clips: 16,
+        clips: 4,
+        frames: args.frames,
+        focal: 20.0,
+        dice: args.dice,
+        world: args.world,
+        seed: args.seed,
+    };
+    let bar = Bar::new("masks", options.schedule.steps, args.quiet);
+    let mut kept = model.clone();
+    let heard = &mut |told: Told<'_, Sam2>| {
+        bar.tell(&told);
+        if told.step.is_multiple_of(args.save_every) {
+            kept.heads.mask.sam = told.part.valid();
+            session.with_model(kept.clone())?.save(&args.out)?;
+        }
+        Ok(true)
+    };
+    let sam = model.heads.mask.sam.clone();
+    let sam = pretrain_masks(sam, session.config(), &options, device, heard)?;
+    model.heads.mask.sam = sam;
+    Ok(model)
+}
+
+/// A bar, or a line now and then.
+struct Bar {
+    part: &'static str,
+    bar: Option<ProgressBar>,
+}
+
+impl Bar {
+    fn new(part: &'static str, steps: u64, quiet: bool) -> Self {
+        let bar = (!quiet).then(|| bar("{prefix} {bar:24} {pos}/{len} {eta} {msg}"));
+        let bar = bar.map(|bar| bar.with_prefix(part));
+        bar.iter().for_each(|bar| bar.set_length(steps));
+        Self { part, bar }
+    }
+
+    fn tell<M>(&self, told: &Told<'_, M>) {
+        let text: Vec<String> = told
+            .values
+            .iter()
+            .map(|(n, v)| format!("{n} {v:.3}"))
+            .collect();
+        let (step, steps) = (told.step, told.steps);
+        match &self.bar {
+            Some(bar) => {
+                bar.set_position(step);
+                bar.set_message(text.join("  "));
+            }
+            None if step.is_multiple_of(100) || step == steps => {
+                println!("{} {step}/{steps}  {}", self.part, text.join("  "));
+            }
+            None => {}
+        }
+    }
+}

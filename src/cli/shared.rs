@@ -1,0 +1,233 @@
+//! What several commands need: the model, the device, progress bars, files.
+
+use std::fs::File;
+use std::io::BufWriter;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use burn::tensor::Device;
+use clap::{Args, ValueEnum};
+use indicatif::{ProgressBar, ProgressStyle};
+use tpo_core::head::HeadSet;
+use tpo_core::model::CallOrder;
+use tpo_data::{FrameSampling, Progress};
+
+use crate::features::{FeatureCache, TemporalTowers};
+use crate::session::{HeadProgress, Session, SessionOptions};
+use crate::{DeviceChoice, presets};
+
+/// Why a command could not do what was asked.
+pub(super) type Failure = Box<dyn std::error::Error>;
+/// Result of a step of a command.
+pub(super) type Outcome<T = End> = Result<T, Failure>;
+
+/// How a command ended that could do what was asked.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    Fine,
+    /// It found something wrong and has said what, or was stopped.
+    Wrong,
+}
+
+impl End {
+    pub(super) fn fine_if(fine: bool) -> Self {
+        if fine { Self::Fine } else { Self::Wrong }
+    }
+}
+
+#[derive(Args)]
+pub(super) struct DeviceArgs {
+    /// Where to compute: auto, cpu, cuda, cuda:N, wgpu
+    #[arg(long, default_value = "auto")]
+    device: DeviceChoice,
+}
+
+impl DeviceArgs {
+    pub(super) fn open(&self) -> crate::Result<Device> {
+        self.device.open()
+    }
+}
+
+#[derive(Args)]
+pub(super) struct TowerArgs {
+    /// Folder with InternVideo2-CLIP, whose features the temporal head of VideoChat-TPO reads:
+    /// vision.safetensors, text.safetensors, clip.safetensors, tokenizer.model
+    #[arg(long, value_name = "DIR")]
+    pub towers: Option<PathBuf>,
+    /// Folder where video features of the temporal head are kept between runs
+    #[arg(long, value_name = "DIR")]
+    pub feature_cache: Option<PathBuf>,
+}
+
+impl TowerArgs {
+    pub(super) fn open(
+        &self,
+        device: &Device,
+    ) -> crate::Result<(Option<TemporalTowers>, Option<FeatureCache>)> {
+        let towers = self.towers.as_ref();
+        let towers = towers.map(|dir| TemporalTowers::open(dir, device));
+        let cache = self.feature_cache.as_ref().map(FeatureCache::open);
+        Ok((towers.transpose()?, cache.transpose()?))
+    }
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Preset {
+    /// The trained mini model that comes with the library
+    Mini,
+    /// A tiny model with random weights: shows that everything runs
+    Nano,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Order {
+    /// As the published code runs it
+    Reference,
+    /// As the model was trained
+    Trained,
+}
+
+// Which model answers, and how. (A doc comment would become that of the command.)
+#[derive(Args)]
+#[command(next_help_heading = "Model")]
+pub(super) struct ModelArgs {
+    /// Model directory: VideoChat-TPO as published, or one written by this library
+    #[arg(long, group = "who", value_name = "DIR")]
+    model: Option<PathBuf>,
+    /// Built-in model
+    #[arg(long, group = "who")]
+    preset: Option<Preset>,
+    /// Checkpoint of a training run, or the run, whose newest checkpoint is taken
+    #[arg(long, group = "who", value_name = "DIR")]
+    checkpoint: Option<PathBuf>,
+    #[command(flatten)]
+    towers: TowerArgs,
+    /// When a head is called; default: as the model's tpo.json says
+    #[arg(long, value_enum)]
+    order: Option<Order>,
+    /// Frames to look at: middle, rand, rand:SEED, or fps1, fps0.5, …
+    #[arg(long, default_value = "middle")]
+    sampling: FrameSampling,
+    /// Most tokens of an answer
+    #[arg(long, default_value_t = 100)]
+    max_new_tokens: usize,
+    /// Seed of whatever is random: sampling of words, the synthetic world, weights of the preset nano
+    #[arg(long, default_value_t = 7)]
+    pub seed: u64,
+    #[command(flatten)]
+    device: DeviceArgs,
+}
+
+impl ModelArgs {
+    pub(super) fn is_given(&self) -> bool {
+        self.model.is_some() || self.preset.is_some() || self.checkpoint.is_some()
+    }
+
+    /// The model with its name. Of `options`, what the arguments do not say is taken.
+    pub(super) fn open<H: HeadSet>(
+        &self,
+        options: SessionOptions,
+    ) -> Outcome<(Session<H>, String)> {
+        let device = self.device.open()?;
+        let (towers, feature_cache) = self.towers.open(&device)?;
+        let options = SessionOptions {
+            sampling: self.sampling,
+            call_order: self.order.map(|order| match order {
+                Order::Reference => CallOrder::AsReference,
+                Order::Trained => CallOrder::AsTrained,
+            }),
+            max_new_tokens: self.max_new_tokens,
+            towers,
+            feature_cache,
+            ..options
+        };
+        if let Some(dir) = &self.checkpoint {
+            let session = Session::checkpoint_with_heads(dir, &device, options)?;
+            return Ok((session, dir.display().to_string()));
+        }
+        if let Some(Preset::Nano) = self.preset {
+            let session = Session::nano_with_heads(&device, self.seed, options)?;
+            return Ok((session, "nano, random weights".into()));
+        }
+        if !self.is_given() {
+            eprintln!("{MINI}");
+        }
+        let name = self.model.as_ref().map(|dir| dir.display().to_string());
+        let session = open_model(self.model.as_deref(), &device, options)?;
+        Ok((session, name.unwrap_or_else(|| "mini".into())))
+    }
+}
+
+/// What is said when nobody said which model.
+pub(super) const MINI: &str =
+    "(no --model: the mini model, which knows coloured shapes of the synthetic world only)";
+
+/// The model of a directory, or the mini model.
+pub(super) fn open_model<H: HeadSet>(
+    dir: Option<&Path>,
+    device: &Device,
+    options: SessionOptions,
+) -> crate::Result<Session<H>> {
+    match dir {
+        Some(dir) => {
+            Ok(loading(|heard| Session::open_with_heads(dir, device, options, Some(heard)))?.0)
+        }
+        None => presets::mini_with_heads(device, options),
+    }
+}
+
+/// A progress bar without a length yet.
+pub(super) fn bar(template: &str) -> ProgressBar {
+    let style = ProgressStyle::with_template(template);
+    ProgressBar::new(0).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+}
+
+/// Shows how many bytes of weights `work` has read.
+pub(super) fn loading<T>(work: impl FnOnce(&dyn Fn(u64, u64)) -> T) -> T {
+    let bar = bar("loading {bar:32} {bytes}/{total_bytes} {eta}");
+    let done = work(&|done, total| {
+        bar.set_length(total);
+        bar.set_position(done);
+    });
+    bar.finish_and_clear();
+    done
+}
+
+/// Shows how many of its steps `work` has done.
+pub(super) fn counting<T>(what: &str, work: impl FnOnce(Progress<'_>) -> T) -> T {
+    let bar = bar("{msg} {bar:32} {pos}/{len} {eta}").with_message(what.to_string());
+    let done = work(&|done, total| {
+        bar.set_length(total as u64);
+        bar.set_position(done as u64);
+        true
+    });
+    bar.finish_and_clear();
+    done
+}
+
+/// A bar for heads that work through many frames.
+pub(super) fn head_progress() -> HeadProgress {
+    let bar = bar("{msg} {bar:32} {pos}/{len} {per_sec} {eta}");
+    HeadProgress(Arc::new(move |what, done, total| {
+        bar.set_length(total as u64);
+        bar.set_message(what.to_string());
+        bar.set_position(done as u64);
+        if done >= total {
+            bar.finish_and_clear();
+        }
+    }))
+}
+
+/// The text of a file.
+pub(super) fn read(path: &Path) -> Outcome<String> {
+    std::fs::read_to_string(path).map_err(|e| format!("cannot read {}: {e}", path.display()).into())
+}
+
+/// A new file; makes its folder.
+pub(super) fn create(path: &Path) -> Outcome<BufWriter<File>> {
+    let failed = |e: std::io::Error| format!("cannot write {}: {e}", path.display());
+    if let Some(dir) = path.parent().filter(|d| !d.as_os_str().is_empty()) {
+        std::fs::create_dir_all(dir).map_err(failed)?;
+    }
+    Ok(BufWriter::new(File::create(path).map_err(failed)?))
+}
