@@ -195,25 +195,21 @@ pub(crate) fn model_tokenizer(dir: &Path, config: &TpoConfig) -> Result<Tokenize
     Ok(tokenizer)
 }
 
-/// The model in `dir` for training. With `new_adapters` those that the files lack are drawn.
+/// The model in `dir` for training. What the files lack of the paths that match `missing` is drawn
+/// when it is first looked at.
 pub(crate) fn load_model<H: HeadSet>(
     dir: &Path,
     config: &TpoConfig,
     device: &Device,
-    new_adapters: bool,
+    missing: Vec<String>,
 ) -> Result<Tpo<H>> {
-    let allow_missing = match new_adapters {
-        true => vec![r"\.lora\.[ab]$".to_string()],
-        false => Vec::new(),
-    };
     let load = LoadOptions {
-        allow_missing,
+        allow_missing: missing,
         ..LoadOptions::default()
     };
     let checkpoint = Checkpoint::open(dir)?;
-    let model = config.init(device)?;
+    let model = config.assemble(device)?;
     let (model, _) = load_module(model, &checkpoint, &config.keys::<H>()?, &load)?;
-    materialise(&model);
     Ok(model)
 }
 

@@ -8,6 +8,7 @@ use tpo_core::head::HeadSet;
 use tpo_core::model::CallOrder;
 use tpo_core::prompt::Turn;
 use tpo_llm::tokenizer::Tokenizer;
+use tpo_llm::vocabulary;
 
 use crate::error::Result;
 use crate::features::TemporalTowers;
@@ -111,7 +112,9 @@ impl<H: HeadSet> Session<H> {
     ) -> Result<Self> {
         config.validate::<H>()?;
         let tokenizer = tokenizer.into();
-        model.registry().check(|t| tokenizer.token_to_id(t))?;
+        let tokens = model.registry().tokens();
+        let tokens = tokens.map(|t| (t.token.as_str(), t.id));
+        vocabulary::check(tokens, &tokenizer, &model.llm)?;
         let towers = match (&options.towers, config.features.own_clips()) {
             (Some(towers), _) => Some(towers.clone()),
             (None, None) => None,

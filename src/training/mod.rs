@@ -2,36 +2,33 @@
 
 mod data;
 pub mod measure;
+mod model;
 mod recipe;
 
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use burn::tensor::{Device, FloatDType};
+use burn::tensor::Device;
 use tpo_core::head::HeadSet;
-use tpo_core::weights::DtypePolicy;
 use tpo_llm::tokenizer::Tokenizer;
-use tpo_train::checkpoint::{SavedCheckpoint, files};
-use tpo_train::keep::{RunKeeper, find_checkpoint, materialise};
+use tpo_train::keep::RunKeeper;
 use tpo_train::observe::{METRICS_FILE, read_metrics};
-use tpo_train::recipe::{Change, Recipe, SavedWeights};
+use tpo_train::recipe::{Change, Recipe};
 use tpo_train::trainer::{
     Hooks, Purpose, RunEnd, StageEvaluation, TrainEvent, TrainOptions, train_plan,
 };
-use tpo_train::{PathPattern, Stage, StagePlan, TrainData, TrainError};
+use tpo_train::{Stage, StagePlan, TrainData, TrainError};
 
 use crate::curves::draw_curves;
 use crate::error::{Error, Result};
 use crate::features::{FeatureCache, TemporalTowers};
-use crate::model::{
-    BuiltInHeads, CONFIG_FILE, Tpo, TpoConfig, byte_tokenizer_files, load_model, load_over,
-    presets, tokenizer_files,
-};
+use crate::model::{BuiltInHeads, Tpo, TpoConfig};
 
 pub use data::{DataContext, check_data, stage_data};
-pub use recipe::{PRESETS, explain, model_config, model_shape};
-use recipe::{lora_config, recipe_tokenizer};
+use model::{NamedModel, lora_config};
+pub use model::{PRESETS, RecipeModel, model_config, recipe_model};
+pub use recipe::{explain, model_shape};
 
 /// Picture of a run's curves, in its directory.
 pub const CURVES_FILE: &str = "curves.png";
@@ -74,21 +71,6 @@ impl RunOptions {
     }
 }
 
-/// A model that a recipe names.
-#[derive(Debug)]
-pub struct RecipeModel<H = BuiltInHeads> {
-    /// The model, on its device, without autodiff.
-    pub model: Tpo<H>,
-    /// Its sizes.
-    pub config: TpoConfig,
-    /// Its tokenizer.
-    pub tokenizer: Arc<Tokenizer>,
-    /// The tokenizer's files (name, bytes), for exports.
-    pub tokenizer_files: Vec<(String, Vec<u8>)>,
-    /// The checkpoint its `start` names; `None` for a model directory, too.
-    pub start: Option<SavedCheckpoint>,
-}
-
 /// How a run ended.
 #[derive(Debug)]
 pub struct RunSummary<H = BuiltInHeads> {
@@ -102,105 +84,6 @@ pub struct RunSummary<H = BuiltInHeads> {
     pub changes: Vec<Change>,
 }
 
-/// Builds the model of a recipe: weights of the directory, or random ones drawn from the recipe's
-/// seed, always the same; over them those of the checkpoint or model directory that `model.start`
-/// names.
-///
-/// # Errors
-/// As [`model_config`] and weight import;
-/// [`Error::Train`] when `start` is neither or does not fit.
-pub fn recipe_model<H: HeadSet>(recipe: &Recipe, device: &Device) -> Result<RecipeModel<H>> {
-    let config = model_config::<H>(&recipe.model)?;
-    // For what the files lack, and for everything when there are none.
-    device.seed(recipe.seed);
-    let mut model = match &recipe.model.directory {
-        Some(dir) => load_model(dir, &config, device, recipe.model.lora.is_some())?,
-        None => {
-            let model = config.init(device)?;
-            materialise(&model);
-            model
-        }
-    };
-    let tokenizer = recipe_tokenizer(&recipe.model, &config)?;
-    let files = recipe.model.sizes.as_ref();
-    let tokenizer_files = match files.or(recipe.model.directory.as_ref()) {
-        Some(dir) => tokenizer_files(dir)?,
-        None if recipe.model.preset.as_deref() == Some("mini") => presets::mini_tokenizer_files(),
-        None => byte_tokenizer_files(),
-    };
-    let mut start = None;
-    if let Some(path) = &recipe.model.start {
-        let fresh = fresh_patterns(&recipe.model.fresh)?;
-        let left_out = |path: &str| fresh.iter().any(|p| p.matches(path));
-        if path.join(CONFIG_FILE).is_file() {
-            model = start_from_directory(recipe, &config, path, model, &left_out)?;
-        } else {
-            let from = find_checkpoint(path)?;
-            let none = |_: &str| false;
-            model = from.load_module_without(files::WEIGHTS, model, &none, &left_out)?;
-            start = Some(from);
-        }
-    }
-    Ok(RecipeModel {
-        model,
-        config,
-        tokenizer: Arc::new(tokenizer),
-        tokenizer_files,
-        start,
-    })
-}
-
-/// The weights of the model directory `path` over those of `model`.
-fn start_from_directory<H: HeadSet>(
-    recipe: &Recipe,
-    config: &TpoConfig,
-    path: &Path,
-    model: Tpo<H>,
-    left_out: &dyn Fn(&str) -> bool,
-) -> Result<Tpo<H>> {
-    if recipe.checkpoints.weights == SavedWeights::Trained {
-        let problem = format!(
-            "model.start: {} is a model directory, whose weights the run's checkpoints would lack; set \
-             checkpoints.weights = \"all\", or name it as model.directory",
-            path.display()
-        );
-        return Err(TrainError::InvalidRecipe {
-            origin: "the recipe's model".into(),
-            problems: vec![problem],
-        }
-        .into());
-    }
-    // Weights that were drawn are f32; those of a directory keep the type of the file.
-    let dtype = match recipe.model.directory {
-        None => DtypePolicy::Cast(FloatDType::F32),
-        Some(_) => DtypePolicy::Keep,
-    };
-    load_over(path, config, model, dtype, left_out)
-}
-
-fn fresh_patterns(texts: &[String]) -> Result<Vec<PathPattern>> {
-    let (mut patterns, mut problems) = (Vec::new(), Vec::new());
-    for text in texts {
-        match PathPattern::parse(text) {
-            Ok(pattern) if pattern.is_exclusion() => {
-                problems.push(format!(
-                    "model.fresh: `{text}` excludes; name what is fresh"
-                ));
-            }
-            Ok(pattern) => patterns.push(pattern),
-            Err(why) => problems.push(format!("model.fresh: `{text}` {why}")),
-        }
-    }
-    match problems.is_empty() {
-        true => Ok(patterns),
-        false => Err(TrainError::InvalidRecipe {
-            origin: "the recipe's model".into(),
-            problems,
-        }
-        .into()),
-    }
-}
-
 /// Runs a recipe on the files and worlds it names. See [`run_recipe_with`], and
 /// [`stage_data`] for what is made of them.
 ///
@@ -209,9 +92,9 @@ fn fresh_patterns(texts: &[String]) -> Result<Vec<PathPattern>> {
 /// stages, before a weight is read.
 pub fn run_recipe<H: HeadSet>(recipe: &Recipe, options: &RunOptions) -> Result<RunSummary<H>> {
     recipe.validate()?;
-    let config = model_config::<H>(&recipe.model)?;
-    let tokenizer = recipe_tokenizer(&recipe.model, &config)?;
-    check_data::<H>(recipe, &context_of(options, &config, &Arc::new(tokenizer)))?;
+    let named = NamedModel::new::<H>(&recipe.model)?;
+    let context = context_of(options, &named.config, &Arc::new(named.tokenizer));
+    check_data::<H>(recipe, &context)?;
     run_recipe_with::<H>(recipe, options, &mut *data_of::<H>(options))
 }
 

@@ -1,4 +1,4 @@
-//! The models that recipes name.
+//! What a recipe would do, found out without loading a weight.
 //!
 //! A [`Recipe`] says `model = { preset = "mini" }` or `{ directory = "…" }`; here is what that is
 //! in this build, and what [`explain`] finds out about a recipe without loading a weight.
@@ -9,106 +9,16 @@ use std::sync::Arc;
 
 use burn::tensor::Device;
 use tpo_core::head::HeadSet;
-use tpo_core::model::CallOrder;
-use tpo_core::traits::{AdapterSettings, VisualShape};
-use tpo_llm::tokenizer::Tokenizer;
-use tpo_llm::{LORA_TARGETS, LlmConfig, LoraConfig};
+use tpo_core::traits::VisualShape;
 use tpo_train::explain::{Explanation, ModelShape, PartShape};
-use tpo_train::recipe::{LoraSpec, ModelSpec, Recipe, SourceSpec};
+use tpo_train::recipe::{ModelSpec, Recipe, SourceSpec};
 use tpo_train::trainer::Purpose;
 use tpo_train::{TrainData, TrainError};
 
 use super::data::{DataContext, stage_data};
+use super::model::{NamedModel, lora_config, model_config};
 use crate::error::{Error, Result};
-use crate::model::{TpoConfig, byte_tokenizer, model_tokenizer, presets, read_config};
-
-/// Names a recipe may give as `model.preset`.
-pub const PRESETS: [&str; 3] = ["videochat-tpo", "mini", "nano"];
-
-/// Sizes of the model that a recipe names, with its adapters.
-///
-/// # Errors
-/// [`Error::Train`] with every problem of the section: a preset that does not exist, adapters for
-/// layers that do not exist. [`Error::ModelDir`] for a directory that holds no model.
-pub fn model_config<H: HeadSet>(spec: &ModelSpec) -> Result<TpoConfig> {
-    let mut problems = Vec::new();
-    let base = match (
-        spec.preset.as_deref(),
-        spec.sizes.as_ref().or(spec.directory.as_ref()),
-    ) {
-        (Some("videochat-tpo"), None) => Some(TpoConfig::videochat_tpo()),
-        (Some("mini"), None) => Some(presets::mini_config()?),
-        (Some("nano"), None) => {
-            let tokenizer = byte_tokenizer()?;
-            Some(TpoConfig::nano(tokenizer.vocab_size()))
-        }
-        (Some(other), None) => {
-            problems.push(format!(
-                "model.preset: there is no `{other}`; there are: {}",
-                PRESETS.join(", ")
-            ));
-            None
-        }
-        (None, Some(dir)) if !dir.is_dir() => {
-            let field = match spec.sizes {
-                Some(_) => "sizes",
-                None => "directory",
-            };
-            problems.push(format!(
-                "model.{field}: {} is not a directory; put the model's files there, or take a \
-                 preset ({})",
-                dir.display(),
-                PRESETS.join(", ")
-            ));
-            None
-        }
-        (None, Some(dir)) => Some(read_config(dir)?),
-        _ => {
-            problems.push("model: needs one of `preset`, `sizes` and `directory`".into());
-            None
-        }
-    };
-    if let Some(lora) = &spec.lora {
-        for target in &lora.targets {
-            if !LORA_TARGETS.contains(&target.as_str()) {
-                problems.push(format!(
-                    "model.lora.targets: there is no layer `{target}`; there are: {}",
-                    LORA_TARGETS.join(", ")
-                ));
-            }
-        }
-    }
-    match base {
-        Some(mut config) if problems.is_empty() => {
-            if let Some(lora) = &spec.lora {
-                config.llm.lora = Some(lora_config(lora, &config.llm));
-            }
-            // Routing and task token stay in the context of what is trained.
-            config.call_order = CallOrder::AsTrained;
-            config.validate::<H>()?;
-            Ok(config)
-        }
-        _ => Err(TrainError::InvalidRecipe {
-            origin: "the recipe's model".into(),
-            problems,
-        }
-        .into()),
-    }
-}
-
-/// The tokenizer of the model that a recipe names.
-pub(crate) fn recipe_tokenizer(spec: &ModelSpec, config: &TpoConfig) -> Result<Tokenizer> {
-    match spec.sizes.as_ref().or(spec.directory.as_ref()) {
-        Some(dir) => model_tokenizer(dir, config),
-        None if spec.preset.as_deref() == Some("mini") => presets::mini_tokenizer(),
-        None => byte_tokenizer(),
-    }
-}
-
-/// Adapters of a recipe as the language model's configuration has them.
-pub(crate) fn lora_config(spec: &LoraSpec, llm: &LlmConfig) -> LoraConfig {
-    llm.adapters(&AdapterSettings::from(spec))
-}
+use crate::model::TpoConfig;
 
 /// The shape of the model that a recipe names, for prompts of the most tokens it takes. No weight is
 /// drawn or read.
@@ -188,7 +98,7 @@ fn made_up_prompt<H: HeadSet>(recipe: &Recipe, stage: usize, config: &TpoConfig)
     if recipe.model.directory.is_some() || sources.iter().any(|s| s.synthetic.is_none()) {
         return None;
     }
-    let tokenizer = recipe_tokenizer(&recipe.model, config).ok()?;
+    let tokenizer = NamedModel::new::<H>(&recipe.model).ok()?.tokenizer;
     let context = DataContext::new(config, &Arc::new(tokenizer));
     // What is wrong with the data is reported by the run.
     let mut data = stage_data::<H>(Purpose::Evaluate, stage, seed, &context).ok()?;

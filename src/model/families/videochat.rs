@@ -54,8 +54,15 @@ impl TpoConfig {
     /// A tiny model of the same build, for tests and first tries, for a vocabulary of `vocab_size` whose
     /// last seven ids are the task tokens in the reference's order.
     pub fn nano(vocab_size: usize) -> Self {
+        Self {
+            tasks: videochat_tasks(vocab_size.saturating_sub(7) as u32),
+            ..Self::small(LlmConfig::mini(vocab_size))
+        }
+    }
+
+    /// A tiny encoder, connector and heads around any language model, without tasks yet.
+    pub(crate) fn small(llm: LlmConfig) -> Self {
         let vision = UmtConfig::mini();
-        let llm = LlmConfig::mini(vocab_size);
         Self {
             format: FORMAT,
             input: InputConfig {
@@ -73,7 +80,7 @@ impl TpoConfig {
             ),
             prompt: PromptStyle::VideoChat,
             features: FeatureTowers::own(),
-            tasks: videochat_tasks(vocab_size.saturating_sub(7) as u32),
+            tasks: TaskRegistry::new(),
             call_order: CallOrder::default(),
             vision: VisionConfig::Umt(vision),
             llm,

@@ -36,6 +36,7 @@ mod tests;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use tpo_core::head::HeadConfigs;
 
 pub use changes::Change;
 pub use data::{MixtureSpec, SourceSpec};
@@ -122,9 +123,21 @@ pub struct ModelSpec {
         deserialize_with = "crate::before::patterns"
     )]
     pub fresh: Vec<String>,
+    /// A Hugging Face directory whose language model and tokenizer take the place of those of a
+    /// small preset; heads and their tokens are new then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub llm: Option<PathBuf>,
+    /// Configurations of heads by name: of those the base does not have, and fields of others that
+    /// are to be other than the base has them.
+    #[serde(skip_serializing_if = "is_empty")]
+    pub heads: HeadConfigs,
     /// Adapters of the language model, in place of those that preset or directory name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lora: Option<LoraSpec>,
+}
+
+fn is_empty(heads: &HeadConfigs) -> bool {
+    heads.0.is_empty()
 }
 
 /// Low-rank adapters.

@@ -1,0 +1,360 @@
+//! The model that a recipe names: what of it is in files, what its heads add, and its weights.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use burn::tensor::{Device, FloatDType};
+use serde_json::Value;
+use tpo_core::head::{HeadSet, HeadSpec};
+use tpo_core::model::CallOrder;
+use tpo_core::token::{TaskTokens, TokenId};
+use tpo_core::traits::AdapterSettings;
+use tpo_core::weights::DtypePolicy;
+use tpo_llm::tokenizer::{AddedToken, Tokenizer};
+use tpo_llm::{
+    LORA_TARGETS, LlmConfig, LoraConfig, TokenPlan, VocabularyRows, from_hf_dir, vocabulary,
+};
+use tpo_train::checkpoint::{SavedCheckpoint, files};
+use tpo_train::keep::{find_checkpoint, materialise};
+use tpo_train::recipe::{LoraSpec, ModelSpec, Recipe, SavedWeights};
+use tpo_train::{PathPattern, TrainError};
+
+use crate::error::{Error, Result};
+use crate::model::{
+    BuiltInHeads, CONFIG_FILE, Tpo, TpoConfig, byte_tokenizer, byte_tokenizer_files, load_model,
+    load_over, model_tokenizer, presets, read_config, tokenizer_files,
+};
+
+/// Names a recipe may give as `model.preset`.
+pub const PRESETS: [&str; 3] = ["videochat-tpo", "mini", "nano"];
+
+/// A model that a recipe names.
+#[derive(Debug)]
+pub struct RecipeModel<H = BuiltInHeads> {
+    /// The model, on its device, without autodiff.
+    pub model: Tpo<H>,
+    /// Its sizes.
+    pub config: TpoConfig,
+    /// Its tokenizer.
+    pub tokenizer: Arc<Tokenizer>,
+    /// The tokenizer's files (name, bytes), for exports.
+    pub tokenizer_files: Vec<(String, Vec<u8>)>,
+    /// The checkpoint its `start` names; `None` for a model directory, too.
+    pub start: Option<SavedCheckpoint>,
+}
+
+/// What a recipe says of its model, put together before a weight is read.
+pub(crate) struct NamedModel {
+    /// The model as it will be, with the adapters of the recipe and the heads of the program.
+    pub config: TpoConfig,
+    /// Its tokenizer, with the tokens of new heads.
+    pub tokenizer: Tokenizer,
+    /// The tokenizer's files, likewise.
+    pub files: Vec<(String, Vec<u8>)>,
+    /// Rows of the tables that new tokens take or add, if there are any.
+    rows: Option<VocabularyRows>,
+    /// Heads that the files have no weights of.
+    new_heads: Vec<String>,
+}
+
+/// Sizes of the model that a recipe names, with its adapters and the program's heads.
+///
+/// # Errors
+/// [`Error::Train`] with every problem of the section: a preset that does not exist, adapters for
+/// layers that do not exist. [`Error::ModelDir`] for a directory that holds no model.
+pub fn model_config<H: HeadSet>(spec: &ModelSpec) -> Result<TpoConfig> {
+    Ok(NamedModel::new::<H>(spec)?.config)
+}
+
+impl NamedModel {
+    pub(crate) fn new<H: HeadSet>(spec: &ModelSpec) -> Result<Self> {
+        let mut problems = base_problems(spec);
+        for target in spec.lora.iter().flat_map(|lora| &lora.targets) {
+            if !LORA_TARGETS.contains(&target.as_str()) {
+                problems.push(format!(
+                    "model.lora.targets: there is no layer `{target}`; there are: {}",
+                    LORA_TARGETS.join(", ")
+                ));
+            }
+        }
+        if !problems.is_empty() {
+            return Err(invalid(problems));
+        }
+        let (mut config, tokenizer, files) = base(spec)?;
+        let known: Vec<String> = config.heads.0.keys().cloned().collect();
+        for (name, written) in &spec.heads.0 {
+            let own = config.heads.0.entry(name.clone()).or_insert(Value::Null);
+            overlay(own, written);
+        }
+        if let Some(lora) = &spec.lora {
+            config.llm.lora = Some(lora_config(lora, &config.llm));
+        }
+        // Routing and task token stay in the context of what is trained.
+        config.call_order = CallOrder::AsTrained;
+        let specs = H::specs();
+        let mut named = Self {
+            // A language model from elsewhere brings no head.
+            new_heads: match spec.llm {
+                Some(_) => Vec::new(),
+                None => {
+                    let names = specs.iter().map(|s| s.name.clone());
+                    names.filter(|n| !known.contains(n)).collect()
+                }
+            },
+            config,
+            tokenizer,
+            files,
+            rows: None,
+        };
+        named.add_tokens(&specs)?;
+        named.config.validate::<H>()?;
+        Ok(named)
+    }
+
+    /// Registers the heads that the base has no tokens of.
+    fn add_tokens(&mut self, specs: &[HeadSpec]) -> Result<()> {
+        let new: Vec<&HeadSpec> = specs
+            .iter()
+            .filter(|s| self.config.tasks.get(&s.name).is_none())
+            .collect();
+        if new.is_empty() {
+            return Ok(());
+        }
+        let tokens = new.iter().flat_map(|s| [&s.routing, &s.placeholder]);
+        let plan = TokenPlan::new(
+            &self.tokenizer,
+            self.config.llm.vocab_size,
+            tokens.map(String::as_str),
+        );
+        let missing: Vec<AddedToken> = plan
+            .ids()
+            .filter(|(token, _)| self.tokenizer.token_to_id(token).is_none())
+            .map(|(token, _)| AddedToken::new(token))
+            .collect();
+        self.tokenizer.add_tokens(&missing)?;
+        let id = |token: &str| {
+            let found = plan.ids().find(|(t, _)| *t == token);
+            TokenId::new(token, found.map_or(u32::MAX, |(_, id)| id))
+        };
+        for spec in new {
+            self.config.tasks.register(TaskTokens {
+                name: spec.name.clone(),
+                routing: id(&spec.routing),
+                placeholder: id(&spec.placeholder),
+            })?;
+        }
+        self.files = self.tokenizer.write_added(&self.files)?;
+        let rows = self.config.llm.vocab_size.max(plan.rows.total);
+        self.config.llm.vocab_size = rows;
+        self.rows = (plan.rows.total > plan.rows.used).then_some(plan.rows);
+        Ok(())
+    }
+}
+
+/// What is wrong with how the base is named.
+fn base_problems(spec: &ModelSpec) -> Vec<String> {
+    let mut problems = Vec::new();
+    let dirs = [
+        ("sizes", &spec.sizes),
+        ("directory", &spec.directory),
+        ("llm", &spec.llm),
+    ];
+    for (field, dir) in dirs {
+        if let Some(dir) = dir.as_ref().filter(|dir| !dir.is_dir()) {
+            problems.push(format!(
+                "model.{field}: {} is not a directory; put the model's files there, or take a \
+                 preset ({})",
+                dir.display(),
+                PRESETS.join(", ")
+            ));
+        }
+    }
+    match (spec.preset.as_deref(), &spec.sizes, &spec.directory) {
+        (Some(preset), None, None) if !PRESETS.contains(&preset) => problems.push(format!(
+            "model.preset: there is no `{preset}`; there are: {}",
+            PRESETS.join(", ")
+        )),
+        (Some(preset), None, None) if spec.llm.is_some() && preset != "nano" => {
+            problems.push(format!(
+                "model.llm: takes the place of the language model of the preset `nano`, not of `{preset}`"
+            ));
+        }
+        (Some(_), None, None) => {}
+        (None, Some(_), None) | (None, None, Some(_)) if spec.llm.is_none() => {}
+        (None, Some(_), None) | (None, None, Some(_)) => problems
+            .push("model.llm: takes the place of the language model of `preset = \"nano\"`".into()),
+        _ => problems.push("model: needs one of `preset`, `sizes` and `directory`".into()),
+    }
+    problems
+}
+
+/// The base of a recipe: its sizes, its tokenizer and the tokenizer's files.
+fn base(spec: &ModelSpec) -> Result<(TpoConfig, Tokenizer, Vec<(String, Vec<u8>)>)> {
+    if let Some(dir) = &spec.llm {
+        let path = dir.join("config.json");
+        let json = std::fs::read_to_string(&path).map_err(|e| Error::ModelDir {
+            path,
+            why: e.to_string(),
+        })?;
+        let config = TpoConfig::small(LlmConfig::from_hf_json(&json)?);
+        return Ok((config, Tokenizer::from_dir(dir)?, tokenizer_files(dir)?));
+    }
+    if let Some(dir) = spec.sizes.as_ref().or(spec.directory.as_ref()) {
+        let config = read_config(dir)?;
+        let tokenizer = model_tokenizer(dir, &config)?;
+        return Ok((config, tokenizer, tokenizer_files(dir)?));
+    }
+    Ok(match spec.preset.as_deref() {
+        Some("mini") => (
+            presets::mini_config()?,
+            presets::mini_tokenizer()?,
+            presets::mini_tokenizer_files(),
+        ),
+        Some("videochat-tpo") => (
+            TpoConfig::videochat_tpo(),
+            byte_tokenizer()?,
+            byte_tokenizer_files(),
+        ),
+        _ => {
+            let tokenizer = byte_tokenizer()?;
+            let config = TpoConfig::nano(tokenizer.vocab_size());
+            (config, tokenizer, byte_tokenizer_files())
+        }
+    })
+}
+
+/// Writes the fields of one table over those of another.
+fn overlay(own: &mut Value, written: &Value) {
+    match (own, written) {
+        (Value::Object(own), Value::Object(written)) => {
+            for (key, value) in written {
+                overlay(own.entry(key).or_insert(Value::Null), value);
+            }
+        }
+        (own, written) => *own = written.clone(),
+    }
+}
+
+/// Adapters of a recipe as the language model's configuration has them.
+pub(super) fn lora_config(spec: &LoraSpec, llm: &LlmConfig) -> LoraConfig {
+    llm.adapters(&AdapterSettings::from(spec))
+}
+
+fn invalid(problems: Vec<String>) -> Error {
+    TrainError::InvalidRecipe {
+        origin: "the recipe's model".into(),
+        problems,
+    }
+    .into()
+}
+
+/// Builds the model of a recipe: weights of the directory, or random ones drawn from the recipe's
+/// seed, always the same; over them those of the checkpoint or model directory that `model.start`
+/// names. Heads that the directory does not have are drawn, their tokens get rows.
+///
+/// # Errors
+/// As [`model_config`] and weight import;
+/// [`Error::Train`] when `start` is neither or does not fit.
+pub fn recipe_model<H: HeadSet>(recipe: &Recipe, device: &Device) -> Result<RecipeModel<H>> {
+    let spec = &recipe.model;
+    let named = NamedModel::new::<H>(spec)?;
+    let config = named.config;
+    // For what the files lack, and for everything when there are none.
+    device.seed(recipe.seed);
+    let mut model = match (&spec.directory, &spec.llm) {
+        (Some(dir), _) => {
+            let mut missing: Vec<String> = named
+                .new_heads
+                .iter()
+                .map(|head| format!(r"^(heads\.{head}\.|task_tokens\.{head}$)"))
+                .collect();
+            missing.extend(spec.lora.as_ref().map(|_| r"\.lora\.[ab]$".to_string()));
+            let mut before = config.clone();
+            if let Some(rows) = named.rows {
+                let tables = read_config(dir)?.llm.vocab_size;
+                before.llm.vocab_size = tables.max(rows.used);
+            }
+            load_model(dir, &before, device, missing)?
+        }
+        (None, Some(dir)) => {
+            let mut model: Tpo<H> = config.assemble(device)?;
+            let lm = from_hf_dir(dir, device, Some(FloatDType::F32), None)?.lm;
+            model.llm = match &config.llm.lora {
+                Some(lora) => lm.replace_lora(Some(lora.clone()))?,
+                None => lm,
+            };
+            model
+        }
+        (None, None) => config.assemble(device)?,
+    };
+    if let (Some(rows), true) = (named.rows, spec.directory.is_some() || spec.llm.is_some()) {
+        model.llm = model.llm.with_vocabulary(rows)?;
+    }
+    materialise(&model);
+    let tokens = model.registry().tokens();
+    let tokens = tokens.map(|t| (t.token.as_str(), t.id));
+    vocabulary::check(tokens, &named.tokenizer, &model.llm)?;
+    let mut start = None;
+    if let Some(path) = &spec.start {
+        let fresh = fresh_patterns(&spec.fresh)?;
+        let left_out = |path: &str| fresh.iter().any(|p| p.matches(path));
+        if path.join(CONFIG_FILE).is_file() {
+            model = start_from_directory(recipe, &config, path, model, &left_out)?;
+        } else {
+            let from = find_checkpoint(path)?;
+            let none = |_: &str| false;
+            model = from.load_module_without(files::WEIGHTS, model, &none, &left_out)?;
+            start = Some(from);
+        }
+    }
+    Ok(RecipeModel {
+        model,
+        config,
+        tokenizer: Arc::new(named.tokenizer),
+        tokenizer_files: named.files,
+        start,
+    })
+}
+
+/// The weights of the model directory `path` over those of `model`.
+fn start_from_directory<H: HeadSet>(
+    recipe: &Recipe,
+    config: &TpoConfig,
+    path: &Path,
+    model: Tpo<H>,
+    left_out: &dyn Fn(&str) -> bool,
+) -> Result<Tpo<H>> {
+    if recipe.checkpoints.weights == SavedWeights::Trained {
+        let problem = format!(
+            "model.start: {} is a model directory, whose weights the run's checkpoints would lack; set \
+             checkpoints.weights = \"all\", or name it as model.directory",
+            path.display()
+        );
+        return Err(invalid(vec![problem]));
+    }
+    // Weights that were drawn are f32; those of a directory keep the type of the file.
+    let dtype = match recipe.model.directory {
+        None => DtypePolicy::Cast(FloatDType::F32),
+        Some(_) => DtypePolicy::Keep,
+    };
+    load_over(path, config, model, dtype, left_out)
+}
+
+fn fresh_patterns(texts: &[String]) -> Result<Vec<PathPattern>> {
+    let (mut patterns, mut problems) = (Vec::new(), Vec::new());
+    for text in texts {
+        match PathPattern::parse(text) {
+            Ok(pattern) if pattern.is_exclusion() => {
+                problems.push(format!(
+                    "model.fresh: `{text}` excludes; name what is fresh"
+                ));
+            }
+            Ok(pattern) => patterns.push(pattern),
+            Err(why) => problems.push(format!("model.fresh: `{text}` {why}")),
+        }
+    }
+    if problems.is_empty() {
+        return Ok(patterns);
+    }
+    Err(invalid(problems))
+}
