@@ -1,16 +1,19 @@
 //! The data of a recipe's stages: files and the synthetic world, in any mixture.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use burn::module::ParamId;
 use burn::tensor::Device;
 use tpo_core::head::HeadSet;
+use tpo_core::weights::module_params;
 use tpo_data::feed::{Cursor, Feed, FramesConfig, LoaderConfig, OrderConfig, Rows, SourceConfig};
 use tpo_data::prompts::{VideoChatEncoder, Vocabulary};
 use tpo_data::{FrameSampling, ImageTransform};
 use tpo_llm::tokenizer::Tokenizer;
 use tpo_train::recipe::{MixtureSpec, Recipe};
 use tpo_train::trainer::{FeedData, Purpose};
-use tpo_train::{Stage, TrainError};
+use tpo_train::{ResolvedGroup, ResolvedGroups, ResolvedParam, Stage, TrainError};
 
 use crate::features::{FeatureCache, FeatureTowers, TemporalTowers, TrainingFeatures, readers};
 use crate::model::TpoConfig;
@@ -135,6 +138,10 @@ pub fn stage_data<H: HeadSet>(
         &Device::flex(),
     )
     .map_err(|e| invalid(vec![format!("{at}: {e}")]))?;
+    let learning = match purpose {
+        Purpose::Train => head_groups(stage, &heads),
+        Purpose::Evaluate => ResolvedGroups::default(),
+    };
     let feed = Feed::open(
         &config,
         vocabulary,
@@ -148,7 +155,8 @@ pub fn stage_data<H: HeadSet>(
         .into_iter()
         .filter(|head| stage.loss.head(head) != 0.0)
         .collect();
-    let problems = task_problems(&at, &feed, &config.sources, context, &readers);
+    let mut problems = task_problems(&at, &feed, &config.sources, context, &readers);
+    problems.extend(stage.uncalled_heads(&learning, &calls(&feed)));
     if !problems.is_empty() {
         return Err(invalid(problems));
     }
@@ -164,6 +172,56 @@ pub fn stage_data<H: HeadSet>(
         Some(features) if needed => data.with_features(features),
         _ => data,
     })
+}
+
+/// The parameters of heads and their tokens that the groups of a stage name.
+fn head_groups<H: HeadSet>(stage: &Stage, heads: &H) -> ResolvedGroups {
+    let tokens = H::specs().into_iter().map(|s| ResolvedParam {
+        path: format!("task_tokens.{}", s.name),
+        id: ParamId::new(),
+        shape: Vec::new(),
+        tied: Vec::new(),
+    });
+    let params = module_params(heads).into_iter().map(|p| ResolvedParam {
+        path: format!("heads.{}", p.path),
+        id: p.id,
+        shape: p.shape,
+        tied: Vec::new(),
+    });
+    let all: Vec<ResolvedParam> = params.chain(tokens).collect();
+    let groups = stage.groups.iter().map(|group| ResolvedGroup {
+        name: group.name.clone(),
+        learning_rate: group.learning_rate,
+        weight_decay: None,
+        muon: None,
+        params: all
+            .iter()
+            .filter(|p| group.selects(&p.path))
+            .cloned()
+            .collect(),
+    });
+    ResolvedGroups {
+        groups: groups.collect(),
+        frozen: Vec::new(),
+    }
+}
+
+/// Tasks that the rows of a feed call, each counted once per source.
+fn calls(feed: &Feed) -> BTreeMap<String, u64> {
+    let mut calls = BTreeMap::new();
+    for source in feed.sources().iter().filter(|s| !s.textual()) {
+        let tasks: Vec<&str> = match source.rows() {
+            Rows::File(data) => data.tasks().collect(),
+            Rows::World(world) => {
+                let tasks = world.config().tasks.iter();
+                tasks.filter(|t| t.calls_head()).map(|t| t.name()).collect()
+            }
+        };
+        for task in tasks {
+            *calls.entry(task.to_string()).or_default() += 1;
+        }
+    }
+    calls
 }
 
 /// Checks the data of all stages of a recipe as far as that goes without reading rows.

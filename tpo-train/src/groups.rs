@@ -64,6 +64,18 @@ impl ParamGroupSpec {
         }
     }
 
+    /// Whether the patterns name the parameter at `path`; malformed ones name nothing.
+    pub fn selects(&self, path: &str) -> bool {
+        let patterns = self
+            .patterns
+            .iter()
+            .filter_map(|p| PathPattern::parse(p).ok());
+        let (excluding, including): (Vec<_>, Vec<_>) =
+            patterns.partition(PathPattern::is_exclusion);
+        let any = |patterns: &[PathPattern]| patterns.iter().any(|p| p.matches(path));
+        any(&including) && !any(&excluding)
+    }
+
     /// Appends what is out of range; `at` is where in the plan this group is.
     pub(crate) fn problems(&self, at: &str, problems: &mut Vec<String>) {
         if self.name.is_empty() {
