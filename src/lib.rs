@@ -56,7 +56,7 @@ pub use session::{
 /// What most programs need.
 pub mod prelude {
     pub use burn::module::Module;
-    pub use burn::tensor::{Device, Tensor};
+    pub use burn::tensor::{Device, FloatDType, Tensor};
     pub use tpo_core::geometry::{BoxPixels, BoxXyxy, Mask, Rle, ScoredSpan, TimeSpan};
     pub use tpo_core::head::{
         Drawing, HeadConfigs, HeadContext, HeadMetric, HeadSet, HeadSpec, LossTerms, ModelSizes,

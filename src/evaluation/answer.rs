@@ -59,6 +59,13 @@ pub enum Predicted {
         /// Boxes.
         boxes: Vec<Option<[f32; 4]>>,
     },
+    /// What a head of your own answered.
+    Own {
+        /// Its prediction; `null` when it was not called.
+        answer: Option<serde_json::Value>,
+        /// What that is worth, by the head itself.
+        scores: Vec<(String, f64)>,
+    },
 }
 
 /// What is read out of a reply; `None` when the head did not answer or the text says nothing that
@@ -73,6 +80,8 @@ pub fn read_answer(
     match (item.kind(), form) {
         (ItemKind::Choice, _) => Some(Predicted::Words(prompts.choice_answer(&reply.text))),
         (ItemKind::Text, _) => Some(Predicted::Words(reply.text.trim().to_string())),
+        // Its head says what it is worth (Answerer::score).
+        (ItemKind::Own, _) => None,
         (kind, AnswerForm::Text) => in_words(kind, &reply.text, media),
         (kind, AnswerForm::Heads) => from_heads(kind, item.ask.task.as_deref(), reply),
     }

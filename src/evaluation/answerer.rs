@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use serde_json::json;
 use tpo_core::head::HeadSet;
+use tpo_core::truth::{Truth, TruthTarget};
 use tpo_data::schema::{MediaKind, open_media, resolve};
 use tpo_data::{MediaLimits, VideoPart, VideoReader};
 use tpo_heads::temporal::features::weights_fingerprint;
 
-use super::answer::{AnswerForm, MediaInfo};
-use super::item::{Ask, Item, MediaRef};
+use super::answer::{AnswerForm, MediaInfo, Predicted};
+use super::item::{Ask, Expected, Item, MediaRef};
 use super::protocol::{AnswererIdentity, Route};
 use crate::error::{Error, Result};
 use crate::model::BuiltInHeads;
@@ -35,6 +36,14 @@ pub trait Answerer {
     /// # Errors
     /// A question that cannot be asked.
     fn answer(&mut self, item: &Item, media: &MediaInfo) -> Result<Reply>;
+
+    /// What the answer to a question of a task of your own is worth. `None` where nobody knows.
+    ///
+    /// # Errors
+    /// Ground truth of which the head can make no target.
+    fn score(&mut self, _item: &Item, _reply: &Reply) -> Result<Option<Predicted>> {
+        Ok(None)
+    }
 }
 
 /// A session as answerer.
@@ -186,5 +195,32 @@ impl<H: HeadSet> Answerer for SessionAnswerer<'_, H> {
         let reply = self.session.ask(question)?.collect_reply();
         self.session.clear_history();
         reply
+    }
+
+    fn score(&mut self, item: &Item, reply: &Reply) -> Result<Option<Predicted>> {
+        let (Expected::Own(value), Some(task)) = (&item.expected, &item.ask.task) else {
+            return Ok(None);
+        };
+        let Some(head) = self.session.model().heads.head(task) else {
+            return Err(Error::Question {
+                why: format!("this program has no head for the task `{task}`"),
+            });
+        };
+        let answer = reply.tasks.iter().find(|o| o.task == *task);
+        let truth = Truth {
+            task: task.clone(),
+            query: item.ask.query.clone(),
+            prompt_box: None,
+            target: TruthTarget::Value(value.clone()),
+            seed: 0,
+        };
+        let scores = head.score_answer(answer, &truth)?;
+        Ok(Some(Predicted::Own {
+            answer: answer.map(|a| a.to_json()),
+            scores: scores
+                .into_iter()
+                .map(|(n, v)| (n.to_string(), v))
+                .collect(),
+        }))
     }
 }

@@ -90,17 +90,20 @@ pub enum ItemKind {
     Mask,
     /// A box in every frame.
     Track,
+    /// What a head of your own answers.
+    Own,
 }
 
 impl ItemKind {
     /// All of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Choice,
         Self::Text,
         Self::Region,
         Self::Temporal,
         Self::Mask,
         Self::Track,
+        Self::Own,
     ];
 
     /// Its name in files.
@@ -112,6 +115,7 @@ impl ItemKind {
             Self::Temporal => "temporal",
             Self::Mask => "mask",
             Self::Track => "track",
+            Self::Own => "own",
         }
     }
 }
@@ -142,6 +146,8 @@ pub enum Expected {
     Mask(Option<Vec<TrackFrame>>),
     /// Boxes of annotated frames, counted in the file.
     Track(Option<Vec<TrackFrame>>),
+    /// What the annotation of a task of your own says.
+    Own(serde_json::Value),
 }
 
 impl Expected {
@@ -154,6 +160,7 @@ impl Expected {
             Self::Temporal { .. } => ItemKind::Temporal,
             Self::Mask(_) => ItemKind::Mask,
             Self::Track(_) => ItemKind::Track,
+            Self::Own(_) => ItemKind::Own,
         }
     }
 
@@ -164,6 +171,7 @@ impl Expected {
             Self::Text(text) => text.is_some(),
             Self::Region(area) => area.is_some(),
             Self::Temporal { spans, .. } => spans.as_ref().is_some_and(|s| !s.is_empty()),
+            Self::Own(_) => true,
             Self::Mask(track) | Self::Track(track) => track.as_ref().is_some_and(|t| !t.is_empty()),
         }
     }

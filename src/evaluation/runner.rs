@@ -320,12 +320,19 @@ pub fn run(
 }
 
 fn ask(plan: &Plan, answerer: &mut dyn Answerer, item: &Item, media: &MediaInfo) -> PredictionRow {
-    match answerer.answer(item, media) {
-        Ok(reply) => PredictionRow {
+    let answered = answerer.answer(item, media).and_then(|reply| {
+        let predicted = match item.kind() {
+            ItemKind::Own => answerer.score(item, &reply)?,
+            _ => read_answer(item, &reply, plan.answers, &plan.prompts, media),
+        };
+        Ok((reply, predicted))
+    });
+    match answered {
+        Ok((reply, predicted)) => PredictionRow {
             id: item.id.clone(),
             kind: item.kind(),
             question: item.ask.text.clone(),
-            predicted: read_answer(item, &reply, plan.answers, &plan.prompts, media),
+            predicted,
             called: reply.tasks.iter().map(|t| t.task.clone()).collect(),
             answer: reply.text,
             media: Some(*media),

@@ -258,7 +258,7 @@ impl Collector<'_> {
             .and_then(|m: &Media| m.range)
             .map_or(0.0, |r| r.start.max(0.0));
         let (expected, family) = match &a.target {
-            Target::Value(_) => return Ok(None),
+            Target::Value(value) => (Expected::Own(value.clone()), "other"),
             Target::Box(b) => (Expected::Region(Some(*b)), "box"),
             Target::Spans { spans, saliency } => {
                 let spans = spans

@@ -203,8 +203,15 @@ pub(crate) fn load_model<H: HeadSet>(
     device: &Device,
     missing: Vec<String>,
 ) -> Result<Tpo<H>> {
+    // As in a session: 16-bit arithmetic is slow on the CPU, and too coarse to train in.
+    let dtype = if *device == Device::flex() {
+        DtypePolicy::Cast(FloatDType::F32)
+    } else {
+        DtypePolicy::Keep
+    };
     let load = LoadOptions {
         allow_missing: missing,
+        dtype,
         ..LoadOptions::default()
     };
     let checkpoint = Checkpoint::open(dir)?;

@@ -2,6 +2,7 @@
 
 mod moments;
 mod objects;
+mod own;
 mod words;
 
 use std::path::Path;
@@ -106,6 +107,7 @@ impl Rules {
             ItemKind::Mask => format!("{}, all annotated frames", vos::PROTOCOL),
             ItemKind::Track if self.lasot => lasot::PROTOCOL.into(),
             ItemKind::Track => format!("{}, mean over frames", got10k::PROTOCOL),
+            ItemKind::Own => "means of what the task's head scores".into(),
         }
     }
 
@@ -173,6 +175,10 @@ pub(super) fn score(
             ItemKind::Temporal => moments(&of_kind, &known, rules, form, &folder)?,
             ItemKind::Mask => objects(&of_kind, &folder)?,
             ItemKind::Track => tracks(&of_kind, rules, &folder)?,
+            ItemKind::Own => {
+                found.extend(own::own_tasks(&of_kind)?);
+                continue;
+            }
         };
         found.push(TaskScores {
             task: kind.name().into(),

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use burn::tensor::Tensor;
 
-use super::{Drawing, HeadContext, HeadMetric, LossTerms, Prediction, TargetSet, TaskHead};
+use super::{
+    Drawing, HeadContext, HeadMetric, LossTerms, Prediction, TargetSet, TaskHead, TaskOutput,
+};
 use crate::error::{CoreError, Result};
 use crate::truth::Truth;
 
@@ -48,6 +50,14 @@ pub trait AnyHead {
         task: Tensor<2>,
         context: &HeadContext<'_>,
     ) -> Result<Vec<(Arc<dyn Prediction>, Drawing)>>;
+
+    /// What an answer is worth against an annotation ([`TaskHead::score`]); no answer, or one of
+    /// another head, is a missing one.
+    fn score_answer(
+        &self,
+        answer: Option<&TaskOutput>,
+        truth: &Truth,
+    ) -> Result<Vec<(&'static str, f64)>>;
 
     /// The target of one annotation.
     fn make_target(&self, truth: &Truth) -> Result<TargetSet>;
@@ -125,6 +135,15 @@ impl<H: TaskHead> AnyHead for H {
                 (Arc::new(p) as Arc<dyn Prediction>, drawing)
             })
             .collect())
+    }
+
+    fn score_answer(
+        &self,
+        answer: Option<&TaskOutput>,
+        truth: &Truth,
+    ) -> Result<Vec<(&'static str, f64)>> {
+        let answer = answer.and_then(|a| a.get::<H::Prediction>());
+        Ok(self.score(answer, &self.target(truth)?))
     }
 
     fn make_target(&self, truth: &Truth) -> Result<TargetSet> {

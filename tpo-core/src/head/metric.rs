@@ -27,6 +27,21 @@ impl HeadMetric {
         })
     }
 
+    /// The means of the named values of many answers, in the order in which the names first occur.
+    pub fn means_of<'n>(answers: impl IntoIterator<Item = Vec<(&'n str, f64)>>) -> Vec<Self> {
+        let mut found: Vec<(&str, Vec<f64>)> = Vec::new();
+        for (name, value) in answers.into_iter().flatten() {
+            match found.iter_mut().find(|(n, _)| *n == name) {
+                Some((_, values)) => values.push(value),
+                None => found.push((name, vec![value])),
+            }
+        }
+        let means = found.into_iter();
+        means
+            .filter_map(|(name, values)| Self::mean_of(name, values))
+            .collect()
+    }
+
     /// The share of answers for which something holds; no metric when there is none.
     pub fn share_of(name: &str, holds: impl IntoIterator<Item = bool>) -> Option<Self> {
         Self::mean_of(name, holds.into_iter().map(|h| f64::from(u8::from(h))))

@@ -179,16 +179,30 @@ pub trait TaskHead: Module + ModuleDisplay + Sync + 'static {
         context: &HeadContext<'_>,
     ) -> Result<Vec<Self::Prediction>>;
 
-    /// What the answers are worth against `n` targets, in the metrics of the task. Evaluations
-    /// during training log them as `eval/<head>/<metric>`. A head without metrics is judged by its
-    /// loss alone.
+    /// What one answer is worth, as named values whose means are the metrics of the task; `None`
+    /// where the model did not call the head. A head without scores is judged by its loss alone.
+    fn score(
+        &self,
+        _answer: Option<&Self::Prediction>,
+        _target: &Self::Target,
+    ) -> Vec<(&'static str, f64)> {
+        Vec::new()
+    }
+
+    /// What the answers are worth against `n` targets, in the metrics of the task: the means of
+    /// [`TaskHead::score`], unless the head says otherwise. Evaluations during training log them as
+    /// `eval/<head>/<metric>`.
     fn metrics(
         &self,
-        _output: Self::Output,
-        _targets: &[Self::Target],
-        _context: &HeadContext<'_>,
+        output: Self::Output,
+        targets: &[Self::Target],
+        context: &HeadContext<'_>,
     ) -> Result<Vec<HeadMetric>> {
-        Ok(Vec::new())
+        let answers = self.decode(output, context)?;
+        let scores = answers.iter().zip(targets);
+        Ok(HeadMetric::means_of(
+            scores.map(|(a, t)| self.score(Some(a), t)),
+        ))
     }
 
     /// How an answer is shown: in words, and as shapes on the picture or on the time line. The
