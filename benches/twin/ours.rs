@@ -11,7 +11,7 @@ use tpo::core::nn::{Linear, LinearConfig};
 use tpo::core::prompt::TextEncoder;
 use tpo::core::traits::{DecodeCache, LanguageModel};
 use tpo::data::feed::{Cursor, Feed, FeedConfig, SourceConfig, Targets};
-use tpo::data::prompts::{VideoChatEncoder, Vocabulary};
+use tpo::data::prompts::{LayoutEncoder, Vocabulary};
 use tpo::data::{ClipConfig, MediaLimits, open_video, select_frames};
 use tpo::heads::mask::sam2::{MemoryInput, PointPrompt, PromptEmbedding, Sam2Config};
 use tpo::heads::mask::track::{Resize, fill_holes};
@@ -424,7 +424,7 @@ impl Bench {
         };
         config.order.batch_size = LOADER_BATCH;
         config.loader.workers = args.threads;
-        let encoder = Arc::new(VideoChatEncoder::new(Arc::new(Bytes), 2));
+        let encoder = Arc::new(LayoutEncoder::videochat(Arc::new(Bytes), 2));
         let (words, cursor) = (Vocabulary::default(), Cursor::default());
         let feed = Feed::open(&config, words, encoder, Targets::new(), cursor);
         std::fs::remove_file(&file)?;

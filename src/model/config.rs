@@ -1,5 +1,7 @@
 //! A whole model in one configuration: the file `tpo.json`.
 
+use std::sync::Arc;
+
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -8,6 +10,8 @@ use tpo_core::model::{CallOrder, TpoModel};
 use tpo_core::token::TaskRegistry;
 use tpo_core::traits::VisualShape;
 use tpo_core::weights::{KeyRules, KeyTables};
+use tpo_data::prompts::PromptLayout;
+use tpo_data::prompts::videochat::VideoChatLayout;
 use tpo_llm::LlmConfig;
 
 use super::families::videochat;
@@ -36,6 +40,15 @@ pub struct InputConfig {
 pub enum PromptStyle {
     /// `[INST] <Video>..</Video>[/INST] [INST] question [/INST] answer` (VideoChat2 and VideoChat-TPO).
     VideoChat,
+}
+
+impl PromptStyle {
+    /// The layout of that name.
+    pub fn layout(self) -> Arc<dyn PromptLayout> {
+        match self {
+            Self::VideoChat => Arc::new(VideoChatLayout),
+        }
+    }
 }
 
 /// Sizes of all parts, and the tasks.
@@ -195,10 +208,8 @@ impl TpoConfig {
 
     /// Longest prompt in tokens: that of the prompt style, if the language model reads as much.
     pub fn max_prompt(&self) -> usize {
-        let style = match self.prompt {
-            PromptStyle::VideoChat => videochat::MAX_PROMPT,
-        };
-        style.min(self.llm.max_position_embeddings)
+        let layout = self.prompt.layout();
+        layout.max_tokens().min(self.llm.max_position_embeddings)
     }
 
     /// Creates the model with random weights, drawn on first use from the device's generator

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use tpo_core::geometry::BoxXyxy;
 use tpo_core::head::{FeatureSource, FrameSource, HeadSet, Sample, TaskOutput};
 use tpo_core::model::{CallOrder, GenerateEvent, GenerateOptions, PaddingSide, TokenBatch};
-use tpo_core::prompt::{
-    PromptIds, QuestionPrompt, Turn, Visual, encode_further_question, timestamps_message,
-};
+use tpo_core::prompt::{PromptIds, Turn, Visual};
 use tpo_core::token::TaskRegistry;
+use tpo_data::prompts::videochat::QuestionPrompt;
+use tpo_data::prompts::{Opening, PromptLayout};
 use tpo_data::sampling::frame_timestamps;
 use tpo_llm::sampling::Sampler;
 use tpo_llm::tokenizer::{DecodeStream, Tokenizer};
@@ -144,37 +144,41 @@ impl<H: HeadSet> Session<H> {
     pub(super) fn prompt_ids(&self, text: &str, question: &Question) -> Result<PromptIds> {
         let looking = self.looking.as_ref();
         let visual = looking.map_or(Visual::None, |l| l.media.kind);
-        let n_visual = looking.map_or(0, |l| l.embeddings.counts.iter().sum());
+        let slots = looking.map_or(0, |l| l.embeddings.counts.iter().sum());
         let as_trained = self.call_order() == CallOrder::AsTrained;
-        let earlier = match as_trained {
-            true => &self.history.turns[..],
-            false => &[],
-        };
-        let asks_times = |text: &str| text.contains("timestamp");
-        let message = match asks_times(text) || earlier.iter().any(|t| asks_times(&t.question)) {
-            true => self.timestamps_message(),
+        let turns = &self.history.turns[..];
+        let earlier = if as_trained { turns } else { &[] };
+        let layout = self.config.prompt.layout();
+        let mut questions = earlier.iter().map(|t| t.question.as_str()).chain([text]);
+        let message = match questions.any(|q| layout.asks_times(q)) {
+            true => self.times(&*layout),
             false => String::new(),
         };
         let prefix = &question.answer_prefix;
-        let mut prompt = match (earlier.first(), self.history.turns.is_empty()) {
-            (Some(first), _) => QuestionPrompt::new(visual, &message, &first.question),
-            (None, true) => QuestionPrompt::new(visual, &message, text).with_answer_prefix(prefix),
-            (None, false) => {
-                QuestionPrompt::with_history(visual, &message, &self.history.turns, text)
-                    .with_answer_prefix(prefix)
-            }
-        };
-        let front = match visual {
-            Visual::None => &mut prompt.question,
-            _ => &mut prompt.visual,
-        };
-        front.insert_str(0, &question.system);
-        let mut ids = prompt.encode(n_visual, &self.tokenizer)?;
+        if !as_trained && !turns.is_empty() {
+            // The published generation code lays further turns out in its own way.
+            let mut prompt = QuestionPrompt::with_history(visual, &message, turns, text)
+                .with_answer_prefix(prefix);
+            prompt.put_in_front(visual, &question.system);
+            return Ok(prompt.encode(slots, &self.tokenizer)?);
+        }
+        let first = earlier.first().map(|t| t.question.as_str());
+        let mut ids = layout.opening(
+            &Opening {
+                system: &question.system,
+                visual,
+                slots,
+                message: &message,
+                question: first.unwrap_or(text),
+                answer_prefix: if first.is_some() { "" } else { prefix },
+            },
+            &*self.tokenizer,
+        )?;
         for (i, answer) in self.history.answers.iter().enumerate().take(earlier.len()) {
             ids.push_text(answer);
             let next = match earlier.get(i + 1) {
-                Some(turn) => encode_further_question(&turn.question, "", &self.tokenizer)?,
-                None => encode_further_question(text, prefix, &self.tokenizer)?,
+                Some(turn) => layout.further(&turn.question, "", &*self.tokenizer)?,
+                None => layout.further(text, prefix, &*self.tokenizer)?,
             };
             ids.push_text(&next);
         }
@@ -194,14 +198,14 @@ impl<H: HeadSet> Session<H> {
         text
     }
 
-    /// The frame times, which the reference tells only to questions that say "timestamp".
-    fn timestamps_message(&self) -> String {
+    /// The sentence on the frame times of a video.
+    fn times(&self, layout: &dyn PromptLayout) -> String {
         match self.media() {
             Some(Media {
                 fps: Some(fps),
                 frames,
                 ..
-            }) => timestamps_message(&frame_timestamps(frames, *fps)),
+            }) => layout.times(&frame_timestamps(frames, *fps)),
             _ => String::new(),
         }
     }

@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use tpo_core::prompt::Visual;
-use tpo_data::prompts::{Dialogue, DialogueEncoder, VideoChatEncoder};
+use tpo_data::prompts::{Dialogue, DialogueEncoder, LayoutEncoder};
 use tpo_data::synthetic::{Split, World, WorldConfig};
 
 use super::{Question, SessionOptions};
@@ -54,9 +54,9 @@ fn turns_lie_as_in_training() {
     };
     let mut turns: Vec<_> = (0..3).map(|i| (questions[i].clone(), said(i))).collect();
     turns.push(("And now?".into(), String::new()));
-    let encoder = VideoChatEncoder {
+    let encoder = LayoutEncoder {
         video_slots: session.media().unwrap().embeddings.dims()[1],
-        ..VideoChatEncoder::new(Arc::new(crate::presets::mini_tokenizer().unwrap()), eos)
+        ..LayoutEncoder::videochat(Arc::new(crate::presets::mini_tokenizer().unwrap()), eos)
     };
     let dialogue = Dialogue {
         turns,

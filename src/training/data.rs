@@ -8,7 +8,7 @@ use burn::tensor::Device;
 use tpo_core::head::HeadSet;
 use tpo_core::weights::module_params;
 use tpo_data::feed::{Cursor, Feed, FramesConfig, LoaderConfig, OrderConfig, Rows, SourceConfig};
-use tpo_data::prompts::{VideoChatEncoder, Vocabulary};
+use tpo_data::prompts::{LayoutEncoder, Vocabulary};
 use tpo_data::{FrameSampling, ImageTransform};
 use tpo_llm::tokenizer::Tokenizer;
 use tpo_train::recipe::{MixtureSpec, Recipe};
@@ -64,17 +64,18 @@ impl DataContext {
     ///
     /// # Errors
     /// [`TrainError::InvalidRecipe`] for a tokenizer without an end of text.
-    pub fn encoder(&self) -> tpo_train::Result<VideoChatEncoder> {
+    pub fn encoder(&self) -> tpo_train::Result<LayoutEncoder> {
         let eos = self.tokenizer.eos_id().ok_or_else(|| {
             invalid(vec![
                 "the model's tokenizer has no end-of-text token; an answer could not end".into(),
             ])
         })?;
         let config = self.config.clone();
-        Ok(VideoChatEncoder {
+        Ok(LayoutEncoder {
+            layout: config.prompt.layout(),
             max_tokens: config.max_prompt(),
             slots: Arc::new(move |visual| config.rows(visual)),
-            ..VideoChatEncoder::new(self.tokenizer.clone(), eos)
+            ..LayoutEncoder::videochat(self.tokenizer.clone(), eos)
         })
     }
 }

@@ -17,7 +17,7 @@ use tpo_data::feed::{
     SourceConfig, SourceRows, SourceShare, View,
 };
 use tpo_data::prompts::{
-    AnswerStyle, Dialogue, DialogueEncoder, EncodedDialogue, VideoChatEncoder, Vocabulary,
+    AnswerStyle, Dialogue, DialogueEncoder, EncodedDialogue, LayoutEncoder, Vocabulary,
 };
 use tpo_data::{ClipRange, DataError, FrameSampling, ImageTransform};
 
@@ -55,13 +55,13 @@ fn text(ids: impl IntoIterator<Item = u32>) -> String {
         .collect()
 }
 
-fn encoder() -> VideoChatEncoder {
-    VideoChatEncoder {
+fn encoder() -> LayoutEncoder {
+    LayoutEncoder {
         slots: Arc::new(|v| match v.kind {
             Visual::Image => 2,
             _ => 3,
         }),
-        ..VideoChatEncoder::new(Arc::new(Chars(registry())), 2)
+        ..LayoutEncoder::videochat(Arc::new(Chars(registry())), 2)
     }
 }
 
@@ -711,7 +711,7 @@ fn templates_depend_on_the_place_only_and_text_style_has_no_tokens() {
 }
 
 /// Counts what is being prepared.
-struct Counting(VideoChatEncoder, Arc<AtomicUsize>);
+struct Counting(LayoutEncoder, Arc<AtomicUsize>);
 
 impl DialogueEncoder for Counting {
     fn encode(&self, v: Visual, t: &[f64], d: &Dialogue) -> Result<EncodedDialogue, DataError> {

@@ -8,7 +8,7 @@ use tpo_core::head::FrameSource;
 use tpo_core::prompt::TextEncoder;
 use tpo_core::token::TaskRegistry;
 use tpo_data::feed::{Collated, Cursor, Feed, FeedConfig, GroupBy, SourceConfig};
-use tpo_data::prompts::{VideoChatEncoder, Vocabulary};
+use tpo_data::prompts::{LayoutEncoder, Vocabulary};
 use tpo_data::schema::Target;
 use tpo_data::synthetic::{RowsConfig, Split, WorldRows, WorldTask};
 use tpo_data::{DataError, ImageTransform, MediaLimits};
@@ -60,10 +60,10 @@ fn config(sources: Vec<SourceConfig>) -> FeedConfig {
 
 fn open(config: &FeedConfig) -> Result<Feed, DataError> {
     let registry = registry();
-    let encoder = VideoChatEncoder {
+    let encoder = LayoutEncoder {
         slots: Arc::new(|_| 3),
         max_tokens: 4096,
-        ..VideoChatEncoder::new(Arc::new(Chars(registry.clone())), 2)
+        ..LayoutEncoder::videochat(Arc::new(Chars(registry.clone())), 2)
     };
     let words = Vocabulary::from(&registry);
     Feed::open(

@@ -19,9 +19,6 @@ use crate::model::{
     BuiltInHeads, ConnectorConfig, FORMAT, InputConfig, PromptStyle, Tpo, TpoConfig, VisionConfig,
 };
 
-/// Longest prompt in tokens (reference implementation: `max_length`).
-pub(crate) const MAX_PROMPT: usize = 1024;
-
 /// The paper's model: UMT, Q-Former, a Llama-family decoder, the three built-in heads.
 pub type VideoChatTpo = Tpo<BuiltInHeads>;
 

@@ -3,12 +3,11 @@
 use std::sync::Arc;
 
 use tpo_core::model::IGNORE_LABEL;
-use tpo_core::prompt::{
-    PromptIds, QuestionPrompt, TextEncoder, Visual, encode_further_question, encode_without_bos,
-    timestamps_message,
-};
+use tpo_core::prompt::{PromptIds, TextEncoder, Visual, encode_without_bos};
 use tpo_core::traits::VisualShape;
 
+use super::layout::{Opening, PromptLayout};
+use super::videochat::VideoChatLayout;
 use super::writer::{Dialogue, prepare};
 use crate::DataError;
 
@@ -47,44 +46,47 @@ pub trait DialogueEncoder: Send + Sync {
     ) -> Result<EncodedDialogue, DataError>;
 }
 
-/// The layout of VideoChat-TPO: `[INST] <Video>..</Video>[/INST] [INST] question [/INST] answer`.
+/// Dialogues in the layout of a base model.
 ///
 /// The question is encoded exactly as for generation and the answer separately after it, so what the
-/// model reads before its answer is the same in training and in use. Later turns follow without a
-/// further BOS; packed turns all begin as the first does. Labels are the answers with their end
-/// token, placeholders included, as in the reference; everything else is [`IGNORE_LABEL`].
+/// model reads before its answer is the same in training and in use. Packed turns all begin as the
+/// first does. Labels are the answers with their end token, placeholders included, as in the
+/// reference; everything else is [`IGNORE_LABEL`].
 #[derive(Clone)]
-pub struct VideoChatEncoder {
+pub struct LayoutEncoder {
+    /// The layout.
+    pub layout: Arc<dyn PromptLayout>,
     /// The tokenizer.
     pub tokenizer: SharedEncoder,
-    /// Id of `</s>`.
+    /// Id of the end of a text.
     pub eos_id: u32,
-    /// Visual slots of a visual. Reference: 96 for any.
+    /// Visual slots of a visual.
     pub slots: SlotCount,
-    /// Most positions; the reference cuts at 1024.
+    /// Most positions.
     pub max_tokens: usize,
 }
 
-impl VideoChatEncoder {
-    /// The reference's 96 slots and 1024 positions.
-    pub fn new(tokenizer: SharedEncoder, eos_id: u32) -> Self {
+impl LayoutEncoder {
+    /// VideoChat-TPO with the reference's 96 slots and 1024 positions.
+    pub fn videochat(tokenizer: SharedEncoder, eos_id: u32) -> Self {
         Self {
             tokenizer,
             eos_id,
             slots: Arc::new(|_| 96),
-            max_tokens: tpo_core::prompt::MAX_TOKENS,
+            max_tokens: VideoChatLayout.max_tokens(),
+            layout: Arc::new(VideoChatLayout),
         }
     }
-}
 
-impl VideoChatEncoder {
     /// A question without what stands before it, as the first of a dialogue is encoded.
     fn alone(&self, question: &str) -> Result<PromptIds, DataError> {
-        Ok(QuestionPrompt::new(Visual::None, "", question).encode(0, &*self.tokenizer)?)
+        Ok(self
+            .layout
+            .opening(&Opening::text(question), &*self.tokenizer)?)
     }
 }
 
-impl DialogueEncoder for VideoChatEncoder {
+impl DialogueEncoder for LayoutEncoder {
     fn encode(
         &self,
         visual: Option<&VisualShape>,
@@ -93,14 +95,10 @@ impl DialogueEncoder for VideoChatEncoder {
     ) -> Result<EncodedDialogue, DataError> {
         let slots = visual.map_or(0, |v| (self.slots)(v));
         let visual = visual.map_or(Visual::None, |v| v.kind);
-        let asks_times = dialogue
-            .turns
-            .iter()
-            .any(|(q, _)| q.to_lowercase().contains("timestamp"));
-        let message = if visual == Visual::Video && asks_times {
-            timestamps_message(times)
-        } else {
-            String::new()
+        let mut questions = dialogue.turns.iter().map(|(question, _)| question);
+        let message = match questions.any(|q| self.layout.asks_times(q)) {
+            true if visual == Visual::Video => self.layout.times(times),
+            _ => String::new(),
         };
         let mut out = EncodedDialogue {
             prompt: PromptIds::default(),
@@ -112,15 +110,20 @@ impl DialogueEncoder for VideoChatEncoder {
             let mut turn = PromptIds::default();
             let mut shared = 0;
             if i == 0 {
-                turn = QuestionPrompt::new(visual, &message, question)
-                    .encode(slots, &*self.tokenizer)?;
+                let opening = Opening {
+                    visual,
+                    slots,
+                    message: &message,
+                    ..Opening::text(question)
+                };
+                turn = self.layout.opening(&opening, &*self.tokenizer)?;
                 if dialogue.apart {
                     shared = turn.len() - self.alone(question)?.len();
                 }
             } else if dialogue.apart {
                 turn = self.alone(question)?;
             } else {
-                turn.push_text(&encode_further_question(question, "", &*self.tokenizer)?);
+                turn.push_text(&self.layout.further(question, "", &*self.tokenizer)?);
             }
             let asked = turn.len();
             if !answer.is_empty() {

@@ -6,10 +6,13 @@
 
 mod book;
 mod encode;
+mod layout;
 mod textual;
+pub mod videochat;
 mod writer;
 
 pub use book::{Family, PromptBook};
-pub use encode::{DialogueEncoder, EncodedDialogue, SharedEncoder, SlotCount, VideoChatEncoder};
+pub use encode::{DialogueEncoder, EncodedDialogue, LayoutEncoder, SharedEncoder, SlotCount};
+pub use layout::{Opening, PromptLayout};
 pub use textual::{box_text, read_box, read_spans, read_track};
 pub use writer::{AnswerStyle, Call, Dialogue, PromptConfig, PromptWriter, TaskWords, Vocabulary};

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
+use crate::prompts::videochat::{IMAGE_PLACEHOLDER, VIDEO_PLACEHOLDER};
 use tpo_core::geometry::Rle;
-use tpo_core::prompt::{IMAGE_PLACEHOLDER, VIDEO_PLACEHOLDER};
 
 use super::annotation::{
     Annotation, BoxCoords, FramePosition, Saliency, Target, TrackFrame, TrackRegion,

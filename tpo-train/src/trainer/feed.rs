@@ -145,7 +145,7 @@ mod tests {
     use tpo_core::head::NoHeads;
     use tpo_core::prompt::TextEncoder;
     use tpo_data::feed::{FeedConfig, SourceConfig};
-    use tpo_data::prompts::{VideoChatEncoder, Vocabulary};
+    use tpo_data::prompts::{LayoutEncoder, Vocabulary};
 
     struct Bytes;
     impl TextEncoder for Bytes {
@@ -167,7 +167,7 @@ mod tests {
             sources: vec![SourceConfig::new(path)],
             ..FeedConfig::default()
         };
-        let encoder = Arc::new(VideoChatEncoder::new(Arc::new(Bytes), 2));
+        let encoder = Arc::new(LayoutEncoder::videochat(Arc::new(Bytes), 2));
         let (words, none) = (Vocabulary::default(), Arc::new(NoHeads::default()));
         FeedData::new(Feed::open(&config, words, encoder, none, Cursor::default()).unwrap())
     }
