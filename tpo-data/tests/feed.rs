@@ -403,14 +403,14 @@ fn labels_are_the_answers_and_targets_follow_the_tokens() {
 #[test]
 fn unequal_clips_share_a_batch() {
     let dir = tempfile::tempdir().unwrap();
-    for (clip, frames, size) in [("a", 4u32, [16, 12]), ("b", 2, [8, 20])] {
+    for (clip, frames, size) in [("a", 8u32, [16, 12]), ("b", 4, [8, 20])] {
         for j in 0..frames {
             let path = dir.path().join(format!("{clip}/{j}.png"));
             picture(&path, size, [j, 1, j + 2, 9]);
         }
     }
     let row = |clip: &str| {
-        json!({"media": {"frames": clip, "fps": 2.0},
+        json!({"media": {"frames": clip, "fps": 4.0},
             "turns": [{"question": "What?", "answer": "A box."}]})
     };
     let mut config = FeedConfig {
@@ -457,7 +457,9 @@ fn unequal_clips_share_a_batch() {
     // The box is where its picture has it, in its own layout.
     for (_, values, [frames, channels, h, w]) in &batch.visuals {
         assert_eq!(values.len(), frames * channels * h * w);
-        for (j, frame) in values.chunks(channels * h * w).enumerate() {
+        for (i, frame) in values.chunks(channels * h * w).enumerate() {
+            // Two of four frames a second.
+            let j = 2 * i + 1;
             let expected = [
                 j as f32 / *w as f32,
                 1.0 / *h as f32,
