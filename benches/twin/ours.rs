@@ -7,10 +7,11 @@ use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Device, Distribution, FloatDType, Tensor};
 use serde::{Deserialize, Serialize};
 use tpo::DeviceChoice;
+use tpo::core::head::NoHeads;
 use tpo::core::nn::{Linear, LinearConfig};
 use tpo::core::prompt::TextEncoder;
 use tpo::core::traits::{DecodeCache, LanguageModel};
-use tpo::data::feed::{Cursor, Feed, FeedConfig, SourceConfig, Targets};
+use tpo::data::feed::{Cursor, Feed, FeedConfig, SourceConfig};
 use tpo::data::prompts::{LayoutEncoder, Vocabulary};
 use tpo::data::{ClipConfig, MediaLimits, open_video, select_frames};
 use tpo::heads::mask::sam2::{MemoryInput, PointPrompt, PromptEmbedding, Sam2Config};
@@ -426,22 +427,28 @@ impl Bench {
         config.loader.workers = args.threads;
         let encoder = Arc::new(LayoutEncoder::videochat(Arc::new(Bytes), 2));
         let (words, cursor) = (Vocabulary::default(), Cursor::default());
-        let feed = Feed::open(&config, words, encoder, Targets::new(), cursor);
+        let feed = Feed::open(
+            &config,
+            words,
+            encoder,
+            Arc::new(NoHeads::default()),
+            cursor,
+        );
         std::fs::remove_file(&file)?;
         let mut feed = feed?;
-        let mut shape = [0; 5];
+        let mut shapes = Vec::new();
         let measured = self.samples_of(LOADER_BATCH * LOADER_BATCHES, || {
             let start = Instant::now();
             for _ in 0..LOADER_BATCHES {
                 let batch = feed.next_batch()?.ok_or("the loader ended")?;
                 let (batch, _) = batch.into_batch(&self.device);
-                shape = batch.frames.ok_or("no frames")?.dims();
+                shapes = batch.visuals.iter().map(|v| v.pixels.dims()).collect();
             }
             self.device.sync()?;
             Ok(start.elapsed())
         })?;
-        if shape != [LOADER_BATCH, 16, 3, 224, 224] || feed.bad_rows().count > 0 {
-            return Err(format!("batches of {shape:?}").into());
+        if shapes != [[16, 3, 224, 224]; LOADER_BATCH] || feed.bad_rows().count > 0 {
+            return Err(format!("batches of {shapes:?}").into());
         }
         let clips = measured
             .samples_ms

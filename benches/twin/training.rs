@@ -4,12 +4,13 @@ use burn::module::Param;
 use burn::tensor::{Device, Distribution, Tensor};
 use tpo::TpoConfig;
 use tpo::core::geometry::BoxXyxy;
-use tpo::core::head::TargetSet;
+use tpo::core::head::{Sample, TargetSet};
 use tpo::core::model::{PaddingSide, TokenBatch, TpoBatch};
 use tpo::core::prompt::PromptIds;
-use tpo::core::traits::LanguageModel;
+use tpo::core::traits::{LanguageModel, VisualInput};
 use tpo::llm::{LlmConfig, LoraConfig, config::LORA_TARGETS};
-use tpo::train::trainer::{GeneratedData, SampleInfo, TrainBatch, prepare};
+use tpo::model::{BuiltInHeads, ConnectorConfig};
+use tpo::train::trainer::{GeneratedData, TrainBatch, prepare};
 use tpo::train::{
     AdamW, GradientSet, Optimizer, ParamGroupSpec, Precision, Stage, StageLength, TrainOptions,
     Trainer, resolve,
@@ -108,10 +109,12 @@ pub fn tpo_step(device: &Device) -> Outcome<Step> {
     const VOCAB: usize = 300;
     let mut config = TpoConfig::nano(VOCAB);
     config.llm = config.llm.lora(adapters(0.0, &LORA_TARGETS));
-    config.connector.qformer.hidden_dropout_prob = 0.0;
-    config.connector.qformer.attention_probs_dropout_prob = 0.0;
-    config.connector.qformer.drop_path_rate = 0.0;
-    let model = config.init(device)?;
+    if let ConnectorConfig::QFormer(connector) = &mut config.connector {
+        connector.qformer.hidden_dropout_prob = 0.0;
+        connector.qformer.attention_probs_dropout_prob = 0.0;
+        connector.qformer.drop_path_rate = 0.0;
+    }
+    let model = config.init::<BuiltInHeads>(device)?;
     let stage = Stage {
         name: "bench".into(),
         length: StageLength::Steps(1_000_000),
@@ -134,8 +137,8 @@ pub fn tpo_step(device: &Device) -> Outcome<Step> {
             "vision.**",
             "connector.**",
             "llm.**.lora.*",
-            "head:region.**",
-            "token:region",
+            "heads.region.**",
+            "task_tokens.region",
         ])],
     };
     let shape = [TPO_ROWS, 8, 3, 64, 64];
@@ -154,11 +157,11 @@ pub fn tpo_step(device: &Device) -> Outcome<Step> {
     let prompts = vec![prompt; TPO_ROWS];
     let mut data = GeneratedData::new(1, move |_, device: &Device| {
         let mut batch = TpoBatch::new(TokenBatch::pad(&prompts, PaddingSide::Right, 0), device);
-        batch.frames = Some(frames.clone());
+        batch.visuals = VisualInput::clips(frames.clone());
         batch.labels = Some(vec![label.clone(); TPO_ROWS]);
         let target = BoxXyxy::from([0.2, 0.3, 0.6, 0.7]);
         batch.targets = TargetSet::new().with("region", vec![target; TPO_ROWS]);
-        let samples = vec![SampleInfo::named("bench"); TPO_ROWS];
+        let samples = vec![Sample::named("bench"); TPO_ROWS];
         Ok(TrainBatch { batch, samples })
     });
     let mut trainer = Trainer::new(model, stage, &data, TrainOptions::new(device))?;

@@ -103,7 +103,7 @@ mod tests {
     fn every_command_teaches() {
         let mut program = Program::command();
         program.build();
-        program.debug_assert();
+        program.clone().debug_assert();
         for command in program.get_subcommands_mut() {
             let name = command.get_name().to_string();
             if name == "help" {

@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use tpo_core::prompt::Visual;
+use tpo_core::traits::VisualShape;
 use tpo_data::prompts::{Dialogue, DialogueEncoder, LayoutEncoder};
 use tpo_data::synthetic::{Split, World, WorldConfig};
 
@@ -42,10 +42,10 @@ fn turns_lie_as_in_training() {
     let registry = session.model().registry();
     let region = registry.require("region").unwrap();
     let call = [region.routing.id, region.placeholder.id];
-    assert!(session.answers[1].windows(2).any(|ids| ids == call));
+    assert!(session.history.answers[1].windows(2).any(|ids| ids == call));
     let eos = session.tokenizer().eos_ids()[0];
     let said = |i: usize| {
-        let ids: &[u32] = &session.answers[i];
+        let ids: &[u32] = &session.history.answers[i];
         assert_eq!(ids.last(), Some(&eos));
         session
             .tokenizer()
@@ -54,15 +54,18 @@ fn turns_lie_as_in_training() {
     };
     let mut turns: Vec<_> = (0..3).map(|i| (questions[i].clone(), said(i))).collect();
     turns.push(("And now?".into(), String::new()));
+    let slots = session.looking.as_ref().unwrap().embeddings.counts[0];
     let encoder = LayoutEncoder {
-        video_slots: session.media().unwrap().embeddings.dims()[1],
+        slots: Arc::new(move |_| slots),
         ..LayoutEncoder::videochat(Arc::new(crate::presets::mini_tokenizer().unwrap()), eos)
     };
     let dialogue = Dialogue {
         turns,
         ..Dialogue::default()
     };
-    let trained = encoder.encode(Visual::Video, &[], &dialogue).unwrap();
+    let media = session.media().unwrap();
+    let video = VisualShape::video(media.size, media.frames.len());
+    let trained = encoder.encode(Some(&video), &[], &dialogue).unwrap();
     let asked = Question::new("And now?");
     assert_eq!(
         session.prompt_ids("And now?", &asked).unwrap(),

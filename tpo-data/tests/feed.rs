@@ -1,10 +1,14 @@
 //! From files to batches: order, resume, shards, prompts, labels, augmentation, bad rows.
 
+#[path = "common/heads.rs"]
+mod heads;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use burn::tensor::Device;
+use heads::{Truths, registry};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use tpo_core::geometry::{BoxXyxy, Mask, Rle};
@@ -12,6 +16,8 @@ use tpo_core::head::FrameSource;
 use tpo_core::model::IGNORE_LABEL;
 use tpo_core::prompt::{TextEncoder, Visual};
 use tpo_core::token::TaskRegistry;
+use tpo_core::traits::VisualShape;
+use tpo_core::truth::{Truth, TruthRegion, TruthTarget};
 use tpo_data::feed::{
     AugmentConfig, Collated, Cursor, Feed, FeedConfig, MixtureConfig, OrderConfig, Plan,
     SourceConfig, SourceRows, SourceShare, View,
@@ -136,15 +142,20 @@ fn mixed(dir: &Path) -> FeedConfig {
 /// All that a batch is.
 fn digest(b: &Collated) -> String {
     let regions = b.targets.get::<BoxXyxy>("region").unwrap();
-    let frames = b.frames.as_ref().map(|(values, shape)| {
-        (
-            shape,
-            values
-                .iter()
-                .map(|v| u64::from(v.to_bits()))
-                .fold(7u64, |h, v| h.wrapping_mul(31) ^ v),
-        )
-    });
+    let frames: Vec<_> = b
+        .visuals
+        .iter()
+        .map(|(shape, values, dims)| {
+            (
+                shape,
+                dims,
+                values
+                    .iter()
+                    .map(|v| u64::from(v.to_bits()))
+                    .fold(7u64, |h, v| h.wrapping_mul(31) ^ v),
+            )
+        })
+        .collect();
     let lines: Vec<_> = b
         .samples
         .iter()
@@ -378,9 +389,95 @@ fn labels_are_the_answers_and_targets_follow_the_tokens() {
     let slots = batch.tokens.positions_of(32003);
     assert_eq!(slots.len(), regions.len());
     let (tpo, samples) = batch.into_batch(&Device::flex());
-    assert_eq!(tpo.frames.unwrap().dims(), [2, 1, 3, 8, 8]);
-    assert_eq!(samples[1].context(None).size, Some((10, 10)));
+    assert_eq!(tpo.visuals.len(), 2);
+    for visual in &tpo.visuals {
+        assert_eq!(visual.pixels.dims(), [1, 3, 8, 8]);
+        assert_eq!(visual.shape, VisualShape::image((10, 10)));
+    }
+    let [_, second] = samples.try_into().unwrap();
+    assert_eq!(second.into_sample().size, Some((10, 10)));
     assert!(feed.next_batch().unwrap().is_none());
+}
+
+/// Without a size to resize to and with a frame rate, clips of a batch have shapes of their own.
+#[test]
+fn unequal_clips_share_a_batch() {
+    let dir = tempfile::tempdir().unwrap();
+    for (clip, frames, size) in [("a", 8u32, [16, 12]), ("b", 4, [8, 20])] {
+        for j in 0..frames {
+            let path = dir.path().join(format!("{clip}/{j}.png"));
+            picture(&path, size, [j, 1, j + 2, 9]);
+        }
+    }
+    let row = |clip: &str| {
+        json!({"media": {"frames": clip, "fps": 4.0},
+            "turns": [{"question": "What?", "answer": "A box."}]})
+    };
+    let mut config = FeedConfig {
+        sources: vec![write(dir.path(), "x.jsonl", &[row("a"), row("b")])],
+        ..small()
+    };
+    config.frames.sampling = FrameSampling::Fps(2.0);
+    config.frames.transform = ImageTransform {
+        mean: [0.0; 3],
+        std: [1.0; 3],
+        ..ImageTransform::region()
+    };
+    config.order.batch_size = 2;
+    config.order.shuffle = false;
+    // As many slots as pixels, so that size and number of pictures must have reached the encoder.
+    let encoder = VideoChatEncoder {
+        slots: Arc::new(|v| v.pictures * (v.size.0 * v.size.1) as usize),
+        max_tokens: 4096,
+        ..encoder()
+    };
+    let mut feed = Feed::open(
+        &config,
+        Vocabulary::from(&registry()),
+        Arc::new(encoder),
+        Arc::new(Truths),
+        Cursor::default(),
+    )
+    .unwrap();
+    let batch = feed.next_batch().unwrap().unwrap();
+    assert!(batch.skipped.is_empty(), "{:?}", batch.skipped);
+    let found: Vec<_> = batch.visuals.iter().map(|(s, _, d)| (*s, *d)).collect();
+    let expected = [
+        (VisualShape::video((16, 12), 4), [4, 3, 12, 16]),
+        (VisualShape::video((8, 20), 2), [2, 3, 20, 8]),
+    ];
+    assert_eq!(found, expected);
+    let slots: Vec<usize> = batch
+        .tokens
+        .visual
+        .iter()
+        .map(|row| row.iter().filter(|v| **v).count())
+        .collect();
+    assert_eq!(slots, [4 * 16 * 12, 2 * 8 * 20]);
+    // The box is where its picture has it, in its own layout.
+    for (_, values, [frames, channels, h, w]) in &batch.visuals {
+        assert_eq!(values.len(), frames * channels * h * w);
+        for (i, frame) in values.chunks(channels * h * w).enumerate() {
+            // Two of four frames a second.
+            let j = 2 * i + 1;
+            let expected = [
+                j as f32 / *w as f32,
+                1.0 / *h as f32,
+                (j + 2) as f32 / *w as f32,
+                9.0 / *h as f32,
+            ];
+            assert_eq!(white(frame, [*h, *w]), Some(expected));
+        }
+    }
+    let host = batch.visuals.clone();
+    let (tpo, _) = batch.into_batch(&Device::flex());
+    for (visual, (shape, values, dims)) in tpo.visuals.into_iter().zip(host) {
+        assert_eq!((visual.shape, visual.pixels.dims()), (shape, dims));
+        assert_eq!(
+            visual.pixels.into_data().try_to_vec::<f32>().unwrap(),
+            values
+        );
+    }
 }
 
 #[test]
@@ -412,11 +509,11 @@ fn video_facts_and_lazy_frames() {
         prompt.contains("The video contains 4 frames sampled at 0."),
         "{prompt}"
     );
-    let sample = &batch.samples[0];
+    let sample = &batch.samples[0].sample;
     assert_eq!(sample.duration, Some(2.0));
     assert!(sample.timestamps.iter().all(|t| (0.0..2.0).contains(t)));
     let (_, samples) = batch.into_batch(&Device::flex());
-    let clip = samples[0].clip.as_ref().unwrap();
+    let clip = &samples[0].clip.as_ref().unwrap().frames;
     let frames = clip.frames(16).unwrap();
     assert_eq!(frames.dims(), [4, 3, 16, 16]);
     let one = clip.frame(2, 16).unwrap();
@@ -491,8 +588,10 @@ fn pictures_boxes_and_masks_are_augmented_together() {
     let mut feed = open(&config, Cursor::default()).unwrap();
     let (mut flips, mut shapes) = (0, std::collections::HashSet::new());
     while let Some(batch) = feed.next_batch().unwrap() {
-        let (values, shape) = batch.frames.as_ref().unwrap();
-        let [_, _, _, h, w] = *shape;
+        let [(_, values, [_, _, h, w])] = &batch.visuals[..] else {
+            panic!()
+        };
+        let (h, w) = (*h, *w);
         let seen = white(values, [h, w]).unwrap();
         let boxed = batch.targets.get::<BoxXyxy>("region").unwrap().unwrap()[0];
         for (a, b) in seen.iter().zip(boxed.to_array()) {
@@ -599,7 +698,7 @@ fn time_crops_hold_all_spans_and_rated_pieces() {
             s.clips.iter().map(|c| c + first).collect::<Vec<_>>(),
             [2, 3, 4]
         );
-        assert!((sample.duration.unwrap() - (end - start)).abs() < 1e-9);
+        assert!((sample.sample.duration.unwrap() - (end - start)).abs() < 1e-9);
         starts.insert((start * 2.0) as i64);
     }
     assert!(starts.len() > 1);
@@ -714,7 +813,12 @@ fn templates_depend_on_the_place_only_and_text_style_has_no_tokens() {
 struct Counting(LayoutEncoder, Arc<AtomicUsize>);
 
 impl DialogueEncoder for Counting {
-    fn encode(&self, v: Visual, t: &[f64], d: &Dialogue) -> Result<EncodedDialogue, DataError> {
+    fn encode(
+        &self,
+        v: Option<&VisualShape>,
+        t: &[f64],
+        d: &Dialogue,
+    ) -> Result<EncodedDialogue, DataError> {
         self.1.fetch_add(1, Ordering::SeqCst);
         self.0.encode(v, t, d)
     }

@@ -1,12 +1,17 @@
 //! Clips of the synthetic world as rows of a feed.
 
+#[path = "common/heads.rs"]
+mod heads;
+
 use std::sync::Arc;
 
 use burn::tensor::{TensorData, Tolerance};
+use heads::{Truths, registry};
 use serde_json::json;
 use tpo_core::head::FrameSource;
 use tpo_core::prompt::TextEncoder;
 use tpo_core::token::TaskRegistry;
+use tpo_core::truth::{Truth, TruthRegion, TruthTarget};
 use tpo_data::feed::{Collated, Cursor, Feed, FeedConfig, GroupBy, SourceConfig};
 use tpo_data::prompts::{LayoutEncoder, Vocabulary};
 use tpo_data::schema::Target;
@@ -93,8 +98,10 @@ fn one_clip_carries_turns_of_all_tasks() {
     let mut several = 0;
     for batch in &batches {
         assert!(batch.skipped.is_empty(), "{:?}", batch.skipped);
-        let (_, shape) = batch.frames.as_ref().unwrap();
-        assert_eq!(shape[1..], [8, 3, 16, 16]);
+        assert_eq!(batch.visuals.len(), batch.samples.len());
+        for (_, _, dims) in &batch.visuals {
+            assert_eq!(*dims, [8, 3, 16, 16]);
+        }
         for (i, sample) in batch.samples.iter().enumerate() {
             let calls: Vec<&str> = sample
                 .sample
@@ -125,7 +132,7 @@ fn one_clip_carries_turns_of_all_tasks() {
         }
         for task in ["temporal", "mask"] {
             let targets = batch.targets.get::<Truth>(task).unwrap();
-            let called = batch.samples.iter().flat_map(|s| &s.calls);
+            let called = batch.samples.iter().flat_map(|s| &s.sample.calls);
             let called = called.filter(|c| c.task == task).count();
             assert_eq!(targets.map(<[_]>::len), Some(called));
         }
@@ -205,6 +212,14 @@ fn exported_rows_are_the_rows_in_memory() {
     world.choices = 0.5;
     let made = WorldRows::new(world.clone(), 8, 16).unwrap();
     let path = made.export(dir.path()).unwrap();
+    let exported = std::fs::read_to_string(&path).unwrap();
+    assert_eq!(exported.lines().count(), 6);
+    for (i, line) in exported.lines().enumerate() {
+        let exported: serde_json::Value = serde_json::from_str(line).unwrap();
+        let (row, _) = made.row(i as u64, &MediaLimits::default()).unwrap();
+        assert!(row.id.is_some());
+        assert_eq!(row.id.as_deref(), exported["id"].as_str());
+    }
     let in_order = |source: SourceConfig| {
         let mut config = config(vec![source]);
         config.order.shuffle = false;
@@ -215,14 +230,15 @@ fn exported_rows_are_the_rows_in_memory() {
     assert_eq!(memory.len(), files.len());
     for (a, b) in memory.iter().zip(&files) {
         assert_eq!((&a.tokens, &a.labels), (&b.tokens, &b.labels));
-        assert!(a.frames == b.frames, "the pictures differ");
+        assert!(a.visuals == b.visuals, "the pictures differ");
         for (a, b) in a.samples.iter().zip(&b.samples) {
             assert_eq!(a.truths, b.truths);
-            assert_eq!((&a.id, a.size, a.duration), (&b.id, b.size, b.duration));
-            assert_eq!(a.timestamps, b.timestamps);
+            assert_eq!((a.line, a.sample.size), (b.line, b.sample.size));
+            assert_eq!(a.sample.duration, b.sample.duration);
+            assert_eq!(a.sample.timestamps, b.sample.timestamps);
             let clip = |s: &tpo_data::feed::SampleFacts| -> TensorData {
                 let clip = s.clip.as_ref().unwrap();
-                clip.frames(24).unwrap().into_data()
+                clip.frames.frames(24).unwrap().into_data()
             };
             clip(a).assert_approx_eq::<f32>(&clip(b), Tolerance::absolute(0.0));
         }
@@ -244,13 +260,13 @@ fn masks_are_those_of_the_sampled_frames() {
         };
         assert_eq!((track.len(), kept.len()), (16, 8));
         let clip = sample.clip.as_ref().unwrap();
-        assert_eq!(clip.len(), 8);
+        assert_eq!(clip.frames.len(), 8);
         for frame in kept {
             assert_eq!(frame.time, clip.indices[frame.sampled] as f64 / 2.0);
         }
         assert!(matches!(kept[0].region, TruthRegion::Mask(_)) && kept[0].sampled == 0);
         // The clip can be looked at again, at any size.
-        let again = clip.frames(32).unwrap().into_data();
+        let again = clip.frames.frames(32).unwrap().into_data();
         let first = tpo_data::VideoReader::read_frames(&video, &[clip.indices[0]]).unwrap();
         let value = f32::from(first[0].rgb()[0]) / 255.0;
         let found = again.iter::<f32>().next().unwrap();
@@ -277,7 +293,7 @@ fn answers_in_words_have_no_tokens() {
             let text: String = ids.iter().filter_map(|i| char::from_u32(i - 100)).collect();
             assert!(text.contains("seconds") && text.contains("[0."), "{text}");
         }
-        assert!(batch.samples.iter().all(|s| s.calls.is_empty()));
+        assert!(batch.samples.iter().all(|s| s.sample.calls.is_empty()));
     }
 }
 
@@ -305,7 +321,10 @@ fn files_and_worlds_mix_and_resume() {
     let names = |mut feed: Feed| {
         let mut names = Vec::new();
         while let Some(batch) = feed.next_batch().unwrap() {
-            let of = batch.samples.iter().map(|s| (s.name(), s.truths.clone()));
+            let of = batch
+                .samples
+                .iter()
+                .map(|s| (s.sample.id.clone(), s.truths.clone()));
             names.push((feed.cursor(), of.collect::<Vec<_>>()));
         }
         names

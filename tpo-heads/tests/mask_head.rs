@@ -389,7 +389,7 @@ fn video_teaches_the_adapter_and_sam_where_it_learns() {
         let output = head.forward(task.clone(), &context).unwrap();
         let terms = head.loss(&output, &targets, &context).unwrap();
 
-        let clip = |source: &Square| {
+        let clip = |source: &Arc<Square>| {
             let all = source.frames(head.sam.config().image_size).unwrap();
             all.narrow(0, 0, FRAMES).unsqueeze_dim::<5>(0)
         };

@@ -6,7 +6,7 @@ use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use common::params::gradients;
 use common::{max_diff, random};
-use tpo_core::traits::{Connector, Instruction};
+use tpo_core::traits::{Connector, Instruction, VisualShape};
 use tpo_vision::{MlpConnectorConfig, QFormer, QFormerConfig, QFormerConnectorConfig, VisionError};
 
 fn config() -> QFormerConfig {
