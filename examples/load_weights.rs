@@ -9,7 +9,6 @@
 //! with a tpo.json.
 
 use tpo::prelude::*;
-use tpo::videochat_tpo_keys;
 use tpo::vision::VideoEncoder;
 use tpo::vision::umt::{UMT_KEYS, UMT_KEYS_INVERSE};
 use tpo::weights::inspect::{LayoutChoice, inspect};
@@ -25,12 +24,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     // checkpoint's names. Nothing is loaded unless everything fits; the report says what was.
     let checkpoint = Checkpoint::open(&dir)?;
     let device = DeviceChoice::Cpu.open()?;
-    let config: TpoConfig =
-        serde_json::from_str(&std::fs::read_to_string(format!("{dir}/tpo.json"))?)?;
+    let config = TpoConfig::from_json(&std::fs::read_to_string(format!("{dir}/tpo.json"))?)?;
     let (model, report) = load_module(
-        config.init(&device)?,
+        config.init::<BuiltInHeads>(&device)?,
         &checkpoint,
-        &videochat_tpo_keys()?,
+        &config.keys::<BuiltInHeads>()?,
         &LoadOptions::default(),
     )?;
     println!("{report}");
@@ -44,7 +42,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let rules = KeyRules::new()
         .owns(["vision_encoder."])
         .rewrite(UMT_KEYS, UMT_KEYS_INVERSE)?;
-    let vision = VideoEncoder::new(&config.vision, &device)?;
+    let umt = config.vision.umt().ok_or("the encoder is not UMT")?;
+    let vision = VideoEncoder::new(umt, &device)?;
     let (_, report) = load_module(vision, &checkpoint, &rules, &options)?;
     println!("{report}");
     Ok(())

@@ -17,7 +17,7 @@ use tokenizers::pre_tokenizers::sequence::Sequence;
 use tokenizers::{AddedToken, ModelWrapper, Tokenizer};
 use tpo::data::prompts::box_text;
 use tpo::data::synthetic::{Clip, Split, World, WorldConfig};
-use tpo::prelude::TaskRegistry;
+use tpo::model::videochat_tasks;
 
 type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 
@@ -119,7 +119,7 @@ fn run(args: &Args) -> Outcome<()> {
     let learnt: serde_json::Value =
         serde_json::from_str(&learner.to_string(false).map_err(|e| e.to_string())?)?;
     let size = learner.get_vocab_size(true);
-    let registry = TaskRegistry::with_base(size as u32);
+    let registry = videochat_tasks(size as u32);
     let mut added: Vec<serde_json::Value> = specials
         .iter()
         .enumerate()

@@ -3,12 +3,14 @@
 //! `cargo run --release --example own_head`; docs/ADDING_A_HEAD.md walks through this file.
 
 use burn::tensor::TensorData;
-use tpo::core::head::{HeadMetric, SampleContext};
+use serde::{Deserialize, Serialize};
+use tpo::core::head::HeadMetric;
 use tpo::core::model::{GenerateEvent, GenerateOptions, PaddingSide, TokenBatch, TpoBatch};
 use tpo::core::prompt::PromptIds;
+use tpo::core::traits::VisualInput;
 use tpo::llm::{CausalLm, LlmConfig};
 use tpo::prelude::*;
-use tpo::train::trainer::{GeneratedData, SampleInfo, TrainBatch, Trainer, evaluate};
+use tpo::train::trainer::{GeneratedData, TrainBatch, Trainer, evaluate};
 use tpo::train::{LossWeights, ParamGroupSpec, Stage, StageLength, TrainOptions};
 use tpo::vision::{MlpConnector, MlpConnectorConfig, UmtConfig, VideoEncoder};
 use tpo::weights::{Checkpoint, KeyRules, LoadOptions, SaveOptions, load_module, save_module};
@@ -19,13 +21,29 @@ struct CountHead {
     mlp: Mlp,
 }
 
+/// Its part of a configuration: `"heads": { "count": { "hidden": 32 } }`, or nothing.
+#[derive(Serialize, Deserialize, Default)]
+#[serde(default, deny_unknown_fields)]
+struct CountConfig {
+    /// Width of the hidden layer; that of the language model if not given.
+    hidden: Option<usize>,
+}
+
 impl TaskHead for CountHead {
+    type Config = CountConfig;
     type Target = f32;
     type Output = Tensor<2>;
     type Prediction = f32;
 
-    fn spec(&self) -> HeadSpec {
-        HeadSpec::new("count", "<count_begin>", "<count>")
+    const NAME: &'static str = "count"; // called by <count_begin>, its place is <count>
+
+    fn init(config: &CountConfig, sizes: &ModelSizes, device: &Device) -> tpo::core::Result<Self> {
+        let hidden = config.hidden.unwrap_or(sizes.llm);
+        let mlp = MlpConfig::new(vec![sizes.llm, hidden, 1]).init(device);
+        Ok(Self { mlp })
+    }
+    fn target(&self, truth: &Truth) -> tpo::core::Result<f32> {
+        truth.to_value() // "annotations": [{ "task": "count", "value": 3 }]
     }
     fn forward(&self, task: Tensor<2>, _: &HeadContext<'_>) -> tpo::core::Result<Tensor<2>> {
         Ok(self.mlp.forward(task)) // [n, d_llm] -> [n, 1]
@@ -56,12 +74,12 @@ impl TaskHead for CountHead {
     }
 }
 
-type Model = TpoModel<
-    VideoEncoder,
-    MlpConnector,
-    CausalLm,
-    tpo::core::head::HeadNode<CountHead, tpo::core::head::NoHeads>,
->;
+heads! {
+    /// The heads of the model; `region: RegionHead` could stand beside it.
+    struct MyHeads { count: CountHead }
+}
+
+type Model = TpoModel<VideoEncoder, MlpConnector, CausalLm, MyHeads>;
 
 /// The vocabulary; a word's id is its place.
 const WORDS: &str = "<pad> <s> </s> how many squares ? I see <count_begin> <count>";
@@ -75,13 +93,14 @@ fn model(device: &Device) -> Outcome<Model> {
         routing: TokenId::new("<count_begin>", 9),
         placeholder: TokenId::new("<count>", 10),
     })?;
-    let head = CountHead {
-        mlp: MlpConfig::new(vec![32, 32, 1]).init(device),
-    };
     let vision = VideoEncoder::new(&UmtConfig::new(16, 8, 32, 3, 2).with_num_frames(2), device)?;
     let connector = MlpConnectorConfig::new(32, 32).init(device)?;
     let llm = LlmConfig::new(WORDS.split(' ').count(), 32, 64, 2, 2, 1, 16).init(device)?;
-    let heads = heads![head];
+    let sizes = ModelSizes {
+        llm: 32,
+        vision: 32,
+    };
+    let heads = MyHeads::init(&HeadConfigs::default(), &sizes, device)?;
     Ok(TpoModel::new(vision, connector, llm, heads, tasks, device)?)
 }
 
@@ -114,10 +133,10 @@ fn batch(first: u64, rows: u64, device: &Device) -> TrainBatch {
     let tokens = TokenBatch::pad(&vec![prompt; n], PaddingSide::Right, 0);
     let mut batch = TpoBatch::new(tokens, device);
     let pixels = TensorData::new(pixels.concat(), [n, 2, 3, 16, 16]);
-    batch.frames = Some(Tensor::from_data(pixels, device));
+    batch.visuals = VisualInput::clips(Tensor::from_data(pixels, device));
     batch.labels = Some(vec![labels; n]);
     batch.targets = TargetSet::new().with("count", counts);
-    let named = |i| SampleInfo::named(format!("clip-{i}"));
+    let named = |i| Sample::named(format!("clip-{i}"));
     let samples = (first..first + rows).map(named).collect();
     TrainBatch { batch, samples }
 }
@@ -126,7 +145,7 @@ fn batch(first: u64, rows: u64, device: &Device) -> TrainBatch {
 fn chat(model: &Model, seed: u64, device: &Device) -> Outcome<(String, f32)> {
     let frames = Tensor::<5>::from_data(TensorData::new(clip(seed).0, [1, 2, 3, 16, 16]), device);
     let tokens = TokenBatch::pad(&[question()], PaddingSide::Left, 0);
-    let visual = Some(model.encode_visual(frames, None)?);
+    let visual = model.encode_visuals(VisualInput::clips(frames), None)?;
     let prompt = model.embed(&tokens, visual, &[], device)?;
     let options = GenerateOptions {
         call_order: CallOrder::AsTrained,
@@ -137,7 +156,7 @@ fn chat(model: &Model, seed: u64, device: &Device) -> Outcome<(String, f32)> {
         Ok(best.unwrap_or(2) as u32)
     };
     let (mut words, mut count) = (Vec::new(), f32::NAN);
-    for event in model.generate(prompt, SampleContext::default(), options, greedy)? {
+    for event in model.generate(prompt, Sample::default(), options, greedy)? {
         match event? {
             GenerateEvent::Token(id) => words.extend(WORDS.split(' ').nth(id as usize)),
             GenerateEvent::Task { output, .. } => count = output.get().copied().unwrap_or(f32::NAN),

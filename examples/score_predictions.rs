@@ -7,8 +7,8 @@
 //!
 //! `tpo evaluate` scores nine formats of files, and runs models over benchmarks.
 
-use tpo::core::rows::{ReadOptions, Table};
-use tpo::heads::temporal::metric::qvhighlights::{QvHighlightsOptions, evaluate};
+use tpo::evaluation::files::qvhighlights::{QvHighlightsOptions, evaluate};
+use tpo::evaluation::files::{ReadOptions, Table};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut args = std::env::args().skip(1);

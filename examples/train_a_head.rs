@@ -5,10 +5,9 @@
 
 use tpo::export::{ExportOptions, export_model};
 use tpo::prelude::*;
-use tpo::recipe::explain;
 use tpo::train::Recipe;
 use tpo::train::observe::{METRICS_FILE, read_metrics};
-use tpo::training::{RunOptions, run_recipe};
+use tpo::training::{RunOptions, explain, run_recipe};
 
 const RECIPE: &str = r#"
 name = "train-a-head"
@@ -24,7 +23,7 @@ data = { sources = [
 ] }
 # What no pattern names stays as it is.
 groups = [
-    { name = "region", patterns = ["head:region.**", "token:region"], learning_rate = 1e-3 },
+    { name = "region", patterns = ["heads.region.**", "task_tokens.region"], learning_rate = 1e-3 },
     { name = "llm", patterns = ["llm.**"], learning_rate = 1e-3 },
 ]
 "#;
@@ -32,10 +31,11 @@ groups = [
 fn main() -> tpo::Result<()> {
     let recipe = Recipe::read::<&str>(RECIPE, "train_a_head", &[])?;
     // Steps, parameters and memory, before anything is loaded.
-    println!("{}", explain(&recipe)?);
+    println!("{}", explain::<BuiltInHeads>(&recipe)?);
 
     let device = DeviceChoice::Auto.open()?;
-    let summary = run_recipe(&recipe, &RunOptions::new("runs/train-a-head", &device))?;
+    let options = RunOptions::new("runs/train-a-head", &device);
+    let summary = run_recipe::<BuiltInHeads>(&recipe, &options)?;
     let records = read_metrics(format!("runs/train-a-head/{METRICS_FILE}"))?;
     for record in records.iter().filter(|r| r.step % 10 == 0) {
         println!("step {}: {:?}", record.step, record.values);

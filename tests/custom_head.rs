@@ -3,12 +3,13 @@
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
-use tpo::core::head::SampleContext;
+use serde::{Deserialize, Serialize};
 use tpo::core::model::{GenerateEvent, GenerateOptions, PaddingSide};
 use tpo::core::prompt::PromptIds;
-use tpo::llm::LlmConfig;
+use tpo::llm::{CausalLm, LlmConfig};
+use tpo::model::videochat_tasks;
 use tpo::prelude::*;
-use tpo::vision::{QFormerConnectorConfig, UmtConfig, VideoEncoder};
+use tpo::vision::{QFormerConnector, QFormerConnectorConfig, UmtConfig, VideoEncoder};
 
 /// Counts something: one number from the task embedding.
 #[derive(Module, Debug)]
@@ -16,13 +17,32 @@ struct CountHead {
     mlp: Mlp,
 }
 
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct CountConfig {
+    #[serde(default = "hidden")]
+    hidden: usize,
+}
+
+fn hidden() -> usize {
+    16
+}
+
 impl TaskHead for CountHead {
+    type Config = CountConfig;
     type Target = f32;
     type Output = Tensor<2>;
     type Prediction = f32;
 
-    fn spec(&self) -> HeadSpec {
-        HeadSpec::new("count", "<count_begin>", "<count>")
+    const NAME: &'static str = "count";
+
+    fn init(config: &CountConfig, sizes: &ModelSizes, device: &Device) -> tpo::core::Result<Self> {
+        let mlp = MlpConfig::new(vec![sizes.llm, config.hidden, 1]).init(device);
+        Ok(Self { mlp })
+    }
+
+    fn target(&self, truth: &Truth) -> tpo::core::Result<f32> {
+        truth.to_value()
     }
 
     fn forward(&self, task: Tensor<2>, _: &HeadContext<'_>) -> tpo::core::Result<Tensor<2>> {
@@ -47,37 +67,49 @@ impl TaskHead for CountHead {
 
 const VOCAB: usize = 60;
 
-macro_rules! model {
-    ($device:expr) => {{
-        let mut tasks = TaskRegistry::with_base(50);
-        tasks
-            .register(TaskTokens {
-                name: "count".into(),
-                routing: TokenId::new("<count_begin>", 57),
-                placeholder: TokenId::new("<count>", 58),
-            })
-            .unwrap();
-        let llm = LlmConfig::mini(VOCAB);
-        let d = llm.hidden_size;
-        let count = CountHead {
-            mlp: MlpConfig::new(vec![d, 16, 1]).init($device),
-        };
-        TpoModel::new(
-            VideoEncoder::new(&UmtConfig::mini(), $device).unwrap(),
-            QFormerConnectorConfig::mini(d).init($device).unwrap(),
-            llm.init($device).unwrap(),
-            heads![RegionHeadConfig::for_llm(d).init($device), count],
-            tasks,
-            $device,
-        )
-        .unwrap()
-    }};
+tpo::core::heads! {
+    struct MyHeads {
+        region: RegionHead,
+        count: CountHead,
+    }
+}
+
+type Model = TpoModel<VideoEncoder, QFormerConnector, CausalLm, MyHeads>;
+
+fn model(device: &Device) -> Model {
+    let mut tasks = videochat_tasks(50);
+    tasks
+        .register(TaskTokens {
+            name: "count".into(),
+            routing: TokenId::new("<count_begin>", 57),
+            placeholder: TokenId::new("<count>", 58),
+        })
+        .unwrap();
+    let llm = LlmConfig::mini(VOCAB);
+    let vision = UmtConfig::mini();
+    let sizes = ModelSizes {
+        llm: llm.hidden_size,
+        vision: vision.encoder_embed_dim,
+    };
+    let region = RegionHeadConfig::for_llm(sizes.llm);
+    let configs = HeadConfigs::default().with::<RegionHead>(&region).unwrap();
+    TpoModel::new(
+        VideoEncoder::new(&vision, device).unwrap(),
+        QFormerConnectorConfig::mini(sizes.llm)
+            .init(device)
+            .unwrap(),
+        llm.init(device).unwrap(),
+        MyHeads::init(&configs, &sizes, device).unwrap(),
+        tasks,
+        device,
+    )
+    .unwrap()
 }
 
 #[test]
 fn it_trains_through_its_token() {
     let device = Device::flex().autodiff();
-    let model = model!(&device);
+    let model = model(&device);
     let row = |ids: &[u32]| {
         let mut p = PromptIds::default();
         p.push_text(ids);
@@ -103,11 +135,11 @@ fn it_trains_through_its_token() {
     let grads = out.total().unwrap().backward();
     let some = |t: Option<Tensor<3>>| t.is_some_and(|g| g.abs().sum().into_scalar::<f32>() > 0.0);
     assert!(
-        some(model.task_tokens[1].val().grad(&grads)),
+        some(model.task_tokens.get("count").unwrap().val().grad(&grads)),
         "the count token learns"
     );
     assert!(
-        !some(model.task_tokens[0].val().grad(&grads)),
+        !some(model.task_tokens.get("region").unwrap().val().grad(&grads)),
         "the region token does not"
     );
     let q = model.llm.model.layers[0].self_attn.q_proj.weight.val();
@@ -117,7 +149,7 @@ fn it_trains_through_its_token() {
 #[test]
 fn wrong_targets_are_errors() {
     let device = Device::flex().autodiff();
-    let model = model!(&device);
+    let model = model(&device);
     let mut p = PromptIds::default();
     p.push_text(&[1, 57, 58]);
     let tokens = TokenBatch::pad(&[p], PaddingSide::Right, 0);
@@ -135,7 +167,7 @@ fn wrong_targets_are_errors() {
 #[test]
 fn it_is_called_by_its_routing_token_in_both_orders() {
     let device = Device::flex();
-    let model = model!(&device);
+    let model = model(&device);
     let prompt = Tensor::<3>::random(
         [1, 5, model.llm.config().hidden_size],
         burn::tensor::Distribution::Default,
@@ -147,17 +179,14 @@ fn it_is_called_by_its_routing_token_in_both_orders() {
             max_new_tokens: 6,
             stop: vec![2],
             call_order,
-            force: vec![],
+            ..GenerateOptions::default()
         };
         // A script in place of a sampler: words, count, region, a task without a head, the end.
         let script = [5u32, 57, 50, 54, 9, 2];
         let run = model
-            .generate(
-                prompt.clone(),
-                SampleContext::default(),
-                options,
-                |_, done| Ok(script[done.len()]),
-            )
+            .generate(prompt.clone(), Sample::default(), options, |_, done| {
+                Ok(script[done.len()])
+            })
             .unwrap();
         let mut seen = Vec::new();
         for event in run {

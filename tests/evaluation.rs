@@ -576,7 +576,9 @@ groups = [{ name = "lora", patterns = ["llm.**.lora.*"], learning_rate = 1e-2 }]
         let text = RECIPE.replace("LORA", lora);
         let recipe = tpo::train::Recipe::read::<&str>(&text, "r", &[]).unwrap();
         let options = tpo::training::RunOptions::new(dir.path(), &device);
-        let trained = tpo::training::run_recipe(&recipe, &options).unwrap().model;
+        let trained = tpo::training::run_recipe::<BuiltInHeads>(&recipe, &options)
+            .unwrap()
+            .model;
         let options = SessionOptions::default();
         let opened = Session::open_checkpoint(dir.path(), &device, options).unwrap();
         assert_eq!(opened.config().llm.lora, trained.config.llm.lora);

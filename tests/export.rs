@@ -4,13 +4,15 @@ use std::path::Path;
 
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Device, Distribution, Tensor};
+use tpo::VideoChatTpo;
 use tpo::core::model::{PaddingSide, TokenBatch};
 use tpo::core::prompt::PromptIds;
 use tpo::core::traits::LanguageModel;
-use tpo::export::{ExportOptions, LoraExport, average_models, export_model};
+use tpo::export::{ExportOptions, LoraExport, export_model};
 use tpo::llm::LoraConfig;
+use tpo::model::average::average_models;
+use tpo::model::videochat_tpo_keys;
 use tpo::prelude::*;
-use tpo::videochat_tpo_keys;
 use tpo::weights::{Checkpoint, LoadOptions, load_module, read_tensor};
 
 /// Adapters start with `B` at zero, where merging would change nothing.
@@ -55,7 +57,10 @@ fn open(dir: &Path, config: &TpoConfig, device: &Device) -> VideoChatTpo {
 fn reloaded_models_give_the_same_logits() {
     let device = Device::flex();
     let config = config();
-    let model = config.init(&device).unwrap().map(&mut Noise);
+    let model = config
+        .init::<BuiltInHeads>(&device)
+        .unwrap()
+        .map(&mut Noise);
     let before = logits(&model, &device);
 
     // Beside the weights, in shards, under the reference's names.
@@ -179,7 +184,7 @@ fn a_mean_of_models_is_a_model() {
 
     // Another configuration, and adapters.
     let config = config();
-    let model = config.init(&device).unwrap();
+    let model = config.init::<BuiltInHeads>(&device).unwrap();
     let adapted = folder.path().join("adapted");
     let files = [("tokenizer.json".to_string(), b"{}".to_vec())];
     export_model(model, &config, &files, &adapted, &ExportOptions::default()).unwrap();

@@ -7,7 +7,7 @@ use burn::tensor::{Device, FloatDType, Tensor};
 use tpo::VideoChatTpo;
 use tpo::export::{ExportOptions, export_model};
 use tpo::train::recipe::{Recipe, SavedWeights};
-use tpo::training::{RunOptions, recipe_model, run_recipe};
+use tpo::training::{self, RecipeModel, RunOptions, run_recipe};
 
 const RECIPE: &str = r#"
 name = "base"
@@ -25,6 +25,10 @@ batch_size = 1
 data = { sources = [{ name = "w", synthetic = { tasks = ["chat"], rows = 2, seed = 1 } }] }
 groups = [{ name = "llm", patterns = ["llm.**"], learning_rate = 1e-2 }]
 "#;
+
+fn recipe_model(recipe: &Recipe, device: &Device) -> tpo::Result<RecipeModel> {
+    training::recipe_model(recipe, device)
+}
 
 /// Parameters by path.
 fn values(model: &VideoChatTpo) -> BTreeMap<String, Vec<f32>> {
@@ -64,19 +68,19 @@ fn fresh_parts_are_those_of_the_seed() {
     next.seed = 9;
     let drawn = values(&recipe_model(&next, &device).unwrap().model);
     next.model.start = Some(run);
-    next.model.fresh = vec!["head:region.**".into(), "token:region".into()];
+    next.model.fresh = vec!["heads.region.**".into(), "task_tokens.region".into()];
     let found = values(&recipe_model(&next, &device).unwrap().model);
 
     assert_eq!(found.len(), trained.len());
     let mut fresh = 0;
     for (path, values) in &found {
-        let anew = path.starts_with("heads.head.") || path == "task_tokens.0";
+        let anew = path.starts_with("heads.region.") || path == "task_tokens.region";
         fresh += usize::from(anew);
         let from = if anew { &drawn } else { &trained };
         assert_eq!(values, &from[path], "{path}");
     }
     assert!(fresh > 4, "{fresh}");
-    assert_ne!(trained["task_tokens.0"], drawn["task_tokens.0"]);
+    assert_ne!(trained["task_tokens.region"], drawn["task_tokens.region"]);
 
     // The same from an exported model, whose halves become whole again.
     let exported = dir.path().join("exported");
@@ -103,7 +107,7 @@ fn fresh_parts_are_those_of_the_seed() {
     assert!(over.start.is_none());
     let halves = values(&over.model);
     for (path, values) in &found {
-        let anew = path.starts_with("heads.head.") || path == "task_tokens.0";
+        let anew = path.starts_with("heads.region.") || path == "task_tokens.region";
         for (a, b) in values.iter().zip(&halves[path]) {
             let bound = if anew { 0.0 } else { 1e-3 * a.abs() + 1e-6 };
             assert!((a - b).abs() <= bound, "{path}: {a} and {b}");

@@ -38,7 +38,7 @@ data = { sources = [
 ] }
 groups = [
     { name = "lora", patterns = ["llm.**.lora.*"], learning_rate = 1e-3 },
-    { name = "region", patterns = ["head:region.**", "token:region"], learning_rate = 1e-3 },
+    { name = "region", patterns = ["heads.region.**", "task_tokens.region"], learning_rate = 1e-3 },
 ]
 
 [[stages]]

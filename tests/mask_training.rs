@@ -4,8 +4,8 @@ use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData};
 use tpo::core::geometry::{Mask, Rle};
 use tpo::data::synthetic::{Split, World, WorldConfig};
-use tpo::heads::mask::coverage;
 use tpo::heads::mask::track::Resize;
+use tpo::heads::mask::{MaskHead, coverage};
 
 /// Side of the world's frames.
 const SIDE: usize = 64;
@@ -58,7 +58,8 @@ fn the_resolution_of_masks_is_enough() {
 
 #[test]
 fn the_model_is_small() {
-    let config = tpo::presets::mini_config().unwrap().mask.sam;
+    let config = tpo::presets::mini_config().unwrap();
+    let config = config.heads.get::<MaskHead>().unwrap().sam;
     let count = config.init(&Device::flex()).unwrap().num_params();
     assert!(count <= 910_000, "{count}");
     // The grid of the masks is the finer one above.

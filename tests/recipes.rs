@@ -6,10 +6,22 @@ use std::time::Instant;
 use burn::tensor::Device;
 use tpo::core::model::CallOrder;
 use tpo::llm::{LORA_TARGETS, LlmConfig, LoraConfig};
-use tpo::recipe::{explain, model_config, model_shape};
-use tpo::train::HeadNames;
-use tpo::train::explain::{ModelShape, PartShape};
+use tpo::train::explain::{Explanation, ModelShape, PartShape};
 use tpo::train::recipe::{ModelSpec, Recipe};
+use tpo::training;
+use tpo::{BuiltInHeads, TpoConfig};
+
+fn explain(recipe: &Recipe) -> tpo::Result<Explanation> {
+    training::explain::<BuiltInHeads>(recipe)
+}
+
+fn model_shape(spec: &ModelSpec) -> tpo::Result<ModelShape> {
+    training::model_shape::<BuiltInHeads>(spec)
+}
+
+fn model_config(spec: &ModelSpec) -> tpo::Result<TpoConfig> {
+    training::model_config::<BuiltInHeads>(spec)
+}
 
 fn path(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -117,10 +129,9 @@ fn the_nano_recipe_fits_the_nano_model() {
     let device = Device::flex().autodiff();
     let config = model_config(&recipe.model).unwrap();
     assert_eq!(config.call_order, CallOrder::AsTrained);
-    let model = config.init(&device).unwrap();
-    let names = HeadNames::of(&model.heads);
+    let model = config.init::<BuiltInHeads>(&device).unwrap();
     for (stage, told) in recipe.stages.iter().zip(&told.stages) {
-        let groups = stage.resolve_named(&model, &names).unwrap();
+        let groups = stage.resolve(&model).unwrap();
         assert_eq!(groups.num_trainable(), told.groups.num_trainable());
         let groups = groups.groups.iter().map(|g| g.name.as_str());
         assert!(groups.eq(told.groups.groups.iter().map(|g| g.name.as_str())));
@@ -187,7 +198,7 @@ fn memory_estimates_are_near_what_was_measured() {
     let lm = config.lora(lora).init(&Device::flex()).unwrap();
     // The row stops before the output layer.
     let part = PartShape::new("llm", ["model."], 512).with_recomputed_blocks();
-    let shape = ModelShape::of("two layers", &lm, HeadNames::default(), vec![part]);
+    let shape = ModelShape::of("two layers", &lm, Vec::new(), vec![part]);
     let recipe = Recipe::read::<&str>(
         r#"
         name = "two-layers"

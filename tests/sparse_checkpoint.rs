@@ -6,7 +6,8 @@ use std::process::{Command, Output};
 
 use burn::tensor::Device;
 use serde_json::Value;
-use tpo::{TpoConfig, videochat_tpo_keys};
+use tpo::model::{ConnectorConfig, VisionConfig, videochat_tpo_keys};
+use tpo::{BuiltInHeads, TpoConfig};
 use tpo_core::weights::inspect::{LayoutChoice, inspect};
 use tpo_core::weights::{
     Checkpoint, INDEX_FILE, KeyMap, KeyTarget, LoadOptions, Manifest, SaveOptions, load_module,
@@ -69,24 +70,28 @@ fn the_published_layout_is_accepted_at_full_size() {
 /// The published model with every width as small as it goes: the depths are the published ones, so
 /// that the names are, too.
 fn narrow() -> TpoConfig {
-    use tpo::core::token::TaskRegistry;
-    use tpo::heads::mask::MaskHeadConfig;
-    use tpo::heads::region::RegionHeadConfig;
-    use tpo::heads::temporal::TemporalHeadConfig;
+    use tpo::core::head::HeadConfigs;
+    use tpo::heads::mask::{MaskHead, MaskHeadConfig};
+    use tpo::heads::region::{RegionHead, RegionHeadConfig};
+    use tpo::heads::temporal::TemporalHead;
 
     let full = TpoConfig::videochat_tpo();
     let mut config = full.clone();
     config.input.size = 16;
     config.input.frames = 4;
-    config.vision.img_size = 16;
-    config.vision.num_frames = 4;
-    config.vision.encoder_embed_dim = 8;
-    config.vision.encoder_num_heads = 2;
-    let q = &mut config.connector.qformer;
+    let VisionConfig::Umt(vision) = &mut config.vision else {
+        panic!("the published encoder is UMT");
+    };
+    (vision.img_size, vision.num_frames) = (16, 4);
+    (vision.encoder_embed_dim, vision.encoder_num_heads) = (8, 2);
+    let ConnectorConfig::QFormer(connector) = &mut config.connector else {
+        panic!("the published connector is a Q-Former");
+    };
+    connector.d_llm = 16;
+    let q = &mut connector.qformer;
     (q.hidden_size, q.num_attention_heads, q.intermediate_size) = (8, 2, 8);
     (q.encoder_width, q.vocab_size, q.max_position_embeddings) = (8, 16, 8);
     (q.num_query_token, q.extra_num_query_token) = (2, 2);
-    config.connector.d_llm = 16;
     let llm = &mut config.llm;
     (llm.hidden_size, llm.intermediate_size, llm.vocab_size) = (16, 16, 32);
     (
@@ -94,15 +99,11 @@ fn narrow() -> TpoConfig {
         llm.num_key_value_heads,
         llm.head_dim,
     ) = (2, 1, 8);
-    config.tasks = TaskRegistry::with_base(25);
-    config.region = RegionHeadConfig::for_llm(16);
-    let mut cg = full.temporal.model.clone();
+    config.tasks = tpo::model::videochat_tasks(25);
+    let mut temporal = full.heads.get::<TemporalHead>().unwrap();
+    let cg = &mut temporal.model;
     (cg.d_text, cg.d_video, cg.d_model, cg.d_hidden) = (16, 8, 16, 16);
-    config.temporal = TemporalHeadConfig {
-        model: cg,
-        ..full.temporal.clone()
-    };
-    let mut sam = full.mask.sam.clone();
+    let mut sam = full.heads.get::<MaskHead>().unwrap().sam;
     let trunk = &mut sam.image_encoder.trunk;
     (trunk.embed_dim, trunk.num_heads) = (8, 1);
     sam.image_encoder.d_model = 16;
@@ -118,7 +119,10 @@ fn narrow() -> TpoConfig {
     sam.memory_attention.dim_feedforward = 16;
     sam.memory_encoder.in_dim = 16;
     sam.memory_encoder.out_dim = 8;
-    config.mask = MaskHeadConfig::new(16, 16, sam);
+    let heads = HeadConfigs::default().with::<RegionHead>(&RegionHeadConfig::for_llm(16));
+    let heads = heads.and_then(|h| h.with::<TemporalHead>(&temporal));
+    let heads = heads.and_then(|h| h.with::<MaskHead>(&MaskHeadConfig::new(16, 16, sam)));
+    config.heads = heads.unwrap();
     config
 }
 
@@ -129,7 +133,7 @@ fn every_published_name_is_loaded_or_has_a_reason() {
     let keys = videochat_tpo_keys().unwrap();
     let config = narrow();
     let device = Device::flex();
-    let model = config.init(&device).unwrap();
+    let model = config.init::<BuiltInHeads>(&device).unwrap();
     let dir = tempfile::tempdir().unwrap();
     let saved = dir.path().join("saved");
     save_module(&model, &keys, &saved, &SaveOptions::default()).unwrap();
@@ -148,7 +152,7 @@ fn every_published_name_is_loaded_or_has_a_reason() {
     assert_eq!(ignored, ["qformer.bert.embeddings.position_ids"]);
 
     // Strict: nothing missing, nothing unexpected, the same bytes.
-    let other = config.init(&device).unwrap();
+    let other = config.init::<BuiltInHeads>(&device).unwrap();
     let (loaded, report) = load_module(other, &checkpoint, &keys, &LoadOptions::default()).unwrap();
     assert!(report.missing.is_empty() && report.unexpected.is_empty());
     assert_eq!(report.loaded.len(), ours.len());
@@ -174,7 +178,7 @@ fn every_published_name_is_loaded_or_has_a_reason() {
     let sparse = dir.path().join("sparse");
     write_sparse(&manifest, &sparse).unwrap();
     let checkpoint = Checkpoint::open(&sparse).unwrap();
-    let model = config.init(&device).unwrap();
+    let model = config.init::<BuiltInHeads>(&device).unwrap();
     let error = load_module(model, &checkpoint, &keys, &LoadOptions::default()).unwrap_err();
     assert!(error.to_string().contains("sam.no_mem_embed"), "{error}");
 }
@@ -368,7 +372,9 @@ fn another_size_of_the_same_model_is_listed_but_not_compared() {
 #[test]
 fn every_published_shape_is_that_of_its_parameter() {
     let keys = videochat_tpo_keys().unwrap();
-    let model = TpoConfig::videochat_tpo().init(&Device::flex()).unwrap();
+    let model = TpoConfig::videochat_tpo()
+        .init::<BuiltInHeads>(&Device::flex())
+        .unwrap();
     let params: BTreeMap<String, Vec<usize>> = module_params(&model)
         .into_iter()
         .map(|p| (p.path, p.shape))

@@ -7,7 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use burn::tensor::{Device, Tensor};
 use serde_json::{Value, json};
-use tpo::core::head::{HeadContext, SampleContext};
+use tpo::core::head::HeadContext;
 use tpo::data::synthetic::{RowsConfig, WorldRows, WorldTask};
 use tpo::data::{MediaLimits, VideoReader};
 use tpo::features::{ExtractOptions, FeatureTowers, TemporalTowers, extract_reader};
@@ -15,13 +15,27 @@ use tpo::heads::mask::MaskTarget;
 use tpo::heads::temporal::TemporalTarget;
 use tpo::heads::temporal::features::{TEMPORAL_TEXT_FEATURES, TEMPORAL_VIDEO_FEATURES};
 use tpo::prelude::*;
-use tpo::stage_data::{DataContext, stage_data};
 use tpo::train::checkpoint::{CheckpointStore, Retention, files};
 use tpo::train::observe::read_metrics;
 use tpo::train::recipe::Recipe;
-use tpo::train::trainer::{Purpose, RunEnd, TrainBatch};
-use tpo::train::{TrainData, TrainError};
-use tpo::training::{RecipeModel, RunOptions, recipe_model, run_recipe, run_recipe_with};
+use tpo::train::trainer::{FeedData, Purpose, RunEnd, TrainBatch};
+use tpo::train::{Stage, TrainData, TrainError};
+use tpo::training::{
+    self, DataContext, RecipeModel, RunOptions, RunSummary, recipe_model, run_recipe_with,
+};
+
+fn stage_data(
+    purpose: Purpose,
+    stage: &Stage,
+    seed: u64,
+    context: &DataContext,
+) -> tpo::train::Result<FeedData> {
+    training::stage_data::<BuiltInHeads>(purpose, stage, seed, context)
+}
+
+fn run_recipe(recipe: &Recipe, options: &RunOptions) -> tpo::Result<RunSummary> {
+    training::run_recipe(recipe, options)
+}
 
 /// One test at a time: weights and dropout are drawn from one generator.
 fn alone() -> MutexGuard<'static, ()> {
@@ -95,9 +109,9 @@ data = {{ sources = [{sources}] }}
 groups = [
     {{ name = "lora", patterns = ["llm.**.lora.*"], learning_rate = 1e-3 }},
     {{ name = "perception", patterns = ["vision.**", "connector.**"], learning_rate = 1e-3 }},
-    {{ name = "region", patterns = ["head:region.**", "token:region"], learning_rate = 1e-3 }},
-    {{ name = "temporal", patterns = ["head:temporal.model.**", "token:temporal"], learning_rate = 1e-3 }},
-    {{ name = "mask", patterns = ["head:mask.track_embed.**", "head:mask.track_embed_decode2.**", "token:mask"], learning_rate = 1e-3 }},
+    {{ name = "region", patterns = ["heads.region.**", "task_tokens.region"], learning_rate = 1e-3 }},
+    {{ name = "temporal", patterns = ["heads.temporal.model.**", "task_tokens.temporal"], learning_rate = 1e-3 }},
+    {{ name = "mask", patterns = ["heads.mask.track_embed.**", "heads.mask.track_embed_decode2.**", "task_tokens.mask"], learning_rate = 1e-3 }},
 ]
 "#
     );
@@ -170,18 +184,19 @@ fn a_file_of_real_videos_trains_and_resumes_in_the_middle_of_an_epoch() {
     let data = stage_data(Purpose::Train, &recipe.stages[0], 42, &context).unwrap();
     assert_eq!(data.batches_per_epoch(), 4);
 
-    let broken = run_recipe_with(&recipe, &RunOptions::new(&cut, &device), &mut |purpose,
-                                                                                 stage,
-                                                                                 _,
-                                                                                 seed,
-                                                                                 (
-        config,
-        tokenizer,
-    )| {
-        let context = DataContext::new(config, tokenizer);
-        let inner = Box::new(stage_data(purpose, stage, seed, &context)?);
-        Ok(Box::new(Cut { inner, left: 2 }))
-    });
+    let broken =
+        run_recipe_with::<BuiltInHeads>(&recipe, &RunOptions::new(&cut, &device), &mut |purpose,
+                                                                                        stage,
+                                                                                        _,
+                                                                                        seed,
+                                                                                        (
+            config,
+            tokenizer,
+        )| {
+            let context = DataContext::new(config, tokenizer);
+            let inner = Box::new(stage_data(purpose, stage, seed, &context)?);
+            Ok(Box::new(Cut { inner, left: 2 }))
+        });
     assert!(broken.unwrap_err().to_string().contains("cut"));
     let options = RunOptions {
         resume: true,
@@ -262,7 +277,6 @@ fn every_token_of_a_conversation_drives_its_head() {
     data.seek(&start).unwrap();
     data.see(&built.model);
     let batch = data.next_batch(&device).unwrap();
-    let contexts: Vec<SampleContext<'_>> = batch.samples.iter().map(|s| s.context()).collect();
     let mut counts = BTreeMap::new();
     for task in ["region", "temporal", "mask"] {
         let id = built.config.tasks.get(task).unwrap().placeholder.id;
@@ -270,7 +284,7 @@ fn every_token_of_a_conversation_drives_its_head() {
         let at = batch.batch.tokens.positions_of(id);
         let rows: Vec<usize> = at.iter().map(|p| p / length).collect();
         let context = HeadContext {
-            samples: &contexts,
+            samples: &batch.samples,
             rows: &rows,
         };
         assert!(rows.len() > 2, "{task} is called {} times", rows.len());
@@ -300,7 +314,7 @@ fn every_token_of_a_conversation_drives_its_head() {
     assert!(temporal.iter().all(|t| t.saliency.scores.len() == 16));
     let frames = built.config.input.frames;
     assert!(masks.iter().all(|m| m.masks.len() == frames));
-    let output = built.model.forward(batch.batch, &contexts).unwrap();
+    let output = built.model.forward(batch.batch, &batch.samples).unwrap();
     let mut heads: Vec<&str> = output.head_losses.iter().map(|(n, _)| n.as_str()).collect();
     heads.sort_unstable();
     assert_eq!(heads, ["mask", "region", "temporal"]);
@@ -421,10 +435,9 @@ fn unequal_samples_have_targets_of_their_own() {
     assert!(temporal.iter().any(|t| t.saliency.scores == rated));
     let boxes = targets.get::<BoxXyxy>("region").unwrap().unwrap();
     assert_eq!(boxes.len(), 2);
-    let contexts: Vec<_> = videos.samples.iter().map(|s| s.context()).collect();
     let loss = built
         .model
-        .forward(videos.batch, &contexts)
+        .forward(videos.batch, &videos.samples)
         .unwrap()
         .total();
     assert!(loss.unwrap().into_scalar::<f32>().is_finite());

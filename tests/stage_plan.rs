@@ -125,7 +125,7 @@ fn every_stage_resolves_on_the_model() {
     let device = Device::flex().autodiff();
     let mut config = TpoConfig::nano(300);
     config.llm = config.llm.lora(LoraConfig::videochat_tpo());
-    let model = config.init(&device).unwrap();
+    let model = config.init::<BuiltInHeads>(&device).unwrap();
     let stages = stages();
     let groups: Vec<_> = stages
         .iter()

@@ -54,7 +54,9 @@ impl Answerer for Oracle {
         let mut reply = Reply::default();
         let task = item.ask.task.clone().unwrap_or_default();
         let mut head = |value: Arc<dyn tpo::core::head::Prediction>| {
-            reply.tasks.push(TaskOutput::new(task.clone(), 0, value));
+            reply
+                .tasks
+                .push(TaskOutput::new(task.clone(), 0, value, Drawing::default()));
         };
         match &item.expected {
             Expected::Choice { options, correct } => {
@@ -82,6 +84,7 @@ impl Answerer for Oracle {
                         normalised: b,
                         pixels: None,
                     }),
+                    Drawing::default(),
                 ));
             }
             Expected::Temporal { spans, saliency } => {

@@ -6,22 +6,21 @@ use std::sync::Arc;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use tpo::core::geometry::BoxXyxy;
 use tpo::core::head::{
-    FeatureSource, FrameSource, HeadContext, HeadSet, SampleContext, TargetSet, TaskHead,
-    TaskOutput,
+    FrameSource, HeadConfigs, HeadContext, HeadSet, Sample, TargetSet, TaskHead, TaskOutput,
 };
 use tpo::core::model::{GenerateEvent, GenerateOptions, TokenBatch, TpoBatch};
 use tpo::core::token::{TaskRegistry, TaskTokens, TokenId};
-use tpo::core::traits::LanguageModel;
+use tpo::core::traits::{LanguageModel, VisualInput};
 use tpo::heads::mask::sam2::Sam2Config;
 use tpo::heads::mask::track::{ObjectId, Propagation, SourceFrames, TrackOptions, TrackState};
-use tpo::heads::mask::{MaskHeadConfig, MaskPrediction, MaskTarget, PromptSource};
-use tpo::heads::region::{REGION_KEYS, RegionHeadConfig, RegionPrediction};
-use tpo::heads::temporal::TemporalPrediction;
+use tpo::heads::mask::{MaskHead, MaskHeadConfig, MaskPrediction, MaskTarget, PromptSource};
+use tpo::heads::region::{REGION_KEYS, RegionHead, RegionHeadConfig, RegionPrediction};
+use tpo::heads::temporal::{TemporalHead, TemporalPrediction};
 use tpo::llm::{LlmConfig, LoraConfig, config::LORA_TARGETS};
-use tpo::train::trainer::SampleInfo;
+use tpo::model::{BuiltInHeads, ConnectorConfig, VisionConfig, videochat_tpo_keys};
 use tpo::vision::{QFormerConfig, QFormerConnectorConfig, UmtConfig};
 use tpo::weights::KeyRules;
-use tpo::{InputConfig, TpoConfig, VideoChatTpo, videochat_tpo_keys};
+use tpo::{InputConfig, TpoConfig, VideoChatTpo};
 
 use super::check::Report;
 use super::fixture::{Failure, Fixture};
@@ -98,9 +97,13 @@ fn config(weights: &Fixture) -> Result<TpoConfig, Failure> {
             size: n("img")?,
             antialias: true,
         },
-        vision: UmtConfig::new(n("img")?, n("ps")?, n("D")?, n("vdepth")?, n("vheads")?)
-            .with_num_frames(n("T")?),
-        connector: QFormerConnectorConfig::new(qformer, n("lh")?).with_unused_projections(true),
+        vision: VisionConfig::Umt(
+            UmtConfig::new(n("img")?, n("ps")?, n("D")?, n("vdepth")?, n("vheads")?)
+                .with_num_frames(n("T")?),
+        ),
+        connector: ConnectorConfig::QFormer(
+            QFormerConnectorConfig::new(qformer, n("lh")?).with_unused_projections(true),
+        ),
         llm: LlmConfig::new(
             n("lv")?,
             n("lh")?,
@@ -112,9 +115,10 @@ fn config(weights: &Fixture) -> Result<TpoConfig, Failure> {
         )
         .with_rope_theta(weights.f64("theta")?)
         .lora(LoraConfig::new(n("r")?, weights.f64("alpha")?, targets)),
-        region: RegionHeadConfig::new(region[1], region[0]),
-        temporal: temporal::head_config(weights, &weights.config()["cg"])?,
-        mask: MaskHeadConfig::new(adapter[1], adapter[0], sam),
+        heads: HeadConfigs::default()
+            .with::<RegionHead>(&RegionHeadConfig::new(region[1], region[0]))?
+            .with::<TemporalHead>(&temporal::head_config(weights, &weights.config()["cg"])?)?
+            .with::<MaskHead>(&MaskHeadConfig::new(adapter[1], adapter[0], sam))?,
         tasks,
         // The fixtures bring their features with them.
         features: tpo::features::FeatureTowers::InternVideo2,
@@ -172,12 +176,12 @@ pub fn targets(
     rows: usize,
     names: &[String],
     device: &Device,
-) -> Result<(TargetSet, Vec<SampleInfo>), Failure> {
+) -> Result<(TargetSet, Vec<Sample>), Failure> {
     let key = |name: &str| format!("{prefix}.{name}");
-    let mut samples: Vec<SampleInfo> = (0..rows)
-        .map(|row| SampleInfo {
+    let mut samples: Vec<Sample> = (0..rows)
+        .map(|row| Sample {
             media: names.get(row).cloned(),
-            ..SampleInfo::named(format!("{prefix}:{row}"))
+            ..Sample::named(format!("{prefix}:{row}"))
         })
         .collect();
     let mut targets = TargetSet::new();
@@ -222,7 +226,7 @@ pub fn forward(fixture: &Fixture, device: &Device) -> Result<Report, Failure> {
     };
     let mut batch = TpoBatch::new(batch_of(fixture, index)?, &device);
     let labels = fixture.int_rows("in.labels")?;
-    batch.frames = Some(fixture.tensor(media, &device)?);
+    batch.visuals = VisualInput::clips(fixture.tensor(media, &device)?);
     batch.boxes = boxes(fixture, "in.input_boxes")?;
     batch.labels = Some(labels.clone());
     let rows = batch.tokens.shape().0;
@@ -231,7 +235,6 @@ pub fn forward(fixture: &Fixture, device: &Device) -> Result<Report, Failure> {
     batch.targets = targets;
     let mask = batch.tokens.mask.concat();
     let positions: Vec<(u32, usize)> = batch.tokens.ids.concat().into_iter().zip(0..).collect();
-    let samples: Vec<SampleContext<'_>> = samples.iter().map(SampleInfo::context).collect();
     let out = model.forward(batch, &samples)?;
     let [b, s, d] = out.hidden.dims();
     report.close(fixture, "out.text_embeds", out.embeds.clone())?;
@@ -265,7 +268,7 @@ pub fn forward(fixture: &Fixture, device: &Device) -> Result<Report, Failure> {
         let n = at.len();
         let at = Tensor::<1, Int>::from_data(TensorData::new(at, [n]), &device);
         let prompt = out.hidden.clone().reshape([b * s, d]).select(0, at);
-        let head = &model.heads.rest.head;
+        let head = &model.heads.temporal;
         let wired = out.head_losses.iter().find(|(name, _)| name == "temporal");
         let wired = wired.and_then(|(_, terms)| terms.total());
         let wired = wired.ok_or("the temporal head did not fire")?;
@@ -316,17 +319,18 @@ pub fn generate(fixture: &Fixture, device: &Device) -> Result<Report, Failure> {
         lm_head.weight = lm_head.weight.clone().map(|_| head);
     }
     let tokens = batch_of(fixture, "in.video_index")?;
-    let visual = model.encode_visual(fixture.tensor("in.video", device)?, None)?;
+    let visuals = VisualInput::clips(fixture.tensor("in.video", device)?);
+    let visual = model.encode_visuals(visuals, None)?;
     let boxes = boxes(fixture, "in.input_boxes")?;
-    let prompt = model.embed(&tokens, Some(visual), &boxes, device)?;
+    let prompt = model.embed(&tokens, visual, &boxes, device)?;
     if !boxes.is_empty() {
         // The reference's `generate_seg` goes by the token although the question has a box.
-        let mask = &mut model.heads.rest.rest.head;
+        let mask = &mut model.heads.mask;
         *mask = mask.clone().with_prompt(PromptSource::TaskToken);
     }
     let frames = if fixture.has("in.sam_images_lowres") {
-        let side = model.heads.rest.rest.head.config().sam.image_size;
-        Some(sam_frames(fixture, side, device)?)
+        let side = model.heads.mask.config().sam.image_size;
+        Some(Arc::new(sam_frames(fixture, side, device)?))
     } else {
         None
     };
@@ -348,13 +352,13 @@ pub fn generate(fixture: &Fixture, device: &Device) -> Result<Report, Failure> {
     } else {
         Vec::new()
     };
-    let sample = SampleContext {
-        features: features.first().map(|f| f as &dyn FeatureSource),
+    let sample = Sample {
+        features: features.into_iter().next().map(|f| Arc::new(f) as _),
         duration: fixture.json["duration"].as_f64(),
-        boxes: boxes.first().map_or(&[], Vec::as_slice),
-        frames: frames.as_ref().map(|f| f as &dyn FrameSource),
+        boxes: boxes.first().cloned().unwrap_or_default(),
+        frames: frames.clone().map(|f| f as Arc<dyn FrameSource>),
         size: video_size(fixture),
-        ..SampleContext::default()
+        ..Sample::default()
     };
     let run = model.generate(prompt, sample.clone(), GenerateOptions::default(), greedy)?;
     let mut got = Vec::new();
@@ -400,13 +404,13 @@ pub fn generate(fixture: &Fixture, device: &Device) -> Result<Report, Failure> {
         if let Some(p) = output.get::<TemporalPrediction>() {
             let expected = temporal::spans_of(&fixture.json["ranked"])?;
             temporal::compare_ranking(&mut report, "ranked", &p.spans, &expected);
-            let raw = model.heads.rest.head.forward(embedding.clone(), &context)?;
+            let raw = model.heads.temporal.forward(embedding.clone(), &context)?;
             let raw = raw.cg_detr().ok_or("the simple head has no fixture")?;
             temporal::predictions(&mut report, fixture, raw)?;
         }
         if let Some(p) = output.get::<MaskPrediction>() {
             masks(&mut report, fixture, p)?;
-            let head = &model.heads.rest.rest.head;
+            let head = &model.heads.mask;
             let tokens = head.forward(embedding, &context)?.prompt;
             if fixture.has("out.box_embed") {
                 report.close(fixture, "out.box_embed", tokens.clone())?;
@@ -422,7 +426,7 @@ pub fn generate(fixture: &Fixture, device: &Device) -> Result<Report, Failure> {
 /// Whether this build has a head for every task the fixture's answer calls.
 pub fn can_generate(fixture: &Fixture, device: &Device) -> Result<bool, Failure> {
     let model = model(fixture, device)?;
-    let heads = model.heads.specs();
+    let heads = BuiltInHeads::specs();
     Ok(fixture
         .ints("out.new_tokens")?
         .iter()

@@ -6,8 +6,9 @@ use std::collections::HashMap;
 use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData};
 use tpo::VideoChatTpo;
-use tpo::core::head::{HeadContext, HeadNode, HeadSpec, LossTerms, NoHeads, TaskHead};
+use tpo::core::head::{HeadContext, HeadSpec, LossTerms, ModelSizes, TaskHead};
 use tpo::core::model::TpoModel;
+use tpo::core::truth::Truth;
 use tpo::core::{CoreError, heads};
 use tpo::heads::mask::MaskHead;
 use tpo::heads::region::RegionHead;
@@ -17,7 +18,7 @@ use tpo::heads::temporal::{
     TemporalPrediction, TemporalTarget, criterion,
 };
 use tpo::llm::CausalLm;
-use tpo::vision::{QFormerConnector, VideoEncoder};
+use tpo::model::{Connector, Vision};
 
 use super::fixture::{Failure, Fixture};
 
@@ -35,10 +36,17 @@ pub struct StoredTemporal {
     config: TemporalHeadConfig,
 }
 
-type Heads = HeadNode<RegionHead, HeadNode<StoredTemporal, HeadNode<MaskHead, NoHeads>>>;
+heads! {
+    /// The heads of VideoChat-TPO with [`StoredTemporal`].
+    pub struct StoredHeads {
+        region: RegionHead,
+        temporal: StoredTemporal,
+        mask: MaskHead,
+    }
+}
 
 /// VideoChat-TPO with [`StoredTemporal`].
-pub type StoredTpo = TpoModel<VideoEncoder, QFormerConnector, CausalLm, Heads>;
+pub type StoredTpo = TpoModel<Vision, Connector, CausalLm, StoredHeads>;
 
 impl From<TemporalHead> for StoredTemporal {
     fn from(head: TemporalHead) -> Self {
@@ -54,9 +62,11 @@ impl From<TemporalHead> for StoredTemporal {
 /// The model with the other temporal head and the same parameters.
 pub fn with_stored(model: VideoChatTpo, device: &Device) -> Result<StoredTpo, Failure> {
     let registry = model.registry().clone();
-    let HeadNode { head: region, rest } = model.heads;
-    let temporal = StoredTemporal::from(rest.head);
-    let heads = heads![region, temporal, rest.rest.head];
+    let heads = StoredHeads {
+        region: model.heads.region,
+        temporal: model.heads.temporal.into(),
+        mask: model.heads.mask,
+    };
     let (vision, connector, llm) = (model.vision, model.connector, model.llm);
     let mut stored = TpoModel::new(vision, connector, llm, heads, registry, device)?;
     stored.task_tokens = model.task_tokens;
@@ -89,12 +99,27 @@ pub fn features(
 }
 
 impl TaskHead for StoredTemporal {
+    type Config = TemporalHeadConfig;
     type Target = TemporalTarget;
     type Output = CgDetrOutput;
     type Prediction = TemporalPrediction;
 
-    fn spec(&self) -> HeadSpec {
-        HeadSpec::new("temporal", "<time_begin>", "<temp>")
+    const NAME: &'static str = TemporalHead::NAME;
+
+    fn spec() -> HeadSpec {
+        TemporalHead::spec()
+    }
+
+    fn init(
+        config: &TemporalHeadConfig,
+        sizes: &ModelSizes,
+        device: &Device,
+    ) -> tpo::core::Result<Self> {
+        Ok(<TemporalHead as TaskHead>::init(config, sizes, device)?.into())
+    }
+
+    fn target(&self, truth: &Truth) -> tpo::core::Result<TemporalTarget> {
+        Err(truth.unusable("the fixtures bring their targets with them"))
     }
 
     fn forward(
@@ -127,7 +152,7 @@ impl TaskHead for StoredTemporal {
         context: &HeadContext<'_>,
     ) -> tpo::core::Result<LossTerms> {
         let names: Vec<Option<&str>> = (0..targets.len())
-            .map(|i| context.sample(i).and_then(|s| s.id))
+            .map(|i| context.sample(i).and_then(|s| s.media.as_deref()))
             .collect();
         let seconds = self.config.clip_seconds;
         let targets = BatchTargets::new(targets, &output.video_lengths, seconds, &names)?;

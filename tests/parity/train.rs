@@ -7,11 +7,12 @@ use burn::tensor::{Device, Tensor, TensorData};
 use serde_json::Value;
 use tpo::core::head::TaskHead;
 use tpo::core::model::{TokenBatch, TpoBatch};
+use tpo::core::traits::VisualInput;
+use tpo::model::videochat_tpo_keys;
 use tpo::train::trainer::{GeneratedData, StepReport, TrainBatch};
 use tpo::train::{
     AdamW, Decay, LrSchedule, ParamGroupSpec, Precision, Stage, StageLength, TrainOptions, Trainer,
 };
-use tpo::videochat_tpo_keys;
 use tpo::weights::{KeyMap, KeyTarget, PathStack};
 
 use super::check::{ByPath, Report, parameters};
@@ -223,7 +224,7 @@ fn batch(fixture: &Fixture, name: &str, device: &Device) -> Result<TrainBatch, F
     for media in ["image_i8", "video_i8"] {
         if fixture.has(&key(media)) {
             let frames: Tensor<5> = fixture.tensor(&key(media), device)?;
-            batch.frames = Some(frames / 32.0);
+            batch.visuals = VisualInput::clips(frames / 32.0);
         }
     }
     batch.boxes = boxes(fixture, &key("input_boxes"))?;
@@ -269,7 +270,7 @@ fn predictions(
     let rows = hidden
         .reshape([b * s, d])
         .select(0, Tensor::from_data(TensorData::new(at, [n]), &device));
-    let raw = model.heads.head.forward(rows, &Default::default())?;
+    let raw = model.heads.region.forward(rows, &Default::default())?;
     let got = super::check::floats(raw)?;
     let expected = fixture.floats(&key)?;
     report.measure(&key, relative(&got, &expected), LOSS);

@@ -15,7 +15,7 @@ use tpo::train::trainer::{
     Metrics, StageEvaluation, StepReport, TrainEvent, TrainState, evaluate, train_plan,
 };
 use tpo::train::{
-    HeadNames, Hooks, LossWeights, Recipe, Stage, StageLength, StagePlan, TrainData, TrainOptions,
+    Hooks, LossWeights, Recipe, Stage, StageLength, StagePlan, TrainData, TrainOptions,
 };
 
 use super::tiny::*;
@@ -170,7 +170,7 @@ fn values_are_means_over_labels_and_answers() {
                 .clone()
                 .reshape([rows * s, d])
                 .narrow(0, at, 1);
-            let head = &model.heads.head;
+            let head = &model.heads.region;
             let context = HeadContext::default();
             let answer = head.forward(task, &context).unwrap();
             let answer = head.decode(answer, &context).unwrap();
@@ -206,7 +206,7 @@ impl<M> Hooks<M> for Scripted {
 fn kept(goal: Goal, scores: &[f64]) -> (Vec<u64>, Option<u64>, Vec<Option<f64>>) {
     let dir = tempfile::tempdir().unwrap();
     let config = config(0.0);
-    let mut stage = stage(&["head:region.**"], scores.len() as u64, 1);
+    let mut stage = stage(&["heads.region.**"], scores.len() as u64, 1);
     stage.evaluate_every = Some(StageLength::Steps(1));
     stage.checkpoint_every = Some(StageLength::Steps(4));
     let recipe = Recipe {
@@ -231,8 +231,7 @@ fn kept(goal: Goal, scores: &[f64]) -> (Vec<u64>, Option<u64>, Vec<Option<f64>>)
         stages: vec![stage],
     };
     let model = model(&config);
-    let names = HeadNames::of(&model.heads);
-    let keeper = RunKeeper::create(dir.path(), &recipe, &model, &names, None, false).unwrap();
+    let keeper = RunKeeper::create(dir.path(), &recipe, &model, None, false).unwrap();
     let plan = StagePlan {
         stages: recipe.stages.clone(),
     };
@@ -285,7 +284,7 @@ fn the_model_of_an_evaluation_has_no_graph() {
         }
     }
     let config = config(0.0);
-    let stage = stage(&["head:region.**"], 1, 1);
+    let stage = stage(&["heads.region.**"], 1, 1);
     let mut data = data(&config, 1);
     let options = TrainOptions::new(&Device::flex());
     let mut trainer = tpo::train::Trainer::new(model(&config), stage, &data, options).unwrap();

@@ -6,7 +6,7 @@ use std::path::Path;
 use burn::module::Module;
 use burn::tensor::{DType, Device};
 use tpo::train::{
-    HeadNames, Precision, Recipe, Stage, StageLength, StagePlan, TrainOptions, Trainer, train_plan,
+    Precision, Recipe, Stage, StageLength, StagePlan, TrainOptions, Trainer, train_plan,
 };
 
 use super::tiny::*;
@@ -25,7 +25,7 @@ fn unreached(path: &str) -> bool {
         ".intermediate.",
         ".output.dense.",
         ".output.layer_norm.",
-        "heads.head.encoder.",
+        "heads.region.encoder.",
     ]
     .iter()
     .any(|part| path.contains(part))
@@ -51,7 +51,6 @@ fn each_stage_changes_exactly_the_parts_it_names() {
     let config = config(0.0);
     let mut stages = region_stages();
     let mut before = model(&config);
-    let names = HeadNames::of(&before.heads);
     assert_eq!(stages.len(), 4);
     for stage in &mut stages {
         stage.length = StageLength::Steps(2);
@@ -61,7 +60,7 @@ fn each_stage_changes_exactly_the_parts_it_names() {
         for group in &mut stage.groups {
             group.learning_rate = 1e-2;
         }
-        let groups = stage.resolve_named(&before, &names).unwrap();
+        let groups = stage.resolve(&before).unwrap();
         let named: BTreeSet<String> = groups.trainable().map(|p| p.path.clone()).collect();
         let mut data = data(&config, 2);
         let old = bits(&before);
@@ -113,8 +112,8 @@ fn a_heads_loss_reaches_token_adapters_connector_and_encoder() {
     let _lock = alone();
     let reached = reached(&EVERYTHING, 0.0);
     for path in [
-        "task_tokens.0",
-        "heads.head.decoder.output.weight",
+        "task_tokens.region",
+        "heads.region.decoder.output.weight",
         "llm.model.layers.0.self_attn.q_proj.lora.b",
         "llm.model.layers.1.mlp.down_proj.lora.b",
         "connector.project_up.weight",
@@ -135,16 +134,19 @@ fn stages_one_and_two_reach_exactly_their_parts() {
     let first = reached(&["llm.**.lora.*"], 1.0);
     assert!(first.iter().all(|p| p.contains(".lora.")), "{first:?}");
     assert_eq!(first.len(), 2 * (2 * 7 + 1));
-    let second = reached(&["llm.**.lora.*", "head:region.**", "token:region"], 1.0);
+    let second = reached(
+        &["llm.**.lora.*", "heads.region.**", "task_tokens.region"],
+        1.0,
+    );
     let more: Vec<&str> = second.difference(&first).map(String::as_str).collect();
     assert_eq!(
         more,
         [
-            "heads.head.decoder.input.bias",
-            "heads.head.decoder.input.weight",
-            "heads.head.decoder.output.bias",
-            "heads.head.decoder.output.weight",
-            "task_tokens.0",
+            "heads.region.decoder.input.bias",
+            "heads.region.decoder.input.weight",
+            "heads.region.decoder.output.bias",
+            "heads.region.decoder.output.weight",
+            "task_tokens.region",
         ]
     );
 }
@@ -171,7 +173,7 @@ fn a_plan_goes_through_its_stages() {
     let config = config(0.0);
     let mut first = stage(&["llm.**.lora.*"], 2, 1);
     first.name = "one".into();
-    let mut second = stage(&["head:region.**"], 2, 1);
+    let mut second = stage(&["heads.region.**"], 2, 1);
     second.name = "two".into();
     let plan = StagePlan {
         stages: vec![first, second],
@@ -196,8 +198,8 @@ fn a_plan_goes_through_its_stages() {
     let end = bits(&model);
     let moved = |path: &str| start[path] != end[path];
     assert!(moved("llm.model.layers.0.self_attn.q_proj.lora.b"));
-    assert!(moved("heads.head.decoder.output.weight"));
-    assert!(!moved("task_tokens.0"));
+    assert!(moved("heads.region.decoder.output.weight"));
+    assert!(!moved("task_tokens.region"));
 }
 
 #[test]
@@ -214,15 +216,15 @@ fn half_precision_keeps_wide_masters() {
         let report = trainer.step(&mut data).unwrap();
         assert!(report.loss.is_finite());
     }
-    let weight = trainer.model().unwrap().heads.head.clone().valid();
+    let weight = trainer.model().unwrap().heads.region.clone().valid();
     let decoder = weight.decoder.output.weight.val();
     assert_eq!(decoder.dtype(), DType::BF16);
     // Steps of 1e-5 are lost in bf16 and kept in the master.
     let state = trainer.state(&data).optimizer;
-    let path = "heads.head.decoder.output.weight.master";
+    let path = "heads.region.decoder.output.weight.master";
     let (_, master) = state.tensors.iter().find(|(n, _)| n == path).unwrap();
     let master: Vec<f32> = master.iter::<f32>().collect();
-    let start = model(&config).heads.head.decoder.output.weight.val();
+    let start = model(&config).heads.region.decoder.output.weight.val();
     let start: Vec<f32> = start.into_data().iter::<f32>().collect();
     assert!(master.iter().zip(&start).all(|(m, s)| m != s));
     assert!(master.iter().zip(&start).all(|(m, s)| (m - s).abs() < 5e-5));

@@ -8,11 +8,12 @@ use burn::tensor::{Device, Tensor, TensorData};
 use tpo::VideoChatTpo;
 use tpo::core::model::PaddingSide;
 use tpo::core::prompt::PromptIds;
+use tpo::core::traits::VisualInput;
 use tpo::core::weights::PathStack;
-use tpo::heads::temporal::TemporalHeadConfig;
 use tpo::llm::{LlmConfig, LoraConfig, config::LORA_TARGETS};
+use tpo::model::{ConnectorConfig, VisionConfig};
 use tpo::prelude::*;
-use tpo::train::trainer::{GeneratedData, SampleInfo, TrainBatch};
+use tpo::train::trainer::{GeneratedData, TrainBatch};
 use tpo::train::{LrSchedule, ParamGroupSpec, Precision, Stage, StageLength, TrainError};
 use tpo::vision::{QFormerConfig, QFormerConnectorConfig, UmtConfig};
 
@@ -28,7 +29,7 @@ pub fn alone() -> MutexGuard<'static, ()> {
 /// Sizes; `dropout` is that of adapters and connector.
 pub fn config(dropout: f64) -> TpoConfig {
     let mut config = TpoConfig::nano(VOCAB);
-    config.vision = UmtConfig::new(16, 8, 16, 3, 2).with_num_frames(2);
+    config.vision = VisionConfig::Umt(UmtConfig::new(16, 8, 16, 3, 2).with_num_frames(2));
     config.input.frames = 2;
     config.input.size = 16;
     let mut qformer = QFormerConfig::new(16, 2, 2, 32, 16)
@@ -39,14 +40,34 @@ pub fn config(dropout: f64) -> TpoConfig {
     qformer.hidden_dropout_prob = dropout;
     qformer.attention_probs_dropout_prob = dropout;
     qformer.drop_path_rate = 0.0;
-    config.connector = QFormerConnectorConfig::new(qformer, 24);
+    config.connector = ConnectorConfig::QFormer(QFormerConnectorConfig::new(qformer, 24));
     let mut lora = LoraConfig::new(4, 8.0, LORA_TARGETS.map(String::from).to_vec());
     lora.dropout = dropout;
     config.llm = LlmConfig::new(VOCAB, 24, 40, 2, 2, 1, 12).lora(lora);
-    config.region = RegionHeadConfig::for_llm(24);
-    config.temporal = TemporalHeadConfig::mini(24, 16).with_clip_seconds(0.5);
-    config.mask = MaskHeadConfig::mini(24);
+    let temporal = TemporalHeadConfig::mini(24, 16).with_clip_seconds(0.5);
+    let heads = HeadConfigs::default().with::<RegionHead>(&RegionHeadConfig::for_llm(24));
+    let heads = heads.and_then(|h| h.with::<TemporalHead>(&temporal));
+    let heads = heads.and_then(|h| h.with::<MaskHead>(&MaskHeadConfig::mini(24)));
+    config.heads = heads.unwrap();
     config
+}
+
+/// The path under which the golden run knows a parameter: heads were a list then, and their tokens
+/// had numbers.
+fn golden_path(path: &str) -> String {
+    let places = [
+        ("heads.region.", "heads.head."),
+        ("heads.temporal.", "heads.rest.head."),
+        ("heads.mask.", "heads.rest.rest.head."),
+        ("task_tokens.region", "task_tokens.0"),
+        ("task_tokens.temporal", "task_tokens.1"),
+        ("task_tokens.mask", "task_tokens.2"),
+    ];
+    let found = places.iter().find_map(|(now, then)| {
+        let rest = path.strip_prefix(now)?;
+        Some(format!("{then}{rest}"))
+    });
+    found.unwrap_or_else(|| path.to_string())
 }
 
 /// A model whose weights are a function of their paths.
@@ -70,7 +91,7 @@ pub fn model(config: &TpoConfig) -> VideoChatTpo {
                 (false, 1) => (0.0, 0.1),
                 _ => (0.0, 0.6 / (shape[shape.len() - 1] as f32).sqrt().min(4.0)),
             };
-            let seed = path.bytes().fold(7u64, |h, b| {
+            let seed = golden_path(&path).bytes().fold(7u64, |h, b| {
                 (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3)
             });
             let values: Vec<f32> = (0..n)
@@ -122,15 +143,16 @@ pub fn batch(config: &TpoConfig, first: u64, rows: usize, device: &Device) -> Tr
             corner[0] + 0.3,
             corner[1] + 0.4,
         ]));
-        samples.push(SampleInfo {
+        samples.push(Sample {
             task: "region".into(),
-            ..SampleInfo::named(format!("row-{row}"))
+            ..Sample::named(format!("row-{row}"))
         });
     }
     let tokens = TokenBatch::pad(&prompts, PaddingSide::Right, 0);
     let mut batch = TpoBatch::new(tokens, device);
     let shape = [rows, config.input.frames, 3, size, size];
-    batch.frames = Some(Tensor::from_data(TensorData::new(pixels, shape), device));
+    let pixels = Tensor::<5>::from_data(TensorData::new(pixels, shape), device);
+    batch.visuals = VisualInput::clips(pixels);
     batch.labels = Some(labels);
     batch.targets = TargetSet::new().with("region", boxes);
     TrainBatch { batch, samples }
@@ -176,8 +198,8 @@ pub const EVERYTHING: [&str; 5] = [
     "vision.**",
     "connector.**",
     "llm.**.lora.*",
-    "head:region.**",
-    "token:region",
+    "heads.region.**",
+    "task_tokens.region",
 ];
 
 /// Bits of all parameters by path.
