@@ -70,6 +70,8 @@ impl Answerer for Oracle {
                 };
                 reply.text = format!("{open}{letter}) {}\nBecause.", options[i]);
             }
+            // Its own head would have to say it.
+            Expected::Own(_) => {}
             Expected::Text(text) => {
                 reply.text = format!("{}.", text.clone().unwrap().to_uppercase())
             }

@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
-use tpo::core::prompt::{QuestionPrompt, Visual, encode_with_placeholders};
+use tpo::core::prompt::Visual;
+use tpo::data::prompts::videochat::{MAX_TOKENS, QuestionPrompt, encode_with_placeholders};
 use tpo::data::sampling::{FrameSampling, frame_indices};
 use tpo::data::{Frame, ImageTransform};
 use tpo::llm::tokenizer::{EncodeOptions, Tokenizer};
@@ -85,7 +86,7 @@ pub fn tokenizer(fixture: &Fixture, given: Option<&Path>) -> Result<Report, Fail
             || format!("got {:?}, expected {expected:?}", prompt.text()),
         );
         let mut got = prompt.encode(n_query, &tokenizer)?;
-        got.truncate(tpo::core::prompt::MAX_TOKENS);
+        got.truncate(MAX_TOKENS);
         same(
             &mut report,
             &format!("process_qa {i}"),

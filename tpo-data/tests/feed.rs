@@ -426,7 +426,7 @@ fn unequal_clips_share_a_batch() {
     config.order.batch_size = 2;
     config.order.shuffle = false;
     // As many slots as pixels, so that size and number of pictures must have reached the encoder.
-    let encoder = VideoChatEncoder {
+    let encoder = LayoutEncoder {
         slots: Arc::new(|v| v.pictures * (v.size.0 * v.size.1) as usize),
         max_tokens: 4096,
         ..encoder()

@@ -4,7 +4,8 @@
 mod common;
 
 use common::{fixture, fixture_path, ids, streamed, text, videochat_tpo};
-use tpo_core::prompt::{QuestionPrompt, Visual, encode_with_placeholders};
+use tpo_core::prompt::Visual;
+use tpo_data::prompts::videochat::{QuestionPrompt, encode_with_placeholders};
 use tpo_llm::LlmError;
 use tpo_llm::tokenizer::{AddedToken, EncodeOptions, SentencePieceOptions, Tokenizer};
 
