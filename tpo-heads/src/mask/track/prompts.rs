@@ -1,7 +1,8 @@
 //! The verbs that prompt a tracker.
 
-use burn::tensor::{DType, Tensor, TensorData};
+use burn::tensor::Tensor;
 use tpo_core::geometry::{BoxPixels, Mask};
+use tpo_core::ops::floats;
 
 use super::frames::FrameReader;
 use super::masks::{FrameMasks, ObjectId};
@@ -167,8 +168,7 @@ impl<R: FrameReader> TrackState<R> {
         let c = &self.constants;
         let side = c.image_size;
         let values: Vec<f32> = mask.0.iter().map(|p| f32::from(u8::from(*p))).collect();
-        let data = TensorData::new(values, [1, height, width]);
-        let given = Tensor::<3>::from_data(data, (&c.device, DType::F32));
+        let given = floats(values, [1, height, width], &c.device);
         let resize = super::resize::Resize::new([height, width], [side; 2], true, &c.device);
         let given = resize.apply(given).greater_equal_scalar(0.5).float();
         self.prompt(model, encoded, object, Prompt::Mask(given))

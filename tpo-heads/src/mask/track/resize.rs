@@ -1,8 +1,9 @@
 //! Bilinear resizing of mask logits, as PyTorch's `interpolate` with `align_corners=False`.
 
-use burn::tensor::{DType, Device, Tensor, TensorData};
+use burn::tensor::{Device, Tensor};
 use ndarray::Array2;
 use rayon::prelude::*;
+use tpo_core::ops::floats;
 
 /// The two source pixels of every target pixel and the weight of the second.
 fn taps(from: usize, to: usize) -> Vec<(usize, usize, f32)> {
@@ -57,8 +58,7 @@ impl Resize {
     pub fn new(from: [usize; 2], to: [usize; 2], antialias: bool, device: &Device) -> Self {
         let matrix = |axis: usize| {
             let values = weights(from[axis], to[axis], antialias);
-            let data = TensorData::new(values, [1, to[axis], from[axis]]);
-            Tensor::<3>::from_data(data, (device, DType::F32))
+            floats(values, [1, to[axis], from[axis]], device)
         };
         Self {
             matrices: (from != to).then(|| (matrix(0), matrix(1).swap_dims(1, 2))),

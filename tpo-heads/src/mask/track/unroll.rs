@@ -5,7 +5,8 @@
 
 use std::collections::BTreeMap;
 
-use burn::tensor::{DType, FloatDType, Int, Tensor, TensorData};
+use burn::tensor::{FloatDType, Tensor};
+use tpo_core::ops::{floats, indices};
 
 use super::bank::Window;
 use super::options::Direction;
@@ -93,8 +94,7 @@ pub(in crate::mask) fn unroll(
             found: clips.to_vec(),
         });
     }
-    let rows: Vec<i64> = clips.iter().map(|clip| *clip as i64).collect();
-    let rows = Tensor::<1, Int>::from_data(TensorData::new(rows, [objects]), &c.device);
+    let rows = indices(clips.iter().copied(), &c.device);
     let own = (0..images).eq(clips.iter().copied());
     let of_objects = |features: &Sam2Features| {
         let pick = |x: Tensor<4>| if own { x } else { x.select(0, rows.clone()) };
@@ -240,8 +240,7 @@ fn prompt_memory(
     let outputs = step::to_outputs(&decoded.inner(), holes)?;
     let maps: Vec<Tensor<3>> = outputs.iter().map(|o| c.tensor(&o.low_res)).collect();
     let scores: Vec<f32> = outputs.iter().map(|o| o.score).collect();
-    let scores = TensorData::new(scores, [outputs.len(), 1]);
-    let scores = Tensor::<2>::from_data(scores, (&c.device, DType::F32));
+    let scores = floats(scores, [outputs.len(), 1], &c.device);
     let masks = c.full(Tensor::cat(maps, 0));
     step::encode_memory(model, c, features, masks, scores, MaskSource::Prompt)
 }

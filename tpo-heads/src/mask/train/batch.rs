@@ -1,7 +1,8 @@
 //! Clips with objects to follow.
 
-use burn::tensor::{DType, Tensor, TensorData};
+use burn::tensor::Tensor;
 use tpo_core::geometry::Mask;
+use tpo_core::ops::floats;
 
 use super::prompt::{Kind, VideoPrompt};
 use crate::HeadsError;
@@ -94,8 +95,7 @@ pub(super) fn first_prompts(
                     };
                     let (height, width) = mask.size();
                     let values = mask.0.iter().map(|p| f32::from(u8::from(*p))).collect();
-                    let data = TensorData::new::<f32, _>(values, [1, height, width]);
-                    let mask = Tensor::<3>::from_data(data, (&device, DType::F32));
+                    let mask = floats(values, [1, height, width], &device);
                     let resize = Resize::new([height, width], [side; 2], true, &device);
                     masks.push(resize.apply(mask).greater_equal_scalar(0.5).float());
                 }
