@@ -98,10 +98,7 @@ pub(in crate::mask) fn unroll(
     let own = (0..images).eq(clips.iter().copied());
     let of_objects = |features: &Sam2Features| {
         let pick = |x: Tensor<4>| if own { x } else { x.select(0, rows.clone()) };
-        Sam2Features {
-            embedding: pick(features.embedding.clone()),
-            high_res: features.high_res.clone().map(|maps| maps.map(pick)),
-        }
+        features.clone().map(pick)
     };
 
     let mut run = Unrolled {
@@ -180,11 +177,7 @@ fn first_frame(
     let (mut parts, mut first) = (Vec::with_capacity(prompts.len()), 0);
     for group in prompts {
         let n = group.objects();
-        let cut = |x: Tensor<4>| x.narrow(0, first, n);
-        let features = Sam2Features {
-            embedding: cut(features.embedding.clone()),
-            high_res: features.high_res.clone().map(|maps| maps.map(cut)),
-        };
+        let features = features.clone().map(|x| x.narrow(0, first, n));
         let no_mask = || model.sam_prompt_encoder.no_mask(n);
         let (count, prompt) = match group {
             FirstPrompts::Masks(masks) if tracking.use_mask_input_as_output_without_sam => {
