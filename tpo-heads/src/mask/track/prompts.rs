@@ -2,7 +2,6 @@
 
 use burn::tensor::Tensor;
 use tpo_core::geometry::{BoxPixels, Mask};
-use tpo_core::ops::floats;
 
 use super::frames::FrameReader;
 use super::masks::{FrameMasks, ObjectId};

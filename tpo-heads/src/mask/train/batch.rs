@@ -2,7 +2,6 @@
 
 use burn::tensor::Tensor;
 use tpo_core::geometry::Mask;
-use tpo_core::ops::floats;
 
 use super::prompt::{Kind, VideoPrompt};
 use crate::HeadsError;
