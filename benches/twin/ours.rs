@@ -100,14 +100,14 @@ struct Bench {
 
 impl Bench {
     /// One call of `step`, until the device has finished.
-    fn timed(&self, step: &mut impl FnMut() -> Outcome<()>) -> Outcome<Duration> {
+    fn timed<T>(&self, step: &mut impl FnMut() -> Outcome<T>) -> Outcome<Duration> {
         let start = Instant::now();
         step()?;
         self.device.sync()?;
         Ok(start.elapsed())
     }
 
-    fn samples(&self, mut step: impl FnMut() -> Outcome<()>) -> Outcome<Measured> {
+    fn samples<T>(&self, mut step: impl FnMut() -> Outcome<T>) -> Outcome<Measured> {
         self.samples_of(1, || self.timed(&mut step))
     }
 
@@ -157,28 +157,19 @@ impl Bench {
     fn vit_l(&self) -> Outcome<Measured> {
         let encoder = self.cast(VideoEncoder::new(&UmtConfig::large(), &self.device)?);
         let frames = self.random([1, 16, 3, 224, 224]);
-        self.samples(|| {
-            encoder.forward(frames.clone())?;
-            Ok(())
-        })
+        self.samples(|| Ok(encoder.forward(frames.clone())?))
     }
 
     fn internvideo2(&self) -> Outcome<Measured> {
         let tower = self.cast(InternVideo2Config::internvideo2_1b().init(&self.device)?);
         let frames = self.random([1, 8, 3, 224, 224]);
-        self.samples(|| {
-            tower.forward(frames.clone())?;
-            Ok(())
-        })
+        self.samples(|| Ok(tower.forward(frames.clone())?))
     }
 
     fn sam2(&self, trunk: HieraConfig) -> Outcome<Measured> {
         let encoder = self.cast(ImageEncoderConfig::sam2(trunk).init(&self.device)?);
         let images = self.random([1, 3, 1024, 1024]);
-        self.samples(|| {
-            encoder.forward(images.clone())?;
-            Ok(())
-        })
+        self.samples(|| Ok(encoder.forward(images.clone())?))
     }
 
     /// What the tracker does with an encoded frame when its window of memories is full. Weights of
@@ -237,10 +228,7 @@ impl Bench {
     fn qformer(&self) -> Outcome<Measured> {
         let qformer = self.cast(QFormerConfig::base().init(&self.device)?);
         let visual = self.random([1, 3136, 1024]);
-        self.samples(|| {
-            qformer.forward(visual.clone(), None)?;
-            Ok(())
-        })
+        self.samples(|| Ok(qformer.forward(visual.clone(), None)?))
     }
 
     /// `new` tokens through one layer and the final norm; one token follows a prefill.
@@ -295,10 +283,7 @@ impl Bench {
     fn region_head(&self) -> Outcome<Measured> {
         let head = self.cast(RegionHeadConfig::videochat_tpo().init(&self.device));
         let task = self.random([1, 4096]);
-        self.samples(|| {
-            head.decoder.forward(task.clone());
-            Ok(())
-        })
+        self.samples(|| Ok(head.decoder.forward(task.clone())))
     }
 
     /// `n` samples of 75 clips and 32 words.
@@ -315,10 +300,7 @@ impl Bench {
     fn cg_detr(&self) -> Outcome<Measured> {
         let head = self.cast(TemporalHeadConfig::videochat_tpo().init(&self.device)?);
         let input = self.cg_detr_input(1);
-        self.samples(|| {
-            head.model.forward(input.clone())?;
-            Ok(())
-        })
+        self.samples(|| Ok(head.model.forward(input.clone())?))
     }
 
     /// Forward, losses with a foreign text for every sample, and gradients; dropout off.
@@ -466,20 +448,14 @@ impl Bench {
         let on_cpu = args.device == DeviceChoice::Cpu;
         let side = if on_cpu { 3072 } else { 8192 };
         let (a, b) = (self.random([side, side]), self.random([side, side]));
-        let product = self.samples(|| {
-            a.clone().matmul(b.clone());
-            Ok(())
-        })?;
+        let product = self.samples(|| Ok(a.clone().matmul(b.clone())))?;
         let values = 1 << 27;
         let read = if on_cpu {
             let buffer = vec![1.0_f32; values];
             self.samples(|| sum(&buffer, args.threads))?
         } else {
             let buffer = Tensor::<1>::ones([values], &self.device);
-            self.samples(|| {
-                buffer.clone().sum();
-                Ok(())
-            })?
+            self.samples(|| Ok(buffer.clone().sum()))?
         };
         let best = |m: &Measured| m.samples_ms.iter().copied().fold(f64::INFINITY, f64::min);
         Ok(Measured {

@@ -3,7 +3,8 @@
 use burn::config::Config;
 use burn::module::Module;
 use burn::nn::{Dropout, DropoutConfig};
-use burn::tensor::{DType, Tensor};
+use burn::tensor::Tensor;
+use tpo_core::nn::drops;
 
 /// Configuration of [`DropPath`].
 #[derive(Config, Debug)]
@@ -49,14 +50,12 @@ impl DropPath {
     /// Applies the layer to a branch `[batch, ..]`; shape unchanged.
     pub fn forward<const D: usize>(&self, branch: Tensor<D>) -> Tensor<D> {
         let device = branch.device();
-        if self.dropout.prob == 0.0 || !device.is_autodiff() || !self.dropout.training.is_enabled()
-        {
+        if !drops(&self.dropout, &device) {
             return branch;
         }
-        let dtype: DType = branch.dtype();
         let mut per_item = [1; D];
         per_item[0] = branch.dims()[0];
-        let kept = Tensor::<D>::ones(per_item, (&device, dtype));
+        let kept = Tensor::<D>::ones(per_item, (&device, branch.dtype()));
         branch * self.dropout.forward(kept)
     }
 }

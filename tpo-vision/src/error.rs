@@ -172,3 +172,20 @@ impl From<VisionError> for tpo_core::CoreError {
         tpo_core::CoreError::part("vision", error)
     }
 }
+
+/// Refuses a clip `[batch, frames, channels, height, width]` without pixels, or not of red, green
+/// and blue.
+pub(crate) fn check_video(place: &'static str, found: [usize; 5]) -> Result<()> {
+    const CHANNELS: usize = 3;
+    if found.contains(&0) {
+        return Err(VisionError::EmptyVideo { place, found });
+    }
+    match found[2] {
+        CHANNELS => Ok(()),
+        channels => Err(VisionError::Channels {
+            place,
+            expected: CHANNELS,
+            found: channels,
+        }),
+    }
+}

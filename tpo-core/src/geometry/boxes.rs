@@ -21,19 +21,6 @@ pub struct BoxXyxy {
     pub y1: f32,
 }
 
-/// Centre and size, normalised by the image size.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct BoxCxcywh {
-    /// Horizontal centre.
-    pub cx: f32,
-    /// Vertical centre.
-    pub cy: f32,
-    /// Width.
-    pub w: f32,
-    /// Height.
-    pub h: f32,
-}
-
 /// Corners in pixels of one image size; pixel edges, so a full image is `[0, 0, width, height]`.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(into = "[f32; 4]", from = "[f32; 4]")]
@@ -123,28 +110,6 @@ impl BoxXyxy {
             y1: self.y1 * height,
         }
     }
-
-    /// Centre and size.
-    pub fn to_cxcywh(self) -> BoxCxcywh {
-        BoxCxcywh {
-            cx: (self.x0 + self.x1) / 2.0,
-            cy: (self.y0 + self.y1) / 2.0,
-            w: self.x1 - self.x0,
-            h: self.y1 - self.y0,
-        }
-    }
-}
-
-impl BoxCxcywh {
-    /// Corners.
-    pub fn to_xyxy(self) -> BoxXyxy {
-        BoxXyxy {
-            x0: self.cx - 0.5 * self.w,
-            y0: self.cy - 0.5 * self.h,
-            x1: self.cx + 0.5 * self.w,
-            y1: self.cy + 0.5 * self.h,
-        }
-    }
 }
 
 impl BoxPixels {
@@ -218,13 +183,8 @@ mod tests {
     #[test]
     fn conversions_round_trip() {
         let b = BoxXyxy::from([0.1, 0.2, 0.7, 0.9]);
-        let back = b.to_cxcywh().to_xyxy();
-        let px = b.to_pixels(640.0, 480.0).to_normalised(640.0, 480.0);
-        for (x, y) in b
-            .to_array()
-            .iter()
-            .zip(back.to_array().iter().chain(&px.to_array()))
-        {
+        let back = b.to_pixels(640.0, 480.0).to_normalised(640.0, 480.0);
+        for (x, y) in b.to_array().iter().zip(back.to_array()) {
             assert!((x - y).abs() < 1e-6);
         }
     }

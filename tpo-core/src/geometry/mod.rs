@@ -8,7 +8,7 @@ mod mask;
 mod span;
 pub mod span_ops;
 
-pub use boxes::{BoxCxcywh, BoxPixels, BoxXyxy};
+pub use boxes::{BoxPixels, BoxXyxy};
 pub use labels::LabelMap;
 pub use mask::{Mask, Rle, coco_box_iou};
 pub use span::{ScoredSpan, TimeSpan};

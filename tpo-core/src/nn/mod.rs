@@ -5,12 +5,14 @@
 //! file. Nothing is transposed while loading or saving, and gradients compare directly with
 //! PyTorch's.
 
+mod attention;
 mod conv;
 mod embedding;
 mod linear;
 mod mlp;
 mod norm;
 
+pub use attention::{attention_with_dropout, drops, merge_heads, split_heads};
 pub use conv::{Conv2d, Conv2dConfig, UpConv2x2};
 pub use embedding::{Embedding, EmbeddingConfig};
 pub use linear::{Linear, LinearConfig};

@@ -70,28 +70,25 @@ pub fn conv2d(
         let Some(bias) = bias else {
             return composed(x, weight, None, shape);
         };
-        return match operands([x, weight].map(Tensor::into_dispatch)) {
-            Ok(Operands::Plain([x, weight])) => match operands([bias.into_dispatch()]) {
-                Ok(Operands::Plain([bias])) => wrap(depthwise_cpu(&x, &weight, &bias, shape)),
-                Ok(Operands::Autodiff([bias], context)) => {
-                    let bias = wrap_autodiff(bias, context);
-                    composed(wrap(x), wrap(weight), Some(bias), shape)
-                }
-                Err([bias]) => {
-                    let bias = Tensor::from_dispatch(bias);
-                    composed(wrap(x), wrap(weight), Some(bias), shape)
-                }
-            },
-            Ok(Operands::Autodiff([x, weight], context)) => composed(
+        let all = [
+            x.into_dispatch(),
+            weight.into_dispatch(),
+            bias.into_dispatch(),
+        ];
+        return match operands(all) {
+            Ok(Operands::Plain([x, weight, bias])) => {
+                wrap(depthwise_cpu(&x, &weight, &bias, shape))
+            }
+            Ok(Operands::Autodiff([x, weight, bias], context)) => composed(
                 wrap_autodiff(x, context),
                 wrap_autodiff(weight, context),
-                Some(bias),
+                Some(wrap_autodiff(bias, context)),
                 shape,
             ),
-            Err([x, weight]) => composed(
+            Err([x, weight, bias]) => composed(
                 Tensor::from_dispatch(x),
                 Tensor::from_dispatch(weight),
-                Some(bias),
+                Some(Tensor::from_dispatch(bias)),
                 shape,
             ),
         };

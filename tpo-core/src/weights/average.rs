@@ -49,12 +49,8 @@ pub fn average_checkpoints(
             .iter()
             .filter_map(|c| c.get(&entry.key).cloned())
             .collect();
-        let kept = burn_dtype(entry.dtype).ok_or_else(|| {
-            fault(
-                entry,
-                format!("Burn has no data type for {:?}", entry.dtype),
-            )
-        })?;
+        let kept = burn_dtype(entry.dtype)
+            .ok_or_else(|| entry.fault(format!("Burn has no data type for {:?}", entry.dtype)))?;
         let to = match options.dtype {
             DtypePolicy::Cast(to) if kept.is_float() => to.into(),
             _ => kept,
@@ -109,23 +105,13 @@ fn comparable(one: &Checkpoint, other: &Checkpoint) -> Result<()> {
     Ok(())
 }
 
-fn fault(entry: &TensorEntry, why: String) -> WeightsError {
-    WeightsError::TensorData {
-        file: entry.file.to_path_buf(),
-        key: entry.key.clone(),
-        shape: entry.shape.clone(),
-        why,
-    }
-}
-
-/// The mean of a floating-point tensor.
 fn mean(entries: &[TensorEntry]) -> Result<TensorData> {
     let mut sum = vec![0.0_f32; entries[0].shape.iter().product()];
     for entry in entries {
         let data = read_tensor(entry)?.try_cast(DType::F32);
-        let data = data.map_err(|e| fault(entry, e.to_string()))?;
+        let data = data.map_err(|e| entry.fault(e.to_string()))?;
         let values = data.as_slice::<f32>();
-        let values = values.map_err(|e| fault(entry, format!("{e:?}")))?;
+        let values = values.map_err(|e| entry.fault(format!("{e:?}")))?;
         sum.iter_mut().zip(values).for_each(|(s, v)| *s += v);
     }
     let count = entries.len() as f32;
@@ -143,7 +129,7 @@ fn same(entries: &[TensorEntry]) -> Result<TensorData> {
                 entry.dtype,
                 entries[0].file.display()
             );
-            return Err(fault(entry, why));
+            return Err(entry.fault(why));
         }
     }
     Ok(first)

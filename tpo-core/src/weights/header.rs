@@ -47,6 +47,16 @@ impl TensorEntry {
     pub fn file_name(&self) -> String {
         file_name(&self.file)
     }
+
+    /// Why the values cannot be had.
+    pub(super) fn fault(&self, why: impl Into<String>) -> WeightsError {
+        WeightsError::TensorData {
+            file: self.file.to_path_buf(),
+            key: self.key.clone(),
+            shape: self.shape.clone(),
+            why: why.into(),
+        }
+    }
 }
 
 /// Name of a file without its directory.

@@ -298,9 +298,6 @@ fn write_part(f: &mut fmt::Formatter<'_>, part: &PartSummary) -> fmt::Result {
     if part.other_elements > 0 {
         write!(f, " ({} not floating point)", part.other_elements)?;
     }
-    if !part.module_available && !part.name.is_empty() {
-        write!(f, "  no module in this build")?;
-    }
     writeln!(f)?;
     if let Some(lora) = &part.lora {
         let ranks: Vec<String> = lora.ranks.iter().map(ToString::to_string).collect();

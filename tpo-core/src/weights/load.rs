@@ -429,12 +429,7 @@ impl<'a> Loader<'a> {
         entry: &TensorEntry,
         want: impl Fn(DType) -> DType,
     ) -> Result<TensorData> {
-        let fail = |why: String| WeightsError::TensorData {
-            file: entry.file.to_path_buf(),
-            key: entry.key.clone(),
-            shape: entry.shape.clone(),
-            why,
-        };
+        let fail = |why: String| entry.fault(why);
         let from = burn_dtype(entry.dtype)
             .ok_or_else(|| fail(format!("data type {:?} is not supported", entry.dtype)))?;
         let bytes = self.reader.read(entry)?;

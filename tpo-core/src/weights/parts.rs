@@ -13,12 +13,10 @@ pub struct PartSpec {
     pub name: String,
     /// Its keys start with one of these.
     pub prefixes: Vec<String>,
-    /// Whether this build has a module that takes them.
-    pub module_available: bool,
 }
 
 impl PartSpec {
-    /// A part with a module.
+    /// The part whose keys begin with one of `prefixes`.
     pub fn new<S: Into<String>>(
         name: impl Into<String>,
         prefixes: impl IntoIterator<Item = S>,
@@ -26,14 +24,7 @@ impl PartSpec {
         Self {
             name: name.into(),
             prefixes: prefixes.into_iter().map(Into::into).collect(),
-            module_available: true,
         }
-    }
-
-    /// Marks the part as one this build has no module for.
-    pub fn without_module(mut self) -> Self {
-        self.module_available = false;
-        self
     }
 
     /// Whether the part owns `key`.
@@ -90,8 +81,6 @@ pub struct LoraSummary {
 pub struct PartSummary {
     /// Name of the part; empty for tensors that no part owns.
     pub name: String,
-    /// Whether this build has a module for it.
-    pub module_available: bool,
     /// Number of tensors.
     pub tensors: usize,
     /// Floating-point parameters.
@@ -118,18 +107,17 @@ pub fn account(manifest: &Manifest, parts: &[PartSpec]) -> Vec<PartSummary> {
     let mut out: Vec<PartSummary> = parts
         .iter()
         .zip(&groups)
-        .map(|(part, tensors)| summarise(&part.name, part.module_available, tensors))
+        .map(|(part, tensors)| summarise(&part.name, tensors))
         .collect();
     if !rest.is_empty() {
-        out.push(summarise("", false, &rest));
+        out.push(summarise("", &rest));
     }
     out
 }
 
-fn summarise(name: &str, module_available: bool, tensors: &[&ManifestTensor]) -> PartSummary {
+fn summarise(name: &str, tensors: &[&ManifestTensor]) -> PartSummary {
     let mut out = PartSummary {
         name: name.into(),
-        module_available,
         tensors: tensors.len(),
         lora: lora(tensors),
         ..PartSummary::default()

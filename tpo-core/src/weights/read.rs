@@ -56,12 +56,8 @@ pub(crate) fn burn_dtype(dtype: Dtype) -> Option<DType> {
 /// # Errors
 /// [`WeightsError::TensorData`] when it cannot be read or Burn has no such data type.
 pub fn read_tensor(entry: &TensorEntry) -> Result<TensorData> {
-    let dtype = burn_dtype(entry.dtype).ok_or_else(|| WeightsError::TensorData {
-        file: entry.file.to_path_buf(),
-        key: entry.key.clone(),
-        shape: entry.shape.clone(),
-        why: format!("Burn has no data type for {:?}", entry.dtype),
-    })?;
+    let dtype = burn_dtype(entry.dtype)
+        .ok_or_else(|| entry.fault(format!("Burn has no data type for {:?}", entry.dtype)))?;
     let bytes = TensorReader::new(Access::Read, std::iter::once(entry)).read(entry)?;
     Ok(TensorData::from_bytes(bytes, entry.shape.clone(), dtype))
 }
@@ -103,12 +99,7 @@ impl<'a> TensorReader<'a> {
 
     /// The bytes of one tensor.
     pub(crate) fn read(&mut self, entry: &TensorEntry) -> Result<Bytes> {
-        let fail = |why: String| WeightsError::TensorData {
-            file: entry.file.to_path_buf(),
-            key: entry.key.clone(),
-            shape: entry.shape.clone(),
-            why,
-        };
+        let fail = |why: String| entry.fault(why);
         let source = self.source(entry)?;
         let bytes = match &mut source.map {
             Some(store) if entry.len >= MAP_FROM => {

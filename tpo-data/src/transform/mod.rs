@@ -3,7 +3,6 @@
 mod resize;
 
 use burn::tensor::{Device, Tensor, TensorData};
-use ndarray::Array5;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
@@ -141,17 +140,6 @@ impl ImageTransform {
             .zip(values.par_chunks_exact_mut(3 * h * w))
             .try_for_each(|(frame, out)| plan.apply_into(frame, out))?;
         Ok((values, [frames.len(), 3, h, w]))
-    }
-
-    /// As [`ImageTransform::apply`], as an array `[1, frames, 3, height, width]`.
-    ///
-    /// # Errors
-    /// As [`ImageTransform::apply`].
-    pub fn apply_array(&self, frames: &[Frame]) -> Result<Array5<f32>, DataError> {
-        let (values, [t, c, h, w]) = self.apply(frames)?;
-        Array5::from_shape_vec((1, t, c, h, w), values).map_err(|e| DataError::InvalidTransform {
-            reason: e.to_string(),
-        })
     }
 
     /// As [`ImageTransform::apply`], as a tensor `[1, frames, 3, height, width]` (float32).

@@ -102,11 +102,7 @@ pub(super) fn on_graph(features: Sam2Features, like: &Tensor<3>) -> Sam2Features
     let Some(strategy) = like.gradient_checkpointing_strategy() else {
         return features;
     };
-    let join = |x: Tensor<4>| x.autodiff().with_gradient_checkpointing_strategy(strategy);
-    Sam2Features {
-        embedding: join(features.embedding),
-        high_res: features.high_res.map(|maps| maps.map(join)),
-    }
+    features.map(|x| x.autodiff().with_gradient_checkpointing_strategy(strategy))
 }
 
 fn compare(

@@ -113,20 +113,6 @@ impl SaliencyLabels {
     }
 }
 
-/// At most `max` of the windows, a random choice (the reference uses 5).
-pub fn pick_windows(
-    windows: &[TimeSpan],
-    max: usize,
-    rng: &mut (impl Rng + ?Sized),
-) -> Vec<TimeSpan> {
-    if windows.len() <= max {
-        return windows.to_vec();
-    }
-    let mut chosen = sample(rng, windows.len(), max).into_vec();
-    chosen.sort_unstable();
-    chosen.into_iter().map(|i| windows[i]).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use rand::SeedableRng;
@@ -184,14 +170,5 @@ mod tests {
         let empty = SaliencyLabels::from_ratings(&[], &[], 2, &mut rng());
         assert_eq!(empty.scores, [0.0, 0.0]);
         assert!(empty.positive.is_empty());
-    }
-
-    #[test]
-    fn at_most_so_many_windows() {
-        let windows: Vec<TimeSpan> = (0..9).map(|i| span(i as f64, i as f64 + 1.0)).collect();
-        let picked = pick_windows(&windows, 5, &mut rng());
-        assert_eq!(picked.len(), 5);
-        assert!(picked.windows(2).all(|w| w[0].start < w[1].start));
-        assert_eq!(pick_windows(&windows[..3], 5, &mut rng()), windows[..3]);
     }
 }

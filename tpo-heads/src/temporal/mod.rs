@@ -20,7 +20,7 @@ pub use criterion::{BatchTargets, CriterionConfig, CriterionOutput, MatchCosts, 
 pub use decode::{DecodeConfig, TemporalPrediction, rank_spans, temporal_nms};
 pub use head::{Criterion, TemporalHead, TemporalHeadConfig, TemporalOutput};
 pub use keys::{CG_DETR_KEYS, CG_DETR_KEYS_INVERSE, cg_detr_rules};
-pub use labels::{SaliencyLabels, pick_windows};
+pub use labels::SaliencyLabels;
 pub use layers::{
     Encoder, EncoderConfig, EncoderLayer, EncoderLayerConfig, FeedForward, FeedForwardConfig,
     InputProjection, InputProjectionConfig, PRelu, PReluConfig, SelfAttention, SelfAttentionConfig,

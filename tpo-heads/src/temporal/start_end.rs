@@ -3,12 +3,13 @@
 use burn::config::Config;
 use burn::module::Module;
 use burn::tensor::activation::{log_sigmoid, log_softmax};
-use burn::tensor::{DType, Device, FloatDType, Tensor, TensorData};
+use burn::tensor::{DType, Device, FloatDType, Tensor};
 use tpo_core::Result;
 use tpo_core::geometry::{ScoredSpan, TimeSpan};
 use tpo_core::head::{Drawing, HeadContext, HeadMetric, HeadSpec, LossTerms, ModelSizes, TaskHead};
 use tpo_core::nn::{Linear, LinearConfig, Mlp, MlpConfig};
 use tpo_core::truth::Truth;
+use tpo_core::ops::floats;
 
 use super::decode::TemporalPrediction;
 use super::features::TEMPORAL_VIDEO_FEATURES;
@@ -201,10 +202,7 @@ impl TaskHead for SimpleTemporalHead {
             bounds[(i * width + first) * 2] = 1.0;
             bounds[(i * width + last) * 2 + 1] = 1.0;
         }
-        let constant = |values: Vec<f32>, shape: [usize; 3]| {
-            Tensor::<3>::from_data(TensorData::new(values, shape), (&device, DType::F32))
-        };
-        let chosen = constant(bounds, [n, width, 2]);
+        let chosen = floats(bounds, [n, width, 2], &device);
         let picked = (log_softmax(output.bounds.clone(), 1) * chosen)
             .sum_dim(1)
             .sum_dim(0);
@@ -215,7 +213,7 @@ impl TaskHead for SimpleTemporalHead {
             .flatten()
             .map(|r| *r as u8 as f32)
             .collect();
-        let inside = constant(inside, [1, n, width]).reshape([n, width]);
+        let inside = floats(inside, [n, width], &device);
         let real = mask(&output.clips, width, &device, DType::F32);
         let count: usize = output.clips.iter().sum();
         let logits = output.action.clone();

@@ -1,6 +1,7 @@
 //! Position encodings of the image encoder.
 
-use burn::tensor::{DType, Device, Tensor, TensorData};
+use burn::tensor::{Device, Tensor};
+use tpo_core::ops::floats;
 
 use crate::umt::position::cubic_taps;
 
@@ -23,8 +24,7 @@ pub fn sine_encoding(height: usize, width: usize, channels: usize, device: &Devi
             values.extend_from_slice(column);
         }
     }
-    let data = TensorData::new(values, [1, height, width, channels]);
-    Tensor::from_data(data, (device, DType::F32))
+    floats(values, [1, height, width, channels], device)
 }
 
 /// `[length, width]`: the encoding of positions along one axis.
@@ -63,8 +63,7 @@ pub(super) fn windowed_table(
                 row[at] += weight as f32;
             }
         }
-        Tensor::<2>::from_data(TensorData::new(matrix, [to, from]), (&device, DType::F32))
-            .cast(dtype)
+        floats(matrix, [to, from], &device).cast(dtype)
     };
     // Rows first: [bh, bw·channels] to [height, bw·channels], then every row's columns.
     let table = background

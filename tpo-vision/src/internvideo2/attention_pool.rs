@@ -3,7 +3,7 @@
 use burn::module::{Module, Param};
 use burn::nn::Initializer;
 use burn::tensor::{DType, Device, FloatDType, Tensor};
-use tpo_core::nn::{LayerNorm, LayerNormConfig, Linear};
+use tpo_core::nn::{LayerNorm, LayerNormConfig, Linear, merge_heads, split_heads};
 use tpo_core::ops::{self, AttentionOptions};
 
 use super::InternVideo2Config;
@@ -65,20 +65,16 @@ impl CrossAttention {
     /// - output `[batch, queries, clip_embed_dim]`
     pub fn forward(&self, q: Tensor<3>, k: Tensor<3>, v: Tensor<3>) -> Tensor<3> {
         let project = |x: Tensor<3>, weight: &Linear, bias: &Param<Tensor<1>>| {
-            let [batch, tokens, dim] = x.dims();
-            ops::linear(x, weight.weight.val().transpose(), Some(bias.val()))
-                .reshape([batch, tokens, self.heads, dim / self.heads])
-                .swap_dims(1, 2)
+            let x = ops::linear(x, weight.weight.val().transpose(), Some(bias.val()));
+            split_heads(x, self.heads)
         };
-        let [batch, queries, dim] = q.dims();
         let out = ops::attention(
             project(q, &self.q, &self.q_bias),
             project(k, &self.k, &self.k_bias),
             project(v, &self.v, &self.v_bias),
             AttentionOptions::default(),
         );
-        self.proj
-            .forward(out.swap_dims(1, 2).reshape([batch, queries, dim]))
+        self.proj.forward(merge_heads(out))
     }
 }
 

@@ -3,7 +3,7 @@
 use burn::module::{Module, Param};
 use burn::nn::Initializer;
 use burn::tensor::{Device, Tensor};
-use tpo_core::nn::{Linear, LinearConfig, RmsNorm, RmsNormConfig};
+use tpo_core::nn::{Linear, LinearConfig, RmsNorm, RmsNormConfig, merge_heads, split_heads};
 use tpo_core::ops::{self, AttentionOptions};
 
 use super::InternVideo2Config;
@@ -95,23 +95,19 @@ impl InternVideo2Attention {
 
     /// `[batch, tokens, dim]` to the same shape.
     pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        let [batch, tokens, dim] = x.dims();
+        let dim = x.dims()[2];
         let qkv = self.qkv.forward(x);
         let part = |at: usize| qkv.clone().narrow(2, at * dim, dim);
         let normed = |x: Tensor<3>, norm: &Option<RmsNorm>| match norm {
             Some(norm) => norm.forward(x),
             None => x,
         };
-        let heads = |x: Tensor<3>| {
-            x.reshape([batch, tokens, self.heads, dim / self.heads])
-                .swap_dims(1, 2)
-        };
+        let heads = |x| split_heads(x, self.heads);
         let q = heads(normed(part(0), &self.q_norm));
         let k = heads(normed(part(1), &self.k_norm));
         // Scaled by 1/sqrt(head width) by default.
         let out = ops::attention(q, k, heads(part(2)), AttentionOptions::default());
-        self.proj
-            .forward(out.swap_dims(1, 2).reshape([batch, tokens, dim]))
+        self.proj.forward(merge_heads(out))
     }
 }
 

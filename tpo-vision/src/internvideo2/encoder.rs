@@ -7,10 +7,10 @@ use tpo_core::traits::VisionEncoder;
 
 use super::attention_pool::AttentionPool;
 use super::block::{INIT_STD, InternVideo2Block};
-use super::config::{CHANNELS, InternVideo2Config};
+use super::config::InternVideo2Config;
 use super::position::{TableGrid, sincos_2d, sincos_3d, sincos_steps};
 use crate::drop_path::DropPathConfig;
-use crate::error::{Result, VisionError};
+use crate::error::{Result, VisionError, check_video};
 use crate::umt::{PatchEmbed, PatchEmbedConfig};
 
 /// The video tower of InternVideo2-CLIP: clips to one vector each. Paths of the parameters are the
@@ -228,17 +228,8 @@ impl InternVideo2 {
 
     fn check(&self, found: [usize; 5]) -> Result<bool> {
         let place = "InternVideo2";
-        let [batch, frames, channels, height, width] = found;
-        if batch * frames * height * width == 0 {
-            return Err(VisionError::EmptyVideo { place, found });
-        }
-        if channels != CHANNELS {
-            return Err(VisionError::Channels {
-                place,
-                expected: CHANNELS,
-                found: channels,
-            });
-        }
+        let [_, frames, _, height, width] = found;
+        check_video(place, found)?;
         let image = frames == 1 && self.config.tubelet_size == 1 && self.config.num_frames != 1;
         if !image && frames != self.config.num_frames {
             return Err(VisionError::ClipFrames {

@@ -3,7 +3,7 @@
 use burn::module::{Module, Param};
 use burn::nn::Initializer;
 use burn::tensor::{Device, Tensor};
-use tpo_core::nn::{LayerNorm, LayerNormConfig, Linear, LinearConfig};
+use tpo_core::nn::{LayerNorm, LayerNormConfig, Linear, LinearConfig, merge_heads, split_heads};
 use tpo_core::ops::{self, AttentionOptions};
 
 use super::UmtConfig;
@@ -64,23 +64,17 @@ impl UmtAttention {
 
     /// `[batch, tokens, dim]` to the same shape.
     pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        let [batch, tokens, dim] = x.dims();
+        let dim = x.dims()[2];
         let q_bias = self.q_bias.val();
         let bias = Tensor::cat(
             vec![q_bias.clone(), q_bias.zeros_like(), self.v_bias.val()],
             0,
         );
         let qkv = ops::linear(x, self.qkv.weight.val().transpose(), Some(bias));
-        let heads = |part: usize| {
-            qkv.clone()
-                .narrow(2, part * dim, dim)
-                .reshape([batch, tokens, self.heads, dim / self.heads])
-                .swap_dims(1, 2)
-        };
+        let heads = |part: usize| split_heads(qkv.clone().narrow(2, part * dim, dim), self.heads);
         // Scaled by 1/sqrt(head width) by default.
         let out = ops::attention(heads(0), heads(1), heads(2), AttentionOptions::default());
-        self.proj
-            .forward(out.swap_dims(1, 2).reshape([batch, tokens, dim]))
+        self.proj.forward(merge_heads(out))
     }
 }
 

@@ -10,7 +10,7 @@ use super::config::CHANNELS;
 use super::patch_embed::{PatchEmbed, PatchEmbedConfig};
 use super::position::{ClipGrid, PositionLayout, PositionTables};
 use crate::drop_path::DropPathConfig;
-use crate::error::{Result, VisionError};
+use crate::error::{Result, VisionError, check_video};
 
 /// The video transformer without the layer norm that follows it, see
 /// [`VideoEncoder`](super::VideoEncoder).
@@ -131,25 +131,13 @@ impl Umt {
     /// As [`forward`](Self::forward).
     pub fn check(&self, shape: [usize; 5]) -> Result<ClipGrid> {
         const PLACE: &str = "video encoder";
-        let [_, frames, channels, height, width] = shape;
+        let [_, frames, _, height, width] = shape;
         let UmtConfig {
             patch_size: patch,
             tubelet_size: tubelet,
             ..
         } = self.config;
-        if shape.contains(&0) {
-            return Err(VisionError::EmptyVideo {
-                place: PLACE,
-                found: shape,
-            });
-        }
-        if channels != CHANNELS {
-            return Err(VisionError::Channels {
-                place: PLACE,
-                expected: CHANNELS,
-                found: channels,
-            });
-        }
+        check_video(PLACE, shape)?;
         if !height.is_multiple_of(patch) || !width.is_multiple_of(patch) {
             return Err(VisionError::FrameSize {
                 place: PLACE,

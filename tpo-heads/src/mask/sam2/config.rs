@@ -334,162 +334,128 @@ impl Sam2Config {
     /// [`HeadsError::Config`] for the first rule that is broken, and the image encoder's own
     /// errors.
     pub fn validate(&self) -> Result<(), HeadsError> {
-        self.image_encoder
-            .validate()
-            .map_err(tpo_core::CoreError::from)?;
-        let dim = self.image_encoder.d_model;
-        let memory = self.memory_encoder.out_dim;
-        let (decoder, attention) = (&self.mask_decoder, &self.memory_attention);
-        // Beyond these a file is taken to be wrong; published models are far below.
-        let largest = [
-            decoder.depth,
-            decoder.num_multimask_outputs,
-            decoder.iou_head_depth,
-            attention.num_layers,
-            self.memory_encoder.fuser_layers,
-            self.memory_encoder.fuser_kernel,
-            self.num_maskmem,
-        ]
-        .into_iter()
-        .max()
-        .unwrap_or(0);
-        let widest = [
-            self.image_size,
-            decoder.mlp_dim,
-            decoder.iou_head_hidden_dim,
-            attention.dim_feedforward,
-            self.prompt_encoder.mask_in_chans,
-        ]
-        .into_iter()
-        .max()
-        .unwrap_or(0);
-        let inner = dim / decoder.attention_downsample_rate.max(1);
-        let multiple = self.image_encoder.trunk.side_multiple();
-        let rules = [
+        self.image_encoder.validate()?;
+        let (p, d) = (&self.prompt_encoder, &self.mask_decoder);
+        let (a, m) = (&self.memory_attention, &self.memory_encoder);
+        let (dim, memory, side) = (self.image_encoder.d_model, m.out_dim, self.image_size);
+        let require = |holds: bool, what, expected: String, found: usize| {
+            HeadsError::require(holds, what, expected, found)
+        };
+        for (what, value) in [
+            ("image_size", side),
+            ("num_maskmem", self.num_maskmem),
+            ("prompt_encoder.mask_in_chans", p.mask_in_chans),
+            ("mask_decoder.num_heads", d.num_heads),
+            ("mask_decoder.mlp_dim", d.mlp_dim),
             (
-                "a number of layers, masks or memories",
-                largest <= 1000,
-                "at most 1000".into(),
-                largest.to_string(),
+                "mask_decoder.attention_downsample_rate",
+                d.attention_downsample_rate,
             ),
             (
-                "a width or side",
-                widest <= 1 << 16,
-                format!("at most {}", 1 << 16),
-                widest.to_string(),
+                "mask_decoder.num_multimask_outputs",
+                d.num_multimask_outputs,
             ),
-            (
-                "image_size",
-                self.image_size > 0 && self.image_size.is_multiple_of(multiple),
-                format!("a multiple of {multiple}"),
-                self.image_size.to_string(),
-            ),
-            (
-                "image_encoder",
-                self.image_encoder.levels() == 3 && self.image_encoder.trunk.q_pool == 3,
-                "a pyramid of strides 4, 8 and 16 (scalp 1, q_pool 3)".into(),
-                format!(
-                    "scalp {}, q_pool {}",
-                    self.image_encoder.scalp, self.image_encoder.trunk.q_pool
-                ),
-            ),
-            (
-                "prompt_encoder.image_size",
-                self.prompt_encoder.image_size == [self.image_size; 2],
-                format!("{:?}", [self.image_size; 2]),
-                format!("{:?}", self.prompt_encoder.image_size),
-            ),
-            (
-                "widths",
-                [
-                    self.prompt_encoder.dim,
-                    decoder.dim,
-                    attention.d_model,
-                    self.memory_encoder.in_dim,
-                ] == [dim; 4],
-                format!("{dim} in every part, the pyramid's"),
-                format!(
-                    "prompt encoder {}, mask decoder {}, memory attention {}, memory encoder {}",
-                    self.prompt_encoder.dim,
-                    decoder.dim,
-                    attention.d_model,
-                    self.memory_encoder.in_dim
-                ),
-            ),
-            (
-                "d_model",
-                dim.is_multiple_of(8),
-                "a multiple of 8".into(),
-                dim.to_string(),
-            ),
-            (
-                "memory width",
-                memory > 0
-                    && attention.kv_in_dim == memory
-                    && memory.is_multiple_of(4)
-                    && dim.is_multiple_of(memory),
-                format!("a multiple of 4 that divides {dim}, the same in encoder and attention"),
-                format!("{memory} and {}", attention.kv_in_dim),
-            ),
-            (
-                "mask_decoder.num_heads",
-                decoder.num_heads > 0
-                    && inner > 0
-                    && dim.is_multiple_of(decoder.num_heads)
-                    && inner.is_multiple_of(decoder.num_heads),
-                format!("a divisor of {dim} and {inner}"),
-                decoder.num_heads.to_string(),
-            ),
-            (
-                "mask_decoder",
-                decoder.num_multimask_outputs > 0
-                    && decoder.attention_downsample_rate > 0
-                    && decoder.iou_head_depth > 0
-                    && decoder.iou_head_hidden_dim > 0
-                    && decoder.mlp_dim > 0,
-                "no size of zero".into(),
-                format!("{decoder:?}"),
-            ),
-            (
-                "memory_attention.num_heads",
-                attention.num_heads > 0 && dim.is_multiple_of(4 * attention.num_heads),
-                format!("heads of a multiple of 4 channels of {dim}"),
-                attention.num_heads.to_string(),
-            ),
-            (
-                "memory_attention.dropout",
-                (0.0..1.0).contains(&attention.dropout),
-                "in [0, 1)".into(),
-                attention.dropout.to_string(),
-            ),
-            (
-                "memory_encoder.fuser_kernel",
-                self.memory_encoder.fuser_kernel % 2 == 1,
-                "odd".into(),
-                self.memory_encoder.fuser_kernel.to_string(),
-            ),
-            (
-                "prompt_encoder.mask_in_chans",
-                self.prompt_encoder.mask_in_chans >= 4
-                    && self.prompt_encoder.mask_in_chans.is_multiple_of(4),
-                "a positive multiple of 4".into(),
-                self.prompt_encoder.mask_in_chans.to_string(),
-            ),
-            (
-                "num_maskmem",
-                self.num_maskmem > 0,
-                "at least 1".into(),
-                self.num_maskmem.to_string(),
-            ),
-        ];
-        match rules.into_iter().find(|(_, holds, ..)| !holds) {
-            None => Ok(()),
-            Some((what, _, expected, found)) => Err(HeadsError::Config {
-                what,
-                expected,
-                found,
-            }),
+            ("mask_decoder.iou_head_depth", d.iou_head_depth),
+            ("mask_decoder.iou_head_hidden_dim", d.iou_head_hidden_dim),
+            ("memory_attention.num_heads", a.num_heads),
+            ("memory_encoder.out_dim", memory),
+        ] {
+            require(value > 0, what, "at least 1".into(), value)?;
         }
+        // Beyond these a file is taken to be wrong; published models are far below.
+        for (what, value, most) in [
+            ("image_size", side, 1 << 16),
+            ("num_maskmem", self.num_maskmem, 1000),
+            ("prompt_encoder.mask_in_chans", p.mask_in_chans, 1 << 16),
+            ("mask_decoder.depth", d.depth, 1000),
+            ("mask_decoder.mlp_dim", d.mlp_dim, 1 << 16),
+            (
+                "mask_decoder.num_multimask_outputs",
+                d.num_multimask_outputs,
+                1000,
+            ),
+            ("mask_decoder.iou_head_depth", d.iou_head_depth, 1000),
+            (
+                "mask_decoder.iou_head_hidden_dim",
+                d.iou_head_hidden_dim,
+                1 << 16,
+            ),
+            ("memory_attention.num_layers", a.num_layers, 1000),
+            (
+                "memory_attention.dim_feedforward",
+                a.dim_feedforward,
+                1 << 16,
+            ),
+            ("memory_encoder.fuser_layers", m.fuser_layers, 1000),
+            ("memory_encoder.fuser_kernel", m.fuser_kernel, 1000),
+        ] {
+            require(value <= most, what, format!("at most {most}"), value)?;
+        }
+        for (what, value, of, expected) in [
+            ("prompt_encoder.dim", p.dim, "the pyramid", dim),
+            ("mask_decoder.dim", d.dim, "the pyramid", dim),
+            ("memory_attention.d_model", a.d_model, "the pyramid", dim),
+            ("memory_encoder.in_dim", m.in_dim, "the pyramid", dim),
+            (
+                "memory_attention.kv_in_dim",
+                a.kv_in_dim,
+                "the memory encoder",
+                memory,
+            ),
+        ] {
+            let width = format!("{expected}, the width of {of}");
+            require(value == expected, what, width, value)?;
+        }
+        let inner = dim / d.attention_downsample_rate;
+        require(
+            inner > 0,
+            "mask_decoder.attention_downsample_rate",
+            format!("up to {dim}"),
+            inner,
+        )?;
+        for (what, value, divisor) in [
+            ("image_size", side, self.image_encoder.trunk.side_multiple()),
+            ("d_model", dim, 8),
+            ("d_model, for the width of a memory", dim, memory),
+            ("d_model, for mask_decoder.num_heads", dim, d.num_heads),
+            (
+                "the decoder's inner width, for its num_heads",
+                inner,
+                d.num_heads,
+            ),
+            (
+                "d_model, for memory_attention.num_heads",
+                dim,
+                a.num_heads.saturating_mul(4),
+            ),
+            ("memory_encoder.out_dim", memory, 4),
+            ("prompt_encoder.mask_in_chans", p.mask_in_chans, 4),
+        ] {
+            let holds = value.is_multiple_of(divisor);
+            require(holds, what, format!("a multiple of {divisor}"), value)?;
+        }
+        let kernel = m.fuser_kernel;
+        require(
+            kernel % 2 == 1,
+            "memory_encoder.fuser_kernel",
+            "odd".into(),
+            kernel,
+        )?;
+        let encoder = &self.image_encoder;
+        HeadsError::require(
+            encoder.levels() == 3 && encoder.trunk.q_pool == 3,
+            "image_encoder",
+            "a pyramid of strides 4, 8 and 16 (scalp 1, q_pool 3)",
+            format_args!("scalp {}, q_pool {}", encoder.scalp, encoder.trunk.q_pool),
+        )?;
+        HeadsError::require(
+            p.image_size == [side; 2],
+            "prompt_encoder.image_size",
+            format!("{:?}", [side; 2]),
+            format_args!("{:?}", p.image_size),
+        )?;
+        let dropout = (0.0..1.0).contains(&a.dropout);
+        HeadsError::require(dropout, "memory_attention.dropout", "in [0, 1)", a.dropout)
     }
 }
 

@@ -302,21 +302,19 @@ impl MaskDecoder {
 impl MaskDecoderOutput {
     /// The masks for an ambiguous prompt: all but the first.
     pub fn multiple(&self) -> DecodedMasks {
-        let n = self.masks.dims()[1] - 1;
-        DecodedMasks {
-            masks: self.masks.clone().narrow(1, 1, n),
-            iou: self.iou.clone().narrow(1, 1, n),
-            tokens: self.tokens.clone().narrow(1, 1, n),
-            object_score: self.object_score.clone(),
-        }
+        self.columns(1, self.masks.dims()[1] - 1)
     }
 
     /// The mask for a clear prompt: the first.
     pub fn single(&self) -> DecodedMasks {
+        self.columns(0, 1)
+    }
+
+    fn columns(&self, first: usize, n: usize) -> DecodedMasks {
         DecodedMasks {
-            masks: self.masks.clone().narrow(1, 0, 1),
-            iou: self.iou.clone().narrow(1, 0, 1),
-            tokens: self.tokens.clone().narrow(1, 0, 1),
+            masks: self.masks.clone().narrow(1, first, n),
+            iou: self.iou.clone().narrow(1, first, n),
+            tokens: self.tokens.clone().narrow(1, first, n),
             object_score: self.object_score.clone(),
         }
     }

@@ -59,6 +59,16 @@ pub struct Sam2Features {
     pub high_res: Option<[Tensor<4>; 2]>,
 }
 
+impl Sam2Features {
+    /// The features with `change` made to every map.
+    pub(in crate::mask) fn map(self, change: impl Fn(Tensor<4>) -> Tensor<4>) -> Self {
+        Self {
+            embedding: change(self.embedding),
+            high_res: self.high_res.map(|maps| maps.map(change)),
+        }
+    }
+}
+
 /// Where the mask of a memory comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MaskSource {

@@ -2,10 +2,10 @@
 
 use burn::module::{Module, Param};
 use burn::nn::Initializer;
-use burn::tensor::{DType, Device, FloatDType, Int, Tensor, TensorData};
+use burn::tensor::{Device, FloatDType, Tensor};
 use tpo_core::geometry::BoxPixels;
 use tpo_core::nn::{Conv2d, Conv2dConfig, Embedding, EmbeddingConfig, LayerNorm, LayerNormConfig};
-use tpo_core::ops;
+use tpo_core::ops::{self, floats, indices};
 
 use super::config::{PointTableLayout, PromptEncoderConfig};
 use crate::HeadsError;
@@ -42,7 +42,7 @@ impl PointLabel {
     }
 
     /// Row in the table of labels, where padding comes last.
-    fn row(self) -> i64 {
+    fn row(self) -> usize {
         match self {
             Self::Negative => 0,
             Self::Positive => 1,
@@ -145,8 +145,7 @@ impl RandomFourier {
                 positions.push((row as f32 + 0.5) / rows as f32);
             }
         }
-        let data = TensorData::new(positions, [1, rows * columns, 2]);
-        let encoded = self.encode(Tensor::from_data(data, (&device, DType::F32)));
+        let encoded = self.encode(floats(positions, [1, rows * columns, 2], &device));
         let dim = encoded.dims()[2];
         encoded.reshape([1, rows, columns, dim])
     }
@@ -320,13 +319,9 @@ impl PromptEncoder {
             .iter()
             .map(|p| f32::from(u8::from(p.label != PointLabel::Padding)))
             .collect();
-        let labels: Vec<i64> = all.iter().map(|p| p.label.row()).collect();
-
-        let plain = (&device, DType::F32);
-        let positions = Tensor::from_data(TensorData::new(positions, [batch, length, 2]), plain);
-        let is_point = Tensor::<3>::from_data(TensorData::new(is_point, [batch, length, 1]), plain);
-        let labels =
-            Tensor::<1, Int>::from_data(TensorData::new(labels, [batch * length]), &device);
+        let positions = floats(positions, [batch, length, 2], &device);
+        let is_point = floats(is_point, [batch, length, 1], &device);
+        let labels = indices(all.iter().map(|p| p.label.row()), &device);
         let places = (self.pe_layer.encode(positions) * is_point).cast(dtype);
         let table = Tensor::cat(vec![rows, self.not_a_point_embed.weight.val()], 0);
         Ok(places + table.select(0, labels).reshape([batch, length, dim]))

@@ -1,7 +1,7 @@
 //! Rotary positions on two axes.
 
-use burn::tensor::{DType, Device, Tensor, TensorData};
-use tpo_core::ops;
+use burn::tensor::{Device, Tensor};
+use tpo_core::ops::{self, floats};
 
 /// Rotations of the pixels of a grid: the first half of a head's pairs turns with the column, the
 /// second with the row. Tables are f32 whatever the dtype of the model: positions beyond 256 are
@@ -37,8 +37,7 @@ impl AxialRope {
             }
         }
         let device = device.clone().inner();
-        let table =
-            |values| Tensor::from_data(TensorData::new(values, shape), (&device, DType::F32));
+        let table = |values| floats(values, shape, &device);
         Self {
             cos: table(cos),
             sin: table(sin),

@@ -151,7 +151,6 @@ pub struct SeekFrames<F, I> {
     open: F,
     count: Option<usize>,
     stream: Option<(usize, I)>,
-    block: usize,
     /// Frames read before they were asked for, walking backward: the first and its followers.
     held: (usize, VecDeque<VideoFrame>),
 }
@@ -170,15 +169,8 @@ where
             open,
             count,
             stream: None,
-            block: BACKWARD_BLOCK,
             held: (0, VecDeque::new()),
         }
-    }
-
-    /// Holds `frames` frames when walking backward: more memory, fewer seeks.
-    pub fn with_backward_block(mut self, frames: usize) -> Self {
-        self.block = frames.max(1);
-        self
     }
 
     fn past_end(&self, index: usize) -> bool {
@@ -205,9 +197,9 @@ where
         let backward = !frames.is_empty() && index < *first;
         frames.clear();
         let start = match &self.stream {
-            Some((next, _)) if *next <= index && index - *next < self.block => *next,
+            Some((next, _)) if *next <= index && index - *next < BACKWARD_BLOCK => *next,
             _ if backward => {
-                let start = (index + 1).saturating_sub(self.block);
+                let start = (index + 1).saturating_sub(BACKWARD_BLOCK);
                 self.stream = Some((start, (self.open)(start)?));
                 start
             }

@@ -25,6 +25,7 @@ pub use options::{Direction, Keep, Propagation, TrackOptions};
 pub use prompts::Click;
 pub use propagate::Propagate;
 pub use resize::Resize;
+pub(in crate::mask) use resize::mask_prompt;
 #[doc(hidden)]
 pub use state::KeptOutput;
 pub use state::TrackState;

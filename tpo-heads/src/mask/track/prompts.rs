@@ -1,12 +1,13 @@
 //! The verbs that prompt a tracker.
 
-use burn::tensor::{DType, Tensor, TensorData};
+use burn::tensor::Tensor;
 use tpo_core::geometry::{BoxPixels, Mask};
 
 use super::frames::FrameReader;
 use super::masks::{FrameMasks, ObjectId};
 use super::object::{Object, Pending};
 use super::options::Direction;
+use super::resize::mask_prompt;
 use super::state::{EncodedFrame, TrackState};
 use super::step::{self, Decoded};
 use crate::HeadsError;
@@ -165,12 +166,7 @@ impl<R: FrameReader> TrackState<R> {
             });
         }
         let c = &self.constants;
-        let side = c.image_size;
-        let values: Vec<f32> = mask.0.iter().map(|p| f32::from(u8::from(*p))).collect();
-        let data = TensorData::new(values, [1, height, width]);
-        let given = Tensor::<3>::from_data(data, (&c.device, DType::F32));
-        let resize = super::resize::Resize::new([height, width], [side; 2], true, &c.device);
-        let given = resize.apply(given).greater_equal_scalar(0.5).float();
+        let given = mask_prompt(mask, c.image_size, &c.device);
         self.prompt(model, encoded, object, Prompt::Mask(given))
     }
 

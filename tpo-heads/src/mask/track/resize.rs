@@ -1,8 +1,10 @@
 //! Bilinear resizing of mask logits, as PyTorch's `interpolate` with `align_corners=False`.
 
-use burn::tensor::{DType, Device, Tensor, TensorData};
+use burn::tensor::{Device, Tensor};
 use ndarray::Array2;
 use rayon::prelude::*;
+use tpo_core::geometry::Mask;
+use tpo_core::ops::floats;
 
 /// The two source pixels of every target pixel and the weight of the second.
 fn taps(from: usize, to: usize) -> Vec<(usize, usize, f32)> {
@@ -57,8 +59,7 @@ impl Resize {
     pub fn new(from: [usize; 2], to: [usize; 2], antialias: bool, device: &Device) -> Self {
         let matrix = |axis: usize| {
             let values = weights(from[axis], to[axis], antialias);
-            let data = TensorData::new(values, [1, to[axis], from[axis]]);
-            Tensor::<3>::from_data(data, (device, DType::F32))
+            floats(values, [1, to[axis], from[axis]], device)
         };
         Self {
             matrices: (from != to).then(|| (matrix(0), matrix(1).swap_dims(1, 2))),
@@ -72,6 +73,15 @@ impl Resize {
             Some((rows, columns)) => rows.clone().matmul(maps.matmul(columns.clone())),
         }
     }
+}
+
+/// `[1, side, side]`: a mask as a prompt, 1 where the object is.
+pub(in crate::mask) fn mask_prompt(mask: &Mask, side: usize, device: &Device) -> Tensor<3> {
+    let (height, width) = mask.size();
+    let values = mask.0.iter().map(|p| f32::from(u8::from(*p))).collect();
+    let resize = Resize::new([height, width], [side; 2], true, device);
+    let resized = resize.apply(floats(values, [1, height, width], device));
+    resized.greater_equal_scalar(0.5).float()
 }
 
 /// Resizes one map on the host, without antialiasing. Both sizes are positive.

@@ -180,11 +180,7 @@ impl<R: FrameReader> TrackState<R> {
                 found: frame.size.to_vec(),
             });
         }
-        let features = model.encode_image(frame.image)?;
-        let features = Sam2Features {
-            embedding: features.embedding.inner(),
-            high_res: features.high_res.map(|maps| maps.map(Tensor::inner)),
-        };
+        let features = model.encode_image(frame.image)?.map(Tensor::inner);
         let frame = EncodedFrame {
             index,
             size: frame.size,

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use burn::tensor::{DType, Device, FloatDType, Tensor, TensorData};
 use ndarray::Array2;
+use tpo_core::ops::floats;
 
 use super::bank::Selection;
 use super::components::fill_holes;
@@ -103,13 +104,9 @@ impl FrameOutput {
 impl Constants {
     pub(super) fn new(model: &Sam2) -> Result<Self, HeadsError> {
         let config = model.config();
-        if !config.tracking.directly_add_no_mem_embed {
-            return Err(HeadsError::Config {
-                what: "tracking.directly_add_no_mem_embed",
-                expected: "true, as in all published models".into(),
-                found: "false".into(),
-            });
-        }
+        let what = "tracking.directly_add_no_mem_embed";
+        let added = config.tracking.directly_add_no_mem_embed;
+        HeadsError::require(added, what, "true, as in all published models", added)?;
         let embed = model.no_mem_embed.val().inner();
         let (device, dtype) = (embed.device(), embed.dtype());
         let grid = config.prompt_encoder.grid();
@@ -149,8 +146,7 @@ impl Constants {
     /// A kept map as a tensor `[1, low side, low side]`.
     pub(super) fn tensor(&self, map: &Array2<f32>) -> Tensor<3> {
         let (h, w) = map.dim();
-        let data = TensorData::new(map.iter().copied().collect::<Vec<f32>>(), [1, h, w]);
-        Tensor::from_data(data, (&self.device, DType::F32))
+        floats(map.iter().copied().collect(), [1, h, w], &self.device)
     }
 }
 
@@ -362,8 +358,7 @@ fn pointer_times(
         values.extend((0..half).map(|i| angle(i).sin() as f32));
         values.extend((0..half).map(|i| angle(i).cos() as f32));
     }
-    let data = TensorData::new(values, [pointers, encoded]);
-    let mut times = Tensor::<2>::from_data(data, (&c.device, DType::F32)).cast(c.dtype);
+    let mut times = floats(values, [pointers, encoded], &c.device).cast(c.dtype);
     if let Some(projection) = &model.obj_ptr_tpos_proj {
         times = projection.forward(times);
     }

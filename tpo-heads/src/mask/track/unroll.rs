@@ -5,7 +5,8 @@
 
 use std::collections::BTreeMap;
 
-use burn::tensor::{DType, FloatDType, Int, Tensor, TensorData};
+use burn::tensor::{FloatDType, Tensor};
+use tpo_core::ops::{floats, indices};
 
 use super::bank::Window;
 use super::options::Direction;
@@ -93,15 +94,11 @@ pub(in crate::mask) fn unroll(
             found: clips.to_vec(),
         });
     }
-    let rows: Vec<i64> = clips.iter().map(|clip| *clip as i64).collect();
-    let rows = Tensor::<1, Int>::from_data(TensorData::new(rows, [objects]), &c.device);
+    let rows = indices(clips.iter().copied(), &c.device);
     let own = (0..images).eq(clips.iter().copied());
     let of_objects = |features: &Sam2Features| {
         let pick = |x: Tensor<4>| if own { x } else { x.select(0, rows.clone()) };
-        Sam2Features {
-            embedding: pick(features.embedding.clone()),
-            high_res: features.high_res.clone().map(|maps| maps.map(pick)),
-        }
+        features.clone().map(pick)
     };
 
     let mut run = Unrolled {
@@ -180,11 +177,7 @@ fn first_frame(
     let (mut parts, mut first) = (Vec::with_capacity(prompts.len()), 0);
     for group in prompts {
         let n = group.objects();
-        let cut = |x: Tensor<4>| x.narrow(0, first, n);
-        let features = Sam2Features {
-            embedding: cut(features.embedding.clone()),
-            high_res: features.high_res.clone().map(|maps| maps.map(cut)),
-        };
+        let features = features.clone().map(|x| x.narrow(0, first, n));
         let no_mask = || model.sam_prompt_encoder.no_mask(n);
         let (count, prompt) = match group {
             FirstPrompts::Masks(masks) if tracking.use_mask_input_as_output_without_sam => {
@@ -240,8 +233,7 @@ fn prompt_memory(
     let outputs = step::to_outputs(&decoded.inner(), holes)?;
     let maps: Vec<Tensor<3>> = outputs.iter().map(|o| c.tensor(&o.low_res)).collect();
     let scores: Vec<f32> = outputs.iter().map(|o| o.score).collect();
-    let scores = TensorData::new(scores, [outputs.len(), 1]);
-    let scores = Tensor::<2>::from_data(scores, (&c.device, DType::F32));
+    let scores = floats(scores, [outputs.len(), 1], &c.device);
     let masks = c.full(Tensor::cat(maps, 0));
     step::encode_memory(model, c, features, masks, scores, MaskSource::Prompt)
 }

@@ -1,13 +1,13 @@
 //! Clips with objects to follow.
 
-use burn::tensor::{DType, Tensor, TensorData};
+use burn::tensor::Tensor;
 use tpo_core::geometry::Mask;
 
 use super::prompt::{Kind, VideoPrompt};
 use crate::HeadsError;
 use crate::mask::sam2::{PointLabel, PointPrompt, Sam2, Sam2Features};
 use crate::mask::target::coverage;
-use crate::mask::track::{FirstPrompts, Resize, VideoFrame};
+use crate::mask::track::{FirstPrompts, VideoFrame, mask_prompt};
 
 /// An object of a clip.
 #[derive(Debug, Clone)]
@@ -40,16 +40,8 @@ impl VideoMaskBatch {
         let images = images.reshape([frames * clips, channels, height, width]);
         let images = VideoFrame::from_unit_range(images, [height, width]).image;
         let features = sam.encode_image(images)?;
-        let cut = |x: &Tensor<4>, at: usize| x.clone().narrow(0, at * clips, clips);
-        Ok((0..frames)
-            .map(|at| Sam2Features {
-                embedding: cut(&features.embedding, at),
-                high_res: features
-                    .high_res
-                    .as_ref()
-                    .map(|[fine, coarse]| [cut(fine, at), cut(coarse, at)]),
-            })
-            .collect())
+        let cut = |at: usize| features.clone().map(|x| x.narrow(0, at * clips, clips));
+        Ok((0..frames).map(cut).collect())
     }
 }
 
@@ -92,12 +84,7 @@ pub(super) fn first_prompts(
                             found: vec![object.masks.len()],
                         });
                     };
-                    let (height, width) = mask.size();
-                    let values = mask.0.iter().map(|p| f32::from(u8::from(*p))).collect();
-                    let data = TensorData::new::<f32, _>(values, [1, height, width]);
-                    let mask = Tensor::<3>::from_data(data, (&device, DType::F32));
-                    let resize = Resize::new([height, width], [side; 2], true, &device);
-                    masks.push(resize.apply(mask).greater_equal_scalar(0.5).float());
+                    masks.push(mask_prompt(mask, side, &device));
                 }
                 Ok(FirstPrompts::Masks(Tensor::cat(masks, 0)))
             }

@@ -81,13 +81,6 @@ impl Sam2TrainConfig {
     /// # Errors
     /// [`HeadsError::Config`] with the first field that cannot work.
     pub fn validate(&self) -> Result<(), HeadsError> {
-        let refuse = |what: &'static str, expected: &str, found: f64| {
-            Err(HeadsError::Config {
-                what,
-                expected: expected.into(),
-                found: found.to_string(),
-            })
-        };
         let mix = &self.prompts;
         for (what, value) in [
             ("video.focal", self.focal),
@@ -102,22 +95,14 @@ impl Sam2TrainConfig {
             ("video.prompts.box_noise", mix.box_noise),
             ("video.prompts.box_noise_bound", mix.box_noise_bound),
         ] {
-            if !value.is_finite() || value < 0.0 {
-                return refuse(what, "a number, not negative", value);
-            }
+            let holds = value.is_finite() && value >= 0.0;
+            HeadsError::require(holds, what, "a number, not negative", value)?;
         }
         for (what, value) in [("video.alpha", self.alpha), ("video.reverse", self.reverse)] {
-            if !(0.0..=1.0).contains(&value) {
-                return refuse(what, "in [0, 1]", value);
-            }
+            HeadsError::require((0.0..=1.0).contains(&value), what, "in [0, 1]", value)?;
         }
         let sum = mix.mask + mix.area + mix.click + mix.task_token;
-        if sum <= 0.0 {
-            return refuse("video.prompts", "a positive share", sum);
-        }
-        if self.frames == 0 {
-            return refuse("video.frames", "at least 1", 0.0);
-        }
-        Ok(())
+        HeadsError::require(sum > 0.0, "video.prompts", "a positive share", sum)?;
+        HeadsError::require(self.frames > 0, "video.frames", "at least 1", 0)
     }
 }

@@ -1,8 +1,9 @@
 //! Losses over all frames of a clip.
 
 use burn::tensor::activation::relu;
-use burn::tensor::{DType, FloatDType, Tensor, TensorData};
+use burn::tensor::{FloatDType, Tensor};
 use tpo_core::head::LossTerms;
+use tpo_core::ops::{floats, indices};
 
 use super::batch::{Truth, VideoMaskBatch, VideoObject, first_prompts, ordered};
 use super::config::Sam2TrainConfig;
@@ -35,12 +36,12 @@ pub fn video_forward(sam: &Sam2, batch: &VideoMaskBatch) -> Result<VideoPredicti
     // Back to the order of the batch.
     let mut places: Vec<usize> = (0..objects.len()).collect();
     places.sort_by_key(|at| batch.objects[*at].prompt.kind());
-    let mut from = vec![0i64; places.len()];
+    let mut from = vec![0; places.len()];
     for (to, at) in places.into_iter().enumerate() {
-        from[at] = to as i64;
+        from[at] = to;
     }
     let device = sam.no_mem_embed.val().device();
-    let from = Tensor::from_data(TensorData::new(from, [objects.len()]), &device);
+    let from = indices(from, &device);
     Ok(VideoPrediction {
         masks: run
             .low_res
@@ -194,12 +195,14 @@ impl Sums {
         }
         let logits = Tensor::cat(logits, 0);
         let [rows, masks, _] = logits.dims();
-        let plain = (&logits.device(), DType::F32);
+        let device = logits.device();
         let total = |values: &[f32]| values.iter().map(|v| f64::from(*v)).sum::<f64>();
         let (mask_rows, known_rows) = (total(&shown), total(&known));
-        let row = |values: Vec<f32>| Tensor::<1>::from_data(TensorData::new(values, [rows]), plain);
-        let (shown, known) = (row(shown), row(known));
-        let truth = Tensor::<3>::from_data(TensorData::new(cover, [rows, 1, pixels]), plain);
+        let (shown, known) = (
+            floats(shown, [rows], &device),
+            floats(known, [rows], &device),
+        );
+        let truth: Tensor<3> = floats(cover, [rows, 1, pixels], &device);
         let truth = truth.expand([rows, masks, pixels]);
         let truth = truth.reshape([rows * masks, pixels]);
         let logits = logits.reshape([rows * masks, pixels]);

@@ -1,7 +1,8 @@
 //! Alignment of moments and sentences, distillation into attention, orthogonality.
 
 use burn::tensor::activation::{log_softmax, sigmoid};
-use burn::tensor::{DType, FloatDType, Tensor, TensorData};
+use burn::tensor::{DType, FloatDType, Tensor};
+use tpo_core::ops::floats;
 
 use super::bce::bce;
 use crate::temporal::model::{CgDetrOutput, CgDetrTraining, mask, normalise};
@@ -46,8 +47,7 @@ fn cross_entropy(logits: Tensor<2>, classes: &[usize]) -> Tensor<1> {
     for (row, class) in classes.iter().enumerate() {
         chosen[row * width + class] = 1.0;
     }
-    let chosen = TensorData::new(chosen, [rows, width]);
-    let chosen = Tensor::<2>::from_data(chosen, (&logits.device(), DType::F32));
+    let chosen = floats(chosen, [rows, width], &logits.device());
     (log_softmax(logits, 1) * chosen).sum() / -(rows as f64)
 }
 

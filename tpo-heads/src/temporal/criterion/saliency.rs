@@ -1,7 +1,8 @@
 //! Saliency loss: on the scores, and on the share of attention that goes to the text.
 
 use burn::tensor::activation::log_sigmoid;
-use burn::tensor::{DType, Device, FloatDType, Int, Tensor, TensorData};
+use burn::tensor::{DType, Device, FloatDType, Int, Tensor};
+use tpo_core::ops::{floats, indices};
 
 use super::bce::bce;
 use super::{BatchTargets, CriterionConfig};
@@ -76,8 +77,7 @@ pub(super) fn loss(
         .flatten()
         .map(|s| s.clamp(0.0, 1.0))
         .collect();
-    let binary = TensorData::new(binary, [batch, clips]);
-    let binary = Tensor::<2>::from_data(binary, (&device, DType::F32));
+    let binary = floats(binary, [batch, clips], &device);
     on_attention = on_attention + bce(attention, binary).mean();
     on_scores + on_attention * config.attention
 }
@@ -149,10 +149,7 @@ impl Contrast {
 
     fn loss(&self, scores: Tensor<2>, temperature: f64) -> Tensor<1> {
         let device = scores.device();
-        let tensor = |values: &[f32]| {
-            let data = TensorData::new(values.to_vec(), [self.rows, self.width]);
-            Tensor::<2>::from_data(data, (&device, DType::F32))
-        };
+        let tensor = |values: &[f32]| floats(values.to_vec(), [self.rows, self.width], &device);
         let mask = tensor(&self.mask);
         let padding = mask.clone().neg().add_scalar(1.0) * FAR;
         let scores = (scores * mask + padding) / temperature;
@@ -163,9 +160,7 @@ impl Contrast {
 }
 
 fn index(rows: &[usize], device: &Device) -> Tensor<1, Int> {
-    let rows: Vec<i64> = rows.iter().map(|r| *r as i64).collect();
-    let n = rows.len();
-    Tensor::from_data(TensorData::new(rows, [n]), device)
+    indices(rows.iter().copied(), device)
 }
 
 #[cfg(test)]

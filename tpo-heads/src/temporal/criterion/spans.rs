@@ -1,8 +1,9 @@
 //! Span and label losses of all decoder layers at once.
 
 use burn::tensor::activation::log_softmax;
-use burn::tensor::{DType, FloatDType, Int, Tensor, TensorData};
+use burn::tensor::{DType, FloatDType, Tensor};
 use tpo_core::geometry::span_ops;
+use tpo_core::ops::{floats, indices};
 
 use super::Matches;
 use crate::temporal::model::CgDetrOutput;
@@ -33,7 +34,7 @@ pub(super) fn losses(
         for (b, pairs) in samples.iter().enumerate() {
             for &(query, target) in pairs {
                 let row = (layer * batch + b) * queries + query;
-                rows.push(row as i64);
+                rows.push(row);
                 truth.extend(targets[b][target]);
                 classes[row] = [1.0, 0.0];
             }
@@ -45,9 +46,8 @@ pub(super) fn losses(
         (zero.clone(), zero)
     } else {
         let n = rows.len();
-        let rows = Tensor::<1, Int>::from_data(TensorData::new(rows, [n]), &device);
-        let truth = TensorData::new(truth, [n, 2]);
-        let truth = Tensor::<2>::from_data(truth, (&device, DType::F32));
+        let rows = indices(rows, &device);
+        let truth = floats(truth, [n, 2], &device);
         let spans = output
             .spans
             .clone()
@@ -66,8 +66,7 @@ pub(super) fn losses(
     };
 
     let classes: Vec<f32> = classes.into_iter().flatten().collect();
-    let classes = TensorData::new(classes, [layers, batch * queries, 2]);
-    let classes = Tensor::<3>::from_data(classes, (&device, DType::F32));
+    let classes = floats(classes, [layers, batch * queries, 2], &device);
     let weight = class_weight
         .detach()
         .cast(FloatDType::F32)

@@ -1,7 +1,7 @@
 //! What the temporal heads answer.
 
 use serde::{Deserialize, Serialize};
-use tpo_core::geometry::{ScoredSpan, TimeSpan};
+use tpo_core::geometry::ScoredSpan;
 use tpo_core::head::{Drawing, Shape};
 
 /// When something happens, and how worth watching every clip is.
@@ -21,16 +21,6 @@ impl TemporalPrediction {
     /// The most likely span.
     pub fn best(&self) -> Option<&ScoredSpan> {
         self.spans.first()
-    }
-
-    /// Time of a clip of the curve in seconds, cut at the end of the video.
-    pub fn clip_span(&self, clip: usize) -> TimeSpan {
-        let start = clip as f64 * self.clip_seconds;
-        TimeSpan {
-            start,
-            end: start + self.clip_seconds,
-        }
-        .clamped(self.duration)
     }
 
     /// The most salient clip; the first of equals.

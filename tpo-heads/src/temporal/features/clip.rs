@@ -83,32 +83,26 @@ impl ClipInput {
     /// # Errors
     /// [`HeadsError::Config`].
     pub fn validate(&self) -> Result<(), HeadsError> {
-        let wrong = |what, expected: &str, found: String| {
-            Err(HeadsError::Config {
-                what,
-                expected: expected.into(),
-                found,
-            })
-        };
         let rate = self.frames_per_second;
-        if !(rate.is_finite() && rate > 0.0) {
-            return wrong("frames_per_second", "a positive number", rate.to_string());
-        }
-        if self.frames_per_clip == 0 || self.size == 0 {
-            let found = format!("{} and {}", self.frames_per_clip, self.size);
-            return wrong("frames_per_clip and size", "at least 1", found);
-        }
+        let positive = rate.is_finite() && rate > 0.0;
+        HeadsError::require(positive, "frames_per_second", "a positive number", rate)?;
+        HeadsError::require(
+            self.frames_per_clip > 0 && self.size > 0,
+            "frames_per_clip and size",
+            "at least 1",
+            format_args!("{} and {}", self.frames_per_clip, self.size),
+        )?;
         let parts = self.features_per_clip;
-        if parts == 0 || !self.frames_per_clip.is_multiple_of(parts) {
-            let expected = format!("a divisor of the {} frames", self.frames_per_clip);
-            return wrong("features_per_clip", &expected, parts.to_string());
-        }
-        let usable = self.std.iter().all(|s| s.is_finite() && *s > 0.0);
-        if !usable || self.mean.iter().any(|m| !m.is_finite()) {
-            let found = format!("{:?} and {:?}", self.mean, self.std);
-            return wrong("mean and std", "finite, std positive", found);
-        }
-        Ok(())
+        let divides = parts > 0 && self.frames_per_clip.is_multiple_of(parts);
+        let expected = format!("a divisor of the {} frames", self.frames_per_clip);
+        HeadsError::require(divides, "features_per_clip", expected, parts)?;
+        HeadsError::require(
+            self.std.iter().all(|s| s.is_finite() && *s > 0.0)
+                && self.mean.iter().all(|m| m.is_finite()),
+            "mean and std",
+            "finite, std positive",
+            format_args!("{:?} and {:?}", self.mean, self.std),
+        )
     }
 }
 

@@ -73,16 +73,6 @@ pub fn with_endpoints(features: Tensor<2>) -> Tensor<2> {
     Tensor::cat(vec![features, ends], 1)
 }
 
-/// Divides every row by its length, as CG-DETR's training loader does to video and text features.
-/// The published model is fed without it.
-///
-/// # Shapes
-/// - features and output `[rows, width]`
-pub fn l2_normalise(features: Tensor<2>) -> Tensor<2> {
-    let norms = features.clone().square().sum_dim(1).sqrt();
-    features / (norms + L2_EPS)
-}
-
 /// The device without autodiff of a module's parameters.
 fn plain_device<M: burn::module::Module>(module: &M) -> Device {
     let device = module.devices().into_iter().next().unwrap_or_default();
@@ -108,14 +98,6 @@ mod tests {
             0.0, 0.0, 0.25, 0.0, 0.25, 0.5, 0.0, 0.5, 0.75, 0.0, 0.75, 1.0,
         ];
         assert_eq!(values, expected);
-    }
-
-    #[test]
-    fn rows_get_length_one() {
-        let rows = Tensor::<2>::from_floats([[3.0, 4.0], [0.0, 0.0]], &Device::flex());
-        let values: Vec<f32> = l2_normalise(rows).into_data().iter::<f32>().collect();
-        assert!((values[0] - 0.6).abs() < 1e-5 && (values[1] - 0.8).abs() < 1e-5);
-        assert_eq!(values[2..], [0.0, 0.0]);
     }
 
     #[test]

@@ -108,13 +108,14 @@ where
         let mut ids = self.tokenizer.encode_with_bos(query)?;
         ids.truncate(MAX_QUERY_TOKENS);
         let vocab = self.lm.vocab_size();
-        if ids.is_empty() || ids.iter().any(|id| *id as usize >= vocab) {
-            return Err(HeadsError::Config {
-                what: "tokens of the query",
-                expected: format!("at least one, each below {vocab}"),
-                found: format!("{ids:?}"),
-            });
-        }
+        let known = !ids.is_empty() && ids.iter().all(|id| (*id as usize) < vocab);
+        let expected = format!("at least one, each below {vocab}");
+        HeadsError::require(
+            known,
+            "tokens of the query",
+            expected,
+            format_args!("{ids:?}"),
+        )?;
         let data: Vec<i64> = ids.iter().map(|id| i64::from(*id)).collect();
         let ids = Tensor::<2, Int>::from_data(TensorData::new(data, [1, ids.len()]), &self.device);
         let hidden = self.lm.hidden(self.lm.embed(ids), None)?;

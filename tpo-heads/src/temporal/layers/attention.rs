@@ -4,7 +4,7 @@ use burn::config::Config;
 use burn::module::{Module, Param};
 use burn::nn::{Dropout, DropoutConfig, Initializer};
 use burn::tensor::{Bool, Device, Tensor};
-use tpo_core::nn::{Linear, LinearConfig};
+use tpo_core::nn::{Linear, LinearConfig, attention_with_dropout, merge_heads, split_heads};
 use tpo_core::ops::{self, AttentionOptions};
 
 /// Configuration of [`SelfAttention`].
@@ -79,55 +79,11 @@ impl SelfAttention {
         let q = split_heads(qk.clone().narrow(2, 0, d), self.heads);
         let k = split_heads(qk.narrow(2, d, d), self.heads);
         let v = split_heads(v, self.heads);
-        let out = attend(q, k, v, padding, &self.dropout);
-        self.out_proj.forward(merge_heads(out))
-    }
-}
-
-/// `[batch, length, heads * dim]` to `[batch, heads, length, dim]`.
-pub(in crate::temporal) fn split_heads(x: Tensor<3>, heads: usize) -> Tensor<4> {
-    let [batch, length, width] = x.dims();
-    x.reshape([batch, length, heads, width / heads])
-        .swap_dims(1, 2)
-}
-
-/// `[batch, heads, length, dim]` to `[batch, length, heads * dim]`.
-pub(in crate::temporal) fn merge_heads(x: Tensor<4>) -> Tensor<3> {
-    let [batch, heads, length, dim] = x.dims();
-    x.swap_dims(1, 2).reshape([batch, length, heads * dim])
-}
-
-/// Whether the layer drops anything now: it trains and is not frozen.
-pub(in crate::temporal) fn drops(dropout: &Dropout, device: &Device) -> bool {
-    dropout.prob > 0.0 && dropout.training.is_enabled() && device.is_autodiff()
-}
-
-/// Scaled dot-product attention whose weights pass through dropout.
-///
-/// # Shapes
-/// - q `[batch, heads, queries, dim]`, k `[batch, heads, keys, dim]`, v `[batch, heads, keys, d_v]`
-/// - padding `[batch, keys]`, `true` hides a key
-/// - output `[batch, heads, queries, d_v]`
-pub(in crate::temporal) fn attend(
-    q: Tensor<4>,
-    k: Tensor<4>,
-    v: Tensor<4>,
-    padding: Option<Tensor<2, Bool>>,
-    dropout: &Dropout,
-) -> Tensor<4> {
-    if !drops(dropout, &q.device()) {
         let options = AttentionOptions {
             key_padding: padding,
             ..AttentionOptions::default()
         };
-        return ops::attention(q, k, v, options);
+        let out = attention_with_dropout([q, k, v], options, &self.dropout);
+        self.out_proj.forward(merge_heads(out))
     }
-    let [batch, heads, queries, dim] = q.dims();
-    let keys = k.dims()[2];
-    let mut scores = (q * (dim as f64).powf(-0.5)).matmul(k.swap_dims(2, 3));
-    if let Some(padding) = padding {
-        let hidden = padding.reshape([batch, 1, 1, keys]);
-        scores = scores.mask_fill(hidden.expand([batch, heads, queries, keys]), -1e30);
-    }
-    dropout.forward(ops::softmax_last(scores)).matmul(v)
 }

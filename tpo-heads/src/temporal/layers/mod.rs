@@ -14,6 +14,5 @@ pub use encoder::{
 pub use input_projection::{InputProjection, InputProjectionConfig};
 pub use prelu::{PRelu, PReluConfig};
 
-pub(super) use attention::{attend, drops, merge_heads, split_heads};
 pub(super) use init::{WeightInit, linear, normal_rows};
 pub(super) use position::{sine_positions, sine_spans};

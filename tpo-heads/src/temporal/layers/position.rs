@@ -2,7 +2,8 @@
 
 use std::f64::consts::TAU;
 
-use burn::tensor::{DType, Device, FloatDType, Tensor, TensorData};
+use burn::tensor::{DType, Device, FloatDType, Tensor};
+use tpo_core::ops::floats;
 
 /// Base of the frequencies (reference implementation).
 const TEMPERATURE: f64 = 10_000.0;
@@ -33,8 +34,7 @@ pub(in crate::temporal) fn sine_positions(
             }
         }
     }
-    let table = TensorData::new(table, [lengths.len(), rows, width]);
-    Tensor::<3>::from_data(table, (device, DType::F32)).cast(dtype)
+    floats(table, [lengths.len(), rows, width], device).cast(dtype)
 }
 
 /// Embeddings of spans (centre, width), both 0–1: `[batch, queries, 2]` to
@@ -55,10 +55,7 @@ pub(in crate::temporal) fn sine_spans(spans: Tensor<3>, width: usize) -> Tensor<
             }
         })
         .collect();
-    let row = |values: Vec<f32>| {
-        Tensor::<1>::from_data(TensorData::new(values, [half]), (&device, DType::F32))
-            .reshape([1, 1, 1, half])
-    };
+    let row = |values: Vec<f32>| floats(values, [1, 1, 1, half], &device);
     let angles =
         spans.cast(FloatDType::F32).reshape([batch, queries, 2, 1]) * row(factors) + row(shifts);
     angles.sin().reshape([batch, queries, width]).cast(dtype)

@@ -97,7 +97,7 @@ impl CgDetrConfig {
     /// # Errors
     /// [`HeadsError::Config`] with the first field that cannot work.
     pub fn validate(&self) -> Result<(), HeadsError> {
-        let positive: [(&'static str, usize); 10] = [
+        for (what, value) in [
             ("d_text", self.d_text),
             ("d_video", self.d_video),
             ("d_model", self.d_model),
@@ -108,27 +108,21 @@ impl CgDetrConfig {
             ("t2v_layers", self.t2v_layers),
             ("decoder_layers", self.decoder_layers),
             ("text_positions", self.text_positions),
-        ];
-        for (what, value) in positive {
-            if value == 0 {
-                return config(what, "at least 1", value);
-            }
+        ] {
+            HeadsError::require(value > 0, what, "at least 1", value)?;
         }
-        if !self.d_model.is_multiple_of(self.heads) || !self.d_model.is_multiple_of(4) {
-            let expected = format!("a multiple of 4 and of heads ({})", self.heads);
-            return config("d_model", &expected, self.d_model);
-        }
-        if !(1..=self.total_prompts).contains(&self.num_prompts) {
-            let expected = format!("1 to total_prompts ({})", self.total_prompts);
-            return config("num_prompts", &expected, self.num_prompts);
-        }
+        let expected = format!("a multiple of 4 and of heads ({})", self.heads);
+        let even = self.d_model.is_multiple_of(self.heads) && self.d_model.is_multiple_of(4);
+        HeadsError::require(even, "d_model", expected, self.d_model)?;
+        let expected = format!("1 to total_prompts ({})", self.total_prompts);
+        let known = (1..=self.total_prompts).contains(&self.num_prompts);
+        HeadsError::require(known, "num_prompts", expected, self.num_prompts)?;
         for (what, value) in [
             ("dropout", self.dropout),
             ("input_dropout", self.input_dropout),
         ] {
-            if !(0.0..1.0).contains(&value) {
-                return config(what, "at least 0 and below 1", value);
-            }
+            let holds = (0.0..1.0).contains(&value);
+            HeadsError::require(holds, what, "at least 0 and below 1", value)?;
         }
         Ok(())
     }
@@ -141,16 +135,4 @@ impl CgDetrConfig {
         self.validate()?;
         Ok(CgDetr::new(self, device))
     }
-}
-
-fn config(
-    what: &'static str,
-    expected: &str,
-    found: impl std::fmt::Display,
-) -> Result<(), HeadsError> {
-    Err(HeadsError::Config {
-        what,
-        expected: expected.into(),
-        found: found.to_string(),
-    })
 }

@@ -4,12 +4,14 @@ use burn::config::Config;
 use burn::module::Module;
 use burn::nn::{Dropout, DropoutConfig};
 use burn::tensor::{Bool, Device, Tensor};
-use tpo_core::nn::{LayerNorm, LayerNormConfig, Linear, LinearConfig};
+use tpo_core::nn::{
+    LayerNorm, LayerNormConfig, Linear, LinearConfig, attention_with_dropout, merge_heads,
+    split_heads,
+};
+use tpo_core::ops::AttentionOptions;
 use tpo_vision::{DropPath, DropPathConfig};
 
-use crate::temporal::layers::{
-    FeedForward, FeedForwardConfig, WeightInit, attend, linear, merge_heads, split_heads,
-};
+use crate::temporal::layers::{FeedForward, FeedForwardConfig, WeightInit, linear};
 
 /// What the decoder looks at.
 #[derive(Debug, Clone)]
@@ -151,7 +153,8 @@ impl DecoderLayer {
             self.sa_kcontent_proj.forward(x.clone()) + self.sa_kpos_proj.forward(position.clone());
         let v = self.sa_v_proj.forward(x);
         let heads = |x| split_heads(x, self.heads);
-        let out = attend(heads(q), heads(k), heads(v), None, &self.dropout);
+        let (qkv, options) = ([q, k, v].map(heads), AttentionOptions::default());
+        let out = attention_with_dropout(qkv, options, &self.dropout);
         self.self_attn.out_proj.forward(merge_heads(out))
     }
 
@@ -169,7 +172,11 @@ impl DecoderLayer {
         let heads = |x| split_heads(x, self.heads);
         let q = Tensor::cat(vec![heads(q), heads(sine)], 3);
         let k = Tensor::cat(vec![heads(k), heads(k_pos)], 3);
-        let out = attend(q, k, heads(v), memory.padding.clone(), &self.dropout);
+        let options = AttentionOptions {
+            key_padding: memory.padding.clone(),
+            ..AttentionOptions::default()
+        };
+        let out = attention_with_dropout([q, k, heads(v)], options, &self.dropout);
         self.cross_attn.out_proj.forward(merge_heads(out))
     }
 }

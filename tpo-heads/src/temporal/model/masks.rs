@@ -1,6 +1,7 @@
 //! Masks from lengths, which stay on the host.
 
 use burn::tensor::{Bool, DType, Device, Tensor, TensorData};
+use tpo_core::ops::floats;
 
 /// `[batch, front + rows]`, `true` where a row is padding; the `front` first columns are real.
 pub(in crate::temporal) fn padding(
@@ -29,7 +30,7 @@ pub(in crate::temporal) fn mask(
         .flat_map(|length| (0..rows).map(move |at| (at < *length) as u8 as f32))
         .collect();
     let shape = [lengths.len(), rows];
-    Tensor::<2>::from_data(TensorData::new(flat, shape), (device, DType::F32)).cast(dtype)
+    floats(flat, shape, device).cast(dtype)
 }
 
 /// Which text keys are hidden from which clips, for [`TextKeys`](super::TextKeys).

@@ -1,10 +1,13 @@
 //! The model: projections, dummies, transformer, and what it says about spans and clips.
 
+use std::cmp::Ordering;
+
 use burn::module::{Module, Param};
 use burn::nn::{Dropout, DropoutConfig};
 use burn::tensor::activation::sigmoid;
-use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
+use burn::tensor::{Bool, Device, Tensor};
 use tpo_core::nn::{Embedding, EmbeddingConfig, LayerNorm, LayerNormConfig, Linear, Mlp};
+use tpo_core::ops::indices;
 
 use super::config::{CgDetrConfig, TEF_COLUMNS};
 use super::decoder::{inverse_sigmoid, mlp};
@@ -77,8 +80,7 @@ impl TextPositions {
     pub fn forward(&self, text: Tensor<3>) -> Tensor<3> {
         let [_, tokens, _] = text.dims();
         let last = self.position_embeddings.weight.dims()[0] - 1;
-        let ids: Vec<i64> = (0..tokens).map(|i| i.min(last) as i64).collect();
-        let ids = Tensor::<1, Int>::from_data(TensorData::new(ids, [tokens]), &text.device());
+        let ids = indices((0..tokens).map(|i| i.min(last)), &text.device());
         let rows = self.position_embeddings.forward(ids.reshape([1, tokens]));
         self.dropout.forward(self.layer_norm.forward(text + rows))
     }
@@ -394,22 +396,14 @@ fn with_prompt(text: Tensor<3>, lengths: &[usize], prompt: Tensor<2>) -> Tensor<
     let device = text.device();
     let prompt = prompt.cast(text.dtype());
     // Rows of all texts, then all prompts; every output row is one of them.
-    let at: Vec<i64> = lengths
-        .iter()
-        .enumerate()
-        .flat_map(|(b, &n)| {
-            (0..=tokens).map(move |t| {
-                let from = match t.cmp(&n) {
-                    std::cmp::Ordering::Less => b * tokens + t,
-                    std::cmp::Ordering::Equal => batch * tokens + b,
-                    std::cmp::Ordering::Greater => b * tokens + t - 1,
-                };
-                from as i64
-            })
+    let at = lengths.iter().enumerate().flat_map(|(b, &n)| {
+        (0..=tokens).map(move |t| match t.cmp(&n) {
+            Ordering::Less => b * tokens + t,
+            Ordering::Equal => batch * tokens + b,
+            Ordering::Greater => b * tokens + t - 1,
         })
-        .collect();
-    let rows = batch * (tokens + 1);
-    let at = Tensor::<1, Int>::from_data(TensorData::new(at, [rows]), &device);
+    });
+    let at = indices(at, &device);
     let all = if tokens == 0 {
         prompt
     } else {

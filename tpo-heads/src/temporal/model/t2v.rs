@@ -5,11 +5,13 @@ use burn::config::Config;
 use burn::module::Module;
 use burn::nn::{Dropout, DropoutConfig};
 use burn::tensor::{Bool, Device, Tensor};
-use tpo_core::nn::{LayerNorm, LayerNormConfig, Linear, LinearConfig};
+use tpo_core::nn::{
+    LayerNorm, LayerNormConfig, Linear, LinearConfig, drops, merge_heads, split_heads,
+};
 use tpo_core::ops;
 use tpo_vision::{DropPath, DropPathConfig};
 
-use crate::temporal::layers::{FeedForward, FeedForwardConfig, drops, merge_heads, split_heads};
+use crate::temporal::layers::{FeedForward, FeedForwardConfig};
 
 /// The text side of the attention.
 #[derive(Debug, Clone)]

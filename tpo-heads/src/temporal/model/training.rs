@@ -1,6 +1,7 @@
 //! The part of CG-DETR that only its losses need: foreign texts, moments, sentences.
 
-use burn::tensor::{Bool, FloatDType, Int, Tensor, TensorData};
+use burn::tensor::{Bool, FloatDType, Tensor, TensorData};
+use tpo_core::ops::{floats, indices};
 
 use super::masks::padding;
 use super::network::{CgDetr, CgDetrOutput};
@@ -134,11 +135,7 @@ impl CgDetr {
             .flatten()
             .map(|r| *r as u8 as f32)
             .collect();
-        let relevant = Tensor::<2>::from_data(
-            TensorData::new(flags, [batch, clips]),
-            (&device, burn::tensor::DType::F32),
-        )
-        .cast(dtype);
+        let relevant = floats(flags, [batch, clips], &device).cast(dtype);
         let side = relevant.clone().reshape([batch, clips, 1]);
         let (in_moment, in_other) = (frames(&moment), frames(&other));
         let texts = texts.swap_dims(1, 2);
@@ -166,11 +163,7 @@ impl CgDetr {
         let batch = real.len();
         let next: Vec<usize> = rows.iter().map(|b| (b + 1) % batch).collect();
         let device = output.video.values.device();
-        let index = |rows: &[usize]| {
-            let rows: Vec<i64> = rows.iter().map(|r| *r as i64).collect();
-            let n = rows.len();
-            Tensor::<1, Int>::from_data(TensorData::new(rows, [n]), &device)
-        };
+        let index = |rows: &[usize]| indices(rows.iter().copied(), &device);
         let (own, foreign) = (index(&rows), index(&next));
         let lengths = |all: &[usize], rows: &[usize]| -> Vec<usize> {
             rows.iter().map(|r| all[*r]).collect()

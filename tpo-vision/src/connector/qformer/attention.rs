@@ -3,8 +3,11 @@
 use burn::module::Module;
 use burn::nn::{Dropout, DropoutConfig, Initializer};
 use burn::tensor::{Device, Tensor};
-use tpo_core::nn::{LayerNorm, LayerNormConfig, Linear, LinearConfig};
-use tpo_core::ops::{self, AttentionOptions};
+use tpo_core::nn::{
+    LayerNorm, LayerNormConfig, Linear, LinearConfig, attention_with_dropout, merge_heads,
+    split_heads,
+};
+use tpo_core::ops::AttentionOptions;
 
 use super::QFormerConfig;
 use crate::drop_path::{DropPath, DropPathConfig};
@@ -83,53 +86,21 @@ impl ResidualOutput {
 }
 
 impl QFormerSelfAttention {
-    fn heads(&self, x: Tensor<3>) -> Tensor<4> {
-        let [batch, length, dim] = x.dims();
-        x.reshape([batch, length, self.heads, dim / self.heads])
-            .swap_dims(1, 2)
-    }
-
     /// # Shapes
     /// - x `[batch, length, hidden_size]`
     /// - context `[batch, keys, d_key]`
     /// - bias, added to the scores, `[batch, 1, 1, keys]`
     /// - output `[batch, length, hidden_size]`
     pub fn forward(&self, x: Tensor<3>, context: Tensor<3>, bias: Option<Tensor<4>>) -> Tensor<3> {
-        let [batch, length, dim] = x.dims();
-        let q = self.heads(self.query.forward(x));
-        let k = self.heads(self.key.forward(context.clone()));
-        let v = self.heads(self.value.forward(context));
-        let out = if self.drops_weights(&q) {
-            self.attention_with_dropout(q, k, v, bias)
-        } else {
-            let options = AttentionOptions {
-                bias,
-                ..AttentionOptions::default()
-            };
-            ops::attention(q, k, v, options)
+        let heads = |x| split_heads(x, self.heads);
+        let q = heads(self.query.forward(x));
+        let k = heads(self.key.forward(context.clone()));
+        let v = heads(self.value.forward(context));
+        let options = AttentionOptions {
+            bias,
+            ..AttentionOptions::default()
         };
-        out.swap_dims(1, 2).reshape([batch, length, dim])
-    }
-
-    fn drops_weights(&self, q: &Tensor<4>) -> bool {
-        self.dropout.prob > 0.0 && self.dropout.training.is_enabled() && q.device().is_autodiff()
-    }
-
-    /// Attention whose weights pass through dropout, which no fused attention offers.
-    fn attention_with_dropout(
-        &self,
-        q: Tensor<4>,
-        k: Tensor<4>,
-        v: Tensor<4>,
-        bias: Option<Tensor<4>>,
-    ) -> Tensor<4> {
-        let scale = (q.dims()[3] as f64).powf(-0.5);
-        let scores = (q * scale).matmul(k.swap_dims(2, 3));
-        let scores = match bias {
-            Some(bias) => scores + bias,
-            None => scores,
-        };
-        self.dropout.forward(ops::softmax_last(scores)).matmul(v)
+        merge_heads(attention_with_dropout([q, k, v], options, &self.dropout))
     }
 }
 

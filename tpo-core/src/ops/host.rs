@@ -1,0 +1,15 @@
+//! Tensors of values that were computed on the host.
+
+use burn::tensor::{DType, Device, Int, Tensor, TensorData};
+
+/// `values` in `f32`, whatever the device's own float type.
+pub fn floats<const D: usize>(values: Vec<f32>, shape: [usize; D], device: &Device) -> Tensor<D> {
+    Tensor::from_data(TensorData::new(values, shape), (device, DType::F32))
+}
+
+/// Row numbers, to select or to look up with.
+pub fn indices(rows: impl IntoIterator<Item = usize>, device: &Device) -> Tensor<1, Int> {
+    let rows: Vec<i64> = rows.into_iter().map(|row| row as i64).collect();
+    let count = rows.len();
+    Tensor::from_data(TensorData::new(rows, [count]), device)
+}
