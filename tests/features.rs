@@ -426,10 +426,7 @@ fn the_program_writes_features_that_are_read_back() {
     );
     assert_eq!(PrecomputedOptions::default().read(&[&file]).unwrap(), first);
 
-    let help = program()
-        .arg("--help")
-        .output()
-        .unwrap();
+    let help = program().arg("--help").output().unwrap();
     let help = String::from_utf8_lossy(&help.stdout).into_owned();
     for part in [
         "pth_to_safetensors",
