@@ -8,8 +8,8 @@ use tpo_core::Result;
 use tpo_core::geometry::{ScoredSpan, TimeSpan};
 use tpo_core::head::{Drawing, HeadContext, HeadMetric, HeadSpec, LossTerms, ModelSizes, TaskHead};
 use tpo_core::nn::{Linear, LinearConfig, Mlp, MlpConfig};
-use tpo_core::truth::Truth;
 use tpo_core::ops::floats;
+use tpo_core::truth::Truth;
 
 use super::decode::TemporalPrediction;
 use super::features::TEMPORAL_VIDEO_FEATURES;
