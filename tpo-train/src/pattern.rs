@@ -289,6 +289,8 @@ mod tests {
             "vision.encoder.blocks.0.weight",
             "vision.encoder.blocks.1.weight",
             "vision.vision_layernorm.weight",
+            "heads.mask.sam.weight",
+            "heads.region.decoder.weight",
             "task_tokens.0",
         ];
         let paths: Vec<Vec<&str>> = paths.iter().map(|p| p.split('.').collect()).collect();
@@ -308,6 +310,7 @@ mod tests {
             nearest("vision.encoder.weight"),
             ["vision.encoder.blocks.**"]
         );
+        assert_eq!(nearest("heads.regoin.**"), ["heads.region.**"]);
         assert_eq!(nearest("**.weigth"), ["**.weight"]);
         assert_eq!(nearest("task_tokens.1"), ["task_tokens.0"]);
         // nothing stands below a parameter

@@ -106,7 +106,7 @@ fn problems_of_all_stages_at_once() {
     let mut recipe = Recipe::read::<&str>(RECIPE, "r", &[]).unwrap();
     recipe.stages.push(recipe.stages[0].clone());
     recipe.stages[1].name = "again".into();
-    recipe.stages[0].groups[0].patterns = vec!["head:regoin.**".into()];
+    recipe.stages[0].groups[0].patterns = vec!["heads.regoin.**".into()];
     recipe.stages[1].groups[0].patterns = vec!["2.**".into()];
     recipe.stages[1]
         .loss
@@ -117,7 +117,7 @@ fn problems_of_all_stages_at_once() {
         panic!("must be refused");
     };
     for (problem, want) in problems.iter().zip([
-        "stages[0] `heads`: group `second`, pattern `head:regoin.**`: the model has no head",
+        "stages[0] `heads`: group `second`, pattern `heads.regoin.**`: matches no parameter",
         "stages[1] `again`.loss.heads: the model has no head `regin`, did you mean `region`?",
         "stages[1] `again`: group `second`, pattern `2.**`: matches no parameter",
     ]) {
