@@ -8,10 +8,10 @@
 //! The first reads headers only, so that 16 GB take a second. The second part is for directories
 //! with a tpo.json.
 
+use tpo::model::inspect::{LayoutChoice, inspect};
 use tpo::prelude::*;
 use tpo::vision::VideoEncoder;
 use tpo::vision::umt::{UMT_KEYS, UMT_KEYS_INVERSE};
-use tpo::weights::inspect::{LayoutChoice, inspect};
 use tpo::weights::{Checkpoint, KeyRules, KeyScope, LoadOptions, load_module};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {

@@ -8,12 +8,10 @@ use burn::tensor::Device;
 use tpo::heads::temporal::features::InternVideo2Files;
 use tpo::llm::text_tower::text_rules;
 use tpo::llm::{LlmConfig, TextTower, TextTowerConfig};
+use tpo::model::inspect::{LayoutChoice, inspect, internvideo2_clip_layout};
 use tpo::vision::internvideo2::load::vision_rules;
 use tpo::vision::internvideo2::{InternVideo2, InternVideo2Config};
-use tpo::weights::inspect::{LayoutChoice, inspect};
-use tpo::weights::{
-    Dtype, KeyMap, Manifest, ManifestTensor, internvideo2_clip_layout, module_params, write_sparse,
-};
+use tpo::weights::{Dtype, KeyMap, Manifest, ManifestTensor, module_params, write_sparse};
 
 /// Keys and shapes a module expects, without creating its values.
 fn expected<M: Module>(module: &M, rules: &dyn KeyMap) -> BTreeMap<String, Vec<usize>> {

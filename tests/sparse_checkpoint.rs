@@ -6,12 +6,12 @@ use std::process::{Command, Output};
 
 use burn::tensor::Device;
 use serde_json::Value;
+use tpo::model::inspect::{LayoutChoice, hugging_face_llm_layout, inspect, videochat_tpo_layout};
 use tpo::model::{ConnectorConfig, VisionConfig, videochat_tpo_keys};
 use tpo::{BuiltInHeads, TpoConfig};
-use tpo_core::weights::inspect::{LayoutChoice, inspect};
 use tpo_core::weights::{
     Checkpoint, INDEX_FILE, KeyMap, KeyTarget, LoadOptions, Manifest, SaveOptions, load_module,
-    module_params, save_module, videochat_tpo_layout, write_sparse,
+    module_params, save_module, write_sparse,
 };
 
 const NORM: &str = "vision_encoder.encoder.blocks.7.norm1.weight";
@@ -340,9 +340,7 @@ fn a_language_model_is_compared_with_its_config() {
     };
     std::fs::write(dir.path().join("config.json"), config(2)).unwrap();
     let config_file = dir.path().join("config.json");
-    let mut manifest = tpo_core::weights::hugging_face_llm_layout(&config_file)
-        .unwrap()
-        .unwrap();
+    let mut manifest = hugging_face_llm_layout(&config_file).unwrap().unwrap();
     manifest.tensors.retain(|t| !t.optional);
     write_sparse(&manifest, dir.path()).unwrap();
     assert!(inspect(dir.path(), LayoutChoice::Auto).unwrap().is_fine());

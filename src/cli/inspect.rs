@@ -4,8 +4,9 @@ use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 use serde_json::json;
-use tpo_core::weights::inspect::{LayoutChoice, inspect};
-use tpo_core::weights::{Manifest, videochat_tpo_layout, write_sparse};
+use tpo_core::weights::{Manifest, write_sparse};
+
+use crate::model::inspect::{LayoutChoice, inspect, videochat_tpo_layout};
 
 use super::shared::{End, Outcome};
 

@@ -6,6 +6,7 @@ mod config;
 mod directory;
 pub mod export;
 pub mod families;
+pub mod inspect;
 mod parts;
 pub mod presets;
 

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use burn::tensor::{DType, Device};
 use tpo_core::weights::{
     Checkpoint, KeyMap, KeyScope, KeyTarget, LoadOptions, Manifest, check_round_trip, load_module,
-    module_params, videochat_tpo_layout, write_sparse,
+    module_params, write_sparse,
 };
 use tpo_heads::mask::sam2::{
     Sam2Config, Sam2Version, sam2_hugging_face_keys, sam2_keys, sam2_videochat_tpo_keys,
@@ -52,7 +52,7 @@ fn shapes(config: &Sam2Config) -> BTreeMap<String, Vec<usize>> {
 }
 
 fn sam_layout() -> Manifest {
-    let mut layout = videochat_tpo_layout().unwrap();
+    let mut layout = videochat_tpo_layout();
     layout.tensors.retain(|t| t.key.starts_with("sam."));
     for t in &mut layout.tensors {
         t.shard = None;
@@ -196,4 +196,10 @@ fn sizes_of_the_presets() {
         let found = count(config);
         assert!((found - millions).abs() < 0.1, "{found} of {millions}");
     }
+}
+
+/// Every tensor of the published checkpoint.
+fn videochat_tpo_layout() -> Manifest {
+    let text = include_str!("../../src/model/families/videochat_tpo.txt");
+    Manifest::from_compact("videochat-tpo", text).unwrap()
 }

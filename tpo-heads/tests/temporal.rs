@@ -7,9 +7,7 @@ use burn::optim::AdamWConfig;
 use burn::tensor::{Device, Distribution, Tensor};
 use tpo_core::geometry::TimeSpan;
 use tpo_core::head::{HeadContext, Sample, TaskHead};
-use tpo_core::weights::{
-    KeyMap, KeyRules, KeyTables, KeyTarget, module_params, videochat_tpo_layout,
-};
+use tpo_core::weights::{KeyMap, KeyRules, KeyTables, KeyTarget, Manifest, module_params};
 use tpo_heads::temporal::features::{TEMPORAL_TEXT_FEATURES, TEMPORAL_VIDEO_FEATURES};
 use tpo_heads::temporal::{
     SaliencyLabels, SimpleTemporalHeadConfig, TemporalHeadConfig, TemporalPrediction,
@@ -97,7 +95,7 @@ fn every_name_and_shape_of_the_published_checkpoint() {
                 .owns(["temporal_embed.", "action_embed."])
                 .within("start_end."),
         );
-    let layout = videochat_tpo_layout().unwrap();
+    let layout = videochat_tpo_layout();
     let mut loaded = BTreeMap::new();
     let mut cg_model = 0;
     for tensor in &layout.tensors {
@@ -470,4 +468,10 @@ fn the_light_head_learns_start_and_end() {
         assert!(p.spans[0].score > 0.5);
         assert!((first..=last).contains(&p.highlight().unwrap()));
     }
+}
+
+/// Every tensor of the published checkpoint.
+fn videochat_tpo_layout() -> Manifest {
+    let text = include_str!("../../src/model/families/videochat_tpo.txt");
+    Manifest::from_compact("videochat-tpo", text).unwrap()
 }

@@ -60,7 +60,7 @@ impl TensorEntry {
 }
 
 /// Name of a file without its directory.
-pub(crate) fn file_name(path: &Path) -> String {
+pub fn file_name(path: &Path) -> String {
     path.file_name()
         .unwrap_or(path.as_os_str())
         .to_string_lossy()

@@ -157,7 +157,7 @@ pub fn load_module<M: Module>(
 }
 
 /// Everything that would keep `checkpoint` from being loaded into parameters like these.
-pub(crate) fn compare(
+pub fn differences(
     params: &[ParamInfo],
     checkpoint: &Checkpoint,
     map: &dyn KeyMap,

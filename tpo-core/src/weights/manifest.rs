@@ -225,7 +225,7 @@ fn checked(
 }
 
 /// A data type by the format's name or PyTorch's.
-pub(crate) fn parse_dtype(name: &str) -> Option<Dtype> {
+pub fn parse_dtype(name: &str) -> Option<Dtype> {
     Some(match name.strip_prefix("torch.").unwrap_or(name) {
         "bfloat16" => Dtype::BF16,
         "float16" | "half" => Dtype::F16,

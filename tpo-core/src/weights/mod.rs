@@ -9,7 +9,7 @@
 //!   error that lists all of it.
 //! * [`save_module`] writes a module under the checkpoint's names, one tensor in memory at a
 //!   time.
-//! * [`inspect`] compares a checkpoint with a [`Manifest`] and accounts for its parts.
+//! * [`differences`] compares a checkpoint with what parameters it should have.
 //!
 //! Weights are stored in PyTorch's layout (see [`nn`](crate::nn)), so a key is only ever
 //! renamed; nothing is transposed.
@@ -25,14 +25,11 @@ mod average;
 mod checkpoint;
 mod error;
 mod header;
-pub mod inspect;
 mod key_map;
-mod layout;
 mod load;
 mod manifest;
 mod nearest;
 mod params;
-mod parts;
 mod read;
 mod report;
 mod save;
@@ -45,14 +42,12 @@ pub use checkpoint::{Checkpoint, INDEX_FILE, SINGLE_FILE};
 pub use error::{
     MismatchedTensor, MissingTensor, NearTensor, Refusal, UnexpectedTensor, WeightsError,
 };
-pub use header::{MAX_HEADER_BYTES, TensorEntry};
+pub use header::{MAX_HEADER_BYTES, TensorEntry, file_name};
 pub use key_map::{KeyMap, KeyRules, KeyTables, KeyTarget, check_round_trip};
-pub use layout::{hugging_face_llm_layout, internvideo2_clip_layout, videochat_tpo_layout};
-pub use load::{DtypePolicy, KeyScope, LoadOptions, load_module};
-pub use manifest::{Manifest, ManifestTensor};
+pub use load::{DtypePolicy, KeyScope, LoadOptions, differences, load_module};
+pub use manifest::{Manifest, ManifestTensor, parse_dtype};
 pub use nearest::{edit_distance, nearest};
 pub use params::{ParamInfo, ParamKind, PathStack, module_params};
-pub use parts::{LoraSummary, PartSpec, PartSummary, account, videochat_tpo_parts};
 pub use read::{Access, read_tensor};
 pub use report::{CastTensor, IgnoredTensor, LoadReport, LoadedTensor};
 pub use safetensors::Dtype;

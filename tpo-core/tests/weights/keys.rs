@@ -1,8 +1,6 @@
 //! Key tables.
 
-use tpo_core::weights::{
-    KeyMap, KeyRules, KeyTables, KeyTarget, check_round_trip, videochat_tpo_layout,
-};
+use tpo_core::weights::{KeyMap, KeyRules, KeyTables, KeyTarget, Manifest, check_round_trip};
 
 fn path(p: &str) -> KeyTarget {
     KeyTarget::Path(p.into())
@@ -93,7 +91,7 @@ fn tables_compose_and_come_back() {
         path("vision.vision_layernorm.bias")
     );
     assert_eq!(tables.module_path("sam.no_mem_embed"), KeyTarget::OtherPart);
-    let layout = videochat_tpo_layout().unwrap();
+    let layout = videochat_tpo_layout();
     let keys: Vec<&str> = layout.tensors.iter().map(|t| t.key.as_str()).collect();
     let covered = keys
         .iter()
@@ -129,4 +127,10 @@ fn dollar_signs_in_prefixes_are_literal() {
 fn a_bad_pattern_is_an_error() {
     assert!(KeyRules::new().rewrite(&[("(", "")], &[]).is_err());
     assert!(KeyRules::new().ignore("(", "").is_err());
+}
+
+/// Every tensor of the published checkpoint.
+fn videochat_tpo_layout() -> Manifest {
+    let text = include_str!("../../../src/model/families/videochat_tpo.txt");
+    Manifest::from_compact("videochat-tpo", text).unwrap()
 }

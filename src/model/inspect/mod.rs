@@ -1,5 +1,8 @@
 //! Comparing a checkpoint with the layout it should have.
 
+mod layouts;
+mod parts;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -7,14 +10,13 @@ use std::path::{Path, PathBuf};
 use burn::module::ParamId;
 use serde::Serialize;
 
-use super::error::Refusal;
-use super::header::TensorEntry;
-use super::key_map::{KeyMap, KeyRules, KeyTarget};
-use super::layout::{hugging_face_llm_layout, internvideo2_clip_layout, videochat_tpo_layout};
-use super::load::{LoadOptions, compare};
-use super::params::{ParamInfo, ParamKind};
-use super::parts::{PartSpec, PartSummary, account, videochat_tpo_parts};
-use super::{Checkpoint, Manifest, ManifestTensor, Result};
+use tpo_core::weights::{
+    Checkpoint, KeyMap, KeyRules, KeyTarget, LoadOptions, Manifest, ManifestTensor, ParamInfo,
+    ParamKind, Refusal, Result, TensorEntry, differences, file_name,
+};
+
+pub use layouts::{hugging_face_llm_layout, internvideo2_clip_layout, videochat_tpo_layout};
+pub use parts::{LoraSummary, PartSpec, PartSummary, account, videochat_tpo_parts};
 
 /// Which layout a checkpoint is compared with.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -105,7 +107,7 @@ pub fn inspect(path: &Path, choice: LayoutChoice) -> Result<Inspection> {
         top_level_parts(&checkpoint)
     };
     let parts = account(&found, &specs);
-    let differences = match &layout {
+    let found_differences = match &layout {
         Some(layout) => compare_with(layout, &checkpoint),
         None => Refusal {
             checkpoint: path.to_path_buf(),
@@ -118,7 +120,7 @@ pub fn inspect(path: &Path, choice: LayoutChoice) -> Result<Inspection> {
     }
     Ok(Inspection {
         path: path.to_path_buf(),
-        files: checkpoint.files().map(super::header::file_name).collect(),
+        files: checkpoint.files().map(file_name).collect(),
         tensors: checkpoint.len(),
         bytes: checkpoint.bytes(),
         dtypes,
@@ -129,7 +131,7 @@ pub fn inspect(path: &Path, choice: LayoutChoice) -> Result<Inspection> {
             .collect(),
         parts,
         layout: layout.map(|l| l.name),
-        differences,
+        differences: found_differences,
         notes,
     })
 }
@@ -164,7 +166,7 @@ fn compare_with(layout: &Manifest, checkpoint: &Checkpoint) -> Refusal {
             id: ParamId::new(),
         })
         .collect();
-    compare(&params, checkpoint, &rules, &LoadOptions::default())
+    differences(&params, checkpoint, &rules, &LoadOptions::default())
 }
 
 /// Whether most keys are in parts of VideoChat-TPO.

@@ -2,10 +2,8 @@
 
 use std::path::Path;
 
-use safetensors::Dtype;
 use serde::Deserialize;
-
-use super::{Manifest, ManifestTensor, Result, WeightsError};
+use tpo_core::weights::{Dtype, Manifest, ManifestTensor, Result, WeightsError, parse_dtype};
 
 /// Every tensor of the published VideoChat-TPO checkpoint: 2 594 tensors of 16 202 736 564 bytes
 /// in four shards, all bfloat16 except one int64 buffer.
@@ -13,7 +11,10 @@ use super::{Manifest, ManifestTensor, Result, WeightsError};
 /// # Errors
 /// None in practice; the list is part of the crate.
 pub fn videochat_tpo_layout() -> Result<Manifest> {
-    Manifest::from_compact("videochat-tpo", include_str!("layouts/videochat_tpo.txt"))
+    Manifest::from_compact(
+        "videochat-tpo",
+        include_str!("../families/videochat_tpo.txt"),
+    )
 }
 
 /// Every tensor of InternVideo2-CLIP-1B after its three published files are merged: 538 of the
@@ -22,7 +23,7 @@ pub fn videochat_tpo_layout() -> Result<Manifest> {
 /// # Errors
 /// None in practice; the list is part of the crate.
 pub fn internvideo2_clip_layout() -> Result<Manifest> {
-    let text = include_str!("layouts/internvideo2_clip.txt");
+    let text = include_str!("../families/internvideo2_clip.txt");
     let mut layout = Manifest::from_compact("internvideo2-clip", text)?;
     for tensor in layout.tensors.iter_mut().filter(|t| t.key == "temp") {
         tensor.optional = true;
@@ -59,7 +60,11 @@ pub fn hugging_face_llm_layout(config: &Path) -> Result<Option<Manifest>> {
         place: config.display().to_string(),
         why,
     };
-    let text = std::fs::read_to_string(config).map_err(WeightsError::io("reading", config))?;
+    let text = std::fs::read_to_string(config).map_err(|source| WeightsError::Io {
+        action: "reading",
+        path: config.into(),
+        source,
+    })?;
     let value: serde_json::Value = serde_json::from_str(&text).map_err(|e| wrong(e.to_string()))?;
     let model_type = value.get("model_type").and_then(|t| t.as_str());
     if !matches!(model_type, Some("llama" | "mistral" | "qwen2")) {
@@ -83,7 +88,7 @@ fn llm_tensors(c: &LlmShape) -> Option<Vec<ManifestTensor>> {
     let dtype = c
         .torch_dtype
         .as_deref()
-        .and_then(super::manifest::parse_dtype)
+        .and_then(parse_dtype)
         .unwrap_or(Dtype::BF16);
     let head = c.head_dim.unwrap_or(c.hidden_size / c.num_attention_heads);
     let q = head.checked_mul(c.num_attention_heads)?;

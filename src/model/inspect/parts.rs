@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
-use super::{Manifest, ManifestTensor};
+use tpo_core::weights::{Manifest, ManifestTensor};
 
 /// A part of a model and the keys it owns.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -165,8 +165,8 @@ fn lora(tensors: &[&ManifestTensor]) -> Option<LoraSummary> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::layouts::videochat_tpo_layout;
     use super::*;
-    use crate::weights::videochat_tpo_layout;
 
     /// Parameters per part as counted in the published checkpoint.
     #[test]
