@@ -371,13 +371,13 @@ fn map<T: DeserializeOwned + 'static>(path: &Path) -> Result<HashMap<String, T>,
 }
 
 /// What `each` makes of every record.
-fn samples<T: 'static, S: IntoIterator<Item = Sample>>(
+fn samples<T: 'static, S>(
     records: Records<T>,
     options: &ConvertOptions,
     mut each: impl FnMut(&ConvertOptions, At, T) -> Result<S, DataError> + Send + 'static,
 ) -> Samples
 where
-    S: Send + 'static,
+    S: IntoIterator<Item = Sample> + Send + 'static,
     S::IntoIter: Send + 'static,
 {
     let options = options.clone();

@@ -168,7 +168,7 @@ fn captions(path: &Path, options: &ConvertOptions, frames: bool) -> Result<Sampl
             (true, Some(fps)) if fps > 0.0 => (1.0 / fps, c.num_frames.map(|n| n / fps)),
             (true, _) => return Err(at.bad("no positive `fps`")),
         };
-        let media = Media::video(options.video(&key));
+        let media = Media::video(options.video(key));
         let sentences = c.timestamps.iter().zip(&c.sentences).enumerate();
         Ok(sentences
             .map(|(i, (t, sentence))| {
@@ -238,7 +238,7 @@ pub(super) fn queryd(path: &Path, options: &ConvertOptions) -> Result<Samples, D
             let (captions, times) = (captions.len(), spans.len());
             return Err(at.bad(format!("{captions} captions, {times} times")));
         }
-        let name = key.strip_prefix("video-").unwrap_or(&key);
+        let name = key.strip_prefix("video-").unwrap_or(key);
         let media = Media::video(options.video(name));
         let length = lengths.get(name).copied();
         let captions = captions.into_iter().zip(spans).enumerate();
@@ -296,7 +296,7 @@ pub(super) fn hirest(path: &Path, options: &ConvertOptions) -> Result<Samples, D
                 rows.push(moment(options, id, media, v.v_duration, query, vec![span]));
             };
             if let (true, [start, end]) = (v.clip, &v.bounds[..]) {
-                row(0, &prompt, [*start, *end]);
+                row(0, prompt, [*start, *end]);
             }
             for (i, step) in v.steps.iter().enumerate() {
                 if let Some(span) = step.absolute_bounds {

@@ -214,7 +214,7 @@ pub(super) fn mevis(path: &Path, options: &ConvertOptions) -> Result<Samples, Da
     let fps = options.frame_rate.unwrap_or(YOUTUBE_VOS_FPS);
     let each = move |options: &ConvertOptions, at: At, video: Expressions| {
         let vid = &at.key;
-        expression_rows(&vid, &video, fps, options, |e| {
+        expression_rows(vid, &video, fps, options, |e| {
             if e.anno_id.is_empty() {
                 return Ok(None);
             }
@@ -300,7 +300,7 @@ pub(super) fn ref_youtube_vos(path: &Path, options: &ConvertOptions) -> Result<S
         let vid = &at.key;
         // All objects of a frame share its picture.
         let mut pictures: HashMap<usize, LabelMap> = HashMap::new();
-        expression_rows(&vid, &video, fps, options, |e| {
+        expression_rows(vid, &video, fps, options, |e| {
             let number = match &e.obj_id {
                 Value::Null => return Ok(None),
                 Value::String(s) => s.parse().ok(),
@@ -309,7 +309,7 @@ pub(super) fn ref_youtube_vos(path: &Path, options: &ConvertOptions) -> Result<S
             let number: u8 = number.ok_or_else(|| at.bad(format!("obj_id {}", e.obj_id)))?;
             let mut track = Vec::new();
             for (i, name) in video.frames.iter().enumerate() {
-                let png = folder.join(&vid).join(format!("{name}.png"));
+                let png = folder.join(vid).join(format!("{name}.png"));
                 if !png.is_file() {
                     continue;
                 }
