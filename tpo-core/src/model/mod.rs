@@ -155,7 +155,10 @@ where
 
         let at = tokens.visual_slots();
         match visual {
-            Some(visual) => slots.push(Slot::new("visual slots", at, visual.rows)),
+            Some(visual) => {
+                visual.check_slots(&tokens.visual)?;
+                slots.push(Slot::new("visual slots", at, visual.rows));
+            }
             None if !at.is_empty() => {
                 return Err(CoreError::SlotCount {
                     what: "visual slots".into(),
@@ -224,7 +227,7 @@ where
             .ok_or_else(|| CoreError::MissingInput {
                 head: "box prompt".into(),
                 what: "a head that encodes boxes",
-                hint: "add the region head to the model",
+                hint: "add one to the model",
             })?;
         Ok(Some(Slot::new(
             &prompt.token,

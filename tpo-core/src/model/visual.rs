@@ -90,14 +90,57 @@ where
             None => self.vision.encode(frames)?,
         };
         let found = self.connector.connect(features, &shapes, instruction)?;
-        if found.counts.len() != shapes.len() {
-            return Err(CoreError::SlotCount {
-                what: "visuals out of the connector".into(),
-                slots: shapes.len(),
-                found: found.counts.len(),
-            });
+        let (rows, counted) = (found.rows.dims()[0], found.counts.iter().sum::<usize>());
+        for (what, slots, found) in [
+            (
+                "visuals out of the connector",
+                shapes.len(),
+                found.counts.len(),
+            ),
+            ("rows out of the connector", counted, rows),
+        ] {
+            if slots != found {
+                return Err(CoreError::SlotCount {
+                    what: what.into(),
+                    slots,
+                    found,
+                });
+            }
         }
         Ok(found)
+    }
+}
+
+impl VisualRows {
+    /// Checks that every sample has slots for all rows of its visuals, which come in order.
+    pub(super) fn check_slots(&self, slots: &[Vec<bool>]) -> Result<()> {
+        let mut counts = self.counts.iter();
+        for (sample, slots) in slots.iter().enumerate() {
+            let slots = slots.iter().filter(|s| **s).count();
+            let mut found = 0;
+            while found < slots {
+                match counts.next() {
+                    Some(count) => found += count,
+                    None => break,
+                }
+            }
+            if found != slots {
+                return Err(CoreError::SlotCount {
+                    what: format!("visual slots in sample {sample}"),
+                    slots,
+                    found,
+                });
+            }
+        }
+        let left: usize = counts.sum();
+        if left == 0 {
+            return Ok(());
+        }
+        Err(CoreError::SlotCount {
+            what: "visual slots, after those of all samples,".into(),
+            slots: 0,
+            found: left,
+        })
     }
 }
 
