@@ -302,12 +302,19 @@ fn gradients_reach_every_visual() {
 fn slots_and_rows_must_agree() {
     let device = Device::flex();
     let complete = model(false, &device);
-    for (slots, marked) in [([4, 1, 1], 6), ([5, 1, 2], 8), ([0, 0, 0], 0)] {
+    // Each sample by itself: slots for three rows in the wrong place are no place for them.
+    for (slots, sample, marked, found_there) in [
+        ([4, 1, 1], "sample 1", 2, 3),
+        ([5, 1, 2], "sample 1", 3, 2),
+        ([3, 2, 2], "sample 0", 3, 4),
+        ([0, 0, 0], "all samples", 0, 7),
+    ] {
         let error = complete.forward(batch(slots, &device), &[]).unwrap_err();
         let CoreError::SlotCount { what, slots, found } = error else {
             panic!("{error}");
         };
-        assert_eq!((what.as_str(), slots, found), ("visual slots", marked, 7));
+        assert!(what.contains(sample), "{what}");
+        assert_eq!((slots, found), (marked, found_there));
     }
     let mut without = batch(ROWS, &device);
     without.visuals.clear();
