@@ -2,7 +2,7 @@
 
     python tools/pth_to_safetensors.py 1B_clip.pth 1B_clip.safetensors
 
-InternVideo2-CLIP is published as three such files; see `extract_features --help`. Only tensors are
+InternVideo2-CLIP is published as three such files; see `tpo features --help`. Only tensors are
 read (`weights_only=True`): nothing in the file is executed. Dictionaries named `module`, `model` or
 `state_dict` around the tensors are taken off. Needs torch and safetensors.
 """
