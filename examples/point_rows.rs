@@ -19,7 +19,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     ] {
         let config = RowsConfig {
             split,
-            queries_per_clip: 4,
+            queries_per_clip: 8,
             ..RowsConfig::new([WorldTask::Region], rows, 7)
         };
         let dir = Path::new(&out).join(name);
@@ -31,7 +31,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             let mut row: Value = serde_json::from_str(line)?;
             let (mut turns, mut annotations) = (Vec::new(), Vec::new());
             for annotation in row["annotations"].as_array().into_iter().flatten() {
-                let query = annotation["query"].as_str().unwrap_or_default();
+                // "Where is the red star at the start?"
+                let asked = annotation["query"].as_str().unwrap_or_default();
+                let begins = asked.split_once(" at the start").map(|(words, _)| words);
+                let Some((_, query)) = begins.and_then(|words| words.split_once(" the ")) else {
+                    continue;
+                };
                 let side = |i: usize| annotation["box"][i].as_f64().unwrap_or_default();
                 let point = [(side(0) + side(2)) / 2.0, (side(1) + side(3)) / 2.0];
                 turns.push(json!({
@@ -39,6 +44,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                     "answer": "It is here: <task:point>",
                 }));
                 annotations.push(json!({ "task": "point", "query": query, "value": point }));
+            }
+            if turns.is_empty() {
+                continue;
             }
             row["turns"] = turns.into();
             row["annotations"] = annotations.into();

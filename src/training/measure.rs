@@ -1,4 +1,4 @@
-//! What memory a stage really takes, to hold against [`explain`](crate::recipe::explain).
+//! What memory a stage really takes, to hold against [`explain`](super::explain).
 
 use tpo_core::head::HeadSet;
 use tpo_train::recipe::Recipe;

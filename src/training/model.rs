@@ -106,6 +106,18 @@ impl NamedModel {
             files,
             rows: None,
         };
+        let known = |name: &String| specs.iter().any(|s| s.name == *name);
+        for (head, like) in &spec.task_tokens {
+            if !named.new_heads.contains(head) || !known(like) || named.new_heads.contains(like) {
+                problems.push(format!(
+                    "model.task_tokens: `{head}` must be a head that the base does not have and \
+                     `{like}` one that it has"
+                ));
+            }
+        }
+        if !problems.is_empty() {
+            return Err(invalid(problems));
+        }
         named.add_tokens(&specs)?;
         named.config.validate::<H>()?;
         Ok(named)
@@ -291,6 +303,12 @@ pub fn recipe_model<H: HeadSet>(recipe: &Recipe, device: &Device) -> Result<Reci
         model.llm = model.llm.with_vocabulary(rows)?;
     }
     materialise(&model);
+    for (head, like) in &spec.task_tokens {
+        let value = model.task_tokens.get(like).map(|t| t.val());
+        if let (true, Some(value)) = (named.new_heads.contains(head), value) {
+            model.task_tokens.set(head, value);
+        }
+    }
     let tokens = model.registry().tokens();
     let tokens = tokens.map(|t| (t.token.as_str(), t.id));
     vocabulary::check(tokens, &named.tokenizer, &model.llm)?;

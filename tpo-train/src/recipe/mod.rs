@@ -33,6 +33,7 @@ mod shared_tests;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -131,6 +132,10 @@ pub struct ModelSpec {
     /// are to be other than the base has them.
     #[serde(skip_serializing_if = "is_empty")]
     pub heads: HeadConfigs,
+    /// Task tokens of heads that the base does not have, which begin as that of another head instead
+    /// of at random: `task_tokens = { point = "region" }`.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub task_tokens: BTreeMap<String, String>,
     /// Adapters of the language model, in place of those that preset or directory name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lora: Option<LoraSpec>,
