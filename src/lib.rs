@@ -31,6 +31,7 @@ mod error;
 pub mod evaluation;
 pub mod features;
 pub mod model;
+pub mod presets;
 pub mod pretrain;
 mod session;
 pub mod sheet;
@@ -46,9 +47,7 @@ pub use tpo_vision as vision;
 
 pub use device::DeviceChoice;
 pub use error::{Error, Result};
-pub use model::{
-    BuiltInHeads, CONFIG_FILE, InputConfig, Tpo, TpoConfig, VideoChatTpo, export, presets,
-};
+pub use model::{BuiltInHeads, CONFIG_FILE, InputConfig, Tpo, TpoConfig, VideoChatTpo, export};
 pub use session::{
     Answer, Event, HeadProgress, Media, Question, Reply, Session, SessionOptions, TrackFrames,
 };

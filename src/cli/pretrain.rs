@@ -12,7 +12,7 @@ use tpo_train::Muon;
 use super::shared::{DeviceArgs, End, Outcome, bar, open_model};
 use crate::model::{Connector, VideoChatTpo, Vision};
 use crate::pretrain::{
-    MaskPretraining, Perception, PerceptionPretraining, Schedule, Told, pretrain_masks,
+    MaskPretraining, Perception, PerceptionPretraining, PretrainStep, Schedule, pretrain_masks,
     pretrain_perception,
 };
 use crate::session::{Session, SessionOptions};
@@ -142,7 +142,7 @@ fn perception(
     };
     let bar = Bar::new("perception", options.schedule.steps, args.quiet);
     let mut kept = model.clone();
-    let heard = &mut |told: Told<'_, Perception>| {
+    let heard = &mut |told: PretrainStep<'_, Perception>| {
         bar.tell(&told);
         if told.step.is_multiple_of(args.save_every) {
             let part = told.part.valid();
@@ -185,7 +185,7 @@ fn masks(
     };
     let bar = Bar::new("masks", options.schedule.steps, args.quiet);
     let mut kept = model.clone();
-    let heard = &mut |told: Told<'_, Sam2>| {
+    let heard = &mut |told: PretrainStep<'_, Sam2>| {
         bar.tell(&told);
         if told.step.is_multiple_of(args.save_every) {
             kept.heads.mask.sam = told.part.valid();
@@ -213,7 +213,7 @@ impl Bar {
         Self { part, bar }
     }
 
-    fn tell<M>(&self, told: &Told<'_, M>) {
+    fn tell<M>(&self, told: &PretrainStep<'_, M>) {
         let text: Vec<String> = told
             .values
             .iter()

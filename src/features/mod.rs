@@ -38,9 +38,10 @@ use tpo_vision::internvideo2::{VisionFileKind, VisionLoadOptions};
 
 use crate::error::{Error, Result};
 
+pub use crate::model::{FeatureTowers, OwnClips};
 pub use cache::{CacheKey, CacheUse, FeatureCache, hash_file};
 pub use extract::{ExtractOptions, VideoFeatures, extract_reader, extract_video};
-pub use session::{FeatureTowers, OwnClips};
+pub use session::HeadProgress;
 pub(crate) use session::{FeatureVideo, LazyFeatures};
 pub use training::TrainingFeatures;
 pub(crate) use training::readers;

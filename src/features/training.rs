@@ -211,7 +211,7 @@ impl<H: HeadSet> FindFeatures for TrainingFeatures<H> {
         }
     }
 
-    fn let_go(&mut self) {
+    fn release(&mut self) {
         // Parameters with a second owner are copied when the optimizer changes them.
         if self.own.is_some() {
             self.towers = None;

@@ -15,9 +15,8 @@ use tpo_data::prompts::videochat::VideoChatLayout;
 use tpo_llm::LlmConfig;
 
 use super::families::videochat;
-use super::{ConnectorConfig, Tpo, VisionConfig};
+use super::{ConnectorConfig, FeatureTowers, Tpo, VisionConfig};
 use crate::error::{Error, Result};
-use crate::features::FeatureTowers;
 
 /// Version of the configuration file written beside weights.
 pub(crate) const FORMAT: u32 = 2;
@@ -239,19 +238,10 @@ impl TpoConfig {
     /// # Errors
     /// For rules of a head that do not parse.
     pub fn keys<H: HeadSet>(&self) -> Result<KeyTables<'static>> {
-        let own = |part: &str| vec![KeyRules::new().owns([part]).prefix(part, "")];
-        let vision = match &self.vision {
-            VisionConfig::Umt(_) => videochat::umt_keys()?,
-            VisionConfig::InternVideo2(_) => own("vision."),
-        };
-        let connector = match &self.connector {
-            ConnectorConfig::QFormer(_) => videochat::qformer_keys()?,
-            ConnectorConfig::Mlp(_) => own("connector."),
-        };
         let mut tables = KeyTables::new();
         for (rules, field) in [
-            (vision, "vision."),
-            (connector, "connector."),
+            (self.vision.keys()?, "vision."),
+            (self.connector.keys()?, "connector."),
             (vec![videochat::llm_keys()], "llm."),
         ] {
             for rules in rules {

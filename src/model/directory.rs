@@ -1,4 +1,4 @@
-//! Model directories: the reference's layout and ours, and the tiny model of tests.
+//! Model directories: the reference's layout and ours.
 //!
 //! Our layout is the reference's plus `tpo.json`: safetensors under the reference's key names, the
 //! tokenizer's files, and the sizes of all parts. A directory without `tpo.json` is taken for the
@@ -8,16 +8,11 @@ use std::path::Path;
 
 use burn::tensor::{Device, FloatDType};
 use tpo_core::head::HeadSet;
-use tpo_core::weights::{
-    Checkpoint, DtypePolicy, KeyMap, KeyTarget, LoadOptions, LoadReport, load_module,
-};
+use tpo_core::weights::{Checkpoint, DtypePolicy, KeyMap, KeyTarget, LoadOptions, load_module};
 use tpo_llm::tokenizer::{Tokenizer, TokenizerFormat};
-use tpo_train::keep::materialise;
 
-use super::export::{ExportOptions, export_model};
 use super::{Tpo, TpoConfig};
 use crate::error::{Error, Result};
-use crate::session::{Session, SessionOptions};
 
 /// File with the sizes of all parts.
 pub const CONFIG_FILE: &str = "tpo.json";
@@ -37,135 +32,6 @@ const TOKENIZER_FILES: [&str; 7] = [
     "generation_config.json",
     "chat_template.jinja",
 ];
-
-impl Session {
-    /// Opens a model directory with the built-in heads; see [`Session::open_with_heads`].
-    ///
-    /// # Errors
-    /// As [`Session::open_with_heads`].
-    pub fn open(
-        dir: impl AsRef<Path>,
-        device: &Device,
-        options: SessionOptions,
-        progress: Option<&dyn Fn(u64, u64)>,
-    ) -> Result<(Self, LoadReport)> {
-        Self::open_with_heads(dir, device, options, progress)
-    }
-
-    /// A tiny model with **random weights** drawn from `seed`: it runs the whole chain and knows
-    /// nothing. [`presets::mini`](crate::presets::mini) is one that was trained.
-    ///
-    /// # Errors
-    /// None that an intact build can cause.
-    pub fn nano(device: &Device, seed: u64, options: SessionOptions) -> Result<Self> {
-        Self::nano_with_heads(device, seed, options)
-    }
-}
-
-impl<H: HeadSet> Session<H> {
-    /// [`Session::nano`] for a program with any heads, which must be the built-in ones.
-    ///
-    /// # Errors
-    /// [`Error::Config`] for other heads.
-    pub fn nano_with_heads(device: &Device, seed: u64, options: SessionOptions) -> Result<Self> {
-        let tokenizer = byte_tokenizer()?;
-        let config = TpoConfig::nano(tokenizer.vocab_size());
-        device.seed(seed);
-        let model = config.init(device)?;
-        let mut session = Self::new(model, config, tokenizer, device, options)?;
-        session.tokenizer_files = byte_tokenizer_files();
-        Ok(session)
-    }
-
-    /// Loads a model directory with any heads, strictly: `Session::<MyHeads>::open_with_heads(..)`.
-    /// `progress` hears (bytes done, bytes in total).
-    ///
-    /// On the CPU weights become f32 unless [`SessionOptions::dtype`] says otherwise; the
-    /// published 7B model then needs 32 GB.
-    ///
-    /// # Errors
-    /// [`Error::ModelDir`] when the directory does not hold a model; [`Error::Weights`] naming
-    /// every missing, unexpected or mismatched tensor.
-    pub fn open_with_heads(
-        dir: impl AsRef<Path>,
-        device: &Device,
-        options: SessionOptions,
-        progress: Option<&dyn Fn(u64, u64)>,
-    ) -> Result<(Self, LoadReport)> {
-        let dir = dir.as_ref();
-        if !dir.is_dir() {
-            return Err(Error::ModelDir {
-                path: dir.into(),
-                why: "is not a directory; give the folder that holds the safetensors files".into(),
-            });
-        }
-        let config = read_config(dir)?;
-        config.validate::<H>()?;
-        let checkpoint = Checkpoint::open(dir)?;
-        let tokenizer = model_tokenizer(dir, &config)?;
-        let mut options = options;
-        if options.dtype.is_none() && *device == Device::flex() {
-            options.dtype = Some(FloatDType::F32);
-        }
-        let load = LoadOptions {
-            dtype: options.dtype.map_or(DtypePolicy::Keep, DtypePolicy::Cast),
-            progress,
-            ..LoadOptions::default()
-        };
-        let model = config.init(device)?;
-        let (model, report) = load_module(model, &checkpoint, &config.keys::<H>()?, &load)?;
-        let mut session = Self::new(model, config, tokenizer, device, options)?;
-        session.tokenizer_files = tokenizer_files(dir)?;
-        Ok((session, report))
-    }
-
-    /// A model of the sizes and with the tokenizer of a directory, with **random weights** drawn
-    /// from `seed`.
-    ///
-    /// # Errors
-    /// [`Error::ModelDir`] and [`Error::Config`] when the directory does not hold them.
-    pub fn random(
-        dir: impl AsRef<Path>,
-        device: &Device,
-        seed: u64,
-        options: SessionOptions,
-    ) -> Result<Self> {
-        let dir = dir.as_ref();
-        let config = read_config(dir)?;
-        config.validate::<H>()?;
-        let tokenizer = model_tokenizer(dir, &config)?;
-        device.seed(seed);
-        let model = config.init(device)?;
-        materialise(&model);
-        let mut session = Self::new(model, config, tokenizer, device, options)?;
-        session.tokenizer_files = tokenizer_files(dir)?;
-        Ok(session)
-    }
-
-    /// Writes the session's model as [`export_model`] does, with its adapters beside the weights and
-    /// its tokenizer. A model that is there is replaced.
-    ///
-    /// # Errors
-    /// [`Error::ModelDir`] for a session that was made of a tokenizer without files
-    /// ([`Session::new`]; use [`export_model`] and give it the files); those of [`export_model`].
-    pub fn save(&self, dir: impl AsRef<Path>) -> Result<()> {
-        if self.tokenizer_files.is_empty() {
-            return Err(Error::ModelDir {
-                path: dir.as_ref().into(),
-                why: "the session knows no files of its tokenizer, without which the model cannot be \
-                      opened; write it with export_model and give them"
-                    .into(),
-            });
-        }
-        let options = ExportOptions {
-            overwrite: true,
-            ..ExportOptions::default()
-        };
-        let model = self.model().clone();
-        export_model(model, self.config(), &self.tokenizer_files, dir, &options)?;
-        Ok(())
-    }
-}
 
 /// A byte-level tokenizer.
 pub(crate) fn byte_tokenizer() -> Result<Tokenizer> {

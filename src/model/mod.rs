@@ -1,14 +1,14 @@
 //! Whole models: their configuration, their parts, their directories.
 
 pub mod average;
-mod checkpoint;
 mod config;
 mod directory;
 pub mod export;
 pub mod families;
 pub mod inspect;
+pub(crate) mod mini;
 mod parts;
-pub mod presets;
+mod towers;
 
 use tpo_core::model::TpoModel;
 use tpo_heads::mask::MaskHead;
@@ -25,6 +25,7 @@ pub(crate) use directory::{
 };
 pub use families::videochat::{VideoChatTpo, videochat_tasks, videochat_tpo_keys};
 pub use parts::{Connector, ConnectorConfig, Vision, VisionConfig};
+pub use towers::{FeatureTowers, OwnClips};
 
 tpo_core::heads! {
     /// The heads that come with the library: a box, time spans, masks through the video.

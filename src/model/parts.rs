@@ -8,11 +8,13 @@ use burn::tensor::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 use tpo_core::recompute::Tape;
 use tpo_core::traits::{Connector as Connect, Instruction, VisionEncoder, VisualRows, VisualShape};
+use tpo_core::weights::KeyRules;
 use tpo_vision::{
     InternVideo2, InternVideo2Config, MlpConnector, MlpConnectorConfig, QFormerConnector,
     QFormerConnectorConfig, UmtConfig, VideoEncoder,
 };
 
+use super::families::videochat;
 use crate::error::Result;
 
 /// Sizes of a vision encoder: `"vision": { "kind": "umt", .. }`.
@@ -86,6 +88,14 @@ impl VisionConfig {
         steps * grid * grid + class
     }
 
+    /// Names of the encoder's parameters in checkpoints; paths count from the encoder.
+    pub(super) fn keys(&self) -> Result<Vec<KeyRules>> {
+        match self {
+            Self::Umt(_) => videochat::umt_keys(),
+            Self::InternVideo2(_) => Ok(own_names("vision.")),
+        }
+    }
+
     /// UMT's sizes, for what is made for it alone.
     pub fn umt(&self) -> Option<&UmtConfig> {
         match self {
@@ -146,6 +156,14 @@ impl ConnectorConfig {
         }
     }
 
+    /// Names of the connector's parameters in checkpoints; paths count from the connector.
+    pub(super) fn keys(&self) -> Result<Vec<KeyRules>> {
+        match self {
+            Self::QFormer(_) => videochat::qformer_keys(),
+            Self::Mlp(_) => Ok(own_names("connector.")),
+        }
+    }
+
     /// The Q-Former's sizes, for what is made for it alone.
     pub fn qformer(&self) -> Option<&QFormerConnectorConfig> {
         match self {
@@ -153,6 +171,11 @@ impl ConnectorConfig {
             Self::Mlp(_) => None,
         }
     }
+}
+
+/// Names in checkpoints that are the paths in the model.
+fn own_names(field: &str) -> Vec<KeyRules> {
+    vec![KeyRules::new().owns([field]).prefix(field, "")]
 }
 
 /// A built-in vision encoder. An arm has no segment of its own in the paths of parameters.

@@ -13,7 +13,7 @@ use tpo_heads::mask::train::{
     PromptMix, Sam2TrainConfig, VideoMaskBatch, VideoObject, VideoPrompt, video_losses,
 };
 
-use super::{Heard, Mover, Schedule, Told, learning};
+use super::{Mover, OnStep, PretrainStep, Schedule, learning};
 use crate::error::Result;
 use crate::model::TpoConfig;
 
@@ -52,7 +52,7 @@ pub fn pretrain_masks(
     config: &TpoConfig,
     options: &MaskPretraining,
     device: &Device,
-    heard: &mut Heard<'_, Sam2>,
+    heard: &mut OnStep<'_, Sam2>,
 ) -> Result<Sam2> {
     let rows = RowsConfig::new([], 1, options.world);
     let world = World::new(
@@ -111,7 +111,7 @@ pub fn pretrain_masks(
             told.push((name, value(&term.value)));
         }
         sam = mover.step(step, sam, &total)?;
-        let told = Told {
+        let told = PretrainStep {
             step: step + 1,
             steps: schedule.steps,
             values: &told,

@@ -83,9 +83,9 @@ impl Mover {
     }
 }
 
-/// What a pretraining tells of a step.
+/// A step of a pretraining.
 #[derive(Debug)]
-pub struct Told<'a, M> {
+pub struct PretrainStep<'a, M> {
     /// Steps done.
     pub step: u64,
     /// Steps in all.
@@ -96,8 +96,8 @@ pub struct Told<'a, M> {
     pub part: &'a M,
 }
 
-/// Who is told of every step; returns `false` to stop early.
-pub type Heard<'a, M> = dyn FnMut(Told<'_, M>) -> Result<bool> + 'a;
+/// Called with every step; returns `false` to stop early.
+pub type OnStep<'a, M> = dyn FnMut(PretrainStep<'_, M>) -> Result<bool> + 'a;
 
 /// Puts every parameter of a module on the graph.
 pub(crate) fn learning<M: Module>(module: M) -> M {

@@ -8,7 +8,7 @@ use tpo_data::synthetic::{Clip, RenderedFrame, RowsConfig, Split, World};
 use tpo_vision::{QFormerConnector, UmtConfig, VideoEncoder};
 
 use super::patches::{PatchHead, PatchLabels};
-use super::{Heard, Mover, Schedule, Told, learning};
+use super::{Mover, OnStep, PretrainStep, Schedule, learning};
 use crate::error::{Error, Result};
 use crate::model::TpoConfig;
 
@@ -65,7 +65,7 @@ pub fn pretrain_perception(
     config: &TpoConfig,
     options: &PerceptionPretraining,
     device: &Device,
-    heard: &mut Heard<'_, Perception>,
+    heard: &mut OnStep<'_, Perception>,
 ) -> Result<Perception> {
     let world = world_for(config, options)?;
     let parts = config.vision.umt().zip(config.connector.qformer());
@@ -103,7 +103,7 @@ pub fn pretrain_perception(
         let loss = of_tokens + of_queries;
         let value = f64::from(loss.clone().inner().into_scalar::<f32>());
         reader = mover.step(step, reader, &loss)?;
-        let told = Told {
+        let told = PretrainStep {
             step: step + 1,
             steps: schedule.steps,
             values: &[

@@ -16,6 +16,7 @@ use crate::model::{BuiltInHeads, Tpo, TpoConfig};
 
 mod ask;
 mod media;
+mod open;
 mod options;
 #[cfg(test)]
 mod tests;

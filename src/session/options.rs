@@ -1,13 +1,12 @@
 //! How a session reads and answers.
 
-use std::sync::Arc;
-
 use burn::tensor::FloatDType;
 use tpo_core::cancel::CancelToken;
 use tpo_core::model::CallOrder;
 use tpo_data::{FrameSampling, MediaLimits};
 use tpo_llm::sampling::SamplingConfig;
 
+pub use crate::features::HeadProgress;
 use crate::features::{FeatureCache, TemporalTowers};
 
 /// How a session reads and answers.
@@ -38,19 +37,6 @@ pub struct SessionOptions {
     /// Stops an answer from another thread, also in the middle of a mask: the answer then ends with
     /// [`CoreError::Cancelled`](tpo_core::CoreError::Cancelled) and is not part of the history.
     pub cancel: CancelToken,
-}
-
-/// Called with what is being done, steps done, steps in total; from any thread.
-type OnProgress = dyn Fn(&str, usize, usize) + Send + Sync;
-
-/// Hears (what is being done, steps done, steps in total); may be called from several threads.
-#[derive(Clone)]
-pub struct HeadProgress(pub Arc<OnProgress>);
-
-impl std::fmt::Debug for HeadProgress {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("HeadProgress")
-    }
 }
 
 /// Which frames of a video the mask head goes through.

@@ -3,6 +3,7 @@
 mod data;
 pub mod measure;
 mod model;
+mod open;
 mod recipe;
 
 use std::cell::RefCell;

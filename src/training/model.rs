@@ -22,7 +22,7 @@ use tpo_train::{PathPattern, TrainError};
 use crate::error::{Error, Result};
 use crate::model::{
     BuiltInHeads, CONFIG_FILE, Tpo, TpoConfig, byte_tokenizer, byte_tokenizer_files, load_model,
-    load_over, model_tokenizer, presets, read_config, tokenizer_files,
+    load_over, mini, model_tokenizer, read_config, tokenizer_files,
 };
 
 /// Names a recipe may give as `model.preset`.
@@ -218,9 +218,9 @@ fn base(spec: &ModelSpec) -> Result<(TpoConfig, Tokenizer, Vec<(String, Vec<u8>)
     }
     Ok(match spec.preset.as_deref() {
         Some("mini") => (
-            presets::mini_config()?,
-            presets::mini_tokenizer()?,
-            presets::mini_tokenizer_files(),
+            mini::mini_config()?,
+            mini::mini_tokenizer()?,
+            mini::mini_tokenizer_files(),
         ),
         Some("videochat-tpo") => (
             TpoConfig::videochat_tpo(),

@@ -14,9 +14,9 @@ use tpo_vision::umt::{UMT_KEYS, UMT_KEYS_INVERSE};
 use tpo_vision::{QFormerConnectorConfig, UmtConfig};
 
 use crate::error::Result;
-use crate::features::FeatureTowers;
 use crate::model::{
-    BuiltInHeads, ConnectorConfig, FORMAT, InputConfig, PromptStyle, Tpo, TpoConfig, VisionConfig,
+    BuiltInHeads, ConnectorConfig, FORMAT, FeatureTowers, InputConfig, PromptStyle, Tpo, TpoConfig,
+    VisionConfig,
 };
 
 /// The paper's model: UMT, Q-Former, a Llama-family decoder, the three built-in heads.

@@ -19,7 +19,7 @@ pub trait FindFeatures: Send {
     fn see(&mut self, _model: &dyn Any) {}
 
     /// The batch is made: the model seen for it changes next.
-    fn let_go(&mut self) {}
+    fn release(&mut self) {}
 
     /// What the calls of a sample share, such as the features of its video.
     ///
@@ -104,7 +104,7 @@ impl TrainData for FeedData {
             })
             .collect::<Result<_>>();
         if let Some(find) = &mut self.features {
-            find.let_go();
+            find.release();
         }
         let samples = samples?;
         Ok(TrainBatch { batch, samples })

@@ -1,52 +1,17 @@
-//! The model that comes with the library.
-//!
-//! ```
-//! use tpo::prelude::*;
-//!
-//! # fn main() -> tpo::Result<()> {
-//! let device = DeviceChoice::Cpu.open()?;
-//! let mut session = tpo::presets::mini(&device, SessionOptions::default())?;
-//! # Ok(())
-//! # }
-//! ```
-//!
-//! `assets/mini/README.md` says what it learned from, for how long, and how well it answers.
+//! The files of the model that comes with the library.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use burn::tensor::Device;
-use tpo_core::head::HeadSet;
 use tpo_llm::tokenizer::Tokenizer;
 
 use super::{CONFIG_FILE, TpoConfig};
 use crate::error::{Error, Result};
-use crate::session::{Session, SessionOptions};
 
 const CONFIG: &str = include_str!("../../assets/mini/tpo.json");
 const TOKENIZER: &str = include_str!("../../assets/mini/tokenizer.json");
 const TOKENIZER_CONFIG: &str = include_str!("../../assets/mini/tokenizer_config.json");
 const WEIGHTS: &[u8] = include_bytes!("../../assets/mini/model.safetensors");
-
-/// The trained mini model: all parts and heads of VideoChat-TPO at small width, for 16 frames of 64
-/// pixels of the [synthetic world](tpo_data::synthetic). It knows nothing of real video.
-///
-/// Its files are part of the program; they are unpacked to a temporary folder while they are read.
-///
-/// # Errors
-/// [`Error::ModelDir`] when the temporary folder cannot be written; as [`Session::open`].
-pub fn mini(device: &Device, options: SessionOptions) -> Result<Session> {
-    mini_with_heads(device, options)
-}
-
-/// [`mini`] for a program with any heads, which must be those of the mini model.
-///
-/// # Errors
-/// As [`mini`]; [`Error::Weights`] naming what the mini model lacks of the heads.
-pub fn mini_with_heads<H: HeadSet>(device: &Device, options: SessionOptions) -> Result<Session<H>> {
-    let folder = Unpacked::new()?;
-    Ok(Session::open_with_heads(&folder.0, device, options, None)?.0)
-}
 
 /// Sizes of all parts of the mini model.
 ///
@@ -78,10 +43,10 @@ pub(crate) fn mini_tokenizer_files() -> Vec<(String, Vec<u8>)> {
 }
 
 /// A folder that goes when it is dropped.
-struct Unpacked(PathBuf);
+pub(crate) struct Unpacked(PathBuf);
 
 impl Unpacked {
-    fn new() -> Result<Self> {
+    pub(crate) fn new() -> Result<Self> {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let name = format!("tpo-mini-{}-{number}", std::process::id());
@@ -99,6 +64,13 @@ impl Unpacked {
             std::fs::write(&path, bytes).map_err(|e| failed(&path, e))?;
         }
         Ok(folder)
+    }
+}
+
+impl Unpacked {
+    /// The folder.
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
     }
 }
 

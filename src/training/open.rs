@@ -8,9 +8,9 @@ use tpo_train::TrainState;
 use tpo_train::checkpoint::files;
 use tpo_train::keep::find_checkpoint;
 
+use super::{recipe_model, staged_model};
 use crate::error::Result;
 use crate::session::{Session, SessionOptions};
-use crate::training::{recipe_model, staged_model};
 
 impl Session {
     /// The model of a training checkpoint with the built-in heads; see
