@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use burn::tensor::Device;
 use tpo::core::head::HeadSet;
@@ -27,6 +28,12 @@ const PLACES: [(&str, &str); 6] = [
     ("task_tokens.1", "task_tokens.temporal"),
     ("task_tokens.2", "task_tokens.mask"),
 ];
+
+/// One test at a time: weights are drawn from one generator.
+fn alone() -> MutexGuard<'static, ()> {
+    static LOCK: Mutex<()> = Mutex::new(());
+    LOCK.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 fn before() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/before")
@@ -93,6 +100,7 @@ fn patterns_of_before_name_the_same_parameters() {
 
 #[test]
 fn a_run_of_before_is_resumed_to_the_same_end() {
+    let _lock = alone();
     let device = Device::flex();
     let dir = tempfile::tempdir().unwrap();
     let at = Path::new("checkpoints/step-00000002");
@@ -141,6 +149,7 @@ fn a_run_of_before_is_resumed_to_the_same_end() {
 
 #[test]
 fn a_checkpoint_of_before_is_opened() {
+    let _lock = alone();
     let device = Device::flex();
     let mut session =
         Session::open_checkpoint(before(), &device, SessionOptions::default()).unwrap();
@@ -168,6 +177,7 @@ fn a_checkpoint_of_before_is_opened() {
 
 #[test]
 fn a_recipe_starts_from_a_checkpoint_of_before() {
+    let _lock = alone();
     let device = Device::flex();
     let text = std::fs::read_to_string(before().join("recipe.toml")).unwrap();
     let start = format!(

@@ -140,6 +140,8 @@ impl RunKeeper {
         let renaming = Renaming::of(&model);
         let tensors = checkpoint.tensors(files::OPTIMIZER)?.into_iter();
         state.optimizer.tensors = tensors.map(|(key, t)| (renaming.key(&key), t)).collect();
+        let steps = state.optimizer.steps.into_iter();
+        state.optimizer.steps = steps.map(|(key, n)| (renaming.key(&key), n)).collect();
         let mut keeper = Self::open(dir, recipe, &model, Some(&checkpoint), Some(step), bars)?;
         keeper.next_stage = state.stage_index;
         keeper.learn(state.stage_index, &model)?;
