@@ -9,7 +9,7 @@ use tpo_core::head::{HeadSet, HeadSpec};
 use tpo_core::model::CallOrder;
 use tpo_core::token::{TaskTokens, TokenId};
 use tpo_core::traits::AdapterSettings;
-use tpo_core::weights::DtypePolicy;
+use tpo_core::weights::{DtypePolicy, module_params};
 use tpo_llm::tokenizer::{AddedToken, Tokenizer};
 use tpo_llm::{
     LORA_TARGETS, LlmConfig, LoraConfig, TokenPlan, VocabularyRows, from_hf_dir, vocabulary,
@@ -314,7 +314,7 @@ pub fn recipe_model<H: HeadSet>(recipe: &Recipe, device: &Device) -> Result<Reci
     vocabulary::check(tokens, &named.tokenizer, &model.llm)?;
     let mut start = None;
     if let Some(path) = &spec.start {
-        let fresh = fresh_patterns(&spec.fresh)?;
+        let fresh = fresh_patterns(&spec.fresh, &model)?;
         let left_out = |path: &str| fresh.iter().any(|p| p.matches(path));
         if path.join(CONFIG_FILE).is_file() {
             model = start_from_directory(recipe, &config, path, model, &left_out)?;
@@ -358,14 +358,18 @@ fn start_from_directory<H: HeadSet>(
     load_over(path, config, model, dtype, left_out)
 }
 
-fn fresh_patterns(texts: &[String]) -> Result<Vec<PathPattern>> {
+fn fresh_patterns<H: HeadSet>(texts: &[String], model: &Tpo<H>) -> Result<Vec<PathPattern>> {
     let (mut patterns, mut problems) = (Vec::new(), Vec::new());
+    let params = module_params(model);
     for text in texts {
         match PathPattern::parse(text) {
             Ok(pattern) if pattern.is_exclusion() => {
                 problems.push(format!(
                     "model.fresh: `{text}` excludes; name what is fresh"
                 ));
+            }
+            Ok(pattern) if !params.iter().any(|p| pattern.matches(&p.path)) => {
+                problems.push(format!("model.fresh: `{text}` matches no parameter"));
             }
             Ok(pattern) => patterns.push(pattern),
             Err(why) => problems.push(format!("model.fresh: `{text}` {why}")),
