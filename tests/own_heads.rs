@@ -1,0 +1,389 @@
+//! A head from outside through every door: recipe, checkpoint, export, session, evaluation; and models
+//! whose visuals differ in length.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use burn::tensor::{Int, TensorData};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use tpo::core::cancel::CancelToken;
+use tpo::core::traits::LanguageModel;
+use tpo::data::synthetic::{RowsConfig, Split, WorldRows, WorldTask};
+use tpo::evaluation::{DataFile, ItemKind, Plan, PlanOptions, RunOutcome, SessionAnswerer, run};
+use tpo::export::{ExportOptions, export_model};
+use tpo::model::{ConnectorConfig, VisionConfig};
+use tpo::prelude::*;
+use tpo::train::Recipe;
+use tpo::training::{RunOptions, recipe_model, run_recipe};
+use tpo::vision::{InternVideo2Config, MlpConnectorConfig};
+use tpo::{HeadProgress, TrackFrames};
+
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct PointConfig {
+    hidden: Option<usize>,
+}
+
+#[derive(Module, Debug)]
+struct PointHead {
+    mlp: Mlp,
+}
+
+impl TaskHead for PointHead {
+    type Config = PointConfig;
+    type Target = [f32; 2];
+    type Output = Tensor<2>;
+    type Prediction = [f32; 2];
+    const NAME: &'static str = "point";
+
+    fn init(config: &PointConfig, sizes: &ModelSizes, device: &Device) -> tpo::core::Result<Self> {
+        let hidden = config.hidden.unwrap_or(sizes.llm);
+        let mlp = MlpConfig::new(vec![sizes.llm, hidden, 2]).init(device);
+        Ok(Self { mlp })
+    }
+    fn target(&self, truth: &Truth) -> tpo::core::Result<[f32; 2]> {
+        truth.to_value()
+    }
+    fn forward(&self, task: Tensor<2>, _: &HeadContext<'_>) -> tpo::core::Result<Tensor<2>> {
+        Ok(self.mlp.forward(task))
+    }
+    fn loss(
+        &self,
+        out: &Tensor<2>,
+        targets: &[[f32; 2]],
+        _: &HeadContext<'_>,
+    ) -> tpo::core::Result<LossTerms> {
+        let truth = TensorData::new(targets.concat(), [targets.len(), 2]);
+        let truth = Tensor::<2>::from_data(truth, &out.device());
+        Ok(LossTerms::new().with("l1", (out.clone() - truth).abs().mean(), 1.0))
+    }
+    fn decode(&self, out: Tensor<2>, _: &HeadContext<'_>) -> tpo::core::Result<Vec<[f32; 2]>> {
+        let values: Vec<f32> = out.into_data().iter::<f32>().collect();
+        Ok(values.chunks_exact(2).map(|v| [v[0], v[1]]).collect())
+    }
+    fn score(&self, answer: Option<&[f32; 2]>, target: &[f32; 2]) -> Vec<(&'static str, f64)> {
+        let distance = answer.map_or(2.0, |p| (p[0] - target[0]).hypot(p[1] - target[1]));
+        vec![("distance", distance.into())]
+    }
+}
+
+tpo::core::heads! {
+    struct MyHeads { region: RegionHead, temporal: TemporalHead, mask: MaskHead, point: PointHead }
+}
+
+fn device() -> Device {
+    DeviceChoice::Cpu.open().unwrap()
+}
+
+/// Clips of the world whose boxes have become points.
+fn points(dir: &Path) -> PathBuf {
+    let config = RowsConfig {
+        split: Split::Train,
+        queries_per_clip: 2,
+        ..RowsConfig::new([WorldTask::Region], 6, 3)
+    };
+    let file = WorldRows::new(config, 8, 32).unwrap().export(dir).unwrap();
+    let text = std::fs::read_to_string(&file).unwrap();
+    let mut out = String::new();
+    for line in text.lines() {
+        let mut row: Value = serde_json::from_str(line).unwrap();
+        for annotation in row["annotations"].as_array_mut().unwrap() {
+            let corner = json!([annotation["box"][0], annotation["box"][1]]);
+            *annotation = json!({"task": "point", "query": annotation["query"], "value": corner});
+        }
+        for turn in row["turns"].as_array_mut().unwrap() {
+            turn["answer"] = "At <task:point>".into();
+        }
+        out += &format!("{row}\n");
+    }
+    std::fs::write(&file, out).unwrap();
+    file
+}
+
+fn recipe(base: &Path, model: &str, data: &str, heads: &str) -> Recipe {
+    let text = format!(
+        r#"
+        name = "own"
+        seed = 5
+        [model]
+        directory = "{}"
+        {model}
+        [checkpoints]
+        keep_last = 1
+        [[stages]]
+        name = "own"
+        length = {{ steps = 2 }}
+        batch_size = 2
+        data = {{ sources = [{data}] }}
+        [[stages.groups]]
+        name = "new"
+        patterns = [{heads}]
+        learning_rate = 1e-3
+        [[stages.groups]]
+        name = "llm"
+        patterns = ["llm.**"]
+        learning_rate = 1e-3
+        "#,
+        base.display()
+    );
+    Recipe::read::<&str>(&text, "own.toml", &[]).unwrap()
+}
+
+const OWN: &str = r#""heads.point.**", "task_tokens.point""#;
+
+#[test]
+fn a_base_without_the_head_learns_it_and_is_opened_again() {
+    let (device, dir) = (device(), tempfile::tempdir().unwrap());
+    let at = |name: &str| dir.path().join(name);
+    let base = Session::nano(&device, 3, SessionOptions::default()).unwrap();
+    base.save(at("base")).unwrap();
+    let file = points(&at("data"));
+    let data = format!(
+        r#"{{ name = "points", annotations = "{}" }}"#,
+        file.display()
+    );
+    let recipe = recipe(
+        &at("base"),
+        r#"task_tokens = { point = "region" }"#,
+        &data,
+        OWN,
+    );
+
+    // Before a step: two new rows, the mean of the others; the token is the other head's.
+    let built = recipe_model::<MyHeads>(&recipe, &device).unwrap();
+    let rows = base.config().llm.vocab_size;
+    let tasks = built.model.registry();
+    let point = tasks.require("point").unwrap();
+    assert_eq!(
+        (point.routing.id, point.placeholder.id),
+        (rows as u32, rows as u32 + 1)
+    );
+    assert_eq!(built.model.llm.table_rows(), [rows + 2; 2]);
+    assert_eq!(
+        built.tokenizer.token_to_id("<point>"),
+        Some(point.placeholder.id)
+    );
+    let token = |task: &str| built.model.task_token(task).unwrap().into_data();
+    token("point").assert_eq(&token("region"), true);
+    let table = built
+        .model
+        .llm
+        .embed(Tensor::<2, Int>::from_data([[0, 1]], &device));
+    let before = base
+        .model()
+        .llm
+        .embed(Tensor::<2, Int>::from_data([[0, 1]], &device));
+    table.into_data().assert_eq(&before.into_data(), true);
+
+    let options = RunOptions::new(at("run"), &device);
+    let summary = run_recipe::<MyHeads>(&recipe, &options).unwrap();
+    let built = summary.model;
+    let ids = || Tensor::<2, Int>::from_data([[5, 9, rows as i64, rows as i64 + 1]], &device);
+    let logits = |model: &Tpo<MyHeads>| {
+        let hidden = model.llm.hidden(model.llm.embed(ids()), None).unwrap();
+        model.llm.logits(hidden).into_data()
+    };
+    let trained = logits(&built.model);
+    let model = built.model.clone();
+    export_model(
+        model,
+        &built.config,
+        &built.tokenizer_files,
+        at("model"),
+        &ExportOptions::default(),
+    )
+    .unwrap();
+
+    // A new session: the same logits, the head answers, the old ones too.
+    let options = SessionOptions::default;
+    let (mut session, _) =
+        Session::<MyHeads>::open_with_heads(at("model"), &device, options(), None).unwrap();
+    logits(session.model()).assert_eq(&trained, true);
+    let clip = dir.path().join("data/clips");
+    let folder = std::fs::read_dir(clip).unwrap().next().unwrap().unwrap();
+    let frames = tpo::data::open_frames(folder.path(), 2.0, &Default::default()).unwrap();
+    session.load_reader(Arc::new(frames), None).unwrap();
+    for task in ["point", "region", "temporal", "mask"] {
+        let question = Question::new("Where is it?").with_task(task);
+        let reply = session.ask(question).unwrap().collect_reply().unwrap();
+        assert_eq!(reply.tasks[0].task, task);
+        assert!(!reply.tasks[0].drawing().text.is_empty());
+        if task == "point" {
+            assert!(reply.tasks[0].get::<[f32; 2]>().is_some());
+        }
+    }
+    // The run's checkpoint is the same model.
+    let run_dir = at("run");
+    let again = Session::<MyHeads>::checkpoint_with_heads(run_dir, &device, options()).unwrap();
+    logits(again.model()).assert_eq(&trained, true);
+    // A program without the head says what is wrong.
+    let error = Session::open(at("model"), &device, options(), None).unwrap_err();
+    assert!(error.to_string().contains("heads.point"), "{error}");
+
+    // Its own task is evaluated by its own score.
+    let questions = PlanOptions {
+        kinds: vec![ItemKind::Own],
+        route: tpo::evaluation::Route::Always,
+        ..PlanOptions::default()
+    };
+    let plan = Plan::from_file(&DataFile::new(file, None), questions).unwrap();
+    let mut answerer = SessionAnswerer::new(&mut session, "own", plan.route, plan.answers);
+    let out = at("scores");
+    let done = run(&plan, &mut answerer, &out, &Default::default(), &mut |_| {
+        true
+    })
+    .unwrap();
+    let RunOutcome::Done(results) = done else {
+        panic!("stopped")
+    };
+    let scores = &results.scores[0];
+    assert_eq!((scores.task.as_str(), scores.unanswered), ("point", 0));
+    assert_eq!(scores.scores[0].name, "distance");
+    let mean = scores.scores[0].value.unwrap();
+    assert!((0.0..2.0).contains(&mean), "{mean}");
+}
+
+#[test]
+fn a_head_that_no_row_calls_is_refused_before_the_first_step() {
+    let (device, dir) = (device(), tempfile::tempdir().unwrap());
+    let base = Session::nano(&device, 3, SessionOptions::default()).unwrap();
+    base.save(dir.path().join("base")).unwrap();
+    let world = r#"{ name = "w", synthetic = { tasks = ["region"], rows = 4 } }"#;
+    let recipe = recipe(&dir.path().join("base"), "", world, OWN);
+    let options = RunOptions::new(dir.path().join("run"), &device);
+    let error = run_recipe::<MyHeads>(&recipe, &options)
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("none of its rows calls `point`"), "{error}");
+}
+
+#[test]
+fn an_answer_is_cancelled_in_the_middle_of_a_mask() {
+    let device = device();
+    let cancel = CancelToken::new();
+    let stop = cancel.clone();
+    let options = SessionOptions {
+        cancel: cancel.clone(),
+        track: TrackFrames::All,
+        progress: Some(HeadProgress(Arc::new(move |what, done, _| {
+            if what == "frames" && done == 3 {
+                stop.cancel();
+            }
+        }))),
+        ..SessionOptions::default()
+    };
+    let mut session = Session::nano(&device, 1, options).unwrap();
+    session
+        .load_video("assets/bouncing_shapes.mp4", None)
+        .unwrap();
+    let follow = || Question::new("Follow it.").with_task("mask");
+    let error = session.ask(follow()).unwrap().collect_reply().unwrap_err();
+    assert!(
+        matches!(error, tpo::Error::Core(tpo::core::CoreError::Cancelled)),
+        "{error}"
+    );
+    assert!(session.history().is_empty());
+    // It says so at once until it is reset.
+    assert!(session.ask(follow()).unwrap().collect_reply().is_err());
+    cancel.reset();
+    let words = session.ask(Question::new("What is it?")).unwrap();
+    words.collect_reply().unwrap();
+    assert_eq!(session.history().len(), 1);
+}
+
+/// InternVideo2 before an MLP gives a row per token: an image and a video differ in length.
+#[test]
+fn visuals_of_unequal_length_in_a_session_and_in_a_batch() {
+    let (device, dir) = (device(), tempfile::tempdir().unwrap());
+    let base = Session::nano(&device, 3, SessionOptions::default()).unwrap();
+    base.save(dir.path().join("sizes")).unwrap();
+    let vision = InternVideo2Config::mini();
+    let mut config = base.config().clone();
+    let d_llm = config.llm.hidden_size;
+    config.input.frames = vision.num_frames;
+    config.input.size = vision.img_size;
+    config.heads = config
+        .heads
+        .with::<TemporalHead>(
+            &TemporalHeadConfig::mini(d_llm, vision.embed_dim).with_clip_seconds(0.5),
+        )
+        .unwrap();
+    config.connector = ConnectorConfig::Mlp(MlpConnectorConfig::new(vision.embed_dim, d_llm));
+    config.vision = VisionConfig::InternVideo2(vision);
+    let json = serde_json::to_string(&config).unwrap();
+    std::fs::write(dir.path().join("sizes/tpo.json"), json).unwrap();
+
+    let mut session = Session::random(
+        dir.path().join("sizes"),
+        &device,
+        1,
+        SessionOptions::default(),
+    )
+    .unwrap();
+    let mut lengths = Vec::new();
+    let data = points(&dir.path().join("data"));
+    let clips = data.parent().unwrap().join("clips");
+    let clip = std::fs::read_dir(clips)
+        .unwrap()
+        .next()
+        .unwrap()
+        .unwrap()
+        .path();
+    session.load_image(clip.join("0000.png")).unwrap();
+    session
+        .ask(Question::new("?"))
+        .unwrap()
+        .collect_reply()
+        .unwrap();
+    lengths.push(config.rows(&tpo::core::traits::VisualShape::image((32, 32))));
+    let frames = tpo::data::open_frames(&clip, 2.0, &Default::default()).unwrap();
+    session.load_reader(Arc::new(frames), None).unwrap();
+    session
+        .ask(Question::new("?"))
+        .unwrap()
+        .collect_reply()
+        .unwrap();
+    let video = tpo::core::traits::VisualShape::video((32, 32), config.input.frames);
+    lengths.push(config.rows(&video));
+    assert!(lengths[0] < lengths[1], "{lengths:?}");
+
+    // Both in one batch of a training run.
+    let name = clip.file_name().unwrap().to_string_lossy().into_owned();
+    let row = |media: Value| {
+        json!({"media": media, "turns": [{"question": "What?", "answer": "A shape."}]}).to_string()
+    };
+    let rows = [
+        row(json!({"image": format!("clips/{name}/0000.png")})),
+        row(json!({"frames": format!("clips/{name}"), "fps": 2.0})),
+    ];
+    let file = data.parent().unwrap().join("both.jsonl");
+    std::fs::write(&file, rows.join("\n")).unwrap();
+    let text = format!(
+        r#"
+        name = "ragged"
+        [model]
+        sizes = "{}"
+        [[stages]]
+        name = "both"
+        length = {{ steps = 2 }}
+        batch_size = 2
+        data = {{ sources = [{{ name = "both", annotations = "{}" }}] }}
+        [[stages.groups]]
+        name = "connector"
+        patterns = ["connector.**"]
+        learning_rate = 1e-3
+        "#,
+        dir.path().join("sizes").display(),
+        file.display()
+    );
+    let recipe = Recipe::read::<&str>(&text, "ragged.toml", &[]).unwrap();
+    let options = RunOptions::new(dir.path().join("run"), &device);
+    let before = recipe_model::<tpo::BuiltInHeads>(&recipe, &device).unwrap();
+    let after = run_recipe::<tpo::BuiltInHeads>(&recipe, &options).unwrap();
+    let weight = |model: &Tpo| match &model.connector {
+        tpo::model::Connector::Mlp(mlp) => mlp.linear_1.weight.val().into_data(),
+        tpo::model::Connector::QFormer(_) => panic!("another connector"),
+    };
+    assert_ne!(weight(&before.model), weight(&after.model.model));
+}
