@@ -314,7 +314,7 @@ fn visuals_of_unequal_length_in_a_session_and_in_a_batch() {
     let json = serde_json::to_string(&config).unwrap();
     std::fs::write(dir.path().join("sizes/tpo.json"), json).unwrap();
 
-    let mut session = Session::random(
+    let mut session: Session = Session::random(
         dir.path().join("sizes"),
         &device,
         1,
