@@ -106,7 +106,7 @@ fn model(device: &Device) -> Outcome<Model> {
 
 /// The `seed`-th clip `[2 frames, 3, 16, 16]` of four fields, and how many of them are bright.
 fn clip(seed: u64) -> (Vec<f32>, f32) {
-    let bright = |field: usize| tpo::core::recompute::mix(seed, field as u64) & 1 == 1;
+    let bright = |field: usize| tpo::core::gradient_checkpointing::mix(seed, field as u64) & 1 == 1;
     let field = |i: usize| i / 8 % 2 + i / 128 % 2 * 2;
     let pixel = |i: usize| if bright(field(i)) { 1.0 } else { -1.0 };
     let count = (0..4).filter(|f| bright(*f)).count() as f32;

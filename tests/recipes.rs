@@ -165,7 +165,7 @@ fn models_that_do_not_exist_are_named() {
     assert!(problems(nowhere)[0].contains("no/such/model is not a directory"));
 }
 
-/// Peaks that `train --measure` and the bench rows `lora-step` and `lora-step-recomputed` found, in
+/// Peaks that `train --measure` and the bench rows `lora-step` and `lora-step-checkpointed` found, in
 /// MiB; see `MemoryEstimate`.
 #[test]
 fn memory_estimates_are_near_what_was_measured() {
@@ -182,10 +182,10 @@ fn memory_estimates_are_near_what_was_measured() {
     // process itself took this much beside it.
     const BESIDE: f64 = 40.0;
     let measured = [("region-head", 140.0, 120.0), ("co-training", 191.0, 155.0)];
-    for (stage, kept, recomputed) in measured {
+    for (stage, kept, checkpointed) in measured {
         let found = told.stages.iter().find(|s| s.stage.name == stage).unwrap();
         near(stage, found.memory.total(false), kept - BESIDE);
-        near(stage, found.memory.total(true), recomputed - BESIDE);
+        near(stage, found.memory.total(true), checkpointed - BESIDE);
     }
 
     let targets = LORA_TARGETS.into_iter().filter(|t| *t != "lm_head");
@@ -197,7 +197,7 @@ fn memory_estimates_are_near_what_was_measured() {
     };
     let lm = config.lora(lora).init(&Device::flex()).unwrap();
     // The row stops before the output layer.
-    let part = PartShape::new("llm", ["model."], 512).with_recomputed_blocks();
+    let part = PartShape::new("llm", ["model."], 512).with_checkpointed_blocks();
     let shape = ModelShape::of("two layers", &lm, Vec::new(), vec![part]);
     let recipe = Recipe::read::<&str>(
         r#"
@@ -215,5 +215,5 @@ fn memory_estimates_are_near_what_was_measured() {
     .unwrap();
     let memory = recipe.explain(&shape, &|_| None).unwrap().stages[0].memory;
     near("two layers", memory.total(false), 2118.0);
-    near("two layers, recomputed", memory.total(true), 1973.0);
+    near("two layers, checkpointed", memory.total(true), 1973.0);
 }

@@ -77,7 +77,7 @@ pub fn measure(row: &Row, args: &Args) -> Outcome<Measured> {
         Task::CgDetr => bench.cg_detr(),
         Task::CgDetrTrain => bench.cg_detr_train(),
         Task::LoraStep => bench.samples(training::lora_step(&bench.device, false)?),
-        Task::LoraStepRecomputed => bench.samples(training::lora_step(&bench.device, true)?),
+        Task::LoraStepCheckpointed => bench.samples(training::lora_step(&bench.device, true)?),
         Task::AdamWStep => bench.samples(training::adamw_step(&bench.device)?),
         Task::TpoStep => bench.samples(training::tpo_step(&bench.device)?),
         Task::VideoDecode => bench.video_decode(args),

@@ -51,7 +51,7 @@ pub enum Task {
     CgDetrTrain,
     LoraStep,
     /// [`Task::LoraStep`] with every block's activations computed again.
-    LoraStepRecomputed,
+    LoraStepCheckpointed,
     AdamWStep,
     TpoStep,
     VideoDecode,
@@ -81,7 +81,7 @@ impl Row {
     /// The row of the same name in `twin.py`, which takes the dtype as an option and recomputes
     /// nothing.
     pub fn twin_name(&self) -> &'static str {
-        ["-f16", "-bf16", "-recomputed"]
+        ["-f16", "-bf16", "-checkpointed"]
             .iter()
             .find_map(|suffix| self.name.strip_suffix(suffix))
             .unwrap_or(self.name)
@@ -133,7 +133,7 @@ const ROWS: [(&str, Task, Dtype, &str); 24] = {
         ("cgdetr", Task::CgDetr, F32, "75 clips, 32 words"),
         ("cgdetr-train", Task::CgDetrTrain, F32, "4 x (75 clips, 32 words), losses and gradients"),
         ("lora-step", Task::LoraStep, F32, "2 Mistral layers, 512 tokens: gradients and AdamW"),
-        ("lora-step-recomputed", Task::LoraStepRecomputed, F32, "the same with recomputed blocks (twin: without)"),
+        ("lora-step-checkpointed", Task::LoraStepCheckpointed, F32, "the same with checkpointed blocks (twin: without)"),
         ("adamw-step", Task::AdamWStep, F32, "clipping and AdamW, 448 tensors, 42M values"),
         ("tpo-step", Task::TpoStep, F32, "nano model, 4 clips of 8x64x64, whole step"),
         ("video-decode", Task::VideoDecode, F32, "open, 16 middle frames to RGB"),
@@ -200,7 +200,7 @@ fn work(task: Task, dtype: Dtype) -> (f64, f64) {
         }
         Task::CgDetr => cg_detr(1.0, false),
         Task::CgDetrTrain => cg_detr(4.0, true),
-        Task::LoraStep | Task::LoraStepRecomputed => {
+        Task::LoraStep | Task::LoraStepCheckpointed => {
             let (flops, weights, _) = llama_layer(&MISTRAL, LORA_TOKENS, 0);
             let layers = LORA_LAYERS as f64;
             // Forward, and the gradient of the input; that of a frozen weight is not taken.

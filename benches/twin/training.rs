@@ -36,7 +36,7 @@ fn group(patterns: &[&str]) -> ParamGroupSpec {
 }
 
 /// Forward, backward, clipping and AdamW on the adapters of Mistral layers.
-pub fn lora_step(device: &Device, recompute: bool) -> Outcome<Step> {
+pub fn lora_step(device: &Device, checkpointing: bool) -> Outcome<Step> {
     let config = LlmConfig {
         num_hidden_layers: LORA_LAYERS,
         vocab_size: 64,
@@ -55,9 +55,9 @@ pub fn lora_step(device: &Device, recompute: bool) -> Outcome<Step> {
     Ok(Box::new(move || {
         let model = lm.take().ok_or("an earlier step failed")?;
         let mut grads = GradientSet::new();
-        if recompute {
-            let mut tape = tpo::core::recompute::Tape::new(None);
-            let hidden = model.hidden_recomputed(x.clone().autodiff(), None, &mut tape)?;
+        if checkpointing {
+            let mut tape = tpo::core::gradient_checkpointing::Tape::new(None);
+            let hidden = model.hidden_checkpointed(x.clone().autodiff(), None, &mut tape)?;
             tape.backward(&hidden.square().mean(), |part| grads.add(&model, part));
         } else {
             let hidden = model.hidden(x.clone().autodiff(), None)?;

@@ -39,8 +39,8 @@ pub(super) struct Args {
     #[command(flatten)]
     device: DeviceArgs,
     /// Compute activations again in the backward pass: less memory, about a third more time.
-    #[arg(long)]
-    recompute: bool,
+    #[arg(long, alias = "recompute")]
+    gradient_checkpointing: bool,
     #[command(flatten)]
     towers: TowerArgs,
     /// No progress bar.
@@ -99,7 +99,7 @@ pub(super) fn run<H: HeadSet>(args: Args) -> Outcome {
         resume: args.resume,
         bars: !args.quiet,
         stop_after: args.stop_after,
-        recompute: args.recompute,
+        gradient_checkpointing: args.gradient_checkpointing,
         towers,
         features,
         ..RunOptions::new("", &device)
@@ -150,7 +150,7 @@ fn measure<H: HeadSet>(
     };
     let mib = |bytes: u64| bytes as f64 / (1_u64 << 20) as f64;
     let estimate = explanation.stages.iter().find(|s| s.stage.name == stage);
-    let estimate = estimate.map_or(0, |s| s.memory.total(options.recompute));
+    let estimate = estimate.map_or(0, |s| s.memory.total(options.gradient_checkpointing));
     println!(
         "{stage}: {:.0} MiB at the most, {:.0} MiB after a step; the estimate is {:.0} MiB",
         mib(found.peak),

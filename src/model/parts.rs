@@ -6,7 +6,7 @@
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use serde::{Deserialize, Serialize};
-use tpo_core::recompute::Tape;
+use tpo_core::gradient_checkpointing::Tape;
 use tpo_core::traits::{Connector as Connect, Instruction, VisionEncoder, VisualRows, VisualShape};
 use tpo_core::weights::KeyRules;
 use tpo_vision::{
@@ -196,14 +196,14 @@ impl VisionEncoder for Vision {
         }
     }
 
-    fn encode_recomputed<'m>(
+    fn encode_checkpointed<'m>(
         &'m self,
         frames: Tensor<5>,
         tape: &mut Tape<'m>,
     ) -> tpo_core::Result<Tensor<3>> {
         match self {
-            Self::Umt(encoder) => encoder.encode_recomputed(frames, tape),
-            Self::InternVideo2(encoder) => encoder.encode_recomputed(frames, tape),
+            Self::Umt(encoder) => encoder.encode_checkpointed(frames, tape),
+            Self::InternVideo2(encoder) => encoder.encode_checkpointed(frames, tape),
         }
     }
 

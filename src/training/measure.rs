@@ -58,7 +58,7 @@ pub fn measure_stage<H: HeadSet>(
     let train = TrainOptions {
         seed,
         stage_index: place,
-        recompute: options.recompute,
+        gradient_checkpointing: options.gradient_checkpointing,
         ..TrainOptions::new(&options.device)
     };
     let mut trainer = Trainer::new(built.model, stage, &stream, train)?;

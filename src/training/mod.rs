@@ -49,7 +49,7 @@ pub struct RunOptions {
     /// included. The schedule is that of the whole recipe.
     pub stop_after: Option<u64>,
     /// Compute activations again in the backward pass: less memory, more time.
-    pub recompute: bool,
+    pub gradient_checkpointing: bool,
     /// Towers of the temporal head, for a model that does not use its own parts.
     pub towers: Option<TemporalTowers>,
     /// Where video features of those towers are kept.
@@ -65,7 +65,7 @@ impl RunOptions {
             resume: false,
             bars: false,
             stop_after: None,
-            recompute: false,
+            gradient_checkpointing: false,
             towers: None,
             features: None,
         }
@@ -168,7 +168,7 @@ pub fn run_recipe_with<H: HeadSet>(
     };
     let train = TrainOptions {
         seed: recipe.seed,
-        recompute: options.recompute,
+        gradient_checkpointing: options.gradient_checkpointing,
         ..TrainOptions::new(&options.device)
     };
     let parts = (built.config.clone(), built.tokenizer.clone());

@@ -49,12 +49,12 @@ fn shape_of<H: HeadSet>(name: String, config: &TpoConfig, prompt: usize) -> Resu
     let tokens = config.vision.tokens(video.pictures);
     let visual = config.rows(&video);
     let parts = vec![
-        PartShape::new("vision", ["vision."], tokens).with_recomputed_blocks(),
+        PartShape::new("vision", ["vision."], tokens).with_checkpointed_blocks(),
         PartShape::new("connector", ["connector."], visual)
             .with_rows_of("crossattention.self.key", tokens)
             .with_rows_of("crossattention.self.value", tokens),
         PartShape::new("task tokens", ["task_tokens."], 0),
-        PartShape::new("llm", ["llm."], prompt).with_recomputed_blocks(),
+        PartShape::new("llm", ["llm."], prompt).with_checkpointed_blocks(),
         // Once per task token; what a frozen tower does is not kept.
         PartShape::new("heads", ["heads."], 1),
     ];

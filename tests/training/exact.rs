@@ -14,11 +14,11 @@ fn device() -> Device {
 }
 
 /// Weights and losses after `steps` steps of `rows · accumulation` samples.
-fn train(rows: usize, accumulation: usize, steps: u64, recompute: bool) -> (Bits, Vec<f64>) {
+fn train(rows: usize, accumulation: usize, steps: u64, checkpointing: bool) -> (Bits, Vec<f64>) {
     let config = config(0.0);
     let mut data = data(&config, rows);
     let mut options = TrainOptions::new(&device());
-    options.recompute = recompute;
+    options.gradient_checkpointing = checkpointing;
     let stage = stage(&EVERYTHING, steps, accumulation);
     let mut trainer = Trainer::new(model(&config), stage, &data, options).unwrap();
     let losses = (0..steps)
@@ -61,18 +61,22 @@ fn accumulation_equals_the_large_batch() {
 }
 
 #[test]
-fn recomputed_activations_give_the_same_run() {
+fn gradient_checkpointing_gives_the_same_run() {
     let _lock = alone();
-    assert_close(&train(2, 1, 3, false), &train(2, 1, 3, true), "recomputed");
+    assert_close(
+        &train(2, 1, 3, false),
+        &train(2, 1, 3, true),
+        "checkpointed",
+    );
 }
 
 #[test]
-fn workers_of_one_process_do_not_recompute() {
+fn workers_of_one_process_refuse_gradient_checkpointing() {
     let _lock = alone();
     let config = config(0.0);
     let data = data(&config, 1);
     let mut options = TrainOptions::new(&device());
-    options.recompute = true;
+    options.gradient_checkpointing = true;
     options.worker = Worker::group(2, Reduce::Host).remove(0);
     let stage = stage(&EVERYTHING, 1, 1);
     let error = Trainer::new(model(&config), stage, &data, options).unwrap_err();
@@ -155,13 +159,13 @@ impl<M: Module> Hooks<M> for StopAt {
 }
 
 /// With dropout, and with recomputation, whose dropout must repeat.
-fn resume_is_exact(recompute: bool) {
+fn resume_is_exact(checkpointing: bool) {
     let config = config(0.1);
     let stage = stage(&EVERYTHING, 6, 2);
     let options = || {
         let mut options = TrainOptions::new(&device());
         options.seed = 11;
-        options.recompute = recompute;
+        options.gradient_checkpointing = checkpointing;
         options
     };
     let run = |hooks: &mut StopAt| {

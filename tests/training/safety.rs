@@ -56,10 +56,10 @@ fn nothing_to_learn_is_an_error() {
     let config = config(0.0);
     let mut stage = stage(&["heads.region.**"], 2, 1);
     stage.loss.other_heads = 0.0;
-    for recompute in [false, true] {
+    for checkpointing in [false, true] {
         let mut data = data(&config, 1);
         let mut options = TrainOptions::new(&device());
-        options.recompute = recompute;
+        options.gradient_checkpointing = checkpointing;
         let mut trainer = Trainer::new(model(&config), stage.clone(), &data, options).unwrap();
         let error = trainer.step(&mut data).unwrap_err();
         assert!(

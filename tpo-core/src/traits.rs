@@ -4,8 +4,8 @@ use burn::module::{Module, ModuleDisplay};
 use burn::tensor::{Device, Int, Tensor};
 
 use crate::error::{CoreError, Result};
+use crate::gradient_checkpointing::Tape;
 use crate::prompt::Visual;
-use crate::recompute::Tape;
 
 /// Turns frames into visual tokens.
 pub trait VisionEncoder: Module + ModuleDisplay + 'static {
@@ -18,7 +18,7 @@ pub trait VisionEncoder: Module + ModuleDisplay + 'static {
 
     /// [`VisionEncoder::encode`] whose blocks are segments of `tape`, so that their activations
     /// are computed again in the backward pass. Without blocks to forget it is the same.
-    fn encode_recomputed<'m>(
+    fn encode_checkpointed<'m>(
         &'m self,
         frames: Tensor<5>,
         _tape: &mut Tape<'m>,
@@ -200,7 +200,7 @@ pub trait LanguageModel: Module + ModuleDisplay + 'static {
 
     /// [`LanguageModel::hidden`] whose blocks are segments of `tape`, so that their activations
     /// are computed again in the backward pass. Without blocks to forget it is the same.
-    fn hidden_recomputed<'m>(
+    fn hidden_checkpointed<'m>(
         &'m self,
         embeds: Tensor<3>,
         mask: Option<&AttentionMask>,
@@ -210,12 +210,12 @@ pub trait LanguageModel: Module + ModuleDisplay + 'static {
     }
 
     /// [`LanguageModel::hidden`] of rows with turns that do not see each other, behind what they
-    /// share. With a `tape` as [`LanguageModel::hidden_recomputed`].
+    /// share. With a `tape` as [`LanguageModel::hidden_checkpointed`].
     ///
     /// # Errors
     /// [`CoreError::TurnsApart`] when the model cannot, or for a map of another shape or one whose
     /// turns are out of order.
-    fn hidden_apart<'m>(
+    fn hidden_packed<'m>(
         &'m self,
         _embeds: Tensor<3>,
         _mask: Option<&AttentionMask>,
@@ -223,7 +223,7 @@ pub trait LanguageModel: Module + ModuleDisplay + 'static {
         _tape: Option<&mut Tape<'m>>,
     ) -> Result<Tensor<3>> {
         Err(CoreError::TurnsApart {
-            why: "this language model reads whole dialogues only; leave `apart` out".into(),
+            why: "this language model reads whole dialogues only; leave `packed_turns` out".into(),
         })
     }
 

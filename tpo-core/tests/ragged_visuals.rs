@@ -3,10 +3,10 @@
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use tpo_core::CoreError;
+use tpo_core::gradient_checkpointing::Tape;
 use tpo_core::head::NoHeads;
 use tpo_core::model::{PaddingSide, TokenBatch, TpoBatch, TpoModel};
 use tpo_core::prompt::PromptIds;
-use tpo_core::recompute::Tape;
 use tpo_core::token::TaskRegistry;
 use tpo_core::traits::{
     AttentionMask, Connector, DecodeCache, Instruction, LanguageModel, VisionEncoder, VisualInput,
@@ -33,7 +33,7 @@ impl VisionEncoder for Pixels {
     fn encode(&self, frames: Tensor<5>) -> tpo_core::Result<Tensor<3>> {
         Ok(Self::tokens(frames) * self.scale.val().reshape([1, 1, D]))
     }
-    fn encode_recomputed<'m>(
+    fn encode_checkpointed<'m>(
         &'m self,
         frames: Tensor<5>,
         tape: &mut Tape<'m>,
@@ -251,12 +251,12 @@ fn every_visual_fills_its_own_slots() {
 #[test]
 fn gradients_reach_every_visual() {
     let device = Device::flex().autodiff();
-    for recomputed in [false, true] {
+    for checkpointed in [false, true] {
         let model = model(false, &device);
         let batch = batch(ROWS, &device);
         let pixels: Vec<Tensor<4>> = batch.visuals.iter().map(|v| v.pixels.clone()).collect();
         let mut tape = Tape::new(None);
-        let output = match recomputed {
+        let output = match checkpointed {
             true => model.forward_with(batch, &[], Some(&mut tape)),
             false => model.forward(batch, &[]),
         };
@@ -273,7 +273,7 @@ fn gradients_reach_every_visual() {
                 *sum += part;
             }
         };
-        assert_eq!(tape.is_empty(), !recomputed);
+        assert_eq!(tape.is_empty(), !checkpointed);
         tape.backward(&loss, |grads| {
             for (sum, pixels) in found.iter_mut().zip(&pixels) {
                 add(sum, pixels.grad(grads).map(values));
@@ -293,8 +293,8 @@ fn gradients_reach_every_visual() {
                 }
             }
         }
-        assert_eq!(found, expected, "recomputed: {recomputed}");
-        assert_eq!(scale, expected_scale, "recomputed: {recomputed}");
+        assert_eq!(found, expected, "checkpointed: {checkpointed}");
+        assert_eq!(scale, expected_scale, "checkpointed: {checkpointed}");
     }
 }
 

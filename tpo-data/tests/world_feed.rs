@@ -140,25 +140,25 @@ fn one_clip_carries_turns_of_all_tasks() {
     assert!(several > 0, "some head is called twice in one conversation");
 }
 
-/// Turns apart are laid out as rows with one turn each, but for the clip, which comes once.
+/// Packed turns are laid out as rows with one turn each, but for the clip, which comes once.
 #[test]
-fn turns_apart_are_rows_of_their_own() {
+fn packed_turns_are_rows_of_their_own() {
     let mut world = rows(&ALL, 6);
     world.queries_per_clip = 5;
-    let source = |apart| SourceConfig {
-        apart,
+    let source = |packed_turns| SourceConfig {
+        packed_turns,
         ..SourceConfig::world(world.clone())
     };
     let whole = all(open(&config(vec![source(false)])).unwrap());
-    let apart = all(open(&config(vec![source(true)])).unwrap());
-    for (whole, apart) in whole.iter().zip(&apart) {
-        assert!(whole.tokens.turns.is_empty() && whole.tokens.apart().is_none());
-        let map = apart.tokens.apart().unwrap();
-        apart.tokens.check().unwrap();
+    let packed_turns = all(open(&config(vec![source(true)])).unwrap());
+    for (whole, packed_turns) in whole.iter().zip(&packed_turns) {
+        assert!(whole.tokens.turns.is_empty() && whole.tokens.packed_turns().is_none());
+        let map = packed_turns.tokens.packed_turns().unwrap();
+        packed_turns.tokens.check().unwrap();
         for (i, turns) in map.iter().enumerate() {
-            let ids = &apart.tokens.ids[i];
+            let ids = &packed_turns.tokens.ids[i];
             let shared = turns.iter().take_while(|t| **t == 0).count();
-            let visual = &apart.tokens.visual[i];
+            let visual = &packed_turns.tokens.visual[i];
             assert!(visual[..shared].iter().filter(|v| **v).count() == 3);
             assert!(visual[shared..].iter().all(|v| !v));
             assert_eq!(turns.iter().max(), Some(&5));
@@ -177,11 +177,11 @@ fn turns_apart_are_rows_of_their_own() {
                     .filter(|l| *l != tpo_core::model::IGNORE_LABEL)
                     .collect()
             };
-            assert_eq!(learned(whole), learned(apart));
-            assert_eq!(whole.samples[i].truths, apart.samples[i].truths);
+            assert_eq!(learned(whole), learned(packed_turns));
+            assert_eq!(whole.samples[i].truths, packed_turns.samples[i].truths);
             // Later turns of a dialogue have no BOS.
             let real = |b: &Collated| b.tokens.mask[i].iter().filter(|m| **m).count();
-            assert_eq!(real(apart), real(whole) + 4);
+            assert_eq!(real(packed_turns), real(whole) + 4);
         }
     }
 }
@@ -378,7 +378,7 @@ fn splits_and_groups() {
     ]);
     config.group_by = GroupBy::MediaAndTasks;
     let feed = open(&config).unwrap();
-    // Batches of three: 4 rows and 3 rows apart.
+    // Batches of three: 4 rows and 3 packed rows.
     assert_eq!(feed.plan().batches(), 3);
     let groups: Vec<_> = feed.sources().iter().map(|s| s.groups()[0]).collect();
     assert_eq!(groups, [("video:mask:region:temporal", 4), ("video", 3)]);

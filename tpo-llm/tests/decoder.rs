@@ -332,7 +332,7 @@ fn other_adapters_compute_the_same() {
 /// Three turns behind four shared positions, and a row with one turn that is padded: every turn has
 /// the values and gradients that it has alone behind what they share.
 #[test]
-fn turns_apart_are_as_if_alone() {
+fn packed_turns_are_as_if_alone() {
     let device = Device::flex().autodiff();
     for config in configs() {
         device.seed(11);
@@ -361,15 +361,15 @@ fn turns_apart_are_as_if_alone() {
             .embed(place(ids(&[&first, &second])))
             .detach()
             .require_grad();
-        let apart = lm.hidden_apart(embeds.clone(), Some(&mask), &map, None);
+        let apart = lm.hidden_packed(embeds.clone(), Some(&mask), &map, None);
         if config.sliding_window.is_some() {
             let text = apart.unwrap_err().to_string();
             assert!(text.contains("narrower than the 12"), "{text}");
             continue;
         }
         let apart = apart.unwrap();
-        let mut tape = tpo_core::recompute::Tape::new(None);
-        let again = lm.hidden_apart(embeds.clone(), Some(&mask), &map, Some(&mut tape));
+        let mut tape = tpo_core::gradient_checkpointing::Tape::new(None);
+        let again = lm.hidden_packed(embeds.clone(), Some(&mask), &map, Some(&mut tape));
         assert_close(again.unwrap().inner(), apart.clone().inner(), "recomputed");
         let d = config.hidden_size;
         // Only the turns count: what they share comes once here and once a turn below.
@@ -424,11 +424,11 @@ fn turns_out_of_order_are_refused() {
     let embeds = lm.embed(ids(&[&[1, 2, 3, 4]]));
     for map in [[1, 0, 1, 1], [0, 2, 1, 1], [0, 1, 0, 1]] {
         let text = lm
-            .hidden_apart(embeds.clone(), None, &[map.to_vec()], None)
+            .hidden_packed(embeds.clone(), None, &[map.to_vec()], None)
             .unwrap_err()
             .to_string();
         assert!(text.contains("in order"), "{map:?}: {text}");
     }
-    let short = lm.hidden_apart(embeds, None, &[vec![0, 1]], None);
+    let short = lm.hidden_packed(embeds, None, &[vec![0, 1]], None);
     assert!(short.unwrap_err().to_string().contains("[1, 4]"));
 }

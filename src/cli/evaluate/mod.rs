@@ -37,6 +37,8 @@ enum Task {
     Choice,
     /// Short answers, by exact match; with a model only
     Text,
+    /// Tasks of your own, scored by their heads; with a model only
+    Own,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -264,7 +266,7 @@ fn score(args: &Args) -> Outcome<(Format, Scored)> {
         Task::Track => Format::Lasot,
         Task::Region => Format::Refcoco,
         Task::Choice => Format::Mvbench,
-        Task::Text => Format::Schema,
+        Task::Text | Task::Own => Format::Schema,
     });
     let scored = match (task, format) {
         (Task::Temporal, Format::Qvhighlights) => temporal::qvhighlights(args)?,

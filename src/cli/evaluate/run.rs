@@ -147,6 +147,7 @@ fn kinds(task: Task) -> Vec<ItemKind> {
         Task::Region => vec![ItemKind::Region],
         Task::Choice => vec![ItemKind::Choice],
         Task::Text => vec![ItemKind::Text],
+        Task::Own => vec![ItemKind::Own],
     }
 }
 

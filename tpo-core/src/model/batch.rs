@@ -95,7 +95,7 @@ impl TokenBatch {
     }
 
     /// The turns, if there are any that do not see each other.
-    pub fn apart(&self) -> Option<&TurnMap> {
+    pub fn packed_turns(&self) -> Option<&TurnMap> {
         let any = self.turns.iter().flatten().any(|turn| *turn > 0);
         any.then_some(self.turns.as_slice())
     }

@@ -53,8 +53,8 @@ where
         let visual = self.encode_visuals(batch.visuals, batch.instruction.as_ref())?;
         let embeds = self.embed(&batch.tokens, visual, &batch.boxes, &device)?;
         let mask = Some(batch.tokens.mask.as_slice());
-        let hidden = match batch.tokens.apart() {
-            Some(turns) => self.llm.hidden_apart(embeds, mask, turns, None)?,
+        let hidden = match batch.tokens.packed_turns() {
+            Some(turns) => self.llm.hidden_packed(embeds, mask, turns, None)?,
             None => self.llm.hidden(embeds, mask)?,
         };
         let language = match &batch.labels {

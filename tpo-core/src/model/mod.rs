@@ -23,8 +23,8 @@ pub use task_tokens::TaskTokenSet;
 
 use crate::error::{CoreError, Result};
 use crate::geometry::BoxXyxy;
+use crate::gradient_checkpointing::Tape;
 use crate::head::{HeadContext, HeadSet, HeadSpec, LossTerms, Sample};
-use crate::recompute::Tape;
 use crate::token::TaskRegistry;
 use crate::traits::{Connector, LanguageModel, VisionEncoder, VisualRows};
 
@@ -257,9 +257,9 @@ where
         let visual = self.encode_with(batch.visuals, instruction, tape.as_deref_mut())?;
         let embeds = self.embed(&batch.tokens, visual, &batch.boxes, &device)?;
         let mask = Some(batch.tokens.mask.as_slice());
-        let hidden = match (batch.tokens.apart(), tape) {
-            (Some(turns), tape) => self.llm.hidden_apart(embeds.clone(), mask, turns, tape)?,
-            (None, Some(tape)) => self.llm.hidden_recomputed(embeds.clone(), mask, tape)?,
+        let hidden = match (batch.tokens.packed_turns(), tape) {
+            (Some(turns), tape) => self.llm.hidden_packed(embeds.clone(), mask, turns, tape)?,
+            (None, Some(tape)) => self.llm.hidden_checkpointed(embeds.clone(), mask, tape)?,
             (None, None) => self.llm.hidden(embeds.clone(), mask)?,
         };
         let lm_loss = batch

@@ -4,8 +4,8 @@ use burn::tensor::{Int, Tensor};
 
 use super::{TpoModel, index_tensor};
 use crate::error::{CoreError, Result};
+use crate::gradient_checkpointing::Tape;
 use crate::head::HeadSet;
-use crate::recompute::Tape;
 use crate::traits::{
     Connector, Instruction, LanguageModel, VisionEncoder, VisualInput, VisualRows, VisualShape,
 };
@@ -86,7 +86,7 @@ where
             _ => Tensor::cat(pixels, 0),
         };
         let features = match tape {
-            Some(tape) => self.vision.encode_recomputed(frames, tape)?,
+            Some(tape) => self.vision.encode_checkpointed(frames, tape)?,
             None => self.vision.encode(frames)?,
         };
         let found = self.connector.connect(features, &shapes, instruction)?;

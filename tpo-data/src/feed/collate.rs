@@ -55,7 +55,7 @@ impl Collated {
             targets.append(item.targets)?;
             prompts.push(item.prompt);
             labels.push(item.labels);
-            turns.push(item.apart);
+            turns.push(item.packed_turns);
             boxes.push(item.boxes);
             samples.push(item.facts);
         }

@@ -54,7 +54,7 @@ pub struct Item {
     /// One label per position.
     pub labels: Vec<i64>,
     /// The turn of every position where turns do not see each other; else empty.
-    pub apart: Vec<u32>,
+    pub packed_turns: Vec<u32>,
     /// The visual with its values and their shape `[frames, 3, height, width]`; `None` for text.
     pub visual: Option<(VisualShape, Vec<f32>, [usize; 4])>,
     /// Boxes of the questions in the order of their tokens.
@@ -226,7 +226,7 @@ impl ItemMaker {
             &truths,
             &mut Draw::new(seed, "prompt"),
         )?;
-        dialogue.apart = source.apart();
+        dialogue.packed_turns = source.packed_turns();
         let encoded = self
             .encoder
             .encode(visual.as_ref(), &known.timestamps, &dialogue)?;
@@ -269,7 +269,7 @@ impl ItemMaker {
             boxes: known.boxes.clone(),
             prompt: encoded.prompt,
             labels: encoded.labels,
-            apart: encoded.apart,
+            packed_turns: encoded.packed_turns,
             visual,
             targets,
             facts: SampleFacts {

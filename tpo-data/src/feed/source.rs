@@ -43,8 +43,8 @@ pub struct SourceConfig {
     pub textual: bool,
     /// Packed turns: a block-diagonal attention mask keeps the turns of a row from attending to each
     /// other, so that no question can be answered from the answers before it.
-    #[serde(default)]
-    pub apart: bool,
+    #[serde(default, alias = "apart")]
+    pub packed_turns: bool,
 }
 
 fn one() -> f64 {
@@ -78,7 +78,7 @@ impl SourceConfig {
             weight: one(),
             limit: None,
             textual: false,
-            apart: false,
+            packed_turns: false,
         }
     }
 
@@ -135,7 +135,7 @@ pub struct Source {
     rows: Rows,
     group: String,
     textual: bool,
-    apart: bool,
+    packed_turns: bool,
     bad: BadRows,
 }
 
@@ -192,7 +192,7 @@ impl Source {
             rows,
             group,
             textual: config.textual,
-            apart: config.apart,
+            packed_turns: config.packed_turns,
         })
     }
 
@@ -217,8 +217,8 @@ impl Source {
     }
 
     /// Whether its turns do not attend to each other.
-    pub fn apart(&self) -> bool {
-        self.apart
+    pub fn packed_turns(&self) -> bool {
+        self.packed_turns
     }
 
     /// Rows that were rejected when it was opened.

@@ -27,7 +27,7 @@ pub struct EncodedDialogue {
     pub turns: usize,
     /// With packed turns: the turn of every position, from 1, and 0 for the part they share
     /// ([`TurnMap`](tpo_core::traits::TurnMap)). Else empty.
-    pub apart: Vec<u32>,
+    pub packed_turns: Vec<u32>,
 }
 
 /// Lays a dialogue out as a model reads it.
@@ -104,7 +104,7 @@ impl DialogueEncoder for LayoutEncoder {
             prompt: PromptIds::default(),
             labels: Vec::new(),
             turns: 0,
-            apart: Vec::new(),
+            packed_turns: Vec::new(),
         };
         for (i, (question, answer)) in dialogue.turns.iter().enumerate() {
             let mut turn = PromptIds::default();
@@ -117,10 +117,10 @@ impl DialogueEncoder for LayoutEncoder {
                     ..Opening::text(question)
                 };
                 turn = self.layout.opening(&opening, &*self.tokenizer)?;
-                if dialogue.apart {
+                if dialogue.packed_turns {
                     shared = turn.len() - self.alone(question)?.len();
                 }
-            } else if dialogue.apart {
+            } else if dialogue.packed_turns {
                 turn = self.alone(question)?;
             } else {
                 turn.push_text(&self.layout.further(question, "", &*self.tokenizer)?);
@@ -141,9 +141,9 @@ impl DialogueEncoder for LayoutEncoder {
                     self.max_tokens
                 )));
             }
-            if dialogue.apart {
-                out.apart.extend(std::iter::repeat_n(0, shared));
-                out.apart
+            if dialogue.packed_turns {
+                out.packed_turns.extend(std::iter::repeat_n(0, shared));
+                out.packed_turns
                     .extend(std::iter::repeat_n(i as u32 + 1, turn.len() - shared));
             }
             let learned = turn.ids[asked..].iter().map(|id| i64::from(*id));

@@ -92,7 +92,7 @@ pub struct Dialogue {
     /// Calls in the order of the answers.
     pub calls: Vec<Call>,
     /// Packed turns, which do not attend to each other.
-    pub apart: bool,
+    pub packed_turns: bool,
 }
 
 /// Writes dialogues for one model.

@@ -3,9 +3,9 @@
 use burn::module::Module;
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
 use tpo_core::CoreError;
+use tpo_core::gradient_checkpointing::Tape;
 use tpo_core::nn::{Embedding, EmbeddingConfig, RmsNorm, RmsNormConfig};
 use tpo_core::ops;
-use tpo_core::recompute::Tape;
 use tpo_core::traits::{AdapterSettings, AttentionMask, LanguageModel, TurnMap};
 
 use super::attention::{Pass, adapter};
@@ -238,7 +238,7 @@ impl CausalLm {
     }
 
     /// Checks the input of a pass over rows of packed turns and makes what its blocks share.
-    fn begin_apart(
+    fn begin_packed(
         &self,
         embeds: &Tensor<3>,
         mask: Option<&AttentionMask>,
@@ -249,7 +249,7 @@ impl CausalLm {
             return Err(CoreError::TurnsApart {
                 why: format!(
                     "a window of {window} positions is narrower than the {s} of the rows, and would \
-                     be counted across turns; take fewer turns a row, or leave `apart` out"
+                     be counted across turns; take fewer turns a row, or leave `packed_turns` out"
                 ),
             });
         }
@@ -260,17 +260,17 @@ impl CausalLm {
         }
         let positions = turns
             .iter()
-            .map(|row| positions_apart(row))
+            .map(|row| packed_positions(row))
             .collect::<tpo_core::Result<Vec<_>>>()?;
         let mut pass = self.begin(embeds, mask, Some(&positions))?;
         // Detached: attention has no kernel for a bias that may need a gradient.
-        pass.hidden_keys = Some(keys_apart(turns, &embeds.device().inner()));
+        pass.hidden_keys = Some(packed_keys(turns, &embeds.device().inner()));
         Ok(pass)
     }
 }
 
 /// Positions of a row of packed turns: each turn continues after the part that all share.
-fn positions_apart(turns: &[u32]) -> tpo_core::Result<Vec<usize>> {
+fn packed_positions(turns: &[u32]) -> tpo_core::Result<Vec<usize>> {
     let shared = turns.iter().take_while(|turn| **turn == 0).count();
     let (mut last, mut at) = (0, 0);
     let mut positions = Vec::with_capacity(turns.len());
@@ -295,7 +295,7 @@ fn positions_apart(turns: &[u32]) -> tpo_core::Result<Vec<usize>> {
 }
 
 /// Minus infinity where a position must not see another, `[batch, 1, length, length]`.
-fn keys_apart(turns: &TurnMap, device: &Device) -> Tensor<4> {
+fn packed_keys(turns: &TurnMap, device: &Device) -> Tensor<4> {
     let (b, s) = (turns.len(), turns[0].len());
     let mut values = Vec::with_capacity(b * s * s);
     for row in turns {
@@ -334,7 +334,7 @@ impl LanguageModel for CausalLm {
         Ok(self.run(embeds, mask, None, |_| {})?)
     }
 
-    fn hidden_recomputed<'m>(
+    fn hidden_checkpointed<'m>(
         &'m self,
         embeds: Tensor<3>,
         mask: Option<&AttentionMask>,
@@ -344,14 +344,14 @@ impl LanguageModel for CausalLm {
         Ok(self.through(embeds, pass, Some(tape)))
     }
 
-    fn hidden_apart<'m>(
+    fn hidden_packed<'m>(
         &'m self,
         embeds: Tensor<3>,
         mask: Option<&AttentionMask>,
         turns: &TurnMap,
         tape: Option<&mut Tape<'m>>,
     ) -> tpo_core::Result<Tensor<3>> {
-        let pass = self.begin_apart(&embeds, mask, turns)?;
+        let pass = self.begin_packed(&embeds, mask, turns)?;
         Ok(self.through(embeds, pass, tape))
     }
 

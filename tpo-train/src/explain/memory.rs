@@ -12,10 +12,10 @@ use crate::stage::{Precision, Stage};
 /// Bytes of a training step.
 ///
 /// The estimate against the peak of resident memory of two steps (`tpo train --measure`, the bench
-/// rows `lora-step` and `lora-step-recomputed`; CPU, 32 bits, allocator told to give memory back at
+/// rows `lora-step` and `lora-step-checkpointed`; CPU, 32 bits, allocator told to give memory back at
 /// once with `MIMALLOC_PURGE_DELAY=0`), in MiB:
 ///
-/// | what | estimate, measured | recomputed |
+/// | what | estimate, measured | checkpointed |
 /// |---|---|---|
 /// | `recipes/nano`, region-head, batch 4 | 62, 66 | 51, 53 |
 /// | the same, batch 64 | 338, 321 | 161, 149 |
@@ -40,15 +40,15 @@ pub struct MemoryEstimate {
     /// the first trainable part on, and what is in flight at the largest of them.
     pub activations: u64,
     /// The same when the blocks' activations are computed again
-    /// ([`TrainOptions::recompute`](crate::TrainOptions::recompute)).
-    pub recomputed: u64,
+    /// ([`TrainOptions::gradient_checkpointing`](crate::TrainOptions::gradient_checkpointing)).
+    pub checkpointed: u64,
 }
 
 impl MemoryEstimate {
     /// The sum, with the activations computed again or kept.
-    pub fn total(&self, recompute: bool) -> u64 {
-        let activations = match recompute {
-            true => self.recomputed,
+    pub fn total(&self, checkpointing: bool) -> u64 {
+        let activations = match checkpointing {
+            true => self.checkpointed,
             false => self.activations,
         };
         self.weights
@@ -80,11 +80,11 @@ pub(super) fn memory(stage: &Stage, groups: &ResolvedGroups, model: &ModelShape)
         .iter()
         .position(|part| groups.trainable().any(|p| part.holds(&p.path)))
         .unwrap_or(model.parts.len());
-    let (mut kept, mut recomputed, mut in_flight) = (0_u64, 0_u64, 0_u64);
+    let (mut kept, mut checkpointed, mut in_flight) = (0_u64, 0_u64, 0_u64);
     for part in &model.parts[first..] {
         let flow = Flow::of(part, &model.params);
         kept = kept.saturating_add(flow.kept);
-        recomputed = recomputed.saturating_add(flow.recomputed);
+        checkpointed = checkpointed.saturating_add(flow.checkpointed);
         in_flight = in_flight.max(flow.in_flight);
     }
     let bytes = |values: u64| {
@@ -99,7 +99,7 @@ pub(super) fn memory(stage: &Stage, groups: &ResolvedGroups, model: &ModelShape)
         optimizer: moments(groups) + trainable * master,
         process: PROCESS,
         activations: bytes(kept),
-        recomputed: bytes(recomputed),
+        checkpointed: bytes(checkpointed),
     }
 }
 
@@ -118,7 +118,7 @@ fn moments(groups: &ResolvedGroups) -> u64 {
 /// Values of one sample in one part.
 struct Flow {
     kept: u64,
-    recomputed: u64,
+    checkpointed: u64,
     in_flight: u64,
 }
 
@@ -143,7 +143,7 @@ impl Flow {
             }
         }
         let all: u64 = blocks.values().map(|b| b.0).sum();
-        let recomputed = match part.recomputed {
+        let checkpointed = match part.checkpointed {
             // Of every block the input, and all of the one that is being run again.
             true => {
                 let inputs: u64 = blocks.values().map(|b| if b.0 > 0 { b.1 } else { 0 }).sum();
@@ -153,7 +153,7 @@ impl Flow {
         };
         Self {
             kept: outside.saturating_add(all),
-            recomputed: outside.saturating_add(recomputed),
+            checkpointed: outside.saturating_add(checkpointed),
             in_flight,
         }
     }

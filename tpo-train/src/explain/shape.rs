@@ -27,7 +27,7 @@ pub struct PartShape {
     /// Other numbers of rows, for parameters whose path holds the text.
     pub rows_of: Vec<(String, u64)>,
     /// Whether its blocks can be computed again in the backward pass.
-    pub recomputed: bool,
+    pub checkpointed: bool,
 }
 
 impl PartShape {
@@ -42,7 +42,7 @@ impl PartShape {
             prefixes: prefixes.into_iter().map(Into::into).collect(),
             rows: rows as u64,
             rows_of: Vec::new(),
-            recomputed: false,
+            checkpointed: false,
         }
     }
 
@@ -53,8 +53,8 @@ impl PartShape {
     }
 
     /// Its blocks can be computed again.
-    pub fn with_recomputed_blocks(mut self) -> Self {
-        self.recomputed = true;
+    pub fn with_checkpointed_blocks(mut self) -> Self {
+        self.checkpointed = true;
         self
     }
 

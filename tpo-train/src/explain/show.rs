@@ -157,14 +157,14 @@ impl fmt::Display for StageExplanation {
         writeln!(
             f,
             "  memory     {} = weights {} + gradients {} + optimizer {} + process {} + activations about {} ({} \
-             when recomputed)",
+             when checkpointed)",
             gib(m.total(false)),
             gib(m.weights),
             gib(m.gradients),
             gib(m.optimizer),
             gib(m.process),
             gib(m.activations),
-            gib(m.recomputed)
+            gib(m.checkpointed)
         )?;
         for (i, line) in self.groups.to_string().lines().enumerate() {
             if i > 0 {

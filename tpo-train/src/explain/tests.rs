@@ -57,7 +57,7 @@ fn numbers_worked_by_hand() {
         // (5 + 2) values · 4 rows · batch 2 · 2 bytes, and twice as much in flight; the first part
         // is before all that learns
         activations: 336,
-        recomputed: 336,
+        checkpointed: 336,
     };
     assert_eq!(stage.memory, memory);
     let text = told.to_string();

@@ -54,8 +54,8 @@ pub struct SourceSpec {
     /// Turns of a row do not see each other: each is asked as if it were the only one about its
     /// clip, for the price of one row. Without it a question may be answered from the answers
     /// before it, and teaches little.
-    #[serde(default)]
-    pub apart: bool,
+    #[serde(default, alias = "apart")]
+    pub packed_turns: bool,
     /// Factor on the share of this source.
     #[serde(default = "one")]
     pub weight: f64,
@@ -172,7 +172,7 @@ impl SourceSpec {
             weight: self.weight,
             limit: self.limit,
             textual: self.textual,
-            apart: self.apart,
+            packed_turns: self.packed_turns,
         }
     }
 }

@@ -2,9 +2,9 @@
 
 use burn::tensor::{FloatDType, Tensor};
 use tpo_core::CoreError;
+use tpo_core::gradient_checkpointing::Tape;
 use tpo_core::head::HeadSet;
 use tpo_core::model::TpoModel;
-use tpo_core::recompute::Tape;
 use tpo_core::traits::{Connector, LanguageModel, VisionEncoder};
 
 use super::data::TrainBatch;
@@ -25,13 +25,13 @@ pub(super) struct Micro {
 
 /// Runs the model forward and backward and adds the gradients to `grads`.
 ///
-/// With `recompute` the blocks' activations are computed again in the backward pass; the seed
+/// With `gradient_checkpointing` the blocks' activations are computed again in the backward pass; the seed
 /// makes their dropout repeat.
 pub(super) fn micro_batch<V, C, L, H>(
     model: &TpoModel<V, C, L, H>,
     batch: TrainBatch,
     weights: &LossWeights,
-    recompute: Option<u64>,
+    checkpointing: Option<u64>,
     grads: &mut GradientSet,
 ) -> Result<Micro, CoreError>
 where
@@ -46,7 +46,7 @@ where
         batch.labels = None;
     }
     batch.targets.retain(|head| weights.head(head) != 0.0);
-    let mut tape = recompute.map(|seed| Tape::new(Some(seed)));
+    let mut tape = checkpointing.map(|seed| Tape::new(Some(seed)));
     let output = model.forward_with(batch, &samples, tape.as_mut())?;
 
     let mut values: Vec<Tensor<1>> = Vec::new();

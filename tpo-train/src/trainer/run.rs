@@ -34,7 +34,7 @@ pub struct TrainOptions {
     pub steps_before: u64,
     /// Forget the activations of the blocks and compute them again in the backward pass: about a
     /// third more time for a fraction of the memory.
-    pub recompute: bool,
+    pub gradient_checkpointing: bool,
     /// This worker of a data-parallel run.
     pub worker: Worker,
 }
@@ -47,7 +47,7 @@ impl TrainOptions {
             seed: 0,
             stage_index: 0,
             steps_before: 0,
-            recompute: false,
+            gradient_checkpointing: false,
             worker: Worker::alone(),
         }
     }
@@ -105,11 +105,11 @@ where
         options: TrainOptions,
     ) -> Result<Self> {
         stage.validate()?;
-        if options.recompute && options.worker.world() > 1 {
+        if options.gradient_checkpointing && options.worker.world() > 1 {
             return Err(TrainError::InvalidPlan {
                 problems: vec![format!(
-                    "recompute with {} workers in one process: they draw from one generator, so \
-                     dropout would not be the same when a segment is run again; turn recompute off, \
+                    "gradient checkpointing with {} workers in one process: they draw from one generator, so \
+                     dropout would not be the same when a segment is run again; turn it off, \
                      or run one worker",
                     options.worker.world()
                 )],
@@ -342,9 +342,9 @@ where
             log.data_seconds += waiting.elapsed().as_secs_f64();
             let ids: Vec<String> = batch.samples.iter().map(|s| s.id.clone()).collect();
             log.count(&batch);
-            let recompute = self.options.recompute.then_some(seed);
+            let checkpointing = self.options.gradient_checkpointing.then_some(seed);
             let model = self.model.as_ref().ok_or_else(lost)?;
-            let result = micro_batch(model, batch, &self.stage.loss, recompute, &mut grads);
+            let result = micro_batch(model, batch, &self.stage.loss, checkpointing, &mut grads);
             let done = result.map_err(|source| TrainError::Model {
                 stage: self.stage.name.clone(),
                 step: self.step + 1,

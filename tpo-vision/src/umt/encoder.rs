@@ -2,7 +2,7 @@
 
 use burn::module::Module;
 use burn::tensor::{DType, Device, Tensor};
-use tpo_core::recompute::Tape;
+use tpo_core::gradient_checkpointing::Tape;
 
 use super::UmtConfig;
 use super::block::UmtBlock;
@@ -88,7 +88,7 @@ impl Umt {
     ///
     /// # Errors
     /// As [`forward`](Self::forward).
-    pub fn forward_recomputed<'m>(
+    pub fn forward_checkpointed<'m>(
         &'m self,
         frames: Tensor<5>,
         tape: &mut Tape<'m>,

@@ -2,8 +2,8 @@
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{Device, Tensor};
+use tpo_core::gradient_checkpointing::Tape;
 use tpo_core::nn::{LayerNorm, LayerNormConfig};
-use tpo_core::recompute::Tape;
 use tpo_core::traits::VisionEncoder;
 
 use super::{Umt, UmtConfig};
@@ -76,7 +76,7 @@ impl VisionEncoder for VideoEncoder {
         Ok(VideoEncoder::encode(self, frames)?)
     }
 
-    fn encode_recomputed<'m>(
+    fn encode_checkpointed<'m>(
         &'m self,
         frames: Tensor<5>,
         tape: &mut Tape<'m>,
@@ -84,7 +84,7 @@ impl VisionEncoder for VideoEncoder {
         if !frames.is_tracked() && !is_trained(self) {
             return Ok(VideoEncoder::encode(self, frames)?);
         }
-        let tokens = self.encoder.forward_recomputed(frames, tape)?;
+        let tokens = self.encoder.forward_checkpointed(frames, tape)?;
         Ok(self.vision_layernorm.forward(tokens))
     }
 

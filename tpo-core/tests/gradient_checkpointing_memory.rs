@@ -6,7 +6,7 @@
 use burn::module::Param;
 use burn::tensor::activation::gelu;
 use burn::tensor::{Device, Distribution, Tensor};
-use tpo_core::recompute::Tape;
+use tpo_core::gradient_checkpointing::Tape;
 
 const ROWS: usize = 16384;
 const WIDTH: usize = 64;
