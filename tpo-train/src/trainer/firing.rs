@@ -15,7 +15,7 @@ pub(super) struct SilentHeads(pub BTreeSet<String>);
 
 impl SilentHeads {
     /// All heads that learn in a stage, before its first step.
-    pub fn new<H: HeadSet>(stage: &Stage, groups: &ResolvedGroups, _heads: &H) -> Self {
+    pub fn new<H: HeadSet>(stage: &Stage, groups: &ResolvedGroups) -> Self {
         let specs = H::specs();
         let mut learning = stage.learning_heads(groups);
         learning.retain(|name| specs.iter().any(|spec| spec.name == *name));

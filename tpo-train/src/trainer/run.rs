@@ -116,7 +116,7 @@ where
             });
         }
         let groups = stage.resolve(&model)?;
-        let silent = SilentHeads::new(&stage, &groups, &model.heads);
+        let silent = SilentHeads::new::<H>(&stage, &groups);
         let mut optimizer = Optimizer::new(&groups, stage.adamw, stage.clip_norm);
         let device = &options.device;
         let model = prepare(model, &groups, stage.precision, device, &mut optimizer)?;
