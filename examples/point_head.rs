@@ -7,7 +7,7 @@
 //! cargo run --release --example point_head -- evaluate --model runs/point-model \
 //!     --data runs/point-data/held_out/rows.jsonl --out runs/point-held-out
 //! cargo run --release --example point_head -- chat --model runs/point-model \
-//!     --video assets/bouncing_shapes.mp4 --ask "Point at the red circle."
+//!     --video assets/bouncing_shapes.mp4 --at 0 --ask "Point at the red circle."
 //! ```
 //!
 //! docs/ADDING_A_HEAD.md walks through it.

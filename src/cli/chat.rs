@@ -49,9 +49,12 @@ pub(super) struct Args {
     /// 0 is greedy
     #[arg(long, default_value_t = 0.0)]
     temperature: f32,
-    /// Picture to write when a box or a mask is predicted
+    /// Picture to write when something that lies on a frame is predicted: a box, a mask, a point
     #[arg(long, default_value = "out/chat.png")]
     out: PathBuf,
+    /// Second of the video whose frame the picture shows [default: its middle]
+    #[arg(long, value_name = "SECONDS")]
+    at: Option<f64>,
     /// Timeline to write when time spans are predicted
     #[arg(long, default_value = "out/timeline.png")]
     timeline: PathBuf,
@@ -151,10 +154,14 @@ fn draw(args: &Args, media: &Media, answers: &[(TaskOutput, String)]) -> Outcome
     if shown.is_empty() {
         return Ok(());
     }
-    let middle = media.frames[media.frames.len() / 2];
-    let frame = pictures(media, &[middle])?;
+    let last = media.frames.len() - 1;
+    let looked_at = args.at.map_or(media.frames.len() / 2, |at| {
+        media.timestamps.partition_point(|t| *t < at).min(last)
+    });
+    let index = media.frames[looked_at];
+    let frame = pictures(media, &[index])?;
     let frame = frame.first().ok_or("the frame could not be read again")?;
-    if let Some(drawn) = draw_shapes(frame, &shown, middle)? {
+    if let Some(drawn) = draw_shapes(frame, &shown, index)? {
         save_picture(&drawn, &args.out)?;
         eprintln!("wrote {}", args.out.display());
     }
