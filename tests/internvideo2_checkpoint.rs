@@ -202,9 +202,10 @@ fn the_three_files_load_wrapped_or_not() {
             .into_iter()
             .map(|(key, shape)| {
                 let adapted = [".q_proj.weight", ".v_proj.weight"];
-                match adapted.iter().any(|tail| key.ends_with(tail)) {
-                    true => (key.replace(".weight", ".base_layer.weight"), shape),
-                    false => (key, shape),
+                if adapted.iter().any(|tail| key.ends_with(tail)) {
+                    (key.replace(".weight", ".base_layer.weight"), shape)
+                } else {
+                    (key, shape)
                 }
             })
             .collect();

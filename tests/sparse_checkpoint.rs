@@ -359,11 +359,7 @@ fn another_size_of_the_same_model_is_listed_but_not_compared() {
     assert!(found.is_fine());
     assert_eq!(found.layout, None);
     assert!(found.notes[0].contains("a model of other sizes"));
-    assert!(
-        !inspect(&path, LayoutChoice::VideoChatTpo)
-            .unwrap()
-            .is_fine()
-    );
+    assert!(!inspect(&path, LayoutChoice::Videochat).unwrap().is_fine());
 }
 
 /// At full size no value is drawn: parameters know their shapes before.

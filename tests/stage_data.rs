@@ -418,9 +418,10 @@ fn unequal_samples_have_targets_of_their_own() {
     };
     // In the order of the samples in the batch.
     let masks = targets.get::<MaskTarget>("mask").unwrap().unwrap();
-    let (drawn, boxed) = match of(3) < of(4) {
-        true => (&masks[0], &masks[1]),
-        false => (&masks[1], &masks[0]),
+    let (drawn, boxed) = if of(3) < of(4) {
+        (&masks[0], &masks[1])
+    } else {
+        (&masks[1], &masks[0])
     };
     assert_eq!(boxed, &MaskTarget::from_box([0.1, 0.1, 0.3, 0.4].into()));
     // Of the seconds 1 to 3 the frames nearest to the annotations at 1 and 2 s.

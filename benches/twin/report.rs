@@ -129,9 +129,10 @@ fn line(out: &mut String, row: &Row, pairs: &Pairs, limits: &Limits) {
                 number(s.low),
                 number(s.high)
             );
-            match row.is_decode() {
-                true => format!("{range}, {} tokens/s", number(1e3 / s.median)),
-                false => range,
+            if row.is_decode() {
+                format!("{range}, {} tokens/s", number(1e3 / s.median))
+            } else {
+                range
             }
         }
     };

@@ -265,9 +265,10 @@ fn hiera(d: f64, stages: [usize; 4], windows: [usize; 4], global: &[usize]) -> (
             let (from, to) = (width(before), width(stage));
             // Keys and values of all pixels, queries that are pooled where a stage begins.
             let (inputs, outputs) = (grid(before), grid(stage));
-            let keys = match global.contains(&block) {
-                true => inputs,
-                false => (windows[before] * windows[before]) as f64,
+            let keys = if global.contains(&block) {
+                inputs
+            } else {
+                (windows[before] * windows[before]) as f64
             };
             let first = 3.0 * from * to + if enters { from * to } else { 0.0 };
             let rest = to * to + 8.0 * to * to;

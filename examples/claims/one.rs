@@ -134,9 +134,10 @@ fn ask(
             other => return Err(format!("there is no head `{other}`").into()),
         });
     }
-    let form = match variant.textual {
-        true => AnswerForm::Text,
-        false => AnswerForm::Heads,
+    let form = if variant.textual {
+        AnswerForm::Text
+    } else {
+        AnswerForm::Heads
     };
     let spec = WorldSpec {
         world: WorldConfig::default(),

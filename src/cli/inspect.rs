@@ -59,7 +59,7 @@ pub(super) fn run(args: Args) -> Outcome {
     }
     let choice = match args.layout {
         Layout::Auto => LayoutChoice::Auto,
-        Layout::VideochatTpo => LayoutChoice::VideoChatTpo,
+        Layout::VideochatTpo => LayoutChoice::Videochat,
         Layout::Internvideo2Clip => LayoutChoice::InternVideo2Clip,
         Layout::None => LayoutChoice::None,
     };

@@ -10,7 +10,7 @@ use tpo_heads::mask::sam2::Sam2;
 use tpo_train::Muon;
 
 use super::shared::{DeviceArgs, End, Outcome, bar, open_model};
-use crate::model::{Connector, VideoChatTpo, Vision};
+use crate::model::{BuiltInHeads, Connector, Tpo, Vision};
 use crate::pretrain::{
     MaskPretraining, Perception, PerceptionPretraining, PretrainStep, Schedule, pretrain_masks,
     pretrain_perception,
@@ -131,9 +131,9 @@ fn schedule(args: &Args, steps: u64, learning_rate: f64, warmup: u64, decay: f64
 fn perception(
     args: &Args,
     session: &Session,
-    mut model: VideoChatTpo,
+    mut model: Tpo<BuiltInHeads>,
     device: &Device,
-) -> crate::Result<VideoChatTpo> {
+) -> crate::Result<Tpo<BuiltInHeads>> {
     let options = PerceptionPretraining {
         schedule: schedule(args, args.perception_steps, args.perception_rate, 100, 0.02),
         clips: args.clips,
@@ -169,9 +169,9 @@ fn perception(
 fn masks(
     args: &Args,
     session: &Session,
-    mut model: VideoChatTpo,
+    mut model: Tpo<BuiltInHeads>,
     device: &Device,
-) -> crate::Result<VideoChatTpo> {
+) -> crate::Result<Tpo<BuiltInHeads>> {
     let options = MaskPretraining {
         schedule: schedule(args, args.mask_steps, args.mask_rate, 50, 0.01),
         images: args.image_steps,

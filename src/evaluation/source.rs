@@ -191,9 +191,10 @@ impl Collector<'_> {
             .map(|m| {
                 let n = &mut numbers[m.0.kind() as usize];
                 *n += 1;
-                match several(m.0.kind()) {
-                    true => (format!("{id}/{n}"), true),
-                    false => (id.clone(), false),
+                if several(m.0.kind()) {
+                    (format!("{id}/{n}"), true)
+                } else {
+                    (id.clone(), false)
                 }
             })
             .collect();
@@ -284,9 +285,10 @@ impl Collector<'_> {
                     Some(_) => "tracking",
                     None => "segmentation",
                 };
-                match masks {
-                    true => (Expected::Mask(Some(frames.clone())), family),
-                    false => (Expected::Track(Some(frames.clone())), family),
+                if masks {
+                    (Expected::Mask(Some(frames.clone())), family)
+                } else {
+                    (Expected::Track(Some(frames.clone())), family)
                 }
             }
         };

@@ -174,9 +174,10 @@ pub(super) fn windows(a: &Answered<'_>, rated: bool) -> (WindowPrediction, Optio
         }
         _ => (Vec::new(), Vec::new()),
     };
-    let saliency = match saliency.is_empty() {
-        true => vec![0.0; ((duration / QVHIGHLIGHTS_CLIP_SECONDS).ceil() as usize).max(1)],
-        false => saliency,
+    let saliency = if saliency.is_empty() {
+        vec![0.0; ((duration / QVHIGHLIGHTS_CLIP_SECONDS).ceil() as usize).max(1)]
+    } else {
+        saliency
     };
     let prediction = WindowPrediction {
         qid: a.id(),

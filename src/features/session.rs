@@ -123,12 +123,13 @@ impl FeatureSource for LazyFeatures {
                 if let Some(features) = self.memo.get() {
                     return Ok(Some(features.clone()));
                 }
-                let found = self
-                    .extract()
-                    .map_err(|e| match self.cancel.is_cancelled() {
-                        true => CoreError::Cancelled,
-                        false => CoreError::part("features", e),
-                    })?;
+                let found = self.extract().map_err(|e| {
+                    if self.cancel.is_cancelled() {
+                        CoreError::Cancelled
+                    } else {
+                        CoreError::part("features", e)
+                    }
+                })?;
                 Ok(Some(self.memo.get_or_init(|| found).clone()))
             }
             TEMPORAL_TEXT_FEATURES => Ok(Some(self.towers.text.extract(&self.query)?)),

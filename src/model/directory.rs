@@ -124,9 +124,10 @@ impl<K: KeyMap> KeyMap for Without<'_, K> {
     }
 
     fn checkpoint_key(&self, path: &str, has: &dyn Fn(&str) -> bool) -> Option<String> {
-        match (self.left_out)(path) {
-            true => None,
-            false => self.keys.checkpoint_key(path, has),
+        if (self.left_out)(path) {
+            None
+        } else {
+            self.keys.checkpoint_key(path, has)
         }
     }
 }

@@ -70,9 +70,10 @@ pub fn pretrain_masks(
     let image = sam.config().image_size;
     let mut next = 0u64;
     for step in 0..schedule.steps {
-        let (count, length) = match step < options.images {
-            true => (options.image_clips, 1),
-            false => (options.clips, options.frames.min(world.config().frames)),
+        let (count, length) = if step < options.images {
+            (options.image_clips, 1)
+        } else {
+            (options.clips, options.frames.min(world.config().frames))
         };
         let clips = next..next + count as u64;
         next = clips.end;

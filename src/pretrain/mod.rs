@@ -105,9 +105,10 @@ pub(crate) fn learning<M: Module>(module: M) -> M {
     impl ModuleMapper for Learn {
         fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
             param.map(|value| {
-                let value = match value.device().is_autodiff() {
-                    true => value.inner(),
-                    false => value,
+                let value = if value.device().is_autodiff() {
+                    value.inner()
+                } else {
+                    value
                 };
                 value.autodiff().require_grad()
             })

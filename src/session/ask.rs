@@ -150,9 +150,10 @@ impl<H: HeadSet> Session<H> {
         let earlier = if as_trained { turns } else { &[] };
         let layout = self.config.prompt.layout();
         let mut questions = earlier.iter().map(|t| t.question.as_str()).chain([text]);
-        let message = match questions.any(|q| layout.asks_times(q)) {
-            true => self.times(&*layout),
-            false => String::new(),
+        let message = if questions.any(|q| layout.asks_times(q)) {
+            self.times(&*layout)
+        } else {
+            String::new()
         };
         let prefix = &question.answer_prefix;
         if !as_trained && !turns.is_empty() {

@@ -143,12 +143,11 @@ pub fn run_recipe_with<H: HeadSet>(
 ) -> Result<RunSummary<H>> {
     recipe.validate()?;
     let mut built = recipe_model::<H>(recipe, &options.device)?;
-    let resumed = match options.resume {
-        true => {
-            let model = |stage| staged_model(recipe, &built.model, stage);
-            RunKeeper::resume_with(&options.dir, recipe, options.bars, model)?
-        }
-        false => None,
+    let resumed = if options.resume {
+        let model = |stage| staged_model(recipe, &built.model, stage);
+        RunKeeper::resume_with(&options.dir, recipe, options.bars, model)?
+    } else {
+        None
     };
     let (keeper, state, changes) = match resumed {
         Some((keeper, resumed)) => {

@@ -143,9 +143,10 @@ pub fn text(fixture: &Fixture, device: &Device) -> Result<Report, Failure> {
         let keep = |at: usize| flat[at / width];
         for key in [
             format!("mid.hidden.{i}"),
-            match i == tower.transformer.config().num_hidden_layers {
-                true => "out.last_hidden_state".into(),
-                false => String::new(),
+            if i == tower.transformer.config().num_hidden_layers {
+                "out.last_hidden_state".into()
+            } else {
+                String::new()
             },
         ] {
             if fixture.has(&key) {

@@ -100,9 +100,10 @@ pub fn lengths(fixture: &Fixture, key: &str) -> Result<Vec<usize>, Failure> {
         .chunks(width.max(1))
         .map(|row| {
             let n = row.iter().filter(|v| **v != 0.0).count();
-            match row[..n].iter().all(|v| *v != 0.0) {
-                true => Ok(n),
-                false => Err(format!("`{key}` has padding before real rows").into()),
+            if row[..n].iter().all(|v| *v != 0.0) {
+                Ok(n)
+            } else {
+                Err(format!("`{key}` has padding before real rows").into())
             }
         })
         .collect()
@@ -194,9 +195,10 @@ pub fn loss_of_batch(
         let rows = fixture.tensor::<3>(key, &device)?;
         let mask = fixture.tensor::<2>(&format!("{key}_mask"), &device)?;
         let [batch, length, _] = rows.dims();
-        let rows = match clear {
-            true => rows * mask.reshape([batch, length, 1]),
-            false => rows,
+        let rows = if clear {
+            rows * mask.reshape([batch, length, 1])
+        } else {
+            rows
         };
         Ok((rows, lengths(fixture, &format!("{key}_mask"))?))
     };
@@ -224,9 +226,10 @@ struct Inputs {
 fn inputs(fixture: &Fixture, device: &Device) -> Result<Inputs, Failure> {
     let leaf = |key: &str| -> Result<Tensor<3>, Failure> {
         let tensor = fixture.tensor::<3>(key, device)?;
-        Ok(match device.is_autodiff() {
-            true => tensor.require_grad(),
-            false => tensor,
+        Ok(if device.is_autodiff() {
+            tensor.require_grad()
+        } else {
+            tensor
         })
     };
     let (video, text) = (leaf("in.src_vid")?, leaf("in.src_txt")?);

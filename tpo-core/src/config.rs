@@ -71,9 +71,10 @@ impl Problems {
     /// # Errors
     /// What `error` makes of them.
     pub fn into_result<E>(self, error: impl FnOnce(Vec<String>) -> E) -> Result<(), E> {
-        match self.0.is_empty() {
-            true => Ok(()),
-            false => Err(error(self.0)),
+        if self.0.is_empty() {
+            Ok(())
+        } else {
+            Err(error(self.0))
         }
     }
 }

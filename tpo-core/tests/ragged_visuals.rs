@@ -79,9 +79,10 @@ impl Connector for First {
         });
         let rows: Vec<Tensor<2>> = rows.collect();
         Ok(VisualRows {
-            rows: match rows.is_empty() {
-                true => Tensor::zeros([0, D], &features.device()),
-                false => Tensor::cat(rows, 0),
+            rows: if rows.is_empty() {
+                Tensor::zeros([0, D], &features.device())
+            } else {
+                Tensor::cat(rows, 0)
             },
             counts,
         })
@@ -256,9 +257,10 @@ fn gradients_reach_every_visual() {
         let batch = batch(ROWS, &device);
         let pixels: Vec<Tensor<4>> = batch.visuals.iter().map(|v| v.pixels.clone()).collect();
         let mut tape = Tape::new(None);
-        let output = match checkpointed {
-            true => model.forward_with(batch, &[], Some(&mut tape)),
-            false => model.forward(batch, &[]),
+        let output = if checkpointed {
+            model.forward_with(batch, &[], Some(&mut tape))
+        } else {
+            model.forward(batch, &[])
         };
         // Position and channel weigh differently, so that a row in a wrong slot is seen.
         let weight = |at: usize| 1.0 + at as f32;

@@ -135,9 +135,10 @@ impl HeadsError {
         expected: impl Into<String>,
         found: impl std::fmt::Display,
     ) -> Result<(), Self> {
-        match holds {
-            true => Ok(()),
-            false => Err(Self::config(what, expected, found)),
+        if holds {
+            Ok(())
+        } else {
+            Err(Self::config(what, expected, found))
         }
     }
 }

@@ -136,9 +136,10 @@ pub fn check<'t>(
     lm: &CausalLm,
 ) -> Result<()> {
     let problems = problems(tokens, tokenizer, lm.table_rows());
-    match problems.is_empty() {
-        true => Ok(()),
-        false => Err(LlmError::Vocabulary { problems }),
+    if problems.is_empty() {
+        Ok(())
+    } else {
+        Err(LlmError::Vocabulary { problems })
     }
 }
 

@@ -321,9 +321,10 @@ impl<M: Module> Hooks<M> for RunKeeper {
                 };
                 let mut record = self.record(&report);
                 for (name, value) in metrics {
-                    let name = match name.starts_with("eval") {
-                        true => name.clone(),
-                        false => format!("eval/{name}"),
+                    let name = if name.starts_with("eval") {
+                        name.clone()
+                    } else {
+                        format!("eval/{name}")
                     };
                     record.values.insert(name, *value);
                 }

@@ -41,14 +41,13 @@ pub(super) fn moments(
             unusable: Unusable::Score,
             ..Default::default()
         };
-        let report = match rated && !has_ratings {
-            true => {
-                let (mut p, t) = rows(known);
-                p.iter_mut().for_each(|p| p.pred_saliency_scores = None);
-                let p = memory_table("predictions", &p)?;
-                qvhighlights::evaluate(&p, &memory_table("truth", &t)?, &options)?
-            }
-            false => qvhighlights::evaluate(&predicted, &truth, &options)?,
+        let report = if rated && !has_ratings {
+            let (mut p, t) = rows(known);
+            p.iter_mut().for_each(|p| p.pred_saliency_scores = None);
+            let p = memory_table("predictions", &p)?;
+            qvhighlights::evaluate(&p, &memory_table("truth", &t)?, &options)?
+        } else {
+            qvhighlights::evaluate(&predicted, &truth, &options)?
         };
         return Ok(qvhighlights_scores(&report));
     }
@@ -139,9 +138,10 @@ fn highlights(known: &[Answered<'_>]) -> Vec<Score> {
             hits.push(highlight::hit_at_one(&curve, &any) == Some(true));
             for r in 0..raters {
                 let of_rater: Vec<bool> = pieces.iter().map(|p| positive(p, r)).collect();
-                aps.push(match curve.is_empty() {
-                    true => 0.0,
-                    false => highlight::average_precision(&curve, &of_rater),
+                aps.push(if curve.is_empty() {
+                    0.0
+                } else {
+                    highlight::average_precision(&curve, &of_rater)
                 });
             }
         }

@@ -68,9 +68,10 @@ pub(super) fn tracks(all: &[Answered<'_>], rules: &Rules, folder: &Folder<'_>) -
     for a in all {
         let track = BoxTrack::new(a);
         let name = a.item.id.rsplit('/').next().unwrap_or_default();
-        let file = match rules.lasot {
-            true => format!("track/{name}.txt"),
-            false => format!("track/{0}/{0}_001.txt", track.name),
+        let file = if rules.lasot {
+            format!("track/{name}.txt")
+        } else {
+            format!("track/{0}/{0}_001.txt", track.name)
         };
         folder.write(&file, track.text().as_bytes())?;
         if track.truth.is_empty() {

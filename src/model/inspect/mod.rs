@@ -22,7 +22,7 @@ pub use parts::{LoraSummary, PartSpec, PartSummary, account, videochat_tpo_parts
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum LayoutChoice {
     /// The published VideoChat-TPO checkpoint.
-    VideoChatTpo,
+    Videochat,
     /// InternVideo2-CLIP-1B, its published files merged.
     InternVideo2Clip,
     /// A language model by its `config.json`, VideoChat-TPO or InternVideo2-CLIP by its names and
@@ -93,7 +93,7 @@ pub fn inspect(path: &Path, choice: LayoutChoice) -> Result<Inspection> {
     let mut notes = checkpoint.notes().to_vec();
     let layout = match choice {
         LayoutChoice::None => None,
-        LayoutChoice::VideoChatTpo => Some(videochat_tpo_layout()?),
+        LayoutChoice::Videochat => Some(videochat_tpo_layout()?),
         LayoutChoice::InternVideo2Clip => Some(internvideo2_clip_layout()?),
         LayoutChoice::Auto => recognise(&checkpoint, &mut notes)?,
     };

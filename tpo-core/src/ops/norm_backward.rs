@@ -163,9 +163,10 @@ impl WithSimd for Rows<'_> {
             .chunks_exact(width)
             .zip(self.grad.chunks_exact(width));
         for ((x, grad), d_x) in rows.zip(self.d_x.chunks_exact_mut(width)) {
-            let mean = match self.centred {
-                true => sum(s, x, 0.0, false) * inverse,
-                false => 0.0,
+            let mean = if self.centred {
+                sum(s, x, 0.0, false) * inverse
+            } else {
+                0.0
             };
             let var = sum(s, x, -mean, true) * inverse;
             let scale = (1.0 / (f64::from(var) + self.eps).sqrt()) as f32;

@@ -56,9 +56,10 @@ pub fn average_checkpoints(
             _ => kept,
         };
         let read = move || {
-            match kept.is_float() {
-                true => mean(&all),
-                false => same(&all),
+            if kept.is_float() {
+                mean(&all)
+            } else {
+                same(&all)
             }
             .map_err(|e| e.to_string())
         };

@@ -216,9 +216,10 @@ impl ItemMaker {
             ));
             reader = Some(opened);
         }
-        let writer = match source.textual() {
-            true => &self.text_writer,
-            false => &self.writer,
+        let writer = if source.textual() {
+            &self.text_writer
+        } else {
+            &self.writer
         };
         let mut dialogue = writer.write(
             &sample.turns,

@@ -185,9 +185,12 @@ impl Plan {
             let shares: Vec<f64> = sources
                 .iter()
                 .zip(&natural)
-                .map(|(s, n)| match *n > 0.0 {
-                    true => s.share.weight * n.powf(1.0 / mixture.temperature),
-                    false => 0.0,
+                .map(|(s, n)| {
+                    if *n > 0.0 {
+                        s.share.weight * n.powf(1.0 / mixture.temperature)
+                    } else {
+                        0.0
+                    }
                 })
                 .collect();
             apportion(total, &shares)

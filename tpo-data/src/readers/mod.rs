@@ -357,9 +357,10 @@ fn members<T: DeserializeOwned + 'static>(
 
 /// Records of a JSON array, or of JSON lines when the file begins with `{`.
 fn records<T: DeserializeOwned + 'static>(path: &Path) -> Result<Records<T>, DataError> {
-    Ok(parsed(match is_object(path)? {
-        true => lines(path, 64 << 20)?,
-        false => items(path, &[])?,
+    Ok(parsed(if is_object(path)? {
+        lines(path, 64 << 20)?
+    } else {
+        items(path, &[])?
     }))
 }
 

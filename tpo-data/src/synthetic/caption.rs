@@ -26,9 +26,10 @@ impl Clip {
                 .filter(|e| e.involves(object))
                 .map(|e| e.kind.verb())
                 .collect();
-            let does = match does.is_empty() {
-                true => String::new(),
-                false => format!(" that {}", does.join(" and ")),
+            let does = if does.is_empty() {
+                String::new()
+            } else {
+                format!(" that {}", does.join(" and "))
             };
             let sentence = format!(
                 "In the {} is a {}{does}.",

@@ -59,9 +59,12 @@ pub(crate) fn scene(config: &WorldConfig, split: Split, draw: &mut Draw) -> Scen
     for event in &plan {
         apply(event, &mut objects, side, config.stride);
     }
-    let muted = |draw: &mut Draw| match grey {
-        true => [60 + draw.below(90) as u8; 3],
-        false => [0; 3].map(|_: u8| 60 + draw.below(90) as u8),
+    let muted = |draw: &mut Draw| {
+        if grey {
+            [60 + draw.below(90) as u8; 3]
+        } else {
+            [0; 3].map(|_: u8| 60 + draw.below(90) as u8)
+        }
     };
     Scene {
         side: config.side,

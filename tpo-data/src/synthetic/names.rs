@@ -32,9 +32,10 @@ impl Clip {
         if others().all(|o| o.shape() != Some(shape)) {
             short.push(shape.name().to_string());
         }
-        match short.is_empty() {
-            true => whole,
-            false => short.swap_remove(draw.below(short.len())),
+        if short.is_empty() {
+            whole
+        } else {
+            short.swap_remove(draw.below(short.len()))
         }
     }
 

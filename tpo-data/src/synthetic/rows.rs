@@ -157,9 +157,10 @@ impl RowsConfig {
             side: self.side.unwrap_or(side.clamp(32, 1024)),
             frames: length,
             // Other lengths are sampled unevenly; there the whole clip is meant.
-            stride: match length.is_multiple_of(frames) {
-                true => length / frames,
-                false => 1,
+            stride: if length.is_multiple_of(frames) {
+                length / frames
+            } else {
+                1
             },
             fps: self.fps.unwrap_or(plain.fps),
             min_objects: plain.min_objects.min(most.max(1)),

@@ -214,9 +214,10 @@ impl TemporalHead {
             });
         }
         let most = self.config.max_text_tokens;
-        Ok(match tokens > most {
-            true => rows.narrow(0, 0, most),
-            false => rows,
+        Ok(if tokens > most {
+            rows.narrow(0, 0, most)
+        } else {
+            rows
         })
     }
 }

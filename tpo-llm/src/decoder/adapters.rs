@@ -81,13 +81,14 @@ impl LlmConfig {
     /// Adapters of these settings for this model. Without targets all layers get one that can; a
     /// head that is tied to the embeddings cannot.
     pub fn adapters(&self, settings: &AdapterSettings) -> LoraConfig {
-        let targets = match settings.targets.is_empty() {
-            true => LORA_TARGETS
+        let targets = if settings.targets.is_empty() {
+            LORA_TARGETS
                 .iter()
                 .filter(|t| !(self.tie_word_embeddings && **t == "lm_head"))
                 .map(|t| t.to_string())
-                .collect(),
-            false => settings.targets.clone(),
+                .collect()
+        } else {
+            settings.targets.clone()
         };
         LoraConfig::new(settings.rank, settings.alpha, targets).with_dropout(settings.dropout)
     }

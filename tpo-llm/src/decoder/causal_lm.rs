@@ -301,10 +301,9 @@ fn packed_keys(turns: &TurnMap, device: &Device) -> Tensor<4> {
     for row in turns {
         for query in row {
             let sees = |key: &u32| *key == 0 || key == query;
-            let line = row.iter().map(|key| match sees(key) {
-                true => 0.0f32,
-                false => f32::NEG_INFINITY,
-            });
+            let line = row
+                .iter()
+                .map(|key| if sees(key) { 0.0f32 } else { f32::NEG_INFINITY });
             values.extend(line);
         }
     }

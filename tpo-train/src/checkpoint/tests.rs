@@ -316,9 +316,10 @@ impl Disk for Full {
         }))
     }
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        match self.renames {
-            true => FileSystem.rename(from, to),
-            false => Err(io::Error::from(io::ErrorKind::PermissionDenied)),
+        if self.renames {
+            FileSystem.rename(from, to)
+        } else {
+            Err(io::Error::from(io::ErrorKind::PermissionDenied))
         }
     }
 }

@@ -47,9 +47,10 @@ pub struct MemoryEstimate {
 impl MemoryEstimate {
     /// The sum, with the activations computed again or kept.
     pub fn total(&self, checkpointing: bool) -> u64 {
-        let activations = match checkpointing {
-            true => self.checkpointed,
-            false => self.activations,
+        let activations = if checkpointing {
+            self.checkpointed
+        } else {
+            self.activations
         };
         self.weights
             .saturating_add(self.gradients)
@@ -106,9 +107,12 @@ pub(super) fn memory(stage: &Stage, groups: &ResolvedGroups, model: &ModelShape)
 /// Bytes of the optimizer's moments.
 fn moments(groups: &ResolvedGroups) -> u64 {
     let of = |group: &ResolvedGroup| -> u64 {
-        let bytes = |p: &ResolvedParam| match group.moved_by_muon(p) {
-            true => 4 * p.num_values() as u64,
-            false => 8 * p.num_values() as u64,
+        let bytes = |p: &ResolvedParam| {
+            if group.moved_by_muon(p) {
+                4 * p.num_values() as u64
+            } else {
+                8 * p.num_values() as u64
+            }
         };
         group.params.iter().map(bytes).sum()
     };

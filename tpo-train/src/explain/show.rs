@@ -91,9 +91,10 @@ impl fmt::Display for StageExplanation {
                 write!(f, " ({term} {weight})")?;
             }
         }
-        match stage.loss.heads.is_empty() {
-            true => writeln!(f, ", heads x {}", stage.loss.other_heads)?,
-            false => writeln!(f, ", other heads x {}", stage.loss.other_heads)?,
+        if stage.loss.heads.is_empty() {
+            writeln!(f, ", heads x {}", stage.loss.other_heads)?
+        } else {
+            writeln!(f, ", other heads x {}", stage.loss.other_heads)?
         }
         if let Some(data) = &stage.data {
             write!(f, "  data       ")?;
@@ -128,9 +129,10 @@ impl fmt::Display for StageExplanation {
             }
         }
         if let Some(lora) = &stage.lora {
-            let targets = match lora.targets.is_empty() {
-                true => "all layers".to_string(),
-                false => lora.targets.join(", "),
+            let targets = if lora.targets.is_empty() {
+                "all layers".to_string()
+            } else {
+                lora.targets.join(", ")
             };
             writeln!(
                 f,
@@ -138,9 +140,10 @@ impl fmt::Display for StageExplanation {
                 lora.rank,
                 lora.alpha,
                 lora.dropout,
-                match self.new_adapters {
-                    true => "those before are merged into the weights, new ones are drawn",
-                    false => "those before go on",
+                if self.new_adapters {
+                    "those before are merged into the weights, new ones are drawn"
+                } else {
+                    "those before go on"
                 }
             )?;
         }

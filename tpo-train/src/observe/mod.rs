@@ -49,9 +49,10 @@ impl RunLog {
         // What a run that was killed before its first checkpoint left is forgotten too.
         let events = dir.join(EVENTS_DIR);
         let forget = resumed_at.or(events.is_dir().then_some(0));
-        let tensorboard = match spec.tensorboard {
-            true => Some(TensorBoard::create(events, forget)?),
-            false => None,
+        let tensorboard = if spec.tensorboard {
+            Some(TensorBoard::create(events, forget)?)
+        } else {
+            None
         };
         Ok(Self {
             every: spec.every_steps.max(1),

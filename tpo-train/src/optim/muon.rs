@@ -56,10 +56,7 @@ pub(super) fn muon(
 fn orthogonal(matrix: Tensor<2>, iterations: usize) -> Tensor<2> {
     let [rows, columns] = matrix.dims();
     let tall = rows > columns;
-    let wide = match tall {
-        true => matrix.swap_dims(0, 1),
-        false => matrix,
-    };
+    let wide = if tall { matrix.swap_dims(0, 1) } else { matrix };
     let n = rows * columns;
     let norm = sum_of_squares([wide.clone().reshape([n])]).sqrt();
     let mut x = wide.div_scalar(norm + EPSILON);
@@ -70,10 +67,7 @@ fn orthogonal(matrix: Tensor<2>, iterations: usize) -> Tensor<2> {
         let mix = square.mul_scalar(b) + fourth.mul_scalar(c);
         x = x.clone().mul_scalar(a) + mix.matmul(x);
     }
-    match tall {
-        true => x.swap_dims(0, 1),
-        false => x,
-    }
+    if tall { x.swap_dims(0, 1) } else { x }
 }
 
 #[cfg(test)]

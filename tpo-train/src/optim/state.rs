@@ -91,9 +91,10 @@ impl Optimizer {
         for (path, slot) in &self.slots {
             let steps = counted.remove(path).unwrap_or(0);
             let muon = slot.muon.is_some();
-            let (first, second) = match muon {
-                true => (take(path, MOMENTUM)?, None),
-                false => (take(path, FIRST)?, take(path, SECOND)?),
+            let (first, second) = if muon {
+                (take(path, MOMENTUM)?, None)
+            } else {
+                (take(path, FIRST)?, take(path, SECOND)?)
             };
             let master = take(path, MASTER)?;
             let (first, second) = match (first, second) {

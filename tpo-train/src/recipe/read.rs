@@ -87,9 +87,10 @@ pub(super) fn recipe<S: AsRef<str>>(text: &str, origin: &str, overrides: &[S]) -
     for (path, message) in &mistakes {
         found.push((
             places.of(path),
-            match path.0.is_empty() {
-                true => message.clone(),
-                false => format!("{path}: {message}"),
+            if path.0.is_empty() {
+                message.clone()
+            } else {
+                format!("{path}: {message}")
             },
         ));
     }

@@ -82,9 +82,10 @@ fn counted(calls: &BTreeMap<String, u64>) -> String {
         .filter(|(_, rows)| **rows > 0)
         .map(|(task, rows)| format!("{task}: {rows}"))
         .collect();
-    match calls.is_empty() {
-        true => String::new(),
-        false => format!(" (they call {})", calls.join(", ")),
+    if calls.is_empty() {
+        String::new()
+    } else {
+        format!(" (they call {})", calls.join(", "))
     }
 }
 

@@ -61,9 +61,10 @@ fn table(
         burn::module::ParamId::new(),
         move |device, require_grad| {
             let tensor = Tensor::from_data(TensorData::new(values(), shape), device);
-            match require_grad {
-                true => tensor.require_grad(),
-                false => tensor,
+            if require_grad {
+                tensor.require_grad()
+            } else {
+                tensor
             }
         },
         device.clone(),

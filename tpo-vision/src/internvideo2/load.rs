@@ -117,9 +117,10 @@ fn unwrapped(key: &str) -> &str {
 impl KeyMap for FileKeys<'_> {
     fn module_path(&self, key: &str) -> KeyTarget {
         let key = unwrapped(key);
-        let target = match self.bare {
-            true => self.rules.module_path(&format!("{VISION_PREFIX}{key}")),
-            false => self.rules.module_path(key),
+        let target = if self.bare {
+            self.rules.module_path(&format!("{VISION_PREFIX}{key}"))
+        } else {
+            self.rules.module_path(key)
         };
         match target {
             KeyTarget::Path(path) => match self.left_out.iter().find(|(p, _)| *p == path) {
@@ -132,9 +133,10 @@ impl KeyMap for FileKeys<'_> {
 
     fn checkpoint_key(&self, path: &str, has: &dyn Fn(&str) -> bool) -> Option<String> {
         let key = self.rules.checkpoint_key(path, has)?;
-        match self.bare {
-            true => key.strip_prefix(VISION_PREFIX).map(String::from),
-            false => Some(key),
+        if self.bare {
+            key.strip_prefix(VISION_PREFIX).map(String::from)
+        } else {
+            Some(key)
         }
     }
 }
@@ -213,9 +215,10 @@ impl InternVideo2 {
             report.missing.clear();
             later = Some(report);
         }
-        let table = match keys.left_out.iter().any(|(path, _)| path == "pos_embed") {
-            true => None,
-            false => tower.stored_table(&first, &keys, options)?,
+        let table = if keys.left_out.iter().any(|(path, _)| path == "pos_embed") {
+            None
+        } else {
+            tower.stored_table(&first, &keys, options)?
         };
         if table.is_some() {
             keys.left_out

@@ -34,9 +34,10 @@ pub(super) fn attention(
     if let Some(bias) = options.bias.clone() {
         let dtype = scores.dtype();
         // A bias off the graph, which the kernels take, joins scores that are on it.
-        let bias = match device.is_autodiff() && !bias.device().is_autodiff() {
-            true => bias.autodiff(),
-            false => bias,
+        let bias = if device.is_autodiff() && !bias.device().is_autodiff() {
+            bias.autodiff()
+        } else {
+            bias
         };
         scores = scores + bias.cast(dtype);
     }

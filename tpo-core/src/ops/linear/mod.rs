@@ -208,9 +208,10 @@ const BLOCKED: usize = 1024;
 
 impl Plan {
     fn new<T>(rows: usize, weight: &Weight<T>, half: bool) -> Self {
-        let few = match weight.by_output {
-            true => FEW_BY_OUTPUT,
-            false => FEW_BY_INPUT[usize::from(half)],
+        let few = if weight.by_output {
+            FEW_BY_OUTPUT
+        } else {
+            FEW_BY_INPUT[usize::from(half)]
         };
         if rows <= few {
             Plan::Few

@@ -37,9 +37,10 @@ pub(in crate::mask) fn supervise_video(
     let mut planned: Vec<Planned> = Vec::new();
     for (token, target) in targets.iter().enumerate() {
         // A frozen SAM 2 learns nothing from prompts that do not come from the adapter.
-        let kind = match learns {
-            true => Kind::sample(&config.prompts, &mut rng),
-            false => Some(Kind::Tokens),
+        let kind = if learns {
+            Kind::sample(&config.prompts, &mut rng)
+        } else {
+            Some(Kind::Tokens)
         };
         let Some(kind) = kind else { continue };
         let row = context.rows.get(token).copied().unwrap_or(token);

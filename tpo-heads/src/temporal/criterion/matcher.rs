@@ -46,9 +46,10 @@ pub fn match_spans(
                 .chunks_exact(4)
                 .map(|row| truth.iter().map(|t| cost(row, t, costs)).collect())
                 .collect();
-            let pairs = match truth.is_empty() {
-                true => Vec::new(),
-                false => assignment::assign(&cost)?,
+            let pairs = if truth.is_empty() {
+                Vec::new()
+            } else {
+                assignment::assign(&cost)?
             };
             all += pairs.len();
             wrong += pairs

@@ -65,9 +65,12 @@ pub fn criterion(
     let mut terms = LossTerms::new();
     let last = layers - 1;
     for layer in std::iter::once(last).chain(0..last) {
-        let name = |term: &str| match layer == last {
-            true => term.to_string(),
-            false => format!("{term}_{layer}"),
+        let name = |term: &str| {
+            if layer == last {
+                term.to_string()
+            } else {
+                format!("{term}_{layer}")
+            }
         };
         let at = |x: &Tensor<1>| x.clone().narrow(0, layer, 1);
         terms = terms

@@ -151,9 +151,10 @@ fn in_batches(
             found: found.to_vec(),
         });
     }
-    let clips = match clips.device().is_autodiff() {
-        true => clips.inner(),
-        false => clips,
+    let clips = if clips.device().is_autodiff() {
+        clips.inner()
+    } else {
+        clips
     };
     let clips = clips.to_device(device);
     let per_batch = per_batch.max(1);

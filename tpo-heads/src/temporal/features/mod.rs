@@ -80,9 +80,10 @@ fn plain_device<M: burn::module::Module>(module: &M) -> Device {
 }
 
 fn plain(device: &Device) -> Device {
-    match device.is_autodiff() {
-        true => device.clone().inner(),
-        false => device.clone(),
+    if device.is_autodiff() {
+        device.clone().inner()
+    } else {
+        device.clone()
     }
 }
 

@@ -58,9 +58,10 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Array, String> {
     }
     let shape: Vec<usize> = header.shape.iter().map(|d| *d as usize).collect();
     let values = decode(data, &header);
-    match header.fortran_order {
-        true => Ok((row_major(&values, &shape), shape)),
-        false => Ok((values, shape)),
+    if header.fortran_order {
+        Ok((row_major(&values, &shape), shape))
+    } else {
+        Ok((values, shape))
     }
 }
 
