@@ -1,4 +1,4 @@
-//! A head of one's own, added from outside the tpo crates: called by its routing token, trained
+//! Your own head, added from outside the tpo crates: called by its routing token, trained
 //! through its task token, with gradients into the language model.
 
 use burn::module::Module;

@@ -195,7 +195,7 @@ fn ten_kills_change_nothing() {
     };
     assert_eq!(best(&whole), best(&killed));
 
-    // Another recipe does not go on with this run, and says why; a new one does not write over it.
+    // Another recipe does not continue this run, and says why; a new one does not write over it.
     std::fs::write(
         &recipe,
         RECIPE.replace("accumulation = 2", "accumulation = 4"),

@@ -3,7 +3,7 @@
 //! A [`Plan`] holds the questions of a benchmark file ([`DataFile`], any format of
 //! [`tpo::data::readers`](tpo_data::readers) and this project's own) or of the synthetic world
 //! ([`WorldSpec`]), worded by [`Prompts`]. [`run()`] asks an [`Answerer`] each of them and keeps
-//! every answer as a [`PredictionRow`]; an interrupted run is gone on with. Scores come from the
+//! every answer as a [`PredictionRow`]; an interrupted run continues. Scores come from the
 //! metrics of [`files`] in the official formats, and are written with the
 //! [`Protocol`] that gave them.
 //!

@@ -223,9 +223,9 @@ pub enum RunOutcome {
 /// [`PROTOCOL_FILE`], [`PREDICTIONS_FILE`] row by row, and at the end [`RESULTS_FILE`] and
 /// [`SUBMISSION_DIR`].
 ///
-/// A directory with an earlier run of the same protocol is gone on with behind its last whole row,
-/// after what failed in it has been asked again; what comes out is, to the byte on the CPU, what an uninterrupted run gives. `progress` hears
-/// where the run is before every question, and returns `false` to stop.
+/// A directory with an earlier run of the same protocol continues after its last whole row, once what
+/// failed in it has been asked again; what comes out is, to the byte on the CPU, what an uninterrupted
+/// run gives. `progress` hears where the run is before every question, and returns `false` to stop.
 ///
 /// # Errors
 /// [`Error::EvaluationProtocol`] when the directory holds a run of another protocol,

@@ -1,7 +1,7 @@
 //! What a model of our own size begins with.
 //!
 //! The paper starts from parts that can see already: a video encoder and a SAM 2 trained by others
-//! on millions of clips. For sizes of one's own nobody offers such parts, so they are made here, on
+//! on millions of clips. For sizes of your own nobody offers such parts, so they are made here, on
 //! the synthetic world: [`pretrain_perception`] teaches the vision encoder what every token shows
 //! and the Q-Former to pass that on, and [`pretrain_masks`] teaches SAM 2 to follow a shape from its
 //! box. The stages of a recipe then start from the model directory.

@@ -37,7 +37,7 @@ pub fn module_params<M: Module>(module: &M) -> Vec<ParamInfo> {
     lister.params
 }
 
-/// The path of the parameter being visited, for visitors and mappers of one's own: call it from
+/// The path of the parameter being visited, for your own visitors and mappers: call it from
 /// `enter_module` and `exit_module`. Variants of an enum have no segment.
 #[derive(Debug, Default)]
 pub struct PathStack(Vec<String>);

@@ -16,7 +16,7 @@ pub struct Change {
     pub before: Option<String>,
     /// What it is; `None` when it is gone.
     pub now: Option<String>,
-    /// Whether a run may go on with it: it changes what is reported or kept, not what is learnt,
+    /// Whether a run may continue with it: it changes what is reported or kept, not what is learnt,
     /// or a stage that has not begun.
     pub harmless: bool,
 }
