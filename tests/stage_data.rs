@@ -17,7 +17,7 @@ use tpo::heads::temporal::features::{TEMPORAL_TEXT_FEATURES, TEMPORAL_VIDEO_FEAT
 use tpo::prelude::*;
 use tpo::train::checkpoint::{CheckpointStore, Retention, files};
 use tpo::train::observe::read_metrics;
-use tpo::train::recipe::Recipe;
+use tpo::train::recipe::{ModelSpec, Recipe};
 use tpo::train::trainer::{FeedData, Purpose, RunEnd, TrainBatch};
 use tpo::train::{Stage, TrainData, TrainError};
 use tpo::training::{
@@ -334,7 +334,10 @@ fn training_reads_the_features_that_a_chat_reads() {
     let _lock = alone();
     let rows = RowsConfig::new([WorldTask::Temporal], 1, 3);
     let source = r#"{ name = "shapes", synthetic = { tasks = ["temporal"], rows = 1, seed = 3 } }"#;
-    let recipe = recipe(source, "");
+    let recipe = recipe(
+        source,
+        "loss = { heads = { temporal = {} }, other_heads = 0.0 }",
+    );
     let (built, context) = open(&recipe);
     let input = &built.config.input;
     let made = WorldRows::new(rows, input.frames, input.size).unwrap();
@@ -448,7 +451,7 @@ fn unequal_samples_have_targets_of_their_own() {
 fn words_in_place_of_heads() {
     let _lock = alone();
     let world = r#"{ name = "words", textual = true, synthetic = { tasks = ["region", "temporal"], rows = 3, seed = 3, queries_per_clip = 2 } }"#;
-    let recipe = recipe(world, "");
+    let recipe = recipe(world, "loss = { other_heads = 0.0 }");
     let (built, context) = open(&recipe);
     let mut data = stage_data(Purpose::Train, &recipe.stages[0], 1, &context).unwrap();
     let batch = data.next_batch(&Device::flex()).unwrap();
@@ -530,5 +533,48 @@ fn all_problems_of_the_data_are_told_at_once() {
         .to_string();
     for part in ["regoin", "rows is 0", "queries_per_clip is 0"] {
         assert!(error.contains(part), "{part} is not in {error}");
+    }
+}
+
+/// In every stage of every recipe on the synthetic world each head that learns is called: a stage of
+/// which this is not true is refused.
+#[test]
+fn the_recipes_call_every_head_that_they_teach() {
+    let _lock = alone();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let directory = format!("directory = {:?}", root.join("assets/mini"));
+    let sizes: ModelSpec = toml::from_str(&directory).unwrap();
+
+    let mut recipes: Vec<(PathBuf, Vec<String>)> = Vec::new();
+    for folder in ["mini", "mini-short", "nano"] {
+        for file in std::fs::read_dir(root.join("recipes").join(folder)).unwrap() {
+            let file = file.unwrap().path();
+            let name = file.file_name().unwrap().to_string_lossy();
+            if name.ends_with(".toml") && !name.starts_with("base") {
+                recipes.push((file, Vec::new()));
+            }
+        }
+    }
+    let study = std::fs::read_to_string(root.join("recipes/claims/study.toml")).unwrap();
+    let study: toml::Value = toml::from_str(&study).unwrap();
+    for variant in study["variants"].as_array().unwrap() {
+        let set = variant.get("set").and_then(|s| s.as_array()).cloned();
+        let set = set.unwrap_or_default().into_iter();
+        let set = set.map(|s| s.as_str().unwrap().to_string()).collect();
+        let file = variant["recipe"].as_str().unwrap();
+        recipes.push((root.join("recipes/claims").join(file), set));
+    }
+    assert!(recipes.len() > 25, "{}", recipes.len());
+
+    let mut context = None;
+    for (file, set) in recipes {
+        let mut recipe = Recipe::open(&file, &set).unwrap_or_else(|e| panic!("{e}"));
+        recipe.model = sizes.clone();
+        let context = context.get_or_insert_with(|| open(&recipe).1);
+        for stage in &recipe.stages {
+            let data = stage_data(Purpose::Train, stage, 1, context);
+            let at = format!("{} {set:?}", file.display());
+            data.unwrap_or_else(|e| panic!("{at}: {e}"));
+        }
     }
 }
