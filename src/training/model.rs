@@ -200,8 +200,11 @@ fn base_problems(spec: &ModelSpec) -> Vec<String> {
     problems
 }
 
+/// Files by name, as a directory has them.
+type Files = Vec<(String, Vec<u8>)>;
+
 /// The base of a recipe: its sizes, its tokenizer and the tokenizer's files.
-fn base(spec: &ModelSpec) -> Result<(TpoConfig, Tokenizer, Vec<(String, Vec<u8>)>)> {
+fn base(spec: &ModelSpec) -> Result<(TpoConfig, Tokenizer, Files)> {
     if let Some(dir) = &spec.llm {
         let path = dir.join("config.json");
         let json = std::fs::read_to_string(&path).map_err(|e| Error::ModelDir {
