@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 
 /// Writes the mean of the models in `dirs` to `dir`: a model soup
 /// ([`average_checkpoints`]). They must be of one configuration and have one tokenizer; with adapters
-/// beside the weights, export them with [`LoraExport::Merged`] first.
+/// beside the weights, export them with [`LoraExport::Merged`](crate::export::LoraExport::Merged) first.
 ///
 /// `options.lora` is not used: there is nothing to merge.
 ///

@@ -221,7 +221,7 @@ impl Stage {
     /// Looks the groups up in `module`; groups without a weight decay get the stage's.
     ///
     /// # Errors
-    /// As [`resolve`](crate::resolve).
+    /// As [`crate::resolve`].
     pub fn resolve<M: Module>(&self, module: &M) -> Result<ResolvedGroups> {
         Ok(self.with_decay(resolve(module, &self.groups)?))
     }
