@@ -6,8 +6,9 @@
 //! cargo run --release --example point_head -- train recipes/point/mini.toml --export runs/point-model
 //! cargo run --release --example point_head -- evaluate --model runs/point-model \
 //!     --data runs/point-data/held_out/rows.jsonl --out runs/point-held-out
+//! cargo run --release --example point_head -- synthetic out/world held_out 1
 //! cargo run --release --example point_head -- chat --model runs/point-model \
-//!     --video assets/bouncing_shapes.mp4 --at 0 --ask "Point at the red circle."
+//!     --video out/world/held_out-000000.gif --at 0 --ask "Point at the orange star."
 //! ```
 //!
 //! docs/ADDING_A_HEAD.md walks through it.

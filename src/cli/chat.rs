@@ -13,8 +13,11 @@ use tpo_data::{MediaLimits, open_video, read_image};
 use tpo_llm::sampling::SamplingConfig;
 
 use super::shared::{End, ModelArgs, Outcome, counting, head_progress};
-use crate::draw::{Timeline, draw_shapes, draw_timeline, picture, save_picture};
+use crate::draw::{Timeline, draw_shapes, draw_timeline, enlarged, picture, save_picture};
 use crate::session::{Event, Media, Question, SessionOptions};
+
+/// Longest side in pixels up to which the frames of small videos are enlarged, so that labels fit.
+const ENLARGED: u32 = 640;
 
 /// Ask a video or an image a question.
 ///
@@ -160,8 +163,9 @@ fn draw(args: &Args, media: &Media, answers: &[(TaskOutput, String)]) -> Outcome
     });
     let index = media.frames[looked_at];
     let frame = pictures(media, &[index])?;
-    let frame = frame.first().ok_or("the frame could not be read again")?;
-    if let Some(drawn) = draw_shapes(frame, &shown, index)? {
+    let frame = frame.into_iter().next();
+    let frame = frame.ok_or("the frame could not be read again")?;
+    if let Some(drawn) = draw_shapes(&enlarged(frame, ENLARGED), &shown, index)? {
         save_picture(&drawn, &args.out)?;
         eprintln!("wrote {}", args.out.display());
     }

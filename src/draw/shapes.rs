@@ -3,6 +3,7 @@
 
 use image::{Rgb, RgbImage};
 use imageproc::drawing::draw_line_segment_mut;
+use tpo_core::geometry::BoxXyxy;
 use tpo_core::head::{Drawing, Shape};
 
 use super::{COLOURS, LabelledBox, Timeline, draw_boxes_in, draw_mask};
@@ -20,35 +21,52 @@ pub fn draw_shapes(
     frame: usize,
 ) -> Result<Option<RgbImage>> {
     let (mut boxes, mut colours, mut any) = (Vec::new(), Vec::new(), false);
+    let mut base = picture.clone();
     for (i, (drawing, label)) in answers.iter().enumerate() {
         for shape in &drawing.shapes {
-            if let Shape::Box(area) = shape {
-                boxes.push(LabelledBox::new(*area, label.clone()));
-                colours.push(i);
-            }
-            any |= matches!(shape, Shape::Box(_) | Shape::Point(_) | Shape::Mask { .. });
+            let labelled = match shape {
+                Shape::Box(area) => *area,
+                // No area, above the cross: the label alone is drawn.
+                Shape::Point([x, y]) => {
+                    let y = y - arm(picture) / picture.height() as f32;
+                    BoxXyxy::from([*x, y, *x, y])
+                }
+                Shape::Mask { frame: at, mask } => {
+                    if *at == frame {
+                        draw_mask(&mut base, &mask.decode()?, COLOURS[i % COLOURS.len()]);
+                    }
+                    any = true;
+                    continue;
+                }
+                _ => continue,
+            };
+            boxes.push(LabelledBox::new(labelled, label.clone()));
+            colours.push(i);
         }
     }
-    let mut drawn = draw_boxes_in(picture, &boxes, &colours)?;
+    any |= !boxes.is_empty();
+    let mut drawn = draw_boxes_in(&base, &boxes, &colours)?;
     for (i, (drawing, _)) in answers.iter().enumerate() {
         for shape in &drawing.shapes {
-            match shape {
-                Shape::Point(point) => draw_cross(&mut drawn, *point, i),
-                Shape::Mask { frame: at, mask } if *at == frame => {
-                    draw_mask(&mut drawn, &mask.decode()?, COLOURS[i % COLOURS.len()]);
-                }
-                _ => {}
+            if let Shape::Point(point) = shape {
+                draw_cross(&mut drawn, *point, i);
             }
         }
     }
     Ok(any.then_some(drawn))
 }
 
+/// Half the size of a cross in pixels.
+fn arm(picture: &RgbImage) -> f32 {
+    let (width, height) = picture.dimensions();
+    (width.min(height) as f32 / 16.0).clamp(4.0, 32.0)
+}
+
 /// A cross at a normalised point, with a dark edge so that it shows on anything.
 fn draw_cross(picture: &mut RgbImage, [x, y]: [f32; 2], colour: usize) {
     let (width, height) = picture.dimensions();
     let (x, y) = ((x * width as f32).round(), (y * height as f32).round());
-    let arm = (width.min(height) as f32 / 16.0).clamp(4.0, 32.0);
+    let arm = arm(picture);
     let thick = (arm / 6.0).clamp(1.0, 4.0) as i32;
     for (color, wide) in [
         (Rgb([0; 3]), thick + 1),

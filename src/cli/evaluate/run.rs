@@ -188,7 +188,9 @@ fn print(results: &Results, dir: &Path) {
         );
         println!("metric: {}", task.metric);
         let names: Vec<&str> = task.scores.iter().map(|s| s.name.as_str()).collect();
-        let mut grid = Grid::new(&names, 2);
+        // What a head of your own scores may be small: distances between 0 and 1.
+        let built_in = ItemKind::ALL.iter().any(|kind| kind.name() == task.task);
+        let mut grid = Grid::new(&names, if built_in { 2 } else { 4 });
         grid.row("all", task.scores.iter().map(|s| s.value).collect());
         for group in &task.groups {
             let values = names.iter().map(|n| {
