@@ -80,14 +80,11 @@ fn staged_shapes<H: HeadSet>(recipe: &Recipe) -> Result<Vec<ModelShape>> {
         let prompt = made_up_prompt::<H>(recipe, i, &config).unwrap_or(most);
         shapes.push(shape_of::<H>(name_of(&recipe.model), &config, prompt)?);
     }
-    match problems.is_empty() {
-        true => Ok(shapes),
-        false => Err(TrainError::InvalidRecipe {
-            origin: format!("recipe `{}`", recipe.name),
-            problems,
-        }
-        .into()),
+    if problems.is_empty() {
+        return Ok(shapes);
     }
+    let origin = format!("recipe `{}`", recipe.name);
+    Err(TrainError::InvalidRecipe { origin, problems }.into())
 }
 
 /// Tokens of the prompts of a stage whose data are made up, which costs nothing to try.

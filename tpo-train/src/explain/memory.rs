@@ -147,13 +147,12 @@ impl Flow {
             }
         }
         let all: u64 = blocks.values().map(|b| b.0).sum();
-        let checkpointed = match part.checkpointed {
+        let checkpointed = if part.checkpointed {
             // Of every block the input, and all of the one that is being run again.
-            true => {
-                let inputs: u64 = blocks.values().map(|b| if b.0 > 0 { b.1 } else { 0 }).sum();
-                inputs.saturating_add(blocks.values().map(|b| b.0).max().unwrap_or(0))
-            }
-            false => all,
+            let inputs: u64 = blocks.values().map(|b| if b.0 > 0 { b.1 } else { 0 }).sum();
+            inputs.saturating_add(blocks.values().map(|b| b.0).max().unwrap_or(0))
+        } else {
+            all
         };
         Self {
             kept: outside.saturating_add(all),
