@@ -52,12 +52,12 @@ pub struct TruthFrame {
     /// Which of the sampled frames is nearest.
     pub sampled: usize,
     /// Where the object is.
-    pub region: TruthRegion,
+    pub place: TruthPlace,
 }
 
 /// Where an object is.
 #[derive(Debug, Clone, PartialEq)]
-pub enum TruthRegion {
+pub enum TruthPlace {
     /// Not visible.
     Absent,
     /// Normalised corners.

@@ -17,7 +17,7 @@ use tpo_core::model::IGNORE_LABEL;
 use tpo_core::prompt::{TextEncoder, Visual};
 use tpo_core::token::TaskRegistry;
 use tpo_core::traits::VisualShape;
-use tpo_core::truth::{Truth, TruthRegion, TruthTarget};
+use tpo_core::truth::{Truth, TruthPlace, TruthTarget};
 use tpo_data::feed::{
     AugmentConfig, Collated, Cursor, Feed, FeedConfig, MixtureConfig, OrderConfig, Plan,
     SourceConfig, SourceRows, SourceShare, View,
@@ -601,7 +601,7 @@ fn pictures_boxes_and_masks_are_augmented_together() {
         let TruthTarget::Track(frames) = &truths[0].target else {
             panic!()
         };
-        let TruthRegion::Mask(rle) = &frames[0].region else {
+        let TruthPlace::Mask(rle) = &frames[0].place else {
             panic!()
         };
         let m = rle.decode().unwrap();

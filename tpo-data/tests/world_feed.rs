@@ -11,7 +11,7 @@ use serde_json::json;
 use tpo_core::head::FrameSource;
 use tpo_core::prompt::TextEncoder;
 use tpo_core::token::TaskRegistry;
-use tpo_core::truth::{Truth, TruthRegion, TruthTarget};
+use tpo_core::truth::{Truth, TruthPlace, TruthTarget};
 use tpo_data::feed::{Collated, Cursor, Feed, FeedConfig, GroupBy, SourceConfig};
 use tpo_data::prompts::{LayoutEncoder, Vocabulary};
 use tpo_data::schema::Target;
@@ -264,7 +264,7 @@ fn masks_are_those_of_the_sampled_frames() {
         for frame in kept {
             assert_eq!(frame.time, clip.indices[frame.sampled] as f64 / 2.0);
         }
-        assert!(matches!(kept[0].region, TruthRegion::Mask(_)) && kept[0].sampled == 0);
+        assert!(matches!(kept[0].place, TruthPlace::Mask(_)) && kept[0].sampled == 0);
         // The clip can be looked at again, at any size.
         let again = clip.frames.frames(32).unwrap().into_data();
         let first = tpo_data::VideoReader::read_frames(&video, &[clip.indices[0]]).unwrap();

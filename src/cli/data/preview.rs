@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use image::RgbImage;
 use tpo_core::geometry::BoxXyxy;
-use tpo_core::truth::{Truth, TruthRegion, TruthTarget};
+use tpo_core::truth::{Truth, TruthPlace, TruthTarget};
 use tpo_data::feed::{Draw, ItemSeed, View, place_truth};
 use tpo_data::prompts::{AnswerStyle, PromptConfig, PromptWriter, Vocabulary};
 use tpo_data::schema::{FramePosition, RowLimits, Sample, SampleReader, Target, open_media};
@@ -228,10 +228,10 @@ fn draw(
                 TruthTarget::Box(b) => add(*b, label, k),
                 TruthTarget::Track(frames) => {
                     for f in frames.iter().filter(|f| f.sampled == i) {
-                        match &f.region {
-                            TruthRegion::Absent => {}
-                            TruthRegion::Box(b) => add(*b, label.clone(), k),
-                            TruthRegion::Mask(rle) => {
+                        match &f.place {
+                            TruthPlace::Absent => {}
+                            TruthPlace::Box(b) => add(*b, label.clone(), k),
+                            TruthPlace::Mask(rle) => {
                                 let colour = COLOURS[k % COLOURS.len()];
                                 draw_mask(&mut drawn, &rle.decode()?, colour);
                             }

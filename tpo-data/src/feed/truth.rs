@@ -1,7 +1,7 @@
 //! Annotations in the terms of the clip the model sees.
 
 use tpo_core::geometry::{BoxXyxy, TimeSpan};
-use tpo_core::truth::{Saliency, Truth, TruthFrame, TruthRegion, TruthTarget};
+use tpo_core::truth::{Saliency, Truth, TruthFrame, TruthPlace, TruthTarget};
 
 use super::view::View;
 use crate::schema::{Annotation, FramePosition, Target, TrackRegion};
@@ -69,19 +69,19 @@ pub fn place_truth(
             let at: Vec<f64> = frames.iter().map(|f| seconds(f.at)).collect();
             for i in nearest_annotations(&at, times) {
                 let region = match &frames[i].region {
-                    TrackRegion::Absent => TruthRegion::Absent,
-                    TrackRegion::Box(b) => TruthRegion::Box(place(b)?),
+                    TrackRegion::Absent => TruthPlace::Absent,
+                    TrackRegion::Box(b) => TruthPlace::Box(place(b)?),
                     TrackRegion::Mask(rle) => {
-                        TruthRegion::Mask(view.map_mask(rle, [info.width, info.height])?)
+                        TruthPlace::Mask(view.map_mask(rle, [info.width, info.height])?)
                     }
                 };
                 kept.push(TruthFrame {
                     time: (at[i] - start).max(0.0),
                     sampled: nearest(times, at[i]),
-                    region,
+                    place: region,
                 });
             }
-            if kept.iter().all(|f| f.region == TruthRegion::Absent) {
+            if kept.iter().all(|f| f.place == TruthPlace::Absent) {
                 return Err(fail("the object is on none of the sampled frames".into()));
             }
             TruthTarget::Track(kept)

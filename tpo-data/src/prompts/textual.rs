@@ -1,7 +1,7 @@
 //! Annotations as text, for the ablation without heads (paper, Table 11 "textualised").
 
 use tpo_core::geometry::{BoxXyxy, TimeSpan};
-use tpo_core::truth::{Truth, TruthRegion, TruthTarget};
+use tpo_core::truth::{Truth, TruthPlace, TruthTarget};
 
 /// Decimals of normalised coordinates; a hundredth of a 224-pixel input is two pixels.
 const COORDINATE_DECIMALS: usize = 2;
@@ -38,10 +38,10 @@ pub(super) fn truth_text(truth: &Truth) -> String {
             let frames: Vec<String> = frames
                 .iter()
                 .filter_map(|f| {
-                    let b = match &f.region {
-                        TruthRegion::Absent => return None,
-                        TruthRegion::Box(b) => *b,
-                        TruthRegion::Mask(rle) => {
+                    let b = match &f.place {
+                        TruthPlace::Absent => return None,
+                        TruthPlace::Box(b) => *b,
+                        TruthPlace::Mask(rle) => {
                             let [h, w] = rle.size;
                             rle.decode()
                                 .ok()?
@@ -169,7 +169,7 @@ mod tests {
         let frame = |time: f64| TruthFrame {
             time,
             sampled: 0,
-            region: TruthRegion::Box(b),
+            place: TruthPlace::Box(b),
         };
         let track = TruthTarget::Track(vec![frame(0.0), frame(0.5)]);
         let text = truth_text(&truth(track));

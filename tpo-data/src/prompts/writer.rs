@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use tpo_core::geometry::BoxXyxy;
 use tpo_core::token::TaskRegistry;
-use tpo_core::truth::{Truth, TruthRegion, TruthTarget};
+use tpo_core::truth::{Truth, TruthPlace, TruthTarget};
 
 use super::book::{PromptBook, fill};
 use super::textual::{box_text, truth_text};
@@ -305,7 +305,7 @@ impl PromptWriter {
             ))
         })?;
         if let TruthTarget::Track(frames) = &truth.target
-            && frames.iter().all(|f| f.region == TruthRegion::Absent)
+            && frames.iter().all(|f| f.place == TruthPlace::Absent)
         {
             return Err(prepare("the object of the track is never visible"));
         }

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use tpo_core::CoreError;
 use tpo_core::geometry::{BoxXyxy, Mask, Rle};
-use tpo_core::truth::{Truth, TruthFrame, TruthRegion, TruthTarget};
+use tpo_core::truth::{Truth, TruthFrame, TruthPlace, TruthTarget};
 
 use crate::HeadsError;
 
@@ -150,31 +150,28 @@ pub fn mask_target(truth: &Truth) -> Result<MaskTarget, CoreError> {
     let TruthTarget::Track(frames) = &truth.target else {
         return Err(truth.unusable("it is no track"));
     };
-    let size = frames.iter().find_map(|f| match &f.region {
-        TruthRegion::Mask(rle) => Some(rle.size),
+    let size = frames.iter().find_map(|f| match &f.place {
+        TruthPlace::Mask(rle) => Some(rle.size),
         _ => None,
     });
     let mut target = MaskTarget::default();
     let mut last = None;
-    for TruthFrame {
-        sampled, region, ..
-    } in frames
-    {
+    for TruthFrame { sampled, place, .. } in frames {
         // Of several annotations of one sampled frame the first.
         if last == Some(*sampled) {
             continue;
         }
         last = Some(*sampled);
-        let mask = match (region, size) {
-            (TruthRegion::Mask(rle), _) => rle.clone(),
-            (TruthRegion::Absent, Some(size)) => Rle::empty(size)?,
-            (TruthRegion::Box(area), _) => {
+        let mask = match (place, size) {
+            (TruthPlace::Mask(rle), _) => rle.clone(),
+            (TruthPlace::Absent, Some(size)) => Rle::empty(size)?,
+            (TruthPlace::Box(area), _) => {
                 if *sampled == 0 {
                     target.area = Some(*area);
                 }
                 continue;
             }
-            (TruthRegion::Absent, None) => continue,
+            (TruthPlace::Absent, None) => continue,
         };
         target.masks.push(FrameMask {
             frame: *sampled,
@@ -273,11 +270,11 @@ mod tests {
         }
     }
 
-    fn frame(sampled: usize, region: TruthRegion) -> TruthFrame {
+    fn frame(sampled: usize, place: TruthPlace) -> TruthFrame {
         TruthFrame {
             time: sampled as f64,
             sampled,
-            region,
+            place,
         }
     }
 
@@ -289,11 +286,11 @@ mod tests {
         let rle = Rle::encode(&Mask(pixels.clone()));
         let track = |frames| truth(TruthTarget::Track(frames));
         let found = mask_target(&track(vec![
-            frame(0, TruthRegion::Mask(rle.clone())),
-            frame(1, TruthRegion::Absent),
+            frame(0, TruthPlace::Mask(rle.clone())),
+            frame(1, TruthPlace::Absent),
             // Two annotations of one sampled frame.
-            frame(3, TruthRegion::Mask(rle.clone())),
-            frame(3, TruthRegion::Absent),
+            frame(3, TruthPlace::Mask(rle.clone())),
+            frame(3, TruthPlace::Absent),
         ]))
         .unwrap();
         let at: Vec<usize> = found.masks.iter().map(|m| m.frame).collect();
@@ -307,28 +304,28 @@ mod tests {
         let area = BoxXyxy::from([0.1, 0.2, 0.3, 0.4]);
         let later = BoxXyxy::from([0.5, 0.5, 0.6, 0.6]);
         let found = mask_target(&track(vec![
-            frame(0, TruthRegion::Box(area)),
-            frame(1, TruthRegion::Box(later)),
-            frame(2, TruthRegion::Absent),
+            frame(0, TruthPlace::Box(area)),
+            frame(1, TruthPlace::Box(later)),
+            frame(2, TruthPlace::Absent),
         ]))
         .unwrap();
         assert_eq!(found, MaskTarget::from_box(area));
 
         // Not there when it is prompted.
         for bad in [
-            vec![frame(1, TruthRegion::Mask(rle.clone()))],
+            vec![frame(1, TruthPlace::Mask(rle.clone()))],
             vec![
-                frame(0, TruthRegion::Absent),
-                frame(1, TruthRegion::Mask(rle)),
+                frame(0, TruthPlace::Absent),
+                frame(1, TruthPlace::Mask(rle)),
             ],
-            vec![frame(1, TruthRegion::Box(area))],
+            vec![frame(1, TruthPlace::Box(area))],
         ] {
             let error = mask_target(&track(bad)).unwrap_err();
             assert!(matches!(error, CoreError::Truth { .. }), "{error}");
         }
         let asked = Truth {
             prompt_box: Some(area),
-            ..track(vec![frame(1, TruthRegion::Box(later))])
+            ..track(vec![frame(1, TruthPlace::Box(later))])
         };
         assert_eq!(mask_target(&asked).unwrap(), MaskTarget::from_box(area));
         assert!(mask_target(&truth(TruthTarget::Box(area))).is_err());

@@ -160,11 +160,12 @@ impl Umt {
         self.positions.get(
             grid,
             self.config.encoder_embed_dim,
-            match self.config.axis_positions {
-                true => PositionLayout::Axes,
-                false => PositionLayout::Line {
+            if self.config.axis_positions {
+                PositionLayout::Axes
+            } else {
+                PositionLayout::Line {
                     pretrained_steps: self.config.ckpt_num_frame,
-                },
+                }
             },
             device,
             dtype,
