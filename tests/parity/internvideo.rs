@@ -305,7 +305,7 @@ pub fn small_amplitude(fixture: &Fixture, device: &Device) -> Result<Report, Fai
     let base = Fixture::open(&fixture.dir, "internvideo2_clip_vision")?;
     let mut tower = video_tower(&base, device)?;
     tower.cls_token = tower.cls_token.map(|t| t * 1e-3);
-    tower.pos_embed = tower.pos_embed.map(|p| p.map(|t| t * 1e-3));
+    tower.pos_embed = tower.pos_embed.map(|t| t * 1e-3);
     let proj = &mut tower.patch_embed.proj;
     proj.weight = proj.weight.clone().map(|t| t * 1e-3);
     proj.bias = proj.bias.clone().map(|t| t * 1e-3);

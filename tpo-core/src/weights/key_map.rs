@@ -181,7 +181,7 @@ fn is_adapted(path: &str, has: &dyn Fn(&str) -> bool) -> bool {
     })
 }
 
-fn compile(pattern: &str) -> Result<Regex> {
+pub(super) fn compile(pattern: &str) -> Result<Regex> {
     Regex::new(pattern).map_err(|e| WeightsError::Pattern {
         pattern: pattern.into(),
         why: e.to_string(),

@@ -6,6 +6,7 @@ use safetensors::Dtype;
 use serde::Serialize;
 use serde::de::Deserialize;
 
+use super::write::bytes_of;
 use super::{Checkpoint, Result, WeightsError};
 
 /// Most tensors one line of the compact form may stand for.
@@ -34,7 +35,7 @@ impl ManifestTensor {
 
     /// Number of bytes.
     pub fn bytes(&self) -> u64 {
-        self.elements() * self.dtype.bitsize() as u64 / 8
+        bytes_of(self.dtype, &self.shape)
     }
 
     /// Whether the data type is a floating point type.
@@ -70,26 +71,12 @@ impl Manifest {
         }
     }
 
-    /// Reads a manifest: the JSON form if the text starts with `{`, otherwise the compact form.
-    ///
-    /// # Errors
-    /// [`WeightsError::Io`], and [`WeightsError::Manifest`] with the line of the mistake.
-    pub fn read(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path).map_err(WeightsError::io("reading", path))?;
-        let name = path.display().to_string();
-        if text.trim_start().starts_with('{') {
-            Self::from_json(&name, &text)
-        } else {
-            Self::from_compact(&name, &text)
-        }
-    }
-
     /// Reads `{"tensors": {key: {"shape": [..], "dtype": "bfloat16", "shard": file}}}`; `shard`
     /// may be absent, and data types may be PyTorch's names or the format's.
     ///
     /// # Errors
-    /// [`WeightsError::Manifest`].
-    pub fn from_json(name: &str, text: &str) -> Result<Self> {
+    /// [`WeightsError::Io`], and [`WeightsError::Manifest`] with the line of the mistake.
+    pub fn read(path: &Path) -> Result<Self> {
         #[derive(serde::Deserialize)]
         struct Raw {
             tensors: std::collections::BTreeMap<String, RawTensor>,
@@ -100,22 +87,25 @@ impl Manifest {
             dtype: String,
             shard: Option<String>,
         }
+        let text = std::fs::read_to_string(path).map_err(WeightsError::io("reading", path))?;
+        let name = path.display().to_string();
         let raw: Raw =
-            serde_json::from_str(text).map_err(|e| mistake(name, e.line(), e.to_string()))?;
+            serde_json::from_str(&text).map_err(|e| mistake(&name, e.line(), e.to_string()))?;
         let tensors = raw
             .tensors
             .into_iter()
             .map(|(key, t)| {
                 let dtype = parse_dtype(&t.dtype).ok_or_else(|| {
-                    mistake(name, 0, format!("`{key}`: unknown data type `{}`", t.dtype))
+                    mistake(
+                        &name,
+                        0,
+                        format!("`{key}`: unknown data type `{}`", t.dtype),
+                    )
                 })?;
-                checked(name, 0, key, dtype, t.shape, t.shard)
+                checked(&name, 0, key, dtype, t.shape, t.shard)
             })
             .collect::<Result<_>>()?;
-        Ok(Self {
-            name: name.into(),
-            tensors,
-        })
+        Ok(Self { name, tensors })
     }
 
     /// Reads the compact form: one line per name with data type, shape and shard number, where

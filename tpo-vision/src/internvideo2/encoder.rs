@@ -8,7 +8,7 @@ use tpo_core::traits::VisionEncoder;
 use super::attention_pool::AttentionPool;
 use super::block::{INIT_STD, InternVideo2Block};
 use super::config::InternVideo2Config;
-use super::position::{TableGrid, sincos_2d, sincos_3d, sincos_steps};
+use super::position::{TableGrid, sincos_3d};
 use crate::drop_path::DropPathConfig;
 use crate::error::{Result, VisionError, check_video};
 use crate::umt::{PatchEmbed, PatchEmbedConfig};
@@ -19,15 +19,8 @@ use crate::umt::{PatchEmbed, PatchEmbedConfig};
 pub struct InternVideo2 {
     /// Class token `[1, 1, dim]`.
     pub cls_token: Param<Tensor<3>>,
-    /// Joint position table `[1, 1 + steps·grid², dim]`, the class token's row first; absent with
-    /// separate tables.
-    pub pos_embed: Option<Param<Tensor<3>>>,
-    /// Position of the class token `[1, 1, dim]`, with separate tables.
-    pub pos_embed_cls: Option<Param<Tensor<3>>>,
-    /// Positions in the frame `[1, grid², dim]`, with separate tables.
-    pub pos_embed_spatial: Option<Param<Tensor<3>>>,
-    /// Positions in time `[1, steps, dim]`, with separate tables.
-    pub pos_embed_temporal: Option<Param<Tensor<3>>>,
+    /// Joint position table `[1, 1 + steps·grid², dim]`, the class token's row first.
+    pub pos_embed: Param<Tensor<3>>,
     /// Patch embedding.
     pub patch_embed: PatchEmbed,
     /// Blocks. No norm follows the last.
@@ -82,25 +75,18 @@ impl InternVideo2Config {
     /// [`VisionError::Config`] when [`validate`](Self::validate) finds problems.
     pub fn init(&self, device: &Device) -> Result<InternVideo2> {
         self.validate()?;
-        let (dim, separate) = (self.embed_dim, self.sep_pos_embed);
+        let dim = self.embed_dim;
         let grid = TableGrid {
             steps: self.steps(),
             side: self.grid(),
         };
-        let TableGrid { steps, side } = grid;
         let normal = Initializer::Normal {
             mean: 0.0,
             std: INIT_STD,
         };
         Ok(InternVideo2 {
             cls_token: normal.init([1, 1, dim], device),
-            pos_embed: (!separate)
-                .then(|| table([1, grid.rows(), dim], device, move || sincos_3d(grid, dim))),
-            pos_embed_cls: separate.then(|| Initializer::Zeros.init([1, 1, dim], device)),
-            pos_embed_spatial: separate
-                .then(|| table([1, side * side, dim], device, move || sincos_2d(side, dim))),
-            pos_embed_temporal: separate
-                .then(|| table([1, steps, dim], device, move || sincos_steps(steps, dim))),
+            pos_embed: table([1, grid.rows(), dim], device, move || sincos_3d(grid, dim)),
             patch_embed: PatchEmbedConfig::new(dim, self.tubelet_size, self.patch_size)
                 .init(device),
             blocks: DropPathConfig::linear_decay(self.drop_path_rate, self.depth)
@@ -182,35 +168,19 @@ impl InternVideo2 {
     }
 
     /// Positions of a clip `[1, tokens, dim]`, or of an image: there the patches' rows are the
-    /// mean over time, or the spatial table alone with separate tables.
+    /// mean over time.
     pub fn position_table(&self, image: bool) -> Tensor<3> {
+        let joint = self.pos_embed.val();
+        if !image {
+            return joint;
+        }
         let dim = self.config.embed_dim;
         let (steps, cells) = (self.config.steps(), self.config.grid().pow(2));
-        let (class, patches) = match (
-            &self.pos_embed,
-            &self.pos_embed_cls,
-            &self.pos_embed_spatial,
-            &self.pos_embed_temporal,
-        ) {
-            (Some(joint), ..) => {
-                let joint = joint.val();
-                if !image {
-                    return joint;
-                }
-                let class = joint.clone().narrow(1, 0, 1);
-                let rows = joint.narrow(1, 1, steps * cells);
-                let dtype = rows.dtype();
-                let rows = rows.cast(FloatDType::F32).reshape([1, steps, cells * dim]);
-                (class, rows.mean_dim(1).reshape([1, cells, dim]).cast(dtype))
-            }
-            (None, Some(class), Some(space), _) if image => (class.val(), space.val()),
-            (None, Some(class), Some(space), Some(time)) => {
-                let space = space.val().reshape([1, 1, cells, dim]);
-                let time = time.val().reshape([1, steps, 1, dim]);
-                (class.val(), (space + time).reshape([1, steps * cells, dim]))
-            }
-            _ => unreachable!("a tower has a joint table or the three separate ones"),
-        };
+        let class = joint.clone().narrow(1, 0, 1);
+        let rows = joint.narrow(1, 1, steps * cells);
+        let dtype = rows.dtype();
+        let rows = rows.cast(FloatDType::F32).reshape([1, steps, cells * dim]);
+        let patches = rows.mean_dim(1).reshape([1, cells, dim]).cast(dtype);
         Tensor::cat(vec![class, patches], 1)
     }
 
