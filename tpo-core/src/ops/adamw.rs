@@ -6,7 +6,7 @@ use burn::tensor::{DType, FloatDType, Tensor};
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::flex::{Operands, floats, from_floats, operands, wrap};
+use super::flex::{floats, from_floats, plain, wrap};
 
 /// The numbers of one AdamW update of one parameter.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -91,12 +91,11 @@ pub fn adamw(
     let c = update.constants();
     let all = [weight, m, v, grad].map(|t| t.inner().into_dispatch());
     if all[..3].iter().all(|t| t.dtype() == DType::F32) {
-        return match operands(all) {
-            Ok(Operands::Plain([w, m, v, g])) => {
+        return match plain(all) {
+            Ok([w, m, v, g]) => {
                 let [w, m, v] = adamw_cpu(w, m, v, &g, c);
                 (wrap(w), [wrap(m), wrap(v)])
             }
-            Ok(Operands::Autodiff(..)) => unreachable!("autodiff was taken off above"),
             Err(all) => composed(all.map(Tensor::from_dispatch), c),
         };
     }
@@ -236,9 +235,8 @@ pub fn sum_of_squares(tensors: impl IntoIterator<Item = Tensor<1>>) -> f64 {
     let mut total = 0.0;
     let mut elsewhere = Vec::new();
     for tensor in tensors {
-        match operands([tensor.inner().into_dispatch()]) {
-            Ok(Operands::Plain([tensor])) => total += squares_cpu(&tensor),
-            Ok(Operands::Autodiff(..)) => unreachable!("autodiff was taken off above"),
+        match plain([tensor.inner().into_dispatch()]) {
+            Ok([tensor]) => total += squares_cpu(&tensor),
             Err([tensor]) => {
                 let tensor = Tensor::<1>::from_dispatch(tensor);
                 elsewhere.push(tensor.cast(FloatDType::F32).square().sum());

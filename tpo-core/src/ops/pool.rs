@@ -5,7 +5,7 @@ use burn::tensor::ops::MaxPoolOptions;
 use burn::tensor::{DType, Shape, Tensor, module};
 use rayon::prelude::*;
 
-use super::flex::{Operands, contiguous, floats, from_floats, operands, wrap, wrap_autodiff};
+use super::flex::{contiguous, floats, from_floats, plain, wrap};
 
 /// Largest value of every 2x2 block of pixels; a last odd row or column is dropped.
 ///
@@ -13,16 +13,13 @@ use super::flex::{Operands, contiguous, floats, from_floats, operands, wrap, wra
 /// - `x` `[batch, height, width, channels]`
 /// - output `[batch, height/2, width/2, channels]`
 pub fn max_pool_2x2(x: Tensor<4>) -> Tensor<4> {
-    match operands([x.into_dispatch()]) {
-        Ok(Operands::Plain([x])) => wrap(max_pool_2x2_cpu(x)),
-        Ok(Operands::Autodiff([x], context)) => composed(wrap_autodiff(x, context)),
-        Err([x]) => composed(Tensor::from_dispatch(x)),
+    match plain([x.into_dispatch()]) {
+        Ok([x]) => wrap(max_pool_2x2_cpu(x)),
+        Err([x]) => {
+            let x = Tensor::<4>::from_dispatch(x).permute([0, 3, 1, 2]);
+            module::max_pool2d(x, MaxPoolOptions::new([2, 2])).permute([0, 2, 3, 1])
+        }
     }
-}
-
-fn composed(x: Tensor<4>) -> Tensor<4> {
-    let x = x.permute([0, 3, 1, 2]);
-    module::max_pool2d(x, MaxPoolOptions::new([2, 2])).permute([0, 2, 3, 1])
 }
 
 /// [`max_pool_2x2`] of a CPU tensor with any strides.

@@ -1,12 +1,12 @@
 //! Attention from Burn operations: differentiable on every device.
 
 use burn::tensor::{
-    Bool, DType, Device, FloatDType, Int, Tensor, TensorData, activation, module,
-    ops::AttentionModuleOptions,
+    Bool, Device, Int, Tensor, TensorData, activation, module, ops::AttentionModuleOptions,
 };
 
 use super::AttentionOptions;
 use super::visibility::Visibility;
+use crate::ops::to_f32;
 
 /// Materialises the scores; used where gradients are recorded and no kernel of ours applies.
 pub(super) fn attention(
@@ -27,10 +27,7 @@ pub(super) fn attention(
     let scores = q
         .matmul(k.swap_dims(2, 3))
         .reshape([batch, heads, q_len, k_len]);
-    let mut scores = match dtype {
-        DType::F16 | DType::BF16 => scores.cast(FloatDType::F32),
-        _ => scores,
-    };
+    let mut scores = to_f32(scores);
     if let Some(bias) = options.bias.clone() {
         let dtype = scores.dtype();
         // A bias off the graph, which the kernels take, joins scores that are on it.
