@@ -171,20 +171,15 @@ fn unusable_inputs_are_errors() {
     let short_mask = instruction(&[&[1, 2]], &[&[1]], &device);
     assert!(matches!(run(&short_mask), VisionError::Shape { .. }));
     let long = instruction(&[&[1; 7]], &[&[1; 7]], &device);
-    assert!(matches!(
-        run(&long),
-        VisionError::InstructionLength {
-            length: 7,
-            max: 6,
-            ..
-        }
-    ));
+    let error = run(&long).to_string();
+    assert!(
+        error.contains("7 tokens") && error.contains("6 positions"),
+        "{error}"
+    );
     for id in [20, -1] {
         let unknown = instruction(&[&[3, id]], &[&[1, 1]], &device);
-        assert!(matches!(
-            run(&unknown),
-            VisionError::TokenId { found, vocab: 20, .. } if found == id
-        ));
+        let error = run(&unknown).to_string();
+        assert!(error.contains(&format!("token id {id} is outside the vocabulary of 20")));
     }
 }
 

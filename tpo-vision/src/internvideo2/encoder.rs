@@ -11,7 +11,7 @@ use super::config::InternVideo2Config;
 use super::position::{TableGrid, sincos_3d};
 use crate::drop_path::DropPathConfig;
 use crate::error::{Result, VisionError, check_video};
-use crate::umt::{PatchEmbed, PatchEmbedConfig};
+use crate::umt::PatchEmbed;
 
 /// The video tower of InternVideo2-CLIP: clips to one vector each. Paths of the parameters are the
 /// checkpoint's keys without `vision_encoder.`.
@@ -87,8 +87,7 @@ impl InternVideo2Config {
         Ok(InternVideo2 {
             cls_token: normal.init([1, 1, dim], device),
             pos_embed: table([1, grid.rows(), dim], device, move || sincos_3d(grid, dim)),
-            patch_embed: PatchEmbedConfig::new(dim, self.tubelet_size, self.patch_size)
-                .init(device),
+            patch_embed: PatchEmbed::new(dim, [self.tubelet_size, self.patch_size], None, device),
             blocks: DropPathConfig::linear_decay(self.drop_path_rate, self.depth)
                 .into_iter()
                 .map(|drop_path| InternVideo2Block::new(self, drop_path, device))
@@ -119,8 +118,7 @@ impl InternVideo2 {
     /// - output `[batch, clip_embed_dim]`
     ///
     /// # Errors
-    /// [`VisionError::EmptyVideo`], [`VisionError::Channels`], [`VisionError::ClipFrames`] or
-    /// [`VisionError::ClipSize`].
+    /// [`VisionError::Frames`].
     pub fn forward(&self, frames: Tensor<5>) -> Result<Tensor<2>> {
         Ok(self.pool(self.tokens(frames)?))
     }
@@ -201,21 +199,27 @@ impl InternVideo2 {
         let place = "InternVideo2";
         let [_, frames, _, height, width] = found;
         check_video(place, found)?;
-        let image = frames == 1 && self.config.tubelet_size == 1 && self.config.num_frames != 1;
-        if !image && frames != self.config.num_frames {
-            return Err(VisionError::ClipFrames {
+        let InternVideo2Config {
+            num_frames,
+            img_size,
+            tubelet_size,
+            ..
+        } = self.config;
+        let image = frames == 1 && tubelet_size == 1 && num_frames != 1;
+        if !image && frames != num_frames {
+            return Err(VisionError::frames(
                 place,
-                expected: self.config.num_frames,
-                found: frames,
-            });
+                format_args!("a clip has {num_frames} frames, or one for an image; found {frames}"),
+            ));
         }
-        if [height, width] != [self.config.img_size; 2] {
-            return Err(VisionError::ClipSize {
+        if [height, width] != [img_size; 2] {
+            return Err(VisionError::frames(
                 place,
-                expected: self.config.img_size,
-                height,
-                width,
-            });
+                format_args!(
+                    "frames must be {img_size}x{img_size} pixels, found {height}x{width}; resize \
+                     them, or load the checkpoint into a config of that size"
+                ),
+            ));
         }
         Ok(image)
     }

@@ -105,7 +105,7 @@ impl QFormer {
     /// - output `[batch, n_query, hidden_size]`
     ///
     /// # Errors
-    /// [`VisionError::Shape`], [`VisionError::InstructionLength`] or [`VisionError::TokenId`].
+    /// [`VisionError::Shape`] or [`VisionError::Instruction`].
     pub fn forward(
         &self,
         features: Tensor<3>,
@@ -201,24 +201,23 @@ impl QFormer {
                 found: instruction.mask.dims().to_vec(),
             });
         }
-        let max = self.config.max_position_embeddings;
-        if found[1] > max {
-            return Err(VisionError::InstructionLength {
-                place: PLACE,
-                length: found[1],
-                max,
-            });
+        let wrong = |why: String| Err(VisionError::Instruction { place: PLACE, why });
+        let (length, max) = (found[1], self.config.max_position_embeddings);
+        if length > max {
+            return wrong(format!(
+                "the instruction has {length} tokens, padding included, but there are {max} \
+                 positions; truncate it on the left as the reference's tokenizer does"
+            ));
         }
         let vocab = self.config.vocab_size;
         let lowest: i64 = instruction.ids.clone().min().into_scalar();
         let highest: i64 = instruction.ids.clone().max().into_scalar();
         for id in [lowest, highest] {
             if id < 0 || id >= vocab as i64 {
-                return Err(VisionError::TokenId {
-                    place: PLACE,
-                    found: id,
-                    vocab,
-                });
+                return wrong(format!(
+                    "token id {id} is outside the vocabulary of {vocab}; tokenise the instruction \
+                     with the connector's own (BERT) tokenizer"
+                ));
             }
         }
         Ok(())
