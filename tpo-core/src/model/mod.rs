@@ -15,7 +15,7 @@ use burn::module::Module;
 use burn::tensor::activation::log_softmax;
 use burn::tensor::{DType, Device, FloatDType, Int, Tensor, TensorData};
 
-pub use batch::{IGNORE_LABEL, PaddingSide, TokenBatch, TpoBatch};
+pub use batch::{IGNORE_LABEL, TokenBatch, TpoBatch};
 pub use evaluate::{Evaluation, LanguageScore};
 pub use generate::{CallOrder, Generate, GenerateEvent, GenerateOptions};
 pub use scatter::{Slot, scatter_rows};

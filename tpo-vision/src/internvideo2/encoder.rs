@@ -31,19 +31,6 @@ pub struct InternVideo2 {
     config: InternVideo2Config,
 }
 
-/// Activations of one forward pass.
-#[derive(Debug, Clone)]
-pub struct InternVideo2Trace {
-    /// Patch embeddings before class token and positions `[batch, steps·grid², dim]`.
-    pub patches: Tensor<3>,
-    /// What the first block reads `[batch, tokens, dim]`.
-    pub input: Tensor<3>,
-    /// Output of every block `[batch, tokens, dim]`.
-    pub blocks: Vec<Tensor<3>>,
-    /// The clip's feature `[batch, clip_embed_dim]`.
-    pub pooled: Tensor<2>,
-}
-
 /// A parameter whose values are computed when it is first used.
 fn table(
     shape: [usize; 3],
@@ -132,37 +119,13 @@ impl InternVideo2 {
     /// # Errors
     /// As [`forward`](Self::forward).
     pub fn tokens(&self, frames: Tensor<5>) -> Result<Tensor<3>> {
-        let (patches, image) = self.patches(frames)?;
-        Ok(self
-            .blocks
-            .iter()
-            .fold(self.embed(patches, image), |x, block| block.forward(x)))
+        let blocks = self.blocks.iter();
+        Ok(blocks.fold(self.input(frames)?, |x, block| block.forward(x)))
     }
 
     /// Pools tokens `[batch, tokens, dim]` to features `[batch, clip_embed_dim]`.
     pub fn pool(&self, tokens: Tensor<3>) -> Tensor<2> {
         self.clip_projector.forward(tokens).squeeze_dim(1)
-    }
-
-    /// As [`forward`](Self::forward), keeping every activation.
-    ///
-    /// # Errors
-    /// As [`forward`](Self::forward).
-    pub fn trace(&self, frames: Tensor<5>) -> Result<InternVideo2Trace> {
-        let (patches, image) = self.patches(frames)?;
-        let input = self.embed(patches.clone(), image);
-        let mut blocks = Vec::with_capacity(self.blocks.len());
-        let mut x = input.clone();
-        for block in &self.blocks {
-            x = block.forward(x);
-            blocks.push(x.clone());
-        }
-        Ok(InternVideo2Trace {
-            patches,
-            input,
-            blocks,
-            pooled: self.pool(x),
-        })
     }
 
     /// Positions of a clip `[1, tokens, dim]`, or of an image: there the patches' rows are the
@@ -182,17 +145,17 @@ impl InternVideo2 {
         Tensor::cat(vec![class, patches], 1)
     }
 
-    /// Patch embeddings, and whether the clip is an image.
-    fn patches(&self, frames: Tensor<5>) -> Result<(Tensor<3>, bool)> {
+    /// What the first block reads, `[batch, tokens, dim]`: the class token, then the patches, with
+    /// their positions.
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward).
+    pub fn input(&self, frames: Tensor<5>) -> Result<Tensor<3>> {
         let image = self.check(frames.dims())?;
-        Ok((self.patch_embed.forward(frames.cast(self.dtype())), image))
-    }
-
-    /// Prepends the class token and adds the positions.
-    fn embed(&self, patches: Tensor<3>, image: bool) -> Tensor<3> {
+        let patches = self.patch_embed.forward(frames.cast(self.dtype()));
         let [batch, _, dim] = patches.dims();
         let class = self.cls_token.val().expand([batch, 1, dim]);
-        Tensor::cat(vec![class, patches], 1) + self.position_table(image)
+        Ok(Tensor::cat(vec![class, patches], 1) + self.position_table(image))
     }
 
     fn check(&self, found: [usize; 5]) -> Result<bool> {

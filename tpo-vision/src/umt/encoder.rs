@@ -8,7 +8,7 @@ use super::UmtConfig;
 use super::block::UmtBlock;
 use super::config::CHANNELS;
 use super::patch_embed::PatchEmbed;
-use super::position::{ClipGrid, PositionLayout, PositionTables};
+use super::position::{ClipGrid, PositionTables, axes_table, clip_table};
 use crate::drop_path::DropPathConfig;
 use crate::error::{Result, VisionError, check_patches, check_video};
 
@@ -149,18 +149,13 @@ impl Umt {
     }
 
     fn table(&self, grid: ClipGrid, device: &Device, dtype: DType) -> Tensor<3> {
-        self.positions.get(
-            grid,
-            self.config.encoder_embed_dim,
+        let dim = self.config.encoder_embed_dim;
+        self.positions.get(grid, dim, device, dtype, || {
             if self.config.axis_positions {
-                PositionLayout::Axes
+                axes_table(grid, dim)
             } else {
-                PositionLayout::Line {
-                    pretrained_steps: self.config.ckpt_num_frame,
-                }
-            },
-            device,
-            dtype,
-        )
+                clip_table(grid, dim, self.config.ckpt_num_frame)
+            }
+        })
     }
 }

@@ -16,18 +16,6 @@ const BICUBIC_A: f64 = -0.75;
 /// Tables kept per encoder. A run uses one clip size, sometimes an image size beside it.
 const KEPT_TABLES: usize = 4;
 
-/// How tokens are distinguished.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum PositionLayout {
-    /// [`clip_table`].
-    Line {
-        /// Steps of the pretrained table.
-        pretrained_steps: usize,
-    },
-    /// [`axes_table`].
-    Axes,
-}
-
 /// What a table depends on besides the encoder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ClipGrid {
@@ -246,9 +234,9 @@ impl PositionTables {
         &self,
         grid: ClipGrid,
         dim: usize,
-        layout: PositionLayout,
         device: &Device,
         dtype: DType,
+        values: impl FnOnce() -> Vec<f32>,
     ) -> Tensor<3> {
         let device = device.clone().inner();
         // A poisoned lock only says that another thread panicked; entries are pushed whole.
@@ -259,11 +247,7 @@ impl PositionTables {
         {
             return entry.table.clone();
         }
-        let values = match layout {
-            PositionLayout::Line { pretrained_steps } => clip_table(grid, dim, pretrained_steps),
-            PositionLayout::Axes => axes_table(grid, dim),
-        };
-        let data = TensorData::new(values, [1, grid.tokens(), dim]).convert_dtype(dtype);
+        let data = TensorData::new(values(), [1, grid.tokens(), dim]).convert_dtype(dtype);
         let table = Tensor::<3>::from_data(data, (&device, dtype));
         if tables.len() == KEPT_TABLES {
             tables.remove(0);
@@ -281,10 +265,6 @@ impl PositionTables {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const LINE: PositionLayout = PositionLayout::Line {
-        pretrained_steps: 4,
-    };
 
     #[test]
     fn axes_are_told_apart_on_every_grid() {
@@ -372,17 +352,19 @@ mod tests {
         let device = Device::flex();
         for frames in 1..=6 {
             let grid = ClipGrid::new(frames, 32, 48, 1, 16);
-            let a = tables.get(grid, 8, LINE, &device, DType::F32);
+            let a = tables.get(grid, 8, &device, DType::F32, || clip_table(grid, 8, 4));
             let b = tables
                 .clone()
-                .get(grid, 8, LINE, &device.clone().autodiff(), DType::F32);
+                .get(grid, 8, &device.clone().autodiff(), DType::F32, || {
+                    unreachable!("the table is kept")
+                });
             assert_eq!(a.dims(), [1, frames * 6, 8]);
             assert!(!b.is_autodiff());
             a.into_data().assert_eq(&b.into_data(), true);
         }
         assert_eq!(tables.tables.lock().unwrap().len(), KEPT_TABLES);
         let grid = ClipGrid::new(2, 32, 48, 1, 16);
-        let half = tables.get(grid, 8, LINE, &device, DType::F16);
+        let half = tables.get(grid, 8, &device, DType::F16, || clip_table(grid, 8, 4));
         assert_eq!(half.dtype(), DType::F16);
     }
 }

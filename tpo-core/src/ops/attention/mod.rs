@@ -14,6 +14,7 @@ use std::sync::Arc;
 use burn::backend::flex::FlexTensor;
 use burn::tensor::{Bool, Tensor};
 
+pub(super) use self::problem::Rows;
 pub use self::window::{WindowAttention, window_attention};
 use super::flex::{differentiable, plain};
 

@@ -8,8 +8,9 @@ use burn::tensor::DType;
 use super::visibility::Visibility;
 use crate::ops::flex::floats;
 
-/// Rows of a `[batch, heads, len, width]` tensor, each contiguous.
-pub(super) struct Rows<'a> {
+/// Rows of a `[batch, heads, len, width]` tensor, or pixels of `[images, height, width, channels]`,
+/// each contiguous.
+pub(in crate::ops) struct Rows<'a> {
     data: Cow<'a, [f32]>,
     start: usize,
     /// Of batch (or image), head and position (or pixel).
@@ -39,7 +40,7 @@ impl<'a> Rows<'a> {
     }
 
     /// Borrows the tensor's storage if its rows are contiguous `f32`, else converts.
-    pub(super) fn new(tensor: &'a FlexTensor) -> Self {
+    pub(in crate::ops) fn new(tensor: &'a FlexTensor) -> Self {
         let layout = tensor.layout();
         let [_, heads, len, width] = layout.shape().dims::<4>();
         let strides = layout.strides();
@@ -66,7 +67,7 @@ impl<'a> Rows<'a> {
 
     /// The row at `(batch, head, position)`.
     #[inline(always)]
-    pub(super) fn row(&self, batch: usize, head: usize, position: usize) -> &[f32] {
+    pub(in crate::ops) fn row(&self, batch: usize, head: usize, position: usize) -> &[f32] {
         let (batch, position) = match &self.windows {
             None => (batch, position),
             Some((windows, padding)) => match windows.pixel(batch, position) {
