@@ -90,12 +90,8 @@ pub fn conv2d(x: Tensor<4>, weight: Tensor<4>, bias: Tensor<1>, shape: ConvShape
 }
 
 fn composed(x: Tensor<4>, weight: Tensor<4>, bias: Tensor<1>, shape: ConvShape) -> Tensor<4> {
-    let ConvShape {
-        stride,
-        padding,
-        groups,
-    } = shape;
-    let options = ConvOptions::new([stride; 2], [padding; 2], [1, 1], groups);
+    let (stride, padding) = ([shape.stride; 2], [shape.padding; 2]);
+    let options = ConvOptions::new(stride, padding, [1, 1], shape.groups);
     module::conv2d(x.permute([0, 3, 1, 2]), weight, Some(bias), options).permute([0, 2, 3, 1])
 }
 

@@ -88,20 +88,16 @@ impl KeyRules {
     }
 
     /// Renames a leading `key_prefix` to `path_prefix`, in both directions.
-    pub fn prefix(self, key_prefix: &str, path_prefix: &str) -> Self {
-        let anchored = |p: &str| {
+    pub fn prefix(mut self, key_prefix: &str, path_prefix: &str) -> Self {
+        let rule = |from: &str, to: &str| {
             // An escaped literal is always a regular expression.
-            Regex::new(&format!("^{}", regex::escape(p))).ok()
+            let pattern = Regex::new(&format!("^{}", regex::escape(from)));
+            pattern.ok().map(|pattern| (pattern, to.replace('$', "$$")))
         };
-        let literal = |p: &str| p.replace('$', "$$");
-        let mut out = self;
-        out.forward
-            .extend(anchored(key_prefix).map(|r| (r, literal(path_prefix))));
+        self.forward.extend(rule(key_prefix, path_prefix));
         // Paths are undone in the opposite order.
-        if let Some(r) = anchored(path_prefix) {
-            out.inverse.insert(0, (r, literal(key_prefix)));
-        }
-        out
+        self.inverse.splice(0..0, rule(path_prefix, key_prefix));
+        self
     }
 
     /// Declares keys that match `pattern` as known and unused. They are listed with `reason` in

@@ -94,17 +94,12 @@ impl Manifest {
         let tensors = raw
             .tensors
             .into_iter()
-            .map(|(key, t)| {
-                let dtype = parse_dtype(&t.dtype).ok_or_else(|| {
-                    mistake(
-                        &name,
-                        0,
-                        format!("`{key}`: unknown data type `{}`", t.dtype),
-                    )
-                })?;
-                checked(&name, 0, key, dtype, t.shape, t.shard)
+            .map(|(key, t)| match parse_dtype(&t.dtype) {
+                Some(dtype) => checked(key, dtype, t.shape, t.shard),
+                None => Err(format!("`{key}`: unknown data type `{}`", t.dtype)),
             })
-            .collect::<Result<_>>()?;
+            .collect::<Result<_, String>>()
+            .map_err(|why| mistake(&name, 0, why))?;
         Ok(Self { name, tensors })
     }
 
@@ -117,47 +112,7 @@ impl Manifest {
         let mut shards = 0;
         let mut tensors = Vec::new();
         for (i, line) in text.lines().enumerate() {
-            let line_number = i + 1;
-            let words: Vec<&str> = line.split_whitespace().collect();
-            let wrong = |why: &str| mistake(name, line_number, why.to_string());
-            match words[..] {
-                [] => {}
-                [first, ..] if first.starts_with('#') => {}
-                ["shards", n] => {
-                    shards = n.parse().map_err(|_| wrong("`shards` takes a number"))?;
-                }
-                [pattern, dtype, shape, ref shard @ ..] if shard.len() <= 1 => {
-                    let dtype = parse_dtype(dtype).ok_or_else(|| wrong("unknown data type"))?;
-                    let shape = parse_shape(shape)
-                        .ok_or_else(|| wrong("the shape must be numbers and commas"))?;
-                    let shard = match shard.first() {
-                        Some(n) => Some(
-                            n.parse::<usize>()
-                                .ok()
-                                .filter(|n| (1..=shards).contains(n))
-                                .map(|n| shard_name(n, shards))
-                                .ok_or_else(|| {
-                                    wrong("the shard must be a number up to `shards`")
-                                })?,
-                        ),
-                        None => None,
-                    };
-                    let keys =
-                        expand(pattern).ok_or_else(|| wrong("ranges are written {0-2,5}"))?;
-                    for key in keys {
-                        let shard = shard.clone();
-                        tensors.push(checked(
-                            name,
-                            line_number,
-                            key,
-                            dtype,
-                            shape.clone(),
-                            shard,
-                        )?);
-                    }
-                }
-                _ => return Err(wrong("expected a name, a data type, a shape and a shard")),
-            }
+            parse_line(line, &mut shards, &mut tensors).map_err(|why| mistake(name, i + 1, why))?;
         }
         tensors.sort_by(|a, b| a.key.cmp(&b.key));
         if let Some(pair) = tensors.windows(2).find(|p| p[0].key == p[1].key) {
@@ -190,21 +145,48 @@ fn mistake(name: &str, line: usize, why: String) -> WeightsError {
     }
 }
 
+/// Reads a line of the compact form: the number of shards, or tensors.
+fn parse_line(
+    line: &str,
+    shards: &mut usize,
+    tensors: &mut Vec<ManifestTensor>,
+) -> Result<(), String> {
+    let words: Vec<&str> = line.split_whitespace().collect();
+    match words[..] {
+        [] => {}
+        [first, ..] if first.starts_with('#') => {}
+        ["shards", n] => *shards = n.parse().map_err(|_| "`shards` takes a number")?,
+        [pattern, dtype, shape, ref shard @ ..] if shard.len() <= 1 => {
+            let dtype = parse_dtype(dtype).ok_or("unknown data type")?;
+            let shape = parse_shape(shape).ok_or("the shape must be numbers and commas")?;
+            let shard = match shard.first() {
+                Some(n) => {
+                    let n = n.parse().ok().filter(|n| (1..=*shards).contains(n));
+                    let n = n.ok_or("the shard must be a number up to `shards`")?;
+                    Some(shard_name(n, *shards))
+                }
+                None => None,
+            };
+            for key in expand(pattern).ok_or("ranges are written {0-2,5}")? {
+                tensors.push(checked(key, dtype, shape.clone(), shard.clone())?);
+            }
+        }
+        _ => return Err("expected a name, a data type, a shape and a shard".into()),
+    }
+    Ok(())
+}
+
 /// Builds a tensor whose size in bytes is known not to overflow.
 fn checked(
-    name: &str,
-    line: usize,
     key: String,
     dtype: Dtype,
     shape: Vec<usize>,
     shard: Option<String>,
-) -> Result<ManifestTensor> {
-    let bits = shape
+) -> Result<ManifestTensor, String> {
+    shape
         .iter()
-        .try_fold(dtype.bitsize() as u64, |n, &d| n.checked_mul(d as u64));
-    if bits.is_none() {
-        return Err(mistake(name, line, format!("`{key}`: the size overflows")));
-    }
+        .try_fold(dtype.bitsize() as u64, |n, &d| n.checked_mul(d as u64))
+        .ok_or_else(|| format!("`{key}`: the size overflows"))?;
     Ok(ManifestTensor {
         key,
         dtype,

@@ -86,38 +86,28 @@ pub(super) fn fused(
         && options.key_padding.is_none()
         && options.query_offset.is_none_or(|o| o + q_len == k_len)
         && q_len <= k_len;
-    if plain_causal {
-        let module_options = AttentionModuleOptions {
-            is_causal: true,
-            ..Default::default()
-        };
-        return module::attention(
-            q,
-            k,
-            v,
-            None,
-            expand_bias(options.bias, [batch, heads, q_len, k_len]),
-            module_options,
-        );
-    }
-    let mask = mask(batch, q_len, k_len, &options, &device);
+    let mask = if plain_causal {
+        None
+    } else {
+        mask(batch, q_len, k_len, &options, &device)
+    };
     let hidden_rows = mask.clone().map(|mask| mask.all_dim(3));
+    let full = [batch, heads, q_len, k_len];
     let out = module::attention(
         q,
         k,
         v,
-        mask.map(|mask| mask.expand([batch, heads, q_len, k_len])),
-        expand_bias(options.bias, [batch, heads, q_len, k_len]),
-        AttentionModuleOptions::default(),
+        mask.map(|mask| mask.expand(full)),
+        options.bias.map(|bias| bias.expand(full)),
+        AttentionModuleOptions {
+            is_causal: plain_causal,
+            ..Default::default()
+        },
     );
     match hidden_rows {
         Some(rows) => out.mask_fill(rows.expand([batch, heads, q_len, v_dim]), 0.0),
         None => out,
     }
-}
-
-fn expand_bias(bias: Option<Tensor<4>>, full: [usize; 4]) -> Option<Tensor<4>> {
-    bias.map(|bias| bias.expand(full))
 }
 
 /// `[batch or 1, 1, q_len, k_len]`, `true` where the key is hidden; `None` if nothing is.

@@ -47,19 +47,17 @@ impl<'a> Rows<'a> {
         let borrowable = tensor.dtype() == DType::F32
             && (strides[3] == 1 || width == 1)
             && strides.iter().all(|&s| s >= 0);
-        if borrowable {
-            return Rows {
-                data: Cow::Borrowed(tensor.storage::<f32>()),
-                start: layout.start_offset(),
-                strides: [0, 1, 2].map(|axis| strides[axis].unsigned_abs()),
-                width,
-                windows: None,
-            };
-        }
+        let (data, start, strides) = if borrowable {
+            let data = Cow::Borrowed(tensor.storage::<f32>());
+            let strides = [0, 1, 2].map(|axis| strides[axis].unsigned_abs());
+            (data, layout.start_offset(), strides)
+        } else {
+            (floats(tensor), 0, [heads * len * width, len * width, width])
+        };
         Rows {
-            data: floats(tensor),
-            start: 0,
-            strides: [heads * len * width, len * width, width],
+            data,
+            start,
+            strides,
             width,
             windows: None,
         }
