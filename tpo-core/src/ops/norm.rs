@@ -35,7 +35,12 @@ pub fn layer_norm<const D: usize>(
             eps,
             centred: true,
         });
-        (layer_norm_cpu(x, &gamma, &beta, eps), inputs)
+        let row = LayerNormRow {
+            gamma: &floats(&gamma),
+            beta: &floats(&beta),
+            eps,
+        };
+        (map_rows(x, row), inputs)
     };
     let all = [
         x.into_dispatch(),
@@ -48,18 +53,6 @@ pub fn layer_norm<const D: usize>(
         let dtype = x.dtype();
         module::layer_norm(to_f32(x), gamma, Some(beta), eps).cast(dtype)
     })
-}
-
-fn layer_norm_cpu(x: FlexTensor, gamma: &FlexTensor, beta: &FlexTensor, eps: f64) -> FlexTensor {
-    let (gamma, beta) = (floats(gamma), floats(beta));
-    map_rows(
-        x,
-        LayerNormRow {
-            gamma: &gamma,
-            beta: &beta,
-            eps,
-        },
-    )
 }
 
 #[derive(Clone, Copy)]
@@ -101,7 +94,12 @@ pub fn rms_norm<const D: usize>(x: Tensor<D>, weight: Tensor<1>, eps: f64) -> Te
             eps,
             centred: false,
         });
-        (rms_norm_cpu(x, &weight, eps), inputs)
+        let row = RmsNormRow {
+            weight: &floats(&weight),
+            eps,
+            dtype: x.dtype(),
+        };
+        (map_rows(x, row), inputs)
     };
     differentiable([x.into_dispatch(), weight.into_dispatch()], run).unwrap_or_else(
         |[x, weight]| {
@@ -111,18 +109,6 @@ pub fn rms_norm<const D: usize>(x: Tensor<D>, weight: Tensor<1>, eps: f64) -> Te
             let mean_square = x.clone().square().mean_dim(D - 1);
             let normed = (x / (mean_square + eps).sqrt()).cast(dtype);
             normed * Tensor::<1>::from_dispatch(weight).cast(dtype).unsqueeze()
-        },
-    )
-}
-
-fn rms_norm_cpu(x: FlexTensor, weight: &FlexTensor, eps: f64) -> FlexTensor {
-    let dtype = x.dtype();
-    map_rows(
-        x,
-        RmsNormRow {
-            weight: &floats(weight),
-            eps,
-            dtype,
         },
     )
 }

@@ -50,22 +50,26 @@ impl ClipGrid {
 /// The sine table: row `p`, column `j` holds the sine (even `j`) or cosine (odd `j`) of
 /// `p / 10000^(2·⌊j/2⌋/dim)`. Row-major `[positions, dim]`.
 pub fn sine_table(positions: usize, dim: usize) -> Vec<f32> {
+    sines((0..positions).map(|p| p as f64), dim)
+}
+
+/// Sines and cosines of every position, alternating, with wavelengths in pairs from 2π on.
+pub(crate) fn sines(positions: impl IntoIterator<Item = f64>, dim: usize) -> Vec<f32> {
     let wavelengths: Vec<f64> = (0..dim)
         .map(|j| BASE.powf(2.0 * (j / 2) as f64 / dim as f64))
         .collect();
-    let mut table = Vec::with_capacity(positions * dim);
-    for p in 0..positions {
-        for (j, wavelength) in wavelengths.iter().enumerate() {
-            let angle = p as f64 / wavelength;
+    let row = |position: f64| {
+        wavelengths.iter().enumerate().map(move |(j, wavelength)| {
+            let angle = position / wavelength;
             let value = if j.is_multiple_of(2) {
                 angle.sin()
             } else {
                 angle.cos()
             };
-            table.push(value as f32);
-        }
-    }
-    table
+            value as f32
+        })
+    };
+    positions.into_iter().flat_map(row).collect()
 }
 
 /// The table of a clip, `[tokens, dim]` row-major with time slowest, then patch rows.
