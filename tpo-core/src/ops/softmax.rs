@@ -7,7 +7,7 @@ use rayon::prelude::*;
 
 use super::flex::{Saved, differentiable, floats, from_floats};
 use super::host::to_f32;
-use super::rows::{CHUNK, RowMap, map_rows};
+use super::rows::{CHUNK, RowMap, largest, map_rows};
 use super::simd::exp;
 
 /// Soft-max over the last axis, computed in `f32` and returned in the input's dtype. A row that is
@@ -33,15 +33,8 @@ struct SoftmaxRow;
 impl RowMap for SoftmaxRow {
     #[inline(always)]
     fn apply<S: Simd>(self, s: S, row: &mut [f32]) {
+        let shift = s.splat_f32s(largest(s, row));
         let (body, tail) = S::as_mut_simd_f32s(row);
-        let mut top = s.splat_f32s(f32::NEG_INFINITY);
-        for &x in body.iter() {
-            top = s.max_f32s(top, x);
-        }
-        let max = tail
-            .iter()
-            .fold(s.reduce_max_f32s(top), |max, &x| max.max(x));
-        let shift = s.splat_f32s(max);
         let mut total = s.splat_f32s(0.0);
         for x in body.iter_mut() {
             *x = exp(s, s.sub_f32s(*x, shift));
