@@ -13,7 +13,7 @@ mod visual;
 
 use burn::module::Module;
 use burn::tensor::activation::log_softmax;
-use burn::tensor::{DType, Device, FloatDType, Int, Tensor, TensorData};
+use burn::tensor::{DType, Device, FloatDType, Tensor, TensorData};
 
 pub use batch::{IGNORE_LABEL, TokenBatch, TpoBatch};
 pub use evaluate::{Evaluation, LanguageScore};
@@ -253,10 +253,10 @@ where
         &'m self,
         batch: TpoBatch,
         samples: &[Sample],
-        mut tape: Option<&mut Tape<'m>>,
+        tape: Option<&mut Tape<'m>>,
     ) -> Result<TpoOutput> {
         let mut batch = batch;
-        let (embeds, hidden) = self.run(&mut batch, tape.as_deref_mut())?;
+        let (embeds, hidden) = self.run(&mut batch, tape)?;
         let lm_loss = batch
             .labels
             .as_ref()

@@ -56,6 +56,7 @@ pub struct KeyRules {
     inverse: Vec<(Regex, String)>,
     ignored: Vec<(Regex, String)>,
     adapter: Option<String>,
+    wrappers: Vec<String>,
     nest: String,
 }
 
@@ -108,6 +109,25 @@ impl KeyRules {
     pub fn ignore(mut self, pattern: &str, reason: &str) -> Result<Self> {
         self.ignored.push((compile(pattern)?, reason.to_string()));
         Ok(self)
+    }
+
+    /// [`ignore`](Self::ignore) for several patterns with their reasons.
+    ///
+    /// # Errors
+    /// [`WeightsError::Pattern`].
+    pub fn ignore_all(self, unused: &[(&str, &str)]) -> Result<Self> {
+        let mut unused = unused.iter();
+        unused.try_fold(self, |rules, (pattern, reason)| {
+            rules.ignore(pattern, reason)
+        })
+    }
+
+    /// Reads keys that start with one of `wrappers` as if they did not: the dictionaries which
+    /// PyTorch's files hold a model in.
+    pub fn wrapped_in(mut self, wrappers: &[&str]) -> Self {
+        self.wrappers
+            .extend(wrappers.iter().map(ToString::to_string));
+        self
     }
 
     /// Maps PEFT's names of LoRA adapters: `x.lora_A.<adapter>.weight` ↔ `x.lora.a`,
@@ -194,6 +214,9 @@ fn rewrite(rules: &[(Regex, String)], name: &str) -> String {
 
 impl KeyMap for KeyRules {
     fn module_path(&self, key: &str) -> KeyTarget {
+        let mut wrappers = self.wrappers.iter();
+        let inner = wrappers.find_map(|wrapper| key.strip_prefix(wrapper.as_str()));
+        let key = inner.unwrap_or(key);
         if !self.covers(key) {
             return KeyTarget::OtherPart;
         }

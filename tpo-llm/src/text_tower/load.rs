@@ -36,11 +36,11 @@ pub struct TextFiles {
 /// # Errors
 /// None in practice; the patterns are constants.
 pub fn text_rules() -> Result<KeyRules, WeightsError> {
-    let rules = KeyRules::new()
-        .owns(wrapped(TEXT_PREFIX))
+    KeyRules::new()
+        .owns([TEXT_PREFIX])
+        .wrapped_in(WRAPPERS)
         .rewrite(
             &[
-                (r"^module\.", ""),
                 (r"^text_encoder\.transformer\.", "transformer.model."),
                 (r"^text_encoder\.", ""),
             ],
@@ -49,36 +49,24 @@ pub fn text_rules() -> Result<KeyRules, WeightsError> {
                 (r"^", TEXT_PREFIX),
             ],
         )?
-        .lora("default");
-    without_unused(rules)
+        .lora("default")
+        .ignore_all(TEXT_UNUSED_KEYS)
 }
+
+/// What keys may be wrapped in.
+const WRAPPERS: &[&str] = &["module."];
 
 /// The table of the InternVL-C file's own names, [`text_rules`] without [`TEXT_PREFIX`].
 fn own_rules() -> Result<KeyRules, WeightsError> {
-    let rules = KeyRules::new()
-        .owns(wrapped("transformer."))
-        .owns(wrapped("text_projection"))
+    KeyRules::new()
+        .owns(["transformer.", "text_projection"])
+        .wrapped_in(WRAPPERS)
         .rewrite(
-            &[
-                (r"^module\.", ""),
-                (r"^transformer\.", "transformer.model."),
-            ],
+            &[(r"^transformer\.", "transformer.model.")],
             &[(r"^transformer\.model\.", "transformer.")],
         )?
-        .lora("default");
-    without_unused(rules)
-}
-
-/// A key's beginning, perhaps in the dictionary that PyTorch's files wrap it in.
-fn wrapped(prefix: &str) -> [String; 2] {
-    ["", "module."].map(|dictionary| format!("{dictionary}{prefix}"))
-}
-
-fn without_unused(rules: KeyRules) -> Result<KeyRules, WeightsError> {
-    let mut unused = TEXT_UNUSED_KEYS.iter();
-    unused.try_fold(rules, |rules, (pattern, reason)| {
-        rules.ignore(pattern, reason)
-    })
+        .lora("default")
+        .ignore_all(TEXT_UNUSED_KEYS)
 }
 
 impl TextTower {

@@ -81,43 +81,35 @@ impl Default for VisionLoadOptions<'_> {
     }
 }
 
-/// A key's beginning in PyTorch's files: `prefix`, perhaps in one of the dictionaries they wrap it in.
-fn wrapped(prefix: &str) -> [String; 3] {
-    ["", "module.", "model."].map(|dictionary| format!("{dictionary}{prefix}"))
-}
+/// What keys may be wrapped in.
+const WRAPPERS: &[&str] = &["module.", "model."];
 
 /// The table between the keys of a merged checkpoint (`vision_encoder.*`) and the tower's paths.
 ///
 /// # Errors
 /// None in practice; the patterns are constants.
 pub fn vision_rules() -> Result<KeyRules, WeightsError> {
-    let rules = KeyRules::new().owns(wrapped(VISION_PREFIX)).rewrite(
-        &[(r"^(module\.|model\.)?vision_encoder\.", "")],
-        &[("^", VISION_PREFIX)],
-    )?;
-    without_unused(rules)
+    KeyRules::new()
+        .owns([VISION_PREFIX])
+        .wrapped_in(WRAPPERS)
+        .rewrite(&[(r"^vision_encoder\.", "")], &[("^", VISION_PREFIX)])?
+        .ignore_all(VISION_UNUSED_KEYS)
 }
 
 /// The table of a bare tower, whose keys lack [`VISION_PREFIX`].
 fn bare_rules() -> Result<KeyRules, WeightsError> {
-    without_unused(KeyRules::new().rewrite(&[(r"^(module\.|model\.)", "")], &[])?)
-}
-
-fn without_unused(rules: KeyRules) -> Result<KeyRules, WeightsError> {
-    let mut unused = VISION_UNUSED_KEYS.iter();
-    unused.try_fold(rules, |rules, (word, reason)| rules.ignore(word, reason))
+    let rules = KeyRules::new().wrapped_in(WRAPPERS);
+    rules.ignore_all(VISION_UNUSED_KEYS)
 }
 
 /// The table of the CLIP file, which holds final names only; a key of neither tower is a mistake.
 fn final_rules() -> Result<KeyRules, WeightsError> {
     vision_rules()?
-        .owns(wrapped("text_encoder."))
-        .owns(wrapped("temp"))
-        .ignore(r"^(module\.|model\.)?text_encoder\.", "the text tower's")?
-        .ignore(
-            r"^(module\.|model\.)?temp$",
-            "temperature of the contrastive loss",
-        )
+        .owns(["text_encoder.", "temp"])
+        .ignore_all(&[
+            (r"^text_encoder\.", "the text tower's"),
+            ("^temp$", "temperature of the contrastive loss"),
+        ])
 }
 
 /// The path of the position table.
