@@ -16,7 +16,7 @@ use super::{Checkpoint, Result, WeightsError};
 
 /// How many problems of a kind get a nearest name; searching all would take quadratic time when
 /// every name is wrong.
-const NEAREST_FOR: usize = 16;
+const NEAREST_FOR: usize = 8;
 
 /// Data type of the float parameters after loading.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
