@@ -5,7 +5,7 @@ use burn::tensor::{Device, Distribution, Tensor};
 use tpo::TpoConfig;
 use tpo::core::geometry::BoxXyxy;
 use tpo::core::head::{Sample, TargetSet};
-use tpo::core::model::{PaddingSide, TokenBatch, TpoBatch};
+use tpo::core::model::{TokenBatch, TpoBatch};
 use tpo::core::prompt::PromptIds;
 use tpo::core::traits::{LanguageModel, VisualInput};
 use tpo::llm::{LlmConfig, LoraConfig, config::LORA_TARGETS};
@@ -156,7 +156,7 @@ pub fn tpo_step(device: &Device) -> Outcome<Step> {
     }
     let prompts = vec![prompt; TPO_ROWS];
     let mut data = GeneratedData::new(1, move |_, device: &Device| {
-        let mut batch = TpoBatch::new(TokenBatch::pad(&prompts, PaddingSide::Right, 0), device);
+        let mut batch = TpoBatch::new(TokenBatch::pad(&prompts, 0), device);
         batch.visuals = VisualInput::clips(frames.clone());
         batch.labels = Some(vec![label.clone(); TPO_ROWS]);
         let target = BoxXyxy::from([0.2, 0.3, 0.6, 0.7]);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tpo_core::geometry::BoxXyxy;
 use tpo_core::head::{FeatureSource, FrameSource, HeadSet, Sample, TaskOutput};
-use tpo_core::model::{CallOrder, GenerateEvent, GenerateOptions, PaddingSide, TokenBatch};
+use tpo_core::model::{CallOrder, GenerateEvent, GenerateOptions, TokenBatch};
 use tpo_core::prompt::{PromptIds, Turn, Visual};
 use tpo_core::token::TaskRegistry;
 use tpo_data::prompts::videochat::QuestionPrompt;
@@ -62,7 +62,7 @@ impl<H: HeadSet> Session<H> {
                 ),
             });
         }
-        let tokens = TokenBatch::pad(&[ids], PaddingSide::Left, 0);
+        let tokens = TokenBatch::pad(&[ids], 0);
         let embeddings = self.looking.as_ref().map(|l| l.embeddings.clone());
         let boxes = [[&self.history.boxes[..], &question.boxes].concat()];
         let prompt = self

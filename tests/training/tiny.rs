@@ -106,7 +106,7 @@ pub fn model(config: &TpoConfig) -> VideoChatTpo {
 
 /// A number in ±1 from two numbers.
 pub fn noise(seed: u64, index: u64) -> f32 {
-    let bits = tpo::core::gradient_checkpointing::mix(seed, index) >> 40;
+    let bits = tpo::core::seed::mix(seed, index) >> 40;
     bits as f32 / (1u64 << 23) as f32 - 1.0
 }
 
@@ -122,7 +122,7 @@ pub fn batch(config: &TpoConfig, first: u64, rows: usize, device: &Device) -> Tr
     let mut samples = Vec::new();
     let size = config.input.size;
     for row in first..first + rows as u64 {
-        let word = |i: u64| 3 + (tpo::core::gradient_checkpointing::mix(row, i) % 30) as u32;
+        let word = |i: u64| 3 + (tpo::core::seed::mix(row, i) % 30) as u32;
         let mut prompt = PromptIds::default();
         prompt.push_text(&[1]);
         prompt.push_visual(SLOTS);

@@ -15,6 +15,7 @@ pub mod model;
 pub mod nn;
 pub mod ops;
 pub mod prompt;
+pub mod seed;
 pub mod token;
 pub mod traits;
 pub mod truth;

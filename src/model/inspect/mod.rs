@@ -11,8 +11,8 @@ use burn::module::ParamId;
 use serde::Serialize;
 
 use tpo_core::weights::{
-    Checkpoint, KeyMap, KeyRules, KeyTarget, LoadOptions, Manifest, ManifestTensor, ParamInfo,
-    ParamKind, Refusal, Result, TensorEntry, differences, file_name,
+    Checkpoint, KeyMap, KeyRules, KeyTarget, Manifest, ManifestTensor, ParamInfo, ParamKind,
+    Refusal, Result, TensorEntry, differences, file_name,
 };
 
 pub use layouts::{hugging_face_llm_layout, internvideo2_clip_layout, videochat_tpo_layout};
@@ -166,7 +166,7 @@ fn compare_with(layout: &Manifest, checkpoint: &Checkpoint) -> Refusal {
             id: ParamId::new(),
         })
         .collect();
-    differences(&params, checkpoint, &rules, &LoadOptions::default())
+    differences(&params, checkpoint, &rules)
 }
 
 /// Whether most keys are in parts of VideoChat-TPO.

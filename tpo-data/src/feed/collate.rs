@@ -3,7 +3,7 @@
 use burn::tensor::{Device, Tensor, TensorData};
 use tpo_core::geometry::BoxXyxy;
 use tpo_core::head::TargetSet;
-use tpo_core::model::{IGNORE_LABEL, PaddingSide, TokenBatch, TpoBatch};
+use tpo_core::model::{IGNORE_LABEL, TokenBatch, TpoBatch};
 use tpo_core::traits::{VisualInput, VisualShape};
 
 use super::facts::SampleFacts;
@@ -59,7 +59,7 @@ impl Collated {
             boxes.push(item.boxes);
             samples.push(item.facts);
         }
-        let mut tokens = TokenBatch::pad(&prompts, PaddingSide::Right, pad_id);
+        let mut tokens = TokenBatch::pad(&prompts, pad_id);
         let (_, length) = tokens.shape();
         if turns.iter().any(|row| !row.is_empty()) {
             turns.iter_mut().for_each(|row| row.resize(length, 0));

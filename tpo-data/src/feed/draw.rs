@@ -1,6 +1,7 @@
 //! Random numbers that are a pure function of where they are used.
 
 use serde::{Deserialize, Serialize};
+pub(crate) use tpo_core::seed::scatter as mix;
 
 /// What the randomness of an item depends on: nothing else ever does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -11,14 +12,6 @@ pub struct ItemSeed {
     pub epoch: u64,
     /// Place of the item in the epoch, 0-based.
     pub index: u64,
-}
-
-/// One step of SplitMix64 (Steele, Lea, Flood 2014): a bijection that scatters its input.
-pub(crate) fn mix(mut z: u64) -> u64 {
-    z = z.wrapping_add(0x9E37_79B9_7F4A_7C15);
-    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    z ^ (z >> 31)
 }
 
 /// A number from several; their order matters.

@@ -1,8 +1,8 @@
 //! All stages of a plan, one after the other.
 
-use tpo_core::gradient_checkpointing::mix;
 use tpo_core::head::HeadSet;
 use tpo_core::model::TpoModel;
+use tpo_core::seed::mix;
 use tpo_core::traits::{Connector, LanguageModel, VisionEncoder};
 
 use super::data::TrainData;
