@@ -78,13 +78,10 @@ impl Mp4Reader {
         }
 
         // The stream's own description wins over the container's, as in ffmpeg.
-        let container = movie.colour;
-        let matrix = match (sps.matrix, container) {
-            (2, Some(c)) => c.matrix,
-            (m, _) => m,
+        let (matrix, full_range) = match (sps.matrix, movie.colour) {
+            (2, Some((matrix, full_range))) => (matrix, full_range || sps.full_range),
+            (matrix, _) => (matrix, sps.full_range),
         };
-        let full_range = sps.full_range
-            || sps.matrix == 2 && container.is_some_and(|c| c.full_range == Some(true));
         let (mut width, mut height) = (sps.width as usize, sps.height as usize);
         if movie.rotation.swaps_sides() {
             std::mem::swap(&mut width, &mut height);

@@ -1,8 +1,9 @@
 //! Demultiplexer for MP4 / QuickTime files: which bytes are which picture, and when it is
 //! shown.
 //!
-//! Written here rather than taken from a crate because every table of a hostile file must be
-//! checked before it is expanded: a 30-byte `stsz` box may claim 2^32 samples.
+//! `mp4-atom` decodes single boxes, none of which can take more memory than its bytes. Which boxes
+//! are looked at, and what their tables expand to, is decided here: a 30-byte `stsz` box may claim
+//! 2^32 samples, and a box nobody asked about must not cost the video.
 
 mod boxes;
 mod edits;
@@ -12,9 +13,10 @@ mod track;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 
+use mp4_atom::{Header, ReadFrom};
+
 use crate::frame::Rotation;
 use crate::{DataError, MediaLimits};
-use boxes::FourCc;
 
 /// Largest `moov` or `moof` box read, in bytes; 1 000 000 samples need about 24 MiB.
 const MAX_HEADER_BYTES: u64 = 128 << 20;
@@ -100,13 +102,12 @@ pub(super) struct Movie {
     pub colour: Option<ContainerColour>,
 }
 
-/// `colr` box of type `nclx`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct ContainerColour {
-    /// ISO/IEC 23091-2 matrix coefficients.
-    pub matrix: u8,
-    /// Whether samples use the full 0-255 range; `None` in QuickTime's variant of the box.
-    pub full_range: Option<bool>,
+/// Matrix coefficients (ISO/IEC 23091-2), and whether samples use the full 0-255 range.
+pub(super) type ContainerColour = (u8, bool);
+
+/// A composition offset, which is signed in practice in both versions of the boxes that hold it.
+fn signed(offset: i64) -> i64 {
+    i64::from(offset as i32)
 }
 
 /// Reads the headers of a file of `len` bytes.
@@ -127,23 +128,13 @@ pub(super) fn read_movie(
             return Err(Fault::corrupt("file", reason).at(path));
         }
         file.seek(SeekFrom::Start(position)).map_err(io)?;
-        let mut header = [0; 16];
-        file.read_exact(&mut header[..8]).map_err(io)?;
-        let name: FourCc = [header[4], header[5], header[6], header[7]];
-        let short = u32::from_be_bytes([header[0], header[1], header[2], header[3]]);
-        let (header_len, size) = match short {
-            0 => (8, len - position),
-            1 if len - position >= 16 => {
-                file.read_exact(&mut header[8..]).map_err(io)?;
-                let [.., a, b, c, d, e, f, g, h] = header;
-                (16, u64::from_be_bytes([a, b, c, d, e, f, g, h]))
-            }
-            n => (8, u64::from(n)),
-        };
-        let end = position.checked_add(size).filter(|_| size >= header_len);
-        let Some(end) = end else {
-            return Err(Fault::corrupt("file", format!("a box of {size} bytes")).at(path));
-        };
+        let header = Header::read_from(file).map_err(|e| {
+            Fault::corrupt("file", format!("the box at byte {position}: {e}")).at(path)
+        })?;
+        let start = file.stream_position().map_err(io)?;
+        let size = header.size.map_or(len - start, |n| n as u64);
+        let end = start.saturating_add(size);
+        let name: [u8; 4] = header.kind.into();
         if matches!(&name, b"moov" | b"moof") {
             if end > len {
                 let reason = format!("box ends at byte {end}, the file at {len}");
@@ -153,7 +144,7 @@ pub(super) fn read_movie(
                 let reason = format!("{size} bytes, at most {MAX_HEADER_BYTES} are read");
                 return Err(Fault::corrupt("movie header", reason).at(path));
             }
-            let mut body = vec![0; (size - header_len) as usize];
+            let mut body = vec![0; size as usize];
             file.read_exact(&mut body).map_err(io)?;
             let result = match (&name, &mut builder) {
                 (b"moov", None) => track::read_moov(&body, path, limits).map(|b| builder = Some(b)),
