@@ -74,11 +74,8 @@ impl MediaLimits {
     /// [`DataError::LimitExceeded`], or [`DataError::Corrupt`] when a side is 0.
     pub fn check_frame(&self, path: &Path, width: u64, height: u64) -> Result<(), DataError> {
         if width == 0 || height == 0 {
-            return Err(DataError::Corrupt {
-                path: path.into(),
-                what: "frame size",
-                reason: format!("{width}x{height} pixels"),
-            });
+            let reason = format!("{width}x{height} pixels");
+            return Err(DataError::corrupt(path, "frame size", reason));
         }
         check(
             path,

@@ -1,5 +1,8 @@
 //! The schema: round trips, faults of mutated rows, media checks.
 
+#[path = "common/fuzzing.rs"]
+mod fuzzing;
+
 use std::io::Write;
 
 use proptest::collection::vec;
@@ -457,7 +460,7 @@ fn random_bytes_never_panic() {
         } else {
             line = (0..round % 200).map(|_| byte()).collect();
         }
-        tpo_data::fuzzing::rows(&line);
+        fuzzing::rows(&line);
     }
 }
 

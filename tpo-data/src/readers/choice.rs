@@ -78,7 +78,6 @@ pub(super) fn next_gqa(path: &Path, options: &ConvertOptions) -> Result<Samples,
         let place = format!("line {line}");
         let field = |i: usize| {
             row.get(i)
-                .map(|s| s.trim())
                 .ok_or_else(|| bad(&file, &place, "too few fields"))
         };
         let candidates: Vec<String> = choices
@@ -100,15 +99,9 @@ pub(super) fn next_gqa(path: &Path, options: &ConvertOptions) -> Result<Samples,
         if let Some(g) = spans.get(vid) {
             media.duration = g.duration;
             if let Some(spans) = g.location.get(number) {
-                annotations.push(Annotation {
-                    task: options.temporal_task.clone(),
-                    query: Some(asked_for.into()),
-                    prompt_box: None,
-                    target: Target::Spans {
-                        spans: spans.clone(),
-                        saliency: None,
-                    },
-                });
+                let target = Target::spans(spans.clone());
+                let task = &options.temporal_task;
+                annotations.push(Annotation::asked(task, asked_for, target));
             }
         }
         let turn = choice(asked_for, candidates, correct);

@@ -1,7 +1,9 @@
-//! Comma-separated values with quotes (RFC 4180), as far as the annotation files need it.
+//! Tables in files of comma-separated values.
 
 use std::collections::HashMap;
 use std::path::Path;
+
+use csv::{ReaderBuilder, StringRecord, Trim};
 
 use super::{bad, read_text};
 use crate::DataError;
@@ -9,23 +11,31 @@ use crate::DataError;
 /// A table with named columns.
 pub(super) struct Table {
     columns: HashMap<String, usize>,
-    /// Rows with the line they begin on.
-    pub(super) rows: Vec<(usize, Vec<String>)>,
+    /// Rows with the line they begin on; their fields have no white space around them.
+    pub(super) rows: Vec<(u64, StringRecord)>,
 }
 
 impl Table {
     pub(super) fn read(path: &Path) -> Result<Self, DataError> {
-        let mut rows = split(&read_text(path)?).into_iter();
-        let (_, header) = rows
-            .next()
-            .ok_or_else(|| bad(path, "line 1", "no header"))?;
+        let text = read_text(path)?;
+        let text = text.strip_prefix('\u{FEFF}').unwrap_or(&text);
+        // Rows may be shorter than the header: a reader says which field it misses.
+        let mut builder = ReaderBuilder::new();
+        let builder = builder.flexible(true).trim(Trim::All);
+        let mut reader = builder.from_reader(text.as_bytes());
+        let failed = |e: csv::Error| bad(path, "table", e.to_string());
+        let header = reader.headers().map_err(failed)?;
+        if header.is_empty() {
+            return Err(bad(path, "line 1", "no header"));
+        }
+        let columns = header.iter().map(String::from).zip(0..).collect();
+        let rows = reader.records().map(|row| -> Result<_, DataError> {
+            let row = row.map_err(failed)?;
+            Ok((row.position().map_or(0, csv::Position::line), row))
+        });
         Ok(Self {
-            columns: header
-                .into_iter()
-                .enumerate()
-                .map(|(i, name)| (name.trim().to_string(), i))
-                .collect(),
-            rows: rows.collect(),
+            columns,
+            rows: rows.collect::<Result<_, _>>()?,
         })
     }
 
@@ -38,59 +48,33 @@ impl Table {
     }
 }
 
-/// Rows of fields; a quoted field may hold commas, doubled quotes and line ends.
-pub(super) fn split(text: &str) -> Vec<(usize, Vec<String>)> {
-    let text = text.strip_prefix('\u{FEFF}').unwrap_or(text);
-    let (mut rows, mut row, mut field) = (Vec::new(), Vec::new(), String::new());
-    let (mut quoted, mut line, mut first_line) = (false, 1, 1);
-    let mut chars = text.chars().peekable();
-    while let Some(c) = chars.next() {
-        line += usize::from(c == '\n');
-        match c {
-            '"' if quoted && chars.peek() == Some(&'"') => {
-                chars.next();
-                field.push('"');
-            }
-            '"' => quoted = !quoted,
-            ',' if !quoted => row.push(std::mem::take(&mut field)),
-            '\r' if !quoted && chars.peek() == Some(&'\n') => {}
-            '\n' if !quoted => {
-                row.push(std::mem::take(&mut field));
-                if row != [""] {
-                    rows.push((first_line, std::mem::take(&mut row)));
-                }
-                row.clear();
-                first_line = line;
-            }
-            c => field.push(c),
-        }
-    }
-    if !field.is_empty() || !row.is_empty() {
-        row.push(field);
-        rows.push((first_line, row));
-    }
-    rows
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn quotes_by_hand() {
-        let rows = split("a,b\r\n\"x, \"\"y\"\"\nz\",2\n\n,\n3,4");
-        let fields: Vec<(usize, Vec<&str>)> = rows
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.csv");
+        let text = "\u{FEFF} a,b\r\n\"x, \"\"y\"\"\nz\",2 \n,\n3";
+        std::fs::write(&path, text).unwrap();
+        let table = Table::read(&path).unwrap();
+        let fields: Vec<(u64, Vec<&str>)> = table
+            .rows
             .iter()
-            .map(|(n, r)| (*n, r.iter().map(String::as_str).collect()))
+            .map(|(n, r)| (*n, r.iter().collect()))
             .collect();
         assert_eq!(
             fields,
             [
-                (1, vec!["a", "b"]),
                 (2, vec!["x, \"y\"\nz", "2"]),
-                (5, vec!["", ""]),
-                (6, vec!["3", "4"]),
+                (4, vec!["", ""]),
+                (5, vec!["3"]),
             ]
         );
+        assert_eq!(table.column(&path, &["c", "a"]).unwrap(), 0);
+        assert!(table.column(&path, &["c"]).is_err());
+        std::fs::write(&path, "").unwrap();
+        assert!(Table::read(&path).is_err());
     }
 }

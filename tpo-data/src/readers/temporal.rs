@@ -29,15 +29,7 @@ fn moment(
     spans: Vec<[f64; 2]>,
 ) -> Sample {
     media.duration = duration;
-    let annotation = Annotation {
-        task: options.temporal_task.clone(),
-        query: Some(query.trim().to_string()),
-        prompt_box: None,
-        target: Target::Spans {
-            spans,
-            saliency: None,
-        },
-    };
+    let annotation = Annotation::asked(&options.temporal_task, query, Target::spans(spans));
     annotated(id, media, annotation)
 }
 
@@ -127,9 +119,9 @@ fn durations(options: &ConvertOptions) -> Result<HashMap<String, f64>, DataError
         .rows
         .iter()
         .map(|(line, row)| {
-            let seconds = row.get(length).and_then(|v| v.trim().parse().ok());
+            let seconds = row.get(length).and_then(|v| v.parse().ok());
             match (row.get(id), seconds) {
-                (Some(id), Some(seconds)) => Ok((id.clone(), seconds)),
+                (Some(id), Some(seconds)) => Ok((id.into(), seconds)),
                 _ => Err(bad(path, format!("line {line}"), "no id or no length")),
             }
         })
@@ -194,13 +186,9 @@ struct DidemoRow {
 pub(super) fn didemo(path: &Path, options: &ConvertOptions) -> Result<Samples, DataError> {
     let each = |options: &ConvertOptions, at: At, row: DidemoRow| {
         let votes = |t: &[u32; 2]| row.times.iter().filter(|o| *o == t).count();
-        let mut best: Option<[u32; 2]> = None;
-        for t in &row.times {
-            if best.is_none_or(|b| votes(t) > votes(&b)) {
-                best = Some(*t);
-            }
-        }
-        let [first, last] = best.ok_or_else(|| at.bad("no `times`"))?;
+        // `max_by_key` gives the last of those that are equal.
+        let best = row.times.iter().rev().max_by_key(|t| votes(t));
+        let [first, last] = *best.ok_or_else(|| at.bad("no `times`"))?;
         let start = f64::from(first) * DIDEMO_PIECE_SECONDS;
         let end = (f64::from(last) + 1.0) * DIDEMO_PIECE_SECONDS;
         let id = match row.annotation_id {

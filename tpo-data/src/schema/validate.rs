@@ -11,9 +11,10 @@ use super::annotation::{
 };
 use super::marks::{BOX_MARK, Mark, marks};
 use super::sample::{Media, MediaKind, Sample, Turn};
+use crate::{ClipRange, VideoInfo};
 
 /// Pixel boxes may reach this far outside: some annotations count pixel centres from 1.
-pub(super) const BOX_SLACK_PIXELS: f32 = 1.0;
+const BOX_SLACK_PIXELS: f32 = 1.0;
 
 /// Most pixels of one mask.
 const MAX_MASK_PIXELS: u64 = 1 << 26;
@@ -35,27 +36,19 @@ impl fmt::Display for Problem {
 
 /// How far annotated times may reach past the end of a video of `duration` seconds: annotators'
 /// players round. One second, or two per cent of a long video. What is past the end is clipped.
-pub(super) fn time_slack(duration: f64) -> f64 {
+fn time_slack(duration: f64) -> f64 {
     (0.02 * duration).max(1.0)
 }
 
 /// Collects problems under a path.
-pub(super) struct Problems(Vec<Problem>);
+struct Problems(Vec<Problem>);
 
 impl Problems {
-    pub(super) fn new() -> Self {
-        Self(Vec::new())
-    }
-
-    pub(super) fn add(&mut self, at: impl Into<String>, what: impl Into<String>) {
+    fn add(&mut self, at: impl Into<String>, what: impl Into<String>) {
         self.0.push(Problem {
             at: at.into(),
             what: what.into(),
         });
-    }
-
-    pub(super) fn into_vec(self) -> Vec<Problem> {
-        self.0
     }
 }
 
@@ -63,7 +56,13 @@ impl Sample {
     /// Everything wrong with the row that can be seen without its media file; empty for a good
     /// row. [`check_media`](super::check_media) looks at the file.
     pub fn problems(&self) -> Vec<Problem> {
-        let mut out = Problems::new();
+        self.check(None)
+    }
+
+    /// As [`Sample::problems`], and what the media file shows, which is believed rather than the
+    /// row.
+    pub(super) fn check(&self, file: Option<&VideoInfo>) -> Vec<Problem> {
+        let mut out = Problems(Vec::new());
         if self.turns.is_empty() && self.annotations.is_empty() {
             out.add("row", "it has neither `turns` nor `annotations`");
         }
@@ -72,18 +71,27 @@ impl Sample {
         }
         if let Some(media) = &self.media {
             check_media_fields(media, &mut out);
+            if let Some(file) = file {
+                check_file(media, file, &mut out);
+            }
         } else if !self.annotations.is_empty() {
             out.add("media", "annotations need a video or an image");
         }
+        let size = file.map(picture_size);
         for (i, turn) in self.turns.iter().enumerate() {
-            check_turn(turn, &format!("turns[{i}]"), &mut out);
+            check_turn(turn, size, &format!("turns[{i}]"), &mut out);
         }
-        let media = self.media.as_ref();
+        let media = self.media.as_ref().map(|media| Media {
+            size: size.or(media.size),
+            duration: file.map(|f| f.duration).or(media.duration),
+            ..media.clone()
+        });
         for (i, annotation) in self.annotations.iter().enumerate() {
-            check_annotation(annotation, media, &format!("annotations[{i}]"), &mut out);
+            let (media, at) = (media.as_ref(), format!("annotations[{i}]"));
+            check_annotation(annotation, media, file, &at, &mut out);
         }
         self.check_calls(&mut out);
-        out.into_vec()
+        out.0
     }
 
     /// Whether some answer calls a head with a mark; annotations are then used in the order of
@@ -172,7 +180,40 @@ fn check_media_fields(media: &Media, out: &mut Problems) {
     }
 }
 
-fn check_turn(turn: &Turn, at: &str, out: &mut Problems) {
+/// `[width, height]` of a file's pictures.
+fn picture_size(file: &VideoInfo) -> [u32; 2] {
+    [file.width as u32, file.height as u32]
+}
+
+/// What a row says about a file as a whole.
+fn check_file(media: &Media, file: &VideoInfo, out: &mut Problems) {
+    let size = picture_size(file);
+    if let Some(said) = media.size.filter(|s| *s != size) {
+        out.add(
+            "media.size",
+            format!("the row says {said:?}, the file is {size:?} [width, height]"),
+        );
+    }
+    if !media.is_video() {
+        return;
+    }
+    let (length, slack) = (file.duration, time_slack(file.duration));
+    if let Some(said) = media.duration.filter(|d| (d - length).abs() > slack) {
+        out.add(
+            "media.duration",
+            format!("the row says {said} s, the file lasts {length:.3} s"),
+        );
+    }
+    let past = |r: &ClipRange| r.start >= length || r.end > length + slack;
+    if let Some(r) = media.range.filter(past) {
+        out.add(
+            "media.range",
+            format!("[{}, {}] s, the file lasts {length:.3} s", r.start, r.end),
+        );
+    }
+}
+
+fn check_turn(turn: &Turn, size: Option<[u32; 2]>, at: &str, out: &mut Problems) {
     if turn.question.trim().is_empty() {
         out.add(format!("{at}.question"), "it is empty");
     }
@@ -211,7 +252,7 @@ fn check_turn(turn: &Turn, at: &str, out: &mut Problems) {
         );
     }
     for (i, b) in turn.boxes.iter().enumerate() {
-        check_box(b, None, &format!("{at}.boxes[{i}]"), out);
+        check_box(b, size, &format!("{at}.boxes[{i}]"), out);
     }
     match turn.correct {
         Some(i) if i >= turn.options.len() => out.add(
@@ -228,7 +269,13 @@ fn check_turn(turn: &Turn, at: &str, out: &mut Problems) {
     }
 }
 
-fn check_annotation(a: &Annotation, media: Option<&Media>, at: &str, out: &mut Problems) {
+fn check_annotation(
+    a: &Annotation,
+    media: Option<&Media>,
+    file: Option<&VideoInfo>,
+    at: &str,
+    out: &mut Problems,
+) {
     let named = |c: char| c.is_ascii_alphanumeric() || "_-.".contains(c);
     if a.task.is_empty() || !a.task.chars().all(named) {
         out.add(
@@ -251,12 +298,17 @@ fn check_annotation(a: &Annotation, media: Option<&Media>, at: &str, out: &mut P
                 check_saliency(s, &format!("{at}.saliency"), out);
             }
         }
-        Target::Track(frames) => check_track(frames, media, at, out),
+        Target::Track(frames) => {
+            check_track(frames, size, at, out);
+            if let Some(file) = file {
+                check_track_file(frames, file, at, out);
+            }
+        }
         Target::Value(_) => {}
     }
 }
 
-pub(super) fn check_box(b: &BoxCoords, size: Option<[u32; 2]>, at: &str, out: &mut Problems) {
+fn check_box(b: &BoxCoords, size: Option<[u32; 2]>, at: &str, out: &mut Problems) {
     let [x0, y0, x1, y1] = b.to_array();
     let (low, high) = match (b, size) {
         (BoxCoords::Normalised(_), _) => (0.0, Some([1.0, 1.0])),
@@ -358,14 +410,13 @@ fn check_saliency(s: &Saliency, at: &str, out: &mut Problems) {
     }
 }
 
-fn check_track(frames: &[TrackFrame], media: Option<&Media>, at: &str, out: &mut Problems) {
+fn check_track(frames: &[TrackFrame], size: Option<[u32; 2]>, at: &str, out: &mut Problems) {
     if frames.iter().all(|f| f.region == TrackRegion::Absent) {
         out.add(
             format!("{at}.track"),
             "the object is visible on no frame of it",
         );
     }
-    let size = media.and_then(|m| m.size);
     let by_time = |f: &TrackFrame| matches!(f.at, FramePosition::Time(_));
     let mut last: Option<f64> = None;
     let mut mask_size = None;
@@ -397,6 +448,33 @@ fn check_track(frames: &[TrackFrame], media: Option<&Media>, at: &str, out: &mut
                         format!("size {:?}, earlier masks have {first:?}", rle.size),
                     );
                 }
+            }
+        }
+    }
+}
+
+/// Whether the frames of a track are in the file, and its masks of the shape of its pictures.
+fn check_track_file(frames: &[TrackFrame], file: &VideoInfo, at: &str, out: &mut Problems) {
+    let (count, length) = (file.frame_count, file.duration);
+    let [width, height] = picture_size(file);
+    for (i, f) in frames.iter().enumerate() {
+        let at = format!("{at}.track[{i}]");
+        let past = match f.at {
+            FramePosition::Frame(n) => n >= count as u64,
+            FramePosition::Time(t) => t > length + time_slack(length),
+        };
+        if past {
+            out.add(
+                &at,
+                format!("past the end: the file has {count} frames, {length:.3} s"),
+            );
+        }
+        if let TrackRegion::Mask(rle) = &f.region {
+            // Masks of another size are fine when only the scale differs.
+            let [h, w] = rle.size.map(|v| v as f64);
+            if (w / h * f64::from(height) / f64::from(width) - 1.0).abs() > 0.05 {
+                let shapes = format!("the mask is {w} x {h}, the picture {width} x {height}");
+                out.add(&at, format!("{shapes}: another shape"));
             }
         }
     }

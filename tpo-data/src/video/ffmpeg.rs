@@ -1,6 +1,6 @@
 //! Any container and codec FFmpeg reads (feature `ffmpeg`).
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use ffmpeg_next as ff;
@@ -67,11 +67,9 @@ impl FfmpegReader {
             )
         };
         let decoder = open_decoder(path, parameters, limits)?;
-        let (mut width, mut height) = (decoder.width() as usize, decoder.height() as usize);
-        limits.check_frame(path, width as u64, height as u64)?;
-        if rotation.swaps_sides() {
-            std::mem::swap(&mut width, &mut height);
-        }
+        let (width, height) = (decoder.width(), decoder.height());
+        limits.check_frame(path, width.into(), height.into())?;
+        let (width, height) = rotation.turned((width as usize, height as usize));
         let codec = decoder
             .codec()
             .map_or_else(|| "unknown".into(), |c| c.name().to_owned());
@@ -98,11 +96,11 @@ impl FfmpegReader {
             }
         }
         if count == 0 {
-            return Err(DataError::Corrupt {
-                path: path.into(),
-                what: "video stream",
-                reason: "it has no packets".into(),
-            });
+            return Err(DataError::corrupt(
+                path,
+                "video stream",
+                "it has no packets",
+            ));
         }
         times.sort_unstable();
         keys.sort_unstable();
@@ -156,7 +154,7 @@ impl FfmpegReader {
         let input = open_input(&self.path)?;
         let parameters = input
             .stream(self.stream)
-            .ok_or_else(|| self.fail(0, "the stream disappeared".into()))?
+            .ok_or_else(|| self.fail(0, "the stream disappeared"))?
             .parameters();
         Ok(Session {
             reader: self,
@@ -168,12 +166,8 @@ impl FfmpegReader {
         })
     }
 
-    fn fail(&self, frame: usize, reason: String) -> DataError {
-        DataError::Decode {
-            path: self.path.clone(),
-            frame,
-            reason,
-        }
+    fn fail(&self, frame: usize, reason: impl Into<String>) -> DataError {
+        DataError::decode(&self.path, frame, reason)
     }
 }
 
@@ -258,15 +252,10 @@ impl Session<'_> {
     fn convert(&mut self, index: usize, frame: &ff::frame::Video) -> Result<Frame, DataError> {
         let reader = self.reader;
         let (width, height) = (frame.width() as usize, frame.height() as usize);
-        let (mut shown_w, mut shown_h) = (width, height);
-        if reader.info.rotation.swaps_sides() {
-            std::mem::swap(&mut shown_w, &mut shown_h);
-        }
-        if (shown_w, shown_h) != (reader.info.width, reader.info.height) {
-            return Err(reader.fail(
-                index,
-                format!("the picture size changes to {width}x{height}"),
-            ));
+        let shown = reader.info.rotation.turned((width, height));
+        if shown != (reader.info.width, reader.info.height) {
+            let reason = format!("the picture size changes to {width}x{height}");
+            return Err(reader.fail(index, reason));
         }
         let layout = match frame.format() {
             Pixel::YUV420P | Pixel::YUVJ420P => Some(Layout::Yuv420),
@@ -436,44 +425,37 @@ impl VideoReader for FfmpegReader {
 
     fn visit_frames(&self, indices: &[usize], visit: &FrameVisitor<'_>) -> Result<(), DataError> {
         let wanted = distinct_indices(indices, self.info.frame_count)?;
-        let mut missing: BTreeMap<usize, ()> = wanted.iter().map(|&i| (i, ())).collect();
+        let mut missing = BTreeSet::from_iter(wanted);
         // First with seeking; if a seek landed too late, once more from the start.
         for seeking in [true, false] {
             if missing.is_empty() || (seeking && self.times.is_empty()) {
                 continue;
             }
             let mut session = self.session()?;
-            let mut position: Option<usize> = None;
-            let mut passed: Option<usize> = None;
-            loop {
-                let from = passed.map_or(0, |p| p + 1);
-                let Some((&target, _)) = missing.range(from..).next() else {
-                    break;
-                };
-                if seeking {
-                    let key = self.key_before(self.times[target]);
-                    let ahead = key.is_some_and(|k| {
-                        position.is_none_or(|p| k > self.times[p]) && k > self.times[0]
-                    });
-                    if let (true, Some(key)) = (ahead, key) {
-                        session.seek(key)?;
-                        position = self.times.binary_search(&key).ok();
-                    }
+            // The frame the session has come to, and the first that is still to be looked for.
+            let (mut position, mut from) = (0, 0);
+            while let Some(&target) = missing.range(from..).next() {
+                if seeking
+                    && let Some(key) = self.key_before(self.times[target])
+                    && key > self.times[position]
+                {
+                    session.seek(key)?;
+                    position = self.times.binary_search(&key).unwrap_or(position);
                 }
                 let Some((index, frame)) = session.next()? else {
                     break;
                 };
-                position = position.max(Some(index));
-                if missing.remove(&index).is_some() {
+                position = position.max(index);
+                if missing.remove(&index) {
                     visit(index, session.convert(index, &frame)?)?;
                 }
                 if index >= target {
-                    passed = Some(target);
+                    from = target + 1;
                 }
             }
         }
-        match missing.first_key_value() {
-            Some((&index, ())) => Err(self.fail(index, "FFmpeg returned no picture".into())),
+        match missing.first() {
+            Some(&index) => Err(self.fail(index, "FFmpeg returned no picture")),
             None => Ok(()),
         }
     }

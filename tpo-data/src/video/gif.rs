@@ -17,7 +17,7 @@ const DEFAULT_DELAY: f64 = 0.1;
 /// Reads animated GIF files. Frames depend on each other, so reading one means decoding all
 /// before it. Transparent pixels are black.
 #[derive(Debug)]
-pub struct GifReader {
+pub(super) struct GifReader {
     source: Source,
     limits: MediaLimits,
     info: VideoInfo,
@@ -26,14 +26,7 @@ pub struct GifReader {
 type GifFrames = image::Frames<'static>;
 
 impl GifReader {
-    /// Opens a file. Decodes it once to learn the number of frames, holding one at a time.
-    ///
-    /// # Errors
-    /// As [`open_video`](super::open_video).
-    pub fn open(path: impl AsRef<Path>, limits: &MediaLimits) -> Result<Self, DataError> {
-        Self::from_source(Source::file(path.as_ref(), limits)?, limits)
-    }
-
+    /// Decodes the file once to learn the number of frames, holding one at a time.
     pub(super) fn from_source(source: Source, limits: &MediaLimits) -> Result<Self, DataError> {
         let (width, height, mut frames) = start(&source, limits)?;
         let mut timestamps = Vec::new();
@@ -45,11 +38,7 @@ impl GifReader {
             limits.check_seconds(source.path(), duration)?;
         }
         if timestamps.is_empty() {
-            return Err(DataError::Corrupt {
-                path: source.path().into(),
-                what: "GIF",
-                reason: "it has no frames".into(),
-            });
+            return Err(DataError::corrupt(source.path(), "GIF", "it has no frames"));
         }
         let info = VideoInfo {
             width,
@@ -148,9 +137,6 @@ impl VideoReader for GifReader {
 }
 
 fn shrunk(path: &Path, frame: usize) -> DataError {
-    DataError::Decode {
-        path: path.into(),
-        frame,
-        reason: "the file has fewer frames than when it was opened".into(),
-    }
+    let reason = "the file has fewer frames than when it was opened";
+    DataError::decode(path, frame, reason)
 }

@@ -13,7 +13,10 @@ use super::h264::{Picture, PictureDecoder, StreamConfig};
 use super::mp4::{Movie, read_movie};
 use super::mp4_stream::Mp4Stream;
 use super::source::{ReadSeek, Source};
-use super::{FrameStream, FrameVisitor, VideoInfo, VideoOptions, VideoReader, distinct_indices};
+use super::{
+    FrameStream, FrameVisitor, NO_PICTURE, VideoInfo, VideoOptions, VideoReader, distinct_indices,
+    until_error,
+};
 use crate::{DataError, Frame, MediaLimits};
 
 /// Reads MP4 and QuickTime files with H.264 video.
@@ -22,7 +25,7 @@ use crate::{DataError, Frame, MediaLimits};
 /// nothing depends on; groups of pictures are decoded in parallel on the rayon pool. Edit
 /// lists, B-frames, fragmented files and the rotation of the track header are honoured.
 #[derive(Debug)]
-pub struct Mp4Reader {
+pub(super) struct Mp4Reader {
     source: Source,
     limits: MediaLimits,
     info: VideoInfo,
@@ -41,14 +44,6 @@ struct Segment {
 }
 
 impl Mp4Reader {
-    /// Opens a file.
-    ///
-    /// # Errors
-    /// As [`open_video`](super::open_video).
-    pub fn open(path: impl AsRef<Path>, limits: &MediaLimits) -> Result<Self, DataError> {
-        Self::from_source(Source::file(path.as_ref(), limits)?, &limits.into())
-    }
-
     pub(super) fn from_source(source: Source, options: &VideoOptions) -> Result<Self, DataError> {
         let limits = &options.limits;
         let path = source.path();
@@ -62,19 +57,11 @@ impl Mp4Reader {
         // A coded picture is not larger than an uncompressed one (3 samples of 2 bytes per
         // pixel), up to its headers.
         let largest = coded_w * coded_h * 6 + (1 << 20);
-        if let Some(i) = movie
-            .samples
-            .iter()
-            .position(|s| u64::from(s.size) > largest)
-        {
-            return Err(DataError::Corrupt {
-                path: path.into(),
-                what: "stsz",
-                reason: format!(
-                    "sample {i} has {} bytes, more than an uncompressed {coded_w}x{coded_h} picture",
-                    movie.samples[i].size
-                ),
-            });
+        let mut sizes = movie.samples.iter().map(|s| u64::from(s.size)).enumerate();
+        if let Some((i, size)) = sizes.find(|(_, size)| *size > largest) {
+            let most = format!("more than an uncompressed {coded_w}x{coded_h} picture");
+            let reason = format!("sample {i} has {size} bytes, {most}");
+            return Err(DataError::corrupt(path, "stsz", reason));
         }
 
         // The stream's own description wins over the container's, as in ffmpeg.
@@ -82,10 +69,8 @@ impl Mp4Reader {
             (2, Some((matrix, full_range))) => (matrix, full_range || sps.full_range),
             (matrix, _) => (matrix, sps.full_range),
         };
-        let (mut width, mut height) = (sps.width as usize, sps.height as usize);
-        if movie.rotation.swaps_sides() {
-            std::mem::swap(&mut width, &mut height);
-        }
+        let coded = (sps.width as usize, sps.height as usize);
+        let (width, height) = movie.rotation.turned(coded);
         let frame_count = movie.shown.len();
         let info = VideoInfo {
             width,
@@ -154,12 +139,8 @@ impl Mp4Reader {
         self.sync[..before].last().copied().unwrap_or(0)
     }
 
-    pub(super) fn decode_error(&self, number: u32, reason: String) -> DataError {
-        DataError::Decode {
-            path: self.source.path().into(),
-            frame: number as usize,
-            reason,
-        }
+    pub(super) fn decode_error(&self, number: u32, reason: impl Into<String>) -> DataError {
+        DataError::decode(self.source.path(), number as usize, reason)
     }
 
     /// Converts a picture to RGB and turns it upright.
@@ -262,10 +243,7 @@ impl Mp4Reader {
                 .map_err(|e| self.decode_error(last, e))
         })?;
         match delivered.iter().position(|d| !d) {
-            Some(at) if !sink.stopped() => Err(self.decode_error(
-                segment.wanted[at].0,
-                "the decoder returned no picture".into(),
-            )),
+            Some(at) if !sink.stopped() => Err(self.decode_error(segment.wanted[at].0, NO_PICTURE)),
             _ => Ok(()),
         }
     }
@@ -355,6 +333,6 @@ impl VideoReader for Mp4Reader {
 
     fn stream(&self, start: usize) -> Result<FrameStream<'_>, DataError> {
         distinct_indices(&[start], self.info.frame_count)?;
-        Ok(Box::new(Mp4Stream::new(self, start)?))
+        Ok(until_error(Mp4Stream::new(self, start)?))
     }
 }

@@ -39,11 +39,7 @@ impl Fault {
 
     pub(super) fn at(self, path: &Path) -> DataError {
         match self {
-            Self::Corrupt(what, reason) => DataError::Corrupt {
-                path: path.into(),
-                what,
-                reason,
-            },
+            Self::Corrupt(what, reason) => DataError::corrupt(path, what, reason),
             Self::Codec(codec) => DataError::UnsupportedCodec {
                 path: path.into(),
                 codec,
