@@ -46,8 +46,8 @@ pub use limits::MediaLimits;
 pub use sampling::{ClipRange, FrameSampling};
 pub use transform::{IMAGENET_MEAN, IMAGENET_STD, ImageTransform, Rounding, TransformPlan};
 pub use video::{
-    FrameBuffer, FrameFolder, VideoInfo, VideoOptions, VideoPart, VideoReader, YuvConversion,
-    open_frames, open_still, open_video, open_video_bytes, open_video_with,
+    FrameBuffer, FrameFolder, OpenVideo, VideoInfo, VideoOptions, VideoPart, VideoReader,
+    YuvConversion, open_frames, open_still, open_video, open_video_bytes, open_video_with,
 };
 pub use video_frames::{OnFrame, VideoFrames};
 

@@ -478,9 +478,9 @@ fn the_file_is_held_against_the_row() {
         json!({"task": "region", "query": "x", "box_pixels": [0, 0, 320, 240.5]}),
     );
     let (facts, problems) = check_media(&fine, &root, &limits).unwrap().unwrap();
-    assert_eq!((facts.info.width, facts.info.height), (320, 240));
+    assert_eq!((facts.width, facts.height), (320, 240));
     assert_eq!(problems, []);
-    let length = facts.info.duration;
+    let length = facts.duration;
     for (media, annotation, at) in [
         (
             json!({"video": "bouncing_shapes.mp4", "size": [240, 320]}),

@@ -10,7 +10,6 @@
 
 mod choice;
 mod conversation;
-mod csv;
 mod json_items;
 mod spatial;
 mod temporal;
@@ -342,6 +341,30 @@ fn records<T: DeserializeOwned + 'static>(path: &Path) -> Result<Records<T>, Dat
     } else {
         items(path, &[])?
     }))
+}
+
+/// Rows of a file of comma-separated values, by the names of their columns.
+fn table<T: DeserializeOwned + 'static>(path: &Path) -> Result<Records<T>, DataError> {
+    let file: Arc<Path> = path.into();
+    // A row with too few fields costs only itself.
+    let mut builder = csv::ReaderBuilder::new();
+    let builder = builder.flexible(true).trim(csv::Trim::All);
+    let mut rows = builder.from_reader(open(path)?);
+    let header = rows.headers().cloned();
+    let header = header.map_err(|e| bad(path, "line 1", e.to_string()))?;
+    Ok(Box::new(rows.into_records().map(move |row| {
+        let row = row.map_err(|e| bad(&file, "a row", e.to_string()))?;
+        let number = row.position().map_or(0, csv::Position::line);
+        let at = At {
+            file: Arc::clone(&file),
+            place: format!("line {number}"),
+            number,
+            key: String::new(),
+        };
+        let value = row.deserialize(Some(&header));
+        let value = value.map_err(|e| at.bad(e.to_string()))?;
+        Ok((at, value))
+    })))
 }
 
 /// Members of the object in a file.

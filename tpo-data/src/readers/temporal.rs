@@ -6,10 +6,9 @@ use std::path::Path;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::csv::Table;
 use super::{
-    At, ConvertOptions, Format, JsonItems, Samples, annotated, bad, is_object, items, lines, map,
-    members, records, samples, text_of, unlabelled,
+    At, ConvertOptions, Format, JsonItems, Samples, annotated, is_object, items, lines, map,
+    members, records, samples, table, text_of, unlabelled,
 };
 use crate::DataError;
 use crate::schema::{Annotation, Media, Saliency, Sample, Target};
@@ -103,6 +102,14 @@ pub(super) fn charades(path: &Path, options: &ConvertOptions) -> Result<Samples,
     Ok(samples(lines(path, 1 << 20)?, options, each))
 }
 
+#[derive(Deserialize)]
+struct LengthRow {
+    #[serde(alias = "video", alias = "video_id")]
+    id: String,
+    #[serde(alias = "duration")]
+    length: f64,
+}
+
 /// Lengths of videos from a JSON `{video: seconds}` or a csv with `id` and `length`
 /// (`Charades_v1_train.csv`).
 fn durations(options: &ConvertOptions) -> Result<HashMap<String, f64>, DataError> {
@@ -112,19 +119,8 @@ fn durations(options: &ConvertOptions) -> Result<HashMap<String, f64>, DataError
     if is_object(path)? {
         return map(path);
     }
-    let table = Table::read(path)?;
-    let id = table.column(path, &["id", "video", "video_id"])?;
-    let length = table.column(path, &["length", "duration"])?;
-    table
-        .rows
-        .iter()
-        .map(|(line, row)| {
-            let seconds = row.get(length).and_then(|v| v.parse().ok());
-            match (row.get(id), seconds) {
-                (Some(id), Some(seconds)) => Ok((id.into(), seconds)),
-                _ => Err(bad(path, format!("line {line}"), "no id or no length")),
-            }
-        })
+    table::<LengthRow>(path)?
+        .map(|row| row.map(|(_, row)| (row.id, row.length)))
         .collect()
 }
 

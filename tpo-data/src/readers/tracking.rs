@@ -1,6 +1,6 @@
 //! Single-object tracking: a first box, and a box on every frame.
 
-use std::path::{Path, PathBuf};
+use std::path::{MAIN_SEPARATOR, Path, PathBuf};
 
 use super::spatial::xywh;
 use super::{ConvertOptions, Samples, annotated, bad, entries, read_optional, read_text};
@@ -41,17 +41,14 @@ fn sequences(root: &Path) -> Result<Vec<PathBuf>, DataError> {
     Ok(found)
 }
 
+/// Path of a sequence below `root`, its own name when it is the input itself.
 fn below(root: &Path, dir: &Path) -> String {
     let inside = dir.strip_prefix(root).unwrap_or(dir);
-    let mut name: Vec<_> = inside
-        .components()
-        .map(|c| c.as_os_str().to_string_lossy())
-        .collect();
-    if name.is_empty() {
-        // The input is the sequence itself.
-        name.extend(dir.file_name().map(|n| n.to_string_lossy()));
-    }
-    name.join("/")
+    let name = match inside.file_name() {
+        Some(_) => inside.as_os_str(),
+        None => dir.file_name().unwrap_or_default(),
+    };
+    name.to_string_lossy().replace(MAIN_SEPARATOR, "/")
 }
 
 /// `x,y,width,height` a line, in pixels.

@@ -52,20 +52,6 @@ fn first_box(track: &[TrackFrame]) -> Result<Option<(u64, BoxCoords)>, String> {
     Ok(None)
 }
 
-fn tracked(
-    options: &ConvertOptions,
-    query: Option<&str>,
-    prompt_box: Option<BoxCoords>,
-    track: Vec<TrackFrame>,
-) -> Annotation {
-    Annotation {
-        task: options.mask_task.clone(),
-        query: query.map(|q| q.trim().to_string()),
-        prompt_box,
-        target: Target::Track(track),
-    }
-}
-
 #[derive(Deserialize)]
 struct SavFile {
     video_id: String,
@@ -132,7 +118,12 @@ fn sa_v_file(path: &Path, options: &ConvertOptions) -> Result<Vec<Sample>, DataE
         }
         track.retain(|f| matches!(f.at, FramePosition::Frame(n) if n >= first));
         let id = format!("{}:{name}", sav.video_id);
-        let annotation = tracked(options, None, Some(area), track);
+        let annotation = Annotation {
+            task: options.mask_task.clone(),
+            query: None,
+            prompt_box: Some(area),
+            target: Target::Track(track),
+        };
         samples.push(annotated(id, media, annotation));
     }
     Ok(samples)
@@ -166,8 +157,8 @@ fn expression_rows(
         let (id, media) = (format!("{vid}:{number}"), media.clone());
         Ok(match masks(expression)? {
             Some(track) => {
-                let annotation = tracked(options, Some(&expression.exp), None, track);
-                annotated(id, media, annotation)
+                let (task, target) = (&options.mask_task, Target::Track(track));
+                annotated(id, media, Annotation::asked(task, &expression.exp, target))
             }
             None => unlabelled(id, media, &expression.exp),
         })

@@ -31,15 +31,6 @@ pub fn open_media(
     })
 }
 
-/// What the header of a media file says.
-#[derive(Debug, Clone, PartialEq)]
-pub struct MediaFacts {
-    /// Kind, path as in the row.
-    pub media: Media,
-    /// Size, length and times; an image is one frame.
-    pub info: VideoInfo,
-}
-
 /// Opens the file of a row and checks the row against it. Nothing is decoded but still images.
 ///
 /// `Ok(None)` for a row without media. The problems are those the file reveals; call
@@ -51,7 +42,7 @@ pub fn check_media(
     sample: &Sample,
     root: &Path,
     limits: &MediaLimits,
-) -> Result<Option<(MediaFacts, Vec<Problem>)>, DataError> {
+) -> Result<Option<(VideoInfo, Vec<Problem>)>, DataError> {
     let Some(media) = &sample.media else {
         return Ok(None);
     };
@@ -61,13 +52,7 @@ pub fn check_media(
     let known = sample.problems();
     let mut problems = sample.check(Some(&info));
     problems.retain(|p| known.iter().all(|k| k.at != p.at));
-    Ok(Some((
-        MediaFacts {
-            media: media.clone(),
-            info,
-        },
-        problems,
-    )))
+    Ok(Some((info, problems)))
 }
 
 /// Counts over the rows of a file, for display.
@@ -93,7 +78,7 @@ pub struct Summary {
 
 impl Summary {
     /// Counts a good row and its file.
-    pub fn add(&mut self, sample: &Sample, facts: Option<&MediaFacts>) {
+    pub fn add(&mut self, sample: &Sample, file: Option<&VideoInfo>) {
         self.rows += 1;
         self.turns += sample.turns.len() as u64;
         for a in &sample.annotations {
@@ -106,13 +91,10 @@ impl Summary {
             Some(MediaKind::Frames { .. }) => "frames",
         };
         *self.media.entry(kind).or_default() += 1;
-        if let Some(facts) = facts {
-            let info = &facts.info;
-            *self
-                .sizes
-                .entry(format!("{}x{}", info.width, info.height))
-                .or_default() += 1;
-            if facts.media.is_video() {
+        if let (Some(media), Some(info)) = (&sample.media, file) {
+            let size = format!("{}x{}", info.width, info.height);
+            *self.sizes.entry(size).or_default() += 1;
+            if media.is_video() {
                 self.durations.push(info.duration);
                 self.rates.push(info.fps);
             }

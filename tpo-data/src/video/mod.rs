@@ -17,7 +17,7 @@ mod mp4_stream;
 mod source;
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
@@ -29,6 +29,7 @@ pub use colour::YuvConversion;
 pub use ffmpeg::FfmpegReader;
 pub use folder::{FrameFolder, open_frames, open_still};
 use gif::GifReader;
+pub(crate) use h264::guarded;
 pub use memory::{FrameBuffer, VideoPart};
 use mp4_reader::Mp4Reader;
 pub(crate) use source::Source;
@@ -106,6 +107,17 @@ impl VideoInfo {
     }
 }
 
+/// A video that is open, whatever reads it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct OpenVideo {
+    /// The file, or `<memory>`.
+    pub path: PathBuf,
+    /// The limits the video was opened with.
+    pub limits: MediaLimits,
+    /// Size, length and times.
+    pub info: VideoInfo,
+}
+
 /// A callback that receives frames, with their index; it may be called from several threads.
 pub type FrameVisitor<'a> = dyn Fn(usize, Frame) -> Result<(), DataError> + Sync + 'a;
 
@@ -117,14 +129,23 @@ pub type FrameStream<'a> = Box<dyn Iterator<Item = Result<TimedFrame, DataError>
 ///
 /// Frames are numbered from 0 in presentation order.
 pub trait VideoReader: Send + Sync {
+    /// What is known before any picture is decoded.
+    fn video(&self) -> &OpenVideo;
+
     /// Size, length and times.
-    fn info(&self) -> &VideoInfo;
+    fn info(&self) -> &VideoInfo {
+        &self.video().info
+    }
 
     /// The file, or `<memory>`.
-    fn path(&self) -> &Path;
+    fn path(&self) -> &Path {
+        &self.video().path
+    }
 
     /// The limits the video was opened with.
-    fn limits(&self) -> &MediaLimits;
+    fn limits(&self) -> &MediaLimits {
+        &self.video().limits
+    }
 
     /// Decodes the frames `indices` and passes each to `visit` once, in any order and possibly
     /// from several threads at a time. Repeated indices count once.
@@ -235,30 +256,25 @@ pub fn open_video_bytes(
 
 fn open_source(source: Source, options: &VideoOptions) -> Result<Box<dyn VideoReader>, DataError> {
     let head = source.head(16)?;
-    let boxed = |r: Mp4Reader| -> Box<dyn VideoReader> { Box::new(r) };
-    if looks_like_mp4(&head) {
-        #[cfg(feature = "ffmpeg")]
-        if !source.is_memory() {
-            return match Mp4Reader::from_source(source.clone(), options) {
-                Err(DataError::UnsupportedCodec { .. }) => {
-                    Ok(Box::new(FfmpegReader::open_with(source.path(), options)?))
-                }
-                result => result.map(boxed),
-            };
-        }
-        return Mp4Reader::from_source(source, options).map(boxed);
-    }
-    if head.starts_with(b"GIF8") {
-        return Ok(Box::new(GifReader::from_source(source, &options.limits)?));
-    }
+    let pure: Option<Result<Box<dyn VideoReader>, _>> = if looks_like_mp4(&head) {
+        let reader = Mp4Reader::from_source(source.clone(), options);
+        Some(reader.map(|reader| Box::new(reader) as _))
+    } else if head.starts_with(b"GIF8") {
+        let reader = GifReader::from_source(source.clone(), &options.limits);
+        Some(reader.map(|reader| Box::new(reader) as _))
+    } else {
+        None
+    };
     #[cfg(feature = "ffmpeg")]
-    if !source.is_memory() {
+    if !source.is_memory() && matches!(pure, None | Some(Err(DataError::UnsupportedCodec { .. }))) {
         return Ok(Box::new(FfmpegReader::open_with(source.path(), options)?));
     }
-    Err(DataError::UnsupportedContainer {
-        path: source.path().into(),
-        found: describe(&head),
-        hint: "convert it to MP4 with H.264, or build with the `ffmpeg` feature",
+    pure.unwrap_or_else(|| {
+        Err(DataError::UnsupportedContainer {
+            path: source.path().into(),
+            found: describe(&head),
+            hint: "convert it to MP4 with H.264, or build with the `ffmpeg` feature",
+        })
     })
 }
 

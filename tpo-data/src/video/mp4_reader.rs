@@ -2,9 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::io::SeekFrom;
-use std::path::Path;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rayon::prelude::*;
 
@@ -14,10 +13,10 @@ use super::mp4::{Movie, read_movie};
 use super::mp4_stream::Mp4Stream;
 use super::source::{ReadSeek, Source};
 use super::{
-    FrameStream, FrameVisitor, NO_PICTURE, VideoInfo, VideoOptions, VideoReader, distinct_indices,
-    until_error,
+    FrameStream, FrameVisitor, NO_PICTURE, OpenVideo, VideoInfo, VideoOptions, VideoReader,
+    distinct_indices, until_error,
 };
-use crate::{DataError, Frame, MediaLimits};
+use crate::{DataError, Frame};
 
 /// Reads MP4 and QuickTime files with H.264 video.
 ///
@@ -27,8 +26,7 @@ use crate::{DataError, Frame, MediaLimits};
 #[derive(Debug)]
 pub(super) struct Mp4Reader {
     source: Source,
-    limits: MediaLimits,
-    info: VideoInfo,
+    video: OpenVideo,
     pub(super) movie: Movie,
     pub(super) config: StreamConfig,
     colour: ColourSpace,
@@ -48,7 +46,7 @@ impl Mp4Reader {
         let limits = &options.limits;
         let path = source.path();
         let movie = read_movie(&mut source.open()?, source.len(), path, limits)?;
-        let config = StreamConfig::parse(&movie.avcc).map_err(|fault| fault.at(path))?;
+        let config = StreamConfig::parse(&movie.avcc, path)?;
         let sps = &config.info;
         let (coded_w, coded_h) = (u64::from(sps.coded_width), u64::from(sps.coded_height));
         limits.check_frame(path, coded_w, coded_h)?;
@@ -86,8 +84,7 @@ impl Mp4Reader {
             .filter(|&i| movie.samples[i as usize].sync)
             .collect();
         Ok(Self {
-            limits: limits.clone(),
-            info,
+            video: source.opened(limits, info),
             colour: ColourSpace::new(matrix, full_range, options.conversion),
             movie,
             config,
@@ -140,14 +137,14 @@ impl Mp4Reader {
     }
 
     pub(super) fn decode_error(&self, number: u32, reason: impl Into<String>) -> DataError {
-        DataError::decode(self.source.path(), number as usize, reason)
+        DataError::decode(self.path(), number as usize, reason)
     }
 
     /// Converts a picture to RGB and turns it upright.
     pub(super) fn finish(&self, number: u32, picture: &Picture) -> Result<Frame, DataError> {
         self.colour
             .to_rgb(picture)
-            .map(|frame| frame.rotated(self.info.rotation))
+            .map(|frame| frame.rotated(self.info().rotation))
             .map_err(|reason| self.decode_error(number, reason))
     }
 
@@ -255,8 +252,8 @@ struct Sink<'a> {
     /// Pictures waiting for or in conversion.
     waiting: AtomicUsize,
     most_waiting: usize,
-    stopped: AtomicBool,
-    error: Mutex<Option<DataError>>,
+    /// What stopped the reading.
+    error: OnceLock<DataError>,
 }
 
 impl Sink<'_> {
@@ -273,7 +270,7 @@ impl Sink<'_> {
     }
 
     fn stopped(&self) -> bool {
-        self.stopped.load(Ordering::Acquire)
+        self.error.get().is_some()
     }
 
     fn take(&self, reader: &Mp4Reader, number: u32, picture: Picture, frames: &[usize]) {
@@ -282,9 +279,8 @@ impl Sink<'_> {
         }
         let result = reader.finish(number, &picture).and_then(|frame| {
             drop(picture);
-            let (last, others) = match frames.split_last() {
-                Some(split) => split,
-                None => return Ok(()),
+            let Some((last, others)) = frames.split_last() else {
+                return Ok(());
             };
             for &index in others {
                 (self.visit)(index, frame.clone())?;
@@ -292,47 +288,34 @@ impl Sink<'_> {
             (self.visit)(*last, frame)
         });
         if let Err(error) = result {
-            self.stopped.store(true, Ordering::Release);
-            let mut slot = self.error.lock().unwrap_or_else(|e| e.into_inner());
-            slot.get_or_insert(error);
+            // Only the first is told.
+            let _ = self.error.set(error);
         }
     }
 }
 
 impl VideoReader for Mp4Reader {
-    fn info(&self) -> &VideoInfo {
-        &self.info
-    }
-
-    fn path(&self) -> &Path {
-        self.source.path()
-    }
-
-    fn limits(&self) -> &MediaLimits {
-        &self.limits
+    fn video(&self) -> &OpenVideo {
+        &self.video
     }
 
     fn visit_frames(&self, indices: &[usize], visit: &FrameVisitor<'_>) -> Result<(), DataError> {
-        let frames = distinct_indices(indices, self.info.frame_count)?;
+        let frames = distinct_indices(indices, self.info().frame_count)?;
         let segments = self.segments(&frames)?;
         let sink = Sink {
             visit,
             waiting: AtomicUsize::new(0),
             most_waiting: 2 * rayon::current_num_threads(),
-            stopped: AtomicBool::new(false),
-            error: Mutex::new(None),
+            error: OnceLock::new(),
         };
         segments
             .par_iter()
             .try_for_each(|segment| self.decode_segment(segment, &sink))?;
-        match sink.error.into_inner().unwrap_or_else(|e| e.into_inner()) {
-            Some(error) => Err(error),
-            None => Ok(()),
-        }
+        sink.error.into_inner().map_or(Ok(()), Err)
     }
 
     fn stream(&self, start: usize) -> Result<FrameStream<'_>, DataError> {
-        distinct_indices(&[start], self.info.frame_count)?;
+        distinct_indices(&[start], self.info().frame_count)?;
         Ok(until_error(Mp4Stream::new(self, start)?))
     }
 }

@@ -2,20 +2,21 @@
 
 use mp4_atom::ElstEntry;
 
-use super::{Fault, Sample, Shown};
+use super::{Sample, Shown};
 
 /// Shown pictures in presentation order, with times in seconds.
 ///
 /// Without an edit list every picture is shown, the first at 0 s. With one, the pictures whose
 /// time lies in an edit are shown at their place on the movie's time line; ffmpeg does the
 /// same.
+///
+/// `max_frames` bounds what is shown.
 pub(super) fn present(
     samples: &[Sample],
     edits: &[ElstEntry],
-    timescale: u32,
-    movie_timescale: u32,
+    (timescale, movie_timescale): (u32, u32),
     max_frames: u64,
-) -> Result<Vec<Shown>, Fault> {
+) -> Result<Vec<Shown>, String> {
     let units = f64::from(timescale);
     let mut order: Vec<u32> = (0..samples.len() as u32).collect();
     order.sort_by_key(|&i| samples[i as usize].pts);
@@ -48,10 +49,7 @@ pub(super) fn present(
             let from = order.partition_point(|&i| pts(i) < start);
             let to = order.partition_point(|&i| pts(i) < end).max(from);
             if (shown.len() + (to - from)) as u64 > max_frames {
-                return Err(Fault::corrupt(
-                    "elst",
-                    format!("the edits show more than {max_frames} frames"),
-                ));
+                return Err(format!("the edits show more than {max_frames} frames"));
             }
             shown.extend(order[from..to].iter().map(|&i| Shown {
                 sample: i,
@@ -96,7 +94,7 @@ mod tests {
     }
 
     fn run(edits: &[ElstEntry]) -> Vec<(u32, f64)> {
-        present(&samples(), edits, 10, 1000, 100)
+        present(&samples(), edits, (10, 1000), 100)
             .unwrap()
             .iter()
             .map(|s| (s.sample, s.seconds))
@@ -123,7 +121,7 @@ mod tests {
     #[test]
     fn hostile_edits_are_bounded() {
         let many = vec![edit(0, 0); 1000];
-        assert!(present(&samples(), &many, 10, 1000, 100).is_err());
+        assert!(present(&samples(), &many, (10, 1000), 100).is_err());
         assert_eq!(run(&[edit(u64::MAX, i64::MAX)]).len(), 4);
     }
 }

@@ -1,43 +1,38 @@
 //! Fragmented files (`moof`): the samples of a streaming download or a phone recording.
 
-use std::path::Path;
-
 use mp4_atom::{Tfdt, Tfhd, Trun};
 
-use super::boxes::{Boxes, decode};
+use super::boxes::Boxes;
 use super::track::TrackBuilder;
-use super::{Fault, Sample, signed};
-use crate::MediaLimits;
+use super::{Sample, signed};
+use crate::{DataError, MediaLimits};
 
 /// Bit of the sample flags that says decoding cannot start here (ISO/IEC 14496-12, 8.8.3.1).
 const NON_SYNC: u32 = 0x1_0000;
 
 /// Adds the samples of a `moof` box that starts at byte `start` of the file.
 pub(super) fn read_moof(
-    moof: &[u8],
+    moof: Boxes<'_>,
     start: u64,
     track: &mut TrackBuilder,
-    path: &Path,
     limits: &MediaLimits,
-) -> Result<(), Fault> {
-    for item in Boxes::new(moof, "moof") {
+) -> Result<(), DataError> {
+    for item in moof {
         let (name, traf) = item?;
         if name == b"traf".into() {
-            read_traf(traf, start, track, path, limits)?;
+            read_traf(Boxes::new(traf, "traf", moof.path), start, track, limits)?;
         }
     }
     Ok(())
 }
 
 fn read_traf(
-    traf: &[u8],
+    traf: Boxes<'_>,
     moof_start: u64,
     track: &mut TrackBuilder,
-    path: &Path,
     limits: &MediaLimits,
-) -> Result<(), Fault> {
-    let boxes = Boxes::new(traf, "traf");
-    let tfhd: Tfhd = boxes.need()?;
+) -> Result<(), DataError> {
+    let tfhd: Tfhd = traf.need()?;
     if tfhd.track_id != track.id {
         return Ok(());
     }
@@ -48,7 +43,7 @@ fn read_traf(
     let size = size.unwrap_or(defaults.default_sample_size);
     let flags = tfhd.default_sample_flags;
     let flags = flags.unwrap_or(defaults.default_sample_flags);
-    if let Some(tfdt) = boxes.get::<Tfdt>()? {
+    if let Some(tfdt) = traf.get::<Tfdt>()? {
         let time = i64::try_from(tfdt.base_media_decode_time).unwrap_or(i64::MAX);
         if track.samples.is_empty() || time >= track.next_dts {
             track.next_dts = time;
@@ -56,14 +51,15 @@ fn read_traf(
     }
     let base = tfhd.base_data_offset.unwrap_or(moof_start);
     let mut offset = base;
-    for item in boxes {
+    for item in traf {
         let (name, body) = item?;
         if name != b"trun".into() {
             continue;
         }
-        let trun: Trun = decode(body, "traf")?;
+        let trun: Trun = traf.decode(body)?;
         // Every per-sample field is optional, so the bytes do not bound the count.
-        limits.check_frame_count(path, track.samples.len() as u64 + trun.samples.len() as u64)?;
+        let count = track.samples.len() + trun.samples.len();
+        limits.check_frame_count(traf.path, count as u64)?;
         if let Some(shift) = trun.data_offset {
             offset = base.saturating_add_signed(i64::from(shift));
         }

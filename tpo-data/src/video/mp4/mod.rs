@@ -15,6 +15,8 @@ use std::path::Path;
 
 use mp4_atom::{Header, ReadFrom};
 
+use boxes::Boxes;
+
 use crate::frame::Rotation;
 use crate::{DataError, MediaLimits};
 
@@ -23,37 +25,12 @@ const MAX_HEADER_BYTES: u64 = 128 << 20;
 /// Most top-level boxes read; a file of 8-byte boxes would otherwise take minutes.
 const MAX_BOXES: usize = 1_000_000;
 
-/// What is wrong with a file, before its path is attached.
-#[derive(Debug)]
-pub(super) enum Fault {
-    Corrupt(&'static str, String),
-    Codec(String),
-    NoVideo,
-    Data(DataError),
-}
-
-impl Fault {
-    pub(super) fn corrupt(what: &'static str, reason: impl Into<String>) -> Self {
-        Self::Corrupt(what, reason.into())
-    }
-
-    pub(super) fn at(self, path: &Path) -> DataError {
-        match self {
-            Self::Corrupt(what, reason) => DataError::corrupt(path, what, reason),
-            Self::Codec(codec) => DataError::UnsupportedCodec {
-                path: path.into(),
-                codec,
-                hint: "re-encode to 8-bit H.264, or build with the `ffmpeg` feature",
-            },
-            Self::NoVideo => DataError::NoVideoTrack { path: path.into() },
-            Self::Data(error) => error,
-        }
-    }
-}
-
-impl From<DataError> for Fault {
-    fn from(error: DataError) -> Self {
-        Self::Data(error)
+/// What an MP4 file holds that only FFmpeg may read.
+pub(super) fn unsupported(path: &Path, codec: impl Into<String>) -> DataError {
+    DataError::UnsupportedCodec {
+        path: path.into(),
+        codec: codec.into(),
+        hint: "re-encode to 8-bit H.264, or build with the `ffmpeg` feature",
     }
 }
 
@@ -114,6 +91,7 @@ pub(super) fn read_movie(
     limits: &MediaLimits,
 ) -> Result<Movie, DataError> {
     let io = DataError::io(path);
+    let corrupt = |what, reason: String| DataError::corrupt(path, what, reason);
     let mut builder: Option<track::TrackBuilder> = None;
     let mut position = 0u64;
     let mut boxes = 0;
@@ -121,12 +99,11 @@ pub(super) fn read_movie(
         boxes += 1;
         if boxes > MAX_BOXES {
             let reason = format!("more than {MAX_BOXES} top-level boxes");
-            return Err(Fault::corrupt("file", reason).at(path));
+            return Err(corrupt("file", reason));
         }
         file.seek(SeekFrom::Start(position)).map_err(io)?;
-        let header = Header::read_from(file).map_err(|e| {
-            Fault::corrupt("file", format!("the box at byte {position}: {e}")).at(path)
-        })?;
+        let header = Header::read_from(file)
+            .map_err(|e| corrupt("file", format!("the box at byte {position}: {e}")))?;
         let start = file.stream_position().map_err(io)?;
         let size = header.size.map_or(len - start, |n| n as u64);
         let end = start.saturating_add(size);
@@ -134,22 +111,25 @@ pub(super) fn read_movie(
         if matches!(&name, b"moov" | b"moof") {
             if end > len {
                 let reason = format!("box ends at byte {end}, the file at {len}");
-                return Err(Fault::corrupt("movie header", reason).at(path));
+                return Err(corrupt("movie header", reason));
             }
             if size > MAX_HEADER_BYTES {
                 let reason = format!("{size} bytes, at most {MAX_HEADER_BYTES} are read");
-                return Err(Fault::corrupt("movie header", reason).at(path));
+                return Err(corrupt("movie header", reason));
             }
             let mut body = vec![0; size as usize];
             file.read_exact(&mut body).map_err(io)?;
-            let result = match (&name, &mut builder) {
-                (b"moov", None) => track::read_moov(&body, path, limits).map(|b| builder = Some(b)),
-                (b"moof", Some(builder)) => {
-                    fragments::read_moof(&body, position, builder, path, limits)
+            match (&name, &mut builder) {
+                (b"moov", None) => {
+                    let moov = Boxes::new(&body, "moov", path);
+                    builder = Some(track::read_moov(moov, limits)?);
                 }
-                _ => Ok(()),
-            };
-            result.map_err(|fault| fault.at(path))?;
+                (b"moof", Some(builder)) => {
+                    let moof = Boxes::new(&body, "moof", path);
+                    fragments::read_moof(moof, position, builder, limits)?;
+                }
+                _ => {}
+            }
         }
         // A last box that claims more than the file holds (a cut download) ends the walk; the
         // samples it should have held are checked one by one below.
@@ -159,7 +139,8 @@ pub(super) fn read_movie(
         position = end;
     }
     let Some(builder) = builder else {
-        return Err(Fault::corrupt("file", "no `moov` box; the file may be cut off").at(path));
+        let reason = "no `moov` box; the file may be cut off";
+        return Err(corrupt("file", reason.into()));
     };
     builder.finish(len, path, limits)
 }

@@ -7,9 +7,9 @@ use mp4_atom::{
     Trex,
 };
 
-use super::boxes::{Boxes, decode};
+use super::boxes::Boxes;
 use super::edits::present;
-use super::{ContainerColour, Fault, Movie, Sample, signed};
+use super::{ContainerColour, Movie, Sample, signed, unsupported};
 use crate::frame::Rotation;
 use crate::{DataError, MediaLimits};
 
@@ -45,7 +45,7 @@ impl TrackBuilder {
         // An empty sample stands for "no change" and decodes to nothing; ffmpeg drops it too.
         self.samples.retain(|s| s.size > 0);
         if self.samples.is_empty() {
-            return Err(Fault::corrupt("video track", "it has no samples").at(path));
+            return Err(DataError::corrupt(path, "video track", "it has no samples"));
         }
         for (i, sample) in self.samples.iter().enumerate() {
             let end = sample.offset.saturating_add(u64::from(sample.size));
@@ -68,14 +68,10 @@ impl TrackBuilder {
         } else {
             FALLBACK_FPS
         };
-        let shown = present(
-            &self.samples,
-            &self.edits,
-            self.timescale,
-            self.movie_timescale,
-            limits.max_frames,
-        )
-        .map_err(|fault| fault.at(path))?;
+        let scales = (self.timescale, self.movie_timescale);
+        let most = limits.max_frames;
+        let shown = present(&self.samples, &self.edits, scales, most)
+            .map_err(|reason| DataError::corrupt(path, "elst", reason))?;
         Ok(Movie {
             samples: self.samples,
             shown,
@@ -88,39 +84,35 @@ impl TrackBuilder {
 }
 
 /// Reads a `moov` box: the first video track with H.264.
-pub(super) fn read_moov(
-    moov: &[u8],
-    path: &Path,
-    limits: &MediaLimits,
-) -> Result<TrackBuilder, Fault> {
-    let boxes = Boxes::new(moov, "moov");
-    let movie_timescale = boxes.need::<Mvhd>()?.timescale;
+pub(super) fn read_moov(moov: Boxes<'_>, limits: &MediaLimits) -> Result<TrackBuilder, DataError> {
+    let movie_timescale = moov.need::<Mvhd>()?.timescale;
+    let path = moov.path;
     let mut other_codec = None;
-    for item in boxes {
+    for item in moov {
         let (name, trak) = item?;
         if name != b"trak".into() {
             continue;
         }
-        match read_trak(trak, movie_timescale, path, limits) {
+        match read_trak(Boxes::new(trak, "trak", path), movie_timescale, limits) {
             Ok(Some(mut track)) => {
-                track.defaults = read_trex(boxes, track.id)?;
+                track.defaults = read_trex(moov, track.id)?;
                 return Ok(track);
             }
             Ok(None) => {}
             // Another track may be readable.
-            Err(Fault::Codec(codec)) => other_codec = Some(codec),
-            Err(fault) => return Err(fault),
+            Err(error @ DataError::UnsupportedCodec { .. }) => other_codec = Some(error),
+            Err(error) => return Err(error),
         }
     }
-    Err(other_codec.map_or(Fault::NoVideo, Fault::Codec))
+    Err(other_codec.unwrap_or_else(|| DataError::NoVideoTrack { path: path.into() }))
 }
 
-fn read_trex(moov: Boxes<'_>, track: u32) -> Result<Trex, Fault> {
-    let mvex = moov.find(b"mvex".into())?.unwrap_or_default();
-    for item in Boxes::new(mvex, "mvex") {
+fn read_trex(moov: Boxes<'_>, track: u32) -> Result<Trex, DataError> {
+    let mvex = moov.inside("mvex")?;
+    for item in mvex {
         let (name, body) = item?;
         if name == b"trex".into() {
-            let trex: Trex = decode(body, "mvex")?;
+            let trex: Trex = mvex.decode(body)?;
             if trex.track_id == track {
                 return Ok(trex);
             }
@@ -131,27 +123,24 @@ fn read_trex(moov: Boxes<'_>, track: u32) -> Result<Trex, Fault> {
 
 /// Reads a `trak` box; `None` when it is not video.
 fn read_trak(
-    trak: &[u8],
+    trak: Boxes<'_>,
     movie_timescale: u32,
-    path: &Path,
     limits: &MediaLimits,
-) -> Result<Option<TrackBuilder>, Fault> {
-    let trak = Boxes::new(trak, "trak");
+) -> Result<Option<TrackBuilder>, DataError> {
     let mdia = trak.inside("mdia")?;
-    if mdia.require("hdlr")?.get(8..12) != Some(b"vide") {
+    if mdia.require(b"hdlr".into())?.get(8..12) != Some(b"vide") {
         return Ok(None);
     }
     let tkhd: Tkhd = trak.need()?;
     let m = &tkhd.matrix;
     let timescale = mdia.need::<Mdhd>()?.timescale;
     if timescale == 0 {
-        return Err(Fault::corrupt("mdhd", "a timescale of 0"));
+        return Err(mdia.corrupt("box `mdhd` has a timescale of 0"));
     }
     let stbl = mdia.inside("minf")?.inside("stbl")?;
-    let (avcc, colour) = read_stsd(stbl.require("stsd")?, path, limits)?;
-    let (samples, next_dts) = read_samples(stbl, path, limits)?;
-    let edts = trak.find(b"edts".into())?.unwrap_or_default();
-    let edits = Boxes::new(edts, "edts").get::<Elst>()?;
+    let (avcc, colour) = read_stsd(stbl, limits)?;
+    let (samples, next_dts) = read_samples(stbl, limits)?;
+    let edits = trak.inside("edts")?.get::<Elst>()?;
     Ok(Some(TrackBuilder {
         id: tkhd.track_id,
         samples,
@@ -169,25 +158,25 @@ fn read_trak(
 
 /// The `avcC` record and the colour description of the first sample entry.
 fn read_stsd(
-    body: &[u8],
-    path: &Path,
+    stbl: Boxes<'_>,
     limits: &MediaLimits,
-) -> Result<(Vec<u8>, Option<ContainerColour>), Fault> {
+) -> Result<(Vec<u8>, Option<ContainerColour>), DataError> {
+    let stsd = stbl.require(b"stsd".into())?;
     // Version and number of entries.
-    let entries = body.get(8..).unwrap_or_default();
-    let first = Boxes::new(entries, "stsd").next();
-    let (codec, entry) = first.ok_or_else(|| Fault::corrupt("stsd", "no sample entry"))??;
+    let mut entries = Boxes::new(stsd.get(8..).unwrap_or_default(), "stsd", stbl.path);
+    let first = entries.next();
+    let (codec, entry) = first.ok_or_else(|| entries.corrupt("no sample entry"))??;
     if codec != b"avc1".into() && codec != b"avc3".into() {
-        let name = codec.to_string();
-        return Err(Fault::Codec(name.escape_debug().to_string()));
+        let codec = codec.to_string().escape_debug().to_string();
+        return Err(unsupported(stbl.path, codec));
     }
     // Fields of the sample entry: width and height are 24 bytes into it.
     let fields = entry.split_at_checked(78);
-    let (fields, boxes) = fields.ok_or_else(|| Fault::corrupt("avc1", "it is too short"))?;
+    let (fields, boxes) = fields.ok_or_else(|| entries.corrupt("a sample entry is too short"))?;
     let side = |at: usize| u64::from(u16::from_be_bytes([fields[at], fields[at + 1]]));
-    limits.check_frame(path, side(24), side(26))?;
-    let boxes = Boxes::new(boxes, "avc1");
-    let avcc = boxes.require("avcC")?.to_vec();
+    limits.check_frame(stbl.path, side(24), side(26))?;
+    let boxes = Boxes::new(boxes, "avc1", stbl.path);
+    let avcc = boxes.require(b"avcC".into())?.to_vec();
     let colour = match boxes.get() {
         Ok(Some(Colr::Nclx {
             matrix_coefficients,
@@ -204,23 +193,15 @@ fn read_stsd(
 }
 
 /// Expands the sample tables. Returns the samples and the sum of their durations.
-fn read_samples(
-    stbl: Boxes<'_>,
-    path: &Path,
-    limits: &MediaLimits,
-) -> Result<(Vec<Sample>, i64), Fault> {
-    let Some(stsz) = stbl.get::<Stsz>()? else {
-        return Err(Fault::corrupt(
-            "stbl",
-            "box `stsz` is missing (compact `stz2` is not supported)",
-        ));
-    };
+fn read_samples(stbl: Boxes<'_>, limits: &MediaLimits) -> Result<(Vec<Sample>, i64), DataError> {
+    let missing = || stbl.corrupt("box `stsz` is missing (compact `stz2` is not supported)");
+    let stsz: Stsz = stbl.get()?.ok_or_else(missing)?;
     let count = match &stsz.samples {
         StszSamples::Identical { count, .. } => *count as usize,
         StszSamples::Different { sizes } => sizes.len(),
     };
     // Before anything is expanded.
-    limits.check_frame_count(path, count as u64)?;
+    limits.check_frame_count(stbl.path, count as u64)?;
     if count == 0 {
         // A fragmented file keeps its samples in `moof` boxes.
         return Ok((Vec::new(), 0));
@@ -250,7 +231,7 @@ fn read_samples(
 }
 
 /// Byte offsets from `stsc` and `stco` / `co64`.
-fn set_offsets(stbl: Boxes<'_>, samples: &mut [Sample]) -> Result<(), Fault> {
+fn set_offsets(stbl: Boxes<'_>, samples: &mut [Sample]) -> Result<(), DataError> {
     let offsets: Vec<u64> = match stbl.get::<Stco>()? {
         Some(stco) => stco.entries.into_iter().map(u64::from).collect(),
         None => stbl.need::<Co64>()?.entries,
@@ -265,10 +246,9 @@ fn set_offsets(stbl: Boxes<'_>, samples: &mut [Sample]) -> Result<(), Fault> {
             .map_or(chunks + 1, |r| r.first_chunk as usize);
         let per_chunk = run.samples_per_chunk;
         if first == 0 || end < first || end > chunks + 1 || per_chunk == 0 {
-            return Err(Fault::corrupt(
-                "stsc",
-                format!("run {i}: chunks {first}..{end} of {chunks}, {per_chunk} samples each"),
-            ));
+            return Err(stbl.corrupt(format!(
+                "run {i} of `stsc`: chunks {first}..{end} of {chunks}, {per_chunk} samples each"
+            )));
         }
         for mut offset in offsets[first - 1..end - 1].iter().copied() {
             for _ in 0..per_chunk {
@@ -282,18 +262,15 @@ fn set_offsets(stbl: Boxes<'_>, samples: &mut [Sample]) -> Result<(), Fault> {
     }
     match rest.len() {
         0 => Ok(()),
-        missing => Err(Fault::corrupt(
-            "stsc",
-            format!(
-                "chunks hold {} samples, the track has {count}",
-                count - missing
-            ),
-        )),
+        missing => Err(stbl.corrupt(format!(
+            "chunks hold {} samples, the track has {count}",
+            count - missing
+        ))),
     }
 }
 
 /// Decoding times from `stts`, presentation times from `ctts`. Returns the total duration.
-fn set_times(stbl: Boxes<'_>, samples: &mut [Sample]) -> Result<i64, Fault> {
+fn set_times(stbl: Boxes<'_>, samples: &mut [Sample]) -> Result<i64, DataError> {
     let runs = stbl.need::<Stts>()?.entries;
     // In a table that ends early the last duration continues.
     let last = runs.last().map_or(0, |run| run.sample_delta);
