@@ -22,35 +22,10 @@ impl Frame {
             .and_then(|n| n.checked_mul(3))
             .filter(|&n| n > 0);
         if expected != Some(rgb.len()) {
-            return Err(DataError::InvalidTransform {
-                reason: format!(
-                    "a {width}x{height} RGB frame needs {expected:?} bytes, got {}",
-                    rgb.len()
-                ),
-            });
-        }
-        Ok(Self { width, height, rgb })
-    }
-
-    /// A frame from planar RGB bytes, `[3, height, width]`, the layout of a PyTorch image.
-    ///
-    /// # Errors
-    /// As [`Frame::from_rgb`].
-    pub fn from_planar(width: usize, height: usize, planes: &[u8]) -> Result<Self, DataError> {
-        let pixels = width.saturating_mul(height);
-        if pixels == 0 || pixels.checked_mul(3) != Some(planes.len()) {
-            return Err(DataError::InvalidTransform {
-                reason: format!(
-                    "three {width}x{height} planes cannot be made of {} bytes",
-                    planes.len()
-                ),
-            });
-        }
-        let mut rgb = vec![0; planes.len()];
-        for (channel, plane) in planes.chunks_exact(pixels).enumerate() {
-            for (pixel, &value) in rgb.chunks_exact_mut(3).zip(plane) {
-                pixel[channel] = value;
-            }
+            return Err(DataError::transform(format!(
+                "a {width}x{height} RGB frame needs {expected:?} bytes, got {}",
+                rgb.len()
+            )));
         }
         Ok(Self { width, height, rgb })
     }
@@ -86,41 +61,24 @@ impl Frame {
 
     /// The frame turned clockwise by `rotation`.
     pub fn rotated(self, rotation: Rotation) -> Self {
+        if rotation == Rotation::None {
+            return self;
+        }
         let (w, h) = (self.width, self.height);
-        match rotation {
-            Rotation::None => self,
-            Rotation::Half => {
-                let mut rgb = self.rgb;
-                rgb.reverse();
-                for pixel in rgb.chunks_exact_mut(3) {
-                    pixel.reverse();
-                }
-                Self {
-                    width: w,
-                    height: h,
-                    rgb,
-                }
-            }
-            Rotation::Clockwise | Rotation::Counterclockwise => {
-                let mut rgb = vec![0; self.rgb.len()];
-                for (y, row) in self.rgb.chunks_exact(w * 3).enumerate() {
-                    for (x, pixel) in row.chunks_exact(3).enumerate() {
-                        // The new frame is h wide and w high.
-                        let (nx, ny) = match rotation {
-                            Rotation::Clockwise => (h - 1 - y, x),
-                            _ => (y, w - 1 - x),
-                        };
-                        let at = (ny * h + nx) * 3;
-                        rgb[at..at + 3].copy_from_slice(pixel);
-                    }
-                }
-                Self {
-                    width: h,
-                    height: w,
-                    rgb,
-                }
+        let (width, height) = rotation.turned((w, h));
+        let mut rgb = vec![0; self.rgb.len()];
+        for (y, row) in self.rgb.chunks_exact(w * 3).enumerate() {
+            for (x, pixel) in row.chunks_exact(3).enumerate() {
+                let (nx, ny) = match rotation {
+                    Rotation::Clockwise => (h - 1 - y, x),
+                    Rotation::Counterclockwise => (y, w - 1 - x),
+                    _ => (w - 1 - x, h - 1 - y),
+                };
+                let at = (ny * width + nx) * 3;
+                rgb[at..at + 3].copy_from_slice(pixel);
             }
         }
+        Self { width, height, rgb }
     }
 }
 
@@ -160,9 +118,12 @@ impl Rotation {
         }
     }
 
-    /// Whether width and height are swapped.
-    pub fn swaps_sides(self) -> bool {
-        matches!(self, Self::Clockwise | Self::Counterclockwise)
+    /// Width and height after the rotation.
+    pub(crate) fn turned<T>(self, (width, height): (T, T)) -> (T, T) {
+        match self {
+            Self::Clockwise | Self::Counterclockwise => (height, width),
+            Self::None | Self::Half => (width, height),
+        }
     }
 }
 
@@ -205,16 +166,9 @@ mod tests {
     }
 
     #[test]
-    fn planar_equals_interleaved() {
-        let planar = Frame::from_planar(2, 1, &[255, 0, 0, 255, 0, 0]).unwrap();
-        assert_eq!(planar, two());
-    }
-
-    #[test]
     fn wrong_lengths_are_errors() {
         assert!(Frame::from_rgb(2, 2, vec![0; 11]).is_err());
         assert!(Frame::from_rgb(0, 2, vec![]).is_err());
         assert!(Frame::from_rgb(usize::MAX, 2, vec![0]).is_err());
-        assert!(Frame::from_planar(usize::MAX, 3, &[0]).is_err());
     }
 }

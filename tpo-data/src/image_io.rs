@@ -1,7 +1,6 @@
 //! Reading still images.
 
 use std::io::{BufRead, BufReader, Seek};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 use image::metadata::Orientation;
@@ -130,16 +129,14 @@ pub(crate) fn flatten(image: &RgbaImage) -> Vec<u8> {
         .collect()
 }
 
-/// Runs a third-party decoder; a panic inside it becomes an error (`catch_unwind` is safe
-/// code).
+/// Runs a third-party decoder; a panic inside it becomes an error.
 pub(crate) fn guarded<T>(
     path: &Path,
     f: impl FnOnce() -> Result<T, DataError>,
 ) -> Result<T, DataError> {
-    catch_unwind(AssertUnwindSafe(f)).unwrap_or_else(|_| {
-        Err(DataError::Image {
-            path: path.into(),
-            reason: "the decoder failed on malformed data".into(),
-        })
-    })
+    let panicked = |reason| DataError::Image {
+        path: path.into(),
+        reason,
+    };
+    crate::video::guarded(f).map_err(panicked).flatten()
 }

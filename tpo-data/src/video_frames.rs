@@ -11,7 +11,7 @@ use tpo_core::head::FrameSource;
 
 use crate::clip::{ClipValues, read_indices};
 use crate::feed::View;
-use crate::video::{open_still, open_video};
+use crate::video::open_still;
 use crate::{DataError, Frame, ImageTransform, MediaLimits, Progress, VideoReader};
 
 /// Frames of a whole video that are decoded before they are asked for.
@@ -76,18 +76,6 @@ impl VideoFrames {
     pub fn new(reader: Arc<dyn VideoReader>, device: &Device) -> Self {
         let picked = Picked::All(reader.info().frame_count);
         Self::of(Arc::new(move || Ok(reader.clone())), picked, device)
-    }
-
-    /// All frames of a video file.
-    ///
-    /// # Errors
-    /// Those of [`open_video`]; no picture has been decoded by then.
-    pub fn video(
-        path: impl AsRef<Path>,
-        limits: &MediaLimits,
-        device: &Device,
-    ) -> Result<Self, DataError> {
-        Ok(Self::new(open_video(path, limits)?.into(), device))
     }
 
     /// An image, as a video of one frame.

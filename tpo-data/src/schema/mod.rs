@@ -15,7 +15,7 @@ mod validate;
 pub use annotation::{
     Annotation, BoxCoords, FramePosition, Saliency, Target, TrackFrame, TrackRegion,
 };
-pub use inspect::{MediaFacts, Summary, check_media, open_media, resolve};
+pub use inspect::{Summary, check_media, open_media, resolve};
 pub use jsonl::{
     Line, LineReader, RowError, RowFault, RowLimits, SampleReader, parse_row, write_row,
 };

@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 
-use super::{FrameStream, FrameVisitor, VideoInfo, VideoReader, distinct_indices, until_error};
+use super::{
+    FrameStream, FrameVisitor, OpenVideo, VideoInfo, VideoReader, distinct_indices, until_error,
+};
 use crate::image_io::image_size;
 use crate::{DataError, Frame, MediaLimits, read_image};
 
@@ -14,10 +16,8 @@ const EXTENSIONS: [&str; 5] = ["jpg", "jpeg", "png", "webp", "bmp"];
 /// Frames in files of their own, as tracking and segmentation datasets keep them.
 #[derive(Debug)]
 pub struct FrameFolder {
-    path: PathBuf,
     files: Vec<PathBuf>,
-    limits: MediaLimits,
-    info: VideoInfo,
+    video: OpenVideo,
 }
 
 /// Opens a folder whose images, in the order of their names, are the frames of a video of `fps`
@@ -74,45 +74,40 @@ impl FrameFolder {
         let info = VideoInfo::steady([width, height], files.len(), fps, "images")?;
         limits.check_seconds(path, info.duration)?;
         Ok(Self {
-            path: path.into(),
             files,
-            limits: limits.clone(),
-            info,
+            video: OpenVideo {
+                path: path.into(),
+                limits: limits.clone(),
+                info,
+            },
         })
     }
 
     fn read(&self, index: usize) -> Result<Frame, DataError> {
         let file = &self.files[index];
-        let frame = read_image(file, &self.limits)?;
-        self.info.check_size(file, index, &frame)?;
+        let frame = read_image(file, self.limits())?;
+        self.info().check_size(file, index, &frame)?;
         Ok(frame)
     }
 }
 
 impl VideoReader for FrameFolder {
-    fn info(&self) -> &VideoInfo {
-        &self.info
-    }
-
-    fn path(&self) -> &Path {
-        &self.path
-    }
-
-    fn limits(&self) -> &MediaLimits {
-        &self.limits
+    fn video(&self) -> &OpenVideo {
+        &self.video
     }
 
     fn visit_frames(&self, indices: &[usize], visit: &FrameVisitor<'_>) -> Result<(), DataError> {
-        distinct_indices(indices, self.info.frame_count)?
+        distinct_indices(indices, self.info().frame_count)?
             .into_par_iter()
             .try_for_each(|i| visit(i, self.read(i)?))
     }
 
     fn stream(&self, start: usize) -> Result<FrameStream<'_>, DataError> {
-        distinct_indices(&[start], self.info.frame_count)?;
-        let frames = start..self.info.frame_count;
+        distinct_indices(&[start], self.info().frame_count)?;
+        let frames = start..self.info().frame_count;
         Ok(until_error(frames.map(|index| {
-            self.read(index).map(|frame| self.info.timed(index, frame))
+            self.read(index)
+                .map(|frame| self.info().timed(index, frame))
         })))
     }
 }

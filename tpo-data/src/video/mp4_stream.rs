@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use super::VideoReader;
 use super::h264::{Picture, PictureDecoder};
 use super::mp4_reader::Mp4Reader;
 use super::source::ReadSeek;
+use super::{NO_PICTURE, VideoReader};
 use crate::{DataError, TimedFrame};
 
 /// Most decoded pictures held for reordering. H.264 needs at most 16 (Annex A.3.1).
@@ -29,7 +29,6 @@ pub(super) struct Mp4Stream<'a> {
     /// Samples that may still be decoded. A file whose presentation order has nothing to do
     /// with its decoding order would have us start over for every frame.
     budget: usize,
-    ended: bool,
 }
 
 impl<'a> Mp4Stream<'a> {
@@ -49,7 +48,6 @@ impl<'a> Mp4Stream<'a> {
             place,
             held: BTreeMap::new(),
             budget: samples.saturating_mul(8) + 1024,
-            ended: false,
             reader,
         })
     }
@@ -117,16 +115,12 @@ impl<'a> Mp4Stream<'a> {
                 }
                 restarted = true;
             } else if passed {
-                let reason = "the decoder returned no picture".to_owned();
-                return Err(self.reader.decode_error(shown.sample, reason));
+                return Err(self.reader.decode_error(shown.sample, NO_PICTURE));
             }
             self.budget = self.budget.saturating_sub(1);
             if self.budget == 0 {
-                return Err(DataError::Corrupt {
-                    path: self.reader.path().into(),
-                    what: "ctts",
-                    reason: "the presentation order is too far from the decoding order".into(),
-                });
+                let reason = "the presentation order is too far from the decoding order";
+                return Err(DataError::corrupt(self.reader.path(), "ctts", reason));
             }
             if (self.cursor as usize) < self.place.len() {
                 let (reader, cursor) = (self.reader, self.cursor);
@@ -151,23 +145,14 @@ impl<'a> Mp4Stream<'a> {
             .shown
             .get(self.next + 1)
             .is_some_and(|s| s.sample == shown.sample);
-        let frame = match self.held.get(&shown.sample) {
-            Some(picture) => self.reader.finish(shown.sample, picture)?,
-            None => {
-                let reason = "the decoder returned no picture".to_owned();
-                return Err(self.reader.decode_error(shown.sample, reason));
-            }
-        };
+        let missing = || self.reader.decode_error(shown.sample, NO_PICTURE);
+        let picture = self.held.get(&shown.sample).ok_or_else(missing)?;
+        let frame = self.reader.finish(shown.sample, picture)?;
         if !again {
             self.held.remove(&shown.sample);
         }
-        let index = self.next;
         self.next += 1;
-        Ok(TimedFrame {
-            index,
-            timestamp: shown.seconds,
-            frame,
-        })
+        Ok(self.reader.info().timed(self.next - 1, frame))
     }
 
     /// The general decoder returns a picture one sample late.
@@ -182,11 +167,6 @@ impl Iterator for Mp4Stream<'_> {
     type Item = Result<TimedFrame, DataError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if self.ended || self.next >= self.reader.movie.shown.len() {
-            return None;
-        }
-        let item = self.produce();
-        self.ended = item.is_err();
-        Some(item)
+        (self.next < self.reader.movie.shown.len()).then(|| self.produce())
     }
 }

@@ -5,6 +5,7 @@ use std::io::{Cursor, Read, Seek};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::{OpenVideo, VideoInfo};
 use crate::{DataError, MediaLimits};
 
 /// A file or a buffer that can be opened several times, once per decoding thread.
@@ -47,6 +48,15 @@ impl Source {
             len: bytes.len() as u64,
             bytes: Some(bytes.into()),
         })
+    }
+
+    /// A video of this source.
+    pub(super) fn opened(&self, limits: &MediaLimits, info: VideoInfo) -> OpenVideo {
+        OpenVideo {
+            path: self.path.clone(),
+            limits: limits.clone(),
+            info,
+        }
     }
 
     pub(crate) fn path(&self) -> &Path {
