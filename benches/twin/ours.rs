@@ -10,9 +10,10 @@ use tpo::DeviceChoice;
 use tpo::core::head::NoHeads;
 use tpo::core::nn::{Linear, LinearConfig};
 use tpo::core::prompt::TextEncoder;
+use tpo::core::token::TaskRegistry;
 use tpo::core::traits::{DecodeCache, LanguageModel};
-use tpo::data::feed::{Cursor, Feed, FeedConfig, SourceConfig};
-use tpo::data::prompts::{LayoutEncoder, Vocabulary};
+use tpo::data::feed::{Cursor, Feed, FeedConfig, MixtureSpec, SourceSpec};
+use tpo::data::prompts::LayoutEncoder;
 use tpo::data::{ClipConfig, MediaLimits, open_video, select_frames};
 use tpo::heads::mask::sam2::{MemoryInput, PointPrompt, PromptEmbedding, Sam2Config};
 use tpo::heads::mask::track::{Resize, fill_holes};
@@ -402,16 +403,16 @@ impl Bench {
             format!("{row}\n").repeat(LOADER_BATCH * LOADER_BATCHES),
         )?;
         let mut config = FeedConfig {
-            sources: vec![SourceConfig::new(&file)],
+            mixture: MixtureSpec::of(vec![SourceSpec::file(&file)]),
             ..FeedConfig::default()
         };
         config.order.batch_size = LOADER_BATCH;
         config.loader.workers = args.threads;
-        let encoder = Arc::new(LayoutEncoder::videochat(Arc::new(Bytes), 2));
-        let (words, cursor) = (Vocabulary::default(), Cursor::default());
+        let encoder = LayoutEncoder::videochat(Arc::new(Bytes), 2);
+        let (tasks, cursor) = (TaskRegistry::new(), Cursor::default());
         let feed = Feed::open(
             &config,
-            words,
+            &tasks,
             encoder,
             Arc::new(NoHeads::default()),
             cursor,

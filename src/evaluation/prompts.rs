@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use tpo_data::prompts::PromptBook;
+use tpo_data::prompts::FAMILIES;
 
 /// Wordings of a run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,7 +18,7 @@ pub struct Prompts {
     pub choice_prefix: String,
     /// Put in front of the first line of what the model says, before it is read.
     pub choice_return: String,
-    /// Questions of annotations without one, by family of the prompt book: `box`, `moment`,
+    /// Questions of annotations without one, by [family](FAMILIES): `box`, `moment`,
     /// `tracking`, `segmentation`; slots `{query}` and `{box}`.
     pub templates: BTreeMap<String, String>,
 }
@@ -40,22 +40,19 @@ impl Prompts {
         }
     }
 
-    /// Multiple choice as this project's training data words it; the first template of each
-    /// family of the default prompt book.
+    /// Multiple choice as this project's training data words it; the first question of each of its
+    /// [families](FAMILIES).
     pub fn plain() -> Self {
-        let first = |(name, family): (String, tpo_data::prompts::Family)| {
-            Some((name, family.questions.into_iter().next()?))
-        };
+        let templates = FAMILIES.iter().filter_map(|family| {
+            let first = family.questions.first()?;
+            Some((family.name.to_string(), first.to_string()))
+        });
         Self {
             choice_system: String::new(),
             choice_question: "{question}\nOptions:\n{options}".into(),
             choice_prefix: String::new(),
             choice_return: String::new(),
-            templates: PromptBook::default()
-                .families
-                .into_iter()
-                .filter_map(first)
-                .collect(),
+            templates: templates.collect(),
         }
     }
 

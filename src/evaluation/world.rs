@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use tpo_data::schema::{BoxCoords, FramePosition, Saliency, TrackFrame, TrackRegion};
+use tpo_data::schema::{BoxCoords, Saliency};
 use tpo_data::synthetic::{Clip, Split, World, WorldConfig};
 
 use super::item::{Ask, Expected, Item, ItemKind, MediaRef};
@@ -105,25 +105,8 @@ impl WorldSpec {
             add(i, head("temporal", &q.question), expected, kind);
         }
         for (i, q) in clip.mask_queries(&frames).into_iter().enumerate() {
-            let track = q
-                .masks
-                .iter()
-                .zip(&q.boxes)
-                .enumerate()
-                .map(|(f, (mask, area))| TrackFrame {
-                    at: FramePosition::Frame(f as u64),
-                    region: match area {
-                        Some(_) => TrackRegion::Mask(mask.clone()),
-                        None => TrackRegion::Absent,
-                    },
-                })
-                .collect();
-            add(
-                i,
-                head("mask", &q.question),
-                Expected::Mask(Some(track)),
-                "all",
-            );
+            let ask = head("mask", &q.question);
+            add(i, ask, Expected::Mask(Some(q.track())), "all");
         }
     }
 }

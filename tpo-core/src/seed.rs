@@ -1,19 +1,20 @@
 //! Random numbers that are a pure function of others: SplitMix64 (Steele, Lea, Flood 2014).
 
-/// What one number of the sequence is from the next.
-const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
+/// What one state of the sequence is from the next.
+pub const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// A seed made of two numbers, well spread.
 pub fn mix(seed: u64, index: u64) -> u64 {
     finish(seed ^ index.wrapping_add(1).wrapping_mul(STEP))
 }
 
-/// One step of SplitMix64: a bijection that scatters its input.
+/// One step of SplitMix64, a bijection.
 pub fn scatter(state: u64) -> u64 {
     finish(state.wrapping_add(STEP))
 }
 
-fn finish(mut z: u64) -> u64 {
+/// The end of a step: a bijection that scatters its input.
+pub fn finish(mut z: u64) -> u64 {
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     z ^ (z >> 31)

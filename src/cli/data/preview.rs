@@ -6,7 +6,7 @@ use image::RgbImage;
 use tpo_core::geometry::BoxXyxy;
 use tpo_core::truth::{Truth, TruthPlace, TruthTarget};
 use tpo_data::feed::{Draw, ItemSeed, View, place_truth};
-use tpo_data::prompts::{AnswerStyle, PromptConfig, PromptWriter, Vocabulary};
+use tpo_data::prompts::{AnswerStyle, PromptWriter};
 use tpo_data::schema::{FramePosition, RowLimits, Sample, SampleReader, Target, open_media};
 use tpo_data::{ClipConfig, MediaLimits, VideoInfo, VideoReader, select_frames};
 
@@ -47,13 +47,11 @@ pub struct Args {
 
 pub fn run(args: Args) -> Outcome {
     let root = args.input.root();
-    let words = Vocabulary::from(&videochat_tasks(32_000));
-    // What the model says is shown in words: tokens would hide the answer.
-    let config = PromptConfig {
+    let writer = PromptWriter {
+        tasks: &videochat_tasks(32_000),
+        // What the model says is shown in words: tokens would hide the answer.
         style: AnswerStyle::Text,
-        ..PromptConfig::default()
     };
-    let writer = PromptWriter::new(config, words)?;
     let mut reader = SampleReader::open(&args.input.file, RowLimits::default())?;
     let mut strips = Vec::new();
     let mut fine = true;
@@ -90,7 +88,7 @@ fn strip(
     sample: &Sample,
     line: u64,
     root: &Path,
-    writer: &PromptWriter,
+    writer: &PromptWriter<'_>,
     args: &Args,
 ) -> Outcome<Strip> {
     let mut truths = Vec::new();

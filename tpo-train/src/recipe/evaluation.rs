@@ -1,8 +1,9 @@
 //! What a stage is judged by.
 
 use serde::{Deserialize, Serialize};
+use tpo_data::feed::MixtureSpec;
 
-use super::data::MixtureSpec;
+use super::ANY_MODEL;
 
 /// Held-out samples that a stage is evaluated on, the same ones every time.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -27,6 +28,6 @@ impl EvaluationSpec {
         if self.batch_size == Some(0) {
             problems.push(format!("{at}.batch_size is 0; must be at least 1"));
         }
-        self.data.problems(&format!("{at}.data"), problems);
+        problems.extend(self.data.problems(&format!("{at}.data"), ANY_MODEL));
     }
 }

@@ -23,7 +23,6 @@
 //! change the merged recipe. Messages name the file and line that a value comes from.
 
 mod changes;
-mod data;
 mod evaluation;
 mod extends;
 mod overrides;
@@ -40,11 +39,15 @@ use serde::{Deserialize, Serialize};
 use tpo_core::head::HeadConfigs;
 
 pub use changes::Change;
-pub use data::{MixtureSpec, SourceSpec};
 pub use evaluation::EvaluationSpec;
+pub use tpo_data::feed::{MixtureSpec, SourceSpec};
 
 use crate::error::{Result, TrainError};
 use crate::stage::{Stage, StagePlan};
+
+/// Frames and pixels of a model that a world can surely be drawn for; the model itself is not
+/// known where a recipe is read.
+pub(crate) const ANY_MODEL: (usize, usize) = (16, 64);
 
 /// A run: the model, what it learns in which order, what is kept of it.
 ///

@@ -14,7 +14,7 @@ pub use optimizer::{AdamW, Muon, Precision};
 use crate::error::{Result, TrainError};
 use crate::groups::{ParamGroupSpec, ResolvedGroups, ResolvedParam, resolve, resolve_params};
 use crate::loss::LossWeights;
-use crate::recipe::{EvaluationSpec, LoraSpec, MixtureSpec};
+use crate::recipe::{ANY_MODEL, EvaluationSpec, LoraSpec, MixtureSpec};
 use crate::schedule::LrSchedule;
 
 /// Stages in order. Each starts from the weights at which the one before it ended.
@@ -287,7 +287,7 @@ impl Stage {
         self.adamw.problems(&format!("{at}.adamw"), problems);
         self.loss.problems(&format!("{at}.loss"), problems);
         if let Some(data) = &self.data {
-            data.problems(&format!("{at}.data"), problems);
+            problems.extend(data.problems(&format!("{at}.data"), ANY_MODEL));
         }
         if let Some(evaluation) = &self.evaluation {
             evaluation.problems(&format!("{at}.evaluation"), problems);
