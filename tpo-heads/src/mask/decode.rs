@@ -4,13 +4,12 @@ use burn::module::Module;
 use burn::tensor::{FloatDType, Tensor};
 use serde::{Deserialize, Serialize};
 use tpo_core::geometry::{BoxXyxy, Rle};
-use tpo_core::head::HeadContext;
+use tpo_core::head::{FrameSource, HeadContext};
 use tpo_core::{CoreError, Result};
 
 use super::head::{HEAD, MaskHead, MaskOutput};
 use super::prompt::{PromptSource, box_tokens, question_box};
 use super::sam2::Sam2;
-use super::supervision::require_frames;
 use super::target::mask_box;
 use super::track::{ObjectId, Propagation, SourceFrames, TrackOptions, TrackState};
 use crate::HeadsError;
@@ -100,6 +99,21 @@ pub(super) fn auxiliary_boxes(area: Tensor<2>) -> Result<Vec<BoxXyxy>> {
     Ok(boxes
         .map(|b| BoxXyxy::from([b[0], b[1], b[2], b[3]]).clamped())
         .collect())
+}
+
+/// The frames of the `token`-th task token.
+pub(super) fn require_frames<'a>(
+    context: &HeadContext<'a>,
+    token: usize,
+) -> Result<&'a (dyn FrameSource + 'static)> {
+    context
+        .sample(token)
+        .and_then(|s| s.frames.as_deref())
+        .ok_or_else(|| CoreError::MissingInput {
+            head: HEAD.into(),
+            what: "the frames of the video or image",
+            hint: "set Sample::frames",
+        })
 }
 
 /// Prompts the first frame and follows the object to the last. Frames are read one at a time and

@@ -7,7 +7,7 @@
 //!   ([`InternVideo2Features`], [`TextTowerFeatures`]) as in the reference implementation, or a
 //!   small model's own encoder and language model ([`EncoderFeatures`],
 //!   [`LanguageModelFeatures`]);
-//! - or files, [`PrecomputedFeatures`], as the datasets of moment retrieval ship them.
+//! - or files, [`PrecomputedOptions::read`], as the datasets of moment retrieval ship them.
 //!
 //! Towers are frozen: they always run without autodiff, whatever device they were created on, and
 //! what they return is a constant of any graph.
@@ -24,9 +24,7 @@ use tpo_core::head::FeatureSource;
 pub use clip::{ClipFeatureExtractor, ClipInput, EncoderFeatures, FrameRule, InternVideo2Features};
 pub use identity::weights_fingerprint;
 pub use internvideo2::{CLIP_TEMPERATURE, InternVideo2Files};
-pub use precomputed::{
-    FeatureFolders, FeatureMatrix, PrecomputedFeatures, PrecomputedOptions, read_features,
-};
+pub use precomputed::{FeatureMatrix, PrecomputedOptions, read_features};
 pub use query::{LanguageModelFeatures, QueryFeatureExtractor, TextTowerFeatures};
 
 /// Name under which the temporal head asks for the video's features `[seconds, width]`.
