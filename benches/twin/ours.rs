@@ -201,7 +201,7 @@ impl Bench {
         self.samples(|| {
             let out = attention.forward(features.clone(), positions.clone(), &input, &rope)?;
             let prompt = PromptEmbedding {
-                sparse: prompts.embed_points(&[vec![PointPrompt::padding()]], true)?,
+                sparse: prompts.embed_points(&[vec![PointPrompt::padding()]])?,
                 dense: prompts.no_mask(1),
             };
             let out = out.reshape([1, 64, 64, dim]);

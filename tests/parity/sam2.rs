@@ -111,7 +111,7 @@ pub fn modules(fixture: &Fixture, device: &Device) -> Result<Report, Failure> {
         return Err("in.box_norm must have four numbers".into());
     };
     let corners = PointPrompt::corners(&BoxPixels { x0, y0, x1, y1 }).to_vec();
-    let embedded = prompts.embed_points(&[corners], true)?;
+    let embedded = prompts.embed_points(&[corners])?;
     report.close(fixture, "out.prompt_embed", embedded.clone())?;
 
     let given = fixture.tensor::<3>("in.box_embed", device)?.require_grad();
@@ -140,15 +140,17 @@ pub fn modules(fixture: &Fixture, device: &Device) -> Result<Report, Failure> {
             many.object_score.clone(),
             source,
         )?;
+        let [_, h, w, width] = memory.dims();
+        let positions = sine_encoding(h, w, width, plain);
         report.close(
             fixture,
             &format!("out.memenc.{name}.feat"),
-            channels_first(memory.features),
+            channels_first(memory),
         )?;
         report.close(
             fixture,
             &format!("out.memenc.{name}.pos"),
-            channels_first(memory.positions),
+            channels_first(positions),
         )?;
     }
 
@@ -191,11 +193,7 @@ fn inference(report: &mut Report, fixture: &Fixture, device: &Device) -> Result<
         many.object_score,
         MaskSource::Tracking,
     )?;
-    report.close(
-        fixture,
-        "out.memenc.trk.feat",
-        channels_first(memory.features),
-    )
+    report.close(fixture, "out.memenc.trk.feat", channels_first(memory))
 }
 
 /// The parts of the model that the stability fixture has weights for.

@@ -65,23 +65,10 @@ pub struct MaskDecoder {
     config: MaskDecoderConfig,
 }
 
-/// Everything the decoder predicts, the single mask first.
+/// What the decoder predicts: everything, the single mask first, or the masks chosen from it.
 #[derive(Debug, Clone)]
 pub struct MaskDecoderOutput {
-    /// Logits `[batch, 1 + multimask outputs, 4·rows, 4·columns]`.
-    pub masks: Tensor<4>,
-    /// Predicted IoU `[batch, 1 + multimask outputs]`.
-    pub iou: Tensor<2>,
-    /// Mask tokens `[batch, 1 + multimask outputs, dim]`.
-    pub tokens: Tensor<3>,
-    /// Logit of the object being visible `[batch, 1]`.
-    pub object_score: Tensor<2>,
-}
-
-/// Masks chosen from a [`MaskDecoderOutput`].
-#[derive(Debug, Clone)]
-pub struct DecodedMasks {
-    /// Logits `[batch, masks, 4·rows, 4·columns]`.
+    /// Logits `[batch, masks, 4·rows, 4·columns]`; of everything `1 + multimask outputs` masks.
     pub masks: Tensor<4>,
     /// Predicted IoU `[batch, masks]`.
     pub iou: Tensor<2>,
@@ -301,17 +288,17 @@ impl MaskDecoder {
 
 impl MaskDecoderOutput {
     /// The masks for an ambiguous prompt: all but the first.
-    pub fn multiple(&self) -> DecodedMasks {
+    pub fn multiple(&self) -> Self {
         self.columns(1, self.masks.dims()[1] - 1)
     }
 
     /// The mask for a clear prompt: the first.
-    pub fn single(&self) -> DecodedMasks {
+    pub fn single(&self) -> Self {
         self.columns(0, 1)
     }
 
-    fn columns(&self, first: usize, n: usize) -> DecodedMasks {
-        DecodedMasks {
+    fn columns(&self, first: usize, n: usize) -> Self {
+        Self {
             masks: self.masks.clone().narrow(1, first, n),
             iou: self.iou.clone().narrow(1, first, n),
             tokens: self.tokens.clone().narrow(1, first, n),
@@ -337,7 +324,7 @@ impl MaskDecoderOutput {
 
     /// The single mask where its [`stability`](Self::stability) reaches `threshold`, else the one
     /// of the others with the best predicted IoU. The token is the single mask's in either case.
-    pub fn stable(&self, delta: f64, threshold: f64) -> DecodedMasks {
+    pub fn stable(&self, delta: f64, threshold: f64) -> Self {
         let single = self.single();
         let best = self.multiple().best();
         let [batch, _, height, width] = single.masks.dims();
@@ -349,19 +336,17 @@ impl MaskDecoderOutput {
                 .expand([batch, 1, height, width]),
             best.masks,
         );
-        DecodedMasks {
+        Self {
             masks,
             iou: single.iou.mask_where(unstable, best.iou),
             tokens: single.tokens,
             object_score: single.object_score,
         }
     }
-}
 
-impl DecodedMasks {
     /// The mask with the best predicted IoU of every item. Its token goes with it if the tokens
     /// are those of the masks.
-    pub fn best(&self) -> DecodedMasks {
+    pub fn best(&self) -> Self {
         let [batch, masks, height, width] = self.masks.dims();
         let [_, tokens, dim] = self.tokens.dims();
         let index: Tensor<2, Int> = self.iou.clone().argmax(1);
@@ -375,7 +360,7 @@ impl DecodedMasks {
         } else {
             self.tokens.clone()
         };
-        DecodedMasks {
+        Self {
             masks: self.masks.clone().gather(1, pick),
             iou: self.iou.clone().gather(1, index),
             tokens: token,

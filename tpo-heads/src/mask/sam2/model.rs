@@ -5,10 +5,10 @@ use burn::nn::Initializer;
 use burn::tensor::activation::sigmoid;
 use burn::tensor::{Device, FloatDType, Tensor};
 use tpo_core::nn::{Conv2d, Conv2dConfig, Linear, LinearConfig, Mlp, MlpConfig};
-use tpo_vision::hiera::{ImageEncoder, sine_encoding};
+use tpo_vision::hiera::ImageEncoder;
 
 use super::config::Sam2Config;
-use super::mask_decoder::{DecodedMasks, MaskDecoder, MaskDecoderOutput};
+use super::mask_decoder::{MaskDecoder, MaskDecoderOutput};
 use super::memory_attention::MemoryAttention;
 use super::memory_encoder::MemoryEncoder;
 use super::prompt_encoder::{PromptEmbedding, PromptEncoder};
@@ -76,15 +76,6 @@ pub enum MaskSource {
     Prompt,
     /// Tracking.
     Tracking,
-}
-
-/// A frame in memory.
-#[derive(Debug, Clone)]
-pub struct Memory {
-    /// `[batch, rows, columns, mem_dim]`.
-    pub features: Tensor<4>,
-    /// Sine encoding of the pixels, `[1, rows, columns, mem_dim]`, without the encoding of time.
-    pub positions: Tensor<4>,
 }
 
 impl Sam2Config {
@@ -178,12 +169,6 @@ impl Sam2 {
         })
     }
 
-    /// Sine encoding of the pixels of the image embedding, `[1, rows, columns, dim]` in f32.
-    pub fn position_encoding(&self, device: &Device) -> Tensor<4> {
-        let [rows, columns] = self.config.prompt_encoder.grid();
-        sine_encoding(rows, columns, self.config.image_encoder.d_model, device)
-    }
-
     /// The embedding of a frame without memories: with `no_mem_embed` added.
     pub fn without_memory(&self, embedding: Tensor<4>) -> Tensor<4> {
         embedding + self.no_mem_embed.val().unsqueeze()
@@ -207,7 +192,7 @@ impl Sam2 {
 
     /// The masks SAM 2 uses: several if `multimask`, else one, which falls back to the best of
     /// several where it is unstable if the configuration says so.
-    pub fn choose(&self, output: &MaskDecoderOutput, multimask: bool) -> DecodedMasks {
+    pub fn choose(&self, output: &MaskDecoderOutput, multimask: bool) -> MaskDecoderOutput {
         let tracking = &self.config.tracking;
         if multimask {
             let mut masks = output.multiple();
@@ -249,12 +234,13 @@ impl Sam2 {
         pointer + (visible * -1.0 + 1.0) * absent.val()
     }
 
-    /// Makes a memory of a frame.
+    /// Makes a memory of a frame, without positions.
     ///
     /// # Shapes
     /// - `embedding` `[batch or 1, rows, columns, dim]`, straight from the image encoder
     /// - `mask_logits` `[batch, 16·rows, 16·columns]`
     /// - `object_score` `[batch, 1]`, used by SAM 2.1 only
+    /// - output `[batch, rows, columns, mem_dim]`
     ///
     /// # Errors
     /// As [`MemoryEncoder::forward`].
@@ -264,7 +250,7 @@ impl Sam2 {
         mask_logits: Tensor<3>,
         object_score: Tensor<2>,
         source: MaskSource,
-    ) -> Result<Memory, HeadsError> {
+    ) -> Result<Tensor<4>, HeadsError> {
         let tracking = &self.config.tracking;
         let logits = mask_logits.cast(FloatDType::F32);
         let binary = source == MaskSource::Prompt && tracking.binarize_mask_from_pts_for_mem_enc;
@@ -275,17 +261,13 @@ impl Sam2 {
         };
         let mask = mask * tracking.sigmoid_scale_for_mem_enc + tracking.sigmoid_bias_for_mem_enc;
         let mut features = self.memory_encoder.forward(embedding, mask)?;
-        let [batch, rows, columns, width] = features.dims();
+        let [batch, _, _, width] = features.dims();
         if let Some(absent) = &self.no_obj_embed_spatial {
             let visible = object_score.greater_scalar(0.0).float();
             let hidden = (visible * -1.0 + 1.0).cast(features.dtype());
             let extra = hidden * absent.val();
             features = features + extra.reshape([batch, 1, 1, width]);
         }
-        let device = features.device().inner();
-        Ok(Memory {
-            positions: sine_encoding(rows, columns, width, &device),
-            features,
-        })
+        Ok(features)
     }
 }
