@@ -84,10 +84,7 @@ pub fn modules(fixture: &Fixture, device: &Device) -> Result<Report, Failure> {
         }
     }
     let features = model.encode_image(frame)?;
-    let high_res = features
-        .high_res
-        .clone()
-        .ok_or("no high-resolution features")?;
+    let high_res = &features.high_res;
     let maps = [&high_res[0], &high_res[1], &features.embedding];
     for (level, map) in maps.into_iter().enumerate() {
         let key = format!("out.fpn.{level}");
@@ -120,7 +117,7 @@ pub fn modules(fixture: &Fixture, device: &Device) -> Result<Report, Failure> {
         dense: prompts.no_mask(1),
     };
     let embedding = model.without_memory(features.embedding.clone());
-    let output = model.decode(embedding, features.high_res.as_ref(), &prompt)?;
+    let output = model.decode(embedding, &features.high_res, &prompt)?;
     let many = model.choose(&output, true);
     for (name, masks) in [("multi", &many), ("single", &model.choose(&output, false))] {
         let key = |part: &str| format!("out.dec.{name}.{part}");
@@ -183,7 +180,7 @@ fn inference(report: &mut Report, fixture: &Fixture, device: &Device) -> Result<
         dense: model.sam_prompt_encoder.no_mask(1),
     };
     let embedding = model.without_memory(features.embedding.clone());
-    let output = model.decode(embedding, features.high_res.as_ref(), &prompt)?;
+    let output = model.decode(embedding, &features.high_res, &prompt)?;
     let many = model.choose(&output, true);
     report.close(fixture, "out.dec.multi.masks", many.masks)?;
     let logits = memory_logits(fixture, device)?;
@@ -231,7 +228,7 @@ pub fn stability(fixture: &Fixture, device: &Device) -> Result<Report, Failure> 
         image,
         parts.sam_prompt_encoder.dense_encoding(),
         &prompt,
-        Some(&high_res),
+        &high_res,
     )?;
     let chosen = output.stable(delta, threshold);
     report.close(fixture, "out.all_masks", output.masks.clone())?;

@@ -8,7 +8,7 @@ use burn::tensor::{Device, Distribution, Tensor};
 use tpo_core::head::FeatureSource;
 use tpo_heads::HeadsError;
 use tpo_heads::temporal::features::{
-    ClipFeatureExtractor, ClipInput, EncoderFeatures, InternVideo2Features, LanguageModelFeatures,
+    ClipFeatureExtractor, ClipInput, ClipTower, InternVideo2Features, LanguageModelFeatures,
     PrecomputedOptions, QueryFeatureExtractor, TEMPORAL_TEXT_FEATURES, TEMPORAL_VIDEO_FEATURES,
     TemporalFeatures, TextTowerFeatures, read_features,
 };
@@ -49,7 +49,7 @@ fn a_batch_of_clips_equals_its_clips() {
     batch_is_single(&InternVideo2Features::new(tower).with_clips_per_batch(2));
     let encoder = VideoEncoder::new(&UmtConfig::mini(), &device).unwrap();
     let input = ClipInput::one_per_second(64);
-    batch_is_single(&EncoderFeatures::new(encoder, "umt-mini", input).unwrap());
+    batch_is_single(&ClipTower::of_encoder(encoder, "umt-mini", input).unwrap());
 }
 
 #[test]
@@ -103,7 +103,7 @@ fn clips_of_the_wrong_shape_are_refused() {
     let mut input = ClipInput::one_per_second(64);
     input.frames_per_second = f64::NAN;
     let encoder = VideoEncoder::new(&UmtConfig::mini(), &device).unwrap();
-    assert!(EncoderFeatures::new(encoder, "umt", input).is_err());
+    assert!(ClipTower::of_encoder(encoder, "umt", input).is_err());
 }
 
 fn tokenizer() -> Tokenizer {

@@ -101,7 +101,7 @@ fn a_batch_is_decoded_as_its_items_and_one_image_serves_all() {
     let decode = |points: &[Vec<PointPrompt>]| {
         let prompt = embedded(&model, points);
         model
-            .decode(embedding.clone(), features.high_res.as_ref(), &prompt)
+            .decode(embedding.clone(), &features.high_res, &prompt)
             .unwrap()
     };
     let both = decode(&prompts);
@@ -119,20 +119,22 @@ fn a_batch_is_decoded_as_its_items_and_one_image_serves_all() {
         dense: model.sam_prompt_encoder.no_mask(1),
     };
     let output = model
-        .decode(embedding.clone(), features.high_res.as_ref(), &prompt)
+        .decode(embedding.clone(), &features.high_res, &prompt)
         .unwrap();
     assert_eq!(model.choose(&output, true).masks.dims(), [1, 3, 16, 16]);
     assert_eq!(model.choose(&output, false).masks.dims(), [1, 1, 16, 16]);
 
-    let error = model.decode(embedding, None, &prompt).unwrap_err();
-    assert!(error.to_string().contains("high-resolution"), "{error}");
+    let [fine, coarse] = features.high_res.clone();
+    let error = model.decode(embedding, &[coarse, fine], &prompt);
+    let error = error.unwrap_err().to_string();
+    assert!(error.contains("high-resolution"), "{error}");
     let wrong = PromptEmbedding {
         sparse: prompt.sparse,
         dense: random([1, 4, 5, 32]),
     };
     assert!(
         model
-            .decode(features.embedding, features.high_res.as_ref(), &wrong)
+            .decode(features.embedding, &features.high_res, &wrong)
             .is_err()
     );
 }
@@ -226,7 +228,7 @@ fn hidden_objects_leave_a_mark_in_memory_and_pointer() {
         let model = model(version);
         let token = random([1, 32]).expand([2, 32]);
         let pointers = model.object_pointer(token.clone(), scores.clone());
-        let absent = model.no_obj_ptr.as_ref().unwrap().val();
+        let absent = model.no_obj_ptr.val();
         assert!(distance(pointers.clone().narrow(0, 1, 1), absent) < 1e-6);
         let projected = model.obj_ptr_proj.forward(token).narrow(0, 0, 1);
         assert!(distance(pointers.narrow(0, 0, 1), projected) < 1e-6);
@@ -275,7 +277,7 @@ fn half_precision_runs_end_to_end() {
     let prompt = embedded(&model, &[PointPrompt::corners(&BOX).to_vec()]);
     let embedding = model.without_memory(features.embedding.clone());
     let output = model
-        .decode(embedding, features.high_res.as_ref(), &prompt)
+        .decode(embedding, &features.high_res, &prompt)
         .unwrap();
     let chosen = model.choose(&output, false);
     assert_eq!(chosen.masks.dims(), [1, 1, 16, 16]);

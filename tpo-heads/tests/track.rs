@@ -247,8 +247,11 @@ fn an_object_that_leaves_and_returns() {
         assert!(masks.masks()[0].bounding_box().is_none());
     }
     let kept = state.inspect(A, 7).unwrap();
-    let absent = model.no_obj_ptr.as_ref().unwrap().val();
-    let d = (kept.pointer.clone() - absent).abs().max().into_scalar::<f32>();
+    let absent = model.no_obj_ptr.val();
+    let d = (kept.pointer.clone() - absent)
+        .abs()
+        .max()
+        .into_scalar::<f32>();
     assert!(d < 1e-6, "{d}");
     score_bias(&mut model, 3.0);
     let back = run(&mut state, &model, Propagation::forward().from(8));

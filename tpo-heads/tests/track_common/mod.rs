@@ -68,10 +68,7 @@ pub fn model(version: Sam2Version) -> Sam2 {
 
 /// Sets the object score of every frame to about `bias`.
 pub fn score_bias(model: &mut Sam2, bias: f32) {
-    use tpo_heads::mask::sam2::ObjectScoreHead;
-    let Some(ObjectScoreHead::Mlp(head)) = &mut model.sam_mask_decoder.pred_obj_score_head else {
-        panic!("the model has no object scores");
-    };
+    let head = &mut model.sam_mask_decoder.pred_obj_score_head;
     let last = head.layers.last_mut().unwrap();
     last.weight = last.weight.clone().map(|w| w * 0.0);
     last.bias = last.bias.take().map(|b| b.map(|b| b * 0.0 + bias));

@@ -27,7 +27,7 @@ pub use config::{
     PromptEncoderConfig, Sam2Config, Sam2Version, TrackingConfig,
 };
 pub use keys::{sam2_hugging_face_keys, sam2_keys, sam2_videochat_tpo_keys};
-pub use mask_decoder::{MaskDecoder, MaskDecoderOutput, MaskUpscaling, ObjectScoreHead};
+pub use mask_decoder::{MaskDecoder, MaskDecoderOutput, MaskUpscaling};
 pub use memory_attention::{MemoryAttention, MemoryAttentionLayer, MemoryInput};
 pub use memory_encoder::{ConvNextBlock, Fuser, MaskDownsampler, MemoryEncoder};
 pub use model::{MaskSource, Sam2, Sam2Features};

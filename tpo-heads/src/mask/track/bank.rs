@@ -33,8 +33,6 @@ pub(super) struct Window {
     memories: usize,
     pointers: usize,
     stride: usize,
-    use_pointers: bool,
-    only_past: bool,
     signed: bool,
 }
 
@@ -45,8 +43,6 @@ impl Window {
             memories: config.num_maskmem,
             pointers: tracking.max_obj_ptrs_in_encoder,
             stride: tracking.memory_temporal_stride_for_eval.max(1),
-            use_pointers: tracking.use_obj_ptrs_in_encoder,
-            only_past: tracking.only_obj_ptrs_in_the_past_for_eval,
             signed: tracking.use_signed_tpos_enc_to_obj_ptrs,
         }
     }
@@ -63,11 +59,7 @@ impl Window {
 
     /// The same for object pointers.
     pub(super) fn pointer_reach(&self) -> usize {
-        if self.use_pointers {
-            self.pointers.saturating_sub(1)
-        } else {
-            0
-        }
+        self.pointers.saturating_sub(1)
     }
 
     /// Pointers a frame attends to at most in a video of `frames` frames.
@@ -115,33 +107,31 @@ impl Window {
             }
         }
         let mut pointers = Vec::new();
-        if self.use_pointers {
-            let backward = direction == Direction::Backward;
-            for &t in prompted.keys() {
-                let past = if backward { t >= frame } else { t <= frame };
-                if self.only_past && !past {
-                    continue;
-                }
-                let away = frame as i64 - t as i64;
-                let away = match (self.signed, backward) {
-                    (true, true) => -away,
-                    (true, false) => away,
-                    (false, _) => away.abs(),
-                };
-                pointers.push((away, t));
+        let backward = direction == Direction::Backward;
+        for &t in prompted.keys() {
+            let past = if backward { t >= frame } else { t <= frame };
+            if !past {
+                continue;
             }
-            for away in 1..self.pointer_limit(frames) {
-                let t = if backward {
-                    frame
-                        .checked_add(away)
-                        .filter(|t| frames.is_none_or(|n| *t < n))
-                } else {
-                    frame.checked_sub(away)
-                };
-                let Some(t) = t else { break };
-                if tracked.contains_key(&t) {
-                    pointers.push((away as i64, t));
-                }
+            let away = frame as i64 - t as i64;
+            let away = match (self.signed, backward) {
+                (true, true) => -away,
+                (true, false) => away,
+                (false, _) => away.abs(),
+            };
+            pointers.push((away, t));
+        }
+        for away in 1..self.pointer_limit(frames) {
+            let t = if backward {
+                frame
+                    .checked_add(away)
+                    .filter(|t| frames.is_none_or(|n| *t < n))
+            } else {
+                frame.checked_sub(away)
+            };
+            let Some(t) = t else { break };
+            if tracked.contains_key(&t) {
+                pointers.push((away as i64, t));
             }
         }
         Selection { memories, pointers }

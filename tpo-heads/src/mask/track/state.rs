@@ -117,7 +117,7 @@ impl<R: FrameReader> TrackState<R> {
         let of = |elements: usize, dtype: DType| elements * dtype.size();
         let size = |t: &Tensor<4>| of(t.shape().num_elements(), t.dtype());
         let cached = self.cached.as_ref().map_or(0, |frame| {
-            let fine = frame.features.high_res.iter().flatten();
+            let fine = frame.features.high_res.iter();
             size(&frame.features.embedding) + fine.map(size).sum::<usize>()
         });
         cached + self.objects.iter().map(Object::bytes).sum::<usize>()

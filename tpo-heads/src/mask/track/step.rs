@@ -228,7 +228,7 @@ pub(super) fn decode(
     prompt: &PromptEmbedding,
     multimask: bool,
 ) -> Result<Decoded, HeadsError> {
-    let output = model.decode(embedding, features.high_res.as_ref(), prompt)?;
+    let output = model.decode(embedding, &features.high_res, prompt)?;
     Ok(settle(model, &output, multimask))
 }
 
@@ -237,12 +237,10 @@ pub(super) fn settle(model: &Sam2, output: &MaskDecoderOutput, multimask: bool) 
     let chosen = model.choose(output, multimask);
     let chosen = if multimask { chosen.best() } else { chosen };
     let [n, _, h, w] = chosen.masks.dims();
-    let mut low_res = chosen.masks.reshape([n, h, w]).cast(FloatDType::F32);
-    if model.config().mask_decoder.pred_obj_scores {
-        let absent = chosen.object_score.clone().lower_equal_scalar(0.0);
-        let absent = absent.reshape([n, 1, 1]).expand([n, h, w]);
-        low_res = low_res.mask_fill(absent, ABSENT);
-    }
+    let low_res = chosen.masks.reshape([n, h, w]).cast(FloatDType::F32);
+    let absent = chosen.object_score.clone().lower_equal_scalar(0.0);
+    let absent = absent.reshape([n, 1, 1]).expand([n, h, w]);
+    let low_res = low_res.mask_fill(absent, ABSENT);
     let [_, tokens, dim] = chosen.tokens.dims();
     let token = chosen.tokens.narrow(1, 0, tokens.min(1)).reshape([n, dim]);
     let pointer = model.object_pointer(token, chosen.object_score.clone());
@@ -279,14 +277,8 @@ pub(super) fn given_mask(
             .sam_prompt_encoder
             .embed_masks(prompt.reshape([n, h, w]))?,
     };
-    let mut pointer = decode(model, features.embedding.clone(), features, &prompt, false)?.pointer;
-    if let Some(absent) = &model.no_obj_ptr {
-        let visible = visible.clone().cast(pointer.dtype());
-        if model.config().tracking.fixed_no_obj_ptr {
-            pointer = pointer * visible.clone();
-        }
-        pointer = pointer + (visible * -1.0 + 1.0) * absent.val();
-    }
+    let pointer = decode(model, features.embedding.clone(), features, &prompt, false)?.pointer;
+    let pointer = model.or_absent(pointer.clone(), visible.clone().cast(pointer.dtype()));
     Ok(Decoded {
         low_res,
         pointer,
@@ -421,7 +413,7 @@ pub(super) fn follow(
         sparse: no_points(model, n)?,
         dense: model.sam_prompt_encoder.no_mask(n),
     };
-    model.decode(embedding, features.high_res.as_ref(), &prompt)
+    model.decode(embedding, &features.high_res, &prompt)
 }
 
 /// Memories `[n, pixels, memory width]` of masks `[n, low side, low side]` and scores `[n, 1]`.

@@ -164,7 +164,7 @@ fn first_frame(
         }
         let (count, prompt) = group.clone().embed(model, c, None)?;
         let embedding = model.without_memory(features.embedding.clone());
-        let output = model.decode(embedding, features.high_res.as_ref(), &prompt)?;
+        let output = model.decode(embedding, &features.high_res, &prompt)?;
         let multimask = step::multimask(tracking, count, true);
         parts.push(step::settle(model, &output, multimask));
         run.candidates.push(Candidates {

@@ -5,7 +5,7 @@
 //!
 //! - a [`ClipFeatureExtractor`] and a [`QueryFeatureExtractor`]: InternVideo2-CLIP's towers
 //!   ([`InternVideo2Features`], [`TextTowerFeatures`]) as in the reference implementation, or a
-//!   small model's own encoder and language model ([`EncoderFeatures`],
+//!   small model's own encoder and language model ([`ClipTower::of_encoder`],
 //!   [`LanguageModelFeatures`]);
 //! - or files, [`PrecomputedOptions::read`], as the datasets of moment retrieval ship them.
 //!
@@ -21,7 +21,7 @@ mod query;
 use burn::tensor::{Device, Tensor, TensorData};
 use tpo_core::head::FeatureSource;
 
-pub use clip::{ClipFeatureExtractor, ClipInput, EncoderFeatures, FrameRule, InternVideo2Features};
+pub use clip::{ClipFeatureExtractor, ClipInput, ClipTower, FrameRule, InternVideo2Features};
 pub use identity::weights_fingerprint;
 pub use internvideo2::{CLIP_TEMPERATURE, InternVideo2Files};
 pub use precomputed::{FeatureMatrix, PrecomputedOptions, read_features};
@@ -74,14 +74,10 @@ pub fn with_endpoints(features: Tensor<2>) -> Tensor<2> {
 /// The device without autodiff of a module's parameters.
 fn plain_device<M: burn::module::Module>(module: &M) -> Device {
     let device = module.devices().into_iter().next().unwrap_or_default();
-    plain(&device)
-}
-
-fn plain(device: &Device) -> Device {
     if device.is_autodiff() {
-        device.clone().inner()
+        device.inner()
     } else {
-        device.clone()
+        device
     }
 }
 
