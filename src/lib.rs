@@ -67,12 +67,11 @@ pub mod prelude {
     pub use tpo_core::token::{TaskRegistry, TaskTokens, TokenId};
     pub use tpo_core::truth::{Truth, TruthTarget};
     pub use tpo_heads::mask::{
-        MaskHead, MaskHeadConfig, MaskLossConfig, MaskPrediction, MaskSupervision, MaskTarget,
+        MaskHead, MaskHeadConfig, MaskLossConfig, MaskPrediction, MaskTarget,
     };
     pub use tpo_heads::region::{RegionHead, RegionHeadConfig, RegionPrediction};
     pub use tpo_heads::temporal::{
-        SimpleTemporalHead, SimpleTemporalHeadConfig, TemporalHead, TemporalHeadConfig,
-        TemporalPrediction, TemporalTarget,
+        TemporalHead, TemporalHeadConfig, TemporalPrediction, TemporalTarget,
     };
 
     pub use crate::{

@@ -202,11 +202,11 @@ impl Bench {
         self.samples(|| {
             let out = attention.forward(features.clone(), positions.clone(), &input, &rope)?;
             let prompt = PromptEmbedding {
-                sparse: prompts.embed_points(&[vec![PointPrompt::padding()]], true)?,
+                sparse: prompts.embed_points(&[vec![PointPrompt::padding()]])?,
                 dense: prompts.no_mask(1),
             };
             let out = out.reshape([1, 64, 64, dim]);
-            let output = decoder.forward(out, prompts.dense_encoding(), &prompt, Some(&fine))?;
+            let output = decoder.forward(out, prompts.dense_encoding(), &prompt, &fine)?;
             let best = output.multiple().best();
             pointer.forward(best.tokens);
             let mut maps: Vec<f32> = best

@@ -65,9 +65,9 @@ impl VideoFeatures {
     }
 
     /// Writes the features as the array `features` of a safetensors file, which
-    /// [`PrecomputedFeatures`] reads. The file appears whole or not at all.
+    /// [`PrecomputedOptions::read`] reads. The file appears whole or not at all.
     ///
-    /// [`PrecomputedFeatures`]: tpo_heads::temporal::features::PrecomputedFeatures
+    /// [`PrecomputedOptions::read`]: tpo_heads::temporal::features::PrecomputedOptions::read
     ///
     /// # Errors
     /// [`Error::FeatureIo`].
