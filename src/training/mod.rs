@@ -27,7 +27,7 @@ use crate::features::{FeatureCache, TemporalTowers};
 use crate::model::{BuiltInHeads, Tpo, TpoConfig};
 
 pub use data::{DataContext, check_data, stage_data};
-use model::{NamedModel, lora_config};
+use model::NamedModel;
 pub use model::{PRESETS, RecipeModel, model_config, recipe_model};
 pub use recipe::{explain, model_shape};
 
@@ -232,7 +232,7 @@ pub(crate) fn staged_model<H: HeadSet>(
     let mut model = model.clone();
     let until = recipe.stages.iter().take(stage + 1);
     if let Some(lora) = until.rev().find_map(|s| s.lora.as_ref()) {
-        let lora = lora_config(lora, model.llm.config());
+        let lora = model.llm.config().adapters(lora);
         let llm = model.llm.replace_lora(Some(lora));
         model.llm = llm.map_err(|e| TrainError::InvalidPlan {
             problems: vec![format!("the adapters of stages[{stage}]: {e}")],

@@ -2,23 +2,9 @@
 
 use burn::config::Config;
 use serde::Deserialize;
+use tpo_core::LoraConfig;
 
 use crate::error::{LlmError, Result};
-
-/// Low-rank adapters on named linear layers.
-#[derive(Config, Debug, PartialEq)]
-pub struct LoraConfig {
-    /// Rank.
-    pub rank: usize,
-    /// Numerator of the scale `alpha / rank`.
-    pub alpha: f64,
-    /// Dropout on the adapter's input while training.
-    #[config(default = 0.0)]
-    pub dropout: f64,
-    /// Layers that get an adapter: `q_proj`, `k_proj`, `v_proj`, `o_proj`, `gate_proj`,
-    /// `up_proj`, `down_proj`, `lm_head`.
-    pub targets: Vec<String>,
-}
 
 /// Every linear layer a LoRA adapter can be put on.
 pub const LORA_TARGETS: [&str; 8] = [
@@ -32,17 +18,10 @@ pub const LORA_TARGETS: [&str; 8] = [
     "lm_head",
 ];
 
-impl LoraConfig {
-    /// VideoChat-TPO's adapters: rank 16, alpha 32, dropout 0.1 on all linear layers and
-    /// `lm_head` (reference implementation; rank and alpha also in the paper's Table 17).
-    pub fn videochat_tpo() -> Self {
-        Self::new(16, 32.0, LORA_TARGETS.map(String::from).to_vec()).with_dropout(0.1)
-    }
-
-    /// `alpha / rank`.
-    pub fn scale(&self) -> f64 {
-        self.alpha / self.rank as f64
-    }
+/// VideoChat-TPO's adapters: rank 16, alpha 32, dropout 0.1 on all linear layers and `lm_head`
+/// (reference implementation; rank and alpha also in the paper's Table 17).
+pub fn videochat_lora() -> LoraConfig {
+    LoraConfig::new(16, 32.0, LORA_TARGETS.map(String::from).to_vec()).with_dropout(0.1)
 }
 
 /// Configuration of a decoder of the Llama family. Field names are Hugging Face's.
@@ -107,16 +86,6 @@ impl LlmConfig {
             .with_max_position_embeddings(8192)
     }
 
-    /// Qwen2-0.5B (its published config).
-    pub fn qwen2_0_5b() -> Self {
-        Self::new(151936, 896, 4864, 24, 14, 2, 64)
-            .with_rms_norm_eps(1e-6)
-            .with_rope_theta(1e6)
-            .with_tie_word_embeddings(true)
-            .with_attention_bias(true)
-            .with_max_position_embeddings(32768)
-    }
-
     /// A small model for tests and examples on a laptop; `vocab_size` comes from the tokenizer.
     pub fn mini(vocab_size: usize) -> Self {
         Self::new(vocab_size, 128, 352, 4, 4, 2, 32).with_max_position_embeddings(1024)
@@ -171,18 +140,7 @@ impl LlmConfig {
             problems.push("rms_norm_eps and rope_theta must be positive".into());
         }
         if let Some(lora) = &self.lora {
-            if lora.rank == 0 {
-                problems.push("lora rank is 0".into());
-            }
-            if !(lora.alpha.is_finite() && lora.alpha > 0.0) {
-                problems.push(format!(
-                    "lora alpha {} is not a positive number",
-                    lora.alpha
-                ));
-            }
-            if !(0.0..1.0).contains(&lora.dropout) {
-                problems.push(format!("lora dropout {} is not in [0, 1)", lora.dropout));
-            }
+            lora.problems("lora", &mut problems);
             for t in &lora.targets {
                 if !LORA_TARGETS.contains(&t.as_str()) {
                     problems.push(format!(

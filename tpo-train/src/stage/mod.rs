@@ -7,6 +7,7 @@ mod tests;
 
 use burn::module::Module;
 use serde::{Deserialize, Serialize};
+use tpo_core::LoraConfig;
 
 pub use heads::learning_heads;
 pub use optimizer::{AdamW, Muon, Precision};
@@ -14,7 +15,7 @@ pub use optimizer::{AdamW, Muon, Precision};
 use crate::error::{Result, TrainError};
 use crate::groups::{ParamGroupSpec, ResolvedGroups, ResolvedParam, resolve, resolve_params};
 use crate::loss::LossWeights;
-use crate::recipe::{EvaluationSpec, LoraSpec, MixtureSpec};
+use crate::recipe::{EvaluationSpec, MixtureSpec};
 use crate::schedule::LrSchedule;
 
 /// Stages in order. Each starts from the weights at which the one before it ended.
@@ -100,7 +101,7 @@ pub struct Stage {
     /// rank or other targets add the old adapters to the weights and start new ones, drawn from the
     /// stage's seed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub lora: Option<LoraSpec>,
+    pub lora: Option<LoraConfig>,
     /// Seed of this stage; absent: the recipe's plus the stage's place.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seed: Option<u64>,

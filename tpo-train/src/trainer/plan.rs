@@ -68,7 +68,7 @@ where
             .unwrap_or_else(|| seed.wrapping_add(index as u64));
         if let (Some(lora), None) = (&stage.lora, &from) {
             options.device.seed(mix(stage_seed, ADAPTERS));
-            let llm = model.llm.with_adapters(&lora.into());
+            let llm = model.llm.with_adapters(lora);
             model.llm = llm.map_err(|e| TrainError::InvalidPlan {
                 problems: vec![format!("stages[{index}] `{}`.lora: {e}", stage.name)],
             })?;
