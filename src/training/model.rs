@@ -12,8 +12,8 @@ use tpo_core::weights::{DtypePolicy, module_params};
 use tpo_llm::tokenizer::{AddedToken, Tokenizer};
 use tpo_llm::{LORA_TARGETS, LlmConfig, TokenPlan, VocabularyRows, from_hf_dir, vocabulary};
 use tpo_train::checkpoint::{SavedCheckpoint, files};
-use tpo_train::keep::{find_checkpoint, materialise};
 use tpo_train::recipe::{ModelSpec, Recipe, SavedWeights};
+use tpo_train::run_directory::{find_checkpoint, materialise};
 use tpo_train::{PathPattern, TrainError};
 
 use crate::error::{Error, Result};

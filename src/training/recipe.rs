@@ -110,7 +110,7 @@ fn made_up_prompt<H: HeadSet>(recipe: &Recipe, stage: usize, config: &TpoConfig)
 /// As [`model_config`] and [`Recipe::explain`].
 pub fn explain<H: HeadSet>(recipe: &Recipe) -> Result<Explanation> {
     let shape = model_shape::<H>(&recipe.model)?;
-    Ok(recipe.explain_staged(&shape, &staged_shapes::<H>(recipe)?, &rows)?)
+    Ok(recipe.explain(&shape, &staged_shapes::<H>(recipe)?, &rows)?)
 }
 
 /// Rows of a source whose file is there.

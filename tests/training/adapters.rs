@@ -4,7 +4,7 @@ use burn::tensor::Device;
 use tpo::VideoChatTpo;
 use tpo::llm::LoraConfig;
 use tpo::train::trainer::{StepReport, train_plan};
-use tpo::train::{Hooks, Stage, StagePlan, TrainData, TrainOptions};
+use tpo::train::{Hooks, Stage, TrainData, TrainOptions};
 
 use super::tiny::*;
 
@@ -51,15 +51,13 @@ fn run(second: Option<LoraConfig>) -> tpo::train::Result<Ends> {
     last.groups[0].learning_rate = 1e-12;
     last.weight_decay = 0.0;
     last.lora = second;
-    let plan = StagePlan {
-        stages: vec![first, last],
-    };
+    let stages = [first, last];
     let mut ends = Ends::default();
     let mut options = TrainOptions::new(&Device::flex());
     options.seed = 3;
     let mut open =
         |_: &Stage, _: usize, _: u64| Ok(Box::new(data(&config, 1)) as Box<dyn TrainData>);
-    train_plan(model(&config), &plan, None, options, &mut open, &mut ends)?;
+    train_plan(model(&config), &stages, None, options, &mut open, &mut ends)?;
     Ok(ends)
 }
 

@@ -3,7 +3,7 @@
 mod resolve;
 mod table;
 
-use burn::module::{Module, ModuleMapper, Param, ParamGroup, ParamId};
+use burn::module::{Module, ModuleMapper, Param, ParamId};
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 pub(crate) use tpo_core::weights::PathStack;
@@ -169,18 +169,6 @@ impl ResolvedGroup {
     /// Number of values in all tensors.
     pub fn num_parameters(&self) -> usize {
         self.params.iter().map(ResolvedParam::num_values).sum()
-    }
-
-    /// The parameters that decay (`true`) or do not (`false`), as Burn's optimizers and
-    /// schedulers take them; `None` when there are none.
-    pub fn param_group(&self, decays: bool) -> Option<ParamGroup> {
-        let ids: Vec<ParamId> = self
-            .params
-            .iter()
-            .filter(|p| p.decays() == decays)
-            .map(|p| p.id)
-            .collect();
-        (!ids.is_empty()).then(|| ParamGroup::from_ids(ids))
     }
 }
 

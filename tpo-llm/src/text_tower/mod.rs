@@ -11,9 +11,10 @@ use burn::config::Config;
 use burn::module::{Module, Param};
 use burn::nn::Initializer;
 use burn::tensor::{Device, FloatDType, Int, Tensor, TensorData};
+use tpo_core::LoraConfig;
 use tpo_core::traits::LanguageModel;
 
-use crate::config::{LlmConfig, LoraConfig};
+use crate::config::LlmConfig;
 use crate::decoder::CausalLm;
 use crate::error::{LlmError, Result};
 

@@ -29,8 +29,6 @@ mod extends;
 mod overrides;
 mod read;
 #[cfg(test)]
-mod shared_tests;
-#[cfg(test)]
 mod tests;
 
 use std::collections::BTreeMap;
@@ -45,7 +43,7 @@ pub use data::{MixtureSpec, SourceSpec};
 pub use evaluation::EvaluationSpec;
 
 use crate::error::{Result, TrainError};
-use crate::stage::{Stage, StagePlan};
+use crate::stage::{self, Stage};
 
 /// A run: the model, what it learns in which order, what is kept of it.
 ///
@@ -332,12 +330,7 @@ impl Recipe {
         if self.logging.every_steps == 0 {
             problems.push("logging.every_steps is 0; must be at least 1".into());
         }
-        let plan = StagePlan {
-            stages: self.stages.clone(),
-        };
-        if let Err(TrainError::InvalidPlan { problems: more }) = plan.validate() {
-            problems.extend(more);
-        }
+        problems.extend(stage::problems(&self.stages));
         problems
     }
 }

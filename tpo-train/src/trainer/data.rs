@@ -66,27 +66,6 @@ pub trait TrainData {
     }
 }
 
-impl<T: TrainData + ?Sized> TrainData for Box<T> {
-    fn next_batch(&mut self, device: &Device) -> Result<TrainBatch> {
-        (**self).next_batch(device)
-    }
-    fn see(&mut self, model: &dyn Any) {
-        (**self).see(model);
-    }
-    fn batches_per_epoch(&self) -> u64 {
-        (**self).batches_per_epoch()
-    }
-    fn cursor(&self) -> serde_json::Value {
-        (**self).cursor()
-    }
-    fn seek(&mut self, cursor: &serde_json::Value) -> Result<()> {
-        (**self).seek(cursor)
-    }
-    fn skip_batch(&mut self, device: &Device) -> Result<()> {
-        (**self).skip_batch(device)
-    }
-}
-
 /// The share of one of several workers: micro-batches `rank`, `rank + world`, … of a stream.
 ///
 /// All workers open the same stream with the same seed; together they read it once.
@@ -176,15 +155,6 @@ where
             per_epoch: per_epoch.max(1),
             next: Position { batch: 0 },
         }
-    }
-}
-
-impl<F> std::fmt::Debug for GeneratedData<F> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("GeneratedData")
-            .field("per_epoch", &self.per_epoch)
-            .field("next", &self.next.batch)
-            .finish()
     }
 }
 
