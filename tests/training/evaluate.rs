@@ -129,7 +129,7 @@ fn values_are_means_over_labels_and_answers() {
     };
     // Batches of 1 and of 3 rows: the mean is over rows, not over batches.
     let sizes = [1usize, 3];
-    let mut stream = tpo::train::trainer::GeneratedData::new(2, |i, device: &Device| {
+    let mut stream = crate::generated::GeneratedData::new(2, |i, device: &Device| {
         Ok(batch(&config, 10 * i, sizes[i as usize % 2], device))
     });
     let found = evaluate(&model, &mut stream, 2, &weights, &device, ("s", 1)).unwrap();

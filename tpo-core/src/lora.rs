@@ -39,27 +39,31 @@ impl LoraConfig {
         self.alpha / self.rank as f64
     }
 
-    /// Appends what is out of range; `at` is where these adapters are named.
-    pub fn problems(&self, at: &str, problems: &mut Vec<String>) {
-        if self.rank == 0 {
+    /// What is out of range; `at` is where these adapters are named.
+    pub fn problems(&self, at: &str) -> Vec<String> {
+        let Self {
+            rank,
+            alpha,
+            dropout,
+            targets,
+        } = self;
+        let mut problems = Vec::new();
+        if *rank == 0 {
             problems.push(format!("{at}.rank is 0; leave `lora` out for none"));
         }
-        if !(self.alpha.is_finite() && self.alpha > 0.0) {
+        if !(alpha.is_finite() && *alpha > 0.0) {
+            problems.push(format!("{at}.alpha is {alpha}; must be above 0 and finite"));
+        }
+        if !(0.0..1.0).contains(dropout) {
             problems.push(format!(
-                "{at}.alpha is {}; must be above 0 and finite",
-                self.alpha
+                "{at}.dropout is {dropout}; must be at least 0 and below 1"
             ));
         }
-        if !(0.0..1.0).contains(&self.dropout) {
-            problems.push(format!(
-                "{at}.dropout is {}; must be at least 0 and below 1",
-                self.dropout
-            ));
-        }
-        for (i, target) in self.targets.iter().enumerate() {
-            if self.targets[..i].contains(target) {
+        for (i, target) in targets.iter().enumerate() {
+            if targets[..i].contains(target) {
                 problems.push(format!("{at}.targets: `{target}` is there twice"));
             }
         }
+        problems
     }
 }

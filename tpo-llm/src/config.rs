@@ -3,8 +3,12 @@
 use burn::config::Config;
 use serde::Deserialize;
 use tpo_core::LoraConfig;
+use tpo_core::config::Problems;
 
 use crate::error::{LlmError, Result};
+
+/// Largest size of anything; no known model has it.
+const MOST: usize = 1 << 24;
 
 /// Every linear layer a LoRA adapter can be put on.
 pub const LORA_TARGETS: [&str; 8] = [
@@ -104,8 +108,8 @@ impl LlmConfig {
 
     /// Checks that the numbers fit together, and returns every problem at once.
     pub fn validate(&self) -> Result<()> {
-        let mut problems = Vec::new();
-        for (name, value) in [
+        let mut problems = Problems::default();
+        let sizes = [
             ("vocab_size", self.vocab_size),
             ("hidden_size", self.hidden_size),
             ("intermediate_size", self.intermediate_size),
@@ -113,54 +117,41 @@ impl LlmConfig {
             ("num_attention_heads", self.num_attention_heads),
             ("num_key_value_heads", self.num_key_value_heads),
             ("head_dim", self.head_dim),
-        ] {
-            if value == 0 {
-                problems.push(format!("{name} is 0"));
-            } else if value > 1 << 24 {
-                problems.push(format!("{name} is {value}, more than any known model has"));
-            }
-        }
-        if self.num_key_value_heads > 0
-            && !self
-                .num_attention_heads
-                .is_multiple_of(self.num_key_value_heads)
-        {
-            problems.push(format!(
-                "num_attention_heads {} is not a multiple of num_key_value_heads {}",
-                self.num_attention_heads, self.num_key_value_heads
-            ));
-        }
-        if !self.head_dim.is_multiple_of(2) {
-            problems.push(format!("head_dim {} is odd", self.head_dim));
-        }
-        if self.sliding_window == Some(0) {
-            problems.push("sliding_window is 0".into());
-        }
-        if !(self.rms_norm_eps > 0.0 && self.rope_theta > 0.0) {
-            problems.push("rms_norm_eps and rope_theta must be positive".into());
-        }
+        ];
+        problems.not_zero(&sizes);
+        problems.at_most(&sizes.map(|(name, size)| (name, size, MOST)));
+        problems.multiple(
+            ("num_attention_heads", self.num_attention_heads),
+            ("num_key_value_heads", self.num_key_value_heads),
+        );
+        let odd = format_args!("head_dim {} is odd", self.head_dim);
+        problems.unless(self.head_dim.is_multiple_of(2), odd);
+        problems.unless(self.sliding_window != Some(0), "sliding_window is 0");
+        problems.positive(&[
+            ("rms_norm_eps", self.rms_norm_eps),
+            ("rope_theta", self.rope_theta),
+        ]);
         if let Some(lora) = &self.lora {
-            lora.problems("lora", &mut problems);
-            for t in &lora.targets {
-                if !LORA_TARGETS.contains(&t.as_str()) {
-                    problems.push(format!(
-                        "lora target `{t}` is not one of {}",
+            for problem in lora.problems("lora") {
+                problems.add(problem);
+            }
+            for target in &lora.targets {
+                problems.unless(
+                    LORA_TARGETS.contains(&target.as_str()),
+                    format_args!(
+                        "lora target `{target}` is not one of {}",
                         LORA_TARGETS.join(", ")
-                    ));
-                }
+                    ),
+                );
             }
-            if self.tie_word_embeddings && lora.targets.iter().any(|t| t == "lm_head") {
-                problems
-                    .push("lm_head is tied to the embeddings and cannot have an adapter".into());
-            }
+            problems.unless(
+                !(self.tie_word_embeddings && lora.targets.iter().any(|t| t == "lm_head")),
+                "lm_head is tied to the embeddings and cannot have an adapter",
+            );
         }
-        if problems.is_empty() {
-            Ok(())
-        } else {
-            Err(LlmError::Config {
-                problems: problems.join("; "),
-            })
-        }
+        problems.into_result(|problems| LlmError::Config {
+            problems: problems.join("; "),
+        })
     }
 
     /// Reads Hugging Face's `config.json`: `llama`, `mistral` and `qwen2`, in the spelling of

@@ -9,6 +9,7 @@ use std::collections::HashSet;
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
 use serde::{Deserialize, Serialize};
+use tpo_core::config::Problems;
 
 use crate::error::{LlmError, Result};
 
@@ -74,29 +75,31 @@ impl SamplingConfig {
     /// # Errors
     /// [`LlmError::Sampling`] with every problem.
     pub fn validate(&self) -> Result<()> {
-        let mut problems = Vec::new();
-        let mut check = |ok: bool, name: &str, value: f32, range: &str| {
-            if !ok {
-                problems.push(format!("{name} is {value} and must be {range}"));
-            }
-        };
-        let t = self.temperature;
-        check(
-            t.is_finite() && t >= 0.0,
-            "temperature",
-            t,
-            "0 (greedy) or above",
+        let Self {
+            temperature: t,
+            top_p,
+            min_p,
+            repetition_penalty: penalty,
+            ..
+        } = self;
+        let mut problems = Problems::default();
+        problems.unless(
+            t.is_finite() && *t >= 0.0,
+            format_args!("temperature is {t} and must be 0 (greedy) or above"),
         );
-        let p = self.top_p;
-        check(p > 0.0 && p <= 1.0, "top_p", p, "above 0 and at most 1");
-        let m = self.min_p;
-        check((0.0..=1.0).contains(&m), "min_p", m, "from 0 to 1");
-        let r = self.repetition_penalty;
-        check(r.is_finite() && r > 0.0, "repetition_penalty", r, "above 0");
-        if problems.is_empty() {
-            return Ok(());
-        }
-        Err(LlmError::Sampling {
+        problems.unless(
+            *top_p > 0.0 && *top_p <= 1.0,
+            format_args!("top_p is {top_p} and must be above 0 and at most 1"),
+        );
+        problems.unless(
+            (0.0..=1.0).contains(min_p),
+            format_args!("min_p is {min_p} and must be from 0 to 1"),
+        );
+        problems.unless(
+            penalty.is_finite() && *penalty > 0.0,
+            format_args!("repetition_penalty is {penalty} and must be above 0"),
+        );
+        problems.into_result(|problems| LlmError::Sampling {
             problems: problems.join("; "),
         })
     }

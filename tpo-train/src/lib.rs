@@ -21,6 +21,7 @@
 
 mod adapters;
 mod before;
+mod check;
 pub mod checkpoint;
 pub mod error;
 pub mod explain;

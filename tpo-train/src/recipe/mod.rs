@@ -357,7 +357,7 @@ impl ModelSpec {
             problems.push("model.fresh: without `start` everything is fresh; leave it out".into());
         }
         if let Some(lora) = &self.lora {
-            lora.problems("model.lora", problems);
+            problems.extend(lora.problems("model.lora"));
         }
     }
 }

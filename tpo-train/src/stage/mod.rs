@@ -12,6 +12,7 @@ use tpo_core::LoraConfig;
 pub use heads::learning_heads;
 pub use optimizer::{AdamW, Muon, Precision};
 
+use crate::check::Check;
 use crate::error::{Result, TrainError};
 use crate::groups::{ParamGroupSpec, ResolvedGroups, ResolvedParam, resolve, resolve_params};
 use crate::loss::LossWeights;
@@ -189,40 +190,26 @@ impl Stage {
                 "{at}.name must be letters, digits, `-` and `_`, and not empty"
             ));
         }
-        let mut counts = Vec::new();
+        let mut check = Check::new(at, problems);
         for (field, length) in [
             ("length", Some(self.length)),
             ("evaluate_every", self.evaluate_every),
             ("checkpoint_every", self.checkpoint_every),
         ] {
             match length {
-                Some(StageLength::Epochs(n)) => counts.push((format!("{field}.epochs"), n == 0)),
-                Some(StageLength::Steps(n)) => counts.push((format!("{field}.steps"), n == 0)),
+                Some(StageLength::Epochs(n)) => check.not_zero(&format!("{field}.epochs"), n),
+                Some(StageLength::Steps(n)) => check.not_zero(&format!("{field}.steps"), n),
                 None => {}
             }
         }
-        counts.push(("batch_size".to_string(), self.batch_size == 0));
-        counts.push(("accumulation".to_string(), self.accumulation == 0));
-        for (field, zero) in counts {
-            if zero {
-                problems.push(format!("{at}.{field} is 0; must be at least 1"));
-            }
+        check.not_zero("batch_size", self.batch_size as u64);
+        check.not_zero("accumulation", self.accumulation as u64);
+        check.not_negative("weight_decay", self.weight_decay);
+        if let Some(norm) = self.clip_norm {
+            check.positive("clip_norm", norm, " (leave it out to not clip)");
         }
         if self.batch_size.checked_mul(self.accumulation).is_none() {
             problems.push(format!("{at}: batch_size times accumulation is too large"));
-        }
-        if !(self.weight_decay.is_finite() && self.weight_decay >= 0.0) {
-            problems.push(format!(
-                "{at}.weight_decay is {}; must be 0 or more and finite",
-                self.weight_decay
-            ));
-        }
-        if let Some(norm) = self.clip_norm
-            && !(norm.is_finite() && norm > 0.0)
-        {
-            problems.push(format!(
-                "{at}.clip_norm is {norm}; must be above 0 and finite (leave it out to not clip)"
-            ));
         }
         self.schedule.problems(&format!("{at}.schedule"), problems);
         self.adamw.problems(&format!("{at}.adamw"), problems);
@@ -234,7 +221,7 @@ impl Stage {
             evaluation.problems(&format!("{at}.evaluation"), problems);
         }
         if let Some(lora) = &self.lora {
-            lora.problems(&format!("{at}.lora"), problems);
+            problems.extend(lora.problems(&format!("{at}.lora")));
         }
         if self.groups.is_empty() {
             problems.push(format!("{at}.groups is empty: nothing would learn"));
