@@ -347,7 +347,7 @@ fn other_adapters_compute_the_same() {
     wrong.dropout = 1.0;
     let error = lm.set_lora(wrong).unwrap_err().to_string();
     assert!(
-        error.contains("`w_proj`") && error.contains("dropout 1"),
+        error.contains("`w_proj`") && error.contains("dropout is 1"),
         "{error}"
     );
 }

@@ -55,7 +55,7 @@ fn unknown_and_missing_fields_are_errors_with_their_line() {
         ("batch_size = 2", "batchsize = 2", "batchsize"),
         ("batch_size = 2", "", "batch_size: is missing"),
         ("batch_size = 2", "batch_size = -2", "-2"),
-        ("steps = 10", "steps = 10, epochs = 1", "epochs"),
+        ("steps = 10", "steps = 10, epochs = 1", "stages[0].length"),
         ("steps = 10", "hours = 10", "hours"),
         ("patterns", "pattern", "pattern"),
         (
