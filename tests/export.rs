@@ -9,7 +9,7 @@ use tpo::core::model::{PaddingSide, TokenBatch};
 use tpo::core::prompt::PromptIds;
 use tpo::core::traits::LanguageModel;
 use tpo::export::{ExportOptions, LoraExport, export_model};
-use tpo::llm::LoraConfig;
+use tpo::llm::config::videochat_lora;
 use tpo::model::average::average_models;
 use tpo::model::videochat_tpo_keys;
 use tpo::prelude::*;
@@ -29,7 +29,7 @@ impl ModuleMapper for Noise {
 
 fn config() -> TpoConfig {
     let mut config = TpoConfig::nano(300);
-    config.llm.lora = Some(LoraConfig::videochat_tpo());
+    config.llm.lora = Some(videochat_lora());
     config
 }
 

@@ -213,7 +213,7 @@ fn memory_estimates_are_near_what_was_measured() {
         &[],
     )
     .unwrap();
-    let memory = recipe.explain(&shape, &|_| None).unwrap().stages[0].memory;
+    let memory = recipe.explain(&shape, &[], &|_| None).unwrap().stages[0].memory;
     near("two layers", memory.total(false), 2118.0);
     near("two layers, checkpointed", memory.total(true), 1973.0);
 }

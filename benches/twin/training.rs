@@ -1,5 +1,8 @@
 //! Our side of the training rows.
 
+#[path = "../../tests/common/generated.rs"]
+mod generated;
+
 use burn::module::Param;
 use burn::tensor::{Device, Distribution, Tensor};
 use tpo::TpoConfig;
@@ -10,7 +13,7 @@ use tpo::core::prompt::PromptIds;
 use tpo::core::traits::{LanguageModel, VisualInput};
 use tpo::llm::{LlmConfig, LoraConfig, config::LORA_TARGETS};
 use tpo::model::{BuiltInHeads, ConnectorConfig};
-use tpo::train::trainer::{GeneratedData, TrainBatch, prepare};
+use tpo::train::trainer::{TrainBatch, prepare};
 use tpo::train::{
     AdamW, GradientSet, Optimizer, ParamGroupSpec, Precision, Stage, StageLength, TrainOptions,
     Trainer, resolve,
@@ -155,7 +158,7 @@ pub fn tpo_step(device: &Device) -> Outcome<Step> {
         *label = i64::from(*id);
     }
     let prompts = vec![prompt; TPO_ROWS];
-    let mut data = GeneratedData::new(1, move |_, device: &Device| {
+    let mut data = generated::GeneratedData::new(1, move |_, device: &Device| {
         let mut batch = TpoBatch::new(TokenBatch::pad(&prompts, 0), device);
         batch.visuals = VisualInput::clips(frames.clone());
         batch.labels = Some(vec![label.clone(); TPO_ROWS]);

@@ -9,7 +9,7 @@ use std::path::Path;
 use burn::tensor::{Device, FloatDType};
 use tpo_core::head::HeadSet;
 use tpo_core::weights::{Checkpoint, DtypePolicy, LoadOptions, load_module};
-use tpo_llm::tokenizer::{Tokenizer, TokenizerFormat};
+use tpo_llm::tokenizer::Tokenizer;
 
 use super::{Tpo, TpoConfig};
 use crate::error::{Error, Result};
@@ -53,7 +53,7 @@ pub(crate) fn model_tokenizer(dir: &Path, config: &TpoConfig) -> Result<Tokenize
     // The reference's ids are those of the slow sentencepiece tokenizer.
     let published = !dir.join(CONFIG_FILE).exists() && dir.join("tokenizer.model").exists();
     let mut tokenizer = if published {
-        Tokenizer::from_dir_as(dir, TokenizerFormat::SentencePiece)?
+        Tokenizer::from_sentencepiece_dir(dir)?
     } else {
         Tokenizer::from_dir(dir)?
     };

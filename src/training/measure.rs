@@ -1,9 +1,9 @@
 //! What memory a stage really takes, to hold against [`explain`](super::explain).
 
 use tpo_core::head::HeadSet;
+use tpo_train::TrainError;
 use tpo_train::recipe::Recipe;
 use tpo_train::trainer::{Purpose, TrainOptions, Trainer};
-use tpo_train::{StagePlan, TrainError};
 
 use super::{OpenData, RunOptions, recipe_model, staged_model};
 use crate::error::Result;
@@ -34,12 +34,9 @@ pub fn measure_stage<H: HeadSet>(
     data: &mut OpenData<'_>,
 ) -> Result<Option<MeasuredMemory>> {
     recipe.validate()?;
-    let plan = StagePlan {
-        stages: recipe.stages.clone(),
-    };
-    let found = plan.stages.iter().position(|s| s.name == stage);
+    let found = recipe.stages.iter().position(|s| s.name == stage);
     let place = found.ok_or_else(|| {
-        let names: Vec<&str> = plan.stages.iter().map(|s| s.name.as_str()).collect();
+        let names: Vec<&str> = recipe.stages.iter().map(|s| s.name.as_str()).collect();
         TrainError::InvalidPlan {
             problems: vec![format!(
                 "there is no stage `{stage}`; there are: {}",
@@ -51,7 +48,7 @@ pub fn measure_stage<H: HeadSet>(
     let mut built = recipe_model::<H>(recipe, &options.device)?;
     built.model = staged_model(recipe, &built.model, place)?;
     built.config.llm = built.model.llm.config().clone();
-    let stage = plan.stages[place].clone();
+    let stage = recipe.stages[place].clone();
     let seed = recipe.stage_seed(place);
     let parts = (built.config, built.tokenizer);
     let mut stream = data(Purpose::Train, &stage, place, seed, &parts)?;
@@ -61,10 +58,10 @@ pub fn measure_stage<H: HeadSet>(
         gradient_checkpointing: options.gradient_checkpointing,
         ..TrainOptions::new(&options.device)
     };
-    let mut trainer = Trainer::new(built.model, stage, &stream, train)?;
-    trainer.step(&mut stream)?;
+    let mut trainer = Trainer::new(built.model, stage, &*stream, train)?;
+    trainer.step(&mut *stream)?;
     let settled = status("VmRSS:");
-    trainer.step(&mut stream)?;
+    trainer.step(&mut *stream)?;
     let peak = status("VmHWM:");
     Ok(before
         .zip(settled)

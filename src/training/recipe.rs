@@ -16,7 +16,7 @@ use tpo_train::trainer::Purpose;
 use tpo_train::{TrainData, TrainError};
 
 use super::data::{DataContext, stage_data};
-use super::model::{NamedModel, lora_config, model_config};
+use super::model::{NamedModel, model_config};
 use crate::error::{Error, Result};
 use crate::model::TpoConfig;
 
@@ -71,7 +71,7 @@ fn staged_shapes<H: HeadSet>(recipe: &Recipe) -> Result<Vec<ModelShape>> {
     for (i, stage) in recipe.stages.iter().enumerate() {
         if let Some(lora) = &stage.lora {
             let mut other = config.clone();
-            other.llm.lora = Some(lora_config(lora, &other.llm));
+            other.llm.lora = Some(other.llm.adapters(lora));
             match other.llm.validate() {
                 Ok(()) => config = other,
                 Err(e) => problems.push(format!("stages[{i}] `{}`.lora: {e}", stage.name)),
@@ -110,7 +110,7 @@ fn made_up_prompt<H: HeadSet>(recipe: &Recipe, stage: usize, config: &TpoConfig)
 /// As [`model_config`] and [`Recipe::explain`].
 pub fn explain<H: HeadSet>(recipe: &Recipe) -> Result<Explanation> {
     let shape = model_shape::<H>(&recipe.model)?;
-    Ok(recipe.explain_staged(&shape, &staged_shapes::<H>(recipe)?, &rows)?)
+    Ok(recipe.explain(&shape, &staged_shapes::<H>(recipe)?, &rows)?)
 }
 
 /// Rows of a source whose file is there.

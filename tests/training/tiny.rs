@@ -13,9 +13,11 @@ use tpo::core::weights::PathStack;
 use tpo::llm::{LlmConfig, LoraConfig, config::LORA_TARGETS};
 use tpo::model::{ConnectorConfig, VisionConfig};
 use tpo::prelude::*;
-use tpo::train::trainer::{GeneratedData, TrainBatch};
+use tpo::train::trainer::TrainBatch;
 use tpo::train::{LrSchedule, ParamGroupSpec, Precision, Stage, StageLength, TrainError};
 use tpo::vision::{QFormerConfig, QFormerConnectorConfig, UmtConfig};
+
+use crate::generated::GeneratedData;
 
 const VOCAB: usize = 48;
 const SLOTS: usize = 6;

@@ -11,6 +11,7 @@ pub mod error;
 pub mod geometry;
 pub mod gradient_checkpointing;
 pub mod head;
+pub mod lora;
 pub mod model;
 pub mod nn;
 pub mod ops;
@@ -22,6 +23,7 @@ pub mod truth;
 pub mod weights;
 
 pub use error::{CoreError, Result};
+pub use lora::LoraConfig;
 
 // The README's code is compiled and run with the documentation tests.
 #[cfg(doctest)]

@@ -108,7 +108,8 @@ fn clips_of_the_wrong_shape_are_refused() {
 
 fn tokenizer() -> Tokenizer {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../assets/byte_tokenizer.json");
-    let mut tokenizer = Tokenizer::from_tokenizer_json(file).unwrap();
+    let mut tokenizer =
+        Tokenizer::from_tokenizer_json_bytes(&std::fs::read(file).unwrap()).unwrap();
     tokenizer.set_eos_id(tokenizer.token_to_id("</s>"));
     tokenizer
 }
