@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use tpo_data::prompts::PromptBook;
 
+use super::item::Ask;
+
 /// Wordings of a run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -60,15 +62,18 @@ impl Prompts {
     }
 
     /// A multiple-choice question.
-    pub fn choice(&self, question: &str, options: &[String]) -> String {
+    pub fn multiple_choice(&self, question: &str, options: &[String]) -> Ask {
         let lines: Vec<String> = ('A'..='Z')
             .zip(options)
             .map(|(letter, option)| format!("({letter}) {option}"))
             .collect();
-        fill(
-            &self.choice_question,
-            &[("{question}", question), ("{options}", &lines.join("\n"))],
-        )
+        let slots = [("{question}", question), ("{options}", &lines.join("\n"))];
+        Ask {
+            text: fill(&self.choice_question, &slots),
+            system: self.choice_system.clone(),
+            answer_prefix: self.choice_prefix.clone(),
+            ..Ask::default()
+        }
     }
 
     /// The answer to a multiple-choice question as the benchmark reads it.
@@ -110,12 +115,13 @@ mod tests {
     #[test]
     fn choices_by_hand() {
         let options = ["Ran {question}.".to_string(), "Sat.".to_string()];
-        let asked = Prompts::mvbench().choice("What?", &options);
+        let asked = Prompts::mvbench().multiple_choice("What?", &options);
         let expected = "Question: What?\nOptions:\n(A) Ran {question}.\n(B) Sat.\nOnly give the \
                         best option.";
-        assert_eq!(asked, expected);
+        assert_eq!(asked.text, expected);
         let plain = Prompts::plain();
-        assert_eq!(plain.choice("W?", &options[1..]), "W?\nOptions:\n(A) Sat.");
+        let asked = plain.multiple_choice("W?", &options[1..]);
+        assert_eq!(asked.text, "W?\nOptions:\n(A) Sat.");
         assert_eq!(
             Prompts::mvbench().choice_answer(" B) Sat.\nIt sat."),
             "(B) Sat."

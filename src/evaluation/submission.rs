@@ -9,11 +9,9 @@ use tpo_data::schema::{BoxCoords, Saliency, TrackRegion};
 use super::answer::{MediaInfo, Predicted};
 use super::files::boxes::BoxRow;
 use super::files::vos::MaskTrack;
-use super::files::{
-    PredictedWindow, ReadOptions, Record, SampleId, Table, WindowPrediction, WindowTruth,
-};
-use super::item::{Expected, Item};
-use super::log::PredictionRow;
+use super::files::{PredictedWindow, Record, SampleId, Table, WindowPrediction, WindowTruth};
+use super::item::{Expected, Item, ItemKind};
+use super::log::{PredictionRow, write_rows};
 use crate::error::{Error, Result};
 
 /// Length of a rated piece of QVHighlights in seconds.
@@ -31,6 +29,12 @@ pub(super) struct Answered<'a> {
 impl Answered<'_> {
     pub fn media(&self) -> MediaInfo {
         self.row.media.unwrap_or_default()
+    }
+
+    /// Whether its head says itself what the answer is worth.
+    pub fn is_own(&self) -> bool {
+        let scored = matches!(self.row.predicted, Some(Predicted::Own { .. }));
+        scored || self.item.kind() == ItemKind::Own
     }
 
     pub fn words(&self) -> &str {
@@ -57,58 +61,28 @@ pub(super) fn sample_id(id: &str) -> SampleId {
 pub(super) struct Folder<'a>(pub &'a Path);
 
 impl Folder<'_> {
-    fn io(path: &Path) -> impl Fn(std::io::Error) -> Error + '_ {
-        move |source| Error::EvaluationIo {
-            path: path.into(),
-            source,
-        }
-    }
-
     /// Writes a file, with the folders it is in.
     pub fn write(&self, name: &str, bytes: &[u8]) -> Result<PathBuf> {
         let path = self.0.join(name);
         if let Some(parent) = path.parent() {
-            std::fs::create_dir_all(parent).map_err(Self::io(parent))?;
+            std::fs::create_dir_all(parent).map_err(Error::evaluation_io(parent))?;
         }
-        std::fs::write(&path, bytes).map_err(Self::io(&path))?;
+        std::fs::write(&path, bytes).map_err(Error::evaluation_io(&path))?;
         Ok(path)
     }
 
     /// Writes rows as JSON lines.
     pub fn lines<T: Serialize>(&self, name: &str, rows: &[T]) -> Result<PathBuf> {
-        self.write(name, &lines(rows)?)
+        let mut bytes = Vec::new();
+        write_rows(&mut bytes, rows).map_err(Error::evaluation_io(&self.0.join(name)))?;
+        self.write(name, &bytes)
     }
 
-    /// Writes rows as JSON lines and reads them back as the scoring does.
-    pub fn table<T: Record + Serialize>(&self, name: &str, rows: &[T]) -> Result<Table<T>> {
-        let path = self.lines(name, rows)?;
-        Table::read(path, &reading())
+    /// Writes rows as JSON lines, and hands them on as the table that a reader finds there.
+    pub fn table<T: Record + Serialize>(&self, name: &str, rows: Vec<T>) -> Result<Table<T>> {
+        let path = self.lines(name, &rows)?;
+        Table::from_rows(&path.display().to_string(), rows)
     }
-}
-
-/// Rows as a table, without a file.
-pub(super) fn memory_table<T: Record + Serialize>(name: &str, rows: &[T]) -> Result<Table<T>> {
-    let bytes = lines(rows)?;
-    Table::from_reader(bytes.as_slice(), name, &reading())
-}
-
-fn reading() -> ReadOptions {
-    ReadOptions {
-        max_line_bytes: 1 << 30,
-        ..ReadOptions::default()
-    }
-}
-
-fn lines<T: Serialize>(rows: &[T]) -> Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    for row in rows {
-        serde_json::to_writer(&mut bytes, row).map_err(|e| Error::EvaluationIo {
-            path: "a submission".into(),
-            source: e.into(),
-        })?;
-        bytes.push(b'\n');
-    }
-    Ok(bytes)
 }
 
 fn pixels(b: [f32; 4], [width, height]: [u32; 2]) -> [f64; 4] {
@@ -131,22 +105,21 @@ fn xywh([x0, y0, x1, y1]: [f64; 4]) -> [f64; 4] {
 /// Boxes of expressions, in pixels: prediction and truth.
 pub(super) fn boxes(a: &Answered<'_>) -> (BoxRow, Option<BoxRow>) {
     let size = a.media().size;
-    let row = |corners| BoxRow {
+    let predicted = BoxRow {
         id: a.id(),
-        corners,
-        split: Some(a.item.group.clone()).filter(|g| g != "all"),
-    };
-    let predicted = match &a.row.predicted {
-        Some(Predicted::Box(b)) => Some(pixels(*b, size)),
-        _ => None,
+        corners: match &a.row.predicted {
+            Some(Predicted::Box(b)) => Some(pixels(*b, size)),
+            _ => None,
+        },
+        split: None,
     };
     let truth = match &a.item.expected {
-        Expected::Region(Some(b)) => Some(row(Some(truth_pixels(b, size)))),
+        Expected::Region(Some(b)) => Some(BoxRow {
+            id: a.id(),
+            corners: Some(truth_pixels(b, size)),
+            split: Some(a.item.group.clone()).filter(|g| g != "all"),
+        }),
         _ => None,
-    };
-    let predicted = BoxRow {
-        split: None,
-        ..row(predicted)
     };
     (predicted, truth)
 }
@@ -155,30 +128,23 @@ pub(super) fn boxes(a: &Answered<'_>) -> (BoxRow, Option<BoxRow>) {
 pub(super) fn windows(a: &Answered<'_>, rated: bool) -> (WindowPrediction, Option<WindowTruth>) {
     let name = || Some(sample_id(&a.item.media.name()));
     let duration = a.media().duration;
-    let (found, saliency) = match &a.row.predicted {
-        Some(Predicted::Moments {
-            windows,
-            saliency,
-            clip_seconds,
-        }) => {
-            let windows = windows
-                .iter()
-                .map(|w| PredictedWindow {
-                    span: [w[0], w[1]],
-                    score: Some(w[2]),
-                })
-                .collect();
-            let clips = (duration / QVHIGHLIGHTS_CLIP_SECONDS).ceil() as usize;
-            let scores = resample(saliency, *clip_seconds, QVHIGHLIGHTS_CLIP_SECONDS, clips);
-            (windows, scores)
-        }
-        _ => (Vec::new(), Vec::new()),
-    };
-    let saliency = if saliency.is_empty() {
-        vec![0.0; ((duration / QVHIGHLIGHTS_CLIP_SECONDS).ceil() as usize).max(1)]
-    } else {
-        saliency
-    };
+    let clips = (duration / QVHIGHLIGHTS_CLIP_SECONDS).ceil() as usize;
+    let (mut found, mut saliency) = (Vec::new(), Vec::new());
+    if let Some(Predicted::Moments {
+        windows,
+        saliency: curve,
+        clip_seconds,
+    }) = &a.row.predicted
+    {
+        found.extend(windows.iter().map(|w| PredictedWindow {
+            span: [w[0], w[1]],
+            score: Some(w[2]),
+        }));
+        saliency = resample(curve, *clip_seconds, QVHIGHLIGHTS_CLIP_SECONDS, clips);
+    }
+    if saliency.is_empty() {
+        saliency = vec![0.0; clips.max(1)];
+    }
     let prediction = WindowPrediction {
         qid: a.id(),
         query: a.item.ask.query.clone(),

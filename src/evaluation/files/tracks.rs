@@ -81,10 +81,7 @@ pub fn read_resolution(path: impl AsRef<Path>) -> Result<[f64; 2]> {
 }
 
 fn read(path: &Path) -> Result<String> {
-    let bytes = std::fs::read(path).map_err(|source| Error::File {
-        file: path.display().to_string(),
-        source,
-    })?;
+    let bytes = std::fs::read(path).map_err(Error::file(path))?;
     String::from_utf8(bytes).map_err(|e| {
         let at = e.utf8_error().valid_up_to();
         let line = 1 + e.as_bytes()[..at].iter().filter(|b| **b == b'\n').count();

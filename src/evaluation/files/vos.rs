@@ -106,10 +106,7 @@ pub fn evaluate(
     options: &VosOptions,
     done: impl Fn() + Sync,
 ) -> Result<VosScores> {
-    let matched = predictions.compare(truth);
-    if options.strict {
-        matched.require_complete(&predictions.file, &truth.file)?;
-    }
+    let matched = predictions.compare(truth, options.strict)?;
     let pairs: Vec<_> = truth
         .iter()
         .filter_map(|t| Some((predictions.get(&t.id())?, t)))

@@ -37,7 +37,7 @@ pub use loader::{Loader, LoaderConfig};
 pub use order::{Cursor, MixtureConfig, OrderConfig, Plan, SampleKey, SourceRows, SourceShare};
 pub use permutation::Permutation;
 pub use source::{OpenOptions, Row, Rows, Source, SourceConfig};
-pub use truth::place_truth;
+pub use truth::{cut_saliency, place_truth};
 pub use view::{Colour, View};
 
 use crate::prompts::{AnswerStyle, DialogueEncoder, PromptConfig, PromptWriter, Vocabulary};

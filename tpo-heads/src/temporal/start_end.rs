@@ -120,6 +120,7 @@ impl TaskHead for SimpleTemporalHead {
     type Prediction = TemporalPrediction;
 
     const NAME: &'static str = HEAD;
+    const SCORED_BY_BENCHMARKS: bool = true;
 
     fn spec() -> HeadSpec {
         HeadSpec::new(HEAD, "<time_begin>", "<temp>")
