@@ -1,7 +1,7 @@
 //! Predictions of a run, one JSON line each, written as they come.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, BufReader, BufWriter, Write};
+use std::io::{self, BufReader, Write};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -10,6 +10,7 @@ use tpo_data::schema::LineReader;
 use super::answer::{MediaInfo, Predicted};
 use super::item::{Item, ItemKind};
 use crate::error::{Error, Result};
+use crate::files::write_whole;
 
 /// Longest row that is read back; masks of a long video in one row.
 const MAX_ROW_BYTES: usize = 1 << 30;
@@ -151,9 +152,10 @@ impl RowLog {
         if !std::mem::take(&mut self.replaced) {
             return Ok(());
         }
-        write_whole(&self.path, |out| write_rows(out, &self.rows))?;
+        let io = Error::evaluation_io(&self.path);
+        write_whole(&self.path, |out| write_rows(out, &self.rows)).map_err(&io)?;
         let file = OpenOptions::new().append(true).open(&self.path);
-        self.file = file.map_err(Error::evaluation_io(&self.path))?;
+        self.file = file.map_err(&io)?;
         Ok(())
     }
 }
@@ -165,20 +167,4 @@ pub(super) fn write_rows<T: Serialize>(out: &mut impl Write, rows: &[T]) -> io::
         out.write_all(b"\n")?;
     }
     Ok(())
-}
-
-/// Writes a file whole or not at all.
-pub(super) fn write_whole(
-    path: &Path,
-    write: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>,
-) -> Result<()> {
-    let mut partial = path.to_path_buf();
-    partial.as_mut_os_string().push(".partial");
-    let written = File::create(&partial).and_then(|file| {
-        let mut out = BufWriter::new(file);
-        write(&mut out)?;
-        out.flush()?;
-        std::fs::rename(&partial, path)
-    });
-    written.map_err(Error::evaluation_io(path))
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use tpo_data::prompts::PromptBook;
+use tpo_data::prompts::{PromptBook, fill};
 
 use super::item::Ask;
 
@@ -67,7 +67,7 @@ impl Prompts {
             .zip(options)
             .map(|(letter, option)| format!("({letter}) {option}"))
             .collect();
-        let slots = [("{question}", question), ("{options}", &lines.join("\n"))];
+        let slots = [("question", question), ("options", &lines.join("\n"))];
         Ask {
             text: fill(&self.choice_question, &slots),
             system: self.choice_system.clone(),
@@ -84,28 +84,8 @@ impl Prompts {
 
     /// The question of a family about `query`; `{box}` stays. `None` without such a family.
     pub fn question(&self, family: &str, query: &str) -> Option<String> {
-        Some(fill(self.templates.get(family)?, &[("{query}", query)]))
+        Some(fill(self.templates.get(family)?, &[("query", query)]))
     }
-}
-
-/// Fills slots in one pass, so that a slot's name in a value is text.
-fn fill(template: &str, slots: &[(&str, &str)]) -> String {
-    let mut out = String::new();
-    let mut rest = template;
-    'next: while let Some(at) = rest.find('{') {
-        out.push_str(&rest[..at]);
-        rest = &rest[at..];
-        for (name, value) in slots {
-            if let Some(behind) = rest.strip_prefix(name) {
-                out.push_str(value);
-                rest = behind;
-                continue 'next;
-            }
-        }
-        out.push('{');
-        rest = &rest[1..];
-    }
-    out + rest
 }
 
 #[cfg(test)]

@@ -10,13 +10,14 @@ use tpo_data::readers::Format;
 use super::answer::{AnswerForm, MediaInfo, read_answer};
 use super::answerer::Answerer;
 use super::item::{Item, ItemKind};
-use super::log::{PredictionRow, RowLog, write_whole};
+use super::log::{PredictionRow, RowLog};
 use super::prompts::Prompts;
 use super::protocol::{self, DataIdentity, Protocol, Route, VERSION, differences};
 use super::score::{Rules, TaskScores, score};
 use super::source::{DataFile, Items};
 use super::world::WorldSpec;
 use crate::error::{Error, Result};
+use crate::files::write_whole;
 
 /// The protocol of a run, in its directory.
 pub const PROTOCOL_FILE: &str = "protocol.json";
@@ -380,8 +381,9 @@ fn open_run(dir: &Path, protocol: &Protocol, plan: &Plan, restart: bool) -> Resu
 }
 
 fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
-    write_whole(path, |out| {
+    let written = write_whole(path, |out| {
         serde_json::to_writer_pretty(&mut *out, value)?;
         out.write_all(b"\n")
-    })
+    });
+    written.map_err(Error::evaluation_io(path))
 }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use tpo_core::geometry::{BoxXyxy, Mask, Rle};
 use tpo_data::schema::{BoxCoords, Saliency, TrackRegion};
+use tpo_heads::mask::metric::track::LasotSequence;
 
 use super::answer::{MediaInfo, Predicted};
 use super::files::boxes::BoxRow;
@@ -293,63 +294,47 @@ pub(super) fn masks(a: &Answered<'_>) -> Result<(MaskTrack, Option<MaskTrack>)> 
     Ok((track(predicted), truth))
 }
 
-/// Boxes of one object on its annotated frames, `[x, y, width, height]` in pixels.
-pub(super) struct BoxTrack {
-    pub name: String,
-    pub predicted: Vec<[f64; 4]>,
-    pub truth: Vec<[f64; 4]>,
-    pub absent: Vec<bool>,
-    pub size: [f64; 2],
-}
-
-impl BoxTrack {
-    pub fn new(a: &Answered<'_>) -> Self {
-        let media = a.media();
-        let mut track = Self {
-            name: a.item.id.replace('/', "_"),
-            predicted: Vec::new(),
-            truth: Vec::new(),
-            absent: Vec::new(),
-            size: media.size.map(f64::from),
-        };
-        let boxes: &[Option<[f32; 4]>] = match &a.row.predicted {
-            Some(Predicted::Track { boxes, .. }) => boxes,
-            _ => &[],
-        };
-        let answered = boxes.iter().any(Option::is_some);
-        let place = |i: usize| match boxes.get(i).copied().flatten() {
-            Some(b) => {
-                let b = BoxXyxy::from(b).clamped().to_array();
-                xywh(pixels(b, media.size))
-            }
-            None if answered => [0.0; 4],
-            None => NOWHERE,
-        };
-        let Expected::Track(Some(frames)) = &a.item.expected else {
-            track.predicted = (0..media.frames).map(place).collect();
-            return track;
-        };
-        for f in frames {
-            let at = a.item.frame_in_clip(f.at, media.fps);
-            let Some(at) = at.filter(|i| *i < media.frames) else {
-                continue;
-            };
-            track.predicted.push(place(at));
-            let b = match &f.region {
-                TrackRegion::Box(b) => Some(xywh(truth_pixels(b, media.size))),
-                _ => None,
-            };
-            track.truth.push(b.unwrap_or([0.0; 4]));
-            track.absent.push(b.is_none());
+/// Boxes of one object on its annotated frames, `[x, y, width, height]` in pixels; on all frames,
+/// and none of the truth, where nobody says what is true.
+pub(super) fn box_track(a: &Answered<'_>) -> LasotSequence {
+    let media = a.media();
+    let mut track = LasotSequence {
+        name: a.item.id.replace('/', "_"),
+        truth: Vec::new(),
+        predicted: Vec::new(),
+        absent: Vec::new(),
+    };
+    let boxes: &[Option<[f32; 4]>] = match &a.row.predicted {
+        Some(Predicted::Track { boxes, .. }) => boxes,
+        _ => &[],
+    };
+    let answered = boxes.iter().any(Option::is_some);
+    let place = |i: usize| match boxes.get(i).copied().flatten() {
+        Some(b) => {
+            let b = BoxXyxy::from(b).clamped().to_array();
+            xywh(pixels(b, media.size))
         }
-        track
+        None if answered => [0.0; 4],
+        None => NOWHERE,
+    };
+    let Expected::Track(Some(frames)) = &a.item.expected else {
+        track.predicted = (0..media.frames).map(place).collect();
+        return track;
+    };
+    for f in frames {
+        let at = a.item.frame_in_clip(f.at, media.fps);
+        let Some(at) = at.filter(|i| *i < media.frames) else {
+            continue;
+        };
+        track.predicted.push(place(at));
+        let b = match &f.region {
+            TrackRegion::Box(b) => Some(xywh(truth_pixels(b, media.size))),
+            _ => None,
+        };
+        track.truth.push(b.unwrap_or([0.0; 4]));
+        track.absent.push(b.is_none());
     }
-
-    /// `x,y,width,height` a line.
-    pub fn text(&self) -> String {
-        let line = |b: &[f64; 4]| format!("{},{},{},{}\n", b[0], b[1], b[2], b[3]);
-        self.predicted.iter().map(line).collect()
-    }
+    track
 }
 
 #[cfg(test)]

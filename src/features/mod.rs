@@ -27,10 +27,9 @@ use std::sync::Arc;
 
 use burn::tensor::{Device, FloatDType};
 use tpo_core::weights::DtypePolicy;
-use tpo_data::Progress;
 use tpo_heads::temporal::features::{
     ClipFeatureExtractor, InternVideo2Features, InternVideo2Files, QueryFeatureExtractor,
-    TemporalFeatures, TextTowerFeatures,
+    TextTowerFeatures,
 };
 use tpo_llm::text_tower::{QueryTokenizer, TextTowerConfig};
 use tpo_vision::InternVideo2Config;
@@ -127,26 +126,6 @@ impl TemporalTowers {
         Ok(Self {
             video: Arc::new(InternVideo2Features::new(vision)),
             text: Arc::new(TextTowerFeatures::new(text.merge_lora(), tokenizer)),
-        })
-    }
-
-    /// Features of a video and a query, to be set as
-    /// [`Sample::features`](tpo_core::head::Sample).
-    ///
-    /// # Errors
-    /// As [`extract_video`] and [`QueryFeatureExtractor::extract`].
-    pub fn features(
-        &self,
-        video: impl AsRef<Path>,
-        query: &str,
-        options: &ExtractOptions<'_>,
-        progress: Option<Progress<'_>>,
-    ) -> Result<TemporalFeatures> {
-        let text = self.text.extract(query)?;
-        let video = extract_video(video, &*self.video, options, progress)?;
-        Ok(TemporalFeatures {
-            video: Some(video.features),
-            text: Some(text),
         })
     }
 }

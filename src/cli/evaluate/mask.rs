@@ -13,7 +13,6 @@ use tpo_heads::mask::metric::{BitMask, BoundaryTolerance};
 use super::outcome::{Grid, Scored};
 use super::{Args, Format, progress};
 use crate::cli::shared::{Outcome, read};
-use crate::evaluation::files::Score;
 use crate::evaluation::files::vos::{self, MaskTrack, VosScores};
 
 pub fn vos(args: &Args, format: Format) -> Outcome<Scored> {
@@ -44,17 +43,7 @@ pub fn vos(args: &Args, format: Format) -> Outcome<Scored> {
             return Err(why.into());
         }
     };
-    let values = [
-        ("J&F-Mean", scores.jf_mean),
-        ("J-Mean", scores.j_mean),
-        ("J-Recall", scores.j_recall),
-        ("J-Decay", scores.j_decay),
-        ("F-Mean", scores.f_mean),
-        ("F-Recall", scores.f_recall),
-        ("F-Decay", scores.f_decay),
-    ];
-    let values = values.map(|(name, value)| Score::new(name, value));
-    scored.set_scores(100.0, 2, values);
+    scored.set_scores(100.0, 2, scores.scores);
     let mut each = Grid::new(&["J-Mean", "F-Mean"], 2);
     for o in &scores.objects {
         let means = [o.j.mean, o.f.mean];

@@ -27,7 +27,7 @@ use serde::Serialize;
 
 use crate::error::Error;
 
-/// A number with its name; per cent.
+/// A number with its name; per cent where nothing else is said.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Score {
     /// Its name in tables.

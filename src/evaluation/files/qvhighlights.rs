@@ -145,41 +145,35 @@ fn highlights(
 
 /// Ratings of all clips of the video: 0 where nobody rated.
 fn ratings(truth: &WindowTruth, clip_seconds: f64) -> Result<Vec<[f64; 3]>, Problem> {
-    let need = "highlights need `duration`, `relevant_clip_ids` and `saliency_scores`";
-    let missing = |what| Problem::new(format!("query {} has no {what}", truth.qid), need);
-    let duration = truth.duration.ok_or_else(|| missing("`duration`"))?;
+    let bad = |why: String, hint| Problem::new(format!("query {} {why}", truth.qid), hint);
+    let missing = |what: &str| {
+        let need = "highlights need `duration`, `relevant_clip_ids` and `saliency_scores`";
+        bad(format!("has no `{what}`"), need)
+    };
+    let duration = truth.duration.ok_or_else(|| missing("duration"))?;
     let ids = truth.relevant_clip_ids.as_ref();
-    let ids = ids.ok_or_else(|| missing("`relevant_clip_ids`"))?;
+    let ids = ids.ok_or_else(|| missing("relevant_clip_ids"))?;
     let scores = truth.saliency_scores.as_ref();
-    let scores = scores.ok_or_else(|| missing("`saliency_scores`"))?;
+    let scores = scores.ok_or_else(|| missing("saliency_scores"))?;
     let clips = (duration / clip_seconds).trunc();
     if !(1.0..=MAX_CLIPS).contains(&clips) {
-        return Err(Problem::new(
-            format!("query {} has a duration of {duration} s", truth.qid),
-            "give the length of the video in seconds",
-        ));
+        let hint = "give the length of the video in seconds";
+        return Err(bad(format!("has a duration of {duration} s"), hint));
     }
     if ids.len() != scores.len() {
-        return Err(Problem::new(
-            format!(
-                "query {} rates {} clips but has {} ratings",
-                truth.qid,
-                ids.len(),
-                scores.len()
-            ),
-            "give one list of three ratings per clip",
+        let (ids, scores) = (ids.len(), scores.len());
+        let hint = "give one list of three ratings per clip";
+        return Err(bad(
+            format!("rates {ids} clips but has {scores} ratings"),
+            hint,
         ));
     }
     let mut all = vec![[0.0; 3]; clips as usize];
     for (id, score) in ids.iter().zip(scores) {
         let Some(place) = all.get_mut(*id) else {
-            return Err(Problem::new(
-                format!(
-                    "query {} rates clip {id} of a video of {clips} clips",
-                    truth.qid
-                ),
-                "clips are numbered from 0 and last two seconds",
-            ));
+            let why = format!("rates clip {id} of a video of {clips} clips");
+            let hint = "clips are numbered from 0 and last two seconds";
+            return Err(bad(why, hint));
         };
         *place = *score;
     }

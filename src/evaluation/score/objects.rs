@@ -1,12 +1,12 @@
 //! Boxes, masks and tracks.
 
 use tpo_data::readers::Format;
-use tpo_heads::mask::metric::track::{Got10kScores, Got10kSequence, LasotScores, LasotSequence};
+use tpo_heads::mask::metric::track::{Got10kScores, Got10kSequence, LasotScores};
 use tpo_heads::mask::metric::vos::{VosOptions, VosProtocol};
 
 use super::super::files::boxes::{BoxOptions, evaluate_boxes};
 use super::super::files::vos;
-use super::super::submission::{Answered, BoxTrack, Folder, boxes, masks};
+use super::super::submission::{Answered, Folder, box_track, boxes, masks};
 use super::{GroupScores, Rules, Score, Scored, percent};
 use crate::error::Result;
 
@@ -46,12 +46,11 @@ pub(super) fn objects(all: &[Answered<'_>], folder: &Folder<'_>) -> Result<Score
         ..VosOptions::default()
     };
     let scores = vos::evaluate(&predicted, &truth, &options, || ())?;
-    let list = [
-        ("J&F", scores.jf_mean),
-        ("J", scores.j_mean),
-        ("F", scores.f_mean),
-    ];
-    Ok((shares(list), Vec::new()))
+    let means = scores.scores.iter().filter_map(|s| {
+        let name = s.name.strip_suffix("-Mean")?;
+        Some(Score::new(name, s.value.map(percent)))
+    });
+    Ok((means.collect(), Vec::new()))
 }
 
 pub(super) fn tracks(all: &[Answered<'_>], rules: &Rules, folder: &Folder<'_>) -> Result<Scored> {
@@ -59,33 +58,29 @@ pub(super) fn tracks(all: &[Answered<'_>], rules: &Rules, folder: &Folder<'_>) -
     let mut lasot_sequences = Vec::new();
     let mut got_sequences = Vec::new();
     for a in all {
-        let track = BoxTrack::new(a);
+        let track = box_track(a);
         let name = a.item.id.rsplit('/').next().unwrap_or_default();
         let file = if is_lasot {
             format!("track/{name}.txt")
         } else {
             format!("track/{0}/{0}_001.txt", track.name)
         };
-        folder.write(&file, track.text().as_bytes())?;
+        let line = |b: &[f64; 4]| format!("{},{},{},{}\n", b[0], b[1], b[2], b[3]);
+        let text: String = track.predicted.iter().map(line).collect();
+        folder.write(&file, text.as_bytes())?;
         if track.truth.is_empty() {
             continue;
         }
         if is_lasot {
-            let sequence = LasotSequence {
-                name: track.name,
-                truth: track.truth,
-                predicted: track.predicted,
-                absent: track.absent,
-            };
-            lasot_sequences.push(sequence.score()?);
+            lasot_sequences.push(track.score()?);
         } else {
             let cover = track.absent.iter().map(|a| f64::from(u8::from(!a)));
             let sequence = Got10kSequence {
+                cover: cover.collect(),
+                resolution: Some(a.media().size.map(f64::from)),
                 name: track.name,
                 truth: track.truth,
                 predicted: track.predicted,
-                cover: cover.collect(),
-                resolution: Some(track.size),
             };
             got_sequences.push(sequence.score()?);
         }

@@ -11,7 +11,7 @@ mod textual;
 pub mod videochat;
 mod writer;
 
-pub use book::{Family, PromptBook};
+pub use book::{Family, PromptBook, fill};
 pub use encode::{DialogueEncoder, EncodedDialogue, LayoutEncoder, SharedEncoder, SlotCount};
 pub use layout::{Opening, PromptLayout};
 pub use textual::{box_text, read_box, read_spans, read_track};
