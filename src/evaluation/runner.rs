@@ -250,15 +250,15 @@ pub fn run(
             return Ok(RunOutcome::Stopped(now));
         }
         let key = item.media.key();
-        if looked.as_ref().is_none_or(|(k, _)| *k != key) {
-            let found = answerer.look(&item.media).map_err(|e| e.to_string());
-            looked = Some((key, found));
-        }
-        let row = match &looked {
-            Some((_, Ok(media))) => ask(plan, answerer, item, media),
-            Some((_, Err(why))) => failure(item, why.clone(), None),
-            None => failure(item, "nothing was looked at".into(), None),
+        let media = match looked {
+            Some((of, media)) if of == key => media,
+            _ => answerer.look(&item.media).map_err(|e| e.to_string()),
         };
+        let row = match &media {
+            Ok(media) => ask(plan, answerer, item, media),
+            Err(why) => failure(item, why.clone(), None),
+        };
+        looked = Some((key, media));
         if let (true, Some(why)) = (options.strict, &row.error) {
             log.settle()?;
             return Err(Error::Evaluation {
@@ -337,45 +337,38 @@ fn open_run(dir: &Path, protocol: &Protocol, plan: &Plan, restart: bool) -> Resu
     let rows = dir.join(PREDICTIONS_FILE);
     if restart {
         for path in [&rows, &file, &dir.join(RESULTS_FILE)] {
-            match std::fs::remove_file(path) {
-                Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(io(path)(e)),
-                _ => {}
+            if path.exists() {
+                std::fs::remove_file(path).map_err(io(path))?;
             }
         }
     }
-    match std::fs::read(&file) {
-        Ok(bytes) => {
-            let wrong = |why: String| Error::Evaluation {
-                path: file.clone(),
-                why: format!("is no protocol: {why}; start over with --restart"),
-            };
-            let before: Value = serde_json::from_slice(&bytes).map_err(|e| wrong(e.to_string()))?;
-            let before = protocol::upgrade(before);
-            // Through text, as the file went: numbers then are what they read as.
-            let now = serde_json::to_string(protocol)
-                .and_then(|text| serde_json::from_str(&text))
-                .map_err(|e| wrong(e.to_string()))?;
-            let differences = differences(&before, &now);
-            if !differences.is_empty() {
-                return Err(Error::EvaluationProtocol {
-                    dir: dir.into(),
-                    differences,
-                });
-            }
+    if !file.exists() {
+        if rows.exists() {
+            return Err(Error::Evaluation {
+                path: rows,
+                why: format!(
+                    "is there without {PROTOCOL_FILE}, so nobody knows how it came about; give \
+                     another directory, or start over with --restart"
+                ),
+            });
         }
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-            if rows.exists() {
-                return Err(Error::Evaluation {
-                    path: rows,
-                    why: format!(
-                        "is there without {PROTOCOL_FILE}, so nobody knows how it came about; \
-                         give another directory, or start over with --restart"
-                    ),
-                });
-            }
-            write_json(&file, protocol)?;
-        }
-        Err(e) => return Err(io(&file)(e)),
+        write_json(&file, protocol)?;
+        return RowLog::open(&rows, &plan.items);
+    }
+    let wrong = |e: serde_json::Error| Error::Evaluation {
+        path: file.clone(),
+        why: format!("is no protocol: {e}; start over with --restart"),
+    };
+    let bytes = std::fs::read(&file).map_err(io(&file))?;
+    let before = protocol::upgrade(serde_json::from_slice(&bytes).map_err(wrong)?);
+    // Through text, as the file went: numbers then are what they read as.
+    let now = serde_json::to_string(protocol).map_err(wrong)?;
+    let differences = differences(&before, &serde_json::from_str(&now).map_err(wrong)?);
+    if !differences.is_empty() {
+        return Err(Error::EvaluationProtocol {
+            dir: dir.into(),
+            differences,
+        });
     }
     RowLog::open(&rows, &plan.items)
 }

@@ -246,6 +246,10 @@ fn sized(rle: &Rle, [height, width]: [usize; 2]) -> Result<Rle> {
 pub(super) fn masks(a: &Answered<'_>) -> Result<(MaskTrack, Option<MaskTrack>)> {
     let media = a.media();
     let mut size = [media.size[1] as usize, media.size[0] as usize];
+    let of_box = |b: [f32; 4], [height, width]: [usize; 2]| {
+        let b = pixels(b, [width as u32, height as u32]);
+        Rle::encode(&filled(b, [height, width]))
+    };
     let track = |masks| MaskTrack {
         video: sample_id(&a.item.media.name()),
         object: a.id(),
@@ -270,9 +274,8 @@ pub(super) fn masks(a: &Answered<'_>) -> Result<(MaskTrack, Option<MaskTrack>)> 
                 TrackRegion::Mask(rle) => sized(rle, size)?,
                 TrackRegion::Absent => Rle::encode(&filled([0.0; 4], size)),
                 TrackRegion::Box(b) => {
-                    let scale = [size[1] as u32, size[0] as u32];
-                    let b = b.normalised(media.size[0], media.size[1]).to_array();
-                    Rle::encode(&filled(pixels(b, scale), size))
+                    let b = b.normalised(media.size[0], media.size[1]);
+                    of_box(b.to_array(), size)
                 }
             });
         }
@@ -281,9 +284,8 @@ pub(super) fn masks(a: &Answered<'_>) -> Result<(MaskTrack, Option<MaskTrack>)> 
     let mut predicted: Vec<Option<Rle>> = vec![None; media.frames];
     if let Some(Predicted::Track { masks, boxes }) = &a.row.predicted {
         if masks.is_empty() {
-            let scale = [size[1] as u32, size[0] as u32];
             for (slot, b) in predicted.iter_mut().zip(boxes) {
-                *slot = b.map(|b| Rle::encode(&filled(pixels(b, scale), size)));
+                *slot = b.map(|b| of_box(b, size));
             }
         } else {
             for (slot, mask) in predicted.iter_mut().zip(masks) {

@@ -152,7 +152,12 @@ struct Expression {
 fn expressions(args: &Args) -> Outcome<Vec<Expression>> {
     let root = args.truth()?;
     let wanted = sequence_names(root, args.sequences.as_deref())?;
-    let results = |video: &str, e: &str| args.predictions().join(video).join(e);
+    let expression = |video: &str, id: &str, truth: PathBuf, label| Expression {
+        name: format!("{video}/{id}"),
+        results: args.predictions().join(video).join(id),
+        truth,
+        label,
+    };
     let mut all = Vec::new();
     if let Some(file) = &args.expressions {
         let at = file.display();
@@ -160,38 +165,21 @@ fn expressions(args: &Args) -> Outcome<Vec<Expression>> {
             format!("{at}: {e}; expected {{\"videos\": {{VIDEO: {{\"expressions\": {{ID: {{\"obj_id\": 1}}}}}}}}}}")
         })?;
         for video in wanted {
-            let Some(meta) = meta.videos.get(&video) else {
-                continue;
-            };
-            for (e, expression) in &meta.expressions {
-                let id = &expression.obj_id;
-                let label = object_label(id).ok_or_else(|| {
-                    format!("{at}: video {video}, expression {e}: obj_id {id} is no label")
+            let expressions = meta.videos.get(&video).map(|v| &v.expressions);
+            for (e, MetaExpression { obj_id }) in expressions.into_iter().flatten() {
+                let label = object_label(obj_id).ok_or_else(|| {
+                    format!("{at}: video {video}, expression {e}: obj_id {obj_id} is no label")
                 })?;
-                all.push(Expression {
-                    name: format!("{video}/{e}"),
-                    truth: root.join(&video),
-                    label: Some(label),
-                    results: results(&video, e),
-                });
+                all.push(expression(&video, e, root.join(&video), Some(label)));
             }
         }
         return Ok(all);
     }
     for video in wanted {
-        let folders = entries(&root.join(&video))?
-            .into_iter()
-            .filter(|p| p.is_dir());
-        for truth in folders {
-            let Some(e) = truth.file_name().and_then(|n| n.to_str()) else {
-                continue;
-            };
-            all.push(Expression {
-                name: format!("{video}/{e}"),
-                results: results(&video, e),
-                label: None,
-                truth,
-            });
+        let folders = entries(&root.join(&video))?;
+        for truth in folders.into_iter().filter(|p| p.is_dir()) {
+            let name = truth.file_name().map(|n| n.to_string_lossy().into_owned());
+            all.push(expression(&video, &name.unwrap_or_default(), truth, None));
         }
     }
     if all.is_empty() {
