@@ -30,6 +30,7 @@ pub mod draw;
 mod error;
 pub mod evaluation;
 pub mod features;
+mod files;
 pub mod model;
 pub mod presets;
 pub mod pretrain;

@@ -15,7 +15,7 @@ use tpo::features::{
 use tpo::heads::HeadsError;
 use tpo::heads::temporal::features::{
     ClipFeatureExtractor, ClipInput, FeatureMatrix, InternVideo2Features, PrecomputedOptions,
-    QueryFeatureExtractor, TEMPORAL_TEXT_FEATURES, TEMPORAL_VIDEO_FEATURES,
+    QueryFeatureExtractor, TEMPORAL_TEXT_FEATURES, TEMPORAL_VIDEO_FEATURES, TemporalFeatures,
 };
 use tpo::vision::InternVideo2Config;
 
@@ -371,9 +371,16 @@ fn towers_answer_under_the_names_of_the_temporal_head() {
         video: std::sync::Arc::new(Means::new()),
         text: std::sync::Arc::new(Letters),
     };
-    let found = towers
-        .features(sample_clip(), "when?", &ExtractOptions::default(), None)
-        .unwrap();
+    let video = extract_video(
+        sample_clip(),
+        &*towers.video,
+        &ExtractOptions::default(),
+        None,
+    );
+    let found = TemporalFeatures {
+        video: Some(video.unwrap().features),
+        text: Some(towers.text.extract("when?").unwrap()),
+    };
     let video = found.features(TEMPORAL_VIDEO_FEATURES).unwrap().unwrap();
     let text = found.features(TEMPORAL_TEXT_FEATURES).unwrap().unwrap();
     assert_eq!((video.dims()[1], text.dims()), (2, [5, 1]));

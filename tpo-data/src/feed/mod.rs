@@ -33,7 +33,7 @@ pub use loader::{Feed, LoaderConfig};
 pub use mixture::{MixtureSpec, SourceSpec};
 pub use order::{Cursor, OrderConfig, Plan, SampleKey, SourceRows};
 pub use source::Source;
-pub use truth::place_truth;
+pub use truth::{cut_saliency, place_truth};
 pub use view::View;
 
 use crate::MediaLimits;

@@ -114,8 +114,8 @@ pub(super) const OTHER: Family = Family {
     answers: &["{call}"],
 };
 
-/// Fills slots in one pass, so that braces in a query are text.
-pub(super) fn fill(template: &str, slots: &[(&str, &str)]) -> String {
+/// Fills the slots `{name}` of a template in one pass, so that braces in a value are text.
+pub fn fill(template: &str, slots: &[(&str, &str)]) -> String {
     let mut out = String::with_capacity(template.len() + 32);
     let mut rest = template;
     while let Some(open) = rest.find('{') {

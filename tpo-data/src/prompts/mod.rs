@@ -10,7 +10,7 @@ mod textual;
 pub mod videochat;
 mod writer;
 
-pub use book::{FAMILIES, Family};
+pub use book::{FAMILIES, Family, fill};
 pub use encode::{EncodedDialogue, LayoutEncoder, SharedEncoder, SlotCount};
 pub use layout::{Opening, PromptLayout};
 pub use textual::{box_text, read_box, read_spans, read_track};

@@ -158,6 +158,7 @@ impl TaskHead for MaskHead {
     type Prediction = MaskPrediction;
 
     const NAME: &'static str = HEAD;
+    const SCORED_BY_BENCHMARKS: bool = true;
 
     fn spec() -> HeadSpec {
         HeadSpec::new(HEAD, "<track_begin>", "<tracking>")

@@ -118,6 +118,7 @@ impl TaskHead for RegionHead {
     type Prediction = RegionPrediction;
 
     const NAME: &'static str = "region";
+    const SCORED_BY_BENCHMARKS: bool = true;
 
     fn spec() -> HeadSpec {
         HeadSpec::new(Self::NAME, "<box_begin>", "<boxes>")

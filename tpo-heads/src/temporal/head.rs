@@ -216,6 +216,7 @@ impl TaskHead for TemporalHead {
     type Prediction = TemporalPrediction;
 
     const NAME: &'static str = HEAD;
+    const SCORED_BY_BENCHMARKS: bool = true;
 
     fn spec() -> HeadSpec {
         HeadSpec::new(HEAD, "<time_begin>", "<temp>")
