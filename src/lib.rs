@@ -34,7 +34,6 @@ pub mod model;
 pub mod presets;
 pub mod pretrain;
 mod session;
-pub mod sheet;
 pub mod training;
 
 pub use tpo_core as core;

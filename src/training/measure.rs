@@ -47,7 +47,7 @@ pub fn measure_stage<H: HeadSet>(
             )],
         }
     })?;
-    let before = status("VmRSS:");
+    let before = process_memory("VmRSS:");
     let mut built = recipe_model::<H>(recipe, &options.device)?;
     built.model = staged_model(recipe, &built.model, place)?;
     built.config.llm = built.model.llm.config().clone();
@@ -63,9 +63,9 @@ pub fn measure_stage<H: HeadSet>(
     };
     let mut trainer = Trainer::new(built.model, stage, &stream, train)?;
     trainer.step(&mut stream)?;
-    let settled = status("VmRSS:");
+    let settled = process_memory("VmRSS:");
     trainer.step(&mut stream)?;
-    let peak = status("VmHWM:");
+    let peak = process_memory("VmHWM:");
     Ok(before
         .zip(settled)
         .zip(peak)
@@ -75,8 +75,9 @@ pub fn measure_stage<H: HeadSet>(
         }))
 }
 
-/// A line of `/proc/self/status` in bytes.
-fn status(field: &str) -> Option<u64> {
+/// A line of `/proc/self/status` in bytes (`VmHWM:` the peak of resident memory, `VmRSS:` now); `None`
+/// where there is none.
+pub(crate) fn process_memory(field: &str) -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|l| l.strip_prefix(field))?;
     let kib: u64 = line.split_whitespace().next()?.parse().ok()?;
