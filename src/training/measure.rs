@@ -5,7 +5,7 @@ use tpo_train::recipe::Recipe;
 use tpo_train::trainer::{Purpose, TrainOptions, Trainer};
 use tpo_train::{StagePlan, TrainError};
 
-use super::{OpenData, RunOptions, recipe_model, staged_model};
+use super::{RunOptions, data_of, recipe_model, staged_model};
 use crate::error::Result;
 
 /// Memory of this process while it trained, in bytes.
@@ -31,7 +31,6 @@ pub fn measure_stage<H: HeadSet>(
     recipe: &Recipe,
     stage: &str,
     options: &RunOptions,
-    data: &mut OpenData<'_>,
 ) -> Result<Option<MeasuredMemory>> {
     recipe.validate()?;
     let plan = StagePlan {
@@ -54,7 +53,7 @@ pub fn measure_stage<H: HeadSet>(
     let stage = plan.stages[place].clone();
     let seed = recipe.stage_seed(place);
     let parts = (built.config, built.tokenizer);
-    let mut stream = data(Purpose::Train, &stage, place, seed, &parts)?;
+    let mut stream = data_of::<H>(options)(Purpose::Train, &stage, place, seed, &parts)?;
     let train = TrainOptions {
         seed,
         stage_index: place,

@@ -17,7 +17,7 @@ use tpo_train::{TrainData, TrainError};
 
 use super::data::{DataContext, stage_data};
 use super::model::{NamedModel, lora_config, model_config};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::model::TpoConfig;
 
 /// The shape of the model that a recipe names, for prompts of the most tokens it takes. No weight is
@@ -130,15 +130,5 @@ fn count_lines(path: &Path) -> std::io::Result<u64> {
         rest = *last != b'\n';
         let read = block.len();
         file.consume(read);
-    }
-}
-
-impl Error {
-    /// Every problem, when this is about a recipe.
-    pub fn recipe_problems(&self) -> Option<&[String]> {
-        match self {
-            Error::Train(TrainError::InvalidRecipe { problems, .. }) => Some(problems),
-            _ => None,
-        }
     }
 }
