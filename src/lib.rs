@@ -35,7 +35,6 @@ pub mod model;
 pub mod presets;
 pub mod pretrain;
 mod session;
-pub mod sheet;
 pub mod training;
 
 pub use tpo_core as core;

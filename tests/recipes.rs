@@ -6,6 +6,7 @@ use std::time::Instant;
 use burn::tensor::Device;
 use tpo::core::model::CallOrder;
 use tpo::llm::{LORA_TARGETS, LlmConfig, LoraConfig};
+use tpo::train::TrainError;
 use tpo::train::explain::{Explanation, ModelShape, PartShape};
 use tpo::train::recipe::{ModelSpec, Recipe};
 use tpo::training;
@@ -140,9 +141,9 @@ fn the_nano_recipe_fits_the_nano_model() {
 
 #[test]
 fn models_that_do_not_exist_are_named() {
-    let problems = |spec: ModelSpec| {
-        let error = model_config(&spec).unwrap_err();
-        error.recipe_problems().unwrap().to_vec()
+    let problems = |spec: ModelSpec| match model_config(&spec).unwrap_err() {
+        tpo::Error::Train(TrainError::InvalidRecipe { problems, .. }) => problems,
+        error => panic!("{error}"),
     };
     let mut spec = ModelSpec {
         preset: Some("maxi".into()),

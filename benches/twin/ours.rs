@@ -30,8 +30,8 @@ use tpo::vision::{
 };
 
 use crate::rows::{
-    CHECKPOINT_SHAPE, CHECKPOINT_TENSORS, Dtype, LOADER_BATCH, LOADER_BATCHES, MISTRAL_PREFILL,
-    Row, SMOLLM2_NEW, SMOLLM2_PROMPT, Task,
+    CHECKPOINT_SHAPE, CHECKPOINT_TENSORS, LOADER_BATCH, LOADER_BATCHES, MISTRAL_PREFILL, Row,
+    SMOLLM2_NEW, SMOLLM2_PROMPT, Task,
 };
 use crate::{Args, Outcome, machine, training};
 
@@ -95,7 +95,7 @@ pub fn measure(row: &Row, args: &Args) -> Outcome<Measured> {
 
 struct Bench {
     device: Device,
-    dtype: Dtype,
+    dtype: FloatDType,
     seconds: f64,
 }
 
@@ -145,14 +145,14 @@ impl Bench {
         }
         match self.dtype {
             // Left as it is: weights a row does not use are then never drawn.
-            Dtype::F32 => module,
-            dtype => module.map(&mut Cast(dtype.burn())),
+            FloatDType::F32 => module,
+            dtype => module.map(&mut Cast(dtype)),
         }
     }
 
     fn random<const D: usize>(&self, shape: [usize; D]) -> Tensor<D> {
         let normal: Tensor<D> = Tensor::random(shape, Distribution::Normal(0.0, 1.0), &self.device);
-        normal.cast(self.dtype.burn())
+        normal.cast(self.dtype)
     }
 
     fn vit_l(&self) -> Outcome<Measured> {
@@ -255,7 +255,7 @@ impl Bench {
 
     fn smollm2(&self, args: &Args) -> Outcome<Measured> {
         let (lm, note) = if args.smollm2.join("config.json").is_file() {
-            let model = from_hf_dir(&args.smollm2, &self.device, Some(self.dtype.burn()), None)?;
+            let model = from_hf_dir(&args.smollm2, &self.device, Some(self.dtype), None)?;
             (model.lm, args.smollm2.display().to_string())
         } else {
             let lm = LlmConfig::smollm2_135m().init(&self.device)?;

@@ -15,8 +15,8 @@ use tpo::llm::{LlmConfig, LoraConfig, config::LORA_TARGETS};
 use tpo::model::{BuiltInHeads, ConnectorConfig};
 use tpo::train::trainer::{TrainBatch, prepare};
 use tpo::train::{
-    AdamW, GradientSet, Optimizer, ParamGroupSpec, Precision, Stage, StageLength, TrainOptions,
-    Trainer, resolve,
+    AdamW, GradientSet, Optimizer, ParamGroupSpec, Precision, Recipe, TrainOptions, Trainer,
+    resolve,
 };
 
 use crate::Outcome;
@@ -107,6 +107,21 @@ pub fn adamw_step(device: &Device) -> Outcome<Step> {
     }))
 }
 
+const TPO_RECIPE: &str = r#"
+name = "bench"
+model = { preset = "nano" }
+
+[[stages]]
+name = "bench"
+length = { steps = 1000000 }
+batch_size = 1
+weight_decay = 0.02
+clip_norm = 1.0
+groups = [{ name = "all", learning_rate = 2e-5, patterns = [
+    "vision.**", "connector.**", "llm.**.lora.*", "heads.region.**", "task_tokens.region",
+] }]
+"#;
+
 /// A whole step of the mini model through the trainer, everything but the base LLM learning.
 pub fn tpo_step(device: &Device) -> Outcome<Step> {
     const VOCAB: usize = 300;
@@ -118,32 +133,10 @@ pub fn tpo_step(device: &Device) -> Outcome<Step> {
         connector.qformer.drop_path_rate = 0.0;
     }
     let model = config.init::<BuiltInHeads>(device)?;
-    let stage = Stage {
-        name: "bench".into(),
-        length: StageLength::Steps(1_000_000),
-        batch_size: TPO_ROWS,
-        accumulation: 1,
-        weight_decay: 0.02,
-        clip_norm: Some(1.0),
-        precision: Precision::F32,
-        schedule: Default::default(),
-        adamw: AdamW::default(),
-        loss: Default::default(),
-        data: None,
-        evaluation: None,
-        evaluate_every: None,
-        checkpoint_every: None,
-        lora: None,
-        seed: None,
-        heads_must_fire_within: 50,
-        groups: vec![group(&[
-            "vision.**",
-            "connector.**",
-            "llm.**.lora.*",
-            "heads.region.**",
-            "task_tokens.region",
-        ])],
-    };
+    let mut stage = Recipe::read::<&str>(TPO_RECIPE, "bench", &[])?
+        .stages
+        .remove(0);
+    stage.batch_size = TPO_ROWS;
     let shape = [TPO_ROWS, 8, 3, 64, 64];
     let frames: Tensor<5> = Tensor::random(shape, Distribution::Default, device);
     let begin = (VOCAB - 7) as u32;

@@ -29,22 +29,16 @@ pub struct DataContext {
     pub towers: Option<TemporalTowers>,
     /// Keeps video features of those towers.
     pub features: Option<FeatureCache>,
-    /// Which of how many processes this is: `(rank, world)`. They share every epoch.
-    pub shard: (usize, usize),
-    /// Threads and memory.
-    pub loader: LoaderConfig,
 }
 
 impl DataContext {
-    /// One process, no towers.
+    /// Without towers.
     pub fn new(config: &TpoConfig, tokenizer: &Arc<Tokenizer>) -> Self {
         Self {
             config: config.clone(),
             tokenizer: tokenizer.clone(),
             towers: None,
             features: None,
-            shard: (0, 1),
-            loader: LoaderConfig::default(),
         }
     }
 
@@ -109,7 +103,6 @@ pub fn stage_data<H: HeadSet>(
     if !problems.is_empty() {
         return Err(invalid(problems));
     }
-    let (shard, shards) = context.shard;
     let mut mixture = data.clone();
     if purpose == Purpose::Evaluate {
         if let FrameSampling::Random { .. } = mixture.sampling {
@@ -122,13 +115,12 @@ pub fn stage_data<H: HeadSet>(
         order: OrderConfig {
             seed,
             batch_size: stage.batch_size.max(1),
-            shards,
-            shard,
+            ..OrderConfig::default()
         },
         frames: context.frames(),
         loader: LoaderConfig {
             epochs: None,
-            ..context.loader
+            ..LoaderConfig::default()
         },
         ..FeedConfig::default()
     };

@@ -5,7 +5,7 @@ use tpo_train::TrainError;
 use tpo_train::recipe::Recipe;
 use tpo_train::trainer::{Purpose, TrainOptions, Trainer};
 
-use super::{OpenData, RunOptions, recipe_model, staged_model};
+use super::{RunOptions, data_of, recipe_model, staged_model};
 use crate::error::Result;
 
 /// Memory of this process while it trained, in bytes.
@@ -31,7 +31,6 @@ pub fn measure_stage<H: HeadSet>(
     recipe: &Recipe,
     stage: &str,
     options: &RunOptions,
-    data: &mut OpenData<'_>,
 ) -> Result<Option<MeasuredMemory>> {
     recipe.validate()?;
     let found = recipe.stages.iter().position(|s| s.name == stage);
@@ -44,14 +43,14 @@ pub fn measure_stage<H: HeadSet>(
             )],
         }
     })?;
-    let before = status("VmRSS:");
+    let before = process_memory("VmRSS:");
     let mut built = recipe_model::<H>(recipe, &options.device)?;
     built.model = staged_model(recipe, &built.model, place)?;
     built.config.llm = built.model.llm.config().clone();
     let stage = recipe.stages[place].clone();
     let seed = recipe.stage_seed(place);
     let parts = (built.config, built.tokenizer);
-    let mut stream = data(Purpose::Train, &stage, place, seed, &parts)?;
+    let mut stream = data_of::<H>(options)(Purpose::Train, &stage, place, seed, &parts)?;
     let train = TrainOptions {
         seed,
         stage_index: place,
@@ -60,9 +59,9 @@ pub fn measure_stage<H: HeadSet>(
     };
     let mut trainer = Trainer::new(built.model, stage, &*stream, train)?;
     trainer.step(&mut *stream)?;
-    let settled = status("VmRSS:");
+    let settled = process_memory("VmRSS:");
     trainer.step(&mut *stream)?;
-    let peak = status("VmHWM:");
+    let peak = process_memory("VmHWM:");
     Ok(before
         .zip(settled)
         .zip(peak)
@@ -72,8 +71,9 @@ pub fn measure_stage<H: HeadSet>(
         }))
 }
 
-/// A line of `/proc/self/status` in bytes.
-fn status(field: &str) -> Option<u64> {
+/// A line of `/proc/self/status` in bytes (`VmHWM:` the peak of resident memory, `VmRSS:` now); `None`
+/// where there is none.
+pub(crate) fn process_memory(field: &str) -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|l| l.strip_prefix(field))?;
     let kib: u64 = line.split_whitespace().next()?.parse().ok()?;

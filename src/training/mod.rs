@@ -101,7 +101,7 @@ pub fn run_recipe<H: HeadSet>(recipe: &Recipe, options: &RunOptions) -> Result<R
 
 /// Opens the data that the stages of a recipe name, with the towers of a run; see [`OpenData`] and
 /// [`stage_data`], whose errors it has.
-pub fn data_of<H: HeadSet>(options: &RunOptions) -> Box<OpenData<'_>> {
+fn data_of<H: HeadSet>(options: &RunOptions) -> Box<OpenData<'_>> {
     Box::new(|purpose, stage, _, seed, (config, tokenizer)| {
         let context = context_of(options, config, tokenizer);
         Ok(Box::new(stage_data::<H>(purpose, stage, seed, &context)?))

@@ -3,8 +3,8 @@
 //! A [`Recipe`] says `model = { preset = "mini" }` or `{ directory = "…" }`; here is what that is
 //! in this build, and what [`explain`] finds out about a recipe without loading a weight.
 
+use std::fs::File;
 use std::io::{BufRead, BufReader};
-use std::path::Path;
 use std::sync::Arc;
 
 use burn::tensor::Device;
@@ -17,7 +17,7 @@ use tpo_train::{TrainData, TrainError};
 
 use super::data::{DataContext, stage_data};
 use super::model::{NamedModel, model_config};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::model::TpoConfig;
 
 /// The shape of the model that a recipe names, for prompts of the most tokens it takes. No weight is
@@ -115,30 +115,7 @@ pub fn explain<H: HeadSet>(recipe: &Recipe) -> Result<Explanation> {
 
 /// Rows of a source whose file is there.
 fn rows(source: &SourceSpec) -> Option<u64> {
-    count_lines(source.annotations.as_deref()?).ok()
-}
-
-fn count_lines(path: &Path) -> std::io::Result<u64> {
-    let mut file = BufReader::with_capacity(1 << 20, std::fs::File::open(path)?);
-    let (mut lines, mut rest) = (0, false);
-    loop {
-        let block = file.fill_buf()?;
-        let Some(last) = block.last() else {
-            return Ok(lines + u64::from(rest));
-        };
-        lines += block.iter().filter(|b| **b == b'\n').count() as u64;
-        rest = *last != b'\n';
-        let read = block.len();
-        file.consume(read);
-    }
-}
-
-impl Error {
-    /// Every problem, when this is about a recipe.
-    pub fn recipe_problems(&self) -> Option<&[String]> {
-        match self {
-            Error::Train(TrainError::InvalidRecipe { problems, .. }) => Some(problems),
-            _ => None,
-        }
-    }
+    let file = File::open(source.annotations.as_deref()?).ok()?;
+    let mut lines = BufReader::new(file).split(b'\n');
+    lines.try_fold(0, |count, line| line.ok().map(|_| count + 1))
 }
