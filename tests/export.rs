@@ -5,7 +5,7 @@ use std::path::Path;
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Device, Distribution, Tensor};
 use tpo::VideoChatTpo;
-use tpo::core::model::{PaddingSide, TokenBatch};
+use tpo::core::model::TokenBatch;
 use tpo::core::prompt::PromptIds;
 use tpo::core::traits::LanguageModel;
 use tpo::export::{ExportOptions, LoraExport, export_model};
@@ -38,7 +38,7 @@ fn logits(model: &VideoChatTpo, device: &Device) -> Vec<f32> {
     prompt.push_text(&[1, 5, 9, 200, 31]);
     let region = model.registry().get("region").unwrap().placeholder.id;
     prompt.push_text(&[region]);
-    let tokens = TokenBatch::pad(&[prompt], PaddingSide::Right, 0);
+    let tokens = TokenBatch::pad(&[prompt], 0);
     let embeds = model.embed(&tokens, None, &[], device).unwrap();
     let hidden = model.llm.hidden(embeds, None).unwrap();
     model.llm.logits(hidden).into_data().iter::<f32>().collect()

@@ -6,7 +6,6 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{Device, Tensor, TensorData};
 use tpo::VideoChatTpo;
-use tpo::core::model::PaddingSide;
 use tpo::core::prompt::PromptIds;
 use tpo::core::traits::VisualInput;
 use tpo::core::weights::PathStack;
@@ -150,7 +149,7 @@ pub fn batch(config: &TpoConfig, first: u64, rows: usize, device: &Device) -> Tr
             ..Sample::named(format!("row-{row}"))
         });
     }
-    let tokens = TokenBatch::pad(&prompts, PaddingSide::Right, 0);
+    let tokens = TokenBatch::pad(&prompts, 0);
     let mut batch = TpoBatch::new(tokens, device);
     let shape = [rows, config.input.frames, 3, size, size];
     let pixels = Tensor::<5>::from_data(TensorData::new(pixels, shape), device);
