@@ -338,6 +338,9 @@ fn table<T: DeserializeOwned + 'static>(path: &Path) -> Result<Records<T>, DataE
     let mut rows = builder.from_reader(open(path)?);
     let header = rows.headers().cloned();
     let header = header.map_err(|e| bad(path, "line 1", e.to_string()))?;
+    if header.is_empty() {
+        return Err(bad(path, "line 1", "no names of columns"));
+    }
     Ok(Box::new(rows.into_records().map(move |row| {
         let row = row.map_err(|e| bad(&file, "a row", e.to_string()))?;
         let number = row.position().map_or(0, csv::Position::line);

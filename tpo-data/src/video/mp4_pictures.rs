@@ -1,4 +1,4 @@
-//! Decoded pictures of an MP4 file in the order they are shown, in bounded memory.
+//! Decoded pictures of an MP4 file in the order they are asked for, in bounded memory.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -11,7 +11,7 @@ use crate::DataError;
 /// Most decoded pictures held for reordering. H.264 needs at most 16 (Annex A.3.1).
 const MAX_HELD: usize = 24;
 
-/// Decodes in decoding order, returns in presentation order.
+/// Decodes in decoding order, returns in the order of the samples asked for.
 ///
 /// Decoding begins at the entry point before a sample that is asked for and leaves out pictures
 /// nothing depends on. If the fast decoder fails, the general one delivers the rest.
@@ -24,15 +24,15 @@ pub(super) struct Pictures<'a> {
     /// Next sample to decode, and one past the last that is.
     cursor: u32,
     end: u32,
-    /// Samples asked for, as they are shown, and the next of them to return.
+    /// Samples asked for, and the next of them to return.
     wanted: Vec<u32>,
     next: usize,
     /// Last place of each sample in `wanted`.
     place: HashMap<u32, usize>,
     /// Decoded pictures by sample.
     held: BTreeMap<u32, Picture>,
-    /// Samples that may still be decoded. A file whose presentation order has nothing to do
-    /// with its decoding order would have us start over for every frame.
+    /// Samples that may still be decoded. An order that has nothing to do with the decoding order
+    /// would have us start over for every picture.
     budget: usize,
 }
 
@@ -112,10 +112,11 @@ impl<'a> Pictures<'a> {
                 self.cursor <= self.end && self.decoder.as_ref().is_some_and(|d| d.owes(sample));
             let passed = self.cursor > sample && !owed;
             let ahead = self.reader.announced_entry(sample) > self.cursor;
+            let mut started = Ok(());
             if self.decoder.is_none() || ((passed || ahead) && !restarted) {
                 let entry = self.reader.entry_point(&mut *self.file, sample)?;
                 if self.decoder.is_none() || passed || entry > self.cursor {
-                    self.restart(sample, entry)?;
+                    started = self.restart(sample, entry);
                 }
                 restarted = true;
             } else if passed {
@@ -126,7 +127,7 @@ impl<'a> Pictures<'a> {
                 let reason = "the presentation order is too far from the decoding order";
                 return Err(DataError::corrupt(self.reader.path(), "ctts", reason));
             }
-            match self.advance() {
+            match started.and_then(|()| self.advance()) {
                 Err(error @ DataError::Decode { .. }) if self.fast => {
                     tracing::warn!(%error, "decoding again with the general decoder");
                     self.fast = false;

@@ -167,12 +167,10 @@ impl Mp4Reader {
     }
 
     fn decode_segment(&self, segment: &Segment, sink: &Sink<'_>) -> Result<(), DataError> {
-        let mut wanted: Vec<_> = segment.wanted.iter().collect();
-        wanted.sort_by_key(|(_, frames)| frames.first().copied());
-        let samples = wanted.iter().map(|(sample, _)| *sample).collect();
+        let samples = segment.wanted.iter().map(|(sample, _)| *sample).collect();
         let mut pictures = Pictures::new(self, samples)?;
         rayon::scope(|scope| {
-            for (sample, frames) in wanted {
+            for (sample, frames) in &segment.wanted {
                 let Some(picture) = pictures.next(|| sink.stopped())? else {
                     break;
                 };
