@@ -34,7 +34,20 @@ pub fn read_image_bytes(bytes: Vec<u8>, limits: &MediaLimits) -> Result<Frame, D
 fn decode(source: &Source, limits: &MediaLimits) -> Result<Frame, DataError> {
     let path = source.path();
     let reader = BufReader::new(source.open()?);
-    guarded(path, || decode_reader(reader, path, limits))
+    guarded(path, || {
+        let mut decoder = decoder_of(reader, path, limits)?;
+        // Broken metadata must not cost the picture.
+        let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
+        let mut image = DynamicImage::from_decoder(decoder).map_err(|e| failed(path, &e))?;
+        image.apply_orientation(orientation);
+        let (width, height) = (image.width() as usize, image.height() as usize);
+        let rgb = if image.color().has_alpha() {
+            flatten(&image.into_rgba8())
+        } else {
+            image.into_rgb8().into_raw()
+        };
+        Frame::from_rgb(width, height, rgb)
+    })
 }
 
 /// `(width, height)` of an image as shown, from its header alone.
@@ -61,25 +74,6 @@ pub(crate) fn image_size(path: &Path, limits: &MediaLimits) -> Result<(usize, us
             (width, height)
         })
     })
-}
-
-fn decode_reader(
-    reader: impl BufRead + Seek,
-    path: &Path,
-    limits: &MediaLimits,
-) -> Result<Frame, DataError> {
-    let mut decoder = decoder_of(reader, path, limits)?;
-    // Broken metadata must not cost the picture.
-    let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
-    let mut image = DynamicImage::from_decoder(decoder).map_err(|e| failed(path, &e))?;
-    image.apply_orientation(orientation);
-    let (width, height) = (image.width() as usize, image.height() as usize);
-    let rgb = if image.color().has_alpha() {
-        flatten(&image.into_rgba8())
-    } else {
-        image.into_rgb8().into_raw()
-    };
-    Frame::from_rgb(width, height, rgb)
 }
 
 pub(crate) fn failed(path: &Path, error: &image::ImageError) -> DataError {

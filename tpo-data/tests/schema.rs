@@ -13,7 +13,7 @@ use tpo_core::geometry::{Mask, Rle};
 use tpo_data::schema::{
     Annotation, BoxCoords, FramePosition, Media, MediaKind, RowFault, RowLimits, Saliency, Sample,
     SampleReader, Summary, Target, TrackFrame, TrackRegion, Turn, check_media, parse_row,
-    task_mark, write_row,
+    write_row,
 };
 use tpo_data::{ClipRange, DataError, MediaLimits};
 
@@ -166,7 +166,7 @@ fn sample() -> impl Strategy<Value = Sample> {
                 .collect();
             if calls {
                 for a in &annotations {
-                    turns.push(Turn::new("where?", format!("here {}", task_mark(&a.task))));
+                    turns.push(Turn::new("where?", format!("here <task:{}>", a.task)));
                 }
                 turns.push(Turn {
                     question: "at <box>?".into(),

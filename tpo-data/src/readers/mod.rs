@@ -32,6 +32,7 @@ use json_items::JsonItems;
 
 use crate::DataError;
 use crate::schema::{Annotation, LineReader, Media, Sample, Turn};
+use crate::video::has_extension;
 
 /// Samples of a public dataset; an `Err` costs one record unless it is [`DataError::Io`].
 pub type Samples = Box<dyn Iterator<Item = Result<Sample, DataError>> + Send>;
@@ -166,11 +167,7 @@ impl ConvertOptions {
     /// The media path of a video that the dataset may name without its extension.
     fn video(&self, name: &str) -> String {
         const KNOWN: [&str; 8] = ["mp4", "mkv", "avi", "webm", "mov", "gif", "mpg", "m4v"];
-        let has = Path::new(name)
-            .extension()
-            .and_then(|e| e.to_str())
-            .is_some_and(|e| KNOWN.iter().any(|k| k.eq_ignore_ascii_case(e)));
-        if has {
+        if has_extension(Path::new(name), &KNOWN) {
             self.media(name)
         } else {
             self.media(&format!("{name}.{}", self.video_extension))
@@ -230,17 +227,6 @@ fn read_text(path: &Path) -> Result<String, DataError> {
 /// A text file that a dataset may do without.
 fn read_optional(path: &Path) -> Result<Option<String>, DataError> {
     path.is_file().then(|| read_text(path)).transpose()
-}
-
-/// What a folder holds, in order of the names.
-fn entries(folder: &Path) -> Result<Vec<PathBuf>, DataError> {
-    let read = std::fs::read_dir(folder).and_then(|read| {
-        read.map(|entry| entry.map(|entry| entry.path()))
-            .collect::<std::io::Result<Vec<_>>>()
-    });
-    let mut entries = read.map_err(DataError::io(folder))?;
-    entries.sort();
-    Ok(entries)
 }
 
 /// Whether the first letter of a file, after white space and a byte-order mark, is `{`.
@@ -352,6 +338,9 @@ fn table<T: DeserializeOwned + 'static>(path: &Path) -> Result<Records<T>, DataE
     let mut rows = builder.from_reader(open(path)?);
     let header = rows.headers().cloned();
     let header = header.map_err(|e| bad(path, "line 1", e.to_string()))?;
+    if header.is_empty() {
+        return Err(bad(path, "line 1", "no names of columns"));
+    }
     Ok(Box::new(rows.into_records().map(move |row| {
         let row = row.map_err(|e| bad(&file, "a row", e.to_string()))?;
         let number = row.position().map_or(0, csv::Position::line);

@@ -3,9 +3,10 @@
 use std::path::{MAIN_SEPARATOR, Path, PathBuf};
 
 use super::spatial::xywh;
-use super::{ConvertOptions, Samples, annotated, bad, entries, read_optional, read_text};
+use super::{ConvertOptions, Samples, annotated, bad, read_optional, read_text};
 use crate::DataError;
 use crate::schema::{Annotation, FramePosition, Media, Target, TrackFrame, TrackRegion};
+use crate::video::entries;
 
 /// LaSOT's videos have 30 frames per second.
 const LASOT_FPS: f64 = 30.0;

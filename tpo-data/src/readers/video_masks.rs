@@ -11,13 +11,15 @@ use serde::Deserialize;
 use serde_json::Value;
 use tpo_core::geometry::{LabelMap, Mask, Rle};
 
+use super::spatial::xywh;
 use super::{
-    At, ConvertOptions, Format, JsonItems, Samples, annotated, bad, entries, members, open, rows,
-    samples, text_of, unlabelled,
+    At, ConvertOptions, Format, JsonItems, Samples, annotated, bad, members, open, rows, samples,
+    text_of, unlabelled,
 };
 use crate::schema::{
     Annotation, BoxCoords, FramePosition, Media, Sample, Target, TrackFrame, TrackRegion,
 };
+use crate::video::entries;
 use crate::{ClipRange, DataError, MediaLimits, read_label_png};
 
 /// SA-V masks are given at 6 frames per second of videos of 24 (its documentation).
@@ -28,11 +30,9 @@ const YOUTUBE_VOS_FPS: f64 = 6.0;
 
 /// Frame number `at` of a track; an empty mask is an absence.
 fn masked(at: u64, rle: Rle) -> Result<TrackFrame, String> {
-    let runs = rle.runs().map_err(|e| e.to_string())?;
-    let area: u64 = runs.iter().skip(1).step_by(2).sum();
     Ok(TrackFrame {
         at: FramePosition::Frame(at),
-        region: match area {
+        region: match rle.area().map_err(|e| e.to_string())? {
             0 => TrackRegion::Absent,
             _ => TrackRegion::Mask(rle),
         },
@@ -41,15 +41,15 @@ fn masked(at: u64, rle: Rle) -> Result<TrackFrame, String> {
 
 /// Tight box of the first visible mask and its frame.
 fn first_box(track: &[TrackFrame]) -> Result<Option<(u64, BoxCoords)>, String> {
-    for f in track {
-        if let (FramePosition::Frame(n), TrackRegion::Mask(rle)) = (f.at, &f.region) {
-            let mask = rle.decode().map_err(|e| e.to_string())?;
-            if let Some(b) = mask.bounding_box() {
-                return Ok(Some((n, BoxCoords::Pixels(b.to_array()))));
-            }
-        }
-    }
-    Ok(None)
+    let visible = track.iter().find_map(|f| match (f.at, &f.region) {
+        (FramePosition::Frame(n), TrackRegion::Mask(rle)) => Some((n, rle)),
+        _ => None,
+    });
+    let Some((n, rle)) = visible else {
+        return Ok(None);
+    };
+    let area = rle.coco_box().map_err(|e| e.to_string())?;
+    Ok(Some((n, xywh(area.map(|v| v as f32)))))
 }
 
 #[derive(Deserialize)]
@@ -227,8 +227,9 @@ impl MaskDict {
                 let Some(rle) = rle else { continue };
                 *slot = Some(match slot.take() {
                     None => rle,
-                    Some(other) => unite(&other, &rle)
-                        .map_err(|why| bad(&self.path, format!("member `{key}`"), why))?,
+                    Some(other) => Rle::merge(&[other, rle], false).map_err(|why| {
+                        bad(&self.path, format!("member `{key}`"), why.to_string())
+                    })?,
                 });
             }
         }
@@ -244,20 +245,6 @@ impl MaskDict {
             })
             .collect()
     }
-}
-
-fn unite(a: &Rle, b: &Rle) -> Result<Rle, String> {
-    let (a, b) = (
-        a.decode().map_err(|e| e.to_string())?,
-        b.decode().map_err(|e| e.to_string())?,
-    );
-    if a.size() != b.size() {
-        return Err(format!("masks of {:?} and {:?}", a.size(), b.size()));
-    }
-    let joined = ndarray::Zip::from(&a.0)
-        .and(&b.0)
-        .map_collect(|x, y| *x || *y);
-    Ok(Rle::encode(&Mask(joined)))
 }
 
 /// Ref-YouTube-VOS: expressions per video, masks as indexed PNG files

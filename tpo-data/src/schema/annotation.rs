@@ -87,13 +87,8 @@ impl BoxCoords {
                 let n = BoxPixels::from(b).to_normalised(width as f32, height as f32);
                 let (sx, sy) = (1.0 / width as f32, 1.0 / height as f32);
                 let cut = |v: f32, slack: f32| {
-                    if v < 0.0 && v > -slack {
-                        0.0
-                    } else if v > 1.0 && v < 1.0 + slack {
-                        1.0
-                    } else {
-                        v
-                    }
+                    let near = v > -slack && v < 1.0 + slack;
+                    if near { v.clamp(0.0, 1.0) } else { v }
                 };
                 BoxXyxy {
                     x0: cut(n.x0, sx),

@@ -103,10 +103,8 @@ pub fn parse_row(line: &[u8], limits: &RowLimits) -> Result<Sample, RowFault> {
 
 /// serde_json ends with its own line and column, which would be line 1.
 fn strip_position(message: &str) -> String {
-    match message.rfind(" at line ") {
-        Some(at) => message[..at].into(),
-        None => message.into(),
-    }
+    let cut = message.rsplit_once(" at line ");
+    cut.map_or(message, |(reason, _)| reason).into()
 }
 
 /// Writes one row and a line feed.

@@ -88,11 +88,8 @@ impl FfmpegReader {
             }
         }
         if count == 0 {
-            return Err(DataError::corrupt(
-                path,
-                "video stream",
-                "it has no packets",
-            ));
+            let reason = "it has no packets";
+            return Err(DataError::corrupt(path, "video stream", reason));
         }
         times.sort_unstable();
         keys.sort_unstable();
@@ -107,24 +104,12 @@ impl FfmpegReader {
             .into_iter()
             .find(|f| f.is_finite() && *f > 0.0)
             .unwrap_or(25.0);
-        let first = times.first().copied().unwrap_or(0);
-        let timestamps: Vec<f64> = if timed {
-            times.iter().map(|t| (t - first) as f64 * unit).collect()
-        } else {
-            (0..frame_count).map(|i| i as f64 / fps).collect()
-        };
-        let duration = frame_count as f64 / fps;
-        limits.check_seconds(path, duration)?;
-        let info = VideoInfo {
-            width,
-            height,
-            frame_count,
-            fps,
-            duration,
-            timestamps,
-            rotation,
-            codec,
-        };
+        let mut info = VideoInfo::steady([width, height], frame_count, fps, &codec)?;
+        limits.check_seconds(path, info.duration)?;
+        info.rotation = rotation;
+        if let Some(first) = times.first() {
+            info.timestamps = times.iter().map(|t| (t - first) as f64 * unit).collect();
+        }
         Ok(Self {
             video: source.opened(limits, info),
             conversion: options.conversion,

@@ -33,21 +33,27 @@ pub fn open_frames(
     limits: &MediaLimits,
 ) -> Result<FrameFolder, DataError> {
     let path = path.as_ref();
-    let io = DataError::io(path);
-    let mut files = Vec::new();
-    for entry in std::fs::read_dir(path).map_err(io)? {
-        let file = entry.map_err(io)?.path();
-        let known = file
-            .extension()
-            .and_then(|e| e.to_str())
-            .is_some_and(|e| EXTENSIONS.iter().any(|k| k.eq_ignore_ascii_case(e)));
-        if known {
-            files.push(file);
-        }
-        limits.check_frame_count(path, files.len() as u64)?;
-    }
-    files.sort();
+    let mut files = entries(path)?;
+    files.retain(|file| has_extension(file, &EXTENSIONS));
+    limits.check_frame_count(path, files.len() as u64)?;
     FrameFolder::new(path, files, fps, limits)
+}
+
+/// What a folder holds, in order of the names.
+pub(crate) fn entries(folder: &Path) -> Result<Vec<PathBuf>, DataError> {
+    let read = std::fs::read_dir(folder).and_then(|read| {
+        read.map(|entry| entry.map(|entry| entry.path()))
+            .collect::<std::io::Result<Vec<_>>>()
+    });
+    let mut entries = read.map_err(DataError::io(folder))?;
+    entries.sort();
+    Ok(entries)
+}
+
+/// Whether a file name ends in one of `extensions`, in letters of any size.
+pub(crate) fn has_extension(file: &Path, extensions: &[&str]) -> bool {
+    let found = file.extension().and_then(|e| e.to_str());
+    found.is_some_and(|e| extensions.iter().any(|k| k.eq_ignore_ascii_case(e)))
 }
 
 /// Opens a still image as a video of one frame at time 0, one second long. Only its header is

@@ -11,7 +11,7 @@ use super::{
     FrameStream, FrameVisitor, OpenVideo, VideoInfo, VideoReader, distinct_indices, until_error,
 };
 use crate::image_io::{decoder_limits, failed, flatten, guarded};
-use crate::{DataError, Frame, MediaLimits, Rotation, TimedFrame};
+use crate::{DataError, Frame, MediaLimits, TimedFrame};
 
 /// Seconds a frame without a delay is shown, as browsers do.
 const DEFAULT_DELAY: f64 = 0.1;
@@ -41,15 +41,11 @@ impl GifReader {
         if timestamps.is_empty() {
             return Err(DataError::corrupt(source.path(), "GIF", "it has no frames"));
         }
+        let (count, size) = (timestamps.len(), [width, height]);
         let info = VideoInfo {
-            width,
-            height,
-            frame_count: timestamps.len(),
-            fps: timestamps.len() as f64 / duration,
             duration,
             timestamps,
-            rotation: Rotation::None,
-            codec: "gif".into(),
+            ..VideoInfo::steady(size, count, count as f64 / duration, "gif")?
         };
         Ok(Self {
             video: source.opened(limits, info),

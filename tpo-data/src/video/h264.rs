@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
+use mp4_atom::Avcc;
 use rust_h264::decoder::ChromaFormat;
 use rust_h264::nal::{self, NalUnit, SpsInfo};
 
@@ -22,7 +23,7 @@ const IDR_SLICE: u8 = 5;
 const SPS: u8 = 7;
 
 /// A decoded picture before colour conversion, without padding.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Picture {
     pub width: usize,
     pub height: usize,
@@ -52,16 +53,14 @@ pub(super) struct StreamConfig {
 }
 
 impl StreamConfig {
-    pub(super) fn parse(avcc: &[u8], path: &Path) -> Result<Self, DataError> {
+    pub(super) fn new(avcc: &Avcc, path: &Path) -> Result<Self, DataError> {
         let corrupt = |reason: String| DataError::corrupt(path, "avcC", reason);
-        let config = guarded(|| nal::parse_avcc_config(avcc).map(|c| c.length_size))
-            .and_then(|r| r.map_err(str::to_owned))
-            .map_err(corrupt)?;
         let mut headers = Vec::new();
         let mut info: Option<SpsInfo> = None;
-        for unit in parameter_sets(avcc) {
+        let sets = [&avcc.sequence_parameter_sets, &avcc.picture_parameter_sets];
+        for unit in sets.into_iter().flatten().filter(|unit| !unit.is_empty()) {
             push_annex_b(&mut headers, unit);
-            if unit.first().is_some_and(|b| b & 31 == SPS) {
+            if unit[0] & 31 == SPS {
                 let found = sps_info(unit).map_err(corrupt)?;
                 // Only the size matters for memory; the decoder reads the rest itself.
                 if !same_size(info.get_or_insert(found), &found) {
@@ -77,7 +76,7 @@ impl StreamConfig {
             return Err(unsupported(path, codec));
         }
         Ok(Self {
-            length_size: config,
+            length_size: avcc.length_size.into(),
             headers,
             info,
         })
@@ -240,6 +239,11 @@ impl<'a> PictureDecoder<'a> {
         Ok(())
     }
 
+    /// Whether the picture of a sample that was decoded is still to come.
+    pub(super) fn owes(&self, number: u32) -> bool {
+        matches!(&self.engine, Engine::General(_, pending) if pending.contains(&number))
+    }
+
     /// Delivers the picture the decoder may still hold.
     pub(super) fn flush(&mut self, mut deliver: impl FnMut(u32, Picture)) -> Result<(), String> {
         if let Engine::General(decoder, pending) = &mut self.engine
@@ -313,29 +317,4 @@ fn same_size(a: &SpsInfo, b: &SpsInfo) -> bool {
 fn push_annex_b(out: &mut Vec<u8>, unit: &[u8]) {
     out.extend_from_slice(&[0, 0, 0, 1]);
     out.extend_from_slice(unit);
-}
-
-/// The parameter sets of an `avcC` record (ISO/IEC 14496-15, 5.3.3.1), as far as they fit.
-fn parameter_sets(avcc: &[u8]) -> Vec<&[u8]> {
-    let mut units = Vec::new();
-    let mut rest = avcc.get(5..).unwrap_or_default();
-    for mask in [0x1F, 0xFF] {
-        let Some((&count, tail)) = rest.split_first() else {
-            break;
-        };
-        rest = tail;
-        for _ in 0..count & mask {
-            let Some((len, tail)) = rest.split_first_chunk::<2>() else {
-                return units;
-            };
-            let Some((unit, tail)) = tail.split_at_checked(u16::from_be_bytes(*len).into()) else {
-                return units;
-            };
-            if !unit.is_empty() {
-                units.push(unit);
-            }
-            rest = tail;
-        }
-    }
-    units
 }

@@ -12,8 +12,8 @@ mod gif;
 mod h264;
 mod memory;
 mod mp4;
+mod mp4_pictures;
 mod mp4_reader;
-mod mp4_stream;
 mod source;
 
 use std::collections::BTreeMap;
@@ -28,6 +28,7 @@ pub use colour::YuvConversion;
 #[cfg(feature = "ffmpeg")]
 pub use ffmpeg::FfmpegReader;
 pub use folder::{FrameFolder, open_frames, open_still};
+pub(crate) use folder::{entries, has_extension};
 use gif::GifReader;
 pub(crate) use h264::guarded;
 pub use memory::{FrameBuffer, VideoPart};

@@ -8,9 +8,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use rayon::prelude::*;
 
 use super::colour::ColourSpace;
-use super::h264::{Picture, PictureDecoder, StreamConfig};
+use super::h264::{Picture, StreamConfig};
 use super::mp4::{Movie, read_movie};
-use super::mp4_stream::Mp4Stream;
+use super::mp4_pictures::Pictures;
 use super::source::{ReadSeek, Source};
 use super::{
     FrameStream, FrameVisitor, NO_PICTURE, OpenVideo, VideoInfo, VideoOptions, VideoReader,
@@ -25,7 +25,7 @@ use crate::{DataError, Frame};
 /// lists, B-frames, fragmented files and the rotation of the track header are honoured.
 #[derive(Debug)]
 pub(super) struct Mp4Reader {
-    source: Source,
+    pub(super) source: Source,
     video: OpenVideo,
     pub(super) movie: Movie,
     pub(super) config: StreamConfig,
@@ -46,7 +46,7 @@ impl Mp4Reader {
         let limits = &options.limits;
         let path = source.path();
         let movie = read_movie(&mut source.open()?, source.len(), path, limits)?;
-        let config = StreamConfig::parse(&movie.avcc, path)?;
+        let config = StreamConfig::new(&movie.avcc, path)?;
         let sps = &config.info;
         let (coded_w, coded_h) = (u64::from(sps.coded_width), u64::from(sps.coded_height));
         limits.check_frame(path, coded_w, coded_h)?;
@@ -69,16 +69,10 @@ impl Mp4Reader {
         };
         let coded = (sps.width as usize, sps.height as usize);
         let (width, height) = movie.rotation.turned(coded);
-        let frame_count = movie.shown.len();
         let info = VideoInfo {
-            width,
-            height,
-            frame_count,
-            fps: movie.fps,
-            duration: frame_count as f64 / movie.fps,
             timestamps: movie.shown.iter().map(|s| s.seconds).collect(),
             rotation: movie.rotation,
-            codec: "h264".into(),
+            ..VideoInfo::steady([width, height], movie.shown.len(), movie.fps, "h264")?
         };
         let sync = (0..movie.samples.len() as u32)
             .filter(|&i| movie.samples[i as usize].sync)
@@ -93,11 +87,6 @@ impl Mp4Reader {
         })
     }
 
-    /// Opens the file for reading samples.
-    pub(super) fn file(&self) -> Result<Box<dyn ReadSeek>, DataError> {
-        self.source.open()
-    }
-
     /// Reads sample `number` into `buffer`.
     pub(super) fn read_sample(
         &self,
@@ -109,7 +98,7 @@ impl Mp4Reader {
         buffer.resize(sample.size as usize, 0);
         file.seek(SeekFrom::Start(sample.offset))
             .and_then(|_| file.read_exact(buffer))
-            .map_err(|e| self.source.io(e))
+            .map_err(DataError::io(self.path()))
     }
 
     /// The last IDR picture at or before sample `number`. The container's entry points are not
@@ -155,7 +144,7 @@ impl Mp4Reader {
             let sample = self.movie.shown[frame].sample;
             by_sample.entry(sample).or_default().push(frame);
         }
-        let mut file = self.file()?;
+        let mut file = self.source.open()?;
         let mut segments: Vec<Segment> = Vec::new();
         for (sample, frames) in by_sample {
             // No entry point in between: the same segment, without reading anything.
@@ -177,72 +166,26 @@ impl Mp4Reader {
         Ok(segments)
     }
 
-    /// Decodes a segment; if the fast decoder fails, the general one delivers the rest.
     fn decode_segment(&self, segment: &Segment, sink: &Sink<'_>) -> Result<(), DataError> {
-        let mut delivered = vec![false; segment.wanted.len()];
-        if self.config.fast() {
-            match self.decode_with(true, segment, &mut delivered, sink) {
-                Err(error @ DataError::Decode { .. }) => {
-                    tracing::warn!(%error, "decoding again with the general decoder");
-                }
-                result => return result,
-            }
-        }
-        self.decode_with(false, segment, &mut delivered, sink)
-    }
-
-    fn decode_with(
-        &self,
-        fast: bool,
-        segment: &Segment,
-        delivered: &mut [bool],
-        sink: &Sink<'_>,
-    ) -> Result<(), DataError> {
-        let Some(&(last, _)) = segment.wanted.last() else {
-            return Ok(());
-        };
-        let mut file = self.file()?;
-        let mut buffer = Vec::new();
-        let mut decoder = PictureDecoder::new(&self.config, fast)
-            .map_err(|e| self.decode_error(segment.start, e))?;
-        let position = |number: u32| segment.wanted.binary_search_by_key(&number, |w| w.0).ok();
+        let samples = segment.wanted.iter().map(|(sample, _)| *sample).collect();
+        let mut pictures = Pictures::new(self, samples)?;
         rayon::scope(|scope| {
-            let mut deliver = |number: u32, picture: Picture| {
-                let Some(at) = position(number).filter(|&at| !delivered[at]) else {
-                    return;
+            for (sample, frames) in &segment.wanted {
+                let Some(picture) = pictures.next(|| sink.stopped())? else {
+                    break;
                 };
-                delivered[at] = true;
-                let frames = &segment.wanted[at].1;
                 // Conversion runs beside decoding, unless pictures pile up.
                 if sink.reserve() {
                     scope.spawn(move |_| {
-                        sink.take(self, number, picture, frames);
+                        sink.take(self, *sample, picture, frames);
                         sink.release();
                     });
                 } else {
-                    sink.take(self, number, picture, frames);
+                    sink.take(self, *sample, picture, frames);
                 }
-            };
-            for number in segment.start..=last {
-                if sink.stopped() {
-                    return Ok(());
-                }
-                self.read_sample(&mut *file, number, &mut buffer)?;
-                if position(number).is_none() && !self.config.inspect(&buffer).reference {
-                    continue;
-                }
-                decoder
-                    .decode(number, &buffer, &mut deliver)
-                    .map_err(|e| self.decode_error(number, e))?;
             }
-            decoder
-                .flush(&mut deliver)
-                .map_err(|e| self.decode_error(last, e))
-        })?;
-        match delivered.iter().position(|d| !d) {
-            Some(at) if !sink.stopped() => Err(self.decode_error(segment.wanted[at].0, NO_PICTURE)),
-            _ => Ok(()),
-        }
+            Ok(())
+        })
     }
 }
 
@@ -316,6 +259,15 @@ impl VideoReader for Mp4Reader {
 
     fn stream(&self, start: usize) -> Result<FrameStream<'_>, DataError> {
         distinct_indices(&[start], self.info().frame_count)?;
-        Ok(until_error(Mp4Stream::new(self, start)?))
+        let shown = &self.movie.shown[start..];
+        let samples = shown.iter().map(|s| s.sample).collect();
+        let mut pictures = Pictures::new(self, samples)?;
+        let frames = shown.iter().zip(start..).map(move |(shown, index)| {
+            let picture = pictures.next(|| false)?;
+            let missing = || self.decode_error(shown.sample, NO_PICTURE);
+            let frame = self.finish(shown.sample, &picture.ok_or_else(missing)?)?;
+            Ok(self.info().timed(index, frame))
+        });
+        Ok(until_error(frames))
     }
 }

@@ -78,7 +78,7 @@ impl Source {
             Some(bytes) => Ok(Box::new(Cursor::new(Arc::clone(bytes)))),
             None => File::open(&self.path)
                 .map(|f| Box::new(f) as Box<dyn ReadSeek>)
-                .map_err(|source| self.io(source)),
+                .map_err(|source| DataError::io(&self.path)(source)),
         }
     }
 
@@ -88,11 +88,7 @@ impl Source {
         self.open()?
             .take(n as u64)
             .read_to_end(&mut head)
-            .map_err(|e| self.io(e))?;
+            .map_err(DataError::io(&self.path))?;
         Ok(head)
-    }
-
-    pub(crate) fn io(&self, source: std::io::Error) -> DataError {
-        DataError::io(&self.path)(source)
     }
 }

@@ -13,7 +13,7 @@ mod track;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 
-use mp4_atom::{Header, ReadFrom};
+use mp4_atom::{Avcc, Header, ReadFrom};
 
 use boxes::Boxes;
 
@@ -70,7 +70,7 @@ pub(super) struct Movie {
     /// Rotation of the track header.
     pub rotation: Rotation,
     /// The `avcC` record.
-    pub avcc: Vec<u8>,
+    pub avcc: Avcc,
     /// Colour description of the `colr` box.
     pub colour: Option<ContainerColour>,
 }

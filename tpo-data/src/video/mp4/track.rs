@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use mp4_atom::{
-    Co64, Colr, Ctts, Elst, ElstEntry, Mdhd, Mvhd, Stco, Stsc, Stss, Stsz, StszSamples, Stts, Tkhd,
-    Trex,
+    Avcc, Co64, Colr, Ctts, Elst, ElstEntry, Mdhd, Mvhd, Stco, Stsc, Stss, Stsz, StszSamples, Stts,
+    Tkhd, Trex,
 };
 
 use super::boxes::Boxes;
@@ -30,7 +30,7 @@ pub(super) struct TrackBuilder {
     movie_timescale: u32,
     edits: Vec<ElstEntry>,
     rotation: Rotation,
-    avcc: Vec<u8>,
+    avcc: Avcc,
     colour: Option<ContainerColour>,
 }
 
@@ -160,7 +160,7 @@ fn read_trak(
 fn read_stsd(
     stbl: Boxes<'_>,
     limits: &MediaLimits,
-) -> Result<(Vec<u8>, Option<ContainerColour>), DataError> {
+) -> Result<(Avcc, Option<ContainerColour>), DataError> {
     let stsd = stbl.require(b"stsd".into())?;
     // Version and number of entries.
     let mut entries = Boxes::new(stsd.get(8..).unwrap_or_default(), "stsd", stbl.path);
@@ -176,7 +176,7 @@ fn read_stsd(
     let side = |at: usize| u64::from(u16::from_be_bytes([fields[at], fields[at + 1]]));
     limits.check_frame(stbl.path, side(24), side(26))?;
     let boxes = Boxes::new(boxes, "avc1", stbl.path);
-    let avcc = boxes.require(b"avcC".into())?.to_vec();
+    let avcc = boxes.need()?;
     let colour = match boxes.get() {
         Ok(Some(Colr::Nclx {
             matrix_coefficients,
