@@ -14,6 +14,8 @@ const HEIGHT: i32 = 300;
 /// Room for labels around a plot.
 const LEFT: i32 = 80;
 const RIGHT: i32 = 190;
+/// Space between a plot and its legend.
+const LEGEND: i32 = 14;
 const TOP: i32 = 36;
 const BOTTOM: i32 = 34;
 const INK: Rgb<u8> = Rgb([60, 60, 60]);
@@ -64,7 +66,13 @@ pub fn draw_curves(records: &[StepRecord]) -> Result<RgbImage> {
     let first = steps.clone().fold(f64::INFINITY, f64::min);
     let last = steps.fold(0.0, f64::max).max(first + 1.0);
 
-    let mut picture = RgbImage::from_pixel(WIDTH as u32, (HEIGHT * count) as u32, Rgb([255; 3]));
+    let letters = Letters::new(14.0)?;
+    let names = panels.clone().flat_map(|(_, curves)| curves);
+    let widest = names.map(|curve| letters.size(&legend(curve)).0).max();
+    // Names that are longer than the room for them get more.
+    let width = WIDTH + (widest.unwrap_or(0) + LEGEND + 18 + 8 - RIGHT).max(0);
+    let size = (width as u32, (HEIGHT * count) as u32);
+    let mut picture = RgbImage::from_pixel(size.0, size.1, Rgb([255; 3]));
     for (i, (title, curves)) in (0..).zip(panels) {
         let (y, log) = range(curves);
         let mut panel = Panel {
@@ -123,8 +131,17 @@ fn range(curves: &[Curve<'_>]) -> ((f64, f64), bool) {
     ((low, high + room), false)
 }
 
+/// The name of a curve with its last value.
+fn legend((name, values): &Curve<'_>) -> String {
+    let end = values.last().map_or(0.0, |p| p.1);
+    format!("{name} {}", label(end, end.abs().max(1e-9) / 100.0))
+}
+
 fn label(value: f64, step: f64) -> String {
-    if value != 0.0 && (value.abs() < 1e-3 || value.abs() >= 1e6) {
+    if value == 0.0 {
+        return "0".into();
+    }
+    if value.abs() < 1e-3 || value.abs() >= 1e6 {
         return format!("{value:.1e}");
     }
     let digits = (-step.log10().floor()).clamp(0.0, 6.0) as usize;
@@ -201,20 +218,18 @@ impl Panel<'_> {
     }
 
     /// Draws a curve and, right of the plot, its name and last value.
-    fn curve(&mut self, (name, values): &Curve<'_>, number: i32) {
+    fn curve(&mut self, curve: &Curve<'_>, number: i32) {
         let colour = Rgb(COLOURS[number as usize % COLOURS.len()]);
-        let points: Vec<(i32, i32)> = values.iter().map(|p| self.at(*p)).collect();
+        let points: Vec<(i32, i32)> = curve.1.iter().map(|p| self.at(*p)).collect();
         draw_curve(self.picture, &points, colour);
         let [_, y0, x1, y1] = self.area;
-        let (x, y) = (x1 + 14, y0 + 20 * number);
+        let (x, y) = (x1 + LEGEND, y0 + 20 * number);
         if y + 20 > y1 + BOTTOM {
             return;
         }
         draw_filled_rect_mut(self.picture, Rect::at(x, y + 4).of_size(12, 12), colour);
-        let end = values.last().map_or(0.0, |p| p.1);
-        let text = format!("{name} {}", label(end, end.abs().max(1e-9) / 100.0));
         self.letters
-            .write(self.picture, (x + 18, y + 2), INK, &text);
+            .write(self.picture, (x + 18, y + 2), INK, &legend(curve));
     }
 }
 
@@ -229,6 +244,7 @@ mod tests {
         assert_eq!(label(0.02, 0.005), "0.020");
         assert_eq!(label(2e-5, 1e-5), "2.0e-5");
         assert_eq!(label(300.0, 100.0), "300");
+        assert_eq!(label(0.0, 5e-4), "0");
     }
 
     #[test]
@@ -248,6 +264,14 @@ mod tests {
             .collect();
         let picture = draw_curves(&records).unwrap();
         assert_eq!(picture.dimensions(), (900, 600));
+        // A long name is not cut at the border.
+        let mut long = record(1, 1.0);
+        long.values
+            .insert("eval/lm/routing_accuracy_of_everything".into(), 0.125);
+        let picture = draw_curves(&[long]).unwrap();
+        assert!(picture.width() > 900);
+        let border = (0..picture.height()).map(|y| picture.get_pixel(picture.width() - 1, y).0);
+        assert!(border.into_iter().all(|pixel| pixel == [255; 3]));
         for values in [
             vec![f64::NAN, 1.0],
             vec![0.0],

@@ -81,7 +81,9 @@ pub fn draw_boxes(frame: &RgbImage, boxes: &[LabelledBox]) -> Result<RgbImage> {
         if b.label.is_empty() {
             continue;
         }
-        let (tw, th) = letters.size(&b.label);
+        // What does not fit the picture ends in "…".
+        let label = letters.wrap(&b.label, width as i32 - 8, 1).concat();
+        let (tw, th) = letters.size(&label);
         let (bw, bh) = (tw + 8, th + 8);
         let bx = x0.clamp(0, (width as i32 - bw).max(0));
         let by = if y0 >= bh { y0 - bh } else { y0 };
@@ -92,7 +94,7 @@ pub fn draw_boxes(frame: &RgbImage, boxes: &[LabelledBox]) -> Result<RgbImage> {
             Rect::at(bx, by).of_size(bw.max(1) as u32, bh.max(1) as u32),
             colour,
         );
-        letters.write(&mut picture, (bx + 4, by + 3), Rgb([0; 3]), &b.label);
+        letters.write(&mut picture, (bx + 4, by + 3), Rgb([0; 3]), &label);
     }
     Ok(picture)
 }

@@ -344,6 +344,34 @@ fn half_precision_runs_the_whole_chain() {
 }
 
 #[test]
+fn frames_that_fill_no_token_are_filled_up() {
+    let device = Device::flex();
+    for (rate, frames) in [(0.75, 3), (1.0, 4)] {
+        let options = SessionOptions {
+            sampling: tpo::data::FrameSampling::Fps(rate),
+            ..SessionOptions::default()
+        };
+        let mut session = tpo::presets::mini(&device, options).unwrap();
+        assert_eq!(session.config().vision.clip().1, 2, "frames of a token");
+        let clip = asset("bouncing_shapes.mp4");
+        let media = session.load_video(clip, None).unwrap();
+        assert_eq!(media.frames.len(), frames);
+        let reply = session.ask(where_is()).unwrap().collect_reply().unwrap();
+        region(&reply).normalised.check("the box").unwrap();
+    }
+}
+
+#[test]
+fn a_directory_without_sizes_is_told_from_the_published_model() {
+    let dir = tempfile::tempdir().unwrap();
+    session().save(dir.path()).unwrap();
+    std::fs::remove_file(dir.path().join("tpo.json")).unwrap();
+    let opened = Session::open(dir.path(), &Device::flex(), Default::default(), None);
+    let error = opened.unwrap_err().to_string();
+    assert!(error.contains("has no tpo.json"), "{error}");
+}
+
+#[test]
 fn files_that_are_no_media_are_errors() {
     let dir = tempfile::tempdir().unwrap();
     let file = |name: &str, bytes: &[u8]| {
@@ -408,7 +436,11 @@ fn questions_that_make_no_sense_are_errors_and_leave_the_session_usable() {
     let placeholder = Question::new("what is [<VID_PLH>]?");
     assert!(session.ask(placeholder).is_err());
     let mark = Question::new("what is in <track_box>?");
-    assert!(text(session.ask(mark).err().unwrap()).contains("<track_box>"));
+    assert!(text(session.ask(mark).err().unwrap()).contains("--box"));
+    for token in ["<boxes>", "<tracking>", "<box_begin>"] {
+        let slot = Question::new(format!("where is {token}?"));
+        assert!(text(session.ask(slot).err().unwrap()).contains(token));
+    }
 
     let boxed = Question::new("what is in <track_box>?").with_box([0.1, 0.1, 0.5, 0.5].into());
     session.ask(boxed).unwrap().collect_reply().unwrap();

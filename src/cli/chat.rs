@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use image::RgbImage;
 use tpo_core::geometry::{BoxXyxy, TimeSpan};
-use tpo_core::head::{HeadSet, TaskOutput};
+use tpo_core::head::{HeadSet, Shape, TaskOutput};
 use tpo_core::prompt::Visual;
 use tpo_data::{MediaLimits, open_video, read_image};
 use tpo_llm::sampling::SamplingConfig;
@@ -52,13 +52,14 @@ pub(super) struct Args {
     #[arg(long)]
     task: Vec<String>,
     /// 0 is greedy
-    #[arg(long, default_value_t = 0.0)]
+    #[arg(long, default_value_t = 0.0, allow_negative_numbers = true)]
     temperature: f32,
     /// Picture to write when something that lies on a frame is predicted: a box, a mask, a point
     #[arg(long, default_value = "out/chat.png")]
     out: PathBuf,
-    /// Second of the video whose frame the picture shows [default: its middle]
-    #[arg(long, value_name = "SECONDS")]
+    /// Second of the video whose frame the picture shows [default: where boxes and points are, its
+    /// start, else the frame of the largest mask]
+    #[arg(long, value_name = "SECONDS", value_parser = parse_second, allow_negative_numbers = true)]
     at: Option<f64>,
     /// Timeline to write when time spans are predicted
     #[arg(long, default_value = "out/timeline.png")]
@@ -82,6 +83,12 @@ fn parse_box(text: &str) -> Result<BoxXyxy, String> {
         .map_err(|n: Vec<f32>| format!("four numbers are needed, {} were given", n.len()))?;
     let area = BoxXyxy::from(four).check("--box");
     area.map_err(|e| e.to_string())
+}
+
+fn parse_second(text: &str) -> Result<f64, String> {
+    let second = text.trim().parse().ok();
+    let second = second.filter(|s: &f64| s.is_finite() && *s >= 0.0);
+    second.ok_or_else(|| "expected a number of seconds, 0 or more".into())
 }
 
 fn parse_span(text: &str) -> Result<TimeSpan, String> {
@@ -135,12 +142,12 @@ pub(super) fn run<H: HeadSet>(args: Args) -> Outcome {
                     continue;
                 }
                 Event::NoHead(task) => {
-                    println!("[{task}: this build has no such head]");
+                    print!("[{task}: this build has no such head]");
                     continue;
                 }
                 Event::Task(output) => output,
             };
-            println!("[{} {}]", output.task, output.drawing().text);
+            print!("[{} {}]", output.task, output.drawing().text);
             answers.push((output, shorten(text)));
         }
         println!();
@@ -159,17 +166,22 @@ fn draw(args: &Args, media: &Media, answers: &[(TaskOutput, String)]) -> Outcome
     if shown.is_empty() {
         return Ok(());
     }
-    let last = media.frames.len() - 1;
-    let looked_at = args.at.map_or(media.frames.len() / 2, |at| {
-        media.timestamps.partition_point(|t| *t < at).min(last)
-    });
-    let index = media.frames[looked_at];
+    let shapes: Vec<&Shape> = shown.iter().flat_map(|(d, _)| &d.shapes).collect();
+    let index = match args.at {
+        Some(at) => {
+            let looked_at = media.timestamps.partition_point(|t| *t < at);
+            media.frames[looked_at.min(media.frames.len() - 1)]
+        }
+        None => telling_frame(&shapes).unwrap_or(media.frames[0]),
+    };
     let frame = pictures(media, &[index])?;
     let frame = frame.into_iter().next();
     let frame = frame.ok_or("the frame could not be read again")?;
     if let Some(drawn) = draw_shapes(&enlarged(frame, ENLARGED), &shown, index)? {
         save_picture(&drawn, &args.out)?;
         eprintln!("wrote {}", args.out.display());
+    } else if telling_frame(&shapes).is_some() {
+        eprintln!("no picture: nothing was found on that frame; leave out --at for one that shows it");
     }
     let duration = media.duration.unwrap_or_default();
     let axes = shown.iter().rev();
@@ -192,6 +204,20 @@ fn draw(args: &Args, media: &Media, answers: &[(TaskOutput, String)]) -> Outcome
     Ok(())
 }
 
+/// The frame of the largest mask; none where a box or a point tells of the first frame looked at.
+fn telling_frame(shapes: &[&Shape]) -> Option<usize> {
+    let on_first = |shape: &&Shape| matches!(shape, Shape::Box(_) | Shape::Point(_));
+    if shapes.iter().any(on_first) {
+        return None;
+    }
+    let masks = shapes.iter().filter_map(|shape| match shape {
+        Shape::Mask { frame, mask } => Some((*frame, mask.area().ok()?)),
+        _ => None,
+    });
+    // Of equal ones the first.
+    Some(masks.rev().max_by_key(|(_, area)| *area)?.0)
+}
+
 /// Frames of the video by their index, or the image itself.
 fn pictures(media: &Media, frames: &[usize]) -> Outcome<Vec<RgbImage>> {
     let limits = MediaLimits::default();
@@ -210,5 +236,37 @@ fn shorten(text: &str) -> String {
     match line.char_indices().nth(80) {
         Some(_) => line.chars().take(79).chain(['…']).collect(),
         None => line.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tpo_core::geometry::{Mask, Rle};
+
+    use super::*;
+
+    #[test]
+    fn pictures_show_the_frame_that_tells() {
+        let mask = |frame: usize, pixels: usize| {
+            let mut mask = Mask(ndarray::Array2::from_elem((4, 4), false));
+            mask.0.iter_mut().take(pixels).for_each(|p| *p = true);
+            Shape::Mask {
+                frame,
+                mask: Rle::encode(&mask),
+            }
+        };
+        let (small, large, same) = (mask(40, 1), mask(70, 5), mask(90, 5));
+        assert_eq!(telling_frame(&[&small, &large, &same]), Some(70));
+        let area = Shape::Box(BoxXyxy::from([0.1, 0.1, 0.5, 0.5]));
+        assert_eq!(telling_frame(&[&small, &area]), None);
+        assert_eq!(telling_frame(&[]), None);
+    }
+
+    #[test]
+    fn seconds_are_checked() {
+        assert_eq!(parse_second("2.5"), Ok(2.5));
+        for text in ["-5", "nan", "inf", "soon"] {
+            assert!(parse_second(text).is_err(), "{text}");
+        }
     }
 }

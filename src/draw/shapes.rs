@@ -33,8 +33,8 @@ pub fn draw_shapes(
                 Shape::Mask { frame: at, mask } => {
                     if *at == frame {
                         draw_mask(&mut base, &mask.decode()?, COLOURS[i % COLOURS.len()]);
+                        any = true;
                     }
-                    any = true;
                     continue;
                 }
                 _ => continue,
@@ -80,6 +80,8 @@ fn draw_cross(picture: &mut RgbImage, [x, y]: [f32; 2], colour: usize) {
 
 #[cfg(test)]
 mod tests {
+    use tpo_core::geometry::{Mask, Rle};
+
     use super::*;
 
     #[test]
@@ -92,11 +94,14 @@ mod tests {
         assert_eq!(drawn.get_pixel(32, 16).0, COLOURS[0]);
         assert_eq!(drawn.get_pixel(28, 16).0, COLOURS[0]);
         assert_eq!(drawn.get_pixel(5, 60).0, [128; 3]);
+        let mut mask = Mask(ndarray::Array2::from_elem((64, 64), false));
+        mask.0[[9, 9]] = true;
+        let mask = Rle::encode(&mask);
+        let seen = Drawing::text("seen").with(Shape::Mask { frame: 3, mask });
         let words = Drawing::text("nothing to see");
-        assert!(
-            draw_shapes(&plain, &[(&words, String::new())], 0)
-                .unwrap()
-                .is_none()
-        );
+        for (drawing, frame, any) in [(&words, 0, false), (&seen, 0, false), (&seen, 3, true)] {
+            let drawn = draw_shapes(&plain, &[(drawing, String::new())], frame).unwrap();
+            assert_eq!(drawn.is_some(), any, "{} on {frame}", drawing.text);
+        }
     }
 }

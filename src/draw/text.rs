@@ -50,7 +50,11 @@ impl Letters {
         let fits = |line: &str| self.size(line).0 <= width;
         let mut lines: Vec<String> = Vec::new();
         for word in text.split_whitespace() {
-            let word: String = word.chars().take(80).collect();
+            let mut word: String = word.chars().take(80).collect();
+            if !fits(&word) {
+                while !fits(&format!("{word}…")) && word.pop().is_some() {}
+                word.push('…');
+            }
             let full = lines.len() == most;
             match lines.last_mut() {
                 Some(last) if fits(&format!("{last} {word}")) => {
@@ -119,6 +123,8 @@ mod tests {
         assert!(lines.iter().all(|l| letters.size(l).0 <= 200));
         assert!(lines[2].ends_with('…'), "{lines:?}");
         assert_eq!(letters.wrap("a word", 200, 3), ["a word"]);
+        let lines = letters.wrap(&"w".repeat(300), 200, 1);
+        assert!(letters.size(&lines[0]).0 <= 200 && lines[0].ends_with('…'));
         assert!(letters.wrap(" ", 200, 3).is_empty());
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use tpo_core::config::MOST;
 use tpo_core::head::{HeadConfigs, HeadSet, ModelSizes};
 use tpo_core::model::{CallOrder, TpoModel};
 use tpo_core::token::TaskRegistry;
@@ -89,8 +90,16 @@ impl TpoConfig {
     /// What is wrong, in words.
     pub fn from_json(text: &str) -> std::result::Result<Self, String> {
         let mut value: Value = serde_json::from_str(text).map_err(|e| e.to_string())?;
-        if value["format"] == 1 {
-            upgrade(&mut value);
+        match value["format"].as_u64() {
+            Some(1) => upgrade(&mut value),
+            Some(_) => {}
+            None => {
+                return Err(format!(
+                    "it must be an object whose `format` is a number, {FORMAT} in this version; found \
+                     `\"format\": {}`",
+                    value["format"]
+                ));
+            }
         }
         Self::deserialize(value).map_err(|e| e.to_string())
     }
@@ -138,8 +147,12 @@ impl TpoConfig {
             self.input.size,
             self.vision.side(),
         );
-        if self.input.frames == 0 {
-            problems.push("input.frames must not be zero".into());
+        let tokens = self.vision.tokens(self.input.frames);
+        if self.input.frames == 0 || tokens > MOST {
+            problems.push(format!(
+                "input.frames is {}, expected 1 or more, and at most {MOST} tokens of `vision` in all",
+                self.input.frames
+            ));
         }
         problems.extend(self.feature_problems());
         let vocab = self.llm.vocab_size;
@@ -155,6 +168,14 @@ impl TpoConfig {
                 "heads.{name}: this program has no such head (it has: {}); use one that names it in \
                  `heads!`",
                 heads.join(", ")
+            ));
+        }
+        for name in heads.iter().filter(|n| self.tasks.get(n).is_none()) {
+            let known: Vec<&str> = self.tasks.tasks().iter().map(|t| &*t.name).collect();
+            problems.push(format!(
+                "the model lacks this program's head `{name}` (it has: {}); name one that was trained \
+                 with it, as docs/ADDING_A_HEAD.md shows: `--model DIR`",
+                known.join(", ")
             ));
         }
         // No weight is drawn: a head that cannot be made says why.
@@ -310,6 +331,41 @@ mod tests {
             .unwrap()
             .validate::<BuiltInHeads>()
             .unwrap();
+    }
+
+    /// Sizes that would take all memory, or for ever, are refused before anything is built.
+    #[test]
+    fn what_no_machine_could_build_is_refused() {
+        let written = serde_json::to_value(TpoConfig::nano(300)).unwrap();
+        for (path, part) in [
+            ("/input/frames", "input.frames"),
+            ("/vision/encoder_depth", "encoder_depth"),
+            ("/vision/num_frames", "tokens of a clip"),
+            ("/connector/qformer/num_hidden_layers", "num_hidden_layers"),
+            ("/connector/d_llm", "d_llm"),
+            ("/llm/num_hidden_layers", "num_hidden_layers"),
+            ("/heads/region/hidden", "hidden"),
+            ("/heads/temporal/model/decoder_layers", "decoder_layers"),
+            ("/heads/temporal/max_clips", "max_clips"),
+            ("/heads/mask/hidden", "hidden"),
+            ("/heads/mask/sam/memory_attention/num_layers", "num_layers"),
+            ("/heads/mask/sam/image_encoder/trunk/stages/0", "stages"),
+        ] {
+            for huge in [10_000_000_000_u64, u64::MAX] {
+                let mut value = written.clone();
+                *value.pointer_mut(path).expect(path) = huge.into();
+                let config = TpoConfig::from_json(&value.to_string()).unwrap();
+                let text = config.validate::<BuiltInHeads>().unwrap_err().to_string();
+                assert!(text.contains(part), "{path}: {text}");
+            }
+        }
+        for text in ["[]", r#"{"format": "1"}"#, "{}"] {
+            let error = TpoConfig::from_json(text).unwrap_err();
+            assert!(error.contains("`format` is a number"), "{error}");
+        }
+        let mut config = TpoConfig::nano(300);
+        config.llm.max_position_embeddings = 0;
+        assert!(config.validate::<BuiltInHeads>().is_err());
     }
 
     #[test]

@@ -140,7 +140,27 @@ pub(crate) fn read_config(dir: &Path) -> Result<TpoConfig> {
             path,
             why: format!("is not a model configuration: {e}"),
         }),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(TpoConfig::videochat_tpo()),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            let config = TpoConfig::videochat_tpo();
+            let width = config.llm.hidden_size;
+            // Weights tell by their headers; where there are none, nothing is known better.
+            let published = Checkpoint::open(dir).map_or(true, |weights| {
+                let mut own = weights.tensors().filter(|t| t.key.starts_with("lm."));
+                own.any(|t| t.shape.contains(&width))
+            });
+            if published {
+                return Ok(config);
+            }
+            Err(Error::ModelDir {
+                path: dir.into(),
+                why: format!(
+                    "has no {CONFIG_FILE}, and its weights are not those of the published \
+                     VideoChat-TPO, which a directory without one is taken for; a model of this \
+                     library needs its {CONFIG_FILE}, and a language model alone is asked with \
+                     `tpo generate` and trained with as `model.llm` of a recipe"
+                ),
+            })
+        }
         Err(e) => Err(Error::ModelDir {
             path,
             why: e.to_string(),

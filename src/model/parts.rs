@@ -77,16 +77,17 @@ impl VisionConfig {
         }
     }
 
-    /// Visual tokens of so many pictures; one is an image, which is shown as often as one token covers
-    /// frames.
+    /// Visual tokens of so many pictures. The last is shown again where a token would cover more: an
+    /// image as often as one covers frames.
     pub fn tokens(&self, pictures: usize) -> usize {
         let (patch, class) = match self {
             Self::Umt(config) => (config.patch_size, 0),
             Self::InternVideo2(config) => (config.patch_size, 1),
         };
         let grid = self.side() / patch.max(1);
-        let steps = (pictures / self.clip().1.max(1)).max(1);
-        steps * grid * grid + class
+        let steps = pictures.div_ceil(self.clip().1.max(1)).max(1);
+        let columns = steps.saturating_mul(grid);
+        columns.saturating_mul(grid).saturating_add(class)
     }
 
     /// Names of the encoder's parameters in checkpoints; paths count from the encoder.
@@ -190,15 +191,20 @@ pub enum Vision {
 }
 
 impl Vision {
-    /// An image of an encoder whose tokens cover several frames is shown as often.
+    /// The last picture is shown again until an encoder whose tokens cover several has a whole number
+    /// of them: an image, and what a sampling by seconds leaves over.
     fn shown(&self, frames: Tensor<5>) -> Tensor<5> {
         let tubelet = match self {
             Self::Umt(encoder) => encoder.encoder.config().tubelet_size,
             Self::InternVideo2(encoder) => encoder.config().tubelet_size,
         };
-        match frames.dims()[1] {
-            1 => frames.repeat_dim(1, tubelet),
-            _ => frames,
+        let count = frames.dims()[1];
+        match count % tubelet {
+            0 => frames,
+            over => {
+                let last = frames.clone().narrow(1, count - 1, 1);
+                Tensor::cat(vec![frames, last.repeat_dim(1, tubelet - over)], 1)
+            }
         }
     }
 }

@@ -6,7 +6,7 @@ use tpo_core::geometry::BoxXyxy;
 use tpo_core::head::{FeatureSource, FrameSource, HeadSet, Sample, TaskOutput};
 use tpo_core::model::{CallOrder, GenerateEvent, GenerateOptions, TokenBatch};
 use tpo_core::prompt::{PromptIds, Turn, Visual};
-use tpo_core::token::TaskRegistry;
+use tpo_core::token::{TaskRegistry, TokenId};
 use tpo_data::prompts::videochat::QuestionPrompt;
 use tpo_data::prompts::{Opening, PromptLayout};
 use tpo_data::sampling::frame_timestamps;
@@ -53,13 +53,13 @@ impl<H: HeadSet> Session<H> {
     /// iterator has ended.
     ///
     /// # Errors
-    /// [`Error::Question`] when the prompt is longer than the model reads; a bad box; a task that
-    /// does not exist.
+    /// [`Error::Question`] when the prompt is longer than the model reads, holds a token of the model
+    /// or more marks than boxes; a bad box; a task that does not exist.
     pub fn ask(&mut self, question: Question) -> Result<Answer<'_>> {
         for (i, b) in question.boxes.iter().enumerate() {
             b.check(&format!("box {i} of the question"))?;
         }
-        let text = self.place_boxes(&question);
+        let text = self.place_boxes(&question)?;
         let ids = self.prompt_ids(&text, &question)?;
         let limit = self.config.max_prompt();
         if ids.len() > limit {
@@ -195,17 +195,41 @@ impl<H: HeadSet> Session<H> {
         Ok(ids)
     }
 
-    /// Every box gets a placeholder; missing ones are put at the end.
-    fn place_boxes(&self, question: &Question) -> String {
-        let mut text = question.text.clone();
-        if let Some(mark) = &self.model.registry().box_prompt {
+    /// Every box gets a placeholder; missing ones are put at the end. A token of a task would be taken
+    /// for a slot.
+    fn place_boxes(&self, question: &Question) -> Result<String> {
+        let (registry, mut text) = (self.model.registry(), question.text.clone());
+        let texts = [&text, &question.system, &question.answer_prefix];
+        let held = |t: &TokenId| !t.token.is_empty() && texts.iter().any(|s| s.contains(&t.token));
+        let tasks = registry.tasks().iter();
+        let mut tokens = tasks.flat_map(|t| [&t.routing, &t.placeholder]);
+        if let Some(t) = tokens.find(|t| held(t)) {
+            return Err(Error::Question {
+                why: format!(
+                    "it holds the model's token `{}`; leave it out, and call a head by its name in \
+                     `Question::tasks` (--task)",
+                    t.token
+                ),
+            });
+        }
+        if let Some(mark) = &registry.box_prompt {
             let there = text.matches(&mark.token).count();
+            if there > question.boxes.len() {
+                return Err(Error::Question {
+                    why: format!(
+                        "it holds `{}` {there} times and has {} boxes; give one for each in \
+                         `Question::boxes` (--box)",
+                        mark.token,
+                        question.boxes.len()
+                    ),
+                });
+            }
             for _ in there..question.boxes.len() {
                 text.push(' ');
                 text.push_str(&mark.token);
             }
         }
-        text
+        Ok(text)
     }
 
     /// The sentence on the frame times of a video.

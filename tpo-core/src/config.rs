@@ -6,6 +6,11 @@ use serde::Serialize;
 use serde::de::{DeserializeOwned, Error as _};
 use serde_json::Value;
 
+/// Largest width or count; beyond it a file is taken to be wrong, for no known model has it.
+pub const MOST: usize = 1 << 20;
+/// Most layers of a kind: they are built before a weight is looked at.
+pub const MOST_LAYERS: usize = 1000;
+
 /// The rules a config breaks, each a sentence with the values found.
 #[derive(Debug, Default)]
 pub struct Problems(Vec<String>);
@@ -30,12 +35,20 @@ impl Problems {
         }
     }
 
+    /// Sizes that must be from 1 to `most`.
+    pub fn sizes(&mut self, sizes: &[(&str, usize)], most: usize) {
+        self.not_zero(sizes);
+        for (name, size) in sizes {
+            self.at_most(&[(name, *size, most)]);
+        }
+    }
+
     /// Sizes that must not be above their limit.
     pub fn at_most(&mut self, sizes: &[(&str, usize, usize)]) {
         for (name, size, most) in sizes {
             self.unless(
                 size <= most,
-                format_args!("{name} is {size}, more than {most}"),
+                format_args!("{name} is {size}, more than the {most} that are possible"),
             );
         }
     }
@@ -152,11 +165,12 @@ mod tests {
         let mut problems = Problems::default();
         problems.not_zero(&[("a", 0), ("b", 1)]);
         problems.at_most(&[("c", 3, 2)]);
+        problems.sizes(&[("i", 0), ("j", 1), ("k", 3)], 2);
         problems.multiple(("d", 7), ("e", 2));
         problems.multiple(("d", 7), ("e", 0));
         problems.dropout(&[("f", 1.0), ("g", 0.0)]);
         problems.positive(&[("h", f64::NAN)]);
         let found = problems.into_result(|all| all).unwrap_err();
-        assert_eq!(found.len(), 5, "{found:?}");
+        assert_eq!(found.len(), 7, "{found:?}");
     }
 }

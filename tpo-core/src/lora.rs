@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::config::MOST;
+
 /// Low-rank adapters of a language model.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -50,6 +52,11 @@ impl LoraConfig {
         let mut problems = Vec::new();
         if *rank == 0 {
             problems.push(format!("{at}.rank is 0; leave `lora` out for none"));
+        }
+        if *rank > MOST {
+            problems.push(format!(
+                "{at}.rank is {rank}, more than the {MOST} that are possible"
+            ));
         }
         if !(alpha.is_finite() && *alpha > 0.0) {
             problems.push(format!("{at}.alpha is {alpha}; must be above 0 and finite"));

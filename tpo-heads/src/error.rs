@@ -128,6 +128,15 @@ impl HeadsError {
         }
     }
 
+    /// Sizes that must be between two others: name, size, least, most.
+    pub(crate) fn sizes(sizes: &[(&'static str, usize, usize, usize)]) -> Result<(), Self> {
+        for &(what, size, least, most) in sizes {
+            let holds = (least..=most).contains(&size);
+            Self::require(holds, what, format!("{least} to {most}"), size)?;
+        }
+        Ok(())
+    }
+
     /// [`HeadsError::config`] unless the rule holds.
     pub(crate) fn require(
         holds: bool,

@@ -3,12 +3,9 @@
 use burn::config::Config;
 use serde::Deserialize;
 use tpo_core::LoraConfig;
-use tpo_core::config::Problems;
+use tpo_core::config::{MOST, MOST_LAYERS, Problems};
 
 use crate::error::{LlmError, Result};
-
-/// Largest size of anything; no known model has it.
-const MOST: usize = 1 << 24;
 
 /// Every linear layer a LoRA adapter can be put on.
 pub const LORA_TARGETS: [&str; 8] = [
@@ -113,13 +110,16 @@ impl LlmConfig {
             ("vocab_size", self.vocab_size),
             ("hidden_size", self.hidden_size),
             ("intermediate_size", self.intermediate_size),
-            ("num_hidden_layers", self.num_hidden_layers),
             ("num_attention_heads", self.num_attention_heads),
             ("num_key_value_heads", self.num_key_value_heads),
             ("head_dim", self.head_dim),
         ];
-        problems.not_zero(&sizes);
-        problems.at_most(&sizes.map(|(name, size)| (name, size, MOST)));
+        problems.sizes(&sizes, MOST);
+        problems.sizes(
+            &[("num_hidden_layers", self.num_hidden_layers)],
+            MOST_LAYERS,
+        );
+        problems.not_zero(&[("max_position_embeddings", self.max_position_embeddings)]);
         problems.multiple(
             ("num_attention_heads", self.num_attention_heads),
             ("num_key_value_heads", self.num_key_value_heads),

@@ -303,7 +303,10 @@ impl<M: Module> Hooks<M> for RunDirectory {
                         Some(value) if value.is_finite() => {
                             self.score = Some((report.run_step, *value));
                         }
-                        _ if self.missing_in.as_ref() == Some(&report.stage) => {}
+                        // In an early stage no head may answer yet.
+                        _ if self.missing_in.as_ref() == Some(&report.stage)
+                            || self.best.is_some()
+                            || !self.recipe.is_last_evaluated(&report.stage) => {}
                         _ => self.log.line(&format!(
                             "`{}` of checkpoints.keep_best is not among what the evaluation \
                              found: {}",

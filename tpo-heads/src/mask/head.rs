@@ -4,6 +4,7 @@ use burn::config::Config;
 use burn::module::Module;
 use burn::tensor::{Device, FloatDType, Tensor, TensorData};
 use tpo_core::Result;
+use tpo_core::config::MOST;
 use tpo_core::head::{
     Drawing, HeadContext, HeadKeys, HeadMetric, HeadSpec, LossTerms, ModelSizes, Shape, TaskHead,
 };
@@ -56,9 +57,10 @@ impl MaskHeadConfig {
     /// [`HeadsError::Config`] with the first field that cannot work.
     pub fn validate(&self) -> std::result::Result<(), HeadsError> {
         self.sam.validate()?;
-        for (what, value) in [("d_llm", self.d_llm), ("hidden", self.hidden)] {
-            HeadsError::require(value > 0, what, "at least 1", value)?;
-        }
+        HeadsError::sizes(&[
+            ("d_llm", self.d_llm, 1, MOST),
+            ("hidden", self.hidden, 1, MOST),
+        ])?;
         for (what, value) in [
             ("loss.embedding", self.loss.embedding),
             ("loss.area", self.loss.area),

@@ -6,6 +6,7 @@ use burn::tensor::activation::relu;
 use burn::tensor::{Device, FloatDType, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 use tpo_core::Result;
+use tpo_core::config::MOST;
 use tpo_core::geometry::{BoxPixels, BoxXyxy};
 use tpo_core::head::{
     Drawing, HeadContext, HeadKeys, HeadMetric, HeadSpec, LossTerms, ModelSizes, Shape, TaskHead,
@@ -17,6 +18,7 @@ use tpo_core::weights::{self, KeyRules};
 use super::keys::REGION_KEYS;
 use super::loss::{RegionLossWeights, region_loss};
 use super::metric::BoxAccuracy;
+use crate::HeadsError;
 
 /// Configuration of a [`RegionHead`].
 #[derive(Config, Debug)]
@@ -126,6 +128,7 @@ impl TaskHead for RegionHead {
 
     fn init(config: &RegionHeadConfig, sizes: &ModelSizes, device: &Device) -> Result<Self> {
         sizes.check(Self::NAME, "d_llm", config.d_llm, sizes.llm)?;
+        HeadsError::sizes(&[("hidden", config.hidden, 1, MOST)])?;
         Ok(config.init(device))
     }
 

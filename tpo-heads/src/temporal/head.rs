@@ -4,6 +4,7 @@ use burn::config::Config;
 use burn::module::{Module, Param};
 use burn::tensor::activation::softmax;
 use burn::tensor::{DType, Device, FloatDType, Tensor, TensorData};
+use tpo_core::config::MOST;
 use tpo_core::head::{
     Drawing, HeadContext, HeadKeys, HeadMetric, HeadSpec, LossTerms, ModelSizes, TaskHead,
 };
@@ -70,6 +71,10 @@ impl TemporalHeadConfig {
     /// [`HeadsError::Config`] with the first field that cannot work.
     pub fn validate(&self) -> std::result::Result<(), HeadsError> {
         self.model.validate()?;
+        HeadsError::sizes(&[
+            ("max_clips", self.max_clips, 1, 1 << 16),
+            ("max_text_tokens", self.max_text_tokens, 1, MOST),
+        ])?;
         let seconds = self.clip_seconds;
         let holds = seconds.is_finite() && seconds > 0.0;
         HeadsError::require(holds, "clip_seconds", "a positive number", seconds)

@@ -227,6 +227,12 @@ impl Default for LoggingSpec {
 }
 
 impl Recipe {
+    /// Whether no stage after `stage` is evaluated.
+    pub(crate) fn is_last_evaluated(&self, stage: &str) -> bool {
+        let last = self.stages.iter().rfind(|s| s.evaluation.is_some());
+        last.is_none_or(|s| s.name == stage)
+    }
+
     /// Reads a recipe and validates it. `origin` names the text in messages, for example the
     /// file; what the text [extends](self#recipes-that-share) counts from the folder of that file. `overrides` are `key=value` with dotted keys: `seed=7`,
     /// `stages.heads.schedule.floor=0.1`, `stages.0.batch_size=8`; members of a list go by index

@@ -54,6 +54,17 @@ fn defaults_and_round_trip() {
 }
 
 #[test]
+fn a_value_that_no_stage_found_is_missed_in_the_last_one_evaluated() {
+    let evaluation = r#"evaluation={ data = { sources = [
+        { name = "held-out", synthetic = { tasks = ["region"], rows = 8 } } ] } }"#;
+    let both = ["heads", "all"].map(|stage| format!("stages.{stage}.{evaluation}"));
+    let recipe = read(SMALL, &both.each_ref().map(|s| &**s)).unwrap();
+    assert!(!recipe.is_last_evaluated("heads") && recipe.is_last_evaluated("all"));
+    let recipe = read(SMALL, &[&both[0]]).unwrap();
+    assert!(recipe.is_last_evaluated("heads"));
+}
+
+#[test]
 fn every_mistake_is_in_one_error() {
     let text = SMALL
         .replace("name = \"small\"", "nmae = \"small\"\nseed = \"x\"")

@@ -3,7 +3,7 @@
 use burn::config::Config;
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
-use tpo_core::config::Problems;
+use tpo_core::config::{MOST, Problems};
 use tpo_core::nn::{Linear, LinearConfig};
 use tpo_core::ops;
 use tpo_core::traits::{Connector, Instruction, VisualRows, VisualShape};
@@ -34,10 +34,10 @@ impl MlpConnectorConfig {
     /// Creates the connector.
     ///
     /// # Errors
-    /// [`VisionError::Config`] when a width is zero.
+    /// [`VisionError::Config`] when a width is zero or beyond any model's.
     pub fn init(&self, device: &Device) -> Result<MlpConnector> {
         let mut problems = Problems::default();
-        problems.not_zero(&[("d_vision", self.d_vision), ("d_llm", self.d_llm)]);
+        problems.sizes(&[("d_vision", self.d_vision), ("d_llm", self.d_llm)], MOST);
         problems.into_result(VisionError::config("MLP connector"))?;
         Ok(MlpConnector {
             linear_1: LinearConfig::new(self.d_vision, self.d_llm).init(device),

@@ -1,7 +1,7 @@
 //! Architecture of the InternVideo2 video tower.
 
 use burn::config::Config;
-use tpo_core::config::{Problems, overlay};
+use tpo_core::config::{MOST, MOST_LAYERS, Problems, overlay};
 
 use crate::error::{Result, VisionError};
 
@@ -123,16 +123,15 @@ impl InternVideo2Config {
             ("img_size", self.img_size),
             ("patch_size", self.patch_size),
             ("embed_dim", self.embed_dim),
-            ("depth", self.depth),
             ("num_heads", self.num_heads),
             ("attn_pool_num_heads", self.attn_pool_num_heads),
             ("clip_embed_dim", self.clip_embed_dim),
             ("num_frames", self.num_frames),
             ("tubelet_size", self.tubelet_size),
         ];
-        problems.not_zero(&sizes);
-        // More than any known model has.
-        problems.at_most(&sizes.map(|(name, size)| (name, size, 1 << 20)));
+        problems.sizes(&sizes, MOST);
+        problems.sizes(&[("depth", self.depth)], MOST_LAYERS);
+        problems.at_most(&[("tokens of a clip", self.tokens(), MOST)]);
         let dim = ("embed_dim", self.embed_dim);
         problems.multiple(("img_size", self.img_size), ("patch_size", self.patch_size));
         problems.multiple(dim, ("num_heads", self.num_heads));
@@ -180,7 +179,8 @@ impl InternVideo2Config {
 
     /// Tokens of a clip, the class token included.
     pub fn tokens(&self) -> usize {
-        1 + self.steps() * self.grid() * self.grid()
+        let steps = self.steps().saturating_mul(self.grid());
+        steps.saturating_mul(self.grid()).saturating_add(1)
     }
 }
 

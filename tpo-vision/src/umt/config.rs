@@ -1,7 +1,7 @@
 //! Architecture of the UMT encoder.
 
 use burn::config::Config;
-use tpo_core::config::{Problems, overlay};
+use tpo_core::config::{MOST, MOST_LAYERS, Problems, overlay};
 
 use super::patch_embed::STEM_SIDE;
 use crate::error::{Result, VisionError};
@@ -107,24 +107,26 @@ impl UmtConfig {
     /// [`VisionError::Config`] with every broken rule.
     pub fn validate(&self) -> Result<()> {
         let mut problems = Problems::default();
-        problems.not_zero(&[
+        let sizes = [
             ("img_size", self.img_size),
             ("patch_size", self.patch_size),
             ("encoder_embed_dim", self.encoder_embed_dim),
-            ("encoder_depth", self.encoder_depth),
             ("encoder_num_heads", self.encoder_num_heads),
             ("num_frames", self.num_frames),
             ("tubelet_size", self.tubelet_size),
             ("ckpt_num_frame", self.ckpt_num_frame),
             ("mlp_ratio", self.mlp_ratio),
-        ]);
+        ];
+        problems.sizes(&sizes, MOST);
+        problems.sizes(&[("encoder_depth", self.encoder_depth)], MOST_LAYERS);
+        problems.at_most(&[("tokens of a clip", self.tokens(), MOST)]);
         let patch = ("patch_size", self.patch_size);
         problems.multiple(("img_size", self.img_size), patch);
         if let Some(channels) = self.stem {
             problems.unless(
-                channels > 0 && self.patch_size.is_multiple_of(STEM_SIDE),
+                (1..=MOST).contains(&channels) && self.patch_size.is_multiple_of(STEM_SIDE),
                 format_args!(
-                    "a stem of {channels} channels needs a channel and patches of a multiple of \
+                    "a stem of {channels} channels needs 1 to {MOST} channels and patches of a multiple of \
                      {STEM_SIDE} pixels, not {}",
                     self.patch_size
                 ),
@@ -154,7 +156,8 @@ impl UmtConfig {
     /// Tokens of one clip of the configured size.
     pub fn tokens(&self) -> usize {
         let side = self.img_size / self.patch_size.max(1);
-        self.num_frames / self.tubelet_size.max(1) * side * side
+        let columns = (self.num_frames / self.tubelet_size.max(1)).saturating_mul(side);
+        columns.saturating_mul(side)
     }
 }
 
@@ -180,6 +183,17 @@ mod tests {
             panic!("not a config error");
         };
         assert_eq!(problems.len(), 4, "{problems:?}");
+    }
+
+    #[test]
+    fn what_no_machine_could_build_is_refused() {
+        let mut config = UmtConfig::new(64, 16, 128, 100_000_000, 4);
+        let text = config.validate().unwrap_err().to_string();
+        assert!(text.contains("encoder_depth is 100000000"), "{text}");
+        config.encoder_depth = 5;
+        config.num_frames = usize::MAX;
+        let text = config.validate().unwrap_err().to_string();
+        assert!(text.contains("tokens of a clip"), "{text}");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use burn::config::Config;
 use serde::{Deserialize, Serialize};
+use tpo_core::config::MOST_LAYERS;
 use tpo_vision::hiera::{HieraConfig, ImageEncoderConfig};
 
 use crate::HeadsError;
@@ -315,9 +316,9 @@ impl Sam2Config {
             HeadsError::require(holds, what, expected, found)
         };
         // Beyond these a file is taken to be wrong; published models are far below.
-        let (wide, many) = (1 << 16, 1000);
-        for (what, value, least, most) in [
-            ("image_size", side, 1, wide),
+        let (wide, many) = (1 << 16, MOST_LAYERS);
+        HeadsError::sizes(&[
+            ("image_size", side, 1, 1 << 12),
             ("num_maskmem", self.num_maskmem, 1, many),
             ("prompt_encoder.mask_in_chans", p.mask_in_chans, 1, wide),
             ("mask_decoder.depth", d.depth, 0, many),
@@ -353,10 +354,7 @@ impl Sam2Config {
             ("memory_encoder.out_dim", memory, 1, wide),
             ("memory_encoder.fuser_layers", m.fuser_layers, 0, many),
             ("memory_encoder.fuser_kernel", m.fuser_kernel, 0, many),
-        ] {
-            let holds = (least..=most).contains(&value);
-            require(holds, what, format!("{least} to {most}"), value)?;
-        }
+        ])?;
         for (what, value, of, expected) in [
             ("prompt_encoder.dim", p.dim, "the pyramid", dim),
             ("mask_decoder.dim", d.dim, "the pyramid", dim),

@@ -2,6 +2,7 @@
 
 use burn::config::Config;
 use burn::tensor::Device;
+use tpo_core::config::{MOST, MOST_LAYERS};
 
 use super::CgDetr;
 use crate::HeadsError;
@@ -95,20 +96,23 @@ impl CgDetrConfig {
     /// # Errors
     /// [`HeadsError::Config`] with the first field that cannot work.
     pub fn validate(&self) -> Result<(), HeadsError> {
-        for (what, value) in [
-            ("d_text", self.d_text),
-            ("d_video", self.d_video),
-            ("d_model", self.d_model),
-            ("d_hidden", self.d_hidden),
-            ("heads", self.heads),
-            ("num_queries", self.num_queries),
-            ("num_dummies", self.num_dummies),
-            ("t2v_layers", self.t2v_layers),
-            ("decoder_layers", self.decoder_layers),
-            ("text_positions", self.text_positions),
-        ] {
-            HeadsError::require(value > 0, what, "at least 1", value)?;
-        }
+        HeadsError::sizes(&[
+            ("d_text", self.d_text, 1, MOST),
+            ("d_video", self.d_video, 1, MOST),
+            ("d_model", self.d_model, 1, MOST),
+            ("d_hidden", self.d_hidden, 1, MOST),
+            ("heads", self.heads, 1, MOST),
+            ("num_queries", self.num_queries, 1, MOST),
+            ("num_dummies", self.num_dummies, 1, MOST),
+            ("total_prompts", self.total_prompts, 1, MOST),
+            ("text_positions", self.text_positions, 1, MOST),
+            ("t2v_layers", self.t2v_layers, 1, MOST_LAYERS),
+            ("encoder_layers", self.encoder_layers, 0, MOST_LAYERS),
+            ("decoder_layers", self.decoder_layers, 1, MOST_LAYERS),
+            ("dummy_layers", self.dummy_layers, 0, MOST_LAYERS),
+            ("sentence_layers", self.sentence_layers, 0, MOST_LAYERS),
+            ("moment_layers", self.moment_layers, 0, MOST_LAYERS),
+        ])?;
         let expected = format!("a multiple of 4 and of heads ({})", self.heads);
         let even = self.d_model.is_multiple_of(self.heads) && self.d_model.is_multiple_of(4);
         HeadsError::require(even, "d_model", expected, self.d_model)?;

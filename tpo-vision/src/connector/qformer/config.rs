@@ -1,7 +1,7 @@
 //! Architecture of the Q-Former.
 
 use burn::config::Config;
-use tpo_core::config::{Problems, overlay};
+use tpo_core::config::{MOST, MOST_LAYERS, Problems, overlay};
 
 use crate::error::{Result, VisionError};
 
@@ -109,9 +109,8 @@ impl QFormerConfig {
     /// [`VisionError::Config`] with every broken rule.
     pub fn validate(&self) -> Result<()> {
         let mut problems = Problems::default();
-        problems.not_zero(&[
+        let sizes = [
             ("hidden_size", self.hidden_size),
-            ("num_hidden_layers", self.num_hidden_layers),
             ("num_attention_heads", self.num_attention_heads),
             ("intermediate_size", self.intermediate_size),
             ("encoder_width", self.encoder_width),
@@ -119,7 +118,14 @@ impl QFormerConfig {
             ("max_position_embeddings", self.max_position_embeddings),
             ("num_query_token", self.num_query_token),
             ("cross_attention_freq", self.cross_attention_freq),
-        ]);
+        ];
+        problems.sizes(&sizes, MOST);
+        problems.sizes(
+            &[("num_hidden_layers", self.num_hidden_layers)],
+            MOST_LAYERS,
+        );
+        let extra = self.extra_num_query_token;
+        problems.at_most(&[("extra_num_query_token", extra, MOST)]);
         let heads = ("num_attention_heads", self.num_attention_heads);
         problems.multiple(("hidden_size", self.hidden_size), heads);
         let attention_dropout = self.attention_probs_dropout_prob;

@@ -4,7 +4,7 @@ use burn::config::Config;
 use burn::module::Module;
 use burn::nn::Initializer;
 use burn::tensor::{Device, Tensor};
-use tpo_core::config::Problems;
+use tpo_core::config::{MOST, Problems};
 use tpo_core::nn::{Linear, LinearConfig};
 use tpo_core::traits::{Connector, Instruction, VisualRows, VisualShape};
 
@@ -59,7 +59,7 @@ impl QFormerConnectorConfig {
     /// [`VisionError::Config`] when the Q-Former's config does not add up or `d_llm` is zero.
     pub fn init(&self, device: &Device) -> Result<QFormerConnector> {
         let mut problems = Problems::default();
-        problems.not_zero(&[("d_llm", self.d_llm)]);
+        problems.sizes(&[("d_llm", self.d_llm)], MOST);
         problems.into_result(VisionError::config("Q-Former connector"))?;
         let hidden = self.qformer.hidden_size;
         let linear = |from: usize, to: usize| {
