@@ -1,4 +1,4 @@
-//! Reads the rows of a data set: what is asked, what is true, and what is wrong with a row.
+//! Reads the rows of a dataset: what is asked, what is true, and what is wrong with a row.
 //!
 //! ```text
 //! cargo run --release --example read_a_dataset

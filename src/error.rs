@@ -104,7 +104,7 @@ pub enum Error {
         /// What differs: `path: then, now`.
         differences: Vec<String>,
     },
-    /// An evaluation that cannot go on.
+    /// An evaluation that cannot continue.
     #[error("{path}: {why}", path = path.display())]
     Evaluation {
         /// The file or directory.

@@ -10,11 +10,13 @@ use serde_json::{Value, json};
 use tpo::core::cancel::CancelToken;
 use tpo::core::traits::LanguageModel;
 use tpo::core::truth::TruthTarget;
+use tpo::core::weights::{KeyRules, SaveOptions, save_module};
 use tpo::data::synthetic::{RowsConfig, Split, WorldRows, WorldTask};
 use tpo::evaluation::{
     DataFile, ItemKind, Plan, PlanOptions, Route, RunOutcome, SessionAnswerer, run,
 };
 use tpo::export::{ExportOptions, export_model};
+use tpo::llm::LlmConfig;
 use tpo::model::{ConnectorConfig, VisionConfig};
 use tpo::prelude::*;
 use tpo::train::Recipe;
@@ -154,12 +156,16 @@ fn points(dir: &Path) -> PathBuf {
 }
 
 fn recipe(base: &Path, model: &str, data: &str, heads: &str) -> Recipe {
+    let base = format!("directory = \"{}\"\n{model}", base.display());
+    recipe_of(&base, data, heads)
+}
+
+fn recipe_of(model: &str, data: &str, heads: &str) -> Recipe {
     let text = format!(
         r#"
         name = "own"
         seed = 5
         [model]
-        directory = "{}"
         {model}
         [checkpoints]
         keep_last = 1
@@ -176,8 +182,7 @@ fn recipe(base: &Path, model: &str, data: &str, heads: &str) -> Recipe {
         name = "llm"
         patterns = ["llm.**"]
         learning_rate = 1e-3
-        "#,
-        base.display()
+        "#
     );
     Recipe::read::<&str>(&text, "own.toml", &[]).unwrap()
 }
@@ -294,6 +299,76 @@ fn a_base_without_the_head_learns_it_and_is_opened_again() {
     assert_eq!(scores.scores[0].name, "distance");
     let mean = scores.scores[0].value.unwrap();
     assert!((0.0..2.0).contains(&mean), "{mean}");
+}
+
+/// A language model of others, as docs/ADDING_A_HEAD.md takes SmolLM2: its directory has no heads, and
+/// its tokenizer none of their tokens.
+#[test]
+fn a_language_model_of_others_learns_the_head_and_is_opened_again() {
+    let (device, dir) = (device(), tempfile::tempdir().unwrap());
+    let at = |name: &str| dir.path().join(name);
+    let config = LlmConfig::mini(259).with_tie_word_embeddings(true);
+    device.seed(3);
+    let lm = config.init(&device).unwrap();
+    save_module(&lm, &KeyRules::new(), at("lm"), &SaveOptions::default()).unwrap();
+    let json = json!({
+        "model_type": "llama", "vocab_size": config.vocab_size, "hidden_size": config.hidden_size,
+        "intermediate_size": config.intermediate_size, "num_hidden_layers": config.num_hidden_layers,
+        "num_attention_heads": config.num_attention_heads,
+        "num_key_value_heads": config.num_key_value_heads, "head_dim": config.head_dim,
+        "tie_word_embeddings": true, "max_position_embeddings": 1024,
+    });
+    std::fs::write(at("lm/config.json"), json.to_string()).unwrap();
+    let tokenizer = include_str!("../assets/byte_tokenizer.json");
+    let mut tokenizer: Value = serde_json::from_str(tokenizer).unwrap();
+    let known = |id: &Value| id.as_u64().unwrap() < 259;
+    let added = tokenizer["added_tokens"].as_array_mut().unwrap();
+    added.retain(|token| known(&token["id"]));
+    let words = tokenizer["model"]["vocab"].as_object_mut().unwrap();
+    words.retain(|_, id| known(id));
+    std::fs::write(at("lm/tokenizer.json"), tokenizer.to_string()).unwrap();
+    let ends = r#"{"bos_token":"<s>","eos_token":"</s>","unk_token":"<unk>"}"#;
+    std::fs::write(at("lm/tokenizer_config.json"), ends).unwrap();
+
+    let model = format!(
+        "preset = \"nano\"\nllm = \"{}\"\nlora = {{ rank = 2, alpha = 4.0 }}",
+        at("lm").display()
+    );
+    let file = points(&at("data"));
+    let data = format!(
+        r#"{{ name = "points", annotations = "{}" }}"#,
+        file.display()
+    );
+    let recipe = recipe_of(&model, &data, OWN);
+    let built = recipe_model::<MyHeads>(&recipe, &device).unwrap();
+    // Two tokens for each of four heads, with rows.
+    assert_eq!(built.model.llm.table_rows(), [259 + 8; 2]);
+    assert!(built.tokenizer.token_to_id("<point_begin>").is_some());
+    let run = run_recipe::<MyHeads>(&recipe, &RunOptions::new(at("run"), &device)).unwrap();
+    let trained = run.model;
+    let logits = |model: &Tpo<MyHeads>| {
+        let ids = Tensor::<2, Int>::from_data([[5, 9, 259, 266]], &device);
+        let hidden = model.llm.hidden(model.llm.embed(ids), None).unwrap();
+        model.llm.logits(hidden).into_data()
+    };
+    let (model, options) = (trained.model.clone(), ExportOptions::default());
+    export_model(
+        model,
+        &trained.config,
+        &trained.tokenizer_files,
+        at("model"),
+        &options,
+    )
+    .unwrap();
+    let opened =
+        Session::<MyHeads>::open_with_heads(at("model"), &device, Default::default(), None);
+    let (mut session, _) = opened.unwrap();
+    logits(session.model()).assert_eq(&logits(&trained.model), true);
+    let reply = session
+        .ask(Question::new("Where is it?").with_task("point"))
+        .unwrap();
+    let reply = reply.collect_reply().unwrap();
+    assert!(reply.tasks[0].get::<[f32; 2]>().is_some());
 }
 
 /// Boxes, spans and tracks of a head of one's own are scored by that head, those of the built-in

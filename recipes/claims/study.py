@@ -3,7 +3,8 @@
 
     recipes/claims/study.py run                      # train and judge what is not done yet
     recipes/claims/study.py run --only tpo --seed 4  # another seed of one variant
-    recipes/claims/study.py report                   # docs/results.json and the tables of docs/RESULTS.md
+    recipes/claims/study.py report --runs runs/claims  # docs/results.json, and from it the tables of docs/RESULTS.md
+    recipes/claims/study.py report                   # the tables alone
 
 study.toml says what is compared. Training and judging are `tpo train` and `tpo evaluate`; kill them whenever you
 like, the same command continues. Needs Python 3.11 and nothing else.
@@ -66,7 +67,12 @@ def run_one(variant, seed, runs):
     steps = [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
     scores = {"variant": variant["name"], "seed": seed, "steps": max(steps), "hours": hours}
     scores["values"] = {name: value for name, value in sorted(values.items()) if value is not None}
-    (folder / "scores.json").write_text(json.dumps(scores, indent=2))
+    # A run that has its scores is done, so they come whole or not at all.
+    draft = folder / "scores.json.tmp"
+    draft.write_text(json.dumps(scores, indent=2))
+    draft.rename(folder / "scores.json")
+    words = scores["values"].get("text/exact match", math.nan)
+    print(f"{variant['name']} seed {seed}: conversation {words:.1f}, {max(steps)} steps in {hours:.2f} h")
 
 
 def spread(values):
@@ -139,11 +145,14 @@ def tables(runs):
 
 
 def report(runs):
-    """Collects the scores of the runs; without any, those of the report before are set anew."""
-    found = [runs / f"{v['name']}-{seed}/scores.json" for v in STUDY["variants"] for seed in STUDY["seeds"]]
-    found = [json.loads(path.read_text()) for path in found if path.exists()]
-    if found:
-        collected = {"clips": STUDY["evaluation"]["clips"], "runs": found}
+    """Collects the scores of the runs; without a folder of runs, those of the report before are set anew."""
+    if runs:
+        found = [runs / f"{v['name']}-{seed}/scores.json" for v in STUDY["variants"] for seed in STUDY["seeds"]]
+        done = [json.loads(path.read_text()) for path in found if path.exists()]
+        print(f"{len(done)} of {len(found)} runs are done")
+        if not done:
+            raise SystemExit(f"{runs} holds no run of the study")
+        collected = {"clips": STUDY["evaluation"]["clips"], "runs": done}
         RESULTS.write_text(json.dumps(collected, indent=2) + "\n")
     found = json.loads(RESULTS.read_text())["runs"]
     head, rest = DOCUMENT.read_text().split(BEGIN)
@@ -154,17 +163,20 @@ def report(runs):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["run", "report"])
-    parser.add_argument("--runs", type=pathlib.Path, default=ROOT / "runs/claims", help="folder of the runs")
+    parser.add_argument("--runs", type=pathlib.Path, help="folder of the runs [default of run: runs/claims]")
     parser.add_argument("--only", nargs="*", help="variants to run", choices=[v["name"] for v in STUDY["variants"]])
     parser.add_argument("--seed", nargs="*", type=int, default=STUDY["seeds"], help="seeds to run")
     args = parser.parse_args()
     if args.what == "report":
         return report(args.runs)
+    runs = (args.runs or ROOT / "runs/claims").resolve()
+    # Built here, so that no run's hours are those of the compiler.
+    tpo("--version")
     # All variants of a seed before the next: a study that is cut short compares.
     for seed in args.seed:
         for variant in STUDY["variants"]:
             if not args.only or variant["name"] in args.only:
-                run_one(variant, seed, args.runs.resolve())
+                run_one(variant, seed, runs)
 
 
 if __name__ == "__main__":

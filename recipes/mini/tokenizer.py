@@ -6,7 +6,8 @@
     recipes/mini/tokenizer.py out/rows/rows.jsonl out/tokenizer.json
 
 Byte pairs that occur often become one token, digits stay single, any text can be written. The task tokens get the
-last ids. Another tokenizer than that of assets/mini needs a model of its own, whose tpo.json has its ids.
+last ids. That of assets/mini was trained in this way on other clips and without their captions; another
+one needs a model of its own, whose tpo.json has its ids.
 """
 
 import json
@@ -58,4 +59,6 @@ def main(rows, out):
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit(__doc__)
     main(*sys.argv[1:])

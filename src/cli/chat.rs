@@ -26,9 +26,11 @@ const WIDTH: u32 = 960;
 /// The answer is streamed. Where the model calls a head, the prediction is printed and drawn: a box
 /// or a mask on a frame, time spans and the saliency curve on a timeline. Without --model the
 /// mini model of the library answers, which knows coloured shapes of the synthetic world only: "Where
-/// is the red circle at the start?", "When does the blue square blink?", "Track the green star."
+/// is the red circle at the start?", "When does the blue square blink?", "Track the green star." `tpo
+/// synthetic out/world` draws clips of it.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
+  tpo chat --video out/world/train-000000.gif --ask 'Where is the white square at the start?'
   tpo chat --video clip.mp4 --ask 'Where is the dog?'
   tpo chat --video clip.mp4 --ask 'When does the dog jump?' --truth 3-7.5
   tpo chat --video clip.mp4 --ask 'Follow the dog.'
@@ -181,7 +183,9 @@ fn draw(args: &Args, media: &Media, answers: &[(TaskOutput, String)]) -> Outcome
         save_picture(&drawn, &args.out)?;
         eprintln!("wrote {}", args.out.display());
     } else if telling_frame(&shapes).is_some() {
-        eprintln!("no picture: nothing was found on that frame; leave out --at for one that shows it");
+        eprintln!(
+            "no picture: nothing was found on that frame; leave out --at for one that shows it"
+        );
     }
     let duration = media.duration.unwrap_or_default();
     let axes = shown.iter().rev();

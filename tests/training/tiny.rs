@@ -111,7 +111,7 @@ pub fn noise(seed: u64, index: u64) -> f32 {
     bits as f32 / (1u64 << 23) as f32 - 1.0
 }
 
-/// Rows `first..first + rows` of an endless data set: a clip, a question, a box in the answer.
+/// Rows `first..first + rows` of an endless dataset: a clip, a question, a box in the answer.
 /// All rows have equally many labels.
 pub fn batch(config: &TpoConfig, first: u64, rows: usize, device: &Device) -> TrainBatch {
     let base = (VOCAB - 7) as u32;
@@ -159,7 +159,7 @@ pub fn batch(config: &TpoConfig, first: u64, rows: usize, device: &Device) -> Tr
     TrainBatch { batch, samples }
 }
 
-/// The endless data set in micro-batches of `rows`, 4 to an epoch.
+/// The endless dataset in micro-batches of `rows`, 4 to an epoch.
 pub fn data(
     config: &TpoConfig,
     rows: usize,

@@ -197,7 +197,7 @@ pub trait LanguageModel: Module + ModuleDisplay + 'static {
         self.hidden(embeds, mask)
     }
 
-    /// [`LanguageModel::hidden`] of rows with turns that do not see each other, behind what they
+    /// [`LanguageModel::hidden`] of rows with turns that do not see each other, after what they
     /// share. With a `tape` as [`LanguageModel::hidden_checkpointed`].
     ///
     /// # Errors

@@ -74,9 +74,9 @@ pub enum TrainError {
         /// What is wrong and what to do.
         why: String,
     },
-    /// A run is to go on with another recipe.
+    /// A run is to continue with another recipe.
     #[error(
-        "{checkpoint} was written with another recipe, {}:{}\nGo on with the old recipe, or start a \
+        "{checkpoint} was written with another recipe, {}:{}\nContinue with the old recipe, or start a \
          new run whose `model.start` is this checkpoint",
         Count(changes.len(), "change"), List(changes), checkpoint = checkpoint.display()
     )]
@@ -105,7 +105,7 @@ pub enum TrainError {
         /// What is wrong with it.
         why: String,
     },
-    /// The data stream cannot go on.
+    /// The data stream cannot continue.
     #[error("{what}: {source}")]
     Data {
         /// Which file, row or batch.

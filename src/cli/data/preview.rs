@@ -1,4 +1,4 @@
-//! Rows of a data set as pictures.
+//! Rows of a dataset as pictures.
 
 use std::path::{Path, PathBuf};
 

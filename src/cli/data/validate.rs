@@ -1,4 +1,4 @@
-//! Every problem of a data set, with its line.
+//! Every problem of a dataset, with its line.
 
 use indicatif::ProgressBar;
 use tpo_data::MediaLimits;

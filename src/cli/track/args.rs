@@ -150,7 +150,7 @@ impl Args {
                 .push((x, y, positive));
         }
         if found.is_empty() {
-            return Err("nothing to track: give --box or --point".into());
+            return Err("nothing to track: give --box, --point or --ask".into());
         }
         Ok(found.into_values().collect())
     }

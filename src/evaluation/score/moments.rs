@@ -186,7 +186,7 @@ pub(super) fn grounded(
             _ => None,
         };
         unanswered += usize::from(window.is_none());
-        // The script leaves questions without a segment out; one behind the end is a miss.
+        // The script leaves questions without a segment out; one after the end is a miss.
         let window = window.unwrap_or([duration + 1.0, duration + 2.0]);
         let letter = rules.choice().letter(choice.words());
         let picked = letter.map_or(-1, |l| i64::from(l as u32) - i64::from(u32::from('A')));

@@ -2,7 +2,7 @@
 
 /// A metric of a head over some answers.
 ///
-/// Metrics of several batches are joined by their counts, so that a mean over a data set is the
+/// Metrics of several batches are joined by their counts, so that a mean over a dataset is the
 /// mean over its answers whatever the batches were.
 #[derive(Debug, Clone, PartialEq)]
 pub struct HeadMetric {

@@ -11,7 +11,7 @@ use super::source::TensorSource;
 use super::{Checkpoint, Result, WeightsError, nearest};
 
 /// Writes the mean of every tensor of `checkpoints` as [`save_module`](super::save_module) writes
-/// a module: a uniform model soup (Wortsman et al. 2022, arXiv 2203.05482). Weights that went on
+/// a module: a uniform model soup (Wortsman et al. 2022, arXiv 2203.05482). Weights that continued
 /// from the same start lie in one valley of the loss, and their mean is often better than each of
 /// them on data unlike that of training. Of weights with different starts it is good for nothing.
 ///

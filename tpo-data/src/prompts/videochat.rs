@@ -72,8 +72,8 @@ pub fn encode_with_placeholders(
     }
 }
 
-/// Ids of a question behind earlier turns, in the layout of training: no further BOS, and the
-/// answer begins behind a space, as that of the first question does. [`QuestionPrompt::with_history`]
+/// Ids of a question after earlier turns, in the layout of training: no further BOS, and the
+/// answer begins after a space, as that of the first question does. [`QuestionPrompt::with_history`]
 /// is the layout of the published generation code, which differs from it.
 ///
 /// # Errors
@@ -115,7 +115,7 @@ pub struct QuestionPrompt {
 impl QuestionPrompt {
     /// One question: the reference's `process_qa`.
     ///
-    /// `message` is put behind the video, for example [`timestamps_message`]; white space at its
+    /// `message` is put after the video, for example [`timestamps_message`]; white space at its
     /// end is dropped.
     pub fn new(visual: Visual, message: &str, question: &str) -> Self {
         let question = if question.is_empty() {

@@ -1,4 +1,4 @@
-//! The temporal head: CG-DETR with the task embedding behind the text.
+//! The temporal head: CG-DETR with the task embedding after the text.
 
 use burn::config::Config;
 use burn::module::{Module, Param};

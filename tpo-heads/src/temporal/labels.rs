@@ -23,7 +23,7 @@ impl SaliencyLabels {
     /// the one before that in which the window ends (reference implementation), so a window within
     /// one clip is the clip before it, and one that ends within a clip leaves that out.
     ///
-    /// A window that begins behind the last clip counts as the last clip. Without two clips
+    /// A window that begins after the last clip counts as the last clip. Without two clips
     /// outside, the pairs are of equals and say nothing.
     pub fn from_window(
         window: TimeSpan,
@@ -69,7 +69,7 @@ impl SaliencyLabels {
     /// their sum. The best relevant clip is paired with the worst, and a random relevant clip with
     /// a random one outside.
     ///
-    /// `clip_ids` and `ratings` go together; what is only in one of them is left out. Clips behind
+    /// `clip_ids` and `ratings` go together; what is only in one of them is left out. Clips after
     /// the last one of the video have no label and stand for the last one in pairs.
     pub fn from_ratings(
         clip_ids: &[usize],

@@ -208,7 +208,7 @@ pub fn feature_rows(duration: f64, clip_seconds: f64) -> usize {
 ///
 /// # Errors
 /// [`CoreError::Truth`] for an annotation that is not of time spans, a clip shorter than one
-/// feature row, or spans that are all behind the last row.
+/// feature row, or spans that are all after the last row.
 pub fn temporal_target(truth: &Truth, clip_seconds: f64) -> Result<TemporalTarget, CoreError> {
     let TruthTarget::Moments {
         spans,

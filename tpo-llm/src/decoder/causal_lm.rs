@@ -274,7 +274,7 @@ fn packed_positions(turns: &[u32]) -> tpo_core::Result<Vec<usize>> {
         if turn < last && turn != 0 || turn > 0 && i > 0 && turns[i - 1] == 0 && last > 0 {
             return Err(CoreError::TurnsApart {
                 why: format!(
-                    "position {i} is of turn {turn}, behind one of turn {last}; turns must be in \
+                    "position {i} is of turn {turn}, after one of turn {last}; turns must be in \
                      order, and what they share in front of them"
                 ),
             });

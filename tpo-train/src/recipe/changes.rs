@@ -68,7 +68,7 @@ fn harmless(path: &KeyPath, stage: usize) -> bool {
                 "evaluate_every" | "evaluation" | "checkpoint_every" | "heads_must_fire_within"
             )
         }
-        // The files may have moved; what they hold is checked by the data set's fingerprint.
+        // The files may have moved; what they hold is checked by the dataset's fingerprint.
         [Step::Key(top), Step::Key(field), ..] if top == "model" => field == "start",
         _ => false,
     }

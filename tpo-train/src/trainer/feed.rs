@@ -1,4 +1,4 @@
-//! Data sets as a stream of micro-batches.
+//! Datasets as a stream of micro-batches.
 
 use std::any::Any;
 use std::sync::Arc;

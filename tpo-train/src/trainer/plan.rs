@@ -21,7 +21,7 @@ pub type OpenStage<'a> = dyn FnMut(&Stage, usize, u64) -> Result<Box<dyn TrainDa
 
 /// Trains `model` through `stages`, each from where the one before ended.
 ///
-/// `data` opens the stream of a stage, given its place and its seed. With `from` the run goes on
+/// `data` opens the stream of a stage, given its place and its seed. With `from` the run continues
 /// where that state was taken (the model must have the weights of that moment); stages before it
 /// are passed over. The seed of a stage is its own, or `options.seed` plus its place.
 ///
@@ -55,7 +55,7 @@ where
             .position(|s| s.name == state.stage)
             .ok_or_else(|| TrainError::InvalidPlan {
                 problems: vec![format!(
-                    "the run to go on with is in stage `{}`, which the plan does not have",
+                    "the run to continue is in stage `{}`, which the plan does not have",
                     state.stage
                 )],
             })?,

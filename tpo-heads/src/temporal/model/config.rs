@@ -14,7 +14,7 @@ pub const TEF_COLUMNS: usize = 2;
 /// Configuration of [`CgDetr`].
 #[derive(Config, Debug, PartialEq)]
 pub struct CgDetrConfig {
-    /// Width of the text features, and of the task embedding put behind them.
+    /// Width of the text features, and of the task embedding put after them.
     pub d_text: usize,
     /// Width of the video features without the two endpoint columns.
     pub d_video: usize,

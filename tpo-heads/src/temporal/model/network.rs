@@ -31,7 +31,7 @@ pub struct CgDetrInput {
     pub text: Tensor<3>,
     /// Real tokens per sample.
     pub text_lengths: Vec<usize>,
-    /// The task embedding `[batch, d_text]`, put behind the last real token.
+    /// The task embedding `[batch, d_text]`, put after the last real token.
     pub prompt: Tensor<2>,
 }
 
@@ -371,7 +371,7 @@ impl CgDetr {
     }
 }
 
-/// Puts the prompt of each sample behind its last real token: `[batch, tokens + 1, d]`.
+/// Puts the prompt of each sample after its last real token: `[batch, tokens + 1, d]`.
 fn with_prompt(text: Tensor<3>, lengths: &[usize], prompt: Tensor<2>) -> Tensor<3> {
     let [batch, tokens, d] = text.dims();
     let device = text.device();

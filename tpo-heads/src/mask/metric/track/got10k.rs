@@ -45,7 +45,7 @@ pub struct Got10kSequenceScores {
     pub sr_75: Option<f64>,
 }
 
-/// Scores of a data set, 0–1.
+/// Scores of a dataset, 0–1.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Got10kScores {
     /// Over all frames of all sequences, as the toolkit prints.
