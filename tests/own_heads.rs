@@ -278,6 +278,14 @@ fn a_base_without_the_head_learns_it_and_is_opened_again() {
     let error = Session::open(at("model"), &device, options(), None).unwrap_err();
     assert!(error.to_string().contains("heads.point"), "{error}");
 
+    // So does this program of a model that lacks it.
+    let error = tpo::presets::mini_with_heads::<MyHeads>(&device, options()).unwrap_err();
+    let error = error.to_string();
+    assert!(
+        error.contains("head `point`") && error.contains("--model"),
+        "{error}"
+    );
+
     // Its own task is evaluated by its own score.
     let questions = PlanOptions {
         kinds: vec![ItemKind::Own],

