@@ -7,15 +7,16 @@
 
 use std::io::Write;
 
+use tpo::data::synthetic::{Split, World, WorldConfig};
 use tpo::prelude::*;
 use tpo::presets;
 
 fn main() -> tpo::Result<()> {
     let mut args = std::env::args().skip(1);
-    let video = args.next().unwrap_or("assets/bouncing_shapes.mp4".into());
+    let video = args.next();
     let question = args
         .next()
-        .unwrap_or("Where is the red circle at the start?".into());
+        .unwrap_or("Where is the orange star at the start?".into());
 
     let device = DeviceChoice::Auto.open()?;
     let options = SessionOptions::default();
@@ -24,8 +25,19 @@ fn main() -> tpo::Result<()> {
         // A small model that comes with the library and knows coloured shapes only.
         None => presets::mini(&device, options)?,
     };
-    let media = session.load_video(&video, None)?;
-    println!("{video}: looked at {} frames", media.frames.len());
+    let media = match video {
+        Some(video) => session.load_video(video, None)?,
+        // A clip of the world that the small model knows.
+        None => {
+            let clip = World::new(WorldConfig::default(), 7)?.clip(Split::HeldOut, 0);
+            let frames = clip.scene.render_all();
+            let frames = frames.iter().map(|frame| frame.to_frame());
+            let frames = frames.collect::<Result<_, _>>()?;
+            session.load_frames("a clip of the world", frames, clip.scene.fps)?
+        }
+    };
+    let name = media.path.display();
+    println!("{name}: looked at {} frames", media.frames.len());
 
     // The session remembers: the second question is asked after the first answer.
     for question in [question.as_str(), "How many shapes are there?"] {

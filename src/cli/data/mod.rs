@@ -10,7 +10,7 @@ use clap::Subcommand;
 
 use super::shared::Outcome;
 
-/// Check, look at and convert datasets.
+/// Check, look at and convert datasets
 ///
 /// Everything in this project learns from one format: JSON lines, one sample a row. docs/DATA.md
 /// explains every field; the shortest useful rows are
