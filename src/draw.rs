@@ -34,7 +34,7 @@ pub const COLOURS: [[u8; 3]; 6] = [
 pub struct LabelledBox {
     /// Normalised corners; parts outside the image are not drawn.
     pub area: BoxXyxy,
-    /// Caption at its top-left corner.
+    /// Caption at its top-left corner, cut to the width of the picture.
     pub label: String,
     /// Index into [`COLOURS`], taken modulo their number.
     pub colour: usize,
@@ -81,7 +81,8 @@ pub fn draw_boxes(frame: &RgbImage, boxes: &[LabelledBox]) -> Result<RgbImage> {
         if b.label.is_empty() {
             continue;
         }
-        let (tw, th) = letters.size(&b.label);
+        let label = letters.wrap(&b.label, width as i32 - 8, 1).join("");
+        let (tw, th) = letters.size(&label);
         let (bw, bh) = (tw + 8, th + 8);
         let bx = x0.clamp(0, (width as i32 - bw).max(0));
         let by = if y0 >= bh { y0 - bh } else { y0 };
@@ -92,7 +93,7 @@ pub fn draw_boxes(frame: &RgbImage, boxes: &[LabelledBox]) -> Result<RgbImage> {
             Rect::at(bx, by).of_size(bw.max(1) as u32, bh.max(1) as u32),
             colour,
         );
-        letters.write(&mut picture, (bx + 4, by + 3), Rgb([0; 3]), &b.label);
+        letters.write(&mut picture, (bx + 4, by + 3), Rgb([0; 3]), &label);
     }
     Ok(picture)
 }
@@ -145,5 +146,15 @@ mod tests {
             assert_eq!(picture.dimensions(), (w, h));
             assert_eq!(picture != frame, w > 0, "{w}x{h}");
         }
+    }
+
+    #[test]
+    fn a_label_is_cut_to_the_picture() {
+        let frame = RgbImage::from_pixel(64, 64, Rgb([9; 3]));
+        let area = BoxXyxy::from([0.0, 0.5, 0.5, 1.0]);
+        let drawn = |label: &str| draw_boxes(&frame, &[LabelledBox::new(area, label, 0)]).unwrap();
+        let long = "Find the cyan triangle, please";
+        let cut = Letters::new(12.0).unwrap().wrap(long, 56, 1).join("");
+        assert!(cut.ends_with('…') && drawn(long) == drawn(&cut), "{cut}");
     }
 }

@@ -1,4 +1,4 @@
-//! Check, look at and convert data sets.
+//! Check, look at and convert datasets.
 
 mod convert;
 mod preview;
@@ -7,10 +7,11 @@ mod validate;
 use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
+use tpo_core::head::HeadSet;
 
 use super::shared::Outcome;
 
-/// Check, look at and convert data sets.
+/// Check, look at and convert datasets.
 ///
 /// Everything in this project learns from one format: JSON lines, one sample a row. docs/DATA.md
 /// explains every field; the shortest useful rows are
@@ -60,9 +61,9 @@ impl Input {
     }
 }
 
-pub(super) fn run(args: Args) -> Outcome {
+pub(super) fn run<H: HeadSet>(args: Args) -> Outcome {
     match args.command {
-        Command::Validate(args) => validate::run(args),
+        Command::Validate(args) => validate::run::<H>(args),
         Command::Preview(args) => preview::run(args),
         Command::Convert(args) => convert::run(args),
     }
