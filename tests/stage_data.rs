@@ -156,6 +156,9 @@ impl TrainData for Cut {
     fn see(&mut self, model: &dyn Any) {
         self.inner.see(model);
     }
+    fn skipped(&self) -> u64 {
+        self.inner.skipped()
+    }
     fn batches_per_epoch(&self) -> u64 {
         self.inner.batches_per_epoch()
     }

@@ -1,4 +1,4 @@
-//! Clips of the synthetic world as pictures, or as a data set.
+//! Clips of the synthetic world as pictures, or as a dataset.
 
 use std::path::PathBuf;
 
@@ -19,7 +19,7 @@ const COLUMNS: usize = 8;
 /// Width of the sheet in pixels.
 const WIDTH: u32 = 1120;
 
-/// Draw clips of the synthetic world, or export them as a data set.
+/// Draw clips of the synthetic world, or export them as a dataset.
 ///
 /// For each clip: a sheet of frames with the true boxes, an animation, and everything that is known
 /// about it on the terminal. With --export, clips and everything that is asked about them are
@@ -38,7 +38,7 @@ pub(super) struct Args {
     /// How many clips
     #[arg(default_value_t = 4)]
     count: u64,
-    /// Write a data set instead of pictures
+    /// Write a dataset instead of pictures
     #[arg(long)]
     export: bool,
     /// Seed of the world

@@ -1,4 +1,4 @@
-//! Public data sets in the format of this project.
+//! Public datasets in the format of this project.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use tpo_train::observe::terminal;
 
 use crate::cli::shared::{End, Outcome, create};
 
-/// Convert a public data set to the format of this project.
+/// Convert a public dataset to the format of this project.
 ///
 /// Records that cannot be used are listed and left out. Nothing is downloaded and media is not
 /// touched; run `tpo data validate` on the result.

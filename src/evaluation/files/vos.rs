@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 /// Version of this metric, for reports.
 pub const PROTOCOL: &str = "davis2017-evaluation J&F";
 
-/// Scores of a data set.
+/// Scores of a dataset.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct VosScores {
     /// Which objects were scored, and which only one side has.

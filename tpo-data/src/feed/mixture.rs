@@ -43,7 +43,7 @@ impl Default for MixtureSpec {
     }
 }
 
-/// One data set: a JSONL file, or clips of the synthetic world.
+/// One dataset: a JSONL file, or clips of the synthetic world.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SourceSpec {
