@@ -11,16 +11,21 @@ use std::path::{Path, PathBuf};
 
 use tpo::data::MediaLimits;
 use tpo::data::schema::{RowLimits, SampleReader, check_media, open_media};
-use tpo::data::synthetic::{RowsConfig, WorldConfig, WorldRows, WorldTask};
+use tpo::data::synthetic::{ROWS_FILE, RowsConfig, WorldConfig, WorldRows, WorldTask};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let file = match std::env::args().nth(1) {
         Some(file) => PathBuf::from(file),
         // A small one to look at: four clips of the synthetic world.
         None => {
-            let world = WorldConfig::default();
-            let rows = RowsConfig::new(WorldTask::ALL, 4, 7);
-            WorldRows::new(rows, world.frames, world.side)?.export("out/rows")?
+            let dir = Path::new("out/rows");
+            let file = dir.join(ROWS_FILE);
+            if !file.exists() {
+                let world = WorldConfig::default();
+                let rows = RowsConfig::new(WorldTask::ALL, 4, 7);
+                WorldRows::new(rows, world.frames, world.side)?.export(dir)?;
+            }
+            file
         }
     };
     let root = file.parent().unwrap_or(Path::new(""));

@@ -34,7 +34,7 @@ pub const COLOURS: [[u8; 3]; 6] = [
 pub struct LabelledBox {
     /// Normalised corners; parts outside the image are not drawn.
     pub area: BoxXyxy,
-    /// Caption at its top-left corner.
+    /// Caption at its top-left corner, cut to the width of the picture.
     pub label: String,
     /// Index into [`COLOURS`], taken modulo their number.
     pub colour: usize,
@@ -147,5 +147,15 @@ mod tests {
             assert_eq!(picture.dimensions(), (w, h));
             assert_eq!(picture != frame, w > 0, "{w}x{h}");
         }
+    }
+
+    #[test]
+    fn a_label_is_cut_to_the_picture() {
+        let frame = RgbImage::from_pixel(64, 64, Rgb([9; 3]));
+        let area = BoxXyxy::from([0.0, 0.5, 0.5, 1.0]);
+        let drawn = |label: &str| draw_boxes(&frame, &[LabelledBox::new(area, label, 0)]).unwrap();
+        let long = "Find the cyan triangle, please";
+        let cut = Letters::new(12.0).unwrap().wrap(long, 56, 1).join("");
+        assert!(cut.ends_with('…') && drawn(long) == drawn(&cut), "{cut}");
     }
 }

@@ -156,6 +156,9 @@ impl TrainData for Cut {
     fn see(&mut self, model: &dyn Any) {
         self.inner.see(model);
     }
+    fn skipped(&self) -> u64 {
+        self.inner.skipped()
+    }
     fn batches_per_epoch(&self) -> u64 {
         self.inner.batches_per_epoch()
     }
@@ -172,6 +175,10 @@ fn a_file_of_real_videos_trains_and_resumes_in_the_middle_of_an_epoch() {
     let _lock = alone();
     let dir = tempfile::tempdir().unwrap();
     let path = write_rows(dir.path());
+    let mut text = std::fs::read_to_string(&path).unwrap();
+    // A bad row changes nothing, and is counted.
+    text.push_str("{\"nonsense\": 1}\n");
+    std::fs::write(&path, &text).unwrap();
     let recipe = recipe(&file_source(&path), "");
     let (whole, cut) = (dir.path().join("whole"), dir.path().join("cut"));
     let device = Device::flex();
@@ -179,6 +186,7 @@ fn a_file_of_real_videos_trains_and_resumes_in_the_middle_of_an_epoch() {
     assert_eq!(done.end, RunEnd::Finished);
     let records = read_metrics(whole.join("metrics.jsonl")).unwrap();
     assert_eq!(records.len(), 3);
+    assert!(records.iter().all(|r| r.values["skipped"] == 1.0));
     // Five rows with a video in batches of two and one of text: four batches an epoch.
     let (_, context) = open(&recipe);
     let data = stage_data(Purpose::Train, &recipe.stages[0], 42, &context).unwrap();
@@ -228,6 +236,13 @@ fn a_file_of_real_videos_trains_and_resumes_in_the_middle_of_an_epoch() {
     for (name, bytes) in &a {
         assert!(bytes == &b[name], "{name} differs");
     }
+    let records = read_metrics(early.join("metrics.jsonl")).unwrap();
+    assert!(records.iter().all(|r| r.values["skipped"] == 1.0));
+    // With other rows it is another run.
+    std::fs::write(&path, text + &rows()[1].to_string()).unwrap();
+    let error = run_recipe(&recipe, &options).unwrap_err().to_string();
+    let expected = "stage `all` cannot go on in its data: the data, mixture";
+    assert!(error.starts_with(expected), "{error}");
 }
 
 #[test]

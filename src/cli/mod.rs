@@ -19,11 +19,14 @@ mod shared;
 mod synthetic;
 mod track;
 mod train;
+mod warnings;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use tpo_core::head::HeadSet;
+
+use shared::{End, Outcome};
 
 /// Video language models that answer with boxes, time spans and masks: ask them, train them,
 /// measure them.
@@ -71,27 +74,17 @@ enum Command {
     Synthetic(synthetic::Args),
 }
 
-/// Runs the command that the arguments of the process name, with errors on standard error.
+/// Runs the command that the arguments of the process name, with errors and warnings on standard error.
+/// A program that wants the warnings of the libraries elsewhere sets its own `tracing` subscriber first.
 ///
 /// The exit code is 0 when all is well, 1 when the command ran and found something wrong or was
 /// stopped, 2 when it could not do what was asked.
 pub fn main<H: HeadSet>() -> ExitCode {
-    let done = match Program::parse().command {
-        Command::Chat(args) => chat::run::<H>(*args),
-        Command::Track(args) => track::run::<H>(*args),
-        Command::Train(args) => train::run::<H>(*args),
-        Command::Evaluate(args) => evaluate::run::<H>(*args),
-        Command::Data(args) => data::run(args),
-        Command::Features(args) => features::run(args),
-        Command::Pretrain(args) => pretrain::run(args),
-        Command::Average(args) => average::run(args),
-        Command::Inspect(args) => inspect::run(args),
-        Command::Generate(args) => generate::run(args),
-        Command::Synthetic(args) => synthetic::run(args),
-    };
-    match done {
-        Ok(shared::End::Fine) => ExitCode::SUCCESS,
-        Ok(shared::End::Wrong) => ExitCode::from(1),
+    let command = Program::parse().command;
+    warnings::Warnings::listen();
+    match run::<H>(command) {
+        Ok(End::Fine) => ExitCode::SUCCESS,
+        Ok(End::Wrong) => ExitCode::from(1),
         Err(error) => {
             eprintln!("error: {error}");
             ExitCode::from(2)
@@ -99,9 +92,30 @@ pub fn main<H: HeadSet>() -> ExitCode {
     }
 }
 
+fn run<H: HeadSet>(command: Command) -> Outcome {
+    match command {
+        Command::Chat(args) => chat::run::<H>(*args),
+        Command::Track(args) => track::run::<H>(*args),
+        Command::Train(args) => train::run::<H>(*args),
+        Command::Evaluate(args) => evaluate::run::<H>(*args),
+        Command::Data(args) => data::run::<H>(args),
+        Command::Features(args) => features::run(args),
+        Command::Pretrain(args) => pretrain::run(args),
+        Command::Average(args) => average::run(args),
+        Command::Inspect(args) => inspect::run(args),
+        Command::Generate(args) => generate::run(args),
+        Command::Synthetic(args) => synthetic::run(args),
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
+    use burn::tensor::{Device, Tensor};
     use clap::CommandFactory;
+    use tpo_core::head::{HeadContext, LossTerms, ModelSizes, TaskHead};
+    use tpo_core::truth::Truth;
 
     use super::*;
 
@@ -122,5 +136,134 @@ mod tests {
                 "{name} has no example"
             );
         }
+    }
+    /// What the program does with these arguments.
+    fn tpo<H: HeadSet>(args: &[&str]) -> Outcome {
+        run::<H>(Program::try_parse_from([&["tpo"], args].concat())?.command)
+    }
+
+    fn refusal(args: &[&str]) -> String {
+        let end = tpo::<crate::BuiltInHeads>(args);
+        end.expect_err("it is refused").to_string()
+    }
+
+    #[test]
+    fn what_is_there_is_not_written_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name).display().to_string();
+        let file = at("in.json");
+        std::fs::write(&file, "[]").unwrap();
+        let convert = ["data", "convert", "--from", "llava", &file, "--out"];
+        let other = dir.path().join(".").join("in.json");
+        let error = refusal(&[&convert[..], &[other.to_str().unwrap()]].concat());
+        assert!(error.contains("--out is the input"), "{error}");
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), "[]");
+
+        let world = at("world");
+        let export = ["synthetic", "--export", &world, "train", "1"];
+        assert_eq!(tpo::<crate::BuiltInHeads>(&export).unwrap(), End::Fine);
+        let rows = std::fs::read(dir.path().join("world/rows.jsonl")).unwrap();
+        let error = refusal(&["synthetic", "--export", &world, "held_out", "1"]);
+        assert!(error.contains("is there already"), "{error}");
+        assert_eq!(
+            std::fs::read(dir.path().join("world/rows.jsonl")).unwrap(),
+            rows
+        );
+
+        let model = at("model");
+        std::fs::create_dir(&model).unwrap();
+        std::fs::write(dir.path().join("model/tpo.json"), "mine").unwrap();
+        let error = refusal(&["pretrain", "--sizes", "assets/mini", "--out", &model]);
+        assert!(error.contains("holds a model already"), "{error}");
+        for wrong in [
+            ["--perception-rate", "nan"],
+            ["--mask-rate", "0"],
+            ["--perception-steps", "0"],
+        ] {
+            let pretrain = ["pretrain", "--sizes", "assets/mini", "--out", &model];
+            assert!(refusal(&[&pretrain[..], &wrong].concat()).contains(wrong[0]));
+        }
+
+        // The directory of an evaluation is new or one of an evaluation.
+        let nano = ["evaluate", "--preset", "nano", "--device", "cpu", "--out"];
+        let error = refusal(&[&nano[..], &[&world, "--synthetic", "1"]].concat());
+        assert!(error.contains("is no run of an evaluation"), "{error}");
+    }
+
+    #[test]
+    fn an_evaluation_without_an_answer_is_wrong() {
+        let dir = tempfile::tempdir().unwrap();
+        let out = dir.path().join("out").display().to_string();
+        let nano = ["evaluate", "--preset", "nano", "--device", "cpu"];
+        let none = ["--synthetic", "1", "--task", "own", "--out", &out];
+        let end = tpo::<crate::BuiltInHeads>(&[&nano[..], &none].concat());
+        assert_eq!(end.unwrap(), End::Wrong);
+        let error = refusal(&["evaluate", "--task", "own", "--predictions", "p.jsonl"]);
+        assert!(error.contains("give --model"), "{error}");
+    }
+
+    /// A head that learns numbers.
+    #[derive(burn::module::Module, Debug)]
+    struct CountHead {
+        #[module(skip)]
+        none: (),
+    }
+
+    impl TaskHead for CountHead {
+        type Config = BTreeMap<String, String>;
+        type Target = f32;
+        type Output = Tensor<2>;
+        type Prediction = f32;
+        const NAME: &'static str = "count";
+
+        fn init(_: &Self::Config, _: &ModelSizes, _: &Device) -> tpo_core::Result<Self> {
+            Ok(Self { none: () })
+        }
+        fn target(&self, truth: &Truth) -> tpo_core::Result<f32> {
+            truth.to_value()
+        }
+        fn forward(&self, task: Tensor<2>, _: &HeadContext<'_>) -> tpo_core::Result<Tensor<2>> {
+            Ok(task)
+        }
+        fn loss(
+            &self,
+            _: &Tensor<2>,
+            _: &[f32],
+            _: &HeadContext<'_>,
+        ) -> tpo_core::Result<LossTerms> {
+            Ok(LossTerms::new())
+        }
+        fn decode(&self, out: Tensor<2>, _: &HeadContext<'_>) -> tpo_core::Result<Vec<f32>> {
+            Ok(out.into_data().iter::<f32>().collect())
+        }
+    }
+
+    tpo_core::heads! {
+        struct CountHeads { count: CountHead }
+    }
+
+    /// A row is also bad when the head of its annotation can learn nothing from it.
+    #[test]
+    fn validation_asks_the_heads() {
+        let dir = tempfile::tempdir().unwrap();
+        let picture = image::RgbImage::new(8, 8);
+        picture.save(dir.path().join("a.png")).unwrap();
+        let path = dir.path().join("rows.jsonl");
+        let file = path.display().to_string();
+        let validate = ["data", "validate", &file];
+        let write = |value: &str| {
+            let count = serde_json::json!({"task": "count", "query": "How many?", "value": value});
+            let row = serde_json::json!({"media": {"image": "a.png"}, "annotations": [count]});
+            let text = row.to_string().replace("\"3\"", "3");
+            std::fs::write(&path, text).unwrap();
+        };
+        write("here");
+        assert_eq!(tpo::<CountHeads>(&validate).unwrap(), End::Wrong);
+        // A program without the head cannot know.
+        assert_eq!(tpo::<crate::BuiltInHeads>(&validate).unwrap(), End::Fine);
+        write("3");
+        assert_eq!(tpo::<CountHeads>(&validate).unwrap(), End::Fine);
+        std::fs::write(&path, "\n").unwrap();
+        assert_eq!(tpo::<CountHeads>(&validate).unwrap(), End::Wrong);
     }
 }

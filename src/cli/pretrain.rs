@@ -3,11 +3,12 @@
 use std::path::PathBuf;
 
 use clap::ValueEnum;
+use clap::builder::RangedU64ValueParser;
 use indicatif::ProgressBar;
 use tpo_train::Muon;
 
 use super::shared::{DeviceArgs, End, Outcome, bar, open_model};
-use crate::model::BuiltInHeads;
+use crate::model::{BuiltInHeads, CONFIG_FILE};
 use crate::pretrain::{
     MaskPretraining, PerceptionPretraining, PretrainStep, Schedule, pretrain_masks,
     pretrain_perception,
@@ -41,6 +42,9 @@ pub(super) struct Args {
     /// Where the model goes.
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
+    /// Replace the model that is in --out; not needed where it is the one of --model.
+    #[arg(long)]
+    overwrite: bool,
     /// Parts to train, in this order.
     #[arg(
         long,
@@ -56,22 +60,22 @@ pub(super) struct Args {
     #[arg(long, default_value_t = 1)]
     world: u64,
     /// Steps of encoder and connector.
-    #[arg(long, default_value_t = 8000)]
+    #[arg(long, default_value_t = 8000, value_parser = count::<u64>())]
     perception_steps: u64,
     /// Learning rate of encoder and connector.
-    #[arg(long, default_value_t = 1.5e-3)]
+    #[arg(long, default_value_t = 1.5e-3, value_parser = positive)]
     perception_rate: f64,
     /// Steps of SAM 2.
-    #[arg(long, default_value_t = 7000)]
+    #[arg(long, default_value_t = 7000, value_parser = count::<u64>())]
     mask_steps: u64,
     /// How many of them are on single frames.
     #[arg(long, default_value_t = 5000)]
     image_steps: u64,
     /// Frames of the clips of the other steps; SAM 2 was trained on eight.
-    #[arg(long, default_value_t = 6)]
+    #[arg(long, default_value_t = 6, value_parser = count::<usize>())]
     frames: usize,
     /// Learning rate of SAM 2.
-    #[arg(long, default_value_t = 1e-3)]
+    #[arg(long, default_value_t = 1e-3, value_parser = positive)]
     mask_rate: f64,
     /// Weight of SAM 2's dice loss.
     #[arg(long, default_value_t = 2.0)]
@@ -80,7 +84,7 @@ pub(super) struct Args {
     #[arg(long)]
     muon: bool,
     /// Clips of a step of encoder and connector.
-    #[arg(long, default_value_t = 16)]
+    #[arg(long, default_value_t = 16, value_parser = count::<usize>())]
     clips: usize,
     /// Share of the clips of encoder and connector whose outlines have no name.
     #[arg(long, default_value_t = 0.0)]
@@ -88,14 +92,36 @@ pub(super) struct Args {
     #[command(flatten)]
     device: DeviceArgs,
     /// Steps after which the model is saved, and once at the end of every part.
-    #[arg(long, default_value_t = 500)]
+    #[arg(long, default_value_t = 500, value_parser = count::<u64>())]
     save_every: u64,
     /// No progress bar; every hundredth step is printed.
     #[arg(long)]
     quiet: bool,
 }
 
+/// A number from 1 on; a part that is not to be trained is left out of `--parts`.
+fn count<T: TryFrom<u64>>() -> RangedU64ValueParser<T> {
+    RangedU64ValueParser::new().range(1..)
+}
+
+fn positive(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(v) if v > 0.0 && f64::is_finite(v) => Ok(v),
+        _ => Err("expected a number above 0".into()),
+    }
+}
+
 pub(super) fn run(args: Args) -> Outcome {
+    let resumed = args.model.as_ref().and_then(|dir| dir.canonicalize().ok());
+    let same = resumed.is_some() && resumed == args.out.canonicalize().ok();
+    if args.out.join(CONFIG_FILE).exists() && !same && !args.overwrite {
+        let out = args.out.display();
+        return Err(format!(
+            "{out} holds a model already; give another --out, --model {out} to continue its training, \
+             or --overwrite to replace it"
+        )
+        .into());
+    }
     let device = args.device.open()?;
     let options = SessionOptions::default();
     let mut session: Session<BuiltInHeads> = match &args.sizes {

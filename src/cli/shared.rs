@@ -11,6 +11,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use tpo_core::head::HeadSet;
 use tpo_core::model::CallOrder;
 use tpo_data::{FrameSampling, Progress};
+use tpo_train::observe::terminal;
 
 use crate::features::{FeatureCache, TemporalTowers};
 use crate::session::{HeadProgress, Session, SessionOptions};
@@ -22,7 +23,7 @@ pub(super) type Failure = Box<dyn std::error::Error>;
 pub(super) type Outcome<T = End> = Result<T, Failure>;
 
 /// How a command ended that could do what was asked.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum End {
     Fine,
     /// It found something wrong and has said what, or was stopped.
@@ -176,10 +177,11 @@ pub(super) fn open_model<H: HeadSet>(
     }
 }
 
-/// A progress bar without a length yet.
+/// A progress bar without a length yet, below which nothing is printed.
 pub(super) fn bar(template: &str) -> ProgressBar {
     let style = ProgressStyle::with_template(template);
-    ProgressBar::new(0).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+    let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
+    terminal().add(ProgressBar::new(0).with_style(style))
 }
 
 /// Shows how many bytes of weights `work` has read.

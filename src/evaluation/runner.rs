@@ -212,7 +212,7 @@ pub enum RunOutcome {
 ///
 /// # Errors
 /// [`Error::EvaluationProtocol`] when the directory holds a run of another protocol,
-/// [`Error::EvaluationIo`], [`Error::Evaluation`] for a directory that is damaged or, under
+/// [`Error::EvaluationIo`], [`Error::Evaluation`] for a directory that is damaged or of something else, or, under
 /// [`RunOptions::strict`], a question that cannot be asked; errors of the metrics.
 pub fn run(
     plan: &Plan,
@@ -335,6 +335,20 @@ fn open_run(dir: &Path, protocol: &Protocol, plan: &Plan, restart: bool) -> Resu
     std::fs::create_dir_all(dir).map_err(io(dir))?;
     let file = dir.join(PROTOCOL_FILE);
     let rows = dir.join(PREDICTIONS_FILE);
+    if !file.exists() && !rows.exists() {
+        // Of a run nothing else comes first; a file that begins with a dot may be half of the protocol.
+        let names = std::fs::read_dir(dir).map_err(io(dir))?;
+        let names = names.filter_map(|entry| Some(entry.ok()?.file_name()));
+        let mut names = names.map(|name| name.to_string_lossy().into_owned());
+        if let Some(other) = names.find(|name| !name.starts_with('.')) {
+            return Err(Error::Evaluation {
+                path: dir.into(),
+                why: format!(
+                    "is no run of an evaluation: it holds `{other}`; give a new directory"
+                ),
+            });
+        }
+    }
     if restart {
         for path in [&rows, &file, &dir.join(RESULTS_FILE)] {
             if path.exists() {

@@ -15,7 +15,7 @@ pub use perception::{PerceptionPretraining, pretrain_perception};
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::Tensor;
-use tpo_train::{AdamW, GradientSet, Muon, Optimizer, ParamGroupSpec, resolve};
+use tpo_train::{AdamW, GradientSet, Muon, Optimizer, ParamGroupSpec, TrainError, resolve};
 
 use crate::error::Result;
 use crate::model::Tpo;
@@ -71,8 +71,25 @@ impl Mover {
         let mut grads = GradientSet::new();
         grads.add(&module, &loss.backward());
         let factor = self.schedule.factor(step);
-        Ok(self.optimizer.step(module, grads, factor)?.0)
+        let (module, update) = self.optimizer.step(module, grads, factor)?;
+        finite(step, "norm of the gradients", update.grad_norm)?;
+        Ok(module)
     }
+}
+
+/// Ends a pretraining whose values run away, before the model is saved.
+fn finite(step: u64, what: &str, value: f64) -> Result<()> {
+    if value.is_finite() {
+        return Ok(());
+    }
+    Err(TrainError::NotFinite {
+        stage: "pretraining".into(),
+        step: step + 1,
+        what: what.into(),
+        value,
+        samples: vec!["of the synthetic world".into()],
+    }
+    .into())
 }
 
 /// A step of a pretraining.
@@ -108,6 +125,9 @@ fn pretrain<M: Module>(
         let Some((loss, values)) = loss(&part, step)? else {
             continue;
         };
+        for (name, value) in &values {
+            finite(step, name, *value)?;
+        }
         part = mover.step(step, part, &loss)?;
         heard(PretrainStep {
             step: step + 1,
@@ -156,6 +176,24 @@ mod tests {
     use tpo_core::nn::LinearConfig;
 
     use super::*;
+
+    #[test]
+    fn what_is_not_finite_ends_it() {
+        let device = Device::flex();
+        let layer = learning(LinearConfig::new(4, 3).init(&device));
+        let schedule = Schedule {
+            steps: 10,
+            learning_rate: 0.01,
+            warmup: 0,
+            weight_decay: 0.0,
+            muon: None,
+        };
+        let mut mover = Mover::new(&layer, &schedule).unwrap();
+        let x = Tensor::<2>::eye(4, &device).autodiff();
+        let loss = layer.forward(x).mul_scalar(f32::INFINITY).sum();
+        let error = mover.step(2, layer, &loss).unwrap_err().to_string();
+        assert!(error.contains("step 3: norm of the gradients"), "{error}");
+    }
 
     /// Both optimizers move the weight by about the rate in the first step, Muon along all singular
     /// directions alike.

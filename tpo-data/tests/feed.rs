@@ -708,6 +708,12 @@ fn bad_rows_are_skipped_counted_and_listed_or_fatal() {
     let mut lines: Vec<u64> = feed.bad_rows().first.iter().map(|r| r.line).collect();
     lines.sort_unstable();
     assert_eq!(lines, [2, 3, 4, 5, 6, 7, 8, 9, 10]);
+    let text = feed.skipped_rows().unwrap();
+    let counts = "1 of 11 rows refused, 8 of 10 rows skipped; first: ";
+    assert!(
+        text.starts_with(counts) && text.contains("x.jsonl:10"),
+        "{text}"
+    );
     for r in &feed.bad_rows().first {
         let text = r.to_string();
         let expected = match r.line {

@@ -79,7 +79,14 @@ fn extra_variables_and_undefined_tokens() {
 
 #[test]
 fn broken_and_hostile_templates() {
-    for source in ["{% for %}", "{{ x", "{% endif %}", "{{ 'a' | nothing }}"] {
+    for source in [
+        "{% for %}",
+        "{%}{% if x %}",
+        "{%",
+        "{{ x",
+        "{% endif %}",
+        "{{ 'a' | nothing }}",
+    ] {
         let error = ChatTemplate::new(source).and_then(|t| t.render(&[], &options()));
         assert!(!message_of(error).is_empty(), "{source}");
     }

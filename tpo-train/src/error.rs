@@ -98,7 +98,7 @@ pub enum TrainError {
         why: String,
     },
     /// A position that is none of the data stream.
-    #[error("`{cursor}` is not a position of this data stream: {why}")]
+    #[error("{why} (position {cursor})")]
     Cursor {
         /// The position.
         cursor: String,

@@ -326,9 +326,15 @@ impl<M: Module> Hooks<M> for RunDirectory {
                 }
                 self.log.evaluation(&record)?;
             }
-            TrainEvent::StageFinished { stage, step } => {
+            TrainEvent::StageFinished {
+                stage,
+                step,
+                skipped,
+            } => {
                 self.log.finish();
-                self.log.line(&format!("{stage}: {step} steps done"));
+                let skipped = skipped.as_ref().map_or(String::new(), |s| format!("; {s}"));
+                self.log
+                    .line(&format!("{stage}: {step} steps done{skipped}"));
             }
         }
         Ok(())
@@ -388,6 +394,9 @@ fn step_values(report: &StepReport) -> std::collections::BTreeMap<String, f64> {
     }
     for (group, rate) in &report.learning_rates {
         values.insert(format!("lr/{group}"), *rate);
+    }
+    if report.skipped > 0 {
+        values.insert("skipped".into(), report.skipped as f64);
     }
     for (task, count) in &report.tasks {
         values.insert(format!("samples/{task}"), *count as f64);

@@ -7,6 +7,7 @@ use indicatif::ProgressBar;
 use tpo_data::DataError;
 use tpo_data::readers::{ConvertOptions, Format, convert};
 use tpo_data::schema::{Sample, write_row};
+use tpo_train::observe::terminal;
 
 use crate::cli::shared::{End, Outcome, create};
 
@@ -22,7 +23,7 @@ pub struct Args {
     from: Format,
     /// The annotation file, or a folder for sa-v, lasot and got-10k.
     input: PathBuf,
-    /// Where the rows go.
+    /// Where the rows go; not over the input.
     #[arg(long)]
     out: PathBuf,
     /// The second file of formats that have two.
@@ -66,8 +67,22 @@ pub fn run(args: Args) -> Outcome {
         split: args.split.clone(),
         ..ConvertOptions::default()
     };
+    let inputs = [
+        Some(&args.input),
+        args.second_file.as_ref(),
+        args.durations.as_ref(),
+    ];
+    let same = |input: &&PathBuf| args.out.canonicalize().ok() == input.canonicalize().ok();
+    if args.out.exists()
+        && let Some(input) = inputs.into_iter().flatten().find(same)
+    {
+        let input = input.display();
+        return Err(
+            format!("--out is the input {input}, which would be lost; give another file").into(),
+        );
+    }
     let samples = convert(args.from, &args.input, &options)?;
-    // Under its name when it is whole: it may be there already, and may be the input.
+    // Under its name when it is whole: it may be there already.
     let mut unfinished = args.out.clone().into_os_string();
     unfinished.push(".tmp");
     let unfinished = PathBuf::from(unfinished);
@@ -87,7 +102,7 @@ fn write(
     const LISTED: u64 = 50;
     let mut out = create(unfinished)?;
     let (mut written, mut refused) = (0u64, 0u64);
-    let progress = ProgressBar::new_spinner();
+    let progress = terminal().add(ProgressBar::new_spinner());
     for sample in samples {
         progress.inc(1);
         let why = match sample {

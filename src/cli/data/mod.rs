@@ -7,6 +7,7 @@ mod validate;
 use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
+use tpo_core::head::HeadSet;
 
 use super::shared::Outcome;
 
@@ -60,9 +61,9 @@ impl Input {
     }
 }
 
-pub(super) fn run(args: Args) -> Outcome {
+pub(super) fn run<H: HeadSet>(args: Args) -> Outcome {
     match args.command {
-        Command::Validate(args) => validate::run(args),
+        Command::Validate(args) => validate::run::<H>(args),
         Command::Preview(args) => preview::run(args),
         Command::Convert(args) => convert::run(args),
     }

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use image::RgbImage;
 use tpo_core::geometry::BoxXyxy;
+use tpo_core::head::{Drawing, Shape};
 use tpo_core::truth::{Truth, TruthPlace, TruthTarget};
 use tpo_data::feed::{Draw, ItemSeed, View, place_truth};
 use tpo_data::prompts::{AnswerStyle, PromptWriter};
@@ -13,16 +14,20 @@ use tpo_data::{ClipConfig, MediaLimits, VideoInfo, VideoReader, select_frames};
 use super::Input;
 use crate::cli::shared::{End, Outcome};
 use crate::draw::{
-    Axis, AxisRow, COLOURS, LabelledBox, Strip, contact_sheet, draw_boxes, draw_mask, picture,
-    save_picture,
+    Axis, AxisRow, COLOURS, LabelledBox, Strip, contact_sheet, draw_boxes, draw_mask, draw_shapes,
+    enlarged, picture, save_picture,
 };
 use crate::model::videochat_tasks;
+
+/// Longest side of small frames in pixels: labels stay small beside what they name.
+const SIDE: u32 = 640;
 
 /// Draw the first rows with their annotations on one picture.
 ///
 /// For each row: sampled frames with boxes, masks and, below videos, the time axis with the
 /// annotated spans (black lines: the sampled frames). The caption is what the model will be
-/// asked and what it should say.
+/// asked and what it should say. Of the values of your own heads two numbers from 0 to 1 are drawn
+/// as a point. Boxes and points are on every frame: a row does not say when they are right.
 #[derive(clap::Args)]
 pub struct Args {
     #[command(flatten)]
@@ -210,9 +215,11 @@ fn draw(
     truths: &[Truth],
     turn_boxes: &[Vec<BoxXyxy>],
 ) -> Outcome<Vec<RgbImage>> {
+    let points: Vec<Drawing> = truths.iter().map(point).collect();
+    let points: Vec<(&Drawing, String)> = points.iter().zip(truths.iter().map(label)).collect();
     let mut pictures = Vec::new();
     for (i, frame) in reader.read_frames(indices)?.into_iter().enumerate() {
-        let mut drawn = picture(frame)?;
+        let mut drawn = enlarged(picture(frame)?, SIDE);
         let mut boxes = Vec::new();
         let mut add = |area: BoxXyxy, label: &str, colour: usize| {
             boxes.push(LabelledBox::new(area, label, colour));
@@ -242,9 +249,21 @@ fn draw(
         for b in turn_boxes.iter().flatten() {
             add(*b, "asked", truths.len());
         }
-        pictures.push(draw_boxes(&drawn, &boxes)?);
+        let drawn = draw_boxes(&drawn, &boxes)?;
+        pictures.push(draw_shapes(&drawn, &points, i)?.unwrap_or(drawn));
     }
     Ok(pictures)
+}
+
+/// A value that may be a point, to be drawn.
+fn point(truth: &Truth) -> Drawing {
+    let none = Drawing::text("");
+    match truth.to_value::<[f32; 2]>() {
+        Ok(point) if point.iter().all(|v| (0.0..=1.0).contains(v)) => {
+            none.with(Shape::Point(point))
+        }
+        _ => none,
+    }
 }
 
 /// A row of the time axis for every annotation with spans.

@@ -1,17 +1,25 @@
 //! Every problem of a dataset, with its line.
 
-use indicatif::ProgressBar;
-use tpo_data::MediaLimits;
-use tpo_data::schema::{RowLimits, SampleReader, Summary, check_media};
+use std::collections::BTreeSet;
+
+use burn::tensor::Device;
+use tpo_core::head::{HeadSet, TargetMaker, TargetSet};
+use tpo_data::feed::{View, place_truth};
+use tpo_data::schema::{RowLimits, Sample, SampleReader, Summary, Target, check_media};
+use tpo_data::{MediaLimits, VideoInfo};
 
 use super::Input;
-use crate::cli::shared::{End, Outcome};
+use crate::cli::shared::{End, Outcome, bar};
+use crate::presets::mini_config;
 
 /// Check every row and every media file; list all problems with their lines.
 ///
 /// Rows are parsed, their numbers checked, their media opened (headers only) and held against
-/// the annotations. Prints counts, lengths and sizes. The exit code is 0 when all is well and 1
-/// when some row has a problem.
+/// the annotations; the heads of this program say what they could not learn from. (Whether an object
+/// of a track is in the frames that training samples depends on the model; this is not checked.)
+///
+/// Prints counts, lengths and sizes. The exit code is 0 when all is well and 1 when some row has a
+/// problem, or there is none.
 #[derive(clap::Args)]
 pub struct Args {
     #[command(flatten)]
@@ -24,7 +32,7 @@ pub struct Args {
     max_problems: Option<u64>,
 }
 
-pub fn run(args: Args) -> Outcome {
+pub fn run<H: HeadSet>(args: Args) -> Outcome {
     let (file, root) = (&args.input.file, args.input.root());
     let limits = MediaLimits::default();
     let mut reader = SampleReader::open(file, RowLimits::default())?;
@@ -36,7 +44,12 @@ pub fn run(args: Args) -> Outcome {
         }
         printed += 1;
     };
-    let progress = ProgressBar::new(std::fs::metadata(file)?.len());
+    // For the targets; no weight is drawn.
+    let config = mini_config()?;
+    let heads = H::init(&config.heads, &config.sizes(), &Device::flex())?;
+    let mut unknown = BTreeSet::new();
+    let progress = bar("{wide_bar} {percent}% {eta}");
+    progress.set_length(std::fs::metadata(file)?.len());
     while let Some(row) = reader.next_checked() {
         let (line, offset, row) = row?;
         progress.set_position(offset);
@@ -66,6 +79,10 @@ pub fn run(args: Args) -> Outcome {
                 Err(e) => unreadable = Some(e),
             }
         }
+        let mut problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
+        if let (true, Some(info)) = (problems.is_empty(), &facts) {
+            problems = unlearnable(&sample, info, &heads, &mut unknown);
+        }
         if problems.is_empty() && unreadable.is_none() {
             summary.add(&sample, facts.as_ref());
             continue;
@@ -86,8 +103,48 @@ pub fn run(args: Args) -> Outcome {
         println!("... and {hidden} more problems");
     }
     print!("{summary}");
+    if !unknown.is_empty() {
+        let tasks: Vec<&str> = unknown.iter().map(String::as_str).collect();
+        println!(
+            "not checked  what is to be learned of {}: this program has no such head",
+            tasks.join(", ")
+        );
+    }
     if summary.rows + summary.bad_rows == 0 {
         println!("the file has no rows");
     }
-    Ok(End::fine_if(summary.bad_rows == 0))
+    Ok(End::fine_if(summary.rows > 0 && summary.bad_rows == 0))
+}
+
+/// What the heads could not learn from the annotations of a row. Tasks without a head go to `unknown`.
+fn unlearnable<H: HeadSet>(
+    sample: &Sample,
+    info: &VideoInfo,
+    heads: &H,
+    unknown: &mut BTreeSet<String>,
+) -> Vec<String> {
+    let view = View {
+        range: sample.media.as_ref().and_then(|m| m.range),
+        ..View::default()
+    };
+    let mut problems = Vec::new();
+    for (i, annotation) in sample.annotations.iter().enumerate() {
+        if heads.head(&annotation.task).is_none() {
+            unknown.insert(annotation.task.clone());
+            continue;
+        }
+        // Which frames of a track are learned from, the model says.
+        if let Target::Track(_) = annotation.target {
+            continue;
+        }
+        let made = place_truth(annotation, info, &view, &[], 0).map_err(|e| e.to_string());
+        let made = made.and_then(|truth| {
+            let made = heads.add_target(&truth, &mut TargetSet::new());
+            made.map_err(|e| e.to_string())
+        });
+        if let Err(why) = made {
+            problems.push(format!("annotations[{i}]: {why}"));
+        }
+    }
+    problems
 }

@@ -177,7 +177,8 @@ Examples:
   tpo evaluate --task mask --format davis --predictions results --ground-truth DAVIS/Annotations/480p
   tpo evaluate --task multiple-choice --predictions mvbench.jsonl
 
-Exit code: 0 scored, 1 differs from --expect, 2 could not be scored or run."#;
+Exit code: 0 scored, 1 differs from --expect or no question was answered, 2 could not be scored or
+run."#;
 
 impl Args {
     fn reading(&self) -> ReadOptions {
@@ -305,6 +306,11 @@ fn score(args: &Args) -> Outcome<(Format, Scored)> {
         (Task::Region, Format::Refcoco) => region::boxes(args)?,
         (Task::MultipleChoice, Format::Mvbench) => multiple_choice::mvbench(args)?,
         (Task::MultipleChoice, Format::VideoMme) => multiple_choice::video_mme(args)?,
+        (Task::Text | Task::Own, _) => {
+            let why = "there is no format of predictions for --task text and own; they are asked of a \
+                       model: give --model, --preset or --checkpoint in place of --predictions";
+            return Err(why.into());
+        }
         (task, format) => {
             let task = task.to_possible_value();
             let task = task.as_ref().map_or("?", |t| t.get_name());

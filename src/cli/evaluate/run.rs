@@ -11,7 +11,8 @@ use super::{Args, Format, Task};
 use crate::cli::shared::{End, ModelArgs, Outcome, bar};
 use crate::evaluation::{
     AnswerForm, DataFile, ItemKind, Plan, PlanOptions, RESULTS_FILE, Results, Route, RunOptions,
-    RunOutcome, RunProgress, SUBMISSION_DIR, SessionAnswerer, WorldSpec, run as ask_all,
+    RunOutcome, RunProgress, SUBMISSION_DIR, SessionAnswerer, TaskScores, WorldSpec,
+    run as ask_all,
 };
 use crate::session::SessionOptions;
 
@@ -165,7 +166,12 @@ pub fn run<H: HeadSet>(args: &Args) -> Outcome {
         return Ok(End::Wrong);
     };
     print(&results, dir);
-    Ok(End::Fine)
+    // Also when there was no question.
+    let nothing = results.failed.len() == results.questions;
+    if nothing {
+        eprintln!("no question was answered; nothing is scored");
+    }
+    Ok(End::fine_if(!nothing))
 }
 
 fn print(results: &Results, dir: &Path) {
@@ -177,8 +183,8 @@ fn print(results: &Results, dir: &Path) {
         println!("metric: {}", task.metric);
         let names: Vec<&str> = task.scores.iter().map(|s| s.name.as_str()).collect();
         // What a head of your own scores may be small: distances between 0 and 1.
-        let built_in = ItemKind::ALL.iter().any(|kind| kind.name() == task.task);
-        let mut grid = Grid::new(&names, if built_in { 2 } else { 4 });
+        let small = task.scores.iter().filter_map(|s| s.value).all(|v| v < 1.0);
+        let mut grid = Grid::new(&names, if is_own(task) || small { 4 } else { 2 });
         grid.row("all", task.scores.iter().map(|s| s.value).collect());
         for group in &task.groups {
             let values = names.iter().map(|n| {
@@ -213,9 +219,15 @@ fn print(results: &Results, dir: &Path) {
             println!("  .. ({RESULTS_FILE} has all)");
         }
     }
-    println!(
-        "wrote {} and {}",
-        dir.join(RESULTS_FILE).display(),
-        dir.join(SUBMISSION_DIR).display()
-    );
+    print!("wrote {}", dir.join(RESULTS_FILE).display());
+    // There is none of tasks of your own.
+    if !results.scores.iter().all(is_own) {
+        print!(" and {}", dir.join(SUBMISSION_DIR).display());
+    }
+    println!();
+}
+
+/// Whether a head of your own says what its answers are worth.
+fn is_own(task: &TaskScores) -> bool {
+    task.task != "grounded" && ItemKind::ALL.iter().all(|kind| kind.name() != task.task)
 }

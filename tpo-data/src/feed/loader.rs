@@ -75,6 +75,10 @@ pub struct Feed {
     /// Consecutive batches without a usable row.
     fruitless: u64,
     bad: BadRows,
+    /// How many of them were refused when the files were read.
+    refused: u64,
+    /// Rows that were to be used since, good and bad.
+    drawn: u64,
 }
 
 fn invalid(what: &'static str, reason: String) -> DataError {
@@ -157,7 +161,9 @@ impl Feed {
             jobs: Some(jobs),
             threads: Vec::new(),
             fruitless: 0,
+            refused: bad.count,
             bad,
+            drawn: 0,
         };
         for i in 0..workers {
             let (maker, work) = (feed.maker.clone(), work.clone());
@@ -184,6 +190,7 @@ impl Feed {
             let made = self.take();
             self.cursor = self.plan.advance(at);
             let mut items = Vec::new();
+            self.drawn += made.len() as u64;
             for made in made {
                 match made {
                     Ok(item) => items.push(item),
@@ -249,6 +256,22 @@ impl Feed {
     /// epochs counts every time.
     pub fn bad_rows(&self) -> &BadRows {
         &self.bad
+    }
+
+    /// [`Feed::bad_rows`] for people: how many of how many, and the first of them; `None` without any.
+    pub fn skipped_rows(&self) -> Option<String> {
+        let first = self.bad.first.first()?;
+        let groups = self.sources().iter().flat_map(Source::groups);
+        let rows = self.refused + groups.map(|(_, rows)| rows).sum::<u64>();
+        let skipped = self.bad.count - self.refused;
+        let mut counts = Vec::new();
+        if self.refused > 0 {
+            counts.push(format!("{} of {rows} rows refused", self.refused));
+        }
+        if skipped > 0 {
+            counts.push(format!("{skipped} of {} rows skipped", self.drawn));
+        }
+        Some(format!("{}; first: {first}", counts.join(", ")))
     }
 
     fn is_over(&self, at: &Cursor) -> bool {

@@ -198,8 +198,8 @@ impl Plan {
     pub fn check(&self, cursor: &Cursor) -> Result<Cursor, DataError> {
         if cursor.plan != 0 && cursor.plan != self.fingerprint {
             return Err(invalid(format!(
-                "the cursor belongs to plan {:016x}, this is {:016x}: data, mixture, seed, batch \
-                 size or number of shards changed since; start a new run, or restore them",
+                "the data, mixture, seed, batch size or number of shards changed since the position was \
+                 stored (order {:016x} then, {:016x} now); restore them, or start a new run",
                 cursor.plan, self.fingerprint
             )));
         }

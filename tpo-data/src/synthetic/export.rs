@@ -16,12 +16,17 @@ impl WorldRows {
     /// path. Training on the files is training on the rows in memory.
     ///
     /// # Errors
-    /// [`DataError::Io`]; as [`WorldRows::row`].
+    /// [`DataError::Io`], also when the directory holds a dataset already; as [`WorldRows::row`].
     pub fn export(&self, dir: impl AsRef<Path>) -> Result<PathBuf, DataError> {
         let dir = dir.as_ref();
 
         std::fs::create_dir_all(dir).map_err(DataError::io(dir))?;
         let path = dir.join(ROWS_FILE);
+        if path.exists() {
+            let why = "is there already; remove the dataset or choose another directory";
+            let source = std::io::Error::new(std::io::ErrorKind::AlreadyExists, why);
+            return Err(DataError::io(&path)(source));
+        }
         let unfinished = dir.join(format!(".{ROWS_FILE}.tmp"));
         let file = std::fs::File::create(&unfinished).map_err(DataError::io(&unfinished))?;
         let mut out = BufWriter::new(file);

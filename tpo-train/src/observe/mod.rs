@@ -10,7 +10,7 @@ mod tensorboard;
 use std::path::{Path, PathBuf};
 
 pub use metrics::{MetricsLog, StepRecord, read_metrics};
-pub use progress::{ProgressBars, StageLengths};
+pub use progress::{ProgressBars, StageLengths, terminal};
 pub use tensorboard::TensorBoard;
 
 use crate::error::Result;

@@ -1,5 +1,6 @@
 //! Progress on a terminal.
 
+use std::sync::LazyLock;
 use std::time::Instant;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
@@ -19,11 +20,17 @@ pub struct StageLengths {
     pub done: u64,
 }
 
+/// All progress bars of this process, which share its standard error: what is printed through it stands
+/// above them.
+pub fn terminal() -> &'static MultiProgress {
+    static TERMINAL: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new);
+    &TERMINAL
+}
+
 /// Two bars, one for the stage and one for the epoch, and a line of values. On something that is
 /// not a terminal nothing is drawn. They stand on standard error.
 #[derive(Debug, Default)]
 pub struct ProgressBars {
-    all: MultiProgress,
     stage: Option<ProgressBar>,
     epoch: Option<ProgressBar>,
     lengths: StageLengths,
@@ -51,8 +58,8 @@ impl ProgressBars {
         stage.reset_eta();
         let epoch = ProgressBar::new(lengths.steps_per_epoch)
             .with_style(style("{prefix:<20} {bar:30.cyan} {pos}/{len}\n{wide_msg}"));
-        self.stage = Some(self.all.add(stage));
-        self.epoch = Some(self.all.add(epoch));
+        self.stage = Some(terminal().add(stage));
+        self.epoch = Some(terminal().add(epoch));
         self.lengths = lengths;
         self.since = None;
     }
@@ -90,9 +97,9 @@ impl ProgressBars {
 
     /// A line above the bars; plainly on standard error where no bar is drawn.
     pub fn line(&self, text: &str) {
-        if self.all.is_hidden() {
+        if terminal().is_hidden() {
             eprintln!("{text}");
-        } else if let Err(error) = self.all.println(text) {
+        } else if let Err(error) = terminal().println(text) {
             tracing::warn!(%error, "{text}");
         }
     }

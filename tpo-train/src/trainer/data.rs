@@ -43,6 +43,17 @@ pub trait TrainData {
     /// hold features of the model's own encoder takes them from here; most ignore it.
     fn see(&mut self, _model: &dyn Any) {}
 
+    /// How many rows could not be used since the stream was opened, those included that were refused
+    /// then.
+    fn skipped(&self) -> u64 {
+        0
+    }
+
+    /// The same for people, with the first of them; `None` when all could be used.
+    fn skipped_rows(&self) -> Option<String> {
+        None
+    }
+
     /// Micro-batches of one epoch; at least 1.
     fn batches_per_epoch(&self) -> u64;
 
@@ -104,6 +115,14 @@ impl<D: TrainData> TrainData for Sharded<D> {
 
     fn see(&mut self, model: &dyn Any) {
         self.inner.see(model);
+    }
+
+    fn skipped(&self) -> u64 {
+        self.inner.skipped()
+    }
+
+    fn skipped_rows(&self) -> Option<String> {
+        self.inner.skipped_rows()
     }
 
     fn batches_per_epoch(&self) -> u64 {

@@ -59,6 +59,10 @@ pub struct StepReport {
     pub samples: usize,
     /// Samples of all workers since the start of the stage.
     pub stage_samples: u64,
+    /// Rows of this worker since the start of the stage that could not be used, those included that
+    /// were refused when their files were read.
+    #[serde(default)]
+    pub skipped: u64,
     /// Samples of this worker by task; one that calls several counts for each.
     pub tasks: BTreeMap<String, usize>,
     /// Wall time of the step in seconds, reading the data included.
@@ -108,6 +112,8 @@ pub enum TrainEvent {
         stage: String,
         /// Steps done.
         step: u64,
+        /// Rows that could not be used since the stream was opened, for people.
+        skipped: Option<String>,
     },
 }
 

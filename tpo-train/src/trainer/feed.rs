@@ -116,6 +116,14 @@ impl TrainData for FeedData {
         }
     }
 
+    fn skipped(&self) -> u64 {
+        self.feed.bad_rows().count
+    }
+
+    fn skipped_rows(&self) -> Option<String> {
+        self.feed.skipped_rows()
+    }
+
     fn batches_per_epoch(&self) -> u64 {
         self.feed.plan().batches()
     }
@@ -130,7 +138,12 @@ impl TrainData for FeedData {
             why,
         };
         let place = Cursor::deserialize(cursor).map_err(|e| bad(e.to_string()))?;
-        self.feed.seek(place).map_err(|e| bad(e.to_string()))
+        self.feed.seek(place).map_err(|e| {
+            bad(match e {
+                tpo_data::DataError::InvalidConfig { reason, .. } => reason,
+                other => other.to_string(),
+            })
+        })
     }
 
     fn skip_batch(&mut self, _: &Device) -> Result<()> {
@@ -179,6 +192,7 @@ mod tests {
         let device = Device::flex();
         let mut data = open(dir.path());
         assert_eq!(data.batches_per_epoch(), 9);
+        assert_eq!((data.skipped(), data.skipped_rows()), (0, None));
         let next = |data: &mut FeedData| data.next_batch(&device).unwrap().samples[0].id.clone();
         for _ in 0..4 {
             next(&mut data);
@@ -191,6 +205,10 @@ mod tests {
         again.skip_batch(&device).unwrap();
         let repeated: Vec<_> = (0..11).map(|_| next(&mut again)).collect();
         assert_eq!(repeated, later[1..]);
+        let mut other = cursor.clone();
+        other["plan"] = 7.into();
+        let error = data.seek(&other).unwrap_err().to_string();
+        assert!(error.starts_with("the data, mixture"), "{error}");
         assert!(matches!(
             data.seek(&serde_json::json!({"batch": -1})),
             Err(TrainError::Cursor { .. })

@@ -82,6 +82,8 @@ pub struct Trainer<V, C, L, H> {
     total_steps: u64,
     batches_per_epoch: u64,
     samples: u64,
+    /// Rows that could not be used before the stream was opened again.
+    skipped_before: u64,
     silent: SilentHeads,
 }
 
@@ -130,6 +132,7 @@ where
             total_steps: 0,
             batches_per_epoch,
             samples: 0,
+            skipped_before: 0,
             silent,
             stage,
             options,
@@ -171,7 +174,18 @@ where
         trainer
             .optimizer
             .load_state(state.optimizer, &trainer.options.device)?;
-        data.seek(&state.cursor)?;
+        data.seek(&state.cursor).map_err(|e| match e {
+            TrainError::Cursor { cursor, why } => TrainError::Cursor {
+                cursor,
+                why: format!(
+                    "stage `{}` cannot go on in its data: {why}",
+                    trainer.stage.name
+                ),
+            },
+            other => other,
+        })?;
+        // What is refused when files are read is counted again.
+        trainer.skipped_before = state.skipped.saturating_sub(data.skipped());
         trainer.step = state.step;
         trainer.seed = state.seed;
         trainer.samples = state.samples;
@@ -233,6 +247,7 @@ where
             step: self.step,
             run_step: self.options.steps_before + self.step,
             samples: self.samples,
+            skipped: self.skipped_before + data.skipped(),
             total_steps: self.total_steps,
             seed: self.seed,
             silent_heads: self.silent.0.clone(),
@@ -289,6 +304,7 @@ where
         hooks.event(&TrainEvent::StageFinished {
             stage: self.stage.name.clone(),
             step: self.step,
+            skipped: data.skipped_rows(),
         })?;
         Ok(RunEnd::Finished)
     }
@@ -400,6 +416,7 @@ where
             clip_factor: update.clip_factor,
             samples: shared[4] as usize,
             stage_samples: self.samples,
+            skipped: self.skipped_before + data.skipped(),
             tasks: log.tasks,
             seconds: start.elapsed().as_secs_f64(),
             data_seconds: log.data_seconds,

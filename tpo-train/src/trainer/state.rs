@@ -24,6 +24,9 @@ pub struct TrainState {
     pub run_step: u64,
     /// Samples seen in the stage, of all workers.
     pub samples: u64,
+    /// Rows of this worker that could not be used in the stage.
+    #[serde(default, skip_serializing_if = "no_rows")]
+    pub skipped: u64,
     /// Its steps in all.
     pub total_steps: u64,
     /// Seed of the stage.
@@ -36,6 +39,11 @@ pub struct TrainState {
     pub cursor: serde_json::Value,
     /// Memory of the optimizer.
     pub optimizer: OptimizerState,
+}
+
+/// Whether to write nothing, so that states of before are as they were.
+fn no_rows(skipped: &u64) -> bool {
+    *skipped == 0
 }
 
 /// Seed of the device's generator for one micro-batch: a pure function of where the run is, so
@@ -59,6 +67,7 @@ mod tests {
             step: 3,
             run_step: 3,
             samples: 6,
+            skipped: 0,
             total_steps: 9,
             seed: 1,
             silent_heads: BTreeSet::new(),
@@ -66,7 +75,10 @@ mod tests {
             optimizer: OptimizerState::default(),
         };
         let text = serde_json::to_string(&state).unwrap();
-        assert!(!text.contains("silent"), "{text}");
+        assert!(
+            !text.contains("silent") && !text.contains("skipped"),
+            "{text}"
+        );
         assert_eq!(serde_json::from_str::<TrainState>(&text).unwrap(), state);
         let silent = TrainState {
             silent_heads: BTreeSet::from(["point".to_string()]),
