@@ -5,11 +5,13 @@ use std::path::PathBuf;
 use burn::tensor::FloatDType;
 use tpo_core::head::HeadSet;
 use tpo_train::Recipe;
+use tpo_train::checkpoint::{CheckpointStore, Retention};
 use tpo_train::explain::Explanation;
+use tpo_train::run_directory::CHECKPOINTS_DIR;
 use tpo_train::trainer::RunEnd;
 
 use super::shared::{DeviceArgs, End, Outcome, TowerArgs};
-use crate::export::{ExportOptions, LoraExport, export_model};
+use crate::export::{ExportOptions, LoraExport, check_target, export_model};
 use crate::training::measure::measure_stage;
 use crate::training::{RunOptions, explain, run_recipe};
 
@@ -52,6 +54,9 @@ pub(super) struct Args {
     /// With --export: add the adapters to the weights instead of keeping them beside.
     #[arg(long, requires = "export")]
     merge: bool,
+    /// With --export: replace a model that is there.
+    #[arg(long, requires = "export")]
+    overwrite: bool,
     /// With --export: weights of 16 bits (f16) instead of 32.
     #[arg(long, requires = "export")]
     half: bool,
@@ -107,6 +112,17 @@ pub(super) fn run<H: HeadSet>(args: Args) -> Outcome {
     if let Some(stage) = &args.measure {
         return measure::<H>(&recipe, stage, &explanation, &options);
     }
+    if let Some(dir) = &args.export {
+        check_target(dir, true, args.overwrite)?;
+    }
+    if args.resume {
+        let store = CheckpointStore::new(options.dir.join(CHECKPOINTS_DIR), Retention::ALL);
+        let (found, skipped) = store.list()?;
+        if found.is_empty() && skipped.is_empty() {
+            let dir = options.dir.display();
+            eprintln!("nothing to resume in {dir}, starting at step 0");
+        }
+    }
     let summary = run_recipe::<H>(&recipe, &options)?;
     if let Some(step) = summary.resumed_at {
         eprintln!("resumed at step {step}");
@@ -127,11 +143,15 @@ pub(super) fn run<H: HeadSet>(args: Args) -> Outcome {
                 LoraExport::Adapters
             },
             dtype: args.half.then_some(FloatDType::F16),
+            overwrite: args.overwrite,
             ..ExportOptions::default()
         };
         let built = summary.model;
         let files = &built.tokenizer_files;
-        let report = export_model(built.model, &built.config, files, dir, &export)?;
+        let report = export_model(built.model, &built.config, files, dir, &export);
+        let report = report.map_err(|e| {
+            format!("{e}\nThe run is done; `--resume --export OTHER` writes its model elsewhere")
+        })?;
         let (dir, tensors, bytes) = (dir.display(), report.tensors, report.bytes);
         println!("{dir}: {tensors} tensors, {bytes} bytes");
     }
