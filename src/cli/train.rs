@@ -13,7 +13,7 @@ use tpo_train::trainer::RunEnd;
 use super::shared::{DeviceArgs, End, Outcome, TowerArgs};
 use crate::export::{ExportOptions, LoraExport, check_target, export_model};
 use crate::training::measure::measure_stage;
-use crate::training::{RunOptions, explain, run_recipe};
+use crate::training::{RunOptions, explain, explain_shapes, run_recipe};
 
 /// Train a model as a recipe says.
 #[derive(clap::Args)]
@@ -34,6 +34,9 @@ pub(super) struct Args {
     /// Continue the run in the directory at its newest whole checkpoint.
     #[arg(long)]
     resume: bool,
+    /// End the run at the first bad row of its data instead of skipping it: `strict` in every stage.
+    #[arg(long)]
+    strict: bool,
     /// Write a checkpoint and stop after so many steps of the run; the schedule stays that of the
     /// whole recipe, and --resume continues.
     #[arg(long, value_name = "STEPS", conflicts_with = "export", value_parser = clap::value_parser!(u64).range(1..))]
@@ -86,13 +89,16 @@ pub(super) fn run<H: HeadSet>(args: Args) -> Outcome {
         .recipe
         .split_first()
         .map_or(("", &[][..]), |(p, o)| (p, o));
-    let recipe = Recipe::open(path, overrides)?;
-    // Everything that shapes alone can tell, before a weight is read.
-    let explanation = explain::<H>(&recipe)?;
+    let mut recipe = Recipe::open(path, overrides)?;
+    for stage in &mut recipe.stages {
+        stage.strict |= args.strict;
+    }
     if args.explain {
-        println!("{explanation}");
+        println!("{}", explain::<H>(&recipe)?);
         return Ok(End::Fine);
     }
+    // Everything that shapes alone can tell, before a weight is read; the data are looked at later.
+    let explanation = explain_shapes::<H>(&recipe)?;
     if args.towers.feature_cache.is_some() && args.towers.towers.is_none() {
         return Err("--feature-cache keeps the features of --towers; give both".into());
     }

@@ -318,7 +318,10 @@ mod tests {
         tasks["tasks"][0]["name"] = "point".into();
         other.tasks = serde_json::from_value(tasks).unwrap();
         let text = other.validate::<BuiltInHeads>().unwrap_err().to_string();
-        assert!(text.contains("heads.point: this program has no such head"), "{text}");
+        assert!(
+            text.contains("heads.point: this program has no such head"),
+            "{text}"
+        );
         let json = serde_json::to_string(&TpoConfig::videochat_tpo()).unwrap();
         TpoConfig::from_json(&json)
             .unwrap()

@@ -130,7 +130,10 @@ impl TrainData for FeedData {
             why,
         };
         let place = Cursor::deserialize(cursor).map_err(|e| bad(e.to_string()))?;
-        self.feed.seek(place).map_err(|e| bad(e.to_string()))
+        self.feed.seek(place).map_err(|e| match e {
+            tpo_data::DataError::InvalidConfig { reason, .. } => bad(reason),
+            e => bad(e.to_string()),
+        })
     }
 
     fn skip_batch(&mut self, _: &Device) -> Result<()> {

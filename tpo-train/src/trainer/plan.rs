@@ -55,7 +55,7 @@ where
             .position(|s| s.name == state.stage)
             .ok_or_else(|| TrainError::InvalidPlan {
                 problems: vec![format!(
-                    "the run to go on with is in stage `{}`, which the plan does not have",
+                    "the run to continue is in stage `{}`, which the plan does not have",
                     state.stage
                 )],
             })?,

@@ -83,6 +83,8 @@ pub struct Trainer<V, C, L, H> {
     batches_per_epoch: u64,
     samples: u64,
     silent: SilentHeads,
+    /// Steps in a row of which nothing could be learned.
+    idle: u64,
 }
 
 impl<V, C, L, H> Trainer<V, C, L, H>
@@ -131,6 +133,7 @@ where
             batches_per_epoch,
             samples: 0,
             silent,
+            idle: 0,
             stage,
             options,
         };
@@ -171,7 +174,16 @@ where
         trainer
             .optimizer
             .load_state(state.optimizer, &trainer.options.device)?;
-        data.seek(&state.cursor)?;
+        data.seek(&state.cursor).map_err(|e| match e {
+            TrainError::Cursor { cursor, why } => TrainError::Cursor {
+                cursor,
+                why: format!(
+                    "the data of stage `{}` are not those of the checkpoint: {why}",
+                    state.stage
+                ),
+            },
+            e => e,
+        })?;
         trainer.step = state.step;
         trainer.seed = state.seed;
         trainer.samples = state.samples;
@@ -293,14 +305,15 @@ where
         Ok(RunEnd::Finished)
     }
 
-    /// One optimizer step.
+    /// One optimizer step. A step whose rows reach no trainable parameter (the head that learns is
+    /// not called in them) changes nothing and counts; its gradient's norm is 0.
     ///
     /// # Errors
     /// [`TrainError::NotFinite`] when a loss or the gradient's norm is infinite or not a number;
-    /// the weights are then those of the step before. [`TrainError::NothingToLearn`] when no
-    /// micro-batch of any worker reaches a trainable parameter. [`TrainError::SilentHeads`] when a
-    /// head that learns had no loss within [`Stage::heads_must_fire_within`]. [`TrainError::Model`],
-    /// [`TrainError::Worker`], and what the data stream fails with.
+    /// the weights are then those of the step before. [`TrainError::SilentHeads`] when a head that
+    /// learns had no loss within [`Stage::heads_must_fire_within`] or the stage, and
+    /// [`TrainError::NothingToLearn`] when nothing learned in as many steps in a row.
+    /// [`TrainError::Model`], [`TrainError::Worker`], and what the data stream fails with.
     pub fn step(&mut self, data: &mut dyn TrainData) -> Result<StepReport> {
         let start = Instant::now();
         let device = self.options.device.clone().autodiff();
@@ -365,28 +378,43 @@ where
             let what = "a loss of another worker".to_string();
             return Err(self.not_finite(what, f64::NAN, Vec::new()));
         }
-        if shared[1] == 0.0 {
-            return Err(TrainError::NothingToLearn {
-                stage: self.stage.name.clone(),
-                step: self.step + 1,
-                samples: log.ids,
-            });
-        }
-        grads.scale(1.0 / accumulation as f64);
-        self.options.worker.average(&mut grads, &device)?;
-
         let factor = self.stage.schedule.factor(self.step, self.total_steps);
-        let model = self.model.take().ok_or_else(lost)?;
-        let (model, update) = self.optimizer.step(model, grads, factor)?;
-        self.model = Some(model);
-        if !update.grad_norm.is_finite() {
-            let what = "the norm of the gradients".to_string();
-            return Err(self.not_finite(what, update.grad_norm, log.ids));
+        let (mut grad_norm, mut clip_factor) = (0.0, 1.0);
+        self.idle += 1;
+        if shared[1] > 0.0 {
+            self.idle = 0;
+            grads.scale(1.0 / accumulation as f64);
+            self.options.worker.average(&mut grads, &device)?;
+            let model = self.model.take().ok_or_else(lost)?;
+            let (model, update) = self.optimizer.step(model, grads, factor)?;
+            self.model = Some(model);
+            (grad_norm, clip_factor) = (update.grad_norm, update.clip_factor);
+            if !grad_norm.is_finite() {
+                let what = "the norm of the gradients".to_string();
+                return Err(self.not_finite(what, grad_norm, log.ids));
+            }
         }
         self.step += 1;
         self.samples += shared[4] as u64;
         self.silent.hear(&shared[5..]);
-        self.silent.check(&self.stage, self.step, self.samples)?;
+        let total = self.total_steps;
+        let within = self.stage.heads_must_fire_within;
+        self.silent
+            .check(&self.stage, self.step, total, self.samples)?;
+        if self.idle
+            >= if within == 0 {
+                total
+            } else {
+                within.min(total)
+            }
+        {
+            return Err(TrainError::NothingToLearn {
+                stage: self.stage.name.clone(),
+                step: self.step,
+                steps: self.idle,
+                samples: log.ids,
+            });
+        }
         Ok(StepReport {
             stage: self.stage.name.clone(),
             step: self.step,
@@ -396,8 +424,8 @@ where
             micro_batches: log.micro_batches,
             terms: log.terms,
             learning_rates: self.optimizer.learning_rates(factor),
-            grad_norm: update.grad_norm,
-            clip_factor: update.clip_factor,
+            grad_norm,
+            clip_factor,
             samples: shared[4] as usize,
             stage_samples: self.samples,
             tasks: log.tasks,
