@@ -423,6 +423,27 @@ fn a_head_scores_itself_whatever_its_truths_are() {
 }
 
 #[test]
+fn a_head_does_not_take_a_word_of_the_base() {
+    let (device, dir) = (device(), tempfile::tempdir().unwrap());
+    let base = Session::nano(&device, 3, SessionOptions::default()).unwrap();
+    base.save(dir.path()).unwrap();
+    let json = std::fs::read_to_string(dir.path().join("tpo.json")).unwrap();
+    let mut sizes: Value = serde_json::from_str(&json).unwrap();
+    // The tokenizer keeps its words, and the registry forgets that they are of a task.
+    sizes["tasks"]["tasks"].as_array_mut().unwrap().remove(0);
+    sizes["heads"].as_object_mut().unwrap().remove("region");
+    std::fs::write(dir.path().join("tpo.json"), sizes.to_string()).unwrap();
+    let world = r#"{ name = "w", synthetic = { tasks = ["region"], rows = 4 } }"#;
+    let recipe = recipe(dir.path(), "", world, r#""heads.region.**""#);
+    let error = recipe_model::<BuiltInHeads>(&recipe, &device).unwrap_err();
+    let text = error.to_string();
+    assert!(
+        text.contains("`<box_begin>`") && text.contains("`<boxes>`"),
+        "{text}"
+    );
+}
+
+#[test]
 fn a_head_that_no_row_calls_is_refused_before_the_first_step() {
     let (device, dir) = (device(), tempfile::tempdir().unwrap());
     let base = Session::nano(&device, 3, SessionOptions::default()).unwrap();

@@ -137,17 +137,26 @@ impl NamedModel {
             return Ok(());
         }
         let tokens = new.iter().flat_map(|s| [&s.routing, &s.placeholder]);
+        let taken = tokens
+            .clone()
+            .filter(|t| self.tokenizer.token_to_id(t).is_some());
+        let taken = taken.map(|token| {
+            format!(
+                "model: the token `{token}` of a head that the base does not have is a word of the \
+                 base's own; give the head other tokens (TaskHead::spec, TaskHead::NAME)"
+            )
+        });
+        let taken: Vec<String> = taken.collect();
+        if !taken.is_empty() {
+            return Err(invalid(taken));
+        }
         let plan = TokenPlan::new(
             &self.tokenizer,
             self.config.llm.vocab_size,
             tokens.map(String::as_str),
         );
-        let missing: Vec<AddedToken> = plan
-            .ids()
-            .filter(|(token, _)| self.tokenizer.token_to_id(token).is_none())
-            .map(|(token, _)| AddedToken::new(token))
-            .collect();
-        self.tokenizer.add_tokens(&missing)?;
+        let added: Vec<AddedToken> = plan.ids().map(|(t, _)| AddedToken::new(t)).collect();
+        self.tokenizer.add_tokens(&added)?;
         let id = |token: &str| {
             let found = plan.ids().find(|(t, _)| *t == token);
             TokenId::new(token, found.map_or(u32::MAX, |(_, id)| id))
