@@ -8,7 +8,7 @@ use tpo::VideoChatTpo;
 use tpo::core::model::TokenBatch;
 use tpo::core::prompt::PromptIds;
 use tpo::core::traits::LanguageModel;
-use tpo::export::{ExportOptions, LoraExport, export_model};
+use tpo::export::{ExportOptions, LoraExport, check_target, export_model};
 use tpo::llm::config::videochat_lora;
 use tpo::model::average::average_models;
 use tpo::model::videochat_tpo_keys;
@@ -140,6 +140,49 @@ fn reloaded_models_give_the_same_logits() {
     assert!(plain.llm.lora.is_none());
     let plain = open(dir.path(), &plain, &device);
     close(&logits(&plain, &device), &before);
+}
+
+#[test]
+fn files_that_are_there_are_not_written_over() {
+    let device = Device::flex();
+    let dir = tempfile::tempdir().unwrap();
+    let model = config().init::<BuiltInHeads>(&device).unwrap();
+    let files = [("tokenizer.json".to_string(), b"{}".to_vec())];
+    let mut options = ExportOptions::default();
+    // Parts of a model that would be lost, or be read with this one.
+    for name in [
+        "tpo.json",
+        "tokenizer.json",
+        "tokenizer.model",
+        "model.safetensors",
+    ] {
+        let other = dir.path().join(name);
+        std::fs::write(&other, "other").unwrap();
+        let target = check_target(dir.path(), true, false)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            target.contains(name) && target.contains("--overwrite"),
+            "{target}"
+        );
+        let error = export_model(model.clone(), &config(), &files, dir.path(), &options);
+        assert_eq!(error.unwrap_err().to_string(), target);
+        assert_eq!(std::fs::read(&other).unwrap(), b"other");
+        std::fs::remove_file(other).unwrap();
+    }
+    // Beside a tokenizer that was put there for it, and files of others.
+    for name in ["tokenizer.model", "notes.txt"] {
+        std::fs::write(dir.path().join(name), "other").unwrap();
+    }
+    export_model(model.clone(), &config(), &[], dir.path(), &options).unwrap();
+    assert!(dir.path().join("tokenizer.model").exists());
+    options.overwrite = true;
+    export_model(model, &config(), &files, dir.path(), &options).unwrap();
+    assert!(!dir.path().join("tokenizer.model").exists());
+    assert!(dir.path().join("notes.txt").exists());
+    // No directory.
+    let file = dir.path().join("notes.txt");
+    assert!(check_target(&file, true, true).is_err());
 }
 
 #[test]

@@ -1,9 +1,11 @@
 //! A recipe that starts from a checkpoint and draws some parts anew.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{Device, FloatDType, Tensor};
+use serde_json::{Value, json};
 use tpo::VideoChatTpo;
 use tpo::export::{ExportOptions, export_model};
 use tpo::train::recipe::{Recipe, SavedWeights};
@@ -53,6 +55,27 @@ fn values(model: &VideoChatTpo) -> BTreeMap<String, Vec<f32>> {
     let mut read = Read::default();
     model.visit(&mut read);
     read.found
+}
+
+/// A safetensors file without the tensors whose names begin so.
+fn without(from: &Path, to: &Path, names: &str) {
+    let bytes = std::fs::read(from).unwrap();
+    let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let (header, data) = bytes[8..].split_at(length);
+    let header: BTreeMap<String, Value> = serde_json::from_slice(header).unwrap();
+    let (mut kept, mut values) = (BTreeMap::new(), Vec::new());
+    for (name, mut entry) in header {
+        if name.starts_with(names) || name == "__metadata__" {
+            continue;
+        }
+        let [begin, end] = [0, 1].map(|i| entry["data_offsets"][i].as_u64().unwrap() as usize);
+        entry["data_offsets"] = json!([values.len(), values.len() + end - begin]);
+        values.extend_from_slice(&data[begin..end]);
+        kept.insert(name, entry);
+    }
+    let header = serde_json::to_vec(&kept).unwrap();
+    let length = (header.len() as u64).to_le_bytes();
+    std::fs::write(to, [&length[..], &header, &values].concat()).unwrap();
 }
 
 #[test]
@@ -113,6 +136,27 @@ fn fresh_parts_are_those_of_the_seed() {
             assert!((a - b).abs() <= bound, "{path}: {a} and {b}");
         }
     }
+
+    // A start that lacks weights is refused with their names; what is fresh may be lacking.
+    let lacking = dir.path().join("lacking");
+    std::fs::create_dir(&lacking).unwrap();
+    for name in ["tpo.json", "tokenizer.json"] {
+        std::fs::copy(dir.path().join("exported").join(name), lacking.join(name)).unwrap();
+    }
+    let (from, to) = (
+        dir.path().join("exported"),
+        lacking.join("model.safetensors"),
+    );
+    without(&from.join("model.safetensors"), &to, "loc_decoder.");
+    let mut start = base.clone();
+    start.model.start = Some(lacking);
+    let error = recipe_model(&start, &device).unwrap_err().to_string();
+    assert!(
+        error.contains("loc_decoder") && error.contains("model.fresh"),
+        "{error}"
+    );
+    start.model.fresh = vec!["heads.region.decoder.**".into()];
+    recipe_model(&start, &device).unwrap();
 
     next.model.fresh = vec!["head:depth.**".into(), "!llm.**".into()];
     let problems = recipe_model(&next, &device).unwrap_err().to_string();

@@ -276,7 +276,48 @@ fn a_base_without_the_head_learns_it_and_is_opened_again() {
     logits(again.model()).assert_eq(&trained, true);
     // A program without the head says what is wrong.
     let error = Session::open(at("model"), &device, options(), None).unwrap_err();
-    assert!(error.to_string().contains("heads.point"), "{error}");
+    let says = "heads.point: this program has no such head";
+    assert!(error.to_string().contains(says), "{error}");
+    let error = recipe_model::<BuiltInHeads>(&recipe, &device).unwrap_err();
+    let says = "model.task_tokens: `point`: this program has no such head";
+    assert!(error.to_string().contains(says), "{error}");
+
+    // What was trained is there to go on from: its token is not drawn again, nor are lost weights. Also
+    // where its configuration is not written, as in models exported before.
+    let json = std::fs::read_to_string(at("model").join("tpo.json")).unwrap();
+    let mut sizes: Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(sizes["heads"]["point"], json!({ "hidden": null }));
+    let mut next = recipe.clone();
+    next.model.directory = Some(at("model"));
+    for _ in 0..2 {
+        let error = recipe_model::<MyHeads>(&next, &device).unwrap_err();
+        assert!(error.to_string().contains("leave it out"), "{error}");
+        let mut kept = next.clone();
+        kept.model.task_tokens.clear();
+        let kept = recipe_model::<MyHeads>(&kept, &device).unwrap();
+        logits(&kept.model).assert_eq(&trained, true);
+        let token = |model: &Tpo<MyHeads>| model.task_token("point").unwrap().into_data();
+        token(&kept.model).assert_eq(&token(&built.model), true);
+        sizes["heads"].as_object_mut().unwrap().remove("point");
+        std::fs::write(at("model").join("tpo.json"), sizes.to_string()).unwrap();
+    }
+    std::fs::create_dir(at("lacking")).unwrap();
+    for (name, from) in [
+        ("tpo.json", "model"),
+        ("tokenizer.json", "model"),
+        ("model.safetensors", "base"),
+    ] {
+        std::fs::copy(at(from).join(name), at("lacking").join(name)).unwrap();
+    }
+    next.model.directory = Some(at("lacking"));
+    next.model.task_tokens.clear();
+    let error = recipe_model::<MyHeads>(&next, &device)
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("Missing") && error.contains("heads.point.mlp"),
+        "{error}"
+    );
 
     // So does this program of a model that lacks it.
     let error = tpo::presets::mini_with_heads::<MyHeads>(&device, options()).unwrap_err();
@@ -462,6 +503,27 @@ fn a_head_scores_itself_whatever_its_truths_are() {
     let size = &evaluate(Route::Model).scores[1];
     assert_eq!((size.task.as_str(), size.unanswered), ("size", 3));
     assert_eq!(size.scores[0].value, Some(0.0));
+}
+
+#[test]
+fn a_head_does_not_take_a_word_of_the_base() {
+    let (device, dir) = (device(), tempfile::tempdir().unwrap());
+    let base = Session::nano(&device, 3, SessionOptions::default()).unwrap();
+    base.save(dir.path()).unwrap();
+    let json = std::fs::read_to_string(dir.path().join("tpo.json")).unwrap();
+    let mut sizes: Value = serde_json::from_str(&json).unwrap();
+    // The tokenizer keeps its words, and the registry forgets that they are of a task.
+    sizes["tasks"]["tasks"].as_array_mut().unwrap().remove(0);
+    sizes["heads"].as_object_mut().unwrap().remove("region");
+    std::fs::write(dir.path().join("tpo.json"), sizes.to_string()).unwrap();
+    let world = r#"{ name = "w", synthetic = { tasks = ["region"], rows = 4 } }"#;
+    let recipe = recipe(dir.path(), "", world, r#""heads.region.**""#);
+    let error = recipe_model::<BuiltInHeads>(&recipe, &device).unwrap_err();
+    let text = error.to_string();
+    assert!(
+        text.contains("`<box_begin>`") && text.contains("`<boxes>`"),
+        "{text}"
+    );
 }
 
 #[test]

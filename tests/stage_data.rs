@@ -104,6 +104,7 @@ length = {{ steps = 3 }}
 batch_size = 2
 clip_norm = 1.0
 checkpoint_every = {{ steps = 1 }}
+heads_must_fire_within = 0
 {more}
 data = {{ sources = [{sources}] }}
 groups = [
@@ -397,6 +398,12 @@ fn a_temporal_head_without_its_towers_is_refused_before_the_first_batch() {
         &format!("loss = {{ heads = {{ {off} }} }}"),
     );
     stage = without.stages[0].clone();
+    let error = stage_data(Purpose::Train, &stage, 1, &context)
+        .err()
+        .unwrap();
+    let says = "`heads.temporal` a learning rate, and its loss the weight 0";
+    assert!(error.to_string().contains(says), "{error}");
+    stage.groups.retain(|group| group.name != "temporal");
     stage_data(Purpose::Train, &stage, 1, &context).unwrap();
 
     let error = TemporalTowers::open(dir.path(), &Device::flex()).unwrap_err();
@@ -466,7 +473,8 @@ fn unequal_samples_have_targets_of_their_own() {
 fn words_in_place_of_heads() {
     let _lock = alone();
     let world = r#"{ name = "words", textual = true, synthetic = { tasks = ["region", "temporal"], rows = 3, seed = 3, queries_per_clip = 2 } }"#;
-    let recipe = recipe(world, "loss = { other_heads = 0.0 }");
+    let mut recipe = recipe(world, "loss = { other_heads = 0.0 }");
+    recipe.stages[0].groups.truncate(2);
     let (built, context) = open(&recipe);
     let mut data = stage_data(Purpose::Train, &recipe.stages[0], 1, &context).unwrap();
     let batch = data.next_batch(&Device::flex()).unwrap();
@@ -551,6 +559,57 @@ fn all_problems_of_the_data_are_told_at_once() {
     for part in ["regoin", "rows is 0", "queries_per_clip is 0"] {
         assert!(error.contains(part), "{part} is not in {error}");
     }
+}
+
+#[test]
+fn a_later_stage_is_looked_at_before_the_first() {
+    let _lock = alone();
+    let dir = tempfile::tempdir().unwrap();
+    let world = |tasks: &str| {
+        format!(
+            r#"{{ name = "w", synthetic = {{ tasks = [{tasks}], rows = 4, seed = 3, queries_per_clip = 8 }} }}"#
+        )
+    };
+    let mut two = recipe(&world(r#""region", "temporal", "mask""#), "");
+    let mut later = recipe(&world(r#""region", "temporal""#), "")
+        .stages
+        .remove(0);
+    later.name = "later".into();
+    two.stages.push(later);
+    let options = RunOptions::new(dir.path().join("run"), &Device::flex());
+    let says = "none of its rows calls `mask` (heads that they call: region, temporal)";
+    let error = run_recipe(&two, &options).unwrap_err().to_string();
+    assert!(
+        error.contains("stage `later`") && error.contains(says),
+        "{error}"
+    );
+    assert!(!options.dir.exists());
+    let error = training::explain::<BuiltInHeads>(&two).unwrap_err();
+    assert!(error.to_string().contains(says), "{error}");
+}
+
+#[test]
+fn a_bad_row_ends_a_strict_stage() {
+    let _lock = alone();
+    let dir = tempfile::tempdir().unwrap();
+    let path = write_rows(dir.path());
+    let mut text = std::fs::read_to_string(&path).unwrap();
+    text += "{\"turnz\": []}\n";
+    std::fs::write(&path, text).unwrap();
+    let lenient = recipe(&file_source(&path), "");
+    let (_, context) = open(&lenient);
+    let data = stage_data(Purpose::Train, &lenient.stages[0], 1, &context).unwrap();
+    assert_eq!(data.bad_rows().count, 1);
+    let strict = recipe(&file_source(&path), "strict = true");
+    let error = stage_data(Purpose::Train, &strict.stages[0], 1, &context).err();
+    let error = error.unwrap().to_string();
+    assert!(
+        error.contains("rows.jsonl:7") && error.contains("`strict`"),
+        "{error}"
+    );
+    // A run may go on with it or without.
+    let changes = lenient.changes(&strict, 0);
+    assert!(changes.len() == 1 && changes[0].harmless, "{changes:?}");
 }
 
 /// In every stage of every recipe on the synthetic world each head that learns is called: a stage of

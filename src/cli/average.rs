@@ -16,8 +16,8 @@ use crate::model::average::average_models;
 /// pretrained apart have no useful mean; evaluate what comes out.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
-  tpo train recipe.toml seed=1 --export models/one
-  tpo train recipe.toml name=other seed=2 --export models/two
+  tpo train recipe.toml seed=1 --export models/one --merge
+  tpo train recipe.toml name=other seed=2 --export models/two --merge
   tpo average models/one models/two --out models/mean
   tpo evaluate --model models/mean --synthetic 200 --out runs/mean")]
 pub(super) struct Args {

@@ -5,13 +5,15 @@ use std::path::PathBuf;
 use burn::tensor::FloatDType;
 use tpo_core::head::HeadSet;
 use tpo_train::Recipe;
+use tpo_train::checkpoint::{CheckpointStore, Retention};
 use tpo_train::explain::Explanation;
+use tpo_train::run_directory::CHECKPOINTS_DIR;
 use tpo_train::trainer::RunEnd;
 
 use super::shared::{DeviceArgs, End, Outcome, TowerArgs};
-use crate::export::{ExportOptions, LoraExport, export_model};
+use crate::export::{ExportOptions, LoraExport, check_target, export_model};
 use crate::training::measure::measure_stage;
-use crate::training::{RunOptions, explain, run_recipe};
+use crate::training::{RunOptions, explain, explain_shapes, run_recipe};
 
 /// Train a model as a recipe says.
 #[derive(clap::Args)]
@@ -32,6 +34,9 @@ pub(super) struct Args {
     /// Continue the run in the directory at its newest whole checkpoint.
     #[arg(long)]
     resume: bool,
+    /// End the run at the first bad row of its data instead of skipping it: `strict` in every stage.
+    #[arg(long)]
+    strict: bool,
     /// Write a checkpoint and stop after so many steps of the run; the schedule stays that of the
     /// whole recipe, and --resume continues.
     #[arg(long, value_name = "STEPS", conflicts_with = "export", value_parser = clap::value_parser!(u64).range(1..))]
@@ -52,6 +57,9 @@ pub(super) struct Args {
     /// With --export: add the adapters to the weights instead of keeping them beside.
     #[arg(long, requires = "export")]
     merge: bool,
+    /// With --export: replace a model that is there.
+    #[arg(long, requires = "export")]
+    overwrite: bool,
     /// With --export: weights of 16 bits (f16) instead of 32.
     #[arg(long, requires = "export")]
     half: bool,
@@ -81,13 +89,16 @@ pub(super) fn run<H: HeadSet>(args: Args) -> Outcome {
         .recipe
         .split_first()
         .map_or(("", &[][..]), |(p, o)| (p, o));
-    let recipe = Recipe::open(path, overrides)?;
-    // Everything that shapes alone can tell, before a weight is read.
-    let explanation = explain::<H>(&recipe)?;
+    let mut recipe = Recipe::open(path, overrides)?;
+    for stage in &mut recipe.stages {
+        stage.strict |= args.strict;
+    }
     if args.explain {
-        println!("{explanation}");
+        println!("{}", explain::<H>(&recipe)?);
         return Ok(End::Fine);
     }
+    // Everything that shapes alone can tell, before a weight is read; the data are looked at later.
+    let explanation = explain_shapes::<H>(&recipe)?;
     if args.towers.feature_cache.is_some() && args.towers.towers.is_none() {
         return Err("--feature-cache keeps the features of --towers; give both".into());
     }
@@ -106,6 +117,17 @@ pub(super) fn run<H: HeadSet>(args: Args) -> Outcome {
     };
     if let Some(stage) = &args.measure {
         return measure::<H>(&recipe, stage, &explanation, &options);
+    }
+    if let Some(dir) = &args.export {
+        check_target(dir, true, args.overwrite)?;
+    }
+    if args.resume {
+        let store = CheckpointStore::new(options.dir.join(CHECKPOINTS_DIR), Retention::ALL);
+        let (found, skipped) = store.list()?;
+        if found.is_empty() && skipped.is_empty() {
+            let dir = options.dir.display();
+            eprintln!("nothing to resume in {dir}, starting at step 0");
+        }
     }
     let summary = run_recipe::<H>(&recipe, &options)?;
     if let Some(step) = summary.resumed_at {
@@ -127,11 +149,15 @@ pub(super) fn run<H: HeadSet>(args: Args) -> Outcome {
                 LoraExport::Adapters
             },
             dtype: args.half.then_some(FloatDType::F16),
+            overwrite: args.overwrite,
             ..ExportOptions::default()
         };
         let built = summary.model;
         let files = &built.tokenizer_files;
-        let report = export_model(built.model, &built.config, files, dir, &export)?;
+        let report = export_model(built.model, &built.config, files, dir, &export);
+        let report = report.map_err(|e| {
+            format!("{e}\nThe run is done; `--resume --export OTHER` writes its model elsewhere")
+        })?;
         let (dir, tensors, bytes) = (dir.display(), report.tensors, report.bytes);
         println!("{dir}: {tensors} tensors, {bytes} bytes");
     }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use tpo_core::weights::{Checkpoint, SaveReport, average_checkpoints};
 
-use super::export::{ExportOptions, write_beside, written};
+use super::export::{ExportOptions, check_target, write_beside, written};
 use super::{CONFIG_FILE, read_config, tokenizer_files as files_of_tokenizer};
 use crate::error::{Error, Result};
 
@@ -65,6 +65,10 @@ pub fn average_models(
             );
             return Err(wrong(other, why));
         }
+    }
+    // One alone is refused below, whatever is in the way.
+    if !others.is_empty() {
+        check_target(dir, true, options.overwrite)?;
     }
     let checkpoints: Vec<Checkpoint> = dirs
         .iter()

@@ -1,5 +1,6 @@
 //! A whole model in one configuration: the file `tpo.json`.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use burn::tensor::Device;
@@ -163,12 +164,10 @@ impl TpoConfig {
             ));
         }
         let heads: Vec<String> = H::specs().into_iter().map(|s| s.name).collect();
-        for name in self.heads.0.keys().filter(|n| !heads.contains(n)) {
-            problems.push(format!(
-                "heads.{name}: this program has no such head (it has: {}); use one that names it in \
-                 `heads!`",
-                heads.join(", ")
-            ));
+        let tasks = self.tasks.tasks().iter().map(|t| &t.name);
+        let named: BTreeSet<&String> = self.heads.0.keys().chain(tasks).collect();
+        for name in named.into_iter().filter(|n| !heads.contains(n)) {
+            problems.push(no_head(&format!("heads.{name}"), &heads));
         }
         for name in heads.iter().filter(|n| self.tasks.get(n).is_none()) {
             let known: Vec<&str> = self.tasks.tasks().iter().map(|t| &*t.name).collect();
@@ -282,6 +281,14 @@ impl TpoConfig {
     }
 }
 
+/// What is wrong when something names a head that the program does not have.
+pub(crate) fn no_head(at: &str, heads: &[String]) -> String {
+    format!(
+        "{at}: this program has no such head (it has: {}); use one that names it in `heads!`",
+        heads.join(", ")
+    )
+}
+
 /// Format 1 named one encoder, one connector and three heads at the top.
 fn upgrade(value: &mut Value) {
     let Some(table) = value.as_object_mut() else {
@@ -326,6 +333,16 @@ mod tests {
         other.heads.0.insert("point".into(), Value::Null);
         let text = other.validate::<BuiltInHeads>().unwrap_err().to_string();
         assert!(text.contains("heads.point"), "{text}");
+        // A head of which only the task is written, as models were exported before.
+        let mut other = TpoConfig::nano(300);
+        let mut tasks = serde_json::to_value(&other.tasks).unwrap();
+        tasks["tasks"][0]["name"] = "point".into();
+        other.tasks = serde_json::from_value(tasks).unwrap();
+        let text = other.validate::<BuiltInHeads>().unwrap_err().to_string();
+        assert!(
+            text.contains("heads.point: this program has no such head"),
+            "{text}"
+        );
         let json = serde_json::to_string(&TpoConfig::videochat_tpo()).unwrap();
         TpoConfig::from_json(&json)
             .unwrap()

@@ -23,7 +23,7 @@ const BYTE_TOKENIZER_CONFIG: &str =
     r#"{"bos_token":"<s>","eos_token":"</s>","unk_token":"<unk>","pad_token":"<unk>"}"#;
 
 /// The files a tokenizer is made of, as far as a directory has them.
-const TOKENIZER_FILES: [&str; 7] = [
+pub(super) const TOKENIZER_FILES: [&str; 7] = [
     "tokenizer.json",
     "tokenizer.model",
     "tokenizer_config.json",
@@ -87,17 +87,18 @@ pub(crate) fn load_model<H: HeadSet>(
 }
 
 /// `model` with the weights in `dir`, but for the parameters at the paths that `left_out` says; `dir`
-/// may be of other sizes there.
+/// may be of other sizes there, and lack what matches `missing`.
 pub(crate) fn load_over<H: HeadSet>(
     dir: &Path,
     config: &TpoConfig,
     model: Tpo<H>,
     dtype: DtypePolicy,
+    missing: Vec<String>,
     left_out: &dyn Fn(&str) -> bool,
 ) -> Result<Tpo<H>> {
     let why = |path: &str| left_out(path).then(|| "left out".into());
     let load = LoadOptions {
-        allow_missing: vec![".".into()],
+        allow_missing: missing,
         left_out: Some(&why),
         dtype,
         ..LoadOptions::default()

@@ -7,6 +7,7 @@ use burn::tensor::FloatDType;
 use tpo_core::head::HeadSet;
 use tpo_core::weights::{DtypePolicy, SaveOptions, SaveReport, save_module};
 
+use super::directory::TOKENIZER_FILES;
 use super::{CONFIG_FILE, Tpo, TpoConfig};
 use crate::error::{Error, Result};
 use crate::files::write_whole;
@@ -66,7 +67,7 @@ impl ExportOptions {
 /// [`Session::open`]: crate::Session::open
 ///
 /// # Errors
-/// [`Error::Weights`] when a file cannot be written or a model is there already.
+/// As [`check_target`]; [`Error::Weights`] when a file cannot be written.
 pub fn export_model<H: HeadSet>(
     model: Tpo<H>,
     config: &TpoConfig,
@@ -75,6 +76,7 @@ pub fn export_model<H: HeadSet>(
     options: &ExportOptions,
 ) -> Result<SaveReport> {
     let dir = dir.as_ref();
+    check_target(dir, !tokenizer_files.is_empty(), options.overwrite)?;
     let (mut model, mut config) = (model, config.clone());
     if options.lora == LoraExport::Merged {
         model.llm = model.llm.bake_lora();
@@ -88,6 +90,39 @@ pub fn export_model<H: HeadSet>(
     Ok(report)
 }
 
+/// Makes the directory of an export, before the work is done whose result it shall hold, and refuses
+/// one that holds a model or a part of one, unless it may be overwritten. `tokenizer` says whether a
+/// tokenizer's files are written too.
+///
+/// # Errors
+/// [`Error::ModelDir`] when the directory cannot be made, or naming the file that is there.
+pub fn check_target(dir: impl AsRef<Path>, tokenizer: bool, overwrite: bool) -> Result<()> {
+    let dir = dir.as_ref();
+    let failed = |e: std::io::Error| Error::ModelDir {
+        path: dir.into(),
+        why: format!("cannot be written to: {e}; choose another directory"),
+    };
+    std::fs::create_dir_all(dir).map_err(failed)?;
+    if overwrite {
+        return Ok(());
+    }
+    for entry in std::fs::read_dir(dir).map_err(failed)? {
+        let name = entry.map_err(failed)?.file_name();
+        let name = name.to_string_lossy();
+        let weights = name.ends_with(".safetensors") || name.ends_with(".safetensors.index.json");
+        let part = tokenizer && TOKENIZER_FILES.contains(&&*name);
+        if weights || part || name == CONFIG_FILE {
+            return Err(Error::ModelDir {
+                path: dir.join(&*name),
+                why: "exists and belongs to a model; choose another directory, or allow it to be \
+                      overwritten (`--overwrite`, ExportOptions::overwrite)"
+                    .into(),
+            });
+        }
+    }
+    Ok(())
+}
+
 /// The sizes as [`CONFIG_FILE`] has them.
 pub(super) fn written(dir: &Path, config: &TpoConfig) -> Result<Vec<u8>> {
     serde_json::to_vec_pretty(config).map_err(|e| Error::ModelDir {
@@ -96,22 +131,31 @@ pub(super) fn written(dir: &Path, config: &TpoConfig) -> Result<Vec<u8>> {
     })
 }
 
-/// The tokenizer's files and, last, the sizes.
+/// The tokenizer's files, in place of those of another model, and, last, the sizes.
 pub(super) fn write_beside(
     json: &[u8],
     tokenizer_files: &[(String, Vec<u8>)],
     dir: &Path,
 ) -> Result<()> {
+    let failed = |path: &Path, e: std::io::Error| Error::ModelDir {
+        path: path.into(),
+        why: e.to_string(),
+    };
+    let kept = |name: &str| tokenizer_files.iter().any(|(n, _)| n == name);
+    for name in TOKENIZER_FILES.iter().filter(|n| !kept(n)) {
+        let path = dir.join(name);
+        // A tokenizer of which nothing is given is copied there by the user.
+        if !tokenizer_files.is_empty() && path.is_file() {
+            std::fs::remove_file(&path).map_err(|e| failed(&path, e))?;
+        }
+    }
     let files = tokenizer_files
         .iter()
         .map(|(n, b)| (n.as_str(), b.as_slice()));
     for (name, bytes) in files.chain([(CONFIG_FILE, json)]) {
         let path = dir.join(name);
         let written = write_whole(&path, |out| out.write_all(bytes));
-        written.map_err(|e| Error::ModelDir {
-            path,
-            why: e.to_string(),
-        })?;
+        written.map_err(|e| failed(&path, e))?;
     }
     Ok(())
 }

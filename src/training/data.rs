@@ -1,6 +1,6 @@
 //! The data of a recipe's stages: files and the synthetic world, in any mixture.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use burn::module::ParamId;
@@ -103,6 +103,43 @@ pub fn stage_data<H: HeadSet>(
     if !problems.is_empty() {
         return Err(invalid(problems));
     }
+    let workers = LoaderConfig::default().workers;
+    let (feed, learning) = open_feed::<H>(purpose, &at, stage, data, seed, context, workers)?;
+    let readers = readers_of::<H>(stage);
+    let problems = feed_problems(&at, stage, data, &feed, &learning, context, &readers);
+    if !problems.is_empty() {
+        return Err(invalid(problems));
+    }
+    let data = FeedData::new(feed);
+    let features = TrainingFeatures::<H>::new(
+        &context.config,
+        &context.tokenizer,
+        context.towers.as_ref(),
+        context.features.as_ref(),
+    );
+    Ok(match features {
+        Some(features) if !readers.is_empty() => data.with_features(features),
+        _ => data,
+    })
+}
+
+/// The heads that read features in a stage: one whose loss does not count is not run.
+fn readers_of<H: HeadSet>(stage: &Stage) -> Vec<String> {
+    let readers = readers::<H>().into_iter();
+    readers.filter(|h| stage.loss.head(h) != 0.0).collect()
+}
+
+/// Opens the files and worlds of a stage, with the parameters of heads that its groups name; none of
+/// them learns in an evaluation. Nothing is decoded before it is asked for where there are no `workers`.
+fn open_feed<H: HeadSet>(
+    purpose: Purpose,
+    at: &str,
+    stage: &Stage,
+    data: &MixtureSpec,
+    seed: u64,
+    context: &DataContext,
+    workers: usize,
+) -> tpo_train::Result<(Feed, ResolvedGroups)> {
     let mut mixture = data.clone();
     if purpose == Purpose::Evaluate {
         if let FrameSampling::Random { .. } = mixture.sampling {
@@ -120,6 +157,8 @@ pub fn stage_data<H: HeadSet>(
         frames: context.frames(),
         loader: LoaderConfig {
             epochs: None,
+            strict: stage.strict,
+            workers,
             ..LoaderConfig::default()
         },
         ..FeedConfig::default()
@@ -144,28 +183,7 @@ pub fn stage_data<H: HeadSet>(
         Cursor::default(),
     )
     .map_err(|e| invalid(vec![format!("{at}: {e}")]))?;
-    // A head whose loss does not count is not run.
-    let readers: Vec<String> = readers::<H>()
-        .into_iter()
-        .filter(|head| stage.loss.head(head) != 0.0)
-        .collect();
-    let mut problems = task_problems(&at, &feed, data, context, &readers);
-    problems.extend(stage.uncalled_heads(&learning, &calls(&feed)));
-    if !problems.is_empty() {
-        return Err(invalid(problems));
-    }
-    let data = FeedData::new(feed);
-    let needed = !readers.is_empty();
-    let features = TrainingFeatures::<H>::new(
-        &context.config,
-        &context.tokenizer,
-        context.towers.as_ref(),
-        context.features.as_ref(),
-    );
-    Ok(match features {
-        Some(features) if needed => data.with_features(features),
-        _ => data,
-    })
+    Ok((feed, learning))
 }
 
 /// The parameters of heads and their tokens that the groups of a stage name.
@@ -200,34 +218,94 @@ fn head_groups<H: HeadSet>(stage: &Stage, heads: &H) -> ResolvedGroups {
     }
 }
 
-/// Tasks that the rows of a feed call, each counted once per source.
-fn calls(feed: &Feed) -> BTreeMap<String, u64> {
-    let mut calls = BTreeMap::new();
-    for task in feed.sources().iter().flat_map(|s| s.tasks()) {
-        *calls.entry(task.to_string()).or_default() += 1;
-    }
-    calls
+/// Tasks that the rows of a feed call.
+fn calls(feed: &Feed) -> BTreeSet<String> {
+    let tasks = feed.sources().iter().flat_map(|s| s.tasks());
+    tasks.map(str::to_string).collect()
 }
 
-/// Checks the data of all stages of a recipe as far as that goes without reading rows.
+/// Tasks of rows that the model does not have or cannot learn, and heads that learn of none.
+fn feed_problems(
+    at: &str,
+    stage: &Stage,
+    data: &MixtureSpec,
+    feed: &Feed,
+    learning: &ResolvedGroups,
+    context: &DataContext,
+    readers: &[String],
+) -> Vec<String> {
+    let mut problems = task_problems(at, feed, data, context, readers);
+    problems.extend(stage.uncalled_heads(learning, &calls(feed)));
+    problems
+}
+
+/// [`feed_problems`] of data that are only looked at.
+fn row_problems<H: HeadSet>(
+    (purpose, at, data): (Purpose, &str, &MixtureSpec),
+    stage: &Stage,
+    context: &DataContext,
+    readers: &[String],
+) -> Vec<String> {
+    match open_feed::<H>(purpose, at, stage, data, 0, context, 0) {
+        Ok((feed, learning)) => feed_problems(at, stage, data, &feed, &learning, context, readers),
+        Err(TrainError::InvalidRecipe { problems, .. }) => problems,
+        Err(e) => vec![format!("{at}: {e}")],
+    }
+}
+
+/// What a stage learns from and what it is evaluated on.
+fn mixtures(place: usize, stage: &Stage) -> Vec<(Purpose, String, &MixtureSpec)> {
+    let at = |data: &str| format!("stages[{place}] `{}`.{data}", stage.name);
+    let learned = stage.data.iter();
+    let learned = learned.map(|d| (Purpose::Train, at("data"), d));
+    let held_out = stage.evaluation.iter();
+    let held_out = held_out.map(|e| (Purpose::Evaluate, at("evaluation.data"), &e.data));
+    learned.chain(held_out).collect()
+}
+
+/// Checks the data of all stages of a recipe: every file is read, nothing is decoded.
 ///
 /// # Errors
-/// [`TrainError::InvalidRecipe`] with every problem of every source of every stage.
+/// [`TrainError::InvalidRecipe`] with every problem of every source of every stage, as [`stage_data`]
+/// has them.
 pub fn check_data<H: HeadSet>(recipe: &Recipe, context: &DataContext) -> tpo_train::Result<()> {
     let mut problems = Vec::new();
     for (i, stage) in recipe.stages.iter().enumerate() {
-        let at = format!("stages[{i}] `{}`", stage.name);
-        match &stage.data {
-            Some(data) => {
-                problems.extend(mixture_problems::<H>(&format!("{at}.data"), data, context));
-            }
-            None => problems.push(format!(
+        if stage.data.is_none() {
+            let at = format!("stages[{i}] `{}`", stage.name);
+            problems.push(format!(
                 "{at}: has no data; add `data = {{ sources = [..] }}`"
-            )),
+            ));
         }
-        if let Some(evaluation) = &stage.evaluation {
-            let at = format!("{at}.evaluation.data");
-            problems.extend(mixture_problems::<H>(&at, &evaluation.data, context));
+        for (purpose, at, data) in mixtures(i, stage) {
+            let found = mixture_problems::<H>(&at, data, context);
+            if found.is_empty() {
+                let readers = readers_of::<H>(stage);
+                let rows = (purpose, at.as_str(), data);
+                problems.extend(row_problems::<H>(rows, stage, context, &readers));
+            }
+            problems.extend(found);
+        }
+    }
+    if problems.is_empty() {
+        return Ok(());
+    }
+    Err(invalid(problems))
+}
+
+/// [`check_data`] as far as the files are there, without a thought of towers.
+pub(super) fn check_calls<H: HeadSet>(
+    recipe: &Recipe,
+    context: &DataContext,
+) -> tpo_train::Result<()> {
+    let mut problems = Vec::new();
+    for (i, stage) in recipe.stages.iter().enumerate() {
+        for (purpose, at, data) in mixtures(i, stage) {
+            let mut files = data.sources.iter().filter_map(|s| s.annotations.as_ref());
+            if files.all(|file| file.is_file()) {
+                let rows = (purpose, at.as_str(), data);
+                problems.extend(row_problems::<H>(rows, stage, context, &[]));
+            }
         }
     }
     if problems.is_empty() {

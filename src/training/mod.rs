@@ -29,6 +29,8 @@ use crate::model::{BuiltInHeads, Tpo, TpoConfig};
 pub use data::{DataContext, check_data, stage_data};
 use model::NamedModel;
 pub use model::{PRESETS, RecipeModel, model_config, recipe_model};
+#[cfg(feature = "cli")]
+pub(crate) use recipe::explain_shapes;
 pub use recipe::{explain, model_shape};
 
 /// Picture of a run's curves, in its directory.

@@ -19,7 +19,7 @@ use tpo_train::{PathPattern, TrainError};
 use crate::error::{Error, Result};
 use crate::model::{
     BuiltInHeads, CONFIG_FILE, Tpo, TpoConfig, byte_tokenizer, byte_tokenizer_files, load_model,
-    load_over, mini, model_tokenizer, read_config, tokenizer_files,
+    load_over, mini, model_tokenizer, no_head, read_config, tokenizer_files,
 };
 
 /// Names a recipe may give as `model.preset`.
@@ -78,7 +78,9 @@ impl NamedModel {
             return Err(invalid(problems));
         }
         let (mut config, tokenizer, files) = base(spec)?;
-        let known: Vec<String> = config.heads.0.keys().cloned().collect();
+        // Models were exported without the configurations of heads that nothing was written of.
+        let tasks = config.tasks.tasks().iter().map(|t| &t.name);
+        let known: Vec<String> = config.heads.0.keys().chain(tasks).cloned().collect();
         for (name, written) in &spec.heads.0 {
             let own = config.heads.0.entry(name.clone()).or_insert(Value::Null);
             overlay(own, written);
@@ -103,12 +105,14 @@ impl NamedModel {
             files,
             rows: None,
         };
-        let known = |name: &String| specs.iter().any(|s| s.name == *name);
+        let heads: Vec<String> = specs.iter().map(|s| s.name.clone()).collect();
         for (head, like) in &spec.task_tokens {
-            if !named.new_heads.contains(head) || !known(like) || named.new_heads.contains(like) {
+            if let Some(name) = [head, like].into_iter().find(|n| !heads.contains(n)) {
+                problems.push(no_head(&format!("model.task_tokens: `{name}`"), &heads));
+            } else if !named.new_heads.contains(head) || named.new_heads.contains(like) {
                 problems.push(format!(
                     "model.task_tokens: `{head}` must be a head that the base does not have and \
-                     `{like}` one that it has"
+                     `{like}` one that it has; the token of a trained head is its own, leave it out"
                 ));
             }
         }
@@ -117,6 +121,9 @@ impl NamedModel {
         }
         named.add_tokens(&specs)?;
         named.config.validate::<H>()?;
+        // What is exported says of every head that it is there, and what it is, whatever the
+        // defaults of a later program are.
+        named.config.heads = H::resolve(&named.config.heads)?;
         Ok(named)
     }
 
@@ -130,17 +137,26 @@ impl NamedModel {
             return Ok(());
         }
         let tokens = new.iter().flat_map(|s| [&s.routing, &s.placeholder]);
+        let taken = tokens
+            .clone()
+            .filter(|t| self.tokenizer.token_to_id(t).is_some());
+        let taken = taken.map(|token| {
+            format!(
+                "model: the token `{token}` of a head that the base does not have is a word of the \
+                 base's own; give the head other tokens (TaskHead::spec, TaskHead::NAME)"
+            )
+        });
+        let taken: Vec<String> = taken.collect();
+        if !taken.is_empty() {
+            return Err(invalid(taken));
+        }
         let plan = TokenPlan::new(
             &self.tokenizer,
             self.config.llm.vocab_size,
             tokens.map(String::as_str),
         );
-        let missing: Vec<AddedToken> = plan
-            .ids()
-            .filter(|(token, _)| self.tokenizer.token_to_id(token).is_none())
-            .map(|(token, _)| AddedToken::new(token))
-            .collect();
-        self.tokenizer.add_tokens(&missing)?;
+        let added: Vec<AddedToken> = plan.ids().map(|(t, _)| AddedToken::new(t)).collect();
+        self.tokenizer.add_tokens(&added)?;
         let id = |token: &str| {
             let found = plan.ids().find(|(t, _)| *t == token);
             TokenId::new(token, found.map_or(u32::MAX, |(_, id)| id))
@@ -268,20 +284,20 @@ pub fn recipe_model<H: HeadSet>(recipe: &Recipe, device: &Device) -> Result<Reci
     let config = named.config;
     // For what the files lack, and for everything when there are none.
     device.seed(recipe.seed);
+    // What files may lack.
+    let new_heads = named.new_heads.iter();
+    let mut missing: Vec<String> = new_heads
+        .map(|head| format!(r"^(heads\.{head}\.|task_tokens\.{head}$)"))
+        .collect();
+    missing.extend(spec.lora.as_ref().map(|_| r"\.lora\.[ab]$".to_string()));
     let mut model = match (&spec.directory, &spec.llm) {
         (Some(dir), _) => {
-            let mut missing: Vec<String> = named
-                .new_heads
-                .iter()
-                .map(|head| format!(r"^(heads\.{head}\.|task_tokens\.{head}$)"))
-                .collect();
-            missing.extend(spec.lora.as_ref().map(|_| r"\.lora\.[ab]$".to_string()));
             let mut before = config.clone();
             if let Some(rows) = named.rows {
                 let tables = read_config(dir)?.llm.vocab_size;
                 before.llm.vocab_size = tables.max(rows.used);
             }
-            load_model(dir, &before, device, missing)?
+            load_model(dir, &before, device, missing.clone())?
         }
         (None, Some(dir)) => {
             let mut model: Tpo<H> = config.assemble(device)?;
@@ -312,7 +328,7 @@ pub fn recipe_model<H: HeadSet>(recipe: &Recipe, device: &Device) -> Result<Reci
         let fresh = fresh_patterns(&spec.fresh, &model)?;
         let left_out = |path: &str| fresh.iter().any(|p| p.matches(path));
         if path.join(CONFIG_FILE).is_file() {
-            model = start_from_directory(recipe, &config, path, model, &left_out)?;
+            model = start_from_directory(recipe, &config, path, model, missing, &left_out)?;
         } else {
             let from = find_checkpoint(path)?;
             let none = |_: &str| false;
@@ -329,12 +345,14 @@ pub fn recipe_model<H: HeadSet>(recipe: &Recipe, device: &Device) -> Result<Reci
     })
 }
 
-/// The weights of the model directory `path` over those of `model`.
+/// The weights of the model directory `path` over those of `model`. It may lack what matches
+/// `missing`.
 fn start_from_directory<H: HeadSet>(
     recipe: &Recipe,
     config: &TpoConfig,
     path: &Path,
     model: Tpo<H>,
+    missing: Vec<String>,
     left_out: &dyn Fn(&str) -> bool,
 ) -> Result<Tpo<H>> {
     if recipe.checkpoints.weights == SavedWeights::Trained {
@@ -350,7 +368,12 @@ fn start_from_directory<H: HeadSet>(
         None => DtypePolicy::Cast(FloatDType::F32),
         Some(_) => DtypePolicy::Keep,
     };
-    load_over(path, config, model, dtype, left_out)
+    load_over(path, config, model, dtype, missing, left_out).map_err(|e| {
+        invalid(vec![format!(
+            "model.start: {e} What it lacks and is to be drawn goes into model.fresh: patterns such as \
+             `heads.region.**`, `task_tokens.region`"
+        )])
+    })
 }
 
 fn fresh_patterns<H: HeadSet>(texts: &[String], model: &Tpo<H>) -> Result<Vec<PathPattern>> {

@@ -15,7 +15,7 @@ use tpo_train::recipe::{ModelSpec, Recipe, SourceSpec};
 use tpo_train::trainer::Purpose;
 use tpo_train::{TrainData, TrainError};
 
-use super::data::{DataContext, stage_data};
+use super::data::{DataContext, check_calls, stage_data};
 use super::model::{NamedModel, model_config};
 use crate::error::Result;
 use crate::model::TpoConfig;
@@ -104,11 +104,21 @@ fn made_up_prompt<H: HeadSet>(recipe: &Recipe, stage: usize, config: &TpoConfig)
 }
 
 /// What a recipe would do: which parts learn how fast, how long it takes, how much memory it
-/// needs. Reads no weight; files of annotations that exist are counted.
+/// needs. Reads no weight; files of annotations that exist are read.
 ///
 /// # Errors
-/// As [`model_config`] and [`Recipe::explain`].
+/// As [`model_config`] and [`Recipe::explain`]; [`TrainError::InvalidRecipe`] when a stage lets a head
+/// learn that its data never call, where all of them are there.
 pub fn explain<H: HeadSet>(recipe: &Recipe) -> Result<Explanation> {
+    let explanation = explain_shapes::<H>(recipe)?;
+    let named = NamedModel::new::<H>(&recipe.model)?;
+    let context = DataContext::new(&named.config, &Arc::new(named.tokenizer));
+    check_calls::<H>(recipe, &context)?;
+    Ok(explanation)
+}
+
+/// [`explain`] without a look at the data.
+pub(crate) fn explain_shapes<H: HeadSet>(recipe: &Recipe) -> Result<Explanation> {
     let shape = model_shape::<H>(&recipe.model)?;
     Ok(recipe.explain(&shape, &staged_shapes::<H>(recipe)?, &rows)?)
 }

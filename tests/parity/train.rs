@@ -194,6 +194,7 @@ fn stage(fixture: &Fixture, keys: &dyn KeyMap) -> Result<Stage, Failure> {
         loss: Default::default(),
         data: None,
         evaluation: None,
+        strict: false,
         evaluate_every: None,
         checkpoint_every: None,
         lora: None,

@@ -61,12 +61,65 @@ fn nothing_to_learn_is_an_error() {
         let mut options = TrainOptions::new(&device());
         options.gradient_checkpointing = checkpointing;
         let mut trainer = Trainer::new(model(&config), stage.clone(), &data, options).unwrap();
+        // One such step may happen; a stage of them is an error.
+        let report = trainer.step(&mut data).unwrap();
+        assert_eq!((report.step, report.grad_norm), (1, 0.0));
         let error = trainer.step(&mut data).unwrap_err();
         assert!(
-            matches!(error, TrainError::NothingToLearn { .. }),
+            matches!(error, TrainError::NothingToLearn { steps: 2, .. }),
             "{error}"
         );
-        assert!(error.to_string().contains("row-0"), "{error}");
+        assert!(error.to_string().contains("row-1"), "{error}");
+    }
+}
+
+#[test]
+fn a_step_without_a_row_of_the_only_head_that_learns_changes_nothing() {
+    let _lock = alone();
+    let config = config(0.0);
+    let rows = config.clone();
+    // Every second row has a target.
+    let mut data = GeneratedData::new(8, move |index, device: &Device| {
+        let mut batch = batch(&rows, index, 1, device);
+        if index % 2 == 0 {
+            batch.batch.targets = Default::default();
+        }
+        Ok(batch)
+    });
+    let stage = stage(&["heads.region.**"], 4, 1);
+    let options = TrainOptions::new(&device());
+    let mut trainer = Trainer::new(model(&config), stage, &data, options).unwrap();
+    let mut before = bits(&trainer.model().unwrap().valid());
+    for step in 1..=4 {
+        let report = trainer.step(&mut data).unwrap();
+        let now = bits(&trainer.model().unwrap().valid());
+        assert_eq!(report.step, step);
+        assert_eq!(report.grad_norm != 0.0, step % 2 == 0, "step {step}");
+        assert_eq!(now != before, step % 2 == 0, "step {step}");
+        before = now;
+    }
+}
+
+#[test]
+fn a_head_or_term_that_weighs_nothing_ends_even_a_short_stage() {
+    let _lock = alone();
+    let config = config(0.0);
+    for (terms, silent) in [
+        (&[("l2", 1.0)][..], "region/l2"),
+        (&[("l1", 0.0), ("giou", 0.0)][..], "region"),
+    ] {
+        let mut stage = stage(&EVERYTHING, 2, 1);
+        let head = stage.loss.heads.entry("region".into()).or_default();
+        head.terms = terms.iter().map(|(t, w)| (t.to_string(), *w)).collect();
+        let mut data = data(&config, 1);
+        let options = TrainOptions::new(&device());
+        let mut trainer = Trainer::new(model(&config), stage, &data, options).unwrap();
+        trainer.step(&mut data).unwrap();
+        let error = trainer.step(&mut data).unwrap_err();
+        let TrainError::SilentHeads { heads, .. } = &error else {
+            panic!("{error}");
+        };
+        assert_eq!(heads.as_slice(), [silent]);
     }
 }
 

@@ -185,6 +185,7 @@ pub fn stage(patterns: &[&str], steps: u64, accumulation: usize) -> Stage {
         loss: Default::default(),
         data: None,
         evaluation: None,
+        strict: false,
         evaluate_every: None,
         checkpoint_every: None,
         lora: None,

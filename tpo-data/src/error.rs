@@ -169,9 +169,13 @@ pub enum DataError {
         reason: String,
     },
 
-    /// A row of a dataset is bad, and bad rows are fatal (`strict`).
-    #[error("{0}; leave `strict` off to skip such rows")]
+    /// A row of a dataset is bad.
+    #[error("{0}")]
     Row(#[source] crate::schema::RowError),
+
+    /// A row of a dataset is bad, and bad rows are fatal (`strict`).
+    #[error("{0}; mend the row, or leave `strict` off to skip such rows")]
+    StrictRow(#[source] crate::schema::RowError),
 
     /// A dataset in a public format does not look as that format is documented.
     #[error("{}: {place}: {reason}", path.display())]

@@ -231,6 +231,24 @@ fn interrupted_anywhere_the_rest_is_the_same() {
         open(&config, cursor),
         Err(DataError::InvalidConfig { .. })
     ));
+    // And one of rows that say something else in as many bytes; one of before does not know.
+    config.order.seed -= 1;
+    let source = &config.mixture.sources[0];
+    let file = source.annotations.clone().unwrap();
+    let said = std::fs::read_to_string(&file).unwrap();
+    let says = said.replacen("i0", "i1", 1);
+    assert_eq!(says.len(), said.len());
+    std::fs::write(&file, says).unwrap();
+    let error = open(&config, cursor).err().unwrap().to_string();
+    assert!(error.contains("what the rows of its files say"), "{error}");
+    open(
+        &config,
+        Cursor {
+            content: 0,
+            ..cursor
+        },
+    )
+    .unwrap();
 }
 
 proptest! {
@@ -251,6 +269,7 @@ proptest! {
             weight: 1.0,
             groups: vec![*a, *b, *c],
             fingerprint: 0,
+            content: 0,
         }).collect();
         let order = OrderConfig { seed, batch_size, shards, shard: 0 };
         let plans: Result<Vec<Plan>, _> = (0..shards)
@@ -729,11 +748,13 @@ fn bad_rows_are_skipped_counted_and_listed_or_fatal() {
         assert!(text.contains(expected), "{text}");
     }
     config.loader.strict = true;
-    assert!(matches!(open(&config, Cursor::default()), Err(DataError::Row(r)) if r.line == 10));
+    assert!(
+        matches!(open(&config, Cursor::default()), Err(DataError::StrictRow(r)) if r.line == 10)
+    );
     let only = [row("missing.png", "region")];
     config.mixture.sources = vec![write(dir.path(), "y.jsonl", &only)];
     let mut strict = open(&config, Cursor::default()).unwrap();
-    assert!(matches!(strict.next_batch(), Err(DataError::Row(r)) if r.line == 1));
+    assert!(matches!(strict.next_batch(), Err(DataError::StrictRow(r)) if r.line == 1));
     config.loader.strict = false;
     config.loader.epochs = None;
     let mut hopeless = open(&config, Cursor::default()).unwrap();

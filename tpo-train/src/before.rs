@@ -24,7 +24,7 @@ pub(crate) fn patterns<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<String>
         .collect())
 }
 
-/// Keys of before to the paths of a model, whose heads are in the same order.
+/// Keys of before to the paths of a model, whose task tokens are in the same order.
 pub(crate) struct Renaming {
     names: Vec<String>,
 }
@@ -50,6 +50,14 @@ impl Renaming {
             let name = self.names.get(at.parse::<usize>().ok()?)?;
             let dot = if tail.is_empty() { "" } else { "." };
             return Some(format!("task_tokens.{name}{dot}{tail}"));
+        }
+        // Heads of these names are heads of now.
+        if self
+            .names
+            .iter()
+            .any(|name| name == "head" || name == "rest")
+        {
+            return None;
         }
         let (mut at, mut rest) = (0, key.strip_prefix("heads.")?);
         while let Some(next) = rest.strip_prefix("rest.") {
@@ -85,6 +93,12 @@ mod tests {
             ("vision.head.weight", "vision.head.weight"),
         ] {
             assert_eq!(renaming.key(then), now);
+        }
+        let renaming = Renaming {
+            names: ["region", "head"].map(String::from).to_vec(),
+        };
+        for now in ["heads.head.mlp.weight", "task_tokens.head"] {
+            assert_eq!(renaming.key(now), now);
         }
         let toml = "patterns = ['head:region.**', '!token:mask', 'heads.mask.**']";
         #[derive(Deserialize)]

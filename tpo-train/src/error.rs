@@ -146,25 +146,31 @@ pub enum TrainError {
         /// Samples of the micro-batch, or of the whole step.
         samples: Vec<String>,
     },
-    /// Micro-batches without anything to learn from.
+    /// Steps without anything to learn from.
     #[error(
-        "stage `{stage}`, step {step}: no micro-batch reaches a trainable parameter, samples {}; \
-         they have no labels or targets of this stage, or its loss weights switch them off",
+        "stage `{stage}`, step {step}: no row of the last {steps} steps reaches a trainable parameter, \
+         of the last one samples {}. They have no labels, call no head that learns, or the loss \
+         weights switch both off. Add rows that do or raise their share, or let more learn",
         Some5(samples)
     )]
     NothingToLearn {
         /// Name of the stage.
         stage: String,
-        /// The step that was being taken, from 1.
+        /// The last step, from 1.
         step: u64,
-        /// Samples of the step.
+        /// Steps in a row of which nothing could be learned.
+        steps: u64,
+        /// Samples of the last step.
         samples: Vec<String>,
     },
-    /// Heads with a learning rate that the data of a stage do not call.
+    /// Heads with a learning rate that the data of a stage do not call, or of which its loss weighs a
+    /// term that does not exist.
     #[error(
         "stage `{stage}`: after {steps} steps ({samples} samples) these heads have a learning rate \
-         and had no loss: {}. Their data must hold rows with an annotation of the head's task, whose \
-         answer calls it. Add such rows or raise their share; or leave `heads.NAME` and \
+         and had no loss with a weight, or (as HEAD/TERM) no term of the name that the stage's `loss` \
+         gives: {}. Their data must hold rows with an annotation of the head's task, whose \
+         answer calls it. Add such rows or raise their share, and name the terms as they stand in \
+         metrics.jsonl (`loss/HEAD/TERM`); or leave `heads.NAME` and \
          `task_tokens.NAME` out of the groups; or, if they come later, set \
          `heads_must_fire_within` to more steps (0: no limit)",
         heads.join(", ")
@@ -176,7 +182,7 @@ pub enum TrainError {
         steps: u64,
         /// Samples seen in it, of all workers.
         samples: u64,
-        /// Names of the heads.
+        /// Names of the heads, or of a head and a term: `region/l2`.
         heads: Vec<String>,
     },
     /// Another worker of a data-parallel run failed or ended.

@@ -70,7 +70,8 @@ impl RunDirectory {
     /// that some of them are from, so that they are kept too. `bars` draws a progress bar.
     ///
     /// # Errors
-    /// [`TrainError::Checkpoint`] when there is a run already or another process has begun one;
+    /// [`TrainError::Checkpoint`] when there is a run already, whole or damaged, another process has
+    /// begun one, or a recipe that is not a run's would be overwritten;
     /// [`TrainError::Groups`] when a stage does not fit the model; [`TrainError::Io`].
     pub fn create<M: Module>(
         dir: impl AsRef<Path>,
@@ -81,11 +82,26 @@ impl RunDirectory {
     ) -> Result<Self> {
         let dir = dir.as_ref();
         let store = CheckpointStore::new(dir.join(CHECKPOINTS_DIR), Retention::ALL);
-        if let Some(found) = store.newest()?.0 {
-            return Err(TrainError::Checkpoint {
-                path: found.dir().into(),
-                why: "there is a run here already; resume it, or choose another directory".into(),
-            });
+        let (found, skipped) = store.newest()?;
+        let refused = |path: &Path, why: &str| {
+            Err(TrainError::Checkpoint {
+                path: path.into(),
+                why: why.into(),
+            })
+        };
+        if found.is_some() || !skipped.is_empty() {
+            return refused(
+                dir,
+                "there is a run here already; continue it with `--resume`, or choose another \
+                 directory with `--out`",
+            );
+        }
+        let path = dir.join(files::RECIPE);
+        if path.exists() && !store.dir().exists() {
+            return refused(
+                &path,
+                "is not of a run and would be overwritten; choose another directory with `--out`",
+            );
         }
         for stage in recipe.stages.iter().take_while(|s| s.lora.is_none()) {
             stage.resolve(model)?;
@@ -93,7 +109,7 @@ impl RunDirectory {
         Self::open(dir, recipe, model, start, None, bars)
     }
 
-    /// Takes up the run in `dir` at its newest whole checkpoint; `None` when there is none yet.
+    /// Takes up the run in `dir` at its newest whole checkpoint; `None` when there is no checkpoint.
     ///
     /// `model` gets the place in the recipe of the stage at which the run goes on and builds what the
     /// recipe names, with the weights that no stage trains and the adapters of that stage
@@ -102,7 +118,7 @@ impl RunDirectory {
     ///
     /// # Errors
     /// [`TrainError::ChangedRecipe`] when the recipe would make it another run;
-    /// [`TrainError::Checkpoint`] and [`TrainError::Weights`] when it does not fit the model.
+    /// [`TrainError::Checkpoint`] when no checkpoint that is there is whole, it and [`TrainError::Weights`] when it does not fit the model.
     pub fn resume<M: Module>(
         dir: impl AsRef<Path>,
         recipe: &Recipe,
@@ -116,7 +132,18 @@ impl RunDirectory {
             tracing::warn!(dir = %skipped.dir.display(), error = %skipped.error, "passed over");
         }
         let Some(checkpoint) = found else {
-            return Ok(None);
+            if skipped.is_empty() {
+                return Ok(None);
+            }
+            let damaged: Vec<String> = skipped.iter().map(|s| s.error.to_string()).collect();
+            return Err(TrainError::Checkpoint {
+                path: store.dir().into(),
+                why: format!(
+                    "holds no whole checkpoint to resume from: {}. Bring a whole one back, or start a \
+                     new run in another directory (`--out`)",
+                    damaged.join("; ")
+                ),
+            });
         };
         let mut state: TrainState = checkpoint.json(files::STATE)?;
         let changes = checkpoint.check_recipe(recipe, state.stage_index)?;
@@ -450,7 +477,54 @@ pub fn materialise<M: Module>(module: &M) {
 
 #[cfg(test)]
 mod tests {
-    use super::epoch_of;
+    use burn::nn::LinearConfig;
+    use burn::tensor::Device;
+
+    use super::*;
+
+    #[test]
+    fn what_is_there_is_not_written_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let text = r#"
+            name = "r"
+            model = { preset = "mini" }
+            [[stages]]
+            name = "a"
+            length = { steps = 10 }
+            batch_size = 2
+            groups = [{ name = "all", patterns = ["**"], learning_rate = 1e-3 }]
+        "#;
+        let recipe = Recipe::read::<&str>(text, "r.toml", &[]).unwrap();
+        let model = LinearConfig::new(2, 3).init(&Device::flex());
+        let create = || RunDirectory::create(dir.path(), &recipe, &model, None, false).map(drop);
+        let resume = || {
+            let found = RunDirectory::resume(dir.path(), &recipe, false, |_| Ok(model.clone()));
+            found.map(|run| run.is_some())
+        };
+        // A recipe of the user's.
+        let own = dir.path().join(files::RECIPE);
+        std::fs::write(&own, "# mine\n").unwrap();
+        let error = create().unwrap_err().to_string();
+        assert!(error.contains("would be overwritten"), "{error}");
+        assert_eq!(std::fs::read_to_string(&own).unwrap(), "# mine\n");
+        std::fs::remove_file(&own).unwrap();
+        // A run that was killed before its first checkpoint begins again.
+        assert!(!resume().unwrap());
+        create().unwrap();
+        create().unwrap();
+        // Checkpoints of which none is whole.
+        let step = dir.path().join(CHECKPOINTS_DIR).join("step-00000002");
+        std::fs::create_dir(&step).unwrap();
+        std::fs::write(step.join(files::WEIGHTS), "cut").unwrap();
+        let error = resume().unwrap_err().to_string();
+        assert!(error.contains("no whole checkpoint") && error.contains("step-00000002"));
+        let error = create().unwrap_err().to_string();
+        assert!(
+            error.contains("a run here already") && error.contains("--resume"),
+            "{error}"
+        );
+        assert!(step.join(files::WEIGHTS).exists());
+    }
 
     #[test]
     fn epochs_by_hand() {

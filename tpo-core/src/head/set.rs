@@ -27,6 +27,12 @@ pub trait HeadSet: Module + ModuleDisplay + Sync + 'static {
     /// As [`HeadConfigs::init`].
     fn init(configs: &HeadConfigs, sizes: &ModelSizes, device: &Device) -> Result<Self>;
 
+    /// The configurations of all heads with every field, what nothing is written of included.
+    ///
+    /// # Errors
+    /// As [`HeadConfigs::get`].
+    fn resolve(configs: &HeadConfigs) -> Result<HeadConfigs>;
+
     /// The heads in order.
     fn heads(&self) -> Vec<&dyn AnyHead>;
 
@@ -62,6 +68,9 @@ impl HeadSet for NoHeads {
     }
     fn init(_: &HeadConfigs, _: &ModelSizes, _: &Device) -> Result<Self> {
         Ok(Self::default())
+    }
+    fn resolve(configs: &HeadConfigs) -> Result<HeadConfigs> {
+        Ok(configs.clone())
     }
     fn heads(&self) -> Vec<&dyn AnyHead> {
         Vec::new()
@@ -131,6 +140,13 @@ macro_rules! heads {
                 ::std::result::Result::Ok(Self {
                     $($name: configs.init::<$head>(sizes, device)?),+
                 })
+            }
+            fn resolve(
+                configs: &$crate::head::HeadConfigs,
+            ) -> $crate::Result<$crate::head::HeadConfigs> {
+                let all = configs.clone();
+                $(let all = all.with::<$head>(&configs.get::<$head>()?)?;)+
+                ::std::result::Result::Ok(all)
             }
             fn heads(&self) -> ::std::vec::Vec<&dyn $crate::head::AnyHead> {
                 ::std::vec![$(&self.$name as &dyn $crate::head::AnyHead),+]

@@ -109,12 +109,14 @@ where
             }
         }
         let d_llm = llm.dim();
+        let own = |name: &String| specs.iter().any(|s| s.name == *name);
+        let order = registry.tasks().iter().map(|t| t.name.clone());
         Ok(Self {
             vision,
             connector,
             llm,
             heads,
-            task_tokens: TaskTokenSet::init(specs.into_iter().map(|s| s.name), d_llm, device),
+            task_tokens: TaskTokenSet::init(order.filter(own), d_llm, device),
             registry,
         })
     }

@@ -45,7 +45,7 @@ impl TaskTokenSet {
         true
     }
 
-    /// Names and tokens in the order of the heads.
+    /// Names and tokens in the order of the registry, whatever that of the program is.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Param<Tensor<3>>)> {
         self.tokens
             .iter()

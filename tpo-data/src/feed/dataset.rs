@@ -54,13 +54,14 @@ pub(super) struct Dataset {
     tasks: BTreeSet<String>,
     bad: BadRows,
     fingerprint: u64,
+    content: u64,
 }
 
 impl Dataset {
     /// Opens the file of a source and checks its rows up to the last one wanted.
     ///
     /// # Errors
-    /// [`DataError::Io`]; with `strict` also [`DataError::Row`] for the first bad row.
+    /// [`DataError::Io`]; with `strict` also [`DataError::StrictRow`] for the first bad row.
     pub fn open(path: PathBuf, spec: &SourceSpec, config: &FeedConfig) -> Result<Self, DataError> {
         let io = |source| DataError::Io {
             path: path.clone(),
@@ -82,20 +83,21 @@ impl Dataset {
                 });
             }
         };
-        let mut good = 0;
+        let (mut good, mut content) = (0, 0);
         while let Some(row) = reader.next_row() {
             let (line, offset, row) = row?;
             close(&mut last, offset);
             if spec.limit.is_some_and(|n| good >= n) {
                 break;
             }
+            content = reader.content();
             let group = match row {
                 Ok(sample) => {
                     good += 1;
                     tasks.extend(sample.annotations.iter().map(|a| a.task.clone()));
                     Some(group_of(&sample))
                 }
-                Err(row) if config.loader.strict => return Err(DataError::Row(row)),
+                Err(row) if config.loader.strict => return Err(DataError::StrictRow(row)),
                 Err(row) => {
                     bad.push(row);
                     None
@@ -115,6 +117,7 @@ impl Dataset {
             tasks,
             bad,
             fingerprint,
+            content,
         })
     }
 
@@ -142,6 +145,11 @@ impl Dataset {
     /// Changes when rows are added, removed or change their length.
     pub fn fingerprint(&self) -> u64 {
         self.fingerprint
+    }
+
+    /// Changes when a byte of its rows does.
+    pub fn content(&self) -> u64 {
+        self.content
     }
 
     /// The `row`-th row of a group with its line number.

@@ -93,7 +93,7 @@ impl Feed {
     /// [`DataError::InvalidConfig`] with every problem of the mixture, for a source without a usable
     /// row, a cursor of other data, no room to prefetch or a thread that cannot be started; as
     /// [`Plan::new`]; [`DataError::Io`] for a file that cannot be read; with `strict`
-    /// [`DataError::Row`] for the first bad row of a file.
+    /// [`DataError::StrictRow`] for the first bad row of a file.
     pub fn open(
         config: &FeedConfig,
         tasks: &TaskRegistry,
@@ -138,6 +138,7 @@ impl Feed {
                 weight: spec.weight,
                 groups: groups.iter().map(|g| source.rows_of(g)).collect(),
                 fingerprint: source.fingerprint(),
+                content: source.content(),
             })
             .collect();
         let plan = Plan::new(&rows, config.mixture.temperature, &config.order)?;
@@ -181,7 +182,7 @@ impl Feed {
     /// skipped; their rows are in the `skipped` list of the next one.
     ///
     /// # Errors
-    /// With `strict` [`DataError::Row`]; otherwise errors that no row causes, and
+    /// With `strict` [`DataError::StrictRow`]; otherwise errors that no row causes, and
     /// [`DataError::InvalidConfig`] when a whole epoch has no usable row.
     pub fn next_batch(&mut self) -> Result<Option<Collated>, DataError> {
         let mut skipped: Vec<RowError> = Vec::new();
@@ -194,7 +195,10 @@ impl Feed {
             for made in made {
                 match made {
                     Ok(item) => items.push(item),
-                    Err(DataError::Row(row)) if !self.maker.config.loader.strict => {
+                    Err(DataError::Row(row)) if self.maker.config.loader.strict => {
+                        return Err(DataError::StrictRow(row));
+                    }
+                    Err(DataError::Row(row)) => {
                         tracing::warn!(%row, "row skipped");
                         self.bad.push(row.clone());
                         skipped.push(row);

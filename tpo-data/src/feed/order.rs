@@ -46,8 +46,11 @@ pub struct SourceRows {
     pub weight: f64,
     /// Rows per group; every source lists the same groups.
     pub groups: Vec<u64>,
-    /// Changes with the rows, so that a cursor of other data is noticed.
+    /// Changes with the number, places and lengths of the rows, so that a cursor of other data is
+    /// noticed.
     pub fingerprint: u64,
+    /// Changes with what the rows say; 0 where the fingerprint does, too.
+    pub content: u64,
 }
 
 /// A sample by its place.
@@ -75,6 +78,14 @@ pub struct Cursor {
     pub batch: u64,
     /// Fingerprint of data and configuration; 0 before the first batch.
     pub plan: u64,
+    /// Fingerprint of what the rows of files say; 0 without files and in cursors of before.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub content: u64,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // The signature that serde calls.
+fn is_zero(content: &u64) -> bool {
+    *content == 0
 }
 
 #[derive(Debug, Clone)]
@@ -104,6 +115,7 @@ pub struct Plan {
     samples: u64,
     batches: u64,
     fingerprint: u64,
+    content: u64,
 }
 
 impl Plan {
@@ -166,12 +178,17 @@ impl Plan {
         for leaf in groups.iter().flat_map(|g| &g.leaves) {
             parts.extend([leaf.source as u64, leaf.rows, leaf.count]);
         }
+        let mut content = 0;
+        for source in sources.iter().filter(|s| s.content != 0) {
+            content = hash(&[content, source.content]).max(1);
+        }
         Ok(Self {
             order: *order,
             groups,
             samples,
             batches,
             fingerprint: hash(&parts).max(1),
+            content,
         })
     }
 
@@ -196,17 +213,20 @@ impl Plan {
     /// [`DataError::InvalidConfig`] when it is of other data, another mixture, seed, batch size
     /// or number of shards: the remaining order would not be the one that was interrupted.
     pub fn check(&self, cursor: &Cursor) -> Result<Cursor, DataError> {
-        if cursor.plan != 0 && cursor.plan != self.fingerprint {
-            return Err(invalid(format!(
-                "the data, mixture, seed, batch size or number of shards changed since the position was \
-                 stored (order {:016x} then, {:016x} now); restore them, or start a new run",
-                cursor.plan, self.fingerprint
-            )));
-        }
-        Ok(Cursor {
-            plan: self.fingerprint,
-            ..*cursor
-        })
+        let what = if cursor.plan != 0 && cursor.plan != self.fingerprint {
+            "data, mixture, seed, batch size or number of shards"
+        } else if cursor.content != 0 && cursor.content != self.content {
+            "rows of its files"
+        } else {
+            return Ok(Cursor {
+                plan: self.fingerprint,
+                content: self.content,
+                ..*cursor
+            });
+        };
+        Err(invalid(format!(
+            "the {what} changed since the position was stored; restore them, or start a new run"
+        )))
     }
 
     /// The samples of a batch on this shard; empty past the end of the epoch, and where a last
@@ -263,6 +283,7 @@ impl Plan {
             epoch: cursor.epoch + u64::from(over),
             batch: if over { 0 } else { batch },
             plan: self.fingerprint,
+            content: self.content,
         }
     }
 }
@@ -329,6 +350,7 @@ mod tests {
             weight,
             groups: groups.to_vec(),
             fingerprint: 0,
+            content: 0,
         }
     }
 

@@ -184,6 +184,7 @@ pub struct SampleReader<R> {
     lines: LineReader<R>,
     file: PathBuf,
     limits: RowLimits,
+    content: u64,
     ended: bool,
 }
 
@@ -211,8 +212,15 @@ impl<R: BufRead> SampleReader<R> {
             lines: LineReader::new(reader, limits.max_line_bytes),
             file: file.into(),
             limits,
+            // FNV-1a.
+            content: 0xcbf2_9ce4_8422_2325,
             ended: false,
         }
+    }
+
+    /// A hash of the lines read so far.
+    pub(crate) fn content(&self) -> u64 {
+        self.content
     }
 
     /// The next row with its line number and byte offset; an invalid row is an error.
@@ -253,6 +261,10 @@ impl<R: BufRead> SampleReader<R> {
                 }
             };
             let (number, offset) = (line.number, line.offset);
+            let bytes = line.bytes.unwrap_or_default().iter().chain(b"\n");
+            self.content = bytes.fold(self.content, |hash, byte| {
+                (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+            });
             let too_long = RowFault::TooLong {
                 limit: self.limits.max_line_bytes,
             };

@@ -51,7 +51,7 @@ impl fmt::Display for StageExplanation {
         }
         writeln!(
             f,
-            "\n  batch      {} = {} samples x {} micro-batches",
+            "\n  batch      {} = {} a forward pass x {} of gradient accumulation",
             stage.total_batch(),
             stage.batch_size,
             stage.accumulation
@@ -186,7 +186,7 @@ fn thousands(n: u64) -> String {
 fn gib(bytes: u64) -> String {
     let gib = bytes as f64 / (1_u64 << 30) as f64;
     match gib {
-        g if g >= 0.1 => format!("{g:.1} GiB"),
+        g if g >= 1.0 => format!("{g:.1} GiB"),
         g => format!("{:.1} MiB", g * 1024.0),
     }
 }

@@ -64,7 +64,7 @@ fn numbers_worked_by_hand() {
     for want in [
         "small: two, 32 parameters, seed 42",
         "3 epochs of 27 samples = 11 steps, 3 of them warm-up",
-        "8 = 2 samples x 4 micro-batches",
+        "8 = 2 a forward pass x 4 of gradient accumulation",
         "first frozen, second 12",
         "second          2          12           1e-4",
     ] {

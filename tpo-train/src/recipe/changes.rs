@@ -65,7 +65,11 @@ fn harmless(path: &KeyPath, stage: usize) -> bool {
         [Step::Key(top), Step::Index(_), Step::Key(field), ..] if top == "stages" => {
             matches!(
                 field.as_str(),
-                "evaluate_every" | "evaluation" | "checkpoint_every" | "heads_must_fire_within"
+                "evaluate_every"
+                    | "evaluation"
+                    | "checkpoint_every"
+                    | "heads_must_fire_within"
+                    | "strict"
             )
         }
         // The files may have moved; what they hold is checked by the dataset's fingerprint.

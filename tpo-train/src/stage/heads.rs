@@ -39,53 +39,43 @@ impl Stage {
         heads
     }
 
-    /// Problems between what learns in this stage and what its data call; to be asked before the
-    /// first step. `groups` are the stage's, resolved; `calls` are the rows of its data by the task
-    /// they call, tasks without a row left out or 0.
+    /// Problems between what learns in this stage, what its data call and what its losses weigh; to
+    /// be asked before the first step. `groups` are the stage's, resolved; `calls` are the tasks that
+    /// the rows of its data call.
     ///
-    /// One problem for every group and head that none of the rows calls; empty when there is none.
-    /// Heads whose loss has no weight are not looked at.
-    pub fn uncalled_heads(
-        &self,
-        groups: &ResolvedGroups,
-        calls: &BTreeMap<String, u64>,
-    ) -> Vec<String> {
-        let called = |head: &str| calls.get(head).is_some_and(|rows| *rows > 0);
+    /// One problem for every group and head that none of the rows calls or whose loss weighs nothing;
+    /// empty when there is none. The task token of a head without a weight learns from the language
+    /// model's loss alone.
+    pub fn uncalled_heads(&self, groups: &ResolvedGroups, calls: &BTreeSet<String>) -> Vec<String> {
+        let mut all: Vec<&str> = calls.iter().map(String::as_str).collect();
+        if all.is_empty() {
+            all.push("none");
+        }
         let mut problems = Vec::new();
         for group in &groups.groups {
+            let at = format!("stage `{}`: group `{}` gives", self.name, group.name);
             let mut by_head: BTreeMap<&str, Vec<String>> = BTreeMap::new();
             for (head, place) in places(group) {
-                if !called(head) && self.loss.head(head) != 0.0 {
+                if self.loss.head(head) == 0.0 && place.starts_with(PLACES[0]) {
+                    problems.push(format!(
+                        "{at} `{place}` a learning rate, and its loss the weight 0; give \
+                         `loss.heads.{head}.weight` a value, or leave it out of the group"
+                    ));
+                } else if !calls.contains(head) {
                     by_head.entry(head).or_default().push(format!("`{place}`"));
                 }
             }
             problems.extend(by_head.into_iter().map(|(head, places)| {
                 format!(
-                    "stage `{}`: group `{}` gives {} a learning rate, and none of its rows calls \
-                     `{head}`{}; add rows with an annotation of task `{head}`, or leave it out of \
-                     the group",
-                    self.name,
-                    group.name,
+                    "{at} {} a learning rate, and none of its rows calls `{head}` (heads that they \
+                     call: {}); add rows with an annotation of task `{head}`, or leave it out of the \
+                     group",
                     places.join(" and "),
-                    counted(calls)
+                    all.join(", ")
                 )
             }));
         }
         problems
-    }
-}
-
-/// What the rows call, for a message: ` (they call region: 300, temporal: 20)`.
-fn counted(calls: &BTreeMap<String, u64>) -> String {
-    let calls: Vec<String> = calls
-        .iter()
-        .filter(|(_, rows)| **rows > 0)
-        .map(|(task, rows)| format!("{task}: {rows}"))
-        .collect();
-    if calls.is_empty() {
-        String::new()
-    } else {
-        format!(" (they call {})", calls.join(", "))
     }
 }
 
@@ -163,22 +153,28 @@ mod tests {
     #[test]
     fn heads_that_no_row_calls_are_named_with_their_group() {
         let mut stage = Stage::new("point-heads", StageLength::Steps(1), Vec::new());
-        let mut calls = BTreeMap::from([("region".to_string(), 300), ("temporal".into(), 0)]);
+        let mut calls = BTreeSet::from(["region".to_string()]);
         let found = stage.uncalled_heads(&groups(), &calls);
         assert_eq!(
             found,
             [
                 "stage `point-heads`: group `heads` gives `heads.point` and `task_tokens.point` a \
-                 learning rate, and none of its rows calls `point` (they call region: 300); add \
-                 rows with an annotation of task `point`, or leave it out of the group",
+                 learning rate, and none of its rows calls `point` (heads that they call: region); \
+                 add rows with an annotation of task `point`, or leave it out of the group",
                 "stage `point-heads`: group `rest` gives `heads.temporal` a learning rate, and none \
-                 of its rows calls `temporal` (they call region: 300); add rows with an annotation \
-                 of task `temporal`, or leave it out of the group",
+                 of its rows calls `temporal` (heads that they call: region); add rows with an \
+                 annotation of task `temporal`, or leave it out of the group",
             ]
         );
-        calls.extend([("point".to_string(), 1), ("temporal".into(), 1)]);
+        calls.extend(["point".to_string(), "temporal".into()]);
         assert!(stage.uncalled_heads(&groups(), &calls).is_empty());
+        // Heads that weigh nothing; their tokens learn from the language model's loss.
         stage.loss.other_heads = 0.0;
-        assert!(stage.uncalled_heads(&groups(), &BTreeMap::new()).is_empty());
+        let found = stage.uncalled_heads(&groups(), &calls);
+        assert_eq!(found.len(), 2, "{found:?}");
+        for (problem, head) in found.iter().zip(["point", "temporal"]) {
+            let says = format!("gives `heads.{head}` a learning rate, and its loss the weight 0");
+            assert!(problem.contains(&says), "{problem}");
+        }
     }
 }

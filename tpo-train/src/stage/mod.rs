@@ -56,6 +56,10 @@ pub struct Stage {
     /// Held-out samples it is evaluated on; absent: none, unless the program evaluates.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub evaluation: Option<EvaluationSpec>,
+    /// The first bad row of its data ends the run, also in evaluations. Without it bad rows are
+    /// skipped and counted.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub strict: bool,
     /// How often it is evaluated; absent: at its end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub evaluate_every: Option<StageLength>,
@@ -131,6 +135,7 @@ impl Stage {
             loss: LossWeights::default(),
             data: None,
             evaluation: None,
+            strict: false,
             evaluate_every: None,
             checkpoint_every: None,
             lora: None,

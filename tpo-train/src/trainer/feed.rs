@@ -138,11 +138,9 @@ impl TrainData for FeedData {
             why,
         };
         let place = Cursor::deserialize(cursor).map_err(|e| bad(e.to_string()))?;
-        self.feed.seek(place).map_err(|e| {
-            bad(match e {
-                tpo_data::DataError::InvalidConfig { reason, .. } => reason,
-                other => other.to_string(),
-            })
+        self.feed.seek(place).map_err(|e| match e {
+            tpo_data::DataError::InvalidConfig { reason, .. } => bad(reason),
+            e => bad(e.to_string()),
         })
     }
 

@@ -1,4 +1,4 @@
-//! Stopping a run in which a head that learns is never called.
+//! Stopping a run in which a head that learns is never called, or nothing learns.
 
 use std::collections::BTreeSet;
 
@@ -9,25 +9,34 @@ use crate::error::{Result, TrainError};
 use crate::groups::ResolvedGroups;
 use crate::stage::Stage;
 
-/// Heads with a learning rate that have had no loss since the stage began.
+/// Heads with a learning rate (`region`), and terms of theirs that the stage weighs (`region/l1`), of
+/// which there has been no loss since the stage began.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct SilentHeads(pub BTreeSet<String>);
 
 impl SilentHeads {
-    /// All heads that learn in a stage, before its first step.
+    /// All that there is to hear of in a stage, before its first step.
     pub fn new<H: HeadSet>(stage: &Stage, groups: &ResolvedGroups) -> Self {
         let specs = H::specs();
         let mut learning = stage.learning_heads(groups);
         learning.retain(|name| specs.iter().any(|spec| spec.name == *name));
+        let heads = stage.loss.heads.iter();
+        let terms = heads.filter(|(head, _)| learning.contains(*head));
+        let terms = terms.flat_map(|(h, w)| w.terms.keys().map(move |term| format!("{h}/{term}")));
+        let terms: Vec<String> = terms.collect();
+        learning.extend(terms);
         Self(learning)
     }
 
-    /// For every silent head, in order, whether `terms` hold a loss of it. All workers of a run
-    /// have the same silent heads, so that these numbers can be added up over them.
+    /// For every silent head or term, in order, whether `terms` hold a loss of it; for a head it is one
+    /// with a weight. All workers of a run have the same of them, so that these numbers can be added up
+    /// over them.
     pub fn fired(&self, terms: &[TermValue]) -> Vec<f64> {
-        let of = |head: &str| {
-            let mut heads = terms.iter().filter_map(|t| Some(t.name.split_once('/')?.0));
-            heads.any(|name| name == head)
+        let of = |silent: &str| {
+            terms.iter().any(|t| match t.name.split_once('/') {
+                Some((head, _)) => t.name == silent || (head == silent && t.weight != 0.0),
+                None => false,
+            })
         };
         self.0
             .iter()
@@ -41,10 +50,10 @@ impl SilentHeads {
         self.0.retain(|_| fired.next().is_none_or(|n| *n == 0.0));
     }
 
-    /// Whether the run may go on after `step` steps and `samples` samples of the stage.
-    pub fn check(&self, stage: &Stage, step: u64, samples: u64) -> Result<()> {
+    /// Whether the run may go on after `step` of the stage's `total` steps and `samples` samples.
+    pub fn check(&self, stage: &Stage, step: u64, total: u64, samples: u64) -> Result<()> {
         let within = stage.heads_must_fire_within;
-        if within == 0 || step < within || self.0.is_empty() {
+        if within == 0 || step < within.min(total) || self.0.is_empty() {
             return Ok(());
         }
         Err(TrainError::SilentHeads {
@@ -86,6 +95,12 @@ mod tests {
         // Two workers, of which one heard the mask.
         heads.hear(&[0.0, 1.0]);
         assert_eq!(heads, silent(&["lm"]));
+        // A term that the stage weighs and the head does not have; a head whose terms weigh nothing.
+        let heads = silent(&["point", "point/l1", "point/l2"]);
+        let mut weightless = terms(&["point/l1"]);
+        weightless[0].weight = 0.0;
+        assert_eq!(heads.fired(&weightless), [0.0, 1.0, 0.0]);
+        assert_eq!(heads.fired(&terms(&["point/l1"])), [1.0, 1.0, 0.0]);
     }
 
     #[test]
@@ -93,9 +108,13 @@ mod tests {
         let mut stage = Stage::new("points", StageLength::Steps(100), Vec::new());
         assert_eq!(stage.heads_must_fire_within, 50);
         let heads = silent(&["mask", "point"]);
-        heads.check(&stage, 49, 98).unwrap();
-        silent(&[]).check(&stage, 50, 100).unwrap();
-        let text = heads.check(&stage, 50, 100).unwrap_err().to_string();
+        heads.check(&stage, 49, 100, 98).unwrap();
+        silent(&[]).check(&stage, 50, 100, 100).unwrap();
+        // At the end of a shorter stage.
+        heads.check(&stage, 19, 20, 38).unwrap();
+        heads.check(&stage, 20, 20, 40).unwrap_err();
+        let text = heads.check(&stage, 50, 100, 100).unwrap_err();
+        let text = text.to_string();
         for says in [
             "stage `points`",
             "50 steps (100 samples)",
@@ -105,6 +124,6 @@ mod tests {
             assert!(text.contains(says), "{says}: {text}");
         }
         stage.heads_must_fire_within = 0;
-        heads.check(&stage, 5_000, 1).unwrap();
+        heads.check(&stage, 5_000, 5_000, 1).unwrap();
     }
 }

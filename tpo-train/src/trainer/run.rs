@@ -85,6 +85,8 @@ pub struct Trainer<V, C, L, H> {
     /// Rows that could not be used before the stream was opened again.
     skipped_before: u64,
     silent: SilentHeads,
+    /// Steps in a row of which nothing could be learned.
+    idle: u64,
 }
 
 impl<V, C, L, H> Trainer<V, C, L, H>
@@ -134,6 +136,7 @@ where
             samples: 0,
             skipped_before: 0,
             silent,
+            idle: 0,
             stage,
             options,
         };
@@ -178,8 +181,8 @@ where
             TrainError::Cursor { cursor, why } => TrainError::Cursor {
                 cursor,
                 why: format!(
-                    "stage `{}` cannot go on in its data: {why}",
-                    trainer.stage.name
+                    "the data of stage `{}` are not those of the checkpoint: {why}",
+                    state.stage
                 ),
             },
             other => other,
@@ -309,14 +312,15 @@ where
         Ok(RunEnd::Finished)
     }
 
-    /// One optimizer step.
+    /// One optimizer step. A step whose rows reach no trainable parameter (the head that learns is
+    /// not called in them) changes nothing and counts; its gradient's norm is 0.
     ///
     /// # Errors
     /// [`TrainError::NotFinite`] when a loss or the gradient's norm is infinite or not a number;
-    /// the weights are then those of the step before. [`TrainError::NothingToLearn`] when no
-    /// micro-batch of any worker reaches a trainable parameter. [`TrainError::SilentHeads`] when a
-    /// head that learns had no loss within [`Stage::heads_must_fire_within`]. [`TrainError::Model`],
-    /// [`TrainError::Worker`], and what the data stream fails with.
+    /// the weights are then those of the step before. [`TrainError::SilentHeads`] when a head that
+    /// learns had no loss within [`Stage::heads_must_fire_within`] or the stage, and
+    /// [`TrainError::NothingToLearn`] when nothing learned in as many steps in a row.
+    /// [`TrainError::Model`], [`TrainError::Worker`], and what the data stream fails with.
     pub fn step(&mut self, data: &mut dyn TrainData) -> Result<StepReport> {
         let start = Instant::now();
         let device = self.options.device.clone().autodiff();
@@ -381,28 +385,43 @@ where
             let what = "a loss of another worker".to_string();
             return Err(self.not_finite(what, f64::NAN, Vec::new()));
         }
-        if shared[1] == 0.0 {
-            return Err(TrainError::NothingToLearn {
-                stage: self.stage.name.clone(),
-                step: self.step + 1,
-                samples: log.ids,
-            });
-        }
-        grads.scale(1.0 / accumulation as f64);
-        self.options.worker.average(&mut grads, &device)?;
-
         let factor = self.stage.schedule.factor(self.step, self.total_steps);
-        let model = self.model.take().ok_or_else(lost)?;
-        let (model, update) = self.optimizer.step(model, grads, factor)?;
-        self.model = Some(model);
-        if !update.grad_norm.is_finite() {
-            let what = "the norm of the gradients".to_string();
-            return Err(self.not_finite(what, update.grad_norm, log.ids));
+        let (mut grad_norm, mut clip_factor) = (0.0, 1.0);
+        self.idle += 1;
+        if shared[1] > 0.0 {
+            self.idle = 0;
+            grads.scale(1.0 / accumulation as f64);
+            self.options.worker.average(&mut grads, &device)?;
+            let model = self.model.take().ok_or_else(lost)?;
+            let (model, update) = self.optimizer.step(model, grads, factor)?;
+            self.model = Some(model);
+            (grad_norm, clip_factor) = (update.grad_norm, update.clip_factor);
+            if !grad_norm.is_finite() {
+                let what = "the norm of the gradients".to_string();
+                return Err(self.not_finite(what, grad_norm, log.ids));
+            }
         }
         self.step += 1;
         self.samples += shared[4] as u64;
         self.silent.hear(&shared[5..]);
-        self.silent.check(&self.stage, self.step, self.samples)?;
+        let total = self.total_steps;
+        let within = self.stage.heads_must_fire_within;
+        self.silent
+            .check(&self.stage, self.step, total, self.samples)?;
+        if self.idle
+            >= if within == 0 {
+                total
+            } else {
+                within.min(total)
+            }
+        {
+            return Err(TrainError::NothingToLearn {
+                stage: self.stage.name.clone(),
+                step: self.step,
+                steps: self.idle,
+                samples: log.ids,
+            });
+        }
         Ok(StepReport {
             stage: self.stage.name.clone(),
             step: self.step,
@@ -412,8 +431,8 @@ where
             micro_batches: log.micro_batches,
             terms: log.terms,
             learning_rates: self.optimizer.learning_rates(factor),
-            grad_norm: update.grad_norm,
-            clip_factor: update.clip_factor,
+            grad_norm,
+            clip_factor,
             samples: shared[4] as usize,
             stage_samples: self.samples,
             skipped: self.skipped_before + data.skipped(),
