@@ -492,7 +492,8 @@ fn a_head_scores_itself_whatever_its_truths_are() {
             ("answered", 1.0),
             ("width", 0.5),
             ("seconds", 0.75),
-            ("first frame", 0.0)
+            // The first frame that was looked at, as in training.
+            ("first frame", 0.2)
         ]
     );
     let metrics = &results.protocol.metrics;

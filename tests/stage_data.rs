@@ -242,7 +242,7 @@ fn a_file_of_real_videos_trains_and_resumes_in_the_middle_of_an_epoch() {
     // With other rows it is another run.
     std::fs::write(&path, text + &rows()[1].to_string()).unwrap();
     let error = run_recipe(&recipe, &options).unwrap_err().to_string();
-    let expected = "stage `all` cannot go on in its data: the data, mixture";
+    let expected = "the data of stage `all` are not those of the checkpoint: the data, mixture";
     assert!(error.starts_with(expected), "{error}");
 }
 
