@@ -47,6 +47,7 @@ impl SelfAttention {
     pub(crate) fn new(config: &LlmConfig, layer: usize, device: &Device) -> Self {
         let linear = |name: &str, d_in: usize, d_out: usize, bias: bool| {
             LoraLinearConfig::new(d_in, d_out)
+                .with_quantization(config.quantization)
                 .with_bias(bias)
                 .with_initializer_range(config.initializer_range)
                 .with_lora(adapter(config, name))

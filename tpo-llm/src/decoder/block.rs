@@ -26,6 +26,7 @@ impl GatedMlp {
         let (d, ff) = (config.hidden_size, config.intermediate_size);
         let linear = |name: &str, d_in: usize, d_out: usize| {
             LoraLinearConfig::new(d_in, d_out)
+                .with_quantization(config.quantization)
                 .with_initializer_range(config.initializer_range)
                 .with_lora(adapter(config, name))
                 .init(device)

@@ -7,7 +7,8 @@ use burn::config::Config;
 use burn::module::{Module, Param};
 use burn::nn::{Dropout, DropoutConfig, Initializer};
 use burn::tensor::{Device, FloatDType, Tensor};
-use tpo_core::ops;
+use tpo_core::nn::Weight;
+use tpo_core::ops::{self, QuantFormat};
 
 use crate::config::LoraConfig;
 
@@ -26,13 +27,15 @@ pub struct LoraLinearConfig {
     pub initializer_range: f64,
     /// The adapter.
     pub lora: Option<LoraConfig>,
+    /// Makes room for a quantised weight, which only a file fills.
+    pub quantization: Option<QuantFormat>,
 }
 
 /// `y = x·Wᵀ + b`, plus the adapter's part if there is one.
 #[derive(Module, Debug)]
 pub struct LoraLinear {
     /// Base weight `[d_output, d_input]`.
-    pub weight: Param<Tensor<2>>,
+    pub weight: Weight,
     /// Bias `[d_output]`.
     pub bias: Option<Param<Tensor<1>>>,
     /// Adapter.
@@ -58,15 +61,19 @@ impl LoraLinearConfig {
             mean: 0.0,
             std: self.initializer_range,
         };
+        let shape = [self.d_output, self.d_input];
+        let quantized = self
+            .quantization
+            .and_then(|f| Weight::to_fill(f, shape, device));
         LoraLinear {
-            weight: normal.init([self.d_output, self.d_input], device),
+            weight: quantized.unwrap_or_else(|| Weight::Float(normal.init(shape, device))),
             bias: self
                 .bias
                 .then(|| Initializer::Zeros.init([self.d_output], device)),
             lora: self
                 .lora
                 .as_ref()
-                .map(|l| LoraAdapter::new(l, [self.d_output, self.d_input], device)),
+                .map(|l| LoraAdapter::new(l, shape, device)),
         }
     }
 }
@@ -104,11 +111,7 @@ impl LoraLinear {
             let a = ops::linear(x, l.a.val().transpose(), None);
             ops::linear(a, l.b.val().transpose(), None) * l.scale
         });
-        let y = ops::linear(
-            x,
-            self.weight.val().transpose(),
-            self.bias.as_ref().map(|b| b.val()),
-        );
+        let y = self.weight.apply(x, self.bias.as_ref().map(|b| b.val()));
         match low {
             Some(low) => y + low,
             None => y,
@@ -116,7 +119,8 @@ impl LoraLinear {
     }
 
     /// Adds the adapter's product to the base weight; the adapter is kept for
-    /// [`LoraLinear::unmerge`] but no longer applied. Merging twice changes nothing.
+    /// [`LoraLinear::unmerge`] but no longer applied. Merging twice changes nothing. A quantised
+    /// weight stays as it is, and its adapter is applied as before.
     pub fn merge(self) -> Self {
         self.fold(true)
     }
@@ -127,25 +131,48 @@ impl LoraLinear {
     }
 
     fn fold(mut self, merged: bool) -> Self {
-        if let Some(lora) = self.lora.as_mut().filter(|l| l.merged != merged) {
-            let delta = lora.delta();
-            lora.merged = merged;
-            self.weight = self.weight.map(|w| {
-                let trainable = w.is_require_grad();
-                let dtype = w.dtype();
-                let wide = w.detach().cast(FloatDType::F32);
-                let sum = if merged { wide + delta } else { wide - delta };
-                sum.cast(dtype).detach().set_require_grad(trainable)
-            });
-        }
+        let Weight::Float(weight) = self.weight else {
+            return self;
+        };
+        let weight = match self.lora.as_mut().filter(|l| l.merged != merged) {
+            None => weight,
+            Some(lora) => {
+                lora.merged = merged;
+                let delta = lora.delta();
+                let delta = if merged { delta } else { -delta };
+                weight.map(|w| {
+                    let (trainable, dtype) = (w.is_require_grad(), w.dtype());
+                    let sum = w.detach().cast(FloatDType::F32) + delta;
+                    sum.cast(dtype).detach().set_require_grad(trainable)
+                })
+            }
+        };
+        self.weight = Weight::Float(weight);
         self
+    }
+
+    /// Adds the adapter's product to the base weight and removes the adapter. A quantised weight
+    /// is quantised again.
+    pub fn bake(self) -> Self {
+        let merged = self.merge();
+        let weight = match (merged.weight.format(), &merged.lora) {
+            (Some(format), Some(lora)) => {
+                let sum = merged.weight.val() + lora.delta();
+                Weight::Float(Param::from_tensor(sum)).quantize(format)
+            }
+            _ => merged.weight,
+        };
+        Self {
+            weight,
+            bias: merged.bias,
+            lora: None,
+        }
     }
 
     /// With a new adapter in place of the one it has, or without one.
     pub(super) fn with_adapter(self, config: Option<&LoraConfig>) -> Self {
-        let [d_output, d_input] = self.weight.lazy_shape().dims();
-        let device = self.weight.lazy_device();
-        let lora = config.map(|c| LoraAdapter::new(c, [d_output, d_input], &device));
+        let (shape, device) = (self.weight.shape(), self.weight.device());
+        let lora = config.map(|c| LoraAdapter::new(c, shape, &device));
         Self { lora, ..self }
     }
 
