@@ -27,7 +27,7 @@ fn main() -> tpo::Result<()> {
     // The mask head is called at the start of the answer, whatever the model says.
     let question = Question::new(question).with_task("mask");
     let reply = session.ask(question)?.collect_reply()?;
-    let Some(found) = reply.tasks.iter().find_map(|t| t.get::<MaskPrediction>()) else {
+    let Some(found) = reply.prediction::<MaskPrediction>() else {
         println!("this model has no mask head");
         return Ok(());
     };

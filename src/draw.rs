@@ -3,23 +3,21 @@
 mod mask;
 mod picture;
 mod shapes;
-mod timeline;
+mod sheet;
+mod text;
 
-use ab_glyph::{FontRef, PxScale};
 use image::{Rgb, RgbImage};
-use imageproc::drawing::{draw_filled_rect_mut, draw_hollow_rect_mut, draw_text_mut, text_size};
+use imageproc::drawing::{draw_filled_rect_mut, draw_hollow_rect_mut};
 use imageproc::rect::Rect;
 use tpo_core::geometry::BoxXyxy;
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 pub use mask::draw_mask;
-pub use picture::{Animation, enlarged, picture, save_picture, stacked};
+pub use picture::{Animation, enlarged, picture, save_picture};
 pub use shapes::draw_shapes;
-pub use timeline::{Timeline, draw_timeline};
-
-/// DejaVu Sans, Latin subset.
-pub(crate) const FONT: &[u8] = include_bytes!("../assets/fonts/DejaVuSans-latin.ttf");
+pub use sheet::{Axis, AxisRow, Strip, contact_sheet};
+pub(crate) use text::{Letters, draw_curve, tick_step};
 
 /// Colours that stay apart on photographs and for colour-blind eyes (Okabe and Ito).
 pub const COLOURS: [[u8; 3]; 6] = [
@@ -38,43 +36,26 @@ pub struct LabelledBox {
     pub area: BoxXyxy,
     /// Caption at its top-left corner.
     pub label: String,
+    /// Index into [`COLOURS`], taken modulo their number.
+    pub colour: usize,
 }
 
 impl LabelledBox {
     /// A box with a caption.
-    pub fn new(area: BoxXyxy, label: impl Into<String>) -> Self {
-        let label = label.into();
-        Self { area, label }
+    pub fn new(area: BoxXyxy, label: impl Into<String>, colour: usize) -> Self {
+        Self {
+            area,
+            label: label.into(),
+            colour,
+        }
     }
 }
 
-pub(crate) fn font() -> Result<FontRef<'static>> {
-    FontRef::try_from_slice(FONT).map_err(|e| Error::Picture {
-        what: "the label font".into(),
-        why: e.to_string(),
-    })
-}
-
-/// As [`draw_boxes_in`], the `i`-th box in the `i`-th colour.
+/// Draws boxes on a copy of `frame`. Line width and letters grow with the picture.
 ///
 /// # Errors
-/// As [`draw_boxes_in`].
+/// [`Error::Picture`](crate::Error::Picture) when the built-in font cannot be read.
 pub fn draw_boxes(frame: &RgbImage, boxes: &[LabelledBox]) -> Result<RgbImage> {
-    let colours: Vec<usize> = (0..boxes.len()).collect();
-    draw_boxes_in(frame, boxes, &colours)
-}
-
-/// Draws boxes on a copy of `frame`, the `i`-th in colour `colours[i]` (an index into
-/// [`COLOURS`], taken modulo their number). Line width and letters grow with the picture.
-///
-/// # Errors
-/// [`Error::Picture`] when the built-in font cannot be read.
-pub fn draw_boxes_in(
-    frame: &RgbImage,
-    boxes: &[LabelledBox],
-    colours: &[usize],
-) -> Result<RgbImage> {
-    let font = font()?;
     let mut picture = frame.clone();
     let (width, height) = picture.dimensions();
     if width == 0 || height == 0 {
@@ -82,11 +63,10 @@ pub fn draw_boxes_in(
     }
     let short = width.min(height);
     let line = (short / 160).clamp(2, 8) as i32;
-    let scale = PxScale::from((short as f32 / 20.0).clamp(12.0, 40.0));
+    let letters = Letters::new((short as f32 / 20.0).clamp(12.0, 40.0))?;
     let mut labels: Vec<[i32; 4]> = Vec::new();
-    for (i, b) in boxes.iter().enumerate() {
-        let colour = colours.get(i).copied().unwrap_or(i) % COLOURS.len();
-        let colour = Rgb(COLOURS[colour]);
+    for b in boxes {
+        let colour = Rgb(COLOURS[b.colour % COLOURS.len()]);
         let px = b.area.clamped().to_pixels(width as f32, height as f32);
         let (x0, y0) = (px.x0.round() as i32, px.y0.round() as i32);
         let (x1, y1) = (px.x1.round() as i32, px.y1.round() as i32);
@@ -101,8 +81,8 @@ pub fn draw_boxes_in(
         if b.label.is_empty() {
             continue;
         }
-        let (tw, th) = text_size(scale, &font, &b.label);
-        let (bw, bh) = (tw as i32 + 8, th as i32 + 8);
+        let (tw, th) = letters.size(&b.label);
+        let (bw, bh) = (tw + 8, th + 8);
         let bx = x0.clamp(0, (width as i32 - bw).max(0));
         let by = if y0 >= bh { y0 - bh } else { y0 };
         let by = free_row(by, bh, height as i32, (bx, bx + bw), &labels);
@@ -112,15 +92,7 @@ pub fn draw_boxes_in(
             Rect::at(bx, by).of_size(bw.max(1) as u32, bh.max(1) as u32),
             colour,
         );
-        draw_text_mut(
-            &mut picture,
-            Rgb([0; 3]),
-            bx + 4,
-            by + 3,
-            scale,
-            &font,
-            &b.label,
-        );
+        letters.write(&mut picture, (bx + 4, by + 3), Rgb([0; 3]), &b.label);
     }
     Ok(picture)
 }
@@ -167,10 +139,7 @@ mod tests {
             let frame = RgbImage::from_pixel(w, h, Rgb([9; 3]));
             let boxes: Vec<LabelledBox> = [[0.0, 0.0, 1.0, 1.0], [9.0, -3.0, f32::NAN, 0.5]]
                 .into_iter()
-                .map(|b| LabelledBox {
-                    area: BoxXyxy::from(b),
-                    label: "a long label".into(),
-                })
+                .map(|b| LabelledBox::new(b.into(), "a long label", 7))
                 .collect();
             let picture = draw_boxes(&frame, &boxes).unwrap();
             assert_eq!(picture.dimensions(), (w, h));

@@ -176,4 +176,22 @@ impl Error {
             source,
         }
     }
+
+    /// As [`Self::feature_io`], for a file of an evaluation.
+    pub(crate) fn evaluation_io(path: &Path) -> impl Fn(std::io::Error) -> Self + use<> {
+        let path = path.to_path_buf();
+        move |source| Self::EvaluationIo {
+            path: path.clone(),
+            source,
+        }
+    }
+
+    /// As [`Self::feature_io`], for a file that is scored.
+    pub(crate) fn file(path: &Path) -> impl Fn(std::io::Error) -> Self + use<> {
+        let file = path.display().to_string();
+        move |source| Self::File {
+            file: file.clone(),
+            source,
+        }
+    }
 }

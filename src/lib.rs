@@ -30,11 +30,11 @@ pub mod draw;
 mod error;
 pub mod evaluation;
 pub mod features;
+mod files;
 pub mod model;
 pub mod presets;
 pub mod pretrain;
 mod session;
-pub mod sheet;
 pub mod training;
 
 pub use tpo_core as core;
@@ -67,12 +67,11 @@ pub mod prelude {
     pub use tpo_core::token::{TaskRegistry, TaskTokens, TokenId};
     pub use tpo_core::truth::{Truth, TruthTarget};
     pub use tpo_heads::mask::{
-        MaskHead, MaskHeadConfig, MaskLossConfig, MaskPrediction, MaskSupervision, MaskTarget,
+        MaskHead, MaskHeadConfig, MaskLossConfig, MaskPrediction, MaskTarget,
     };
     pub use tpo_heads::region::{RegionHead, RegionHeadConfig, RegionPrediction};
     pub use tpo_heads::temporal::{
-        SimpleTemporalHead, SimpleTemporalHeadConfig, TemporalHead, TemporalHeadConfig,
-        TemporalPrediction, TemporalTarget,
+        TemporalHead, TemporalHeadConfig, TemporalPrediction, TemporalTarget,
     };
 
     pub use crate::{

@@ -16,7 +16,7 @@ use burn::tensor::Device;
 use tpo_core::head::HeadSet;
 
 use crate::error::Result;
-use crate::model::mini::Unpacked;
+use crate::model::mini::unpacked;
 pub use crate::model::mini::{mini_config, mini_tokenizer};
 use crate::session::{Session, SessionOptions};
 
@@ -36,6 +36,6 @@ pub fn mini(device: &Device, options: SessionOptions) -> Result<Session> {
 /// # Errors
 /// As [`mini`]; [`Error::Weights`](crate::Error::Weights) naming what the mini model lacks of the heads.
 pub fn mini_with_heads<H: HeadSet>(device: &Device, options: SessionOptions) -> Result<Session<H>> {
-    let folder = Unpacked::new()?;
+    let folder = unpacked()?;
     Ok(Session::open_with_heads(folder.path(), device, options, None)?.0)
 }

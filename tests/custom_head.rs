@@ -4,7 +4,7 @@
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use serde::{Deserialize, Serialize};
-use tpo::core::model::{GenerateEvent, GenerateOptions, PaddingSide};
+use tpo::core::model::{GenerateEvent, GenerateOptions};
 use tpo::core::prompt::PromptIds;
 use tpo::llm::{CausalLm, LlmConfig};
 use tpo::model::videochat_tasks;
@@ -117,7 +117,7 @@ fn it_trains_through_its_token() {
     };
     // Two samples, three count tokens, and a region token that none of them can see.
     let rows = [row(&[1, 57, 58, 3, 57, 58]), row(&[1, 57, 58, 50, 53])];
-    let tokens = TokenBatch::pad(&rows, PaddingSide::Right, 0);
+    let tokens = TokenBatch::pad(&rows, 0);
     let mut batch = TpoBatch::new(tokens, &device);
     batch.targets = TargetSet::new().with("count", vec![2.0f32, 3.0, 5.0]);
     let out = model.forward(batch, &[]).unwrap();
@@ -152,7 +152,7 @@ fn wrong_targets_are_errors() {
     let model = model(&device);
     let mut p = PromptIds::default();
     p.push_text(&[1, 57, 58]);
-    let tokens = TokenBatch::pad(&[p], PaddingSide::Right, 0);
+    let tokens = TokenBatch::pad(&[p], 0);
     for targets in [
         TargetSet::new().with("count", vec![1.0f32, 2.0]),
         TargetSet::new().with("count", vec![1i32]),

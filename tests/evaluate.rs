@@ -359,8 +359,9 @@ fn regions_and_choices() {
          {\"id\":2,\"task_type\":\"Action Order\",\"pred\":\"(B)\",\"gt\":\"(A) x\"}\n\
          {\"id\":3,\"task_type\":\"Count\",\"pred\":\"(\",\"gt\":\"(C) x\"}\n",
     );
-    let s = scores(&["--task", "choice"], &mvbench, None);
+    let s = scores(&["--task", "multiple-choice"], &mvbench, None);
     close(&s["scores"]["mean_of_groups"], 75.0);
+    // As the task was called before.
     let s = scores(&["--task", "choice", "--rule", "letter"], &mvbench, None);
     close(&s["scores"]["mean_of_groups"], 25.0);
 
@@ -371,7 +372,11 @@ fn regions_and_choices() {
              {"task_type":"Counting Problem","answer":"D","response":"no idea"}]},
             {"video_id":"2","duration":"long","questions":[{"answer":"A","response":"B"}]}]"#,
     );
-    let s = scores(&["--task", "choice", "--format", "video-mme"], &mme, None);
+    let s = scores(
+        &["--task", "multiple-choice", "--format", "video-mme"],
+        &mme,
+        None,
+    );
     close(&s["scores"]["groups"]["short"], 100.0);
     close(&s["scores"]["overall"], 50.0);
     assert!(s["scores"]["groups"]["medium"].is_null());

@@ -265,10 +265,10 @@ fn perfect_answers_score_a_hundred() {
     }
 
     spec.choices = true;
-    let plan = Plan::synthetic(&spec, options(Route::Model, &[ItemKind::Choice])).unwrap();
+    let plan = Plan::synthetic(&spec, options(Route::Model, &[ItemKind::MultipleChoice])).unwrap();
     let dir = tempfile::tempdir().unwrap();
     let results = finish(&plan, &mut Oracle(AnswerForm::Heads), dir.path());
-    assert_eq!(value(&results, "choice", "accuracy"), 100.0);
+    assert_eq!(value(&results, "multiple_choice", "accuracy"), 100.0);
 }
 
 #[test]
@@ -338,14 +338,14 @@ fn mvbench_in_its_own_layout() {
         &mut Oracle(AnswerForm::Heads),
         &runs.path().join("a"),
     );
-    assert_eq!(value(&perfect, "choice", "mean of groups"), 100.0);
+    assert_eq!(value(&perfect, "multiple_choice", "mean of groups"), 100.0);
 
     let mut session = nano();
     let mut model = SessionAnswerer::new(&mut session, "nano", Route::Model, AnswerForm::Heads);
     let results = finish(&plan, &mut model, &runs.path().join("b"));
     assert!(results.failed.is_empty(), "{:?}", results.failed);
     assert_eq!(results.scores[0].questions, 4);
-    let lines = read(&runs.path().join("b"), "submission/choice.jsonl");
+    let lines = read(&runs.path().join("b"), "submission/multiple_choice.jsonl");
     let first: Value =
         serde_json::from_slice(lines.split(|b| *b == b'\n').next().unwrap()).unwrap();
     assert_eq!(first["gt"], "(B) 2");
@@ -424,7 +424,7 @@ fn formats_of_others() {
         r#"[{"videoID": "v", "duration": "short", "question_id": "1-1", "question": "What?", "options": ["A. x", "B. y"], "answer": "B", "task_type": "Counting"}]"#,
     );
     let results = score(&DataFile::new(&mme, Some(Format::VideoMme)), "mme");
-    assert_eq!(value(&results, "choice", "accuracy"), 100.0);
+    assert_eq!(value(&results, "multiple_choice", "accuracy"), 100.0);
 
     let frames = |folder: &str| {
         for i in 1..=3 {

@@ -5,11 +5,11 @@ use std::path::Path;
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Device, Distribution, Tensor};
 use tpo::VideoChatTpo;
-use tpo::core::model::{PaddingSide, TokenBatch};
+use tpo::core::model::TokenBatch;
 use tpo::core::prompt::PromptIds;
 use tpo::core::traits::LanguageModel;
 use tpo::export::{ExportOptions, LoraExport, export_model};
-use tpo::llm::LoraConfig;
+use tpo::llm::config::videochat_lora;
 use tpo::model::average::average_models;
 use tpo::model::videochat_tpo_keys;
 use tpo::prelude::*;
@@ -29,7 +29,7 @@ impl ModuleMapper for Noise {
 
 fn config() -> TpoConfig {
     let mut config = TpoConfig::nano(300);
-    config.llm.lora = Some(LoraConfig::videochat_tpo());
+    config.llm.lora = Some(videochat_lora());
     config
 }
 
@@ -38,7 +38,7 @@ fn logits(model: &VideoChatTpo, device: &Device) -> Vec<f32> {
     prompt.push_text(&[1, 5, 9, 200, 31]);
     let region = model.registry().get("region").unwrap().placeholder.id;
     prompt.push_text(&[region]);
-    let tokens = TokenBatch::pad(&[prompt], PaddingSide::Right, 0);
+    let tokens = TokenBatch::pad(&[prompt], 0);
     let embeds = model.embed(&tokens, None, &[], device).unwrap();
     let hidden = model.llm.hidden(embeds, None).unwrap();
     model.llm.logits(hidden).into_data().iter::<f32>().collect()

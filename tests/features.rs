@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use burn::tensor::{Device, Tensor};
 use tpo::Error;
 use tpo::core::head::FeatureSource;
-use tpo::data::video::{FrameStream, FrameVisitor};
-use tpo::data::{DataError, Frame, MediaLimits, Rotation, TimedFrame, VideoInfo, VideoReader};
+use tpo::data::video::{FrameStream, FrameVisitor, OpenVideo};
+use tpo::data::{DataError, Frame, MediaLimits, TimedFrame, VideoInfo, VideoReader};
 use tpo::features::{
     CacheKey, CacheUse, ExtractOptions, FeatureCache, TemporalTowers, extract_reader,
     extract_video, hash_file,
@@ -15,7 +15,7 @@ use tpo::features::{
 use tpo::heads::HeadsError;
 use tpo::heads::temporal::features::{
     ClipFeatureExtractor, ClipInput, FeatureMatrix, InternVideo2Features, PrecomputedOptions,
-    QueryFeatureExtractor, TEMPORAL_TEXT_FEATURES, TEMPORAL_VIDEO_FEATURES,
+    QueryFeatureExtractor, TEMPORAL_TEXT_FEATURES, TEMPORAL_VIDEO_FEATURES, TemporalFeatures,
 };
 use tpo::vision::InternVideo2Config;
 
@@ -70,8 +70,7 @@ impl ClipFeatureExtractor for Means {
 /// A video whose frame `i` is grey of value `i % 251`, made as it is asked for. Notes how many
 /// sampled frames were decoded and not yet seen by the extractor.
 struct Synthetic<'a> {
-    info: VideoInfo,
-    limits: MediaLimits,
+    video: OpenVideo,
     seen: &'a AtomicUsize,
     sampled_every: usize,
     most_live: AtomicUsize,
@@ -81,17 +80,11 @@ struct Synthetic<'a> {
 impl<'a> Synthetic<'a> {
     fn new(frame_count: usize, fps: f64, seen: &'a AtomicUsize) -> Self {
         Self {
-            info: VideoInfo {
-                width: 8,
-                height: 8,
-                frame_count,
-                fps,
-                duration: frame_count as f64 / fps,
-                timestamps: (0..frame_count).map(|i| i as f64 / fps).collect(),
-                rotation: Rotation::None,
-                codec: "synthetic".into(),
+            video: OpenVideo {
+                path: "<synthetic>".into(),
+                limits: MediaLimits::default(),
+                info: VideoInfo::steady([8, 8], frame_count, fps, "synthetic").unwrap(),
             },
-            limits: MediaLimits::default(),
             seen,
             sampled_every: (fps / 8.0) as usize,
             most_live: AtomicUsize::new(0),
@@ -101,14 +94,8 @@ impl<'a> Synthetic<'a> {
 }
 
 impl VideoReader for Synthetic<'_> {
-    fn info(&self) -> &VideoInfo {
-        &self.info
-    }
-    fn path(&self) -> &Path {
-        Path::new("<synthetic>")
-    }
-    fn limits(&self) -> &MediaLimits {
-        &self.limits
+    fn video(&self) -> &OpenVideo {
+        &self.video
     }
     fn visit_frames(&self, _: &[usize], _: &FrameVisitor<'_>) -> Result<(), DataError> {
         unreachable!("extraction streams")
@@ -120,7 +107,7 @@ impl VideoReader for Synthetic<'_> {
             self.most_live.fetch_max(live, Ordering::SeqCst);
             Ok(TimedFrame {
                 index,
-                timestamp: self.info.timestamps[index],
+                timestamp: self.info().timestamps[index],
                 frame: Frame::from_rgb(8, 8, vec![(index % 251) as u8; 192])?,
             })
         })))
@@ -384,9 +371,16 @@ fn towers_answer_under_the_names_of_the_temporal_head() {
         video: std::sync::Arc::new(Means::new()),
         text: std::sync::Arc::new(Letters),
     };
-    let found = towers
-        .features(sample_clip(), "when?", &ExtractOptions::default(), None)
-        .unwrap();
+    let video = extract_video(
+        sample_clip(),
+        &*towers.video,
+        &ExtractOptions::default(),
+        None,
+    );
+    let found = TemporalFeatures {
+        video: Some(video.unwrap().features),
+        text: Some(towers.text.extract("when?").unwrap()),
+    };
     let video = found.features(TEMPORAL_VIDEO_FEATURES).unwrap().unwrap();
     let text = found.features(TEMPORAL_TEXT_FEATURES).unwrap().unwrap();
     assert_eq!((video.dims()[1], text.dims()), (2, [5, 1]));

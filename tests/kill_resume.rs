@@ -135,7 +135,7 @@ fn ten_kills_change_nothing() {
     let mut kills = 0;
     let mut stages = Vec::new();
     for k in 0..KILLS {
-        let noise = tpo::core::gradient_checkpointing::mix(seed, k as u64);
+        let noise = tpo::core::seed::mix(seed, k as u64);
         // Spread over the run; the delay reaches into the next step and its checkpoint.
         let step = (1 + k as u64 * (STEPS - 1) / KILLS as u64).max(1);
         let child = train(&recipe, &killed, k > 0)

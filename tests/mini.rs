@@ -112,6 +112,29 @@ const LEAST: [(&str, &str, f64); 4] = [
     ("mask", "J&F", 62.0),
 ];
 
+/// Its encoder reads frames in pairs; an image is shown to it twice.
+#[test]
+fn it_answers_about_an_image() {
+    let clip = World::new(WorldConfig::default(), 1)
+        .unwrap()
+        .clip(Split::HeldOut, 12);
+    let frame = clip.scene.render_all()[0].to_frame().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("frame.png");
+    tpo::draw::save_picture(&tpo::draw::picture(frame).unwrap(), &path).unwrap();
+    let mut session = mini();
+    session.load_image(&path).unwrap();
+    let mut ask = |question: Question| session.ask(question).unwrap().collect_reply().unwrap();
+    let words = ask(Question::new("Count the shapes."));
+    assert!(!words.text.trim().is_empty());
+    let look = clip.scene.objects[0].look.phrase();
+    let place = format!("Where is the {look} at the start?");
+    let place = ask(Question::new(place).with_task("region"));
+    let found: &RegionPrediction = place.prediction().unwrap();
+    found.normalised.check("the box").unwrap();
+    assert!(place.said.contains('['), "{}", place.said);
+}
+
 #[test]
 fn the_same_clip_gets_the_same_answer() {
     let clip = World::new(WorldConfig::default(), 3)

@@ -9,8 +9,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tpo::core::cancel::CancelToken;
 use tpo::core::traits::LanguageModel;
+use tpo::core::truth::TruthTarget;
 use tpo::data::synthetic::{RowsConfig, Split, WorldRows, WorldTask};
-use tpo::evaluation::{DataFile, ItemKind, Plan, PlanOptions, RunOutcome, SessionAnswerer, run};
+use tpo::evaluation::{
+    DataFile, ItemKind, Plan, PlanOptions, Route, RunOutcome, SessionAnswerer, run,
+};
 use tpo::export::{ExportOptions, export_model};
 use tpo::model::{ConnectorConfig, VisionConfig};
 use tpo::prelude::*;
@@ -70,6 +73,55 @@ impl TaskHead for PointHead {
 
 tpo::core::heads! {
     struct MyHeads { region: RegionHead, temporal: TemporalHead, mask: MaskHead, point: PointHead }
+}
+
+/// Says a number to whatever is annotated: a box, spans or a track, as the built-in heads have them.
+#[derive(Module, Debug)]
+struct SizeHead {
+    mlp: Mlp,
+}
+
+impl TaskHead for SizeHead {
+    type Config = PointConfig;
+    type Target = TruthTarget;
+    type Output = Tensor<2>;
+    type Prediction = f32;
+    const NAME: &'static str = "size";
+
+    fn init(_: &PointConfig, sizes: &ModelSizes, device: &Device) -> tpo::core::Result<Self> {
+        let mlp = MlpConfig::new(vec![sizes.llm, sizes.llm, 1]).init(device);
+        Ok(Self { mlp })
+    }
+    fn target(&self, truth: &Truth) -> tpo::core::Result<TruthTarget> {
+        Ok(truth.target.clone())
+    }
+    fn forward(&self, task: Tensor<2>, _: &HeadContext<'_>) -> tpo::core::Result<Tensor<2>> {
+        Ok(self.mlp.forward(task))
+    }
+    fn loss(
+        &self,
+        _: &Tensor<2>,
+        _: &[TruthTarget],
+        _: &HeadContext<'_>,
+    ) -> tpo::core::Result<LossTerms> {
+        Ok(LossTerms::new())
+    }
+    fn decode(&self, out: Tensor<2>, _: &HeadContext<'_>) -> tpo::core::Result<Vec<f32>> {
+        Ok(out.into_data().iter::<f32>().collect())
+    }
+    fn score(&self, answer: Option<&f32>, target: &TruthTarget) -> Vec<(&'static str, f64)> {
+        let size = match target {
+            TruthTarget::Box(b) => ("width", f64::from(b.x1 - b.x0)),
+            TruthTarget::Moments { spans, .. } => ("seconds", spans[0].end - spans[0].start),
+            TruthTarget::Track(frames) => ("first frame", frames[0].time),
+            TruthTarget::Value(_) => ("value", 1.0),
+        };
+        vec![("answered", f64::from(u8::from(answer.is_some()))), size]
+    }
+}
+
+tpo::core::heads! {
+    struct SizeHeads { region: RegionHead, temporal: TemporalHead, mask: MaskHead, size: SizeHead }
 }
 
 fn device() -> Device {
@@ -224,7 +276,7 @@ fn a_base_without_the_head_learns_it_and_is_opened_again() {
     // Its own task is evaluated by its own score.
     let questions = PlanOptions {
         kinds: vec![ItemKind::Own],
-        route: tpo::evaluation::Route::Always,
+        route: Route::Always,
         ..PlanOptions::default()
     };
     let plan = Plan::from_file(&DataFile::new(file, None), questions).unwrap();
@@ -242,6 +294,91 @@ fn a_base_without_the_head_learns_it_and_is_opened_again() {
     assert_eq!(scores.scores[0].name, "distance");
     let mean = scores.scores[0].value.unwrap();
     assert!((0.0..2.0).contains(&mean), "{mean}");
+}
+
+/// Boxes, spans and tracks of a head of one's own are scored by that head, those of the built-in
+/// heads as benchmarks do.
+#[test]
+fn a_head_scores_itself_whatever_its_truths_are() {
+    let (device, dir) = (device(), tempfile::tempdir().unwrap());
+    let video = dir.path().join("v.mp4");
+    std::fs::copy("assets/bouncing_shapes.mp4", video).unwrap();
+    let area = json!([0.25, 0.25, 0.75, 0.5]);
+    let track: Vec<Value> = (0..8)
+        .map(|frame| json!({"frame": frame, "box": area}))
+        .collect();
+    let row = json!({"id": "r", "media": {"video": "v.mp4"}, "annotations": [
+        {"task": "size", "query": "the ball", "box": area},
+        {"task": "size", "query": "it moves", "spans": [[0.5, 1.25]]},
+        {"task": "size", "query": "the ball", "track": track},
+        {"task": "region", "query": "the ball", "box": area},
+    ]});
+    let file = dir.path().join("rows.jsonl");
+    std::fs::write(&file, row.to_string()).unwrap();
+
+    let options = SessionOptions {
+        track: TrackFrames::All,
+        ..SessionOptions::default()
+    };
+    let base = Session::nano(&device, 3, SessionOptions::default()).unwrap();
+    base.save(dir.path().join("base")).unwrap();
+    let recipe = recipe(
+        &dir.path().join("base"),
+        r#"task_tokens = { size = "region" }"#,
+        &format!(r#"{{ name = "rows", annotations = "{}" }}"#, file.display()),
+        r#""heads.size.**", "task_tokens.size""#,
+    );
+    let built = recipe_model::<SizeHeads>(&recipe, &device).unwrap();
+    let (model, config) = (built.model, built.config);
+    let mut session = Session::new(model, config, built.tokenizer, &device, options).unwrap();
+    let mut evaluate = |route| {
+        let questions = PlanOptions {
+            route,
+            ..PlanOptions::default()
+        };
+        let plan = Plan::from_file(&DataFile::new(&file, None), questions).unwrap();
+        assert_eq!(plan.items.len(), 4);
+        let mut answerer = SessionAnswerer::new(&mut session, "own", plan.route, plan.answers);
+        let out = dir.path().join(format!("{route:?}"));
+        let done = run(&plan, &mut answerer, out, &Default::default(), &mut |_| {
+            true
+        });
+        match done.unwrap() {
+            RunOutcome::Done(results) => results,
+            RunOutcome::Stopped(_) => panic!("stopped"),
+        }
+    };
+    let results = evaluate(Route::Always);
+    assert!(results.failed.is_empty(), "{:?}", results.failed);
+    let [region, size] = &results.scores[..] else {
+        panic!("{:?}", results.scores);
+    };
+    assert_eq!((region.task.as_str(), region.questions), ("region", 1));
+    assert_eq!(region.scores[0].name, "Acc@0.25");
+    assert_eq!((size.task.as_str(), size.questions), ("size", 3));
+    assert_eq!(size.unanswered, 0);
+    let found: Vec<_> = size
+        .scores
+        .iter()
+        .map(|s| (s.name.as_str(), s.value.unwrap()))
+        .collect();
+    assert_eq!(
+        found,
+        [
+            ("answered", 1.0),
+            ("width", 0.5),
+            ("seconds", 0.75),
+            ("first frame", 0.0)
+        ]
+    );
+    let metrics = &results.protocol.metrics;
+    assert_eq!(metrics.len(), 2, "{metrics:?}");
+    assert!(metrics[1].starts_with("own: means of what the task's head scores"));
+
+    // A head that was not called scores what it says of no answer.
+    let size = &evaluate(Route::Model).scores[1];
+    assert_eq!((size.task.as_str(), size.unanswered), ("size", 3));
+    assert_eq!(size.scores[0].value, Some(0.0));
 }
 
 #[test]

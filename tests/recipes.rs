@@ -6,6 +6,7 @@ use std::time::Instant;
 use burn::tensor::Device;
 use tpo::core::model::CallOrder;
 use tpo::llm::{LORA_TARGETS, LlmConfig, LoraConfig};
+use tpo::train::TrainError;
 use tpo::train::explain::{Explanation, ModelShape, PartShape};
 use tpo::train::recipe::{ModelSpec, Recipe};
 use tpo::training;
@@ -140,9 +141,9 @@ fn the_nano_recipe_fits_the_nano_model() {
 
 #[test]
 fn models_that_do_not_exist_are_named() {
-    let problems = |spec: ModelSpec| {
-        let error = model_config(&spec).unwrap_err();
-        error.recipe_problems().unwrap().to_vec()
+    let problems = |spec: ModelSpec| match model_config(&spec).unwrap_err() {
+        tpo::Error::Train(TrainError::InvalidRecipe { problems, .. }) => problems,
+        error => panic!("{error}"),
     };
     let mut spec = ModelSpec {
         preset: Some("maxi".into()),
@@ -213,7 +214,7 @@ fn memory_estimates_are_near_what_was_measured() {
         &[],
     )
     .unwrap();
-    let memory = recipe.explain(&shape, &|_| None).unwrap().stages[0].memory;
+    let memory = recipe.explain(&shape, &[], &|_| None).unwrap().stages[0].memory;
     near("two layers", memory.total(false), 2118.0);
     near("two layers, checkpointed", memory.total(true), 1973.0);
 }

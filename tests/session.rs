@@ -253,7 +253,7 @@ fn a_saved_model_answers_as_before() {
         ..SessionOptions::default()
     };
     let (mut loaded, report) = Session::open(dir.path(), &Device::flex(), options, None).unwrap();
-    assert!(report.missing.is_empty() && report.unexpected.is_empty());
+    assert!(report.is_complete());
     loaded
         .load_video(asset("bouncing_shapes.mp4"), None)
         .unwrap();

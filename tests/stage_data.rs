@@ -479,8 +479,10 @@ fn all_problems_of_the_data_are_told_at_once() {
     .replace('\n', " ");
     let broken = recipe(&sources, "");
     let options = RunOptions::new(dir.path().join("run"), &Device::flex());
-    let error = run_recipe(&broken, &options).unwrap_err();
-    let problems = error.recipe_problems().expect("problems").to_vec();
+    let problems = match run_recipe(&broken, &options).unwrap_err() {
+        tpo::Error::Train(TrainError::InvalidRecipe { problems, .. }) => problems,
+        error => panic!("{error}"),
+    };
     assert_eq!(problems.len(), 3, "{problems:#?}");
     for (problem, part) in problems
         .iter()

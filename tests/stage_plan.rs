@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use burn::tensor::Device;
-use tpo::llm::LoraConfig;
+use tpo::llm::config::videochat_lora;
 use tpo::prelude::*;
 use tpo::train::{Decay, LossWeights, Precision, Recipe, Stage, StageLength};
 
@@ -124,7 +124,7 @@ fn the_recipes_are_table_17() {
 fn every_stage_resolves_on_the_model() {
     let device = Device::flex().autodiff();
     let mut config = TpoConfig::nano(300);
-    config.llm = config.llm.lora(LoraConfig::videochat_tpo());
+    config.llm = config.llm.lora(videochat_lora());
     let model = config.init::<BuiltInHeads>(&device).unwrap();
     let stages = stages();
     let groups: Vec<_> = stages

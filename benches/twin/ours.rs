@@ -10,9 +10,10 @@ use tpo::DeviceChoice;
 use tpo::core::head::NoHeads;
 use tpo::core::nn::{Linear, LinearConfig};
 use tpo::core::prompt::TextEncoder;
+use tpo::core::token::TaskRegistry;
 use tpo::core::traits::{DecodeCache, LanguageModel};
-use tpo::data::feed::{Cursor, Feed, FeedConfig, SourceConfig};
-use tpo::data::prompts::{LayoutEncoder, Vocabulary};
+use tpo::data::feed::{Cursor, Feed, FeedConfig, MixtureSpec, SourceSpec};
+use tpo::data::prompts::LayoutEncoder;
 use tpo::data::{ClipConfig, MediaLimits, open_video, select_frames};
 use tpo::heads::mask::sam2::{MemoryInput, PointPrompt, PromptEmbedding, Sam2Config};
 use tpo::heads::mask::track::{Resize, fill_holes};
@@ -29,8 +30,8 @@ use tpo::vision::{
 };
 
 use crate::rows::{
-    CHECKPOINT_SHAPE, CHECKPOINT_TENSORS, Dtype, LOADER_BATCH, LOADER_BATCHES, MISTRAL_PREFILL,
-    Row, SMOLLM2_NEW, SMOLLM2_PROMPT, Task,
+    CHECKPOINT_SHAPE, CHECKPOINT_TENSORS, LOADER_BATCH, LOADER_BATCHES, MISTRAL_PREFILL, Row,
+    SMOLLM2_NEW, SMOLLM2_PROMPT, Task,
 };
 use crate::{Args, Outcome, machine, training};
 
@@ -94,7 +95,7 @@ pub fn measure(row: &Row, args: &Args) -> Outcome<Measured> {
 
 struct Bench {
     device: Device,
-    dtype: Dtype,
+    dtype: FloatDType,
     seconds: f64,
 }
 
@@ -144,14 +145,14 @@ impl Bench {
         }
         match self.dtype {
             // Left as it is: weights a row does not use are then never drawn.
-            Dtype::F32 => module,
-            dtype => module.map(&mut Cast(dtype.burn())),
+            FloatDType::F32 => module,
+            dtype => module.map(&mut Cast(dtype)),
         }
     }
 
     fn random<const D: usize>(&self, shape: [usize; D]) -> Tensor<D> {
         let normal: Tensor<D> = Tensor::random(shape, Distribution::Normal(0.0, 1.0), &self.device);
-        normal.cast(self.dtype.burn())
+        normal.cast(self.dtype)
     }
 
     fn vit_l(&self) -> Outcome<Measured> {
@@ -201,11 +202,11 @@ impl Bench {
         self.samples(|| {
             let out = attention.forward(features.clone(), positions.clone(), &input, &rope)?;
             let prompt = PromptEmbedding {
-                sparse: prompts.embed_points(&[vec![PointPrompt::padding()]], true)?,
+                sparse: prompts.embed_points(&[vec![PointPrompt::padding()]])?,
                 dense: prompts.no_mask(1),
             };
             let out = out.reshape([1, 64, 64, dim]);
-            let output = decoder.forward(out, prompts.dense_encoding(), &prompt, Some(&fine))?;
+            let output = decoder.forward(out, prompts.dense_encoding(), &prompt, &fine)?;
             let best = output.multiple().best();
             pointer.forward(best.tokens);
             let mut maps: Vec<f32> = best
@@ -254,7 +255,7 @@ impl Bench {
 
     fn smollm2(&self, args: &Args) -> Outcome<Measured> {
         let (lm, note) = if args.smollm2.join("config.json").is_file() {
-            let model = from_hf_dir(&args.smollm2, &self.device, Some(self.dtype.burn()), None)?;
+            let model = from_hf_dir(&args.smollm2, &self.device, Some(self.dtype), None)?;
             (model.lm, args.smollm2.display().to_string())
         } else {
             let lm = LlmConfig::smollm2_135m().init(&self.device)?;
@@ -402,16 +403,16 @@ impl Bench {
             format!("{row}\n").repeat(LOADER_BATCH * LOADER_BATCHES),
         )?;
         let mut config = FeedConfig {
-            sources: vec![SourceConfig::new(&file)],
+            mixture: MixtureSpec::of(vec![SourceSpec::file(&file)]),
             ..FeedConfig::default()
         };
         config.order.batch_size = LOADER_BATCH;
         config.loader.workers = args.threads;
-        let encoder = Arc::new(LayoutEncoder::videochat(Arc::new(Bytes), 2));
-        let (words, cursor) = (Vocabulary::default(), Cursor::default());
+        let encoder = LayoutEncoder::videochat(Arc::new(Bytes), 2);
+        let (tasks, cursor) = (TaskRegistry::new(), Cursor::default());
         let feed = Feed::open(
             &config,
-            words,
+            &tasks,
             encoder,
             Arc::new(NoHeads::default()),
             cursor,

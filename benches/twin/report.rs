@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use crate::machine;
 use crate::ours::Measured;
-use crate::rows::{Row, Task};
+use crate::rows::{self, Row, Task};
 use crate::run::Pairs;
 
 /// Median of a process's samples; over processes, the median of those and their range.
@@ -161,7 +161,7 @@ fn line(out: &mut String, row: &Row, pairs: &Pairs, limits: &Limits) {
         "| {} ({}; {}) | {} | {} | {ratio} | {}, {} | {} | {above} | {}, {} |",
         row.name,
         row.what,
-        row.dtype.name(),
+        rows::name(row.dtype),
         time(&ours),
         time(&twin),
         rate(&ours),

@@ -4,33 +4,12 @@ use burn::tensor::FloatDType;
 
 use crate::Outcome;
 
-/// Storage of weights and activations.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Dtype {
-    F32,
-    F16,
-    Bf16,
-}
-
-impl Dtype {
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::F32 => "f32",
-            Self::F16 => "f16",
-            Self::Bf16 => "bf16",
-        }
-    }
-
-    pub fn bytes(self) -> f64 {
-        if self == Self::F32 { 4.0 } else { 2.0 }
-    }
-
-    pub fn burn(self) -> FloatDType {
-        match self {
-            Self::F32 => FloatDType::F32,
-            Self::F16 => FloatDType::F16,
-            Self::Bf16 => FloatDType::BF16,
-        }
+/// Name of the type of weights and activations, as `twin.py` calls it.
+pub fn name(dtype: FloatDType) -> &'static str {
+    match dtype {
+        FloatDType::F16 => "f16",
+        FloatDType::BF16 => "bf16",
+        _ => "f32",
     }
 }
 
@@ -68,7 +47,8 @@ pub enum Task {
 pub struct Row {
     pub name: &'static str,
     pub task: Task,
-    pub dtype: Dtype,
+    /// Storage of weights and activations.
+    pub dtype: FloatDType,
     /// What one sample is, for the reader.
     pub what: &'static str,
     /// Floating point operations of one sample, a multiply-add counted as two.
@@ -114,8 +94,8 @@ pub const CHECKPOINT_SHAPE: [usize; 2] = [1024, 4096];
 
 /// All rows; the last is no line of the table.
 #[rustfmt::skip]
-const ROWS: [(&str, Task, Dtype, &str); 24] = {
-    use Dtype::{Bf16, F16, F32};
+const ROWS: [(&str, Task, FloatDType, &str); 24] = {
+    use FloatDType::{BF16, F16, F32};
     [
         ("vit-l", Task::VitL, F32, "16x224x224, 23 blocks, 3136 tokens"),
         ("internvideo2-1b", Task::InternVideo2, F32, "8x224x224, 40 blocks, 2049 tokens, pooling"),
@@ -126,9 +106,9 @@ const ROWS: [(&str, Task, Dtype, &str); 24] = {
         ("mistral-prefill", Task::MistralPrefill, F32, "one layer, 256 tokens"),
         ("mistral-decode", Task::MistralDecode, F32, "1 token after 256"),
         ("mistral-decode-f16", Task::MistralDecode, F16, "1 token after 256"),
-        ("mistral-decode-bf16", Task::MistralDecode, Bf16, "1 token after 256"),
+        ("mistral-decode-bf16", Task::MistralDecode, BF16, "1 token after 256"),
         ("smollm2-decode", Task::SmolLm2Decode, F32, "64 tokens after 32, per token"),
-        ("smollm2-decode-bf16", Task::SmolLm2Decode, Bf16, "64 tokens after 32, per token"),
+        ("smollm2-decode-bf16", Task::SmolLm2Decode, BF16, "64 tokens after 32, per token"),
         ("region-head", Task::RegionHead, F32, "one box, 4096-2048-4"),
         ("cgdetr", Task::CgDetr, F32, "75 clips, 32 words"),
         ("cgdetr-train", Task::CgDetrTrain, F32, "4 x (75 clips, 32 words), losses and gradients"),
@@ -173,7 +153,7 @@ pub fn find(name: &str) -> Outcome<Row> {
 }
 
 /// (floating point operations, bytes) of one sample.
-fn work(task: Task, dtype: Dtype) -> (f64, f64) {
+fn work(task: Task, dtype: FloatDType) -> (f64, f64) {
     let (flops, weights, cached) = match task {
         Task::VitL => vit(3136.0, 1024.0, 23.0),
         Task::InternVideo2 => internvideo2(2049.0, 1408.0, 6144.0, 40.0),
@@ -228,7 +208,8 @@ fn work(task: Task, dtype: Dtype) -> (f64, f64) {
         }
         Task::VideoDecode | Task::VideoLoader | Task::Peak => (0.0, 0.0, 0.0),
     };
-    (flops, (weights + cached) * dtype.bytes())
+    let width = if dtype == FloatDType::F32 { 4.0 } else { 2.0 };
+    (flops, (weights + cached) * width)
 }
 
 /// Patch embedding and blocks of four products and attention; biases and norms are left out

@@ -198,7 +198,7 @@ impl Twin {
         let mut command = Command::new(&self.python);
         command
             .arg(&self.script)
-            .args(["--row", row.twin_name(), "--dtype", row.dtype.name()])
+            .args(["--row", row.twin_name(), "--dtype", rows::name(row.dtype)])
             .args(["--device", &self.device])
             .args(["--threads", &args.threads.to_string()])
             .args(["--seconds", &args.seconds.to_string()])

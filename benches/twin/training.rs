@@ -1,19 +1,22 @@
 //! Our side of the training rows.
 
+#[path = "../../tests/common/generated.rs"]
+mod generated;
+
 use burn::module::Param;
 use burn::tensor::{Device, Distribution, Tensor};
 use tpo::TpoConfig;
 use tpo::core::geometry::BoxXyxy;
 use tpo::core::head::{Sample, TargetSet};
-use tpo::core::model::{PaddingSide, TokenBatch, TpoBatch};
+use tpo::core::model::{TokenBatch, TpoBatch};
 use tpo::core::prompt::PromptIds;
 use tpo::core::traits::{LanguageModel, VisualInput};
 use tpo::llm::{LlmConfig, LoraConfig, config::LORA_TARGETS};
 use tpo::model::{BuiltInHeads, ConnectorConfig};
-use tpo::train::trainer::{GeneratedData, TrainBatch, prepare};
+use tpo::train::trainer::{TrainBatch, prepare};
 use tpo::train::{
-    AdamW, GradientSet, Optimizer, ParamGroupSpec, Precision, Stage, StageLength, TrainOptions,
-    Trainer, resolve,
+    AdamW, GradientSet, Optimizer, ParamGroupSpec, Precision, Recipe, TrainOptions, Trainer,
+    resolve,
 };
 
 use crate::Outcome;
@@ -104,6 +107,21 @@ pub fn adamw_step(device: &Device) -> Outcome<Step> {
     }))
 }
 
+const TPO_RECIPE: &str = r#"
+name = "bench"
+model = { preset = "nano" }
+
+[[stages]]
+name = "bench"
+length = { steps = 1000000 }
+batch_size = 1
+weight_decay = 0.02
+clip_norm = 1.0
+groups = [{ name = "all", learning_rate = 2e-5, patterns = [
+    "vision.**", "connector.**", "llm.**.lora.*", "heads.region.**", "task_tokens.region",
+] }]
+"#;
+
 /// A whole step of the mini model through the trainer, everything but the base LLM learning.
 pub fn tpo_step(device: &Device) -> Outcome<Step> {
     const VOCAB: usize = 300;
@@ -115,32 +133,10 @@ pub fn tpo_step(device: &Device) -> Outcome<Step> {
         connector.qformer.drop_path_rate = 0.0;
     }
     let model = config.init::<BuiltInHeads>(device)?;
-    let stage = Stage {
-        name: "bench".into(),
-        length: StageLength::Steps(1_000_000),
-        batch_size: TPO_ROWS,
-        accumulation: 1,
-        weight_decay: 0.02,
-        clip_norm: Some(1.0),
-        precision: Precision::F32,
-        schedule: Default::default(),
-        adamw: AdamW::default(),
-        loss: Default::default(),
-        data: None,
-        evaluation: None,
-        evaluate_every: None,
-        checkpoint_every: None,
-        lora: None,
-        seed: None,
-        heads_must_fire_within: 50,
-        groups: vec![group(&[
-            "vision.**",
-            "connector.**",
-            "llm.**.lora.*",
-            "heads.region.**",
-            "task_tokens.region",
-        ])],
-    };
+    let mut stage = Recipe::read::<&str>(TPO_RECIPE, "bench", &[])?
+        .stages
+        .remove(0);
+    stage.batch_size = TPO_ROWS;
     let shape = [TPO_ROWS, 8, 3, 64, 64];
     let frames: Tensor<5> = Tensor::random(shape, Distribution::Default, device);
     let begin = (VOCAB - 7) as u32;
@@ -155,8 +151,8 @@ pub fn tpo_step(device: &Device) -> Outcome<Step> {
         *label = i64::from(*id);
     }
     let prompts = vec![prompt; TPO_ROWS];
-    let mut data = GeneratedData::new(1, move |_, device: &Device| {
-        let mut batch = TpoBatch::new(TokenBatch::pad(&prompts, PaddingSide::Right, 0), device);
+    let mut data = generated::GeneratedData::new(1, move |_, device: &Device| {
+        let mut batch = TpoBatch::new(TokenBatch::pad(&prompts, 0), device);
         batch.visuals = VisualInput::clips(frames.clone());
         batch.labels = Some(vec![label.clone(); TPO_ROWS]);
         let target = BoxXyxy::from([0.2, 0.3, 0.6, 0.7]);

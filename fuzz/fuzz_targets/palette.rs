@@ -1,3 +1,12 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| tpo_data::fuzzing::palette(bytes));
+#[path = "../../tpo-data/tests/common/fuzzing.rs"]
+mod fuzzing;
+
+use std::sync::LazyLock;
+
+static DIR: LazyLock<tempfile::TempDir> = LazyLock::new(|| tempfile::tempdir().expect("a temporary folder"));
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
+    fuzzing::palette(bytes, DIR.path()).expect("the input file can be written");
+});

@@ -13,11 +13,13 @@ use tpo_data::{MediaLimits, open_video, read_image};
 use tpo_llm::sampling::SamplingConfig;
 
 use super::shared::{End, ModelArgs, Outcome, counting, head_progress};
-use crate::draw::{Timeline, draw_shapes, draw_timeline, enlarged, picture, save_picture};
+use crate::draw::{Axis, Strip, contact_sheet, draw_shapes, enlarged, picture, save_picture};
 use crate::session::{Event, Media, Question, SessionOptions};
 
 /// Longest side in pixels up to which the frames of small videos are enlarged, so that labels fit.
 const ENLARGED: u32 = 640;
+/// Width of the timeline in pixels.
+const WIDTH: u32 = 960;
 
 /// Ask a video or an image a question.
 ///
@@ -170,16 +172,21 @@ fn draw(args: &Args, media: &Media, answers: &[(TaskOutput, String)]) -> Outcome
         eprintln!("wrote {}", args.out.display());
     }
     let duration = media.duration.unwrap_or_default();
-    let timelines = shown.iter().rev();
-    let mut timelines = timelines.filter_map(|(d, text)| Timeline::of(d, text, duration));
-    if let Some(mut timeline) = timelines.next() {
-        timeline.truth.clone_from(&args.truth);
-        let times = timeline.thumbnail_times();
+    let axes = shown.iter().rev();
+    let mut axes = axes.filter_map(|(d, text)| Some((Axis::of(d, duration)?, text)));
+    if let Some((axis, text)) = axes.next() {
+        let times = axis.telling_times();
         let video = open_video(&media.path, &MediaLimits::default())?;
         let shown = &video.info().timestamps;
         let frames = times.map(|t| shown.partition_point(|s| *s <= t).saturating_sub(1));
-        timeline.thumbnails = times.into_iter().zip(pictures(media, &frames)?).collect();
-        save_picture(&draw_timeline(&timeline)?, &args.timeline)?;
+        let mut axis = axis.with_truth(&args.truth);
+        axis.frames = times.to_vec();
+        let strip = Strip {
+            caption: vec![text.clone()],
+            pictures: pictures(media, &frames)?,
+            axis: Some(axis),
+        };
+        save_picture(&contact_sheet(&[strip], WIDTH)?, &args.timeline)?;
         eprintln!("wrote {}", args.timeline.display());
     }
     Ok(())

@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 
-use clap::ValueEnum;
 use serde_json::json;
 use tpo_core::weights::{Manifest, write_sparse};
 
@@ -25,8 +24,8 @@ pub(super) struct Args {
     /// A directory with model.safetensors.index.json or model.safetensors, or a .safetensors file
     checkpoint: PathBuf,
     /// What to compare the tensors with
-    #[arg(long, value_enum, default_value_t = Layout::Auto)]
-    layout: Layout,
+    #[arg(long, value_enum, default_value_t = LayoutChoice::Auto)]
+    layout: LayoutChoice,
     /// Print the result as JSON
     #[arg(long)]
     json: bool,
@@ -40,30 +39,11 @@ pub(super) struct Args {
     manifest: Option<PathBuf>,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
-enum Layout {
-    /// A language model by its config.json, VideoChat-TPO or InternVideo2-CLIP by names and sizes,
-    /// or none
-    Auto,
-    /// The published VideoChat-TPO checkpoint
-    VideochatTpo,
-    /// InternVideo2-CLIP-1B, its published files merged
-    Internvideo2Clip,
-    /// No comparison; files and index are checked all the same
-    None,
-}
-
 pub(super) fn run(args: Args) -> Outcome {
     if args.write_sparse {
         return write(&args.checkpoint, args.manifest.as_deref());
     }
-    let choice = match args.layout {
-        Layout::Auto => LayoutChoice::Auto,
-        Layout::VideochatTpo => LayoutChoice::Videochat,
-        Layout::Internvideo2Clip => LayoutChoice::InternVideo2Clip,
-        Layout::None => LayoutChoice::None,
-    };
-    let found = match inspect(&args.checkpoint, choice) {
+    let found = match inspect(&args.checkpoint, args.layout) {
         Ok(found) => found,
         Err(error) => {
             if args.json {

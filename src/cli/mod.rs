@@ -47,6 +47,9 @@ First steps:
   tpo chat --model models/mine --video assets/bouncing_shapes.mp4 --ask 'Where is the red circle?'
   tpo help train                                                everything about one command
 
+From a checkout, `cargo run --release --example check_parity -- tests/fixtures` holds the library against
+what the reference computes, and says which fixtures pass.
+
 Exit code: 0 when all is well; 1 when the command ran and found something wrong (bad rows, a damaged
 checkpoint, scores unlike --expect) or was stopped; 2 when it could not do what was asked.";
 

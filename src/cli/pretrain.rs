@@ -2,17 +2,14 @@
 
 use std::path::PathBuf;
 
-use burn::module::Module;
-use burn::tensor::Device;
 use clap::ValueEnum;
 use indicatif::ProgressBar;
-use tpo_heads::mask::sam2::Sam2;
 use tpo_train::Muon;
 
 use super::shared::{DeviceArgs, End, Outcome, bar, open_model};
-use crate::model::{BuiltInHeads, Connector, Tpo, Vision};
+use crate::model::BuiltInHeads;
 use crate::pretrain::{
-    MaskPretraining, Perception, PerceptionPretraining, PretrainStep, Schedule, pretrain_masks,
+    MaskPretraining, PerceptionPretraining, PretrainStep, Schedule, pretrain_masks,
     pretrain_perception,
 };
 use crate::session::{Session, SessionOptions};
@@ -101,15 +98,45 @@ pub(super) struct Args {
 pub(super) fn run(args: Args) -> Outcome {
     let device = args.device.open()?;
     let options = SessionOptions::default();
-    let mut session = match &args.sizes {
+    let mut session: Session<BuiltInHeads> = match &args.sizes {
         Some(dir) => Session::random(dir, &device, args.seed, options)?,
         None => open_model(args.model.as_deref(), &device, options)?,
     };
     for part in &args.parts {
-        let model = session.model().clone();
+        let (name, steps) = match part {
+            Part::Perception => ("perception", args.perception_steps),
+            Part::Masks => ("masks", args.mask_steps),
+        };
+        let bar = Bar::new(name, steps, args.quiet);
+        let heard = &mut |told: PretrainStep<'_>| {
+            bar.tell(&told);
+            if told.step.is_multiple_of(args.save_every) {
+                session.with_model((told.model)())?.save(&args.out)?;
+            }
+            Ok(())
+        };
+        let (model, config) = (session.model(), session.config());
         let model = match part {
-            Part::Perception => perception(&args, &session, model, &device)?,
-            Part::Masks => masks(&args, &session, model, &device)?,
+            Part::Perception => {
+                let options = PerceptionPretraining {
+                    schedule: schedule(&args, steps, args.perception_rate, 100, 0.02),
+                    clips: args.clips,
+                    irregular: args.irregular,
+                    world: args.world,
+                };
+                pretrain_perception(model, config, &options, &device, heard)?
+            }
+            Part::Masks => {
+                let options = MaskPretraining {
+                    schedule: schedule(&args, steps, args.mask_rate, 50, 0.01),
+                    images: args.image_steps,
+                    frames: args.frames,
+                    dice: args.dice,
+                    world: args.world,
+                    seed: args.seed,
+                };
+                pretrain_masks(model, config, &options, &device, heard)?
+            }
         };
         session = session.with_model(model)?;
         session.save(&args.out)?;
@@ -128,77 +155,6 @@ fn schedule(args: &Args, steps: u64, learning_rate: f64, warmup: u64, decay: f64
     }
 }
 
-fn perception(
-    args: &Args,
-    session: &Session,
-    mut model: Tpo<BuiltInHeads>,
-    device: &Device,
-) -> crate::Result<Tpo<BuiltInHeads>> {
-    let options = PerceptionPretraining {
-        schedule: schedule(args, args.perception_steps, args.perception_rate, 100, 0.02),
-        clips: args.clips,
-        irregular: args.irregular,
-        world: args.world,
-    };
-    let bar = Bar::new("perception", options.schedule.steps, args.quiet);
-    let mut kept = model.clone();
-    let heard = &mut |told: PretrainStep<'_, Perception>| {
-        bar.tell(&told);
-        if told.step.is_multiple_of(args.save_every) {
-            let part = told.part.valid();
-            kept.vision = Vision::Umt(part.encoder);
-            kept.connector = Connector::QFormer(part.connector);
-            session.with_model(kept.clone())?.save(&args.out)?;
-        }
-        Ok(true)
-    };
-    let (Vision::Umt(encoder), Connector::QFormer(connector)) = (model.vision, model.connector)
-    else {
-        return Err(crate::Error::Config {
-            problems: "perception is pretrained for a UMT and a Q-Former; this model has others"
-                .into(),
-        });
-    };
-    let part = Perception { encoder, connector };
-    let part = pretrain_perception(part, session.config(), &options, device, heard)?;
-    model.vision = Vision::Umt(part.encoder);
-    model.connector = Connector::QFormer(part.connector);
-    Ok(model)
-}
-
-fn masks(
-    args: &Args,
-    session: &Session,
-    mut model: Tpo<BuiltInHeads>,
-    device: &Device,
-) -> crate::Result<Tpo<BuiltInHeads>> {
-    let options = MaskPretraining {
-        schedule: schedule(args, args.mask_steps, args.mask_rate, 50, 0.01),
-        images: args.image_steps,
-        image_clips: 16,
-        clips: 4,
-        frames: args.frames,
-        focal: 20.0,
-        dice: args.dice,
-        world: args.world,
-        seed: args.seed,
-    };
-    let bar = Bar::new("masks", options.schedule.steps, args.quiet);
-    let mut kept = model.clone();
-    let heard = &mut |told: PretrainStep<'_, Sam2>| {
-        bar.tell(&told);
-        if told.step.is_multiple_of(args.save_every) {
-            kept.heads.mask.sam = told.part.valid();
-            session.with_model(kept.clone())?.save(&args.out)?;
-        }
-        Ok(true)
-    };
-    let sam = model.heads.mask.sam.clone();
-    let sam = pretrain_masks(sam, session.config(), &options, device, heard)?;
-    model.heads.mask.sam = sam;
-    Ok(model)
-}
-
 /// A bar, or a line now and then.
 struct Bar {
     part: &'static str,
@@ -213,7 +169,7 @@ impl Bar {
         Self { part, bar }
     }
 
-    fn tell<M>(&self, told: &PretrainStep<'_, M>) {
+    fn tell(&self, told: &PretrainStep<'_>) {
         let text: Vec<String> = told
             .values
             .iter()

@@ -2,19 +2,22 @@
 
 use std::path::PathBuf;
 
-use image::imageops::replace;
-use image::{Rgb, RgbImage};
+use image::RgbImage;
 use tpo_data::synthetic::{
     Clip, RenderedFrame, RowsConfig, Split, World, WorldConfig, WorldRows, WorldTask,
 };
 
 use super::shared::{End, Outcome};
-use crate::draw::{Animation, LabelledBox, draw_boxes, enlarged, picture, save_picture};
+use crate::draw::{
+    Animation, LabelledBox, Strip, contact_sheet, draw_boxes, enlarged, picture, save_picture,
+};
 
 /// Longest side of a frame on the sheet, in pixels.
 const SIDE: u32 = 128;
 /// Frames in a row of the sheet.
-const COLUMNS: u32 = 8;
+const COLUMNS: usize = 8;
+/// Width of the sheet in pixels.
+const WIDTH: u32 = 1120;
 
 /// Draw clips of the synthetic world, or export them as a data set.
 ///
@@ -95,22 +98,20 @@ fn describe(clip: &Clip, frames: &[RenderedFrame]) {
 
 /// All frames in rows, with the boxes of the shapes.
 fn sheet(clip: &Clip, frames: &[RenderedFrame], pictures: &[RgbImage]) -> Outcome<RgbImage> {
-    let cell = pictures.first().map_or(1, RgbImage::width) + 4;
-    let rows = (pictures.len() as u32).div_ceil(COLUMNS);
-    let mut sheet = RgbImage::from_pixel(COLUMNS * cell, rows * cell, Rgb([255; 3]));
-    for (i, (frame, picture)) in (0_u32..).zip(frames.iter().zip(pictures)) {
+    let mut boxed = Vec::new();
+    for (frame, picture) in frames.iter().zip(pictures) {
         let side = frame.side() as f32;
-        let areas = (0..clip.scene.objects.len()).filter_map(|object| frame.area(object));
-        let boxes: Vec<LabelledBox> = areas
-            .map(|area| LabelledBox::new(area.to_normalised(side, side), ""))
-            .collect();
-        let (x, y) = (i % COLUMNS * cell, i / COLUMNS * cell);
-        replace(
-            &mut sheet,
-            &draw_boxes(picture, &boxes)?,
-            x.into(),
-            y.into(),
-        );
+        let objects = 0..clip.scene.objects.len();
+        let boxes = objects.filter_map(|object| {
+            let area = frame.area(object)?.to_normalised(side, side);
+            Some(LabelledBox::new(area, "", object))
+        });
+        let boxes: Vec<LabelledBox> = boxes.collect();
+        boxed.push(draw_boxes(picture, &boxes)?);
     }
-    Ok(sheet)
+    let rows = boxed.chunks(COLUMNS).map(|row| Strip {
+        pictures: row.to_vec(),
+        ..Strip::default()
+    });
+    Ok(contact_sheet(&rows.collect::<Vec<_>>(), WIDTH)?)
 }

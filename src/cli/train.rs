@@ -11,7 +11,7 @@ use tpo_train::trainer::RunEnd;
 use super::shared::{DeviceArgs, End, Outcome, TowerArgs};
 use crate::export::{ExportOptions, LoraExport, export_model};
 use crate::training::measure::measure_stage;
-use crate::training::{RunOptions, data_of, explain, run_recipe};
+use crate::training::{RunOptions, explain, run_recipe};
 
 /// Train a model as a recipe says.
 #[derive(clap::Args)]
@@ -144,8 +144,7 @@ fn measure<H: HeadSet>(
     explanation: &Explanation,
     options: &RunOptions,
 ) -> Outcome {
-    let Some(found) = measure_stage::<H>(recipe, stage, options, &mut *data_of::<H>(options))?
-    else {
+    let Some(found) = measure_stage::<H>(recipe, stage, options)? else {
         return Err("this system does not tell what memory a process uses".into());
     };
     let mib = |bytes: u64| bytes as f64 / (1_u64 << 20) as f64;

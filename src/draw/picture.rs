@@ -5,8 +5,8 @@ use std::io::BufWriter;
 use std::path::{Path, PathBuf};
 
 use image::codecs::gif::{GifEncoder, Repeat};
-use image::imageops::{FilterType, replace, resize};
-use image::{Delay, DynamicImage, Rgb, RgbImage};
+use image::imageops::{FilterType, resize};
+use image::{Delay, DynamicImage, RgbImage};
 use tpo_data::Frame;
 
 use crate::error::{Error, Result};
@@ -33,19 +33,6 @@ pub fn enlarged(picture: RgbImage, side: u32) -> RgbImage {
         0 | 1 => picture,
         factor => resize(&picture, w * factor, h * factor, FilterType::Nearest),
     }
-}
-
-/// Pictures one below the other.
-pub fn stacked(parts: &[RgbImage]) -> RgbImage {
-    let width = parts.iter().map(RgbImage::width).max().unwrap_or(1);
-    let height = parts.iter().map(RgbImage::height).sum::<u32>().max(1);
-    let mut sheet = RgbImage::from_pixel(width, height, Rgb([250, 250, 248]));
-    let mut y = 0;
-    for part in parts {
-        replace(&mut sheet, part, 0, y);
-        y += i64::from(part.height());
-    }
-    sheet
 }
 
 /// Writes a picture in the format that the file's name says; makes its folder.
@@ -109,15 +96,15 @@ fn failed(path: &Path, why: impl std::fmt::Display) -> Error {
 
 #[cfg(test)]
 mod tests {
+    use image::Rgb;
+
     use super::*;
 
     #[test]
     fn small_pictures_grow_by_whole_numbers() {
         let small = RgbImage::from_pixel(20, 10, Rgb([1, 2, 3]));
         assert_eq!(enlarged(small.clone(), 70).dimensions(), (60, 30));
-        assert_eq!(enlarged(small.clone(), 39).dimensions(), (20, 10));
-        assert_eq!(stacked(&[small.clone(), small]).dimensions(), (20, 20));
-        assert_eq!(stacked(&[]).dimensions(), (1, 1));
+        assert_eq!(enlarged(small, 39).dimensions(), (20, 10));
     }
 
     #[test]

@@ -1,12 +1,11 @@
-//! What heads say of their answers, drawn: boxes, points and masks on a frame, spans and curves on a
-//! time line.
+//! What heads say of their answers, drawn on a frame: boxes, points and masks.
 
 use image::{Rgb, RgbImage};
 use imageproc::drawing::draw_line_segment_mut;
 use tpo_core::geometry::BoxXyxy;
 use tpo_core::head::{Drawing, Shape};
 
-use super::{COLOURS, LabelledBox, Timeline, draw_boxes_in, draw_mask};
+use super::{COLOURS, LabelledBox, draw_boxes, draw_mask};
 use crate::error::Result;
 
 /// Draws what of the answers lies on the picture of frame `frame`: one colour each, with its words.
@@ -20,7 +19,7 @@ pub fn draw_shapes(
     answers: &[(&Drawing, String)],
     frame: usize,
 ) -> Result<Option<RgbImage>> {
-    let (mut boxes, mut colours, mut any) = (Vec::new(), Vec::new(), false);
+    let (mut boxes, mut any) = (Vec::new(), false);
     let mut base = picture.clone();
     for (i, (drawing, label)) in answers.iter().enumerate() {
         for shape in &drawing.shapes {
@@ -40,12 +39,11 @@ pub fn draw_shapes(
                 }
                 _ => continue,
             };
-            boxes.push(LabelledBox::new(labelled, label.clone()));
-            colours.push(i);
+            boxes.push(LabelledBox::new(labelled, label.clone(), i));
         }
     }
     any |= !boxes.is_empty();
-    let mut drawn = draw_boxes_in(&base, &boxes, &colours)?;
+    let mut drawn = draw_boxes(&base, &boxes)?;
     for (i, (drawing, _)) in answers.iter().enumerate() {
         for shape in &drawing.shapes {
             if let Shape::Point(point) = shape {
@@ -77,30 +75,6 @@ fn draw_cross(picture: &mut RgbImage, [x, y]: [f32; 2], colour: usize) {
             draw_line_segment_mut(picture, (x - arm, y + d), (x + arm, y + d), color);
             draw_line_segment_mut(picture, (x + d, y - arm), (x + d, y + arm), color);
         }
-    }
-}
-
-impl Timeline {
-    /// The time line of an answer in a video of `duration` seconds; `None` without spans or curve.
-    pub fn of(drawing: &Drawing, title: &str, duration: f64) -> Option<Self> {
-        let mut timeline = Self {
-            title: title.into(),
-            duration,
-            ..Self::default()
-        };
-        let mut any = false;
-        for shape in &drawing.shapes {
-            match shape {
-                Shape::Spans(spans) => timeline.predicted.clone_from(spans),
-                Shape::Curve { step, values } => {
-                    timeline.clip_seconds = *step;
-                    timeline.curve.clone_from(values);
-                }
-                _ => continue,
-            }
-            any = true;
-        }
-        any.then_some(timeline)
     }
 }
 

@@ -2,8 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 use tpo_core::geometry::Rle;
+use tpo_core::head::TaskOutput;
 use tpo_data::prompts::{read_box, read_spans, read_track};
-use tpo_heads::mask::MaskPrediction;
+use tpo_heads::mask::{MaskPrediction, TrackedFrame};
 use tpo_heads::region::RegionPrediction;
 use tpo_heads::temporal::TemporalPrediction;
 
@@ -59,7 +60,7 @@ pub enum Predicted {
         /// Boxes.
         boxes: Vec<Option<[f32; 4]>>,
     },
-    /// What a head of your own answered.
+    /// What a head answered that scores itself.
     Own {
         /// Its prediction; `null` when it was not called.
         answer: Option<serde_json::Value>,
@@ -78,49 +79,48 @@ pub fn read_answer(
     media: &MediaInfo,
 ) -> Option<Predicted> {
     match (item.kind(), form) {
-        (ItemKind::Choice, _) => Some(Predicted::Words(prompts.choice_answer(&reply.text))),
+        (ItemKind::MultipleChoice, _) => Some(Predicted::Words(prompts.choice_answer(&reply.text))),
         (ItemKind::Text, _) => Some(Predicted::Words(reply.text.trim().to_string())),
         // Its head says what it is worth (Answerer::score).
         (ItemKind::Own, _) => None,
         (kind, AnswerForm::Text) => in_words(kind, &reply.text, media),
-        (kind, AnswerForm::Heads) => from_heads(kind, item.ask.task.as_deref(), reply),
+        (kind, AnswerForm::Heads) => {
+            let task = item.ask.task.as_deref();
+            let mut outputs = reply.tasks.iter().filter(|o| Some(o.task.as_str()) == task);
+            outputs.find_map(|output| from_head(kind, output))
+        }
     }
 }
 
-fn from_heads(kind: ItemKind, task: Option<&str>, reply: &Reply) -> Option<Predicted> {
-    let mut outputs = reply.tasks.iter().filter(|o| Some(o.task.as_str()) == task);
+fn from_head(kind: ItemKind, output: &TaskOutput) -> Option<Predicted> {
     match kind {
-        ItemKind::Region => outputs.find_map(|o| {
-            let b: &RegionPrediction = o.get()?;
+        ItemKind::Region => {
+            let b: &RegionPrediction = output.get()?;
             Some(Predicted::Box(b.normalised.to_array()))
-        }),
-        ItemKind::Temporal => outputs.find_map(|o| {
-            let t: &TemporalPrediction = o.get()?;
+        }
+        ItemKind::Temporal => {
+            let t: &TemporalPrediction = output.get()?;
+            let windows = t.spans.iter();
             Some(Predicted::Moments {
-                windows: t
-                    .spans
-                    .iter()
+                windows: windows
                     .map(|s| [s.span.start, s.span.end, s.score])
                     .collect(),
                 saliency: t.saliency.clone(),
                 clip_seconds: t.clip_seconds,
             })
-        }),
-        _ => outputs.find_map(|o| {
-            let m: &MaskPrediction = o.get()?;
+        }
+        _ => {
+            let m: &MaskPrediction = output.get()?;
+            let mask = |f: &TrackedFrame| f.area.is_some().then(|| f.mask.clone());
             Some(Predicted::Track {
-                masks: m
-                    .frames
-                    .iter()
-                    .map(|f| f.area.is_some().then(|| f.mask.clone()))
-                    .collect(),
+                masks: m.frames.iter().map(mask).collect(),
                 boxes: m
                     .frames
                     .iter()
                     .map(|f| f.area.map(|b| b.to_array()))
                     .collect(),
             })
-        }),
+        }
     }
 }
 
@@ -180,7 +180,6 @@ mod tests {
     use super::super::item::{Ask, Expected, MediaRef};
     use super::*;
     use tpo_core::geometry::BoxXyxy;
-    use tpo_core::head::TaskOutput;
 
     #[test]
     fn texts_by_hand() {

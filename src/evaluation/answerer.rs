@@ -4,18 +4,21 @@ use std::sync::Arc;
 
 use serde_json::json;
 use tpo_core::head::HeadSet;
-use tpo_core::truth::{Truth, TruthTarget};
-use tpo_data::schema::{MediaKind, open_media, resolve};
-use tpo_data::{MediaLimits, VideoPart, VideoReader};
+use tpo_core::truth::Truth;
+use tpo_data::feed::{View, place_truth};
+use tpo_data::prompts::box_text;
+use tpo_data::schema::{
+    Annotation, FramePosition, MediaKind, Target, TrackFrame, open_media, resolve,
+};
+use tpo_data::{MediaLimits, VideoInfo, VideoPart, VideoReader};
 use tpo_heads::temporal::features::weights_fingerprint;
 
 use super::answer::{AnswerForm, MediaInfo, Predicted};
-use super::item::{Ask, Expected, Item, MediaRef};
+use super::item::{Ask, Expected, Item, ItemKind, MediaRef};
 use super::protocol::{AnswererIdentity, Route};
 use crate::error::{Error, Result};
 use crate::model::BuiltInHeads;
 use crate::session::{Question, Reply, Session, TrackFrames};
-use tpo_data::prompts::box_text;
 
 /// Answers questions about media.
 pub trait Answerer {
@@ -37,7 +40,13 @@ pub trait Answerer {
     /// A question that cannot be asked.
     fn answer(&mut self, item: &Item, media: &MediaInfo) -> Result<Reply>;
 
-    /// What the answer to a question of a task of your own is worth. `None` where nobody knows.
+    /// Whether the head of a question says itself what an answer is worth ([`Answerer::score`]),
+    /// and not the rules of a benchmark. By default where nobody else can.
+    fn scores_itself(&self, item: &Item) -> bool {
+        item.kind() == ItemKind::Own
+    }
+
+    /// What an answer is worth to the head of its question. `None` where nobody knows.
     ///
     /// # Errors
     /// Ground truth of which the head can make no target.
@@ -116,6 +125,56 @@ impl<'a, H: HeadSet> SessionAnswerer<'a, H> {
             question.tasks.push(task.clone());
         }
         Ok(question)
+    }
+
+    /// The annotation of a question in the terms of the clip that is looked at, as in training.
+    fn truth(&self, item: &Item, task: &str) -> Result<Truth> {
+        let media = self.session.media();
+        let fps = media.and_then(|m| m.fps).unwrap_or(1.0);
+        let (width, height) = media.map_or((0, 0), |m| m.size);
+        let frames = media.map_or(1, |m| m.frame_count);
+        let info = VideoInfo::steady([width as usize, height as usize], frames, fps, "clip")?;
+        let times = media.map_or(Vec::new(), |m| m.timestamps.clone());
+        let times = if times.is_empty() { vec![0.0] } else { times };
+        let target = match &item.expected {
+            Expected::Own(value) => Target::Value(value.clone()),
+            Expected::Region(Some(area)) => Target::Box(*area),
+            Expected::Temporal {
+                spans: Some(spans),
+                saliency,
+            } => Target::Spans {
+                spans: spans.clone(),
+                saliency: saliency.clone(),
+            },
+            Expected::Mask(Some(track)) | Expected::Track(Some(track)) => {
+                let in_clip = track.iter().filter_map(|f| {
+                    let frame = item.frame_in_clip(f.at, fps)? as u64;
+                    Some(TrackFrame {
+                        at: FramePosition::Frame(frame),
+                        region: f.region.clone(),
+                    })
+                });
+                Target::Track(in_clip.collect())
+            }
+            _ => {
+                return Err(Error::Question {
+                    why: format!("its ground truth is none of the task `{task}`"),
+                });
+            }
+        };
+        let annotation = Annotation {
+            task: task.into(),
+            query: item.ask.query.clone(),
+            prompt_box: item.ask.boxes.first().copied(),
+            target,
+        };
+        Ok(place_truth(
+            &annotation,
+            &info,
+            &View::default(),
+            &times,
+            0,
+        )?)
     }
 }
 
@@ -197,8 +256,18 @@ impl<H: HeadSet> Answerer for SessionAnswerer<'_, H> {
         reply
     }
 
+    fn scores_itself(&self, item: &Item) -> bool {
+        let task = item.ask.task.as_deref();
+        let head = task.and_then(|task| self.session.model().heads.head(task));
+        match (item.kind(), self.form) {
+            (ItemKind::Own, _) => true,
+            (_, AnswerForm::Text) => false,
+            _ => item.expected.is_known() && head.is_some_and(|h| !h.scored_by_benchmarks()),
+        }
+    }
+
     fn score(&mut self, item: &Item, reply: &Reply) -> Result<Option<Predicted>> {
-        let (Expected::Own(value), Some(task)) = (&item.expected, &item.ask.task) else {
+        let Some(task) = &item.ask.task else {
             return Ok(None);
         };
         let Some(head) = self.session.model().heads.head(task) else {
@@ -207,14 +276,7 @@ impl<H: HeadSet> Answerer for SessionAnswerer<'_, H> {
             });
         };
         let answer = reply.tasks.iter().find(|o| o.task == *task);
-        let truth = Truth {
-            task: task.clone(),
-            query: item.ask.query.clone(),
-            prompt_box: None,
-            target: TruthTarget::Value(value.clone()),
-            seed: 0,
-        };
-        let scores = head.score_answer(answer, &truth)?;
+        let scores = head.score_answer(answer, &self.truth(item, task)?)?;
         Ok(Some(Predicted::Own {
             answer: answer.map(|a| a.to_json()),
             scores: scores

@@ -79,7 +79,8 @@ pub struct Ask {
 #[serde(rename_all = "snake_case")]
 pub enum ItemKind {
     /// One of several options.
-    Choice,
+    #[serde(alias = "choice")]
+    MultipleChoice,
     /// A short text.
     Text,
     /// A box.
@@ -90,14 +91,14 @@ pub enum ItemKind {
     Mask,
     /// A box in every frame.
     Track,
-    /// What a head of your own answers.
+    /// What only a head of your own answers.
     Own,
 }
 
 impl ItemKind {
     /// All of them.
     pub const ALL: [Self; 7] = [
-        Self::Choice,
+        Self::MultipleChoice,
         Self::Text,
         Self::Region,
         Self::Temporal,
@@ -109,7 +110,7 @@ impl ItemKind {
     /// Its name in files.
     pub fn name(self) -> &'static str {
         match self {
-            Self::Choice => "choice",
+            Self::MultipleChoice => "multiple_choice",
             Self::Text => "text",
             Self::Region => "region",
             Self::Temporal => "temporal",
@@ -125,7 +126,8 @@ impl ItemKind {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub enum Expected {
     /// An option.
-    Choice {
+    #[serde(rename = "Choice")] // as in the hashes of earlier protocols
+    MultipleChoice {
         /// Texts of the options, without letters.
         options: Vec<String>,
         /// Index of the right one.
@@ -154,7 +156,7 @@ impl Expected {
     /// What is asked for.
     pub fn kind(&self) -> ItemKind {
         match self {
-            Self::Choice { .. } => ItemKind::Choice,
+            Self::MultipleChoice { .. } => ItemKind::MultipleChoice,
             Self::Text(_) => ItemKind::Text,
             Self::Region(_) => ItemKind::Region,
             Self::Temporal { .. } => ItemKind::Temporal,
@@ -167,7 +169,7 @@ impl Expected {
     /// Whether it can be scored.
     pub fn is_known(&self) -> bool {
         match self {
-            Self::Choice { correct, .. } => correct.is_some(),
+            Self::MultipleChoice { correct, .. } => correct.is_some(),
             Self::Text(text) => text.is_some(),
             Self::Region(area) => area.is_some(),
             Self::Temporal { spans, .. } => spans.as_ref().is_some_and(|s| !s.is_empty()),

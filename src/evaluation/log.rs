@@ -1,7 +1,7 @@
 //! Predictions of a run, one JSON line each, written as they come.
 
 use std::fs::{File, OpenOptions};
-use std::io::Write;
+use std::io::{self, BufReader, Write};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -10,6 +10,7 @@ use tpo_data::schema::LineReader;
 use super::answer::{MediaInfo, Predicted};
 use super::item::{Item, ItemKind};
 use crate::error::{Error, Result};
+use crate::files::write_whole;
 
 /// Longest row that is read back; masks of a long video in one row.
 const MAX_ROW_BYTES: usize = 1 << 30;
@@ -41,6 +42,22 @@ pub struct PredictionRow {
     pub error: Option<String>,
 }
 
+impl PredictionRow {
+    /// The question without an answer.
+    pub(super) fn new(item: &Item) -> Self {
+        Self {
+            id: item.id.clone(),
+            kind: item.kind(),
+            question: item.ask.text.clone(),
+            answer: String::new(),
+            called: Vec::new(),
+            predicted: None,
+            media: None,
+            error: None,
+        }
+    }
+}
+
 /// A file of rows that is appended to.
 #[derive(Debug)]
 pub(super) struct RowLog {
@@ -55,22 +72,19 @@ impl RowLog {
     /// Opens the log for `items` and reads the rows it has. A line that was not written to its
     /// end is cut off.
     pub fn open(path: &Path, items: &[Item]) -> Result<Self> {
-        let io = |source| Error::EvaluationIo {
-            path: path.into(),
-            source,
-        };
+        let io = Error::evaluation_io(path);
         let file = OpenOptions::new()
             .read(true)
             .append(true)
             .create(true)
             .open(path)
-            .map_err(io)?;
-        let length = file.metadata().map_err(io)?.len();
+            .map_err(&io)?;
+        let length = file.metadata().map_err(&io)?.len();
         let mut rows: Vec<PredictionRow> = Vec::new();
         let mut whole = 0;
-        let reader = std::io::BufReader::with_capacity(1 << 18, &file);
+        let reader = BufReader::with_capacity(1 << 18, &file);
         let mut lines = LineReader::new(reader, MAX_ROW_BYTES);
-        while let Some(line) = lines.next_line().map_err(io)? {
+        while let Some(line) = lines.next_line().map_err(&io)? {
             let wrong = |why: String| Error::Evaluation {
                 path: path.into(),
                 why: format!("line {}: {why}; start over with --restart", line.number),
@@ -98,7 +112,7 @@ impl RowLog {
             whole = end;
         }
         if whole < length {
-            file.set_len(whole).map_err(io)?;
+            file.set_len(whole).map_err(&io)?;
         }
         Ok(Self {
             path: path.into(),
@@ -115,7 +129,8 @@ impl RowLog {
         failed.chain(self.rows.len()..items).collect()
     }
 
-    /// Puts the row of a question: in place of one that failed, or behind the last.
+    /// Puts the row of a question: in place of one that failed, or behind the last, which is written
+    /// and handed to the system.
     pub fn put(&mut self, at: usize, row: PredictionRow) -> Result<()> {
         if let Some(failed) = self.rows.get_mut(at) {
             self.replaced |= *failed != row;
@@ -123,7 +138,13 @@ impl RowLog {
             return Ok(());
         }
         self.settle()?;
-        self.push(row)
+        let io = Error::evaluation_io(&self.path);
+        let mut line = serde_json::to_vec(&row).map_err(|e| io(e.into()))?;
+        line.push(b'\n');
+        self.file.write_all(&line).map_err(&io)?;
+        self.file.flush().map_err(&io)?;
+        self.rows.push(row);
+        Ok(())
     }
 
     /// Writes replaced rows: the whole file anew, or not at all.
@@ -131,35 +152,19 @@ impl RowLog {
         if !std::mem::take(&mut self.replaced) {
             return Ok(());
         }
-        let io = |source| Error::EvaluationIo {
-            path: self.path.clone(),
-            source,
-        };
-        let partial = self.path.with_extension("jsonl.partial");
-        let mut out = std::io::BufWriter::new(File::create(&partial).map_err(io)?);
-        for row in &self.rows {
-            serde_json::to_writer(&mut out, row).map_err(|e| io(e.into()))?;
-            out.write_all(b"\n").map_err(io)?;
-        }
-        out.flush().map_err(io)?;
-        drop(out);
-        std::fs::rename(&partial, &self.path).map_err(io)?;
+        let io = Error::evaluation_io(&self.path);
+        write_whole(&self.path, |out| write_rows(out, &self.rows)).map_err(&io)?;
         let file = OpenOptions::new().append(true).open(&self.path);
-        self.file = file.map_err(io)?;
+        self.file = file.map_err(&io)?;
         Ok(())
     }
+}
 
-    /// Writes a row and hands it to the system.
-    fn push(&mut self, row: PredictionRow) -> Result<()> {
-        let io = |source| Error::EvaluationIo {
-            path: self.path.clone(),
-            source,
-        };
-        let mut line = serde_json::to_vec(&row).map_err(|e| io(e.into()))?;
-        line.push(b'\n');
-        self.file.write_all(&line).map_err(io)?;
-        self.file.flush().map_err(io)?;
-        self.rows.push(row);
-        Ok(())
+/// Writes rows as JSON lines.
+pub(super) fn write_rows<T: Serialize>(out: &mut impl Write, rows: &[T]) -> io::Result<()> {
+    for row in rows {
+        serde_json::to_writer(&mut *out, row)?;
+        out.write_all(b"\n")?;
     }
+    Ok(())
 }

@@ -49,14 +49,17 @@ mod world;
 
 pub use answer::{AnswerForm, MediaInfo, Predicted, normalise_text, read_answer};
 pub use answerer::{Answerer, SessionAnswerer};
+pub use files::Score;
 pub use item::{Ask, Expected, Item, ItemKind, MediaRef};
 pub use log::PredictionRow;
 pub use prompts::Prompts;
+#[cfg(feature = "cli")]
+pub(crate) use protocol::compare;
 pub use protocol::{AnswererIdentity, DataIdentity, Protocol, Route, VERSION, differences};
 pub use runner::{
     Failed, PREDICTIONS_FILE, PROTOCOL_FILE, Plan, PlanOptions, RESULTS_FILE, Results, RunOptions,
     RunOutcome, RunProgress, SUBMISSION_DIR, run,
 };
-pub use score::{GroupScores, Rules, Score, TaskScores};
+pub use score::{GroupScores, Rules, TaskScores};
 pub use source::{DataFile, Items};
 pub use world::WorldSpec;

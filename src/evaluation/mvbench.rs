@@ -6,110 +6,43 @@ use tpo_data::readers::ConvertOptions;
 
 use crate::error::{Error, Result};
 
-/// (file without extension, task, folder of its videos below the media root, frames per second of
-/// tasks whose videos are folders of frames), in the benchmark's order.
-const TASKS: [(&str, &str, &str, Option<f64>); 20] = [
-    (
-        "action_sequence",
-        "Action Sequence",
-        "star/Charades_v1_480",
-        None,
-    ),
-    (
-        "action_prediction",
-        "Action Prediction",
-        "star/Charades_v1_480",
-        None,
-    ),
-    ("action_antonym", "Action Antonym", "ssv2_video", None),
-    (
-        "fine_grained_action",
-        "Fine-grained Action",
-        "Moments_in_Time_Raw/videos",
-        None,
-    ),
-    (
-        "unexpected_action",
-        "Unexpected Action",
-        "FunQA_test/test",
-        None,
-    ),
-    (
-        "object_existence",
-        "Object Existence",
-        "clevrer/video_validation",
-        None,
-    ),
-    (
-        "object_interaction",
-        "Object Interaction",
-        "star/Charades_v1_480",
-        None,
-    ),
-    (
-        "object_shuffle",
-        "Object Shuffle",
-        "perception/videos",
-        None,
-    ),
-    (
-        "moving_direction",
-        "Moving Direction",
-        "clevrer/video_validation",
-        None,
-    ),
-    (
-        "action_localization",
-        "Action Localization",
-        "sta/sta_video",
-        None,
-    ),
-    (
-        "scene_transition",
-        "Scene Transition",
-        "scene_qa/video",
-        None,
-    ),
-    ("action_count", "Action Count", "perception/videos", None),
-    (
-        "moving_count",
-        "Moving Count",
-        "clevrer/video_validation",
-        None,
-    ),
-    (
-        "moving_attribute",
-        "Moving Attribute",
-        "clevrer/video_validation",
-        None,
-    ),
-    ("state_change", "State Change", "perception/videos", None),
-    ("fine_grained_pose", "Fine-grained Pose", "nturgbd", None),
-    (
-        "character_order",
-        "Character Order",
-        "perception/videos",
-        None,
-    ),
-    (
-        "egocentric_navigation",
-        "Egocentric Navigation",
-        "vlnqa",
-        None,
-    ),
-    (
-        "episodic_reasoning",
-        "Episodic Reasoning",
-        "tvqa/frames_fps3_hq",
-        Some(3.0),
-    ),
-    (
-        "counterfactual_inference",
-        "Counterfactual Inference",
-        "clevrer/video_validation",
-        None,
-    ),
+/// Files without their extension, in the benchmark's order, with the folder of their videos below
+/// the media root.
+const TASKS: [(&str, &str); 20] = [
+    ("action_sequence", "star/Charades_v1_480"),
+    ("action_prediction", "star/Charades_v1_480"),
+    ("action_antonym", "ssv2_video"),
+    ("fine_grained_action", "Moments_in_Time_Raw/videos"),
+    ("unexpected_action", "FunQA_test/test"),
+    ("object_existence", "clevrer/video_validation"),
+    ("object_interaction", "star/Charades_v1_480"),
+    ("object_shuffle", "perception/videos"),
+    ("moving_direction", "clevrer/video_validation"),
+    ("action_localization", "sta/sta_video"),
+    ("scene_transition", "scene_qa/video"),
+    ("action_count", "perception/videos"),
+    ("moving_count", "clevrer/video_validation"),
+    ("moving_attribute", "clevrer/video_validation"),
+    ("state_change", "perception/videos"),
+    ("fine_grained_pose", "nturgbd"),
+    ("character_order", "perception/videos"),
+    ("egocentric_navigation", "vlnqa"),
+    (FOLDERS_OF_FRAMES, "tvqa/frames_fps3_hq"),
+    ("counterfactual_inference", "clevrer/video_validation"),
 ];
+/// The task whose videos are folders of frames, three of a second.
+const FOLDERS_OF_FRAMES: &str = "episodic_reasoning";
+
+/// What the benchmark calls the task of a file: its words with capitals.
+fn task_name(stem: &str) -> String {
+    let stem = stem.replace("fine_grained", "fine-grained");
+    let capitalised = stem.split('_').map(|word| {
+        let mut letters = word.chars();
+        let first = letters.next().map(|c| c.to_ascii_uppercase());
+        first.into_iter().chain(letters).collect::<String>()
+    });
+    capitalised.collect::<Vec<_>>().join(" ")
+}
 
 /// One task file.
 pub(super) struct Task {
@@ -165,9 +98,9 @@ pub(super) fn tasks(path: &Path, media: &Path) -> Result<Vec<Task>> {
                 .map_or_else(String::new, |s| s.to_string_lossy().into_owned());
             let known = place(&stem).map(|i| TASKS[i]);
             Task {
-                name: known.map_or_else(|| stem.clone(), |t| t.1.into()),
-                folder: known.map(|t| t.2).filter(|f| media.join(f).is_dir()),
-                frame_rate: known.and_then(|t| t.3),
+                name: known.map_or_else(|| stem.clone(), |t| task_name(t.0)),
+                folder: known.map(|t| t.1).filter(|f| media.join(f).is_dir()),
+                frame_rate: (stem == FOLDERS_OF_FRAMES).then_some(3.0),
                 stem,
                 file,
             }
@@ -175,4 +108,17 @@ pub(super) fn tasks(path: &Path, media: &Path) -> Result<Vec<Task>> {
         .collect();
     tasks.sort_by_key(|t| place(&t.stem).unwrap_or(TASKS.len()));
     Ok(tasks)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tasks_have_the_names_of_the_benchmark() {
+        let names = TASKS.map(|t| task_name(t.0));
+        for name in ["Action Sequence", "Fine-grained Pose", "Episodic Reasoning"] {
+            assert!(names.iter().any(|n| n == name), "{name}");
+        }
+    }
 }

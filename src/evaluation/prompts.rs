@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use tpo_data::prompts::PromptBook;
+use tpo_data::prompts::{FAMILIES, fill};
+
+use super::item::Ask;
 
 /// Wordings of a run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,7 +20,7 @@ pub struct Prompts {
     pub choice_prefix: String,
     /// Put in front of the first line of what the model says, before it is read.
     pub choice_return: String,
-    /// Questions of annotations without one, by family of the prompt book: `box`, `moment`,
+    /// Questions of annotations without one, by [family](FAMILIES): `box`, `moment`,
     /// `tracking`, `segmentation`; slots `{query}` and `{box}`.
     pub templates: BTreeMap<String, String>,
 }
@@ -40,35 +42,35 @@ impl Prompts {
         }
     }
 
-    /// Multiple choice as this project's training data words it; the first template of each
-    /// family of the default prompt book.
+    /// Multiple choice as this project's training data words it; the first question of each of its
+    /// [families](FAMILIES).
     pub fn plain() -> Self {
-        let first = |(name, family): (String, tpo_data::prompts::Family)| {
-            Some((name, family.questions.into_iter().next()?))
-        };
+        let templates = FAMILIES.iter().filter_map(|family| {
+            let first = family.questions.first()?;
+            Some((family.name.to_string(), first.to_string()))
+        });
         Self {
             choice_system: String::new(),
             choice_question: "{question}\nOptions:\n{options}".into(),
             choice_prefix: String::new(),
             choice_return: String::new(),
-            templates: PromptBook::default()
-                .families
-                .into_iter()
-                .filter_map(first)
-                .collect(),
+            templates: templates.collect(),
         }
     }
 
     /// A multiple-choice question.
-    pub fn choice(&self, question: &str, options: &[String]) -> String {
+    pub fn multiple_choice(&self, question: &str, options: &[String]) -> Ask {
         let lines: Vec<String> = ('A'..='Z')
             .zip(options)
             .map(|(letter, option)| format!("({letter}) {option}"))
             .collect();
-        fill(
-            &self.choice_question,
-            &[("{question}", question), ("{options}", &lines.join("\n"))],
-        )
+        let slots = [("question", question), ("options", &lines.join("\n"))];
+        Ask {
+            text: fill(&self.choice_question, &slots),
+            system: self.choice_system.clone(),
+            answer_prefix: self.choice_prefix.clone(),
+            ..Ask::default()
+        }
     }
 
     /// The answer to a multiple-choice question as the benchmark reads it.
@@ -79,28 +81,8 @@ impl Prompts {
 
     /// The question of a family about `query`; `{box}` stays. `None` without such a family.
     pub fn question(&self, family: &str, query: &str) -> Option<String> {
-        Some(fill(self.templates.get(family)?, &[("{query}", query)]))
+        Some(fill(self.templates.get(family)?, &[("query", query)]))
     }
-}
-
-/// Fills slots in one pass, so that a slot's name in a value is text.
-fn fill(template: &str, slots: &[(&str, &str)]) -> String {
-    let mut out = String::new();
-    let mut rest = template;
-    'next: while let Some(at) = rest.find('{') {
-        out.push_str(&rest[..at]);
-        rest = &rest[at..];
-        for (name, value) in slots {
-            if let Some(behind) = rest.strip_prefix(name) {
-                out.push_str(value);
-                rest = behind;
-                continue 'next;
-            }
-        }
-        out.push('{');
-        rest = &rest[1..];
-    }
-    out + rest
 }
 
 #[cfg(test)]
@@ -110,12 +92,13 @@ mod tests {
     #[test]
     fn choices_by_hand() {
         let options = ["Ran {question}.".to_string(), "Sat.".to_string()];
-        let asked = Prompts::mvbench().choice("What?", &options);
+        let asked = Prompts::mvbench().multiple_choice("What?", &options);
         let expected = "Question: What?\nOptions:\n(A) Ran {question}.\n(B) Sat.\nOnly give the \
                         best option.";
-        assert_eq!(asked, expected);
+        assert_eq!(asked.text, expected);
         let plain = Prompts::plain();
-        assert_eq!(plain.choice("W?", &options[1..]), "W?\nOptions:\n(A) Sat.");
+        let asked = plain.multiple_choice("W?", &options[1..]);
+        assert_eq!(asked.text, "W?\nOptions:\n(A) Sat.");
         assert_eq!(
             Prompts::mvbench().choice_answer(" B) Sat.\nIt sat."),
             "(B) Sat."

@@ -1,6 +1,7 @@
 //! Asking every question of a benchmark, to be taken up again where it stopped.
 
-use std::path::{Path, PathBuf};
+use std::io::Write;
+use std::path::Path;
 
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -11,11 +12,12 @@ use super::answerer::Answerer;
 use super::item::{Item, ItemKind};
 use super::log::{PredictionRow, RowLog};
 use super::prompts::Prompts;
-use super::protocol::{DataIdentity, Protocol, Route, VERSION, differences};
+use super::protocol::{self, DataIdentity, Protocol, Route, VERSION, differences};
 use super::score::{Rules, TaskScores, score};
-use super::source::DataFile;
+use super::source::{DataFile, Items};
 use super::world::WorldSpec;
 use crate::error::{Error, Result};
+use crate::files::write_whole;
 
 /// The protocol of a run, in its directory.
 pub const PROTOCOL_FILE: &str = "protocol.json";
@@ -39,7 +41,7 @@ pub struct Plan {
     pub route: Route,
     /// Where coordinates are read.
     pub answers: AnswerForm,
-    /// How answers are scored.
+    /// How answers are scored where benchmarks do it.
     pub rules: Rules,
     kinds: Vec<ItemKind>,
     data: DataIdentity,
@@ -66,31 +68,22 @@ impl Plan {
     /// # Errors
     /// As [`DataFile::items`].
     pub fn from_file(file: &DataFile, options: PlanOptions) -> Result<Self> {
-        let rules = Rules::of(file.format);
         let prompts = options.prompts.clone().unwrap_or(match file.format {
             Some(Format::MvBench | Format::NextGqa | Format::VideoMme) => Prompts::mvbench(),
             _ => Prompts::plain(),
         });
         let found = file.items(&prompts, &options.kinds, options.limit)?;
         let mut source = serde_json::Map::new();
-        for path in [Some(&file.path), file.convert.second.as_ref()]
-            .into_iter()
-            .flatten()
-            .filter(|p| p.is_file())
-        {
+        let files = [Some(&file.path), file.convert.second.as_ref()];
+        for path in files.into_iter().flatten().filter(|p| p.is_file()) {
             let name = path.file_name().map(|n| n.to_string_lossy().into_owned());
-            source.insert(name.unwrap_or_default(), hash_file(path)?.into());
+            let hash = crate::features::hash_file(path)?.to_hex().to_string();
+            source.insert(name.unwrap_or_default(), hash.into());
         }
-        let format = file.format.map_or("schema", Format::name);
-        Ok(Self::new(
-            found.items,
-            found.skipped,
-            format,
-            source.into(),
-            prompts,
-            rules,
-            options,
-        ))
+        let name = file.format.map_or("schema", Format::name);
+        let mut plan = Self::new(found, name, source.into(), prompts, options);
+        plan.rules = Rules(file.format);
+        Ok(plan)
     }
 
     /// Questions about clips of the synthetic world.
@@ -99,7 +92,10 @@ impl Plan {
     /// As [`WorldSpec::items`].
     pub fn synthetic(spec: &WorldSpec, options: PlanOptions) -> Result<Self> {
         let prompts = options.prompts.clone().unwrap_or_else(Prompts::plain);
-        let items = spec.items(&prompts, &options.kinds)?;
+        let found = Items {
+            items: spec.items(&prompts, &options.kinds)?,
+            skipped: Vec::new(),
+        };
         let source = json!({
             "world": spec.world,
             "seed": spec.seed,
@@ -107,42 +103,31 @@ impl Plan {
             "clips": spec.clips,
             "choices": spec.choices,
         });
-        let rules = Rules::of(None);
-        Ok(Self::new(
-            items,
-            Vec::new(),
-            "synthetic",
-            source,
-            prompts,
-            rules,
-            options,
-        ))
+        Ok(Self::new(found, "synthetic", source, prompts, options))
     }
 
     fn new(
-        items: Vec<Item>,
-        skipped: Vec<String>,
+        found: Items,
         format: &str,
         source: Value,
         prompts: Prompts,
-        rules: Rules,
         options: PlanOptions,
     ) -> Self {
         let mut hasher = blake3::Hasher::new();
-        items.iter().for_each(|i| i.fingerprint(&mut hasher));
+        found.items.iter().for_each(|i| i.fingerprint(&mut hasher));
         Self {
             data: DataIdentity {
                 format: format.into(),
                 source,
-                questions: items.len(),
+                questions: found.items.len(),
                 blake3: hasher.finalize().to_hex().to_string(),
             },
-            items,
-            skipped,
+            items: found.items,
+            skipped: found.skipped,
             prompts,
             route: options.route,
             answers: options.answers,
-            rules,
+            rules: Rules(None),
             kinds: options.kinds,
         }
     }
@@ -156,14 +141,12 @@ impl Plan {
             prompts: self.prompts.clone(),
             route: self.route,
             answers: self.answers,
-            metrics: self.rules.describe(&self.items),
+            metrics: self
+                .rules
+                .describe(&self.items, |item| answerer.scores_itself(item)),
             model: answerer.identity()?,
         })
     }
-}
-
-fn hash_file(path: &Path) -> Result<String> {
-    Ok(crate::features::hash_file(path)?.to_hex().to_string())
 }
 
 /// How a run goes.
@@ -267,15 +250,15 @@ pub fn run(
             return Ok(RunOutcome::Stopped(now));
         }
         let key = item.media.key();
-        if looked.as_ref().is_none_or(|(k, _)| *k != key) {
-            let found = answerer.look(&item.media).map_err(|e| e.to_string());
-            looked = Some((key, found));
-        }
-        let row = match &looked {
-            Some((_, Ok(media))) => ask(plan, answerer, item, media),
-            Some((_, Err(why))) => failure(item, why.clone(), None),
-            None => failure(item, "nothing was looked at".into(), None),
+        let media = match looked {
+            Some((of, media)) if of == key => media,
+            _ => answerer.look(&item.media).map_err(|e| e.to_string()),
         };
+        let row = match &media {
+            Ok(media) => ask(plan, answerer, item, media),
+            Err(why) => failure(item, why.clone(), None),
+        };
+        looked = Some((key, media));
         if let (true, Some(why)) = (options.strict, &row.error) {
             log.settle()?;
             return Err(Error::Evaluation {
@@ -291,16 +274,13 @@ pub fn run(
         total,
         resumed,
     });
-    let failed = log
-        .rows
-        .iter()
-        .filter_map(|r| {
-            Some(Failed {
-                id: r.id.clone(),
-                why: r.error.clone()?,
-            })
+    let failed = log.rows.iter().filter_map(|row| {
+        Some(Failed {
+            id: row.id.clone(),
+            why: row.error.clone()?,
         })
-        .collect();
+    });
+    let failed = failed.collect();
     let scores = score(
         &plan.items,
         &log.rows,
@@ -321,22 +301,20 @@ pub fn run(
 
 fn ask(plan: &Plan, answerer: &mut dyn Answerer, item: &Item, media: &MediaInfo) -> PredictionRow {
     let answered = answerer.answer(item, media).and_then(|reply| {
-        let predicted = match item.kind() {
-            ItemKind::Own => answerer.score(item, &reply)?,
-            _ => read_answer(item, &reply, plan.answers, &plan.prompts, media),
+        let predicted = if answerer.scores_itself(item) {
+            answerer.score(item, &reply)?
+        } else {
+            read_answer(item, &reply, plan.answers, &plan.prompts, media)
         };
         Ok((reply, predicted))
     });
     match answered {
         Ok((reply, predicted)) => PredictionRow {
-            id: item.id.clone(),
-            kind: item.kind(),
-            question: item.ask.text.clone(),
             predicted,
             called: reply.tasks.iter().map(|t| t.task.clone()).collect(),
             answer: reply.text,
             media: Some(*media),
-            error: None,
+            ..PredictionRow::new(item)
         },
         Err(e) => failure(item, e.to_string(), Some(*media)),
     }
@@ -344,81 +322,61 @@ fn ask(plan: &Plan, answerer: &mut dyn Answerer, item: &Item, media: &MediaInfo)
 
 fn failure(item: &Item, why: String, media: Option<MediaInfo>) -> PredictionRow {
     PredictionRow {
-        id: item.id.clone(),
-        kind: item.kind(),
-        question: item.ask.text.clone(),
-        answer: String::new(),
-        called: Vec::new(),
-        predicted: None,
         media,
         error: Some(why),
+        ..PredictionRow::new(item)
     }
 }
 
 /// The log of the run in `dir`: of a new one, or of the one that is there if its protocol is the
 /// same.
 fn open_run(dir: &Path, protocol: &Protocol, plan: &Plan, restart: bool) -> Result<RowLog> {
-    let io = |path: &Path| {
-        let path = path.to_path_buf();
-        move |source| Error::EvaluationIo { path, source }
-    };
+    let io = Error::evaluation_io;
     std::fs::create_dir_all(dir).map_err(io(dir))?;
     let file = dir.join(PROTOCOL_FILE);
     let rows = dir.join(PREDICTIONS_FILE);
     if restart {
         for path in [&rows, &file, &dir.join(RESULTS_FILE)] {
-            match std::fs::remove_file(path) {
-                Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(io(path)(e)),
-                _ => {}
+            if path.exists() {
+                std::fs::remove_file(path).map_err(io(path))?;
             }
         }
     }
-    match std::fs::read(&file) {
-        Ok(bytes) => {
-            let wrong = |why: String| Error::Evaluation {
-                path: file.clone(),
-                why: format!("is no protocol: {why}; start over with --restart"),
-            };
-            let before: Value = serde_json::from_slice(&bytes).map_err(|e| wrong(e.to_string()))?;
-            // Through text, as the file went: numbers then are what they read as.
-            let now = serde_json::to_string(protocol)
-                .and_then(|text| serde_json::from_str(&text))
-                .map_err(|e| wrong(e.to_string()))?;
-            let differences = differences(&before, &now);
-            if !differences.is_empty() {
-                return Err(Error::EvaluationProtocol {
-                    dir: dir.into(),
-                    differences,
-                });
-            }
+    if !file.exists() {
+        if rows.exists() {
+            return Err(Error::Evaluation {
+                path: rows,
+                why: format!(
+                    "is there without {PROTOCOL_FILE}, so nobody knows how it came about; give \
+                     another directory, or start over with --restart"
+                ),
+            });
         }
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-            if rows.exists() {
-                return Err(Error::Evaluation {
-                    path: rows,
-                    why: format!(
-                        "is there without {PROTOCOL_FILE}, so nobody knows how it came about; \
-                         give another directory, or start over with --restart"
-                    ),
-                });
-            }
-            write_json(&file, protocol)?;
-        }
-        Err(e) => return Err(io(&file)(e)),
+        write_json(&file, protocol)?;
+        return RowLog::open(&rows, &plan.items);
+    }
+    let wrong = |e: serde_json::Error| Error::Evaluation {
+        path: file.clone(),
+        why: format!("is no protocol: {e}; start over with --restart"),
+    };
+    let bytes = std::fs::read(&file).map_err(io(&file))?;
+    let before = protocol::upgrade(serde_json::from_slice(&bytes).map_err(wrong)?);
+    // Through text, as the file went: numbers then are what they read as.
+    let now = serde_json::to_string(protocol).map_err(wrong)?;
+    let differences = differences(&before, &serde_json::from_str(&now).map_err(wrong)?);
+    if !differences.is_empty() {
+        return Err(Error::EvaluationProtocol {
+            dir: dir.into(),
+            differences,
+        });
     }
     RowLog::open(&rows, &plan.items)
 }
 
-/// Writes a file whole or not at all.
-fn write_json(path: &PathBuf, value: &impl Serialize) -> Result<()> {
-    let io = |source| Error::EvaluationIo {
-        path: path.clone(),
-        source,
-    };
-    let mut text = serde_json::to_vec_pretty(value).map_err(|e| io(e.into()))?;
-    text.push(b'\n');
-    let partial = path.with_extension("json.partial");
-    std::fs::write(&partial, text)
-        .and_then(|()| std::fs::rename(&partial, path))
-        .map_err(io)
+fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
+    let written = write_whole(path, |out| {
+        serde_json::to_writer_pretty(&mut *out, value)?;
+        out.write_all(b"\n")
+    });
+    written.map_err(Error::evaluation_io(path))
 }

@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 use tpo_data::DataError;
+use tpo_data::feed::cut_saliency;
 use tpo_data::readers::{ConvertOptions, Format, convert};
 use tpo_data::schema::{
-    Annotation, BOX_MARK, Mark, Media, RowLimits, Saliency, Sample, SampleReader, Target,
+    Annotation, BOX_MARK, Mark, RowError, RowFault, RowLimits, Sample, SampleReader, Target,
     TrackRegion, Turn, marks,
 };
 
@@ -75,57 +76,11 @@ impl DataFile {
             found: Items::default(),
             seen: HashSet::new(),
         };
-        let limit = limit.unwrap_or(usize::MAX);
-        match self.format {
-            None => {
-                let rows = SampleReader::open(&self.path, RowLimits::default())?;
-                for row in rows.take(limit) {
-                    match row {
-                        Ok((line, sample)) => out.sample(&sample, &format!("line {line}")),
-                        Err(e) => out.skip(e)?,
-                    }
-                }
-            }
-            Some(Format::MvBench) => {
-                for task in mvbench::tasks(&self.path, &out.root)? {
-                    let mut options = self.convert.clone();
-                    task.place(&mut options);
-                    let rows = convert(Format::MvBench, &task.file, &options)?;
-                    for (i, row) in rows.take(limit).enumerate() {
-                        match row {
-                            Ok(mut sample) => {
-                                sample.id = Some(format!("{}:{i}", task.stem));
-                                sample
-                                    .meta
-                                    .insert("task_type".into(), Value::from(task.name.as_str()));
-                                out.sample(&sample, &format!("{}:{i}", task.stem));
-                            }
-                            Err(e) => out.skip(e)?,
-                        }
-                    }
-                }
-            }
-            Some(format) => {
-                for (i, row) in convert(format, &self.path, &self.convert)?
-                    .take(limit)
-                    .enumerate()
-                {
-                    match row {
-                        Ok(sample) => {
-                            // Readers do not check what they convert.
-                            let problems = sample.problems();
-                            match problems.first() {
-                                None => out.sample(&sample, &format!("row {}", i + 1)),
-                                Some(p) => out.found.skipped.push(format!(
-                                    "{}: row {}: {p}",
-                                    self.path.display(),
-                                    i + 1
-                                )),
-                            }
-                        }
-                        Err(e) => out.skip(e)?,
-                    }
-                }
+        for (place, row) in self.rows(&out.root, limit.unwrap_or(usize::MAX))? {
+            match row {
+                Ok(sample) => out.sample(&sample, &place),
+                Err(e @ DataError::Io { .. }) => return Err(e.into()),
+                Err(e) => out.found.skipped.push(e.to_string()),
             }
         }
         if out.found.items.is_empty() {
@@ -141,6 +96,57 @@ impl DataFile {
         }
         Ok(out.found)
     }
+
+    /// At most `limit` rows (of every file of MVBench), each with its place in the file.
+    fn rows(&self, root: &Path, limit: usize) -> Result<Rows> {
+        let file = self.path.clone();
+        let Some(format) = self.format else {
+            let rows = SampleReader::open(file, RowLimits::default())?.take(limit);
+            return Ok(Box::new(rows.map(|row| match row {
+                Ok((line, sample)) => (format!("line {line}"), Ok(sample)),
+                Err(e) => (String::new(), Err(e)),
+            })));
+        };
+        if format != Format::MvBench {
+            let rows = convert(format, &file, &self.convert)?.take(limit);
+            return Ok(Box::new(rows.zip(1..).map(move |(row, number)| {
+                let row = row.and_then(|sample| checked(sample, &file, number));
+                (format!("row {number}"), row)
+            })));
+        }
+        let mut all = Vec::new();
+        for task in mvbench::tasks(&file, root)? {
+            let mut options = self.convert.clone();
+            task.place(&mut options);
+            let rows = convert(format, &task.file, &options)?.take(limit);
+            all.push(rows.enumerate().map(move |(i, row)| {
+                let place = format!("{}:{i}", task.stem);
+                let row = row.map(|mut sample| {
+                    sample.id = Some(place.clone());
+                    let name = Value::from(task.name.as_str());
+                    sample.meta.insert("task_type".into(), name);
+                    sample
+                });
+                (place, row)
+            }));
+        }
+        Ok(Box::new(all.into_iter().flatten()))
+    }
+}
+
+type Rows = Box<dyn Iterator<Item = (String, std::result::Result<Sample, DataError>)>>;
+
+/// A converted row, of which readers do not check what they convert.
+fn checked(sample: Sample, file: &Path, line: u64) -> std::result::Result<Sample, DataError> {
+    let problems = sample.problems();
+    if problems.is_empty() {
+        return Ok(sample);
+    }
+    Err(DataError::Row(RowError {
+        file: file.into(),
+        line,
+        fault: RowFault::Invalid { problems },
+    }))
 }
 
 struct Collector<'a> {
@@ -153,14 +159,6 @@ struct Collector<'a> {
 }
 
 impl Collector<'_> {
-    fn skip(&mut self, e: DataError) -> Result<()> {
-        if let DataError::Io { .. } = e {
-            return Err(e.into());
-        }
-        self.found.skipped.push(e.to_string());
-        Ok(())
-    }
-
     fn sample(&mut self, sample: &Sample, place: &str) {
         let id = sample.id.clone().unwrap_or_else(|| place.into());
         let media = match &sample.media {
@@ -176,7 +174,7 @@ impl Collector<'_> {
         } else {
             for (i, annotation) in sample.annotations.iter().enumerate() {
                 match self.annotation(sample, i, annotation) {
-                    Ok(one) => made.extend(one),
+                    Ok(one) => made.push(one),
                     Err(why) => self.found.skipped.push(format!("{id}: {why}")),
                 }
             }
@@ -184,25 +182,18 @@ impl Collector<'_> {
                 made.extend(self.turn(sample, i, turn));
             }
         }
-        let several = |kind: ItemKind| made.iter().filter(|m| m.0.kind() == kind).count() > 1;
-        let mut numbers = [0usize; ItemKind::ALL.len()];
-        let named: Vec<(String, bool)> = made
-            .iter()
-            .map(|m| {
-                let n = &mut numbers[m.0.kind() as usize];
-                *n += 1;
-                if several(m.0.kind()) {
-                    (format!("{id}/{n}"), true)
-                } else {
-                    (id.clone(), false)
-                }
-            })
-            .collect();
-        for ((expected, ask, group), (name, _)) in made.into_iter().zip(named) {
-            let kind = expected.kind();
+        // Questions of one kind are numbered where there are several.
+        let kinds: Vec<ItemKind> = made.iter().map(|m| m.0.kind()).collect();
+        let count = |kind, of: &[ItemKind]| of.iter().filter(|k| **k == kind).count();
+        for (i, (expected, ask, group)) in made.into_iter().enumerate() {
+            let kind = kinds[i];
             if !self.wanted.is_empty() && !self.wanted.contains(&kind) {
                 continue;
             }
+            let name = match count(kind, &kinds) {
+                1 => id.clone(),
+                _ => format!("{id}/{}", count(kind, &kinds[..=i])),
+            };
             // A file may name its rows as it likes.
             let mut unique = name.clone();
             let mut copy = 1;
@@ -252,12 +243,9 @@ impl Collector<'_> {
         sample: &Sample,
         index: usize,
         a: &Annotation,
-    ) -> std::result::Result<Option<(Expected, Ask, String)>, String> {
-        let start = sample
-            .media
-            .as_ref()
-            .and_then(|m: &Media| m.range)
-            .map_or(0.0, |r| r.start.max(0.0));
+    ) -> std::result::Result<(Expected, Ask, String), String> {
+        let range = sample.media.as_ref().and_then(|m| m.range);
+        let start = range.map_or(0.0, |r| r.start.max(0.0));
         let (expected, family) = match &a.target {
             Target::Value(value) => (Expected::Own(value.clone()), "other"),
             Target::Box(b) => (Expected::Region(Some(*b)), "box"),
@@ -267,13 +255,11 @@ impl Collector<'_> {
                     .map(|s| [(s[0] - start).max(0.0), s[1] - start])
                     .filter(|s| s[1] > s[0])
                     .collect();
-                let saliency = match saliency {
-                    Some(s) => Some(shifted(s, start)?),
-                    None => None,
-                };
+                let saliency = saliency.as_ref();
+                let saliency = saliency.map(|s| cut_saliency(s, start, f64::INFINITY));
                 let expected = Expected::Temporal {
                     spans: Some(spans),
-                    saliency,
+                    saliency: saliency.transpose()?,
                 };
                 (expected, "moment")
             }
@@ -305,14 +291,11 @@ impl Collector<'_> {
             tasks.map(move |name| (t, name)).collect::<Vec<_>>()
         });
         let turn = calls.filter(|(_, n)| *n == a.task).nth(place).map(|c| c.0);
-        let ask = match turn {
-            Some(turn) => Ask {
-                text: turn.question.replace(BOX_MARK, "{box}"),
-                boxes: turn.boxes.clone(),
-                query: a.query.clone(),
-                task: Some(a.task.clone()),
-                ..Ask::default()
-            },
+        let (text, boxes, query) = match turn {
+            Some(turn) => {
+                let text = turn.question.replace(BOX_MARK, "{box}");
+                (text, turn.boxes.clone(), a.query.as_deref())
+            }
             None => {
                 let query = a.query.as_deref().map(str::trim);
                 let known = |f: &&str| {
@@ -328,19 +311,19 @@ impl Collector<'_> {
                         a.task
                     )
                 })?;
-                Ask {
-                    text: self
-                        .prompts
-                        .question(family, query.unwrap_or_default())
-                        .unwrap_or_default(),
-                    boxes: a.prompt_box.into_iter().collect(),
-                    query: query.map(String::from),
-                    task: Some(a.task.clone()),
-                    ..Ask::default()
-                }
+                let text = self.prompts.question(family, query.unwrap_or_default());
+                let boxes = a.prompt_box.into_iter().collect();
+                (text.unwrap_or_default(), boxes, query)
             }
         };
-        Ok(Some((expected, ask, group(sample, None))))
+        let ask = Ask {
+            text,
+            boxes,
+            query: query.map(String::from),
+            task: Some(a.task.clone()),
+            ..Ask::default()
+        };
+        Ok((expected, ask, group(sample, None)))
     }
 
     fn turn(&self, sample: &Sample, index: usize, turn: &Turn) -> Option<(Expected, Ask, String)> {
@@ -363,13 +346,10 @@ impl Collector<'_> {
             (Expected::Text(Some(turn.answer.clone())), ask)
         } else {
             let ask = Ask {
-                text: self.prompts.choice(&question, &turn.options),
                 boxes: turn.boxes.clone(),
-                system: self.prompts.choice_system.clone(),
-                answer_prefix: self.prompts.choice_prefix.clone(),
-                ..Ask::default()
+                ..self.prompts.multiple_choice(&question, &turn.options)
             };
-            let expected = Expected::Choice {
+            let expected = Expected::MultipleChoice {
                 options: turn.options.clone(),
                 correct: turn.correct,
             };
@@ -389,24 +369,4 @@ fn group(sample: &Sample, turn: Option<usize>) -> String {
         .filter(|key| turn.is_some() || **key != "kind")
         .find_map(|key| sample.meta.get(*key)?.as_str());
     of_turn.or(named).unwrap_or("all").into()
-}
-
-/// Ratings counted from `start` seconds.
-fn shifted(s: &Saliency, start: f64) -> std::result::Result<Saliency, String> {
-    let skip = (start / s.clip_seconds).round();
-    if (skip * s.clip_seconds - start).abs() > 1e-6 {
-        return Err(format!(
-            "the clip starts at {start} s, inside a rated piece of {} s",
-            s.clip_seconds
-        ));
-    }
-    let rated = || {
-        let all = s.clips.iter().zip(&s.scores);
-        all.filter(|(c, _)| f64::from(**c) >= skip)
-    };
-    Ok(Saliency {
-        clip_seconds: s.clip_seconds,
-        clips: rated().map(|(c, _)| c - skip as u32).collect(),
-        scores: rated().map(|(_, s)| s.clone()).collect(),
-    })
 }

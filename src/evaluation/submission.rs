@@ -5,15 +5,14 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use tpo_core::geometry::{BoxXyxy, Mask, Rle};
 use tpo_data::schema::{BoxCoords, Saliency, TrackRegion};
+use tpo_heads::mask::metric::track::LasotSequence;
 
 use super::answer::{MediaInfo, Predicted};
 use super::files::boxes::BoxRow;
 use super::files::vos::MaskTrack;
-use super::files::{
-    PredictedWindow, ReadOptions, Record, SampleId, Table, WindowPrediction, WindowTruth,
-};
-use super::item::{Expected, Item};
-use super::log::PredictionRow;
+use super::files::{PredictedWindow, Record, SampleId, Table, WindowPrediction, WindowTruth};
+use super::item::{Expected, Item, ItemKind};
+use super::log::{PredictionRow, write_rows};
 use crate::error::{Error, Result};
 
 /// Length of a rated piece of QVHighlights in seconds.
@@ -31,6 +30,12 @@ pub(super) struct Answered<'a> {
 impl Answered<'_> {
     pub fn media(&self) -> MediaInfo {
         self.row.media.unwrap_or_default()
+    }
+
+    /// Whether its head says itself what the answer is worth.
+    pub fn is_own(&self) -> bool {
+        let scored = matches!(self.row.predicted, Some(Predicted::Own { .. }));
+        scored || self.item.kind() == ItemKind::Own
     }
 
     pub fn words(&self) -> &str {
@@ -57,58 +62,28 @@ pub(super) fn sample_id(id: &str) -> SampleId {
 pub(super) struct Folder<'a>(pub &'a Path);
 
 impl Folder<'_> {
-    fn io(path: &Path) -> impl Fn(std::io::Error) -> Error + '_ {
-        move |source| Error::EvaluationIo {
-            path: path.into(),
-            source,
-        }
-    }
-
     /// Writes a file, with the folders it is in.
     pub fn write(&self, name: &str, bytes: &[u8]) -> Result<PathBuf> {
         let path = self.0.join(name);
         if let Some(parent) = path.parent() {
-            std::fs::create_dir_all(parent).map_err(Self::io(parent))?;
+            std::fs::create_dir_all(parent).map_err(Error::evaluation_io(parent))?;
         }
-        std::fs::write(&path, bytes).map_err(Self::io(&path))?;
+        std::fs::write(&path, bytes).map_err(Error::evaluation_io(&path))?;
         Ok(path)
     }
 
     /// Writes rows as JSON lines.
     pub fn lines<T: Serialize>(&self, name: &str, rows: &[T]) -> Result<PathBuf> {
-        self.write(name, &lines(rows)?)
+        let mut bytes = Vec::new();
+        write_rows(&mut bytes, rows).map_err(Error::evaluation_io(&self.0.join(name)))?;
+        self.write(name, &bytes)
     }
 
-    /// Writes rows as JSON lines and reads them back as the scoring does.
-    pub fn table<T: Record + Serialize>(&self, name: &str, rows: &[T]) -> Result<Table<T>> {
-        let path = self.lines(name, rows)?;
-        Table::read(path, &reading())
+    /// Writes rows as JSON lines, and hands them on as the table that a reader finds there.
+    pub fn table<T: Record + Serialize>(&self, name: &str, rows: Vec<T>) -> Result<Table<T>> {
+        let path = self.lines(name, &rows)?;
+        Table::from_rows(&path.display().to_string(), rows)
     }
-}
-
-/// Rows as a table, without a file.
-pub(super) fn memory_table<T: Record + Serialize>(name: &str, rows: &[T]) -> Result<Table<T>> {
-    let bytes = lines(rows)?;
-    Table::from_reader(bytes.as_slice(), name, &reading())
-}
-
-fn reading() -> ReadOptions {
-    ReadOptions {
-        max_line_bytes: 1 << 30,
-        ..ReadOptions::default()
-    }
-}
-
-fn lines<T: Serialize>(rows: &[T]) -> Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    for row in rows {
-        serde_json::to_writer(&mut bytes, row).map_err(|e| Error::EvaluationIo {
-            path: "a submission".into(),
-            source: e.into(),
-        })?;
-        bytes.push(b'\n');
-    }
-    Ok(bytes)
 }
 
 fn pixels(b: [f32; 4], [width, height]: [u32; 2]) -> [f64; 4] {
@@ -131,22 +106,21 @@ fn xywh([x0, y0, x1, y1]: [f64; 4]) -> [f64; 4] {
 /// Boxes of expressions, in pixels: prediction and truth.
 pub(super) fn boxes(a: &Answered<'_>) -> (BoxRow, Option<BoxRow>) {
     let size = a.media().size;
-    let row = |corners| BoxRow {
+    let predicted = BoxRow {
         id: a.id(),
-        corners,
-        split: Some(a.item.group.clone()).filter(|g| g != "all"),
-    };
-    let predicted = match &a.row.predicted {
-        Some(Predicted::Box(b)) => Some(pixels(*b, size)),
-        _ => None,
+        corners: match &a.row.predicted {
+            Some(Predicted::Box(b)) => Some(pixels(*b, size)),
+            _ => None,
+        },
+        split: None,
     };
     let truth = match &a.item.expected {
-        Expected::Region(Some(b)) => Some(row(Some(truth_pixels(b, size)))),
+        Expected::Region(Some(b)) => Some(BoxRow {
+            id: a.id(),
+            corners: Some(truth_pixels(b, size)),
+            split: Some(a.item.group.clone()).filter(|g| g != "all"),
+        }),
         _ => None,
-    };
-    let predicted = BoxRow {
-        split: None,
-        ..row(predicted)
     };
     (predicted, truth)
 }
@@ -155,30 +129,23 @@ pub(super) fn boxes(a: &Answered<'_>) -> (BoxRow, Option<BoxRow>) {
 pub(super) fn windows(a: &Answered<'_>, rated: bool) -> (WindowPrediction, Option<WindowTruth>) {
     let name = || Some(sample_id(&a.item.media.name()));
     let duration = a.media().duration;
-    let (found, saliency) = match &a.row.predicted {
-        Some(Predicted::Moments {
-            windows,
-            saliency,
-            clip_seconds,
-        }) => {
-            let windows = windows
-                .iter()
-                .map(|w| PredictedWindow {
-                    span: [w[0], w[1]],
-                    score: Some(w[2]),
-                })
-                .collect();
-            let clips = (duration / QVHIGHLIGHTS_CLIP_SECONDS).ceil() as usize;
-            let scores = resample(saliency, *clip_seconds, QVHIGHLIGHTS_CLIP_SECONDS, clips);
-            (windows, scores)
-        }
-        _ => (Vec::new(), Vec::new()),
-    };
-    let saliency = if saliency.is_empty() {
-        vec![0.0; ((duration / QVHIGHLIGHTS_CLIP_SECONDS).ceil() as usize).max(1)]
-    } else {
-        saliency
-    };
+    let clips = (duration / QVHIGHLIGHTS_CLIP_SECONDS).ceil() as usize;
+    let (mut found, mut saliency) = (Vec::new(), Vec::new());
+    if let Some(Predicted::Moments {
+        windows,
+        saliency: curve,
+        clip_seconds,
+    }) = &a.row.predicted
+    {
+        found.extend(windows.iter().map(|w| PredictedWindow {
+            span: [w[0], w[1]],
+            score: Some(w[2]),
+        }));
+        saliency = resample(curve, *clip_seconds, QVHIGHLIGHTS_CLIP_SECONDS, clips);
+    }
+    if saliency.is_empty() {
+        saliency = vec![0.0; clips.max(1)];
+    }
     let prediction = WindowPrediction {
         qid: a.id(),
         query: a.item.ask.query.clone(),
@@ -279,6 +246,10 @@ fn sized(rle: &Rle, [height, width]: [usize; 2]) -> Result<Rle> {
 pub(super) fn masks(a: &Answered<'_>) -> Result<(MaskTrack, Option<MaskTrack>)> {
     let media = a.media();
     let mut size = [media.size[1] as usize, media.size[0] as usize];
+    let of_box = |b: [f32; 4], [height, width]: [usize; 2]| {
+        let b = pixels(b, [width as u32, height as u32]);
+        Rle::encode(&filled(b, [height, width]))
+    };
     let track = |masks| MaskTrack {
         video: sample_id(&a.item.media.name()),
         object: a.id(),
@@ -303,9 +274,8 @@ pub(super) fn masks(a: &Answered<'_>) -> Result<(MaskTrack, Option<MaskTrack>)> 
                 TrackRegion::Mask(rle) => sized(rle, size)?,
                 TrackRegion::Absent => Rle::encode(&filled([0.0; 4], size)),
                 TrackRegion::Box(b) => {
-                    let scale = [size[1] as u32, size[0] as u32];
-                    let b = b.normalised(media.size[0], media.size[1]).to_array();
-                    Rle::encode(&filled(pixels(b, scale), size))
+                    let b = b.normalised(media.size[0], media.size[1]);
+                    of_box(b.to_array(), size)
                 }
             });
         }
@@ -314,9 +284,8 @@ pub(super) fn masks(a: &Answered<'_>) -> Result<(MaskTrack, Option<MaskTrack>)> 
     let mut predicted: Vec<Option<Rle>> = vec![None; media.frames];
     if let Some(Predicted::Track { masks, boxes }) = &a.row.predicted {
         if masks.is_empty() {
-            let scale = [size[1] as u32, size[0] as u32];
             for (slot, b) in predicted.iter_mut().zip(boxes) {
-                *slot = b.map(|b| Rle::encode(&filled(pixels(b, scale), size)));
+                *slot = b.map(|b| of_box(b, size));
             }
         } else {
             for (slot, mask) in predicted.iter_mut().zip(masks) {
@@ -327,63 +296,47 @@ pub(super) fn masks(a: &Answered<'_>) -> Result<(MaskTrack, Option<MaskTrack>)> 
     Ok((track(predicted), truth))
 }
 
-/// Boxes of one object on its annotated frames, `[x, y, width, height]` in pixels.
-pub(super) struct BoxTrack {
-    pub name: String,
-    pub predicted: Vec<[f64; 4]>,
-    pub truth: Vec<[f64; 4]>,
-    pub absent: Vec<bool>,
-    pub size: [f64; 2],
-}
-
-impl BoxTrack {
-    pub fn new(a: &Answered<'_>) -> Self {
-        let media = a.media();
-        let mut track = Self {
-            name: a.item.id.replace('/', "_"),
-            predicted: Vec::new(),
-            truth: Vec::new(),
-            absent: Vec::new(),
-            size: media.size.map(f64::from),
-        };
-        let boxes: &[Option<[f32; 4]>] = match &a.row.predicted {
-            Some(Predicted::Track { boxes, .. }) => boxes,
-            _ => &[],
-        };
-        let answered = boxes.iter().any(Option::is_some);
-        let place = |i: usize| match boxes.get(i).copied().flatten() {
-            Some(b) => {
-                let b = BoxXyxy::from(b).clamped().to_array();
-                xywh(pixels(b, media.size))
-            }
-            None if answered => [0.0; 4],
-            None => NOWHERE,
-        };
-        let Expected::Track(Some(frames)) = &a.item.expected else {
-            track.predicted = (0..media.frames).map(place).collect();
-            return track;
-        };
-        for f in frames {
-            let at = a.item.frame_in_clip(f.at, media.fps);
-            let Some(at) = at.filter(|i| *i < media.frames) else {
-                continue;
-            };
-            track.predicted.push(place(at));
-            let b = match &f.region {
-                TrackRegion::Box(b) => Some(xywh(truth_pixels(b, media.size))),
-                _ => None,
-            };
-            track.truth.push(b.unwrap_or([0.0; 4]));
-            track.absent.push(b.is_none());
+/// Boxes of one object on its annotated frames, `[x, y, width, height]` in pixels; on all frames,
+/// and none of the truth, where nobody says what is true.
+pub(super) fn box_track(a: &Answered<'_>) -> LasotSequence {
+    let media = a.media();
+    let mut track = LasotSequence {
+        name: a.item.id.replace('/', "_"),
+        truth: Vec::new(),
+        predicted: Vec::new(),
+        absent: Vec::new(),
+    };
+    let boxes: &[Option<[f32; 4]>] = match &a.row.predicted {
+        Some(Predicted::Track { boxes, .. }) => boxes,
+        _ => &[],
+    };
+    let answered = boxes.iter().any(Option::is_some);
+    let place = |i: usize| match boxes.get(i).copied().flatten() {
+        Some(b) => {
+            let b = BoxXyxy::from(b).clamped().to_array();
+            xywh(pixels(b, media.size))
         }
-        track
+        None if answered => [0.0; 4],
+        None => NOWHERE,
+    };
+    let Expected::Track(Some(frames)) = &a.item.expected else {
+        track.predicted = (0..media.frames).map(place).collect();
+        return track;
+    };
+    for f in frames {
+        let at = a.item.frame_in_clip(f.at, media.fps);
+        let Some(at) = at.filter(|i| *i < media.frames) else {
+            continue;
+        };
+        track.predicted.push(place(at));
+        let b = match &f.region {
+            TrackRegion::Box(b) => Some(xywh(truth_pixels(b, media.size))),
+            _ => None,
+        };
+        track.truth.push(b.unwrap_or([0.0; 4]));
+        track.absent.push(b.is_none());
     }
-
-    /// `x,y,width,height` a line.
-    pub fn text(&self) -> String {
-        let line = |b: &[f64; 4]| format!("{},{},{},{}\n", b[0], b[1], b[2], b[3]);
-        self.predicted.iter().map(line).collect()
-    }
+    track
 }
 
 #[cfg(test)]

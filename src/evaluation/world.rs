@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use tpo_data::schema::{BoxCoords, FramePosition, Saliency, TrackFrame, TrackRegion};
+use tpo_data::schema::{BoxCoords, Saliency};
 use tpo_data::synthetic::{Clip, Split, World, WorldConfig};
 
 use super::item::{Ask, Expected, Item, ItemKind, MediaRef};
@@ -59,13 +59,8 @@ impl WorldSpec {
         };
         for (i, q) in clip.questions(&frames).into_iter().enumerate() {
             if self.choices {
-                let ask = Ask {
-                    text: prompts.choice(&q.question, &q.options),
-                    system: prompts.choice_system.clone(),
-                    answer_prefix: prompts.choice_prefix.clone(),
-                    ..Ask::default()
-                };
-                let expected = Expected::Choice {
+                let ask = prompts.multiple_choice(&q.question, &q.options);
+                let expected = Expected::MultipleChoice {
                     options: q.options,
                     correct: Some(q.correct),
                 };
@@ -80,17 +75,10 @@ impl WorldSpec {
         }
         for (i, q) in clip.region_queries(&frames).into_iter().enumerate() {
             let area = BoxCoords::Normalised(q.area.to_array());
-            let when = if q.frame == clip.first_seen() {
-                "start"
-            } else {
-                "end"
-            };
-            add(
-                i,
-                head("region", &q.question),
-                Expected::Region(Some(area)),
-                when,
-            );
+            let expected = Expected::Region(Some(area));
+            let start = q.frame == clip.first_seen();
+            let when = if start { "start" } else { "end" };
+            add(i, head("region", &q.question), expected, when);
         }
         for (i, q) in clip.temporal_queries().into_iter().enumerate() {
             let expected = Expected::Temporal {
@@ -105,25 +93,8 @@ impl WorldSpec {
             add(i, head("temporal", &q.question), expected, kind);
         }
         for (i, q) in clip.mask_queries(&frames).into_iter().enumerate() {
-            let track = q
-                .masks
-                .iter()
-                .zip(&q.boxes)
-                .enumerate()
-                .map(|(f, (mask, area))| TrackFrame {
-                    at: FramePosition::Frame(f as u64),
-                    region: match area {
-                        Some(_) => TrackRegion::Mask(mask.clone()),
-                        None => TrackRegion::Absent,
-                    },
-                })
-                .collect();
-            add(
-                i,
-                head("mask", &q.question),
-                Expected::Mask(Some(track)),
-                "all",
-            );
+            let ask = head("mask", &q.question);
+            add(i, ask, Expected::Mask(Some(q.track())), "all");
         }
     }
 }

@@ -4,13 +4,13 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use tpo_heads::temporal::features::{ClipInput, FeatureMatrix};
 
 use crate::error::{Error, Result};
+use crate::files::write_whole;
 
 /// Version of the entries; another one is never read.
 const FORMAT: &str = "tpo-features-1";
@@ -148,29 +148,12 @@ pub(super) fn write_features(
     data: Vec<u8>,
     metadata: HashMap<String, String>,
 ) -> Result<()> {
-    static COUNTER: AtomicU64 = AtomicU64::new(0);
-    let failed = Error::feature_io(path);
     let shape = vec![features.rows(), features.width()];
     let bytes = TensorView::new(Dtype::F32, shape, &data)
         .and_then(|view| safetensors::serialize([(ARRAY, view)], Some(metadata)))
         .map_err(|e| std::io::Error::other(e.to_string()));
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let partial = path.with_file_name(format!(
-        ".{name}.{}.{}.partial",
-        std::process::id(),
-        COUNTER.fetch_add(1, Ordering::Relaxed)
-    ));
-    let written = bytes.and_then(|bytes| {
-        let mut file = File::create(&partial)?;
-        file.write_all(&bytes)?;
-        file.sync_all()?;
-        std::fs::rename(&partial, path)
-    });
-    written.map_err(|e| {
-        // Whether or not it was created; the first error counts.
-        let _ = std::fs::remove_file(&partial);
-        failed(e)
-    })
+    let written = bytes.and_then(|bytes| write_whole(path, |out| out.write_all(&bytes)));
+    written.map_err(Error::feature_io(path))
 }
 
 /// Hash of a file's bytes (BLAKE3), read in pieces.

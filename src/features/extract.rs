@@ -11,7 +11,7 @@ use tpo_data::{
     VideoReader, open_video,
 };
 use tpo_heads::HeadsError;
-use tpo_heads::temporal::features::{ClipFeatureExtractor, FeatureMatrix, FrameRule};
+use tpo_heads::temporal::features::{ClipFeatureExtractor, ClipInput, FeatureMatrix, FrameRule};
 
 use super::cache::{CacheKey, CacheUse, FeatureCache, hash_file, write_features};
 use crate::error::{Error, Result};
@@ -65,9 +65,9 @@ impl VideoFeatures {
     }
 
     /// Writes the features as the array `features` of a safetensors file, which
-    /// [`PrecomputedFeatures`] reads. The file appears whole or not at all.
+    /// [`PrecomputedOptions::read`] reads. The file appears whole or not at all.
     ///
-    /// [`PrecomputedFeatures`]: tpo_heads::temporal::features::PrecomputedFeatures
+    /// [`PrecomputedOptions::read`]: tpo_heads::temporal::features::PrecomputedOptions::read
     ///
     /// # Errors
     /// [`Error::FeatureIo`].
@@ -179,15 +179,7 @@ pub fn extract_reader(
 ) -> Result<VideoFeatures> {
     let (indices, rows) = clip_indices(reader, extractor)?;
     let (info, input) = (reader.info(), extractor.input());
-    let transform = ImageTransform {
-        size: Some([input.size; 2]),
-        antialias: options.antialias,
-        rounding: Rounding::Uint8,
-        mean: input.mean,
-        std: input.std,
-    };
-    let plan = transform.plan(info.height, info.width)?;
-    let per_frame = 3 * input.size * input.size;
+    let plan = transform(input, options.antialias).plan(info.height, info.width)?;
     let total = indices.len() / input.frames_per_clip;
     let frames_per_batch = options.clips_per_batch.clamp(1, total) * input.frames_per_clip;
     // Four bytes per value.
@@ -202,16 +194,10 @@ pub fn extract_reader(
         let decoder = std::thread::Builder::new()
             .name("feature frames".into())
             .spawn_scoped(scope, move || {
-                send_batches(
-                    reader,
-                    &plan,
-                    indices,
-                    frames_per_batch * per_frame,
-                    &sender,
-                )
+                send_batches(reader, &plan, indices, frames_per_batch, &sender)
             })
             .map_err(Error::feature_io(reader.path()))?;
-        let extracted = receive_batches(&receiver, extractor, per_frame, total, progress);
+        let extracted = receive_batches(&receiver, extractor, total, progress);
         // Stops the decoder at its next batch, if it has not ended.
         drop(receiver);
         let decoded = decoder
@@ -229,13 +215,34 @@ pub fn extract_reader(
     Ok(finish(matrix, reader, extractor))
 }
 
-/// Decodes and transforms the frames `indices` in order, and sends them in batches of `values`
-/// values, the last one shorter. Ends when nobody listens any more.
+/// How frames are prepared for a tower.
+pub(super) fn transform(input: &ClipInput, antialias: bool) -> ImageTransform {
+    ImageTransform {
+        size: Some([input.size; 2]),
+        antialias,
+        rounding: Rounding::Uint8,
+        mean: input.mean,
+        std: input.std,
+    }
+}
+
+/// Frames `[clips * frames per clip, 3, size, size]` as a tower takes them.
+pub(super) fn clips(values: Vec<f32>, input: &ClipInput, device: &Device) -> Tensor<5> {
+    let (frames, size) = (input.frames_per_clip, input.size);
+    let clips = values.len() / (frames * 3 * size * size);
+    Tensor::from_data(
+        TensorData::new(values, [clips, frames, 3, size, size]),
+        device,
+    )
+}
+
+/// Decodes and transforms the frames `indices` in order, and sends them `per_batch` at
+/// a time, the last ones fewer. Ends when nobody listens any more.
 fn send_batches(
     reader: &dyn VideoReader,
     plan: &TransformPlan,
     indices: &[usize],
-    values: usize,
+    per_batch: usize,
     batches: &SyncSender<Vec<f32>>,
 ) -> Result<()> {
     let [height, width] = plan.output_size();
@@ -257,7 +264,7 @@ fn send_batches(
             let start = batch.len();
             batch.resize(start + per_frame, 0.0);
             plan.apply_into(&frame.frame, &mut batch[start..])?;
-            let full = batch.len() == values || wanted.peek().is_none();
+            let full = batch.len() == per_batch * per_frame || wanted.peek().is_none();
             if full && batches.send(std::mem::take(&mut batch)).is_err() {
                 return Ok(());
             }
@@ -270,19 +277,16 @@ fn send_batches(
 fn receive_batches(
     batches: &Receiver<Vec<f32>>,
     extractor: &dyn ClipFeatureExtractor,
-    per_frame: usize,
     total: usize,
     progress: Option<Progress<'_>>,
 ) -> Result<Vec<f32>> {
     let device = extractor.device();
-    let per_clip = extractor.input().frames_per_clip;
     let mut features = Vec::with_capacity(total * extractor.width());
     let mut done = 0;
     for batch in batches {
-        let frames = batch.len() / per_frame;
-        let out = extractor.extract(clips(batch, frames, extractor, &device))?;
-        features.extend(out.into_data().iter::<f32>());
-        done += frames / per_clip;
+        let clips = clips(batch, extractor.input(), &device);
+        done += clips.dims()[0];
+        features.extend(extractor.extract(clips)?.into_data().iter::<f32>());
         if progress.is_some_and(|report| !report(done, total)) {
             return Err(DataError::Cancelled.into());
         }
@@ -310,17 +314,6 @@ fn checked(rows: usize, width: usize, values: Vec<f32>) -> Result<FeatureMatrix>
             found: vec![found],
         })
     })
-}
-
-fn clips(
-    values: Vec<f32>,
-    frames: usize,
-    extractor: &dyn ClipFeatureExtractor,
-    device: &Device,
-) -> Tensor<5> {
-    let (per_clip, size) = (extractor.input().frames_per_clip, extractor.input().size);
-    let shape = [frames / per_clip, per_clip, 3, size, size];
-    Tensor::from_data(TensorData::new(values, shape), device)
 }
 
 fn finish(

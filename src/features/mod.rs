@@ -27,10 +27,9 @@ use std::sync::Arc;
 
 use burn::tensor::{Device, FloatDType};
 use tpo_core::weights::DtypePolicy;
-use tpo_data::Progress;
 use tpo_heads::temporal::features::{
     ClipFeatureExtractor, InternVideo2Features, InternVideo2Files, QueryFeatureExtractor,
-    TemporalFeatures, TextTowerFeatures,
+    TextTowerFeatures,
 };
 use tpo_llm::text_tower::{QueryTokenizer, TextTowerConfig};
 use tpo_vision::InternVideo2Config;
@@ -73,12 +72,13 @@ const TOWER_FILES: [&str; 4] = [
 ];
 
 impl TemporalTowers {
-    /// Loads InternVideo2-CLIP from a folder with `vision.safetensors` (the stage-2 model),
+    /// Loads InternVideo2-CLIP, strictly, from a folder with `vision.safetensors` (the stage-2 model),
     /// `text.safetensors` (InternVL-C), `clip.safetensors` (the CLIP post-training) and
-    /// `tokenizer.model`.
+    /// `tokenizer.model`. Weights keep the files' dtype off the CPU and become f32 on it.
     ///
     /// # Errors
-    /// [`Error::ModelDir`] naming every file that is not there; as [`Self::internvideo2`].
+    /// [`Error::ModelDir`] naming every file that is not there; as [`InternVideo2Files::load`], and a
+    /// tokenizer that cannot be read.
     pub fn open(dir: impl AsRef<Path>, device: &Device) -> Result<Self> {
         let dir = dir.as_ref();
         let missing: Vec<&str> = TOWER_FILES
@@ -102,20 +102,6 @@ impl TemporalTowers {
             text,
             clip: Some(clip),
         };
-        Self::internvideo2(&files, tokenizer, device)
-    }
-
-    /// Loads InternVideo2-CLIP, strictly: the video tower, the text tower and the
-    /// sentencepiece model of its tokenizer. Weights keep the files' dtype off the CPU and become
-    /// f32 on it.
-    ///
-    /// # Errors
-    /// As [`InternVideo2Files::load`], and a tokenizer that cannot be read.
-    pub fn internvideo2(
-        files: &InternVideo2Files,
-        tokenizer: impl AsRef<Path>,
-        device: &Device,
-    ) -> Result<Self> {
         let tokenizer = QueryTokenizer::from_sentencepiece(tokenizer)?;
         let vision = InternVideo2Config::internvideo2_1b().init(device)?;
         let text = TextTowerConfig::internvideo2_clip().init(device)?;
@@ -127,26 +113,6 @@ impl TemporalTowers {
         Ok(Self {
             video: Arc::new(InternVideo2Features::new(vision)),
             text: Arc::new(TextTowerFeatures::new(text.merge_lora(), tokenizer)),
-        })
-    }
-
-    /// Features of a video and a query, to be set as
-    /// [`Sample::features`](tpo_core::head::Sample).
-    ///
-    /// # Errors
-    /// As [`extract_video`] and [`QueryFeatureExtractor::extract`].
-    pub fn features(
-        &self,
-        video: impl AsRef<Path>,
-        query: &str,
-        options: &ExtractOptions<'_>,
-        progress: Option<Progress<'_>>,
-    ) -> Result<TemporalFeatures> {
-        let text = self.text.extract(query)?;
-        let video = extract_video(video, &*self.video, options, progress)?;
-        Ok(TemporalFeatures {
-            video: Some(video.features),
-            text: Some(text),
         })
     }
 }

@@ -9,7 +9,7 @@ use tpo_core::cancel::CancelToken;
 use tpo_core::head::{FeatureSource, HeadSet};
 use tpo_data::{MediaLimits, VideoReader};
 use tpo_heads::temporal::features::{
-    ClipInput, EncoderFeatures, FrameRule, LanguageModelFeatures, TEMPORAL_TEXT_FEATURES,
+    ClipInput, ClipTower, FrameRule, LanguageModelFeatures, TEMPORAL_TEXT_FEATURES,
     TEMPORAL_VIDEO_FEATURES,
 };
 use tpo_llm::tokenizer::Tokenizer;
@@ -37,7 +37,11 @@ impl TemporalTowers {
             ..ClipInput::one_per_second(size)
         };
         Ok(Self {
-            video: Arc::new(EncoderFeatures::new(model.vision.clone(), "vision", input)?),
+            video: Arc::new(ClipTower::of_encoder(
+                model.vision.clone(),
+                "vision",
+                input,
+            )?),
             text: Arc::new(LanguageModelFeatures::new(
                 model.llm.clone(),
                 tokenizer.clone(),

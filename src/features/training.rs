@@ -5,12 +5,12 @@ use std::collections::HashMap;
 use std::marker::PhantomData;
 use std::sync::Arc;
 
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::Tensor;
 use tpo_core::head::{FeatureSource, HeadSet, TaskCall};
+use tpo_data::FrameSampling;
 use tpo_data::feed::{ClipFrames, ClipSource, SampleFacts};
 use tpo_data::sampling::{clip_frame_indices, frame_indices};
 use tpo_data::schema::{MediaKind, resolve};
-use tpo_data::{FrameSampling, ImageTransform, Rounding};
 use tpo_heads::temporal::feature_rows;
 use tpo_heads::temporal::features::{
     ClipFeatureExtractor, FrameRule, TEMPORAL_TEXT_FEATURES, TEMPORAL_VIDEO_FEATURES,
@@ -19,6 +19,7 @@ use tpo_llm::tokenizer::Tokenizer;
 use tpo_train::TrainError;
 use tpo_train::trainer::FindFeatures;
 
+use super::extract::{clips, transform};
 use super::{ExtractOptions, FeatureCache, OwnClips, TemporalTowers, extract_video};
 use crate::error::{Error, Result};
 use crate::model::{Tpo, TpoConfig};
@@ -154,20 +155,12 @@ impl<H: HeadSet> TrainingFeatures<H> {
                 needed: input.seconds_per_clip(),
             });
         }
-        let transform = ImageTransform {
-            size: Some([input.size; 2]),
-            antialias: self.antialias,
-            rounding: Rounding::Uint8,
-            mean: input.mean,
-            std: input.std,
-        };
+        let transform = transform(input, self.antialias);
         let held = (FRAMES_HELD / per_clip).max(1) * per_clip;
         let mut parts = Vec::new();
         for some in indices.chunks(held) {
             let read = clip.read(some.to_vec(), &transform)?;
-            let shape = [some.len() / per_clip, per_clip, 3, input.size, input.size];
-            let frames = Tensor::from_data(TensorData::new(read.values, shape), &tower.device());
-            parts.push(tower.extract(frames)?);
+            parts.push(tower.extract(clips(read.values, input, &tower.device()))?);
         }
         Ok(Tensor::cat(parts, 0))
     }

@@ -8,8 +8,8 @@ use std::path::Path;
 
 use burn::tensor::{Device, FloatDType};
 use tpo_core::head::HeadSet;
-use tpo_core::weights::{Checkpoint, DtypePolicy, KeyMap, KeyTarget, LoadOptions, load_module};
-use tpo_llm::tokenizer::{Tokenizer, TokenizerFormat};
+use tpo_core::weights::{Checkpoint, DtypePolicy, LoadOptions, load_module};
+use tpo_llm::tokenizer::Tokenizer;
 
 use super::{Tpo, TpoConfig};
 use crate::error::{Error, Result};
@@ -53,7 +53,7 @@ pub(crate) fn model_tokenizer(dir: &Path, config: &TpoConfig) -> Result<Tokenize
     // The reference's ids are those of the slow sentencepiece tokenizer.
     let published = !dir.join(CONFIG_FILE).exists() && dir.join("tokenizer.model").exists();
     let mut tokenizer = if published {
-        Tokenizer::from_dir_as(dir, TokenizerFormat::SentencePiece)?
+        Tokenizer::from_sentencepiece_dir(dir)?
     } else {
         Tokenizer::from_dir(dir)?
     };
@@ -95,41 +95,15 @@ pub(crate) fn load_over<H: HeadSet>(
     dtype: DtypePolicy,
     left_out: &dyn Fn(&str) -> bool,
 ) -> Result<Tpo<H>> {
+    let why = |path: &str| left_out(path).then(|| "left out".into());
     let load = LoadOptions {
-        strict_missing: false,
+        allow_missing: vec![".".into()],
+        left_out: Some(&why),
         dtype,
         ..LoadOptions::default()
     };
-    let keys = Without {
-        keys: config.keys::<H>()?,
-        left_out,
-    };
+    let keys = config.keys::<H>()?;
     Ok(load_module(model, &Checkpoint::open(dir)?, &keys, &load)?.0)
-}
-
-/// A table in which some paths take nothing.
-struct Without<'a, K> {
-    keys: K,
-    left_out: &'a dyn Fn(&str) -> bool,
-}
-
-impl<K: KeyMap> KeyMap for Without<'_, K> {
-    fn module_path(&self, key: &str) -> KeyTarget {
-        match self.keys.module_path(key) {
-            KeyTarget::Path(path) if (self.left_out)(&path) => {
-                KeyTarget::Ignored("left out".into())
-            }
-            target => target,
-        }
-    }
-
-    fn checkpoint_key(&self, path: &str, has: &dyn Fn(&str) -> bool) -> Option<String> {
-        if (self.left_out)(path) {
-            None
-        } else {
-            self.keys.checkpoint_key(path, has)
-        }
-    }
 }
 
 /// Adds the task tokens that the tokenizer's files do not name.

@@ -1,5 +1,6 @@
 //! Writing a trained model for others to use.
 
+use std::io::Write;
 use std::path::Path;
 
 use burn::tensor::FloatDType;
@@ -8,6 +9,7 @@ use tpo_core::weights::{DtypePolicy, SaveOptions, SaveReport, save_module};
 
 use super::{CONFIG_FILE, Tpo, TpoConfig};
 use crate::error::{Error, Result};
+use crate::files::write_whole;
 
 /// What becomes of the adapters.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -105,13 +107,11 @@ pub(super) fn write_beside(
         .map(|(n, b)| (n.as_str(), b.as_slice()));
     for (name, bytes) in files.chain([(CONFIG_FILE, json)]) {
         let path = dir.join(name);
-        let partial = dir.join(format!("{name}.partial"));
-        std::fs::write(&partial, bytes)
-            .and_then(|()| std::fs::rename(&partial, &path))
-            .map_err(|e| Error::ModelDir {
-                path,
-                why: e.to_string(),
-            })?;
+        let written = write_whole(&path, |out| out.write_all(bytes));
+        written.map_err(|e| Error::ModelDir {
+            path,
+            why: e.to_string(),
+        })?;
     }
     Ok(())
 }

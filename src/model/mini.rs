@@ -1,8 +1,8 @@
 //! The files of the model that comes with the library.
 
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::path::Path;
 
+use tempfile::TempDir;
 use tpo_llm::tokenizer::Tokenizer;
 
 use super::{CONFIG_FILE, TpoConfig};
@@ -42,41 +42,20 @@ pub(crate) fn mini_tokenizer_files() -> Vec<(String, Vec<u8>)> {
     ]
 }
 
-/// A folder that goes when it is dropped.
-pub(crate) struct Unpacked(PathBuf);
-
-impl Unpacked {
-    pub(crate) fn new() -> Result<Self> {
-        static NUMBER: AtomicU64 = AtomicU64::new(0);
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let name = format!("tpo-mini-{}-{number}", std::process::id());
-        let folder = Self(std::env::temp_dir().join(name));
-        let failed = |path: &Path, e: std::io::Error| Error::ModelDir {
-            path: path.into(),
-            why: e.to_string(),
-        };
-        std::fs::create_dir_all(&folder.0).map_err(|e| failed(&folder.0, e))?;
-        let mut files = mini_tokenizer_files();
-        files.push((CONFIG_FILE.into(), CONFIG.into()));
-        files.push(("model.safetensors".into(), WEIGHTS.into()));
-        for (name, bytes) in files {
-            let path = folder.0.join(name);
-            std::fs::write(&path, bytes).map_err(|e| failed(&path, e))?;
-        }
-        Ok(folder)
+/// The model's directory in a temporary folder, which goes when it is dropped.
+pub(crate) fn unpacked() -> Result<TempDir> {
+    let failed = |path: &Path, e: std::io::Error| Error::ModelDir {
+        path: path.into(),
+        why: e.to_string(),
+    };
+    let folder = tempfile::Builder::new().prefix("tpo-mini-").tempdir();
+    let folder = folder.map_err(|e| failed(&std::env::temp_dir(), e))?;
+    let mut files = mini_tokenizer_files();
+    files.push((CONFIG_FILE.into(), CONFIG.into()));
+    files.push(("model.safetensors".into(), WEIGHTS.into()));
+    for (name, bytes) in files {
+        let path = folder.path().join(name);
+        std::fs::write(&path, bytes).map_err(|e| failed(&path, e))?;
     }
-}
-
-impl Unpacked {
-    /// The folder.
-    pub(crate) fn path(&self) -> &Path {
-        &self.0
-    }
-}
-
-impl Drop for Unpacked {
-    fn drop(&mut self) {
-        // What is left in the temporary folder does no harm.
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
+    Ok(folder)
 }

@@ -77,7 +77,8 @@ impl VisionConfig {
         }
     }
 
-    /// Visual tokens of so many pictures; one is an image.
+    /// Visual tokens of so many pictures; one is an image, which is shown as often as one token covers
+    /// frames.
     pub fn tokens(&self, pictures: usize) -> usize {
         let (patch, class) = match self {
             Self::Umt(config) => (config.patch_size, 0),
@@ -188,8 +189,23 @@ pub enum Vision {
     InternVideo2(InternVideo2),
 }
 
+impl Vision {
+    /// An image of an encoder whose tokens cover several frames is shown as often.
+    fn shown(&self, frames: Tensor<5>) -> Tensor<5> {
+        let tubelet = match self {
+            Self::Umt(encoder) => encoder.encoder.config().tubelet_size,
+            Self::InternVideo2(encoder) => encoder.config().tubelet_size,
+        };
+        match frames.dims()[1] {
+            1 => frames.repeat_dim(1, tubelet),
+            _ => frames,
+        }
+    }
+}
+
 impl VisionEncoder for Vision {
     fn encode(&self, frames: Tensor<5>) -> tpo_core::Result<Tensor<3>> {
+        let frames = self.shown(frames);
         match self {
             Self::Umt(encoder) => VisionEncoder::encode(encoder, frames),
             Self::InternVideo2(encoder) => encoder.encode(frames),
@@ -201,6 +217,7 @@ impl VisionEncoder for Vision {
         frames: Tensor<5>,
         tape: &mut Tape<'m>,
     ) -> tpo_core::Result<Tensor<3>> {
+        let frames = self.shown(frames);
         match self {
             Self::Umt(encoder) => encoder.encode_checkpointed(frames, tape),
             Self::InternVideo2(encoder) => encoder.encode_checkpointed(frames, tape),

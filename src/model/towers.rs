@@ -9,15 +9,20 @@ pub enum FeatureTowers {
     /// InternVideo2-CLIP, in files of its own: one feature per second (reference implementation).
     InternVideo2,
     /// The model's own vision encoder and language model.
-    Own {
-        /// Frames per second of video that are encoded.
-        frames_per_second: f64,
-        /// Frames of a clip. 1 encodes each frame as an image.
-        frames_per_clip: usize,
-        /// Features of a clip, each of an equal part of its time.
-        #[serde(default = "one")]
-        features_per_clip: usize,
-    },
+    Own(OwnClips),
+}
+
+/// Clips that a model's own encoder makes features of.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OwnClips {
+    /// Frames per second of video that are encoded.
+    pub frames_per_second: f64,
+    /// Frames of a clip. 1 encodes each frame as an image.
+    pub frames_per_clip: usize,
+    /// Features of a clip, each of an equal part of its time.
+    #[serde(default = "one")]
+    pub features_per_clip: usize,
 }
 
 fn one() -> usize {
@@ -27,11 +32,11 @@ fn one() -> usize {
 impl FeatureTowers {
     /// The model's own encoder on single frames, twice a second.
     pub fn own() -> Self {
-        Self::Own {
+        Self::Own(OwnClips {
             frames_per_second: 2.0,
             frames_per_clip: 1,
             features_per_clip: 1,
-        }
+        })
     }
 
     /// Checks that the values make sense, against the encoder's frames per clip and per token.
@@ -39,27 +44,27 @@ impl FeatureTowers {
     /// # Errors
     /// What is wrong, in words.
     pub fn validate(&self, num_frames: usize, tubelet: usize) -> std::result::Result<(), String> {
-        let Self::Own {
+        let Some(clips) = self.own_clips() else {
+            return Ok(());
+        };
+        let OwnClips {
             frames_per_second,
             frames_per_clip,
             features_per_clip,
-        } = self
-        else {
-            return Ok(());
-        };
-        if !(frames_per_second.is_finite() && *frames_per_second > 0.0) {
+        } = clips;
+        if !(frames_per_second.is_finite() && frames_per_second > 0.0) {
             return Err(format!(
                 "features.frames_per_second is {frames_per_second}, expected a positive number"
             ));
         }
-        if *frames_per_clip != 1 && *frames_per_clip != num_frames {
+        if frames_per_clip != 1 && frames_per_clip != num_frames {
             return Err(format!(
                 "features.frames_per_clip is {frames_per_clip}, expected 1 or the encoder's \
                  {num_frames}"
             ));
         }
         let steps = frames_per_clip / tubelet.max(1);
-        if *features_per_clip == 0 || !steps.is_multiple_of(*features_per_clip) || steps == 0 {
+        if features_per_clip == 0 || !steps.is_multiple_of(features_per_clip) || steps == 0 {
             return Err(format!(
                 "features.features_per_clip is {features_per_clip}, expected a divisor of the \
                  {steps} steps in time of {frames_per_clip} frames in tokens of {tubelet}"
@@ -67,20 +72,7 @@ impl FeatureTowers {
         }
         Ok(())
     }
-}
 
-/// Clips that a model's own encoder makes features of; see [`FeatureTowers::Own`].
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct OwnClips {
-    /// Frames per second of video that are encoded.
-    pub frames_per_second: f64,
-    /// Frames of a clip.
-    pub frames_per_clip: usize,
-    /// Features of a clip.
-    pub features_per_clip: usize,
-}
-
-impl FeatureTowers {
     /// Seconds of one row of video features.
     pub fn seconds(&self) -> f64 {
         let Some(clips) = self.own_clips() else {
@@ -93,15 +85,7 @@ impl FeatureTowers {
     pub fn own_clips(&self) -> Option<OwnClips> {
         match *self {
             Self::InternVideo2 => None,
-            Self::Own {
-                frames_per_second,
-                frames_per_clip,
-                features_per_clip,
-            } => Some(OwnClips {
-                frames_per_second,
-                frames_per_clip,
-                features_per_clip,
-            }),
+            Self::Own(clips) => Some(clips),
         }
     }
 }

@@ -11,19 +11,17 @@ mod patches;
 mod perception;
 
 pub use masks::{MaskPretraining, pretrain_masks};
-pub use patches::{PatchHead, PatchLabels, PatchScores};
-pub use perception::{Perception, PerceptionPretraining, pretrain_perception};
+pub use perception::{PerceptionPretraining, pretrain_perception};
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::Tensor;
-use serde::{Deserialize, Serialize};
 use tpo_train::{AdamW, GradientSet, Muon, Optimizer, ParamGroupSpec, resolve};
 
 use crate::error::Result;
+use crate::model::Tpo;
 
 /// Steps and rates of a pretraining: the rate rises linearly, then falls as half a cosine.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Schedule {
     /// Steps of the optimizer.
     pub steps: u64,
@@ -34,16 +32,10 @@ pub struct Schedule {
     /// Weight decay of matrices and kernels.
     pub weight_decay: f64,
     /// Whether Muon moves the matrices, and with which constants; AdamW moves everything else.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub muon: Option<Muon>,
 }
 
 impl Schedule {
-    /// The rate of a step.
-    pub fn rate(&self, step: u64) -> f64 {
-        self.learning_rate * self.factor(step)
-    }
-
     /// The rate of a step as a share of the largest.
     fn factor(&self, step: u64) -> f64 {
         let warm = ((step + 1) as f64 / self.warmup.max(1) as f64).min(1.0);
@@ -54,14 +46,14 @@ impl Schedule {
 }
 
 /// The optimizer of a part that learns as a whole.
-pub(crate) struct Mover {
+struct Mover {
     schedule: Schedule,
     optimizer: Optimizer,
 }
 
 impl Mover {
     /// One for all parameters of a module, which must have their values.
-    pub(crate) fn new<M: Module>(module: &M, schedule: &Schedule) -> Result<Self> {
+    fn new<M: Module>(module: &M, schedule: &Schedule) -> Result<Self> {
         let group = ParamGroupSpec {
             weight_decay: Some(schedule.weight_decay),
             muon: schedule.muon,
@@ -75,7 +67,7 @@ impl Mover {
     }
 
     /// The module after a step along the gradients of a loss `[1]`.
-    pub(crate) fn step<M: Module>(&mut self, step: u64, module: M, loss: &Tensor<1>) -> Result<M> {
+    fn step<M: Module>(&mut self, step: u64, module: M, loss: &Tensor<1>) -> Result<M> {
         let mut grads = GradientSet::new();
         grads.add(&module, &loss.backward());
         let factor = self.schedule.factor(step);
@@ -84,23 +76,56 @@ impl Mover {
 }
 
 /// A step of a pretraining.
-#[derive(Debug)]
-pub struct PretrainStep<'a, M> {
+pub struct PretrainStep<'a> {
     /// Steps done.
     pub step: u64,
     /// Steps in all.
     pub steps: u64,
     /// Named values of the step.
     pub values: &'a [(&'static str, f64)],
-    /// The part as it is now, on the graph.
-    pub part: &'a M,
+    /// The model with the part as it is now.
+    pub model: &'a dyn Fn() -> Tpo,
 }
 
-/// Called with every step; returns `false` to stop early.
-pub type OnStep<'a, M> = dyn FnMut(PretrainStep<'_, M>) -> Result<bool> + 'a;
+/// Called with every step; an error ends the pretraining.
+pub type OnStep<'a> = dyn FnMut(PretrainStep<'_>) -> Result<()> + 'a;
+
+/// A loss `[1]` with named values of its step.
+type StepLoss = (Tensor<1>, Vec<(&'static str, f64)>);
+
+/// Lets a part learn as a whole. `loss` computes a step, or nothing where there is nothing to
+/// learn from; `model` puts the part, off the graph, into a model.
+fn pretrain<M: Module>(
+    part: M,
+    schedule: &Schedule,
+    mut loss: impl FnMut(&M, u64) -> Result<Option<StepLoss>>,
+    model: impl Fn(M) -> Tpo,
+    heard: &mut OnStep<'_>,
+) -> Result<Tpo> {
+    let mut part = learning(part);
+    let mut mover = Mover::new(&part, schedule)?;
+    for step in 0..schedule.steps {
+        let Some((loss, values)) = loss(&part, step)? else {
+            continue;
+        };
+        part = mover.step(step, part, &loss)?;
+        heard(PretrainStep {
+            step: step + 1,
+            steps: schedule.steps,
+            values: &values,
+            model: &|| model(part.valid()),
+        })?;
+    }
+    Ok(model(part.valid().no_grad()))
+}
+
+/// The value of a tensor `[1]` on the graph.
+fn value(x: &Tensor<1>) -> f64 {
+    x.clone().inner().into_scalar::<f32>().into()
+}
 
 /// Puts every parameter of a module on the graph.
-pub(crate) fn learning<M: Module>(module: M) -> M {
+fn learning<M: Module>(module: M) -> M {
     struct Learn;
     impl ModuleMapper for Learn {
         fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
@@ -146,7 +171,7 @@ mod tests {
                 weight_decay: 0.0,
                 muon,
             };
-            assert_eq!(schedule.rate(0), 0.01);
+            assert_eq!(schedule.factor(0), 1.0);
             let mut mover = Mover::new(&layer, &schedule).unwrap();
             let x = Tensor::<2>::eye(4, &device).autodiff();
             let loss = layer.forward(x).powi_scalar(2).sum();

@@ -25,7 +25,7 @@ const PLACE: f64 = 5.0;
 /// that covers most: outline, colour, what is happening to it, its box, how far it has come since the
 /// clip began. Thrown away after the pretraining.
 #[derive(Module, Debug)]
-pub struct PatchHead {
+pub(super) struct PatchHead {
     /// `[dim, steps * 30]`.
     pub read: Linear,
     /// Tokens of one time step.
@@ -36,32 +36,35 @@ pub struct PatchHead {
     pub steps: usize,
 }
 
-/// What is true of the tokens of a clip, time slowest.
+/// What is true of a token.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct PatchLabels {
-    /// Share of the token's pixels that shapes cover, 0–1.
-    pub cover: Vec<f32>,
+pub(super) struct PatchLabel {
+    /// Share of its pixels that shapes cover, 0–1.
+    pub cover: f32,
     /// Middle of its time step as a share of the clip, 0–1.
-    pub time: Vec<f32>,
-    /// 1 where one shape covers enough of the token; what follows counts only there.
-    pub about: Vec<f32>,
-    /// 1 where its outline has a name.
-    pub named: Vec<f32>,
-    /// Index of that outline.
-    pub shape: Vec<i64>,
+    pub time: f32,
+    /// The one shape that covers enough of it.
+    pub about: Option<Seen>,
+}
+
+/// What is true of a shape during a time step.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(super) struct Seen {
+    /// Index of its outline, if that has a name.
+    pub shape: Option<i64>,
     /// Index of its colour at that time.
-    pub colour: Vec<i64>,
+    pub colour: i64,
     /// 0, or 1 + the index of the kind of event that happens to it.
-    pub event: Vec<i64>,
+    pub event: i64,
     /// Its visible box, normalised xyxy.
-    pub area: Vec<[f32; 4]>,
+    pub area: [f32; 4],
     /// Displacement of its centre since the first frame, as a share of the frame's side.
-    pub shift: Vec<[f32; 2]>,
+    pub shift: [f32; 2],
 }
 
 /// How well tokens are read; means over the tokens that are about a shape.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct PatchScores {
+pub(super) struct PatchScores {
     /// Mean absolute error of the cover, over all tokens.
     pub cover_error: f64,
     /// Share of outlines read right.
@@ -88,7 +91,7 @@ impl PatchHead {
     }
 
     /// The loss `[1]` of tokens `[clips, tokens, dim]`, and how well they are read.
-    pub fn loss(&self, tokens: Tensor<3>, labels: &[PatchLabels]) -> (Tensor<1>, PatchScores) {
+    pub fn loss(&self, tokens: Tensor<3>, labels: &[Vec<PatchLabel>]) -> (Tensor<1>, PatchScores) {
         let [clips, count, _] = tokens.dims();
         let (cells, steps) = (self.cells, self.steps);
         let rows = clips * count * steps;
@@ -105,29 +108,30 @@ impl PatchHead {
         let (cover, time) = (columns(1), columns(TIME));
         let (shape, colour) = (columns(SHAPES), columns(COLOURS));
         let (event, area, shift) = (columns(EVENTS), columns(BOX), columns(SHIFT));
-        let floats = |of: &dyn Fn(&PatchLabels) -> Vec<f32>, width: usize| {
-            let values: Vec<f32> = labels.iter().flat_map(of).collect();
+        // What is read of a token that is about no shape does not count.
+        let all = || labels.iter().flatten();
+        let seen = || all().map(|label| label.about.unwrap_or_default());
+        let floats = |values: Vec<f32>| {
+            let width = values.len() / rows;
             Tensor::<2>::from_data(TensorData::new(values, [rows, width]), &device)
         };
-        let truth = floats(&|l| l.cover.clone(), 1);
-        let about = floats(&|l| l.about.clone(), 1);
-        let named = floats(&|l| l.named.clone(), 1);
+        let flag = |on: bool| f32::from(u8::from(on));
+        let truth = floats(all().map(|l| l.cover).collect());
+        let about = floats(all().map(|l| flag(l.about.is_some())).collect());
+        let named = floats(seen().map(|s| flag(s.shape.is_some())).collect());
         let number = about.clone().sum().add_scalar(1e-6);
         // Binary cross-entropy of logits, in the form that does not overflow.
         let bce = relu(cover.clone()) - cover.clone() * truth.clone()
             + cover.clone().abs().neg().exp().log1p();
-        let late = (time - floats(&|l| l.time.clone(), TIME)).abs();
+        let late = (time - floats(all().map(|l| l.time).collect())).abs();
         let mut total = bce.mean() + late.mean() * PLACE;
         let scalar = |x: Tensor<1>| f64::from(x.inner().into_scalar::<f32>());
-        let indices = |of: &dyn Fn(&PatchLabels) -> Vec<i64>| {
-            let values: Vec<i64> = labels.iter().flat_map(of).collect();
+        let indices = |values: Vec<i64>| {
             Tensor::<2, Int>::from_data(TensorData::new(values, [rows, 1]), &device)
         };
-        let (shape_of, colour_of) = (
-            indices(&|l| l.shape.clone()),
-            indices(&|l| l.colour.clone()),
-        );
-        let event_of = indices(&|l| l.event.clone());
+        let shape_of = indices(seen().map(|s| s.shape.unwrap_or_default()).collect());
+        let colour_of = indices(seen().map(|s| s.colour).collect());
+        let event_of = indices(seen().map(|s| s.event).collect());
         let quiet = event_of.clone().equal_elem(0).float() * about.clone();
         let busy = about.clone() - quiet.clone();
         let weight = busy.clone() + quiet.clone().mul_scalar(QUIET);
@@ -144,9 +148,10 @@ impl PatchHead {
             let hits = logits.argmax(1).equal(index).float() * of.clone();
             scalar(hits.sum() / of.clone().sum().add_scalar(1e-6))
         };
-        let off = (area - floats(&|l| l.area.concat(), BOX)).abs().mean_dim(1);
+        let off = (area - floats(seen().flat_map(|s| s.area).collect())).abs();
+        let off = off.mean_dim(1);
         let off = (off * about.clone()).sum() / number.clone();
-        let moved = (shift - floats(&|l| l.shift.concat(), SHIFT)).abs();
+        let moved = (shift - floats(seen().flat_map(|s| s.shift).collect())).abs();
         let moved = (moved.mean_dim(1) * about.clone()).sum() / number;
         let scores = PatchScores {
             cover_error: scalar((sigmoid(cover) - truth).abs().mean()),
@@ -160,75 +165,60 @@ impl PatchHead {
     }
 }
 
-impl PatchLabels {
-    /// Labels of a clip whose frames are cut into tokens of `tubelet` frames and `patch` pixels.
-    pub fn new(clip: &Clip, frames: &[RenderedFrame], tubelet: usize, patch: usize) -> Self {
-        let scene = &clip.scene;
-        let grid = scene.side / patch;
-        let side = scene.side as f32;
-        let mut labels = Self::default();
-        let steps = scene.frames / tubelet;
-        for step in 0..steps {
-            let span = step * tubelet..(step + 1) * tubelet;
-            // Pixels of every shape in every token, over the frames of the step.
-            let objects = scene.objects.len();
-            let mut counts = vec![0usize; grid * grid * objects];
-            for frame in &frames[span.clone()] {
-                for object in 0..objects {
-                    let mask = frame.mask(object);
-                    for ((y, x), _) in mask.0.indexed_iter().filter(|(_, on)| **on) {
-                        let token = y / patch * grid + x / patch;
-                        counts[token * objects + object] += 1;
-                    }
+/// Labels of the tokens of a clip, time slowest, whose frames are cut into tokens of `tubelet` frames
+/// and `patch` pixels.
+pub(super) fn labels(
+    clip: &Clip,
+    frames: &[RenderedFrame],
+    tubelet: usize,
+    patch: usize,
+) -> Vec<PatchLabel> {
+    let scene = &clip.scene;
+    let grid = scene.side / patch;
+    let mut labels = Vec::new();
+    let steps = scene.frames / tubelet;
+    for step in 0..steps {
+        let span = step * tubelet..(step + 1) * tubelet;
+        // Pixels of every shape in every token, over the frames of the step.
+        let objects = scene.objects.len();
+        let mut counts = vec![0usize; grid * grid * objects];
+        for frame in &frames[span.clone()] {
+            for object in 0..objects {
+                let mask = frame.mask(object);
+                for ((y, x), _) in mask.0.indexed_iter().filter(|(_, on)| **on) {
+                    let token = y / patch * grid + x / patch;
+                    counts[token * objects + object] += 1;
                 }
             }
-            let about: Vec<_> = (0..scene.objects.len())
-                .map(|object| About::new(clip, frames, span.clone(), object, side))
-                .collect();
-            let pixels = (patch * patch * tubelet) as f64;
-            for counts in counts.chunks(objects.max(1)) {
-                let covered: usize = counts.iter().sum();
-                labels.cover.push((covered as f64 / pixels) as f32);
-                labels.time.push((step as f32 + 0.5) / steps as f32);
-                let most = (0..counts.len()).max_by_key(|o| counts[*o]);
-                let most = most.filter(|o| counts[*o] as f64 >= MIN_COVER * pixels);
-                let found = most.and_then(|o| about[o].clone());
-                labels.about.push(f32::from(u8::from(found.is_some())));
-                let found = found.unwrap_or_default();
-                labels
-                    .named
-                    .push(f32::from(u8::from(found.shape.is_some())));
-                labels.shape.push(found.shape.unwrap_or_default());
-                labels.colour.push(found.colour);
-                labels.event.push(found.event);
-                labels.area.push(found.area);
-                labels.shift.push(found.shift);
-            }
         }
-        labels
+        let seen: Vec<_> = (0..objects)
+            .map(|object| Seen::new(clip, frames, span.clone(), object))
+            .collect();
+        let pixels = (patch * patch * tubelet) as f64;
+        for counts in counts.chunks(objects.max(1)) {
+            let covered: usize = counts.iter().sum();
+            let most = (0..counts.len()).max_by_key(|o| counts[*o]);
+            let most = most.filter(|o| counts[*o] as f64 >= MIN_COVER * pixels);
+            labels.push(PatchLabel {
+                cover: (covered as f64 / pixels) as f32,
+                time: (step as f32 + 0.5) / steps as f32,
+                about: most.and_then(|o| seen[o]),
+            });
+        }
     }
+    labels
 }
 
-/// What is true of a shape during a step.
-#[derive(Clone, Default)]
-struct About {
-    shape: Option<i64>,
-    colour: i64,
-    event: i64,
-    area: [f32; 4],
-    shift: [f32; 2],
-}
-
-impl About {
+impl Seen {
     /// `None` where it does not show.
     fn new(
         clip: &Clip,
         frames: &[RenderedFrame],
         span: std::ops::Range<usize>,
         object: usize,
-        side: f32,
     ) -> Option<Self> {
         let scene = &clip.scene;
+        let side = scene.side as f32;
         let shown = span
             .clone()
             .rev()
@@ -264,12 +254,12 @@ mod tests {
 
     use super::*;
 
-    fn clips() -> (Vec<Clip>, Vec<PatchLabels>) {
+    fn clips() -> (Vec<Clip>, Vec<Vec<PatchLabel>>) {
         let world = World::new(WorldConfig::default(), 4).unwrap();
         let clips: Vec<Clip> = (0..6).map(|i| world.clip(Split::Train, i)).collect();
         let labels = clips
             .iter()
-            .map(|c| PatchLabels::new(c, &c.scene.render_all(), 2, 16))
+            .map(|c| labels(c, &c.scene.render_all(), 2, 16))
             .collect();
         (clips, labels)
     }
@@ -281,27 +271,30 @@ mod tests {
             let frames = clip.scene.render_all();
             let grid = clip.scene.side / 16;
             let steps = clip.scene.frames / 2;
-            assert_eq!(labels.cover.len(), steps * grid * grid);
+            assert_eq!(labels.len(), steps * grid * grid);
             for step in 0..steps {
                 let of_step = step * grid * grid..(step + 1) * grid * grid;
                 let middle = (step as f32 + 0.5) / steps as f32;
-                assert!(labels.time[of_step.clone()].iter().all(|t| *t == middle));
-                let cover: f32 = labels.cover[of_step.clone()].iter().sum();
+                assert!(labels[of_step.clone()].iter().all(|l| l.time == middle));
+                let cover: f32 = labels[of_step.clone()].iter().map(|l| l.cover).sum();
                 let pixels: usize = (2 * step..2 * step + 2)
                     .flat_map(|f| (0..clip.scene.objects.len()).map(move |o| (f, o)))
                     .map(|(f, o)| frames[f].visible(o))
                     .sum();
                 let expected = pixels as f32 / (16.0 * 16.0 * 2.0);
                 assert!((cover - expected).abs() < 1e-3, "{cover} {expected}");
-                for at in of_step.filter(|at| labels.about[*at] == 1.0) {
+                for at in of_step {
+                    let Some(seen) = labels[at].about else {
+                        continue;
+                    };
                     let cell = at % (grid * grid);
                     let objects = &clip.scene.objects;
                     let named = objects
                         .iter()
-                        .position(|o| o.look.shape().map(|s| s as i64) == Some(labels.shape[at]));
+                        .position(|o| o.look.shape().map(|s| s as i64) == seen.shape);
                     assert!(named.is_some());
                     // The box reaches into the cell in one of the frames of the step.
-                    let [x0, y0, x1, y1] = labels.area[at];
+                    let [x0, y0, x1, y1] = seen.area;
                     let near = |low: f32, high: f32, cell: usize| {
                         let (a, b) = (cell as f32 / grid as f32, (cell + 1) as f32 / grid as f32);
                         low < b + 0.15 && high > a - 0.15
@@ -319,11 +312,13 @@ mod tests {
             ..WorldConfig::default()
         };
         let clip = World::new(config, 4).unwrap().clip(Split::Train, 0);
-        let labels = PatchLabels::new(&clip, &clip.scene.render_all(), 2, 16);
-        assert!(labels.about.contains(&1.0));
-        assert!(labels.named.iter().all(|n| *n == 0.0));
+        let irregular = labels(&clip, &clip.scene.render_all(), 2, 16);
+        let seen =
+            |labels: &[PatchLabel]| labels.iter().filter_map(|l| l.about).collect::<Vec<_>>();
+        assert!(!seen(&irregular).is_empty());
+        assert!(seen(&irregular).iter().all(|s| s.shape.is_none()));
         let (_, named) = clips();
-        assert!(named.iter().all(|l| l.named == l.about));
+        assert!(seen(&named.concat()).iter().all(|s| s.shape.is_some()));
     }
 
     #[test]
@@ -331,7 +326,7 @@ mod tests {
         let (_, labels) = clips();
         let device = Device::default();
         let (cells, steps) = (16, 2);
-        let queries = labels[0].cover.len() / steps;
+        let queries = labels[0].len() / steps;
         // Tokens that hold the cover of their two time steps as logits, and a head that reads them.
         let logit = |p: f32| {
             let p = p.clamp(1e-4, 1.0 - 1e-4);
@@ -342,7 +337,7 @@ mod tests {
             for query in 0..queries {
                 let (group, cell) = (query / cells, query % cells);
                 for step in 0..steps {
-                    values.push(logit(labels.cover[(group * steps + step) * cells + cell]));
+                    values.push(logit(labels[(group * steps + step) * cells + cell].cover));
                 }
             }
         }

@@ -1,20 +1,18 @@
 //! The vision encoder learns what its tokens show, and the connector to pass it on.
 
 use burn::module::Module;
-use burn::tensor::{Device, Tensor, TensorData};
-use serde::{Deserialize, Serialize};
-use tpo_data::ImageTransform;
-use tpo_data::synthetic::{Clip, RenderedFrame, RowsConfig, Split, World};
+use burn::tensor::{Device, Tensor};
+use tpo_data::synthetic::{Clip, RowsConfig, Split, World};
+use tpo_data::{Frame, ImageTransform};
 use tpo_vision::{QFormerConnector, UmtConfig, VideoEncoder};
 
-use super::patches::{PatchHead, PatchLabels};
-use super::{Mover, OnStep, PretrainStep, Schedule, learning};
+use super::patches::{PatchHead, PatchLabel, labels};
+use super::{OnStep, Schedule, pretrain, value};
 use crate::error::{Error, Result};
-use crate::model::TpoConfig;
+use crate::model::{Connector, Tpo, TpoConfig, Vision};
 
 /// How encoder and connector are pretrained.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct PerceptionPretraining {
     /// Steps and rates.
     pub schedule: Schedule,
@@ -23,23 +21,14 @@ pub struct PerceptionPretraining {
     /// Seed of the world; the clips are those of its training split.
     pub world: u64,
     /// Share of the clips whose outlines have no name ([`RowsConfig::irregular`]), 0–1.
-    #[serde(default)]
     pub irregular: f64,
-}
-
-/// What turns frames into visual tokens of the language model.
-#[derive(Module, Debug)]
-pub struct Perception {
-    /// The vision encoder.
-    pub encoder: VideoEncoder,
-    /// The connector.
-    pub connector: QFormerConnector,
 }
 
 /// Encoder, connector and the heads that are thrown away.
 #[derive(Module, Debug)]
 struct Reader {
-    perception: Perception,
+    encoder: VideoEncoder,
+    connector: QFormerConnector,
     of_tokens: PatchHead,
     of_queries: PatchHead,
 }
@@ -61,17 +50,22 @@ struct Reader {
 /// [`Error::Config`] for frames that are not cut into whole tokens and for queries among which the
 /// tokens cannot be shared out; the errors of the world, the encoder and the connector.
 pub fn pretrain_perception(
-    perception: Perception,
+    model: &Tpo,
     config: &TpoConfig,
     options: &PerceptionPretraining,
     device: &Device,
-    heard: &mut OnStep<'_, Perception>,
-) -> Result<Perception> {
+    heard: &mut OnStep<'_>,
+) -> Result<Tpo> {
     let world = world_for(config, options)?;
-    let parts = config.vision.umt().zip(config.connector.qformer());
-    let (vision, connector) = parts.ok_or_else(|| Error::Config {
-        problems: "perception is pretrained for a UMT and a Q-Former; this model has others".into(),
-    })?;
+    let sizes = config.vision.umt().zip(config.connector.qformer());
+    let (Some((vision, connector)), Vision::Umt(umt), Connector::QFormer(qformer)) =
+        (sizes, &model.vision, &model.connector)
+    else {
+        return Err(Error::Config {
+            problems: "perception is pretrained for a UMT and a Q-Former; this model has others"
+                .into(),
+        });
+    };
     let queries = connector.qformer.n_query();
     let cells = (vision.img_size / vision.patch_size).pow(2);
     let times = config.input.frames / vision.tubelet_size;
@@ -85,45 +79,41 @@ pub fn pretrain_perception(
         });
     }
     let (dim, d_llm) = (vision.encoder_embed_dim, connector.d_llm);
-    let mut reader = learning(Reader {
-        perception,
+    let reader = Reader {
+        encoder: umt.clone(),
+        connector: qformer.clone(),
         of_tokens: PatchHead::new(dim, cells, 1, device),
         of_queries: PatchHead::new(d_llm, cells, times / groups, device),
-    });
-    let schedule = &options.schedule;
-    let mut mover = Mover::new(&reader, schedule)?;
-    for step in 0..schedule.steps {
+    };
+    let loss = |reader: &Reader, step: u64| {
         let first = step * options.clips as u64;
         let clips = (first..first + options.clips as u64).map(|i| world.clip(Split::Train, i));
         let (frames, labels) = batch(clips, config, vision, device)?;
-        let tokens = reader.perception.encoder.encode(frames.autodiff())?;
-        let visual = reader.perception.connector.forward(tokens.clone(), None)?;
+        let tokens = reader.encoder.encode(frames.autodiff())?;
+        let visual = reader.connector.forward(tokens.clone(), None)?;
         let (of_tokens, seen) = reader.of_tokens.loss(tokens, &labels);
         let (of_queries, passed) = reader.of_queries.loss(visual, &labels);
         let loss = of_tokens + of_queries;
-        let value = f64::from(loss.clone().inner().into_scalar::<f32>());
-        reader = mover.step(step, reader, &loss)?;
-        let told = PretrainStep {
-            step: step + 1,
-            steps: schedule.steps,
-            values: &[
-                ("loss", value),
-                ("shape", passed.shape),
-                ("colour", passed.colour),
-                ("event", passed.event),
-                ("quiet", passed.quiet),
-                ("box error", passed.box_error),
-                ("cover error", passed.cover_error),
-                ("encoder shape", seen.shape),
-                ("encoder event", seen.event),
-            ],
-            part: &reader.perception,
-        };
-        if !heard(told)? {
-            break;
-        }
-    }
-    Ok(reader.perception.valid().no_grad())
+        let values = vec![
+            ("loss", value(&loss)),
+            ("shape", passed.shape),
+            ("colour", passed.colour),
+            ("event", passed.event),
+            ("quiet", passed.quiet),
+            ("box error", passed.box_error),
+            ("cover error", passed.cover_error),
+            ("encoder shape", seen.shape),
+            ("encoder event", seen.event),
+        ];
+        Ok(Some((loss, values)))
+    };
+    let with = |reader: Reader| {
+        let mut model = model.clone();
+        model.vision = Vision::Umt(reader.encoder);
+        model.connector = Connector::QFormer(reader.connector);
+        model
+    };
+    pretrain(reader, &options.schedule, loss, with, heard)
 }
 
 /// The world whose clips are as long and as large as the encoder reads them.
@@ -150,29 +140,22 @@ fn batch(
     config: &TpoConfig,
     vision: &UmtConfig,
     device: &Device,
-) -> Result<(Tensor<5>, Vec<PatchLabels>)> {
-    let side = config.input.size;
+) -> Result<(Tensor<5>, Vec<Vec<PatchLabel>>)> {
     let transform = ImageTransform::vision()
-        .with_size([side; 2])
+        .with_size([config.input.size; 2])
         .with_antialias(config.input.antialias);
-    let plan = transform.plan(side, side)?;
-    let (mut values, mut labels, mut number) = (Vec::new(), Vec::new(), 0);
+    let (mut pixels, mut all) = (Vec::new(), Vec::new());
     for clip in clips {
-        let frames: Vec<RenderedFrame> = clip.scene.render_all();
-        for frame in &frames {
-            let start = values.len();
-            values.resize(start + 3 * side * side, 0.0f32);
-            plan.apply_into(&frame.to_frame()?, &mut values[start..])?;
-        }
-        labels.push(PatchLabels::new(
+        let frames = clip.scene.render_all();
+        let shown = frames.iter().map(|f| f.to_frame());
+        let shown: Vec<Frame> = shown.collect::<std::result::Result<_, _>>()?;
+        pixels.push(transform.apply_tensor(&shown, device)?);
+        all.push(labels(
             &clip,
             &frames,
             vision.tubelet_size,
             vision.patch_size,
         ));
-        number += 1;
     }
-    let shape = [number, config.input.frames, 3, side, side];
-    let frames = Tensor::from_data(TensorData::new(values, shape), device);
-    Ok((frames, labels))
+    Ok((Tensor::cat(pixels, 0), all))
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tpo_core::geometry::BoxXyxy;
 use tpo_core::head::{FeatureSource, FrameSource, HeadSet, Sample, TaskOutput};
-use tpo_core::model::{CallOrder, GenerateEvent, GenerateOptions, PaddingSide, TokenBatch};
+use tpo_core::model::{CallOrder, GenerateEvent, GenerateOptions, TokenBatch};
 use tpo_core::prompt::{PromptIds, Turn, Visual};
 use tpo_core::token::TaskRegistry;
 use tpo_data::prompts::videochat::QuestionPrompt;
@@ -33,10 +33,19 @@ pub enum Event {
 pub struct Reply {
     /// The text.
     pub text: String,
+    /// The text with every prediction in words at its place: `It is at [0.04, 0.17, 0.39, 0.51].`
+    pub said: String,
     /// Predictions in the order of the answer.
     pub tasks: Vec<TaskOutput>,
     /// Tasks that were called and have no head here.
     pub without_head: Vec<String>,
+}
+
+impl Reply {
+    /// The first prediction of a type, for example `RegionPrediction`.
+    pub fn prediction<T: 'static>(&self) -> Option<&T> {
+        self.tasks.iter().find_map(TaskOutput::get)
+    }
 }
 
 impl<H: HeadSet> Session<H> {
@@ -62,7 +71,7 @@ impl<H: HeadSet> Session<H> {
                 ),
             });
         }
-        let tokens = TokenBatch::pad(&[ids], PaddingSide::Left, 0);
+        let tokens = TokenBatch::pad(&[ids], 0);
         let embeddings = self.looking.as_ref().map(|l| l.embeddings.clone());
         let boxes = [[&self.history.boxes[..], &question.boxes].concat()];
         let prompt = self
@@ -236,8 +245,14 @@ impl Answer<'_> {
         let mut reply = Reply::default();
         for event in self {
             match event? {
-                Event::Text(text) => reply.text.push_str(&text),
-                Event::Task(output) => reply.tasks.push(output),
+                Event::Text(text) => {
+                    reply.text.push_str(&text);
+                    reply.said.push_str(&text);
+                }
+                Event::Task(output) => {
+                    reply.said.push_str(&output.drawing().text);
+                    reply.tasks.push(output);
+                }
                 Event::NoHead(task) => reply.without_head.push(task),
             }
         }

@@ -64,12 +64,6 @@ impl Question {
         self.tasks.push(task.into());
         self
     }
-
-    /// What heads are asked for.
-    pub fn with_query(mut self, query: impl Into<String>) -> Self {
-        self.query = Some(query.into());
-        self
-    }
 }
 
 /// A model, its tokenizer, what it is looking at and what was said.

@@ -5,7 +5,7 @@ use std::path::Path;
 use burn::tensor::{Device, FloatDType};
 use tpo_core::head::HeadSet;
 use tpo_core::weights::{Checkpoint, DtypePolicy, LoadOptions, LoadReport, load_module};
-use tpo_train::keep::materialise;
+use tpo_train::run_directory::materialise;
 
 use super::{Session, SessionOptions};
 use crate::error::{Error, Result};

@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use tpo_core::traits::VisualShape;
-use tpo_data::prompts::{Dialogue, DialogueEncoder, LayoutEncoder};
+use tpo_data::prompts::{Dialogue, LayoutEncoder};
 use tpo_data::synthetic::{Split, World, WorldConfig};
 
 use super::{Question, SessionOptions};

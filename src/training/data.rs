@@ -7,8 +7,8 @@ use burn::module::ParamId;
 use burn::tensor::Device;
 use tpo_core::head::HeadSet;
 use tpo_core::weights::module_params;
-use tpo_data::feed::{Cursor, Feed, FramesConfig, LoaderConfig, OrderConfig, Rows, SourceConfig};
-use tpo_data::prompts::{LayoutEncoder, Vocabulary};
+use tpo_data::feed::{Cursor, Feed, FeedConfig, FramesConfig, LoaderConfig, OrderConfig};
+use tpo_data::prompts::LayoutEncoder;
 use tpo_data::{FrameSampling, ImageTransform};
 use tpo_llm::tokenizer::Tokenizer;
 use tpo_train::recipe::{MixtureSpec, Recipe};
@@ -29,22 +29,16 @@ pub struct DataContext {
     pub towers: Option<TemporalTowers>,
     /// Keeps video features of those towers.
     pub features: Option<FeatureCache>,
-    /// Which of how many processes this is: `(rank, world)`. They share every epoch.
-    pub shard: (usize, usize),
-    /// Threads and memory.
-    pub loader: LoaderConfig,
 }
 
 impl DataContext {
-    /// One process, no towers.
+    /// Without towers.
     pub fn new(config: &TpoConfig, tokenizer: &Arc<Tokenizer>) -> Self {
         Self {
             config: config.clone(),
             tokenizer: tokenizer.clone(),
             towers: None,
             features: None,
-            shard: (0, 1),
-            loader: LoaderConfig::default(),
         }
     }
 
@@ -52,7 +46,6 @@ impl DataContext {
     pub fn frames(&self) -> FramesConfig {
         let input = &self.config.input;
         FramesConfig {
-            sampling: FrameSampling::Middle,
             num_frames: input.frames,
             transform: ImageTransform::vision()
                 .with_size([input.size; 2])
@@ -110,28 +103,28 @@ pub fn stage_data<H: HeadSet>(
     if !problems.is_empty() {
         return Err(invalid(problems));
     }
-    let (shard, shards) = context.shard;
-    let order = OrderConfig {
-        seed,
-        batch_size: stage.batch_size.max(1),
-        shards,
-        shard,
-        ..OrderConfig::default()
-    };
-    let mut config = data.feed(order, context.frames());
-    config.loader = LoaderConfig {
-        epochs: None,
-        ..context.loader
-    };
+    let mut mixture = data.clone();
     if purpose == Purpose::Evaluate {
-        config.frames.sampling = match config.frames.sampling {
-            FrameSampling::Random { .. } => FrameSampling::Middle,
-            fixed => fixed,
-        };
-        config.augment = Default::default();
+        if let FrameSampling::Random { .. } = mixture.sampling {
+            mixture.sampling = FrameSampling::Middle;
+        }
+        mixture.augment = None;
     }
-    let vocabulary = Vocabulary::from(&context.config.tasks);
-    let encoder = Arc::new(context.encoder()?);
+    let config = FeedConfig {
+        mixture,
+        order: OrderConfig {
+            seed,
+            batch_size: stage.batch_size.max(1),
+            ..OrderConfig::default()
+        },
+        frames: context.frames(),
+        loader: LoaderConfig {
+            epochs: None,
+            ..LoaderConfig::default()
+        },
+        ..FeedConfig::default()
+    };
+    let encoder = context.encoder()?;
     // For the targets; no weight is drawn.
     let heads = H::init(
         &context.config.heads,
@@ -145,7 +138,7 @@ pub fn stage_data<H: HeadSet>(
     };
     let feed = Feed::open(
         &config,
-        vocabulary,
+        &context.config.tasks,
         encoder,
         Arc::new(heads),
         Cursor::default(),
@@ -156,7 +149,7 @@ pub fn stage_data<H: HeadSet>(
         .into_iter()
         .filter(|head| stage.loss.head(head) != 0.0)
         .collect();
-    let mut problems = task_problems(&at, &feed, &config.sources, context, &readers);
+    let mut problems = task_problems(&at, &feed, data, context, &readers);
     problems.extend(stage.uncalled_heads(&learning, &calls(&feed)));
     if !problems.is_empty() {
         return Err(invalid(problems));
@@ -210,17 +203,8 @@ fn head_groups<H: HeadSet>(stage: &Stage, heads: &H) -> ResolvedGroups {
 /// Tasks that the rows of a feed call, each counted once per source.
 fn calls(feed: &Feed) -> BTreeMap<String, u64> {
     let mut calls = BTreeMap::new();
-    for source in feed.sources().iter().filter(|s| !s.textual()) {
-        let tasks: Vec<&str> = match source.rows() {
-            Rows::File(data) => data.tasks().collect(),
-            Rows::World(world) => {
-                let tasks = world.config().tasks.iter();
-                tasks.filter(|t| t.calls_head()).map(|t| t.name()).collect()
-            }
-        };
-        for task in tasks {
-            *calls.entry(task.to_string()).or_default() += 1;
-        }
+    for task in feed.sources().iter().flat_map(|s| s.tasks()) {
+        *calls.entry(task.to_string()).or_default() += 1;
     }
     calls
 }
@@ -323,21 +307,18 @@ fn unknown_task(at: &str, task: &str, config: &TpoConfig) -> Option<String> {
     ))
 }
 
-/// Tasks in files that the model does not have or cannot learn.
+/// Tasks of rows that the model does not have or cannot learn.
 fn task_problems(
     at: &str,
     feed: &Feed,
-    sources: &[SourceConfig],
+    data: &MixtureSpec,
     context: &DataContext,
     readers: &[String],
 ) -> Vec<String> {
     let mut problems = Vec::new();
-    for (source, spec) in feed.sources().iter().zip(sources) {
-        let Rows::File(data) = source.rows() else {
-            continue;
-        };
-        let at = format!("{at}, source `{}`", spec.name());
-        for task in data.tasks().filter(|_| !source.textual()) {
+    for (source, spec) in feed.sources().iter().zip(&data.sources) {
+        let at = format!("{at}, source `{}`", spec.name);
+        for task in source.tasks() {
             problems.extend(unknown_task(&at, task, &context.config));
             if readers.iter().any(|r| r == task) {
                 problems.extend(without_towers(&at, context));

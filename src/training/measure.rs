@@ -1,11 +1,11 @@
 //! What memory a stage really takes, to hold against [`explain`](super::explain).
 
 use tpo_core::head::HeadSet;
+use tpo_train::TrainError;
 use tpo_train::recipe::Recipe;
 use tpo_train::trainer::{Purpose, TrainOptions, Trainer};
-use tpo_train::{StagePlan, TrainError};
 
-use super::{OpenData, RunOptions, recipe_model, staged_model};
+use super::{RunOptions, data_of, recipe_model, staged_model};
 use crate::error::Result;
 
 /// Memory of this process while it trained, in bytes.
@@ -31,15 +31,11 @@ pub fn measure_stage<H: HeadSet>(
     recipe: &Recipe,
     stage: &str,
     options: &RunOptions,
-    data: &mut OpenData<'_>,
 ) -> Result<Option<MeasuredMemory>> {
     recipe.validate()?;
-    let plan = StagePlan {
-        stages: recipe.stages.clone(),
-    };
-    let found = plan.stages.iter().position(|s| s.name == stage);
+    let found = recipe.stages.iter().position(|s| s.name == stage);
     let place = found.ok_or_else(|| {
-        let names: Vec<&str> = plan.stages.iter().map(|s| s.name.as_str()).collect();
+        let names: Vec<&str> = recipe.stages.iter().map(|s| s.name.as_str()).collect();
         TrainError::InvalidPlan {
             problems: vec![format!(
                 "there is no stage `{stage}`; there are: {}",
@@ -47,25 +43,25 @@ pub fn measure_stage<H: HeadSet>(
             )],
         }
     })?;
-    let before = status("VmRSS:");
+    let before = process_memory("VmRSS:");
     let mut built = recipe_model::<H>(recipe, &options.device)?;
     built.model = staged_model(recipe, &built.model, place)?;
     built.config.llm = built.model.llm.config().clone();
-    let stage = plan.stages[place].clone();
+    let stage = recipe.stages[place].clone();
     let seed = recipe.stage_seed(place);
     let parts = (built.config, built.tokenizer);
-    let mut stream = data(Purpose::Train, &stage, place, seed, &parts)?;
+    let mut stream = data_of::<H>(options)(Purpose::Train, &stage, place, seed, &parts)?;
     let train = TrainOptions {
         seed,
         stage_index: place,
         gradient_checkpointing: options.gradient_checkpointing,
         ..TrainOptions::new(&options.device)
     };
-    let mut trainer = Trainer::new(built.model, stage, &stream, train)?;
-    trainer.step(&mut stream)?;
-    let settled = status("VmRSS:");
-    trainer.step(&mut stream)?;
-    let peak = status("VmHWM:");
+    let mut trainer = Trainer::new(built.model, stage, &*stream, train)?;
+    trainer.step(&mut *stream)?;
+    let settled = process_memory("VmRSS:");
+    trainer.step(&mut *stream)?;
+    let peak = process_memory("VmHWM:");
     Ok(before
         .zip(settled)
         .zip(peak)
@@ -75,8 +71,9 @@ pub fn measure_stage<H: HeadSet>(
         }))
 }
 
-/// A line of `/proc/self/status` in bytes.
-fn status(field: &str) -> Option<u64> {
+/// A line of `/proc/self/status` in bytes (`VmHWM:` the peak of resident memory, `VmRSS:` now); `None`
+/// where there is none.
+pub(crate) fn process_memory(field: &str) -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|l| l.strip_prefix(field))?;
     let kib: u64 = line.split_whitespace().next()?.parse().ok()?;

@@ -13,13 +13,13 @@ use std::sync::Arc;
 use burn::tensor::Device;
 use tpo_core::head::HeadSet;
 use tpo_llm::tokenizer::Tokenizer;
-use tpo_train::keep::RunKeeper;
 use tpo_train::observe::{METRICS_FILE, read_metrics};
 use tpo_train::recipe::{Change, Recipe};
+use tpo_train::run_directory::RunDirectory;
 use tpo_train::trainer::{
     Hooks, Purpose, RunEnd, StageEvaluation, TrainEvent, TrainOptions, train_plan,
 };
-use tpo_train::{Stage, StagePlan, TrainData, TrainError};
+use tpo_train::{Stage, TrainData, TrainError};
 
 use crate::curves::draw_curves;
 use crate::error::{Error, Result};
@@ -27,7 +27,7 @@ use crate::features::{FeatureCache, TemporalTowers};
 use crate::model::{BuiltInHeads, Tpo, TpoConfig};
 
 pub use data::{DataContext, check_data, stage_data};
-use model::{NamedModel, lora_config};
+use model::NamedModel;
 pub use model::{PRESETS, RecipeModel, model_config, recipe_model};
 pub use recipe::{explain, model_shape};
 
@@ -101,7 +101,7 @@ pub fn run_recipe<H: HeadSet>(recipe: &Recipe, options: &RunOptions) -> Result<R
 
 /// Opens the data that the stages of a recipe name, with the towers of a run; see [`OpenData`] and
 /// [`stage_data`], whose errors it has.
-pub fn data_of<H: HeadSet>(options: &RunOptions) -> Box<OpenData<'_>> {
+fn data_of<H: HeadSet>(options: &RunOptions) -> Box<OpenData<'_>> {
     Box::new(|purpose, stage, _, seed, (config, tokenizer)| {
         let context = context_of(options, config, tokenizer);
         Ok(Box::new(stage_data::<H>(purpose, stage, seed, &context)?))
@@ -145,7 +145,7 @@ pub fn run_recipe_with<H: HeadSet>(
     let mut built = recipe_model::<H>(recipe, &options.device)?;
     let resumed = if options.resume {
         let model = |stage| staged_model(recipe, &built.model, stage);
-        RunKeeper::resume_with(&options.dir, recipe, options.bars, model)?
+        RunDirectory::resume(&options.dir, recipe, options.bars, model)?
     } else {
         None
     };
@@ -157,14 +157,11 @@ pub fn run_recipe_with<H: HeadSet>(
         None => {
             let start = built.start.as_ref();
             let keeper =
-                RunKeeper::create(&options.dir, recipe, &built.model, start, options.bars)?;
+                RunDirectory::create(&options.dir, recipe, &built.model, start, options.bars)?;
             (keeper, None, Vec::new())
         }
     };
     let resumed_at = state.as_ref().map(|s| s.run_step);
-    let plan = StagePlan {
-        stages: recipe.stages.clone(),
-    };
     let train = TrainOptions {
         seed: recipe.seed,
         gradient_checkpointing: options.gradient_checkpointing,
@@ -176,10 +173,10 @@ pub fn run_recipe_with<H: HeadSet>(
         (*data.borrow_mut())(purpose, stage, place, seed, &parts)
     };
     let held_out = |stage: &Stage, place, seed| open(Purpose::Evaluate, stage, place, seed);
-    let evaluation = StageEvaluation::new(&plan.stages, &options.device, held_out);
+    let evaluation = StageEvaluation::new(&recipe.stages, &options.device, held_out);
     let (model, end) = train_plan(
         built.model,
-        &plan,
+        &recipe.stages,
         state,
         train,
         &mut |stage, place, seed| open(Purpose::Train, stage, place, seed),
@@ -232,7 +229,7 @@ pub(crate) fn staged_model<H: HeadSet>(
     let mut model = model.clone();
     let until = recipe.stages.iter().take(stage + 1);
     if let Some(lora) = until.rev().find_map(|s| s.lora.as_ref()) {
-        let lora = lora_config(lora, model.llm.config());
+        let lora = model.llm.config().adapters(lora);
         let llm = model.llm.replace_lora(Some(lora));
         model.llm = llm.map_err(|e| TrainError::InvalidPlan {
             problems: vec![format!("the adapters of stages[{stage}]: {e}")],

@@ -8,15 +8,12 @@ use serde_json::Value;
 use tpo_core::head::{HeadSet, HeadSpec};
 use tpo_core::model::CallOrder;
 use tpo_core::token::{TaskTokens, TokenId};
-use tpo_core::traits::AdapterSettings;
 use tpo_core::weights::{DtypePolicy, module_params};
 use tpo_llm::tokenizer::{AddedToken, Tokenizer};
-use tpo_llm::{
-    LORA_TARGETS, LlmConfig, LoraConfig, TokenPlan, VocabularyRows, from_hf_dir, vocabulary,
-};
+use tpo_llm::{LORA_TARGETS, LlmConfig, TokenPlan, VocabularyRows, from_hf_dir, vocabulary};
 use tpo_train::checkpoint::{SavedCheckpoint, files};
-use tpo_train::keep::{find_checkpoint, materialise};
-use tpo_train::recipe::{LoraSpec, ModelSpec, Recipe, SavedWeights};
+use tpo_train::recipe::{ModelSpec, Recipe, SavedWeights};
+use tpo_train::run_directory::{find_checkpoint, materialise};
 use tpo_train::{PathPattern, TrainError};
 
 use crate::error::{Error, Result};
@@ -87,7 +84,7 @@ impl NamedModel {
             overlay(own, written);
         }
         if let Some(lora) = &spec.lora {
-            config.llm.lora = Some(lora_config(lora, &config.llm));
+            config.llm.lora = Some(config.llm.adapters(lora));
         }
         // Routing and task token stay in the context of what is trained.
         config.call_order = CallOrder::AsTrained;
@@ -248,11 +245,6 @@ fn overlay(own: &mut Value, written: &Value) {
         }
         (own, written) => *own = written.clone(),
     }
-}
-
-/// Adapters of a recipe as the language model's configuration has them.
-pub(super) fn lora_config(spec: &LoraSpec, llm: &LlmConfig) -> LoraConfig {
-    llm.adapters(&AdapterSettings::from(spec))
 }
 
 fn invalid(problems: Vec<String>) -> Error {

@@ -6,7 +6,7 @@ use burn::tensor::Device;
 use tpo_core::head::HeadSet;
 use tpo_train::TrainState;
 use tpo_train::checkpoint::files;
-use tpo_train::keep::find_checkpoint;
+use tpo_train::run_directory::find_checkpoint;
 
 use super::{recipe_model, staged_model};
 use crate::error::Result;

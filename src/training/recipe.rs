@@ -3,8 +3,8 @@
 //! A [`Recipe`] says `model = { preset = "mini" }` or `{ directory = "…" }`; here is what that is
 //! in this build, and what [`explain`] finds out about a recipe without loading a weight.
 
+use std::fs::File;
 use std::io::{BufRead, BufReader};
-use std::path::Path;
 use std::sync::Arc;
 
 use burn::tensor::Device;
@@ -16,8 +16,8 @@ use tpo_train::trainer::Purpose;
 use tpo_train::{TrainData, TrainError};
 
 use super::data::{DataContext, stage_data};
-use super::model::{NamedModel, lora_config, model_config};
-use crate::error::{Error, Result};
+use super::model::{NamedModel, model_config};
+use crate::error::Result;
 use crate::model::TpoConfig;
 
 /// The shape of the model that a recipe names, for prompts of the most tokens it takes. No weight is
@@ -71,7 +71,7 @@ fn staged_shapes<H: HeadSet>(recipe: &Recipe) -> Result<Vec<ModelShape>> {
     for (i, stage) in recipe.stages.iter().enumerate() {
         if let Some(lora) = &stage.lora {
             let mut other = config.clone();
-            other.llm.lora = Some(lora_config(lora, &other.llm));
+            other.llm.lora = Some(other.llm.adapters(lora));
             match other.llm.validate() {
                 Ok(()) => config = other,
                 Err(e) => problems.push(format!("stages[{i}] `{}`.lora: {e}", stage.name)),
@@ -110,35 +110,12 @@ fn made_up_prompt<H: HeadSet>(recipe: &Recipe, stage: usize, config: &TpoConfig)
 /// As [`model_config`] and [`Recipe::explain`].
 pub fn explain<H: HeadSet>(recipe: &Recipe) -> Result<Explanation> {
     let shape = model_shape::<H>(&recipe.model)?;
-    Ok(recipe.explain_staged(&shape, &staged_shapes::<H>(recipe)?, &rows)?)
+    Ok(recipe.explain(&shape, &staged_shapes::<H>(recipe)?, &rows)?)
 }
 
 /// Rows of a source whose file is there.
 fn rows(source: &SourceSpec) -> Option<u64> {
-    count_lines(source.annotations.as_deref()?).ok()
-}
-
-fn count_lines(path: &Path) -> std::io::Result<u64> {
-    let mut file = BufReader::with_capacity(1 << 20, std::fs::File::open(path)?);
-    let (mut lines, mut rest) = (0, false);
-    loop {
-        let block = file.fill_buf()?;
-        let Some(last) = block.last() else {
-            return Ok(lines + u64::from(rest));
-        };
-        lines += block.iter().filter(|b| **b == b'\n').count() as u64;
-        rest = *last != b'\n';
-        let read = block.len();
-        file.consume(read);
-    }
-}
-
-impl Error {
-    /// Every problem, when this is about a recipe.
-    pub fn recipe_problems(&self) -> Option<&[String]> {
-        match self {
-            Error::Train(TrainError::InvalidRecipe { problems, .. }) => Some(problems),
-            _ => None,
-        }
-    }
+    let file = File::open(source.annotations.as_deref()?).ok()?;
+    let mut lines = BufReader::new(file).split(b'\n');
+    lines.try_fold(0, |count, line| line.ok().map(|_| count + 1))
 }

@@ -59,7 +59,7 @@ impl Answerer for Oracle {
                 .push(TaskOutput::new(task.clone(), 0, value, Drawing::default()));
         };
         match &item.expected {
-            Expected::Choice { options, correct } => {
+            Expected::MultipleChoice { options, correct } => {
                 let i = correct.unwrap();
                 let letter = ('A'..='Z').nth(i).unwrap();
                 // What follows the bracket of the prefix, and an explanation.

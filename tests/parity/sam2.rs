@@ -84,10 +84,7 @@ pub fn modules(fixture: &Fixture, device: &Device) -> Result<Report, Failure> {
         }
     }
     let features = model.encode_image(frame)?;
-    let high_res = features
-        .high_res
-        .clone()
-        .ok_or("no high-resolution features")?;
+    let high_res = &features.high_res;
     let maps = [&high_res[0], &high_res[1], &features.embedding];
     for (level, map) in maps.into_iter().enumerate() {
         let key = format!("out.fpn.{level}");
@@ -111,7 +108,7 @@ pub fn modules(fixture: &Fixture, device: &Device) -> Result<Report, Failure> {
         return Err("in.box_norm must have four numbers".into());
     };
     let corners = PointPrompt::corners(&BoxPixels { x0, y0, x1, y1 }).to_vec();
-    let embedded = prompts.embed_points(&[corners], true)?;
+    let embedded = prompts.embed_points(&[corners])?;
     report.close(fixture, "out.prompt_embed", embedded.clone())?;
 
     let given = fixture.tensor::<3>("in.box_embed", device)?.require_grad();
@@ -120,7 +117,7 @@ pub fn modules(fixture: &Fixture, device: &Device) -> Result<Report, Failure> {
         dense: prompts.no_mask(1),
     };
     let embedding = model.without_memory(features.embedding.clone());
-    let output = model.decode(embedding, features.high_res.as_ref(), &prompt)?;
+    let output = model.decode(embedding, &features.high_res, &prompt)?;
     let many = model.choose(&output, true);
     for (name, masks) in [("multi", &many), ("single", &model.choose(&output, false))] {
         let key = |part: &str| format!("out.dec.{name}.{part}");
@@ -140,15 +137,17 @@ pub fn modules(fixture: &Fixture, device: &Device) -> Result<Report, Failure> {
             many.object_score.clone(),
             source,
         )?;
+        let [_, h, w, width] = memory.dims();
+        let positions = sine_encoding(h, w, width, plain);
         report.close(
             fixture,
             &format!("out.memenc.{name}.feat"),
-            channels_first(memory.features),
+            channels_first(memory),
         )?;
         report.close(
             fixture,
             &format!("out.memenc.{name}.pos"),
-            channels_first(memory.positions),
+            channels_first(positions),
         )?;
     }
 
@@ -181,7 +180,7 @@ fn inference(report: &mut Report, fixture: &Fixture, device: &Device) -> Result<
         dense: model.sam_prompt_encoder.no_mask(1),
     };
     let embedding = model.without_memory(features.embedding.clone());
-    let output = model.decode(embedding, features.high_res.as_ref(), &prompt)?;
+    let output = model.decode(embedding, &features.high_res, &prompt)?;
     let many = model.choose(&output, true);
     report.close(fixture, "out.dec.multi.masks", many.masks)?;
     let logits = memory_logits(fixture, device)?;
@@ -191,11 +190,7 @@ fn inference(report: &mut Report, fixture: &Fixture, device: &Device) -> Result<
         many.object_score,
         MaskSource::Tracking,
     )?;
-    report.close(
-        fixture,
-        "out.memenc.trk.feat",
-        channels_first(memory.features),
-    )
+    report.close(fixture, "out.memenc.trk.feat", channels_first(memory))
 }
 
 /// The parts of the model that the stability fixture has weights for.
@@ -233,7 +228,7 @@ pub fn stability(fixture: &Fixture, device: &Device) -> Result<Report, Failure> 
         image,
         parts.sam_prompt_encoder.dense_encoding(),
         &prompt,
-        Some(&high_res),
+        &high_res,
     )?;
     let chosen = output.stable(delta, threshold);
     report.close(fixture, "out.all_masks", output.masks.clone())?;

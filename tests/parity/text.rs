@@ -249,13 +249,14 @@ fn frames_of(stored: &Stored, factor: usize) -> Result<Vec<Frame>, Failure> {
     let mut frames = Vec::new();
     for frame in values.chunks_exact(3 * h * w) {
         let (height, width) = (h * factor, w * factor);
-        let mut planes = Vec::with_capacity(3 * height * width);
-        for plane in frame.chunks_exact(h * w) {
-            for y in 0..height {
-                planes.extend((0..width).map(|x| plane[y / factor * w + x / factor] as u8));
+        let mut rgb = Vec::with_capacity(3 * height * width);
+        for y in 0..height {
+            for x in 0..width {
+                let planes = frame.chunks_exact(h * w);
+                rgb.extend(planes.map(|plane| plane[y / factor * w + x / factor] as u8));
             }
         }
-        frames.push(Frame::from_planar(width, height, &planes)?);
+        frames.push(Frame::from_rgb(width, height, rgb)?);
     }
     Ok(frames)
 }

@@ -32,7 +32,7 @@ pub fn video(fixture: &Fixture, device: &Device) -> Result<Report, Failure> {
         };
         let area = tpo::core::geometry::BoxXyxy { x0, y0, x1, y1 }.to_pixels(side, side);
         let corners = tpo::heads::mask::sam2::PointPrompt::corners(&area).to_vec();
-        let embedded = model.sam_prompt_encoder.embed_points(&[corners], true)?;
+        let embedded = model.sam_prompt_encoder.embed_points(&[corners])?;
         let expected = fixture.floats("in.box_embed")?;
         let got = super::check::floats(embedded)?;
         let error = got
@@ -196,13 +196,13 @@ fn kept(
             .inspect(OBJECT, frame)
             .ok_or_else(|| format!("nothing is kept of frame {frame}"))?;
         let key = |what: &str| format!("out.state.{frame}.{what}");
-        report.close(fixture, &key("obj_ptr"), kept.pointer)?;
+        report.close(fixture, &key("obj_ptr"), kept.pointer.clone())?;
         let (h, w) = kept.low_res.dim();
         let values: Vec<f32> = kept.low_res.iter().copied().collect();
         report.close_values(fixture, &key("pred_masks"), &[1, 1, h, w], &values, |_| {
             true
         })?;
-        let memory = kept.memory.ok_or("a frame has no memory")?;
+        let memory = kept.memory.clone().ok_or("a frame has no memory")?;
         let shape = fixture.stored(&key("maskmem"))?.shape.clone();
         let [_, channels, rows, columns] = shape[..] else {
             return Err("maskmem must have four axes".into());

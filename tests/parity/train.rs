@@ -1,5 +1,8 @@
 //! Training traces: every loss, norm and weight of a run of the reference.
 
+#[path = "../common/generated.rs"]
+mod generated;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use burn::module::{Module, ModuleMapper, Param};
@@ -9,7 +12,7 @@ use tpo::core::head::TaskHead;
 use tpo::core::model::{TokenBatch, TpoBatch};
 use tpo::core::traits::VisualInput;
 use tpo::model::videochat_tpo_keys;
-use tpo::train::trainer::{GeneratedData, StepReport, TrainBatch};
+use tpo::train::trainer::{StepReport, TrainBatch};
 use tpo::train::{
     AdamW, Decay, LrSchedule, ParamGroupSpec, Precision, Stage, StageLength, TrainOptions, Trainer,
 };
@@ -42,7 +45,7 @@ pub fn trace(fixture: &Fixture, device: &Device) -> Result<Report, Failure> {
     let schedule = schedule(&fixture.json)?;
     let stage = stage(fixture, &keys)?;
     let order: Vec<String> = schedule.concat();
-    let mut data = GeneratedData::new(order.len() as u64, |index, device: &Device| {
+    let mut data = generated::GeneratedData::new(order.len() as u64, |index, device: &Device| {
         let name = &order[index as usize % order.len()];
         batch(fixture, name, device).map_err(|e| tpo::train::TrainError::Data {
             what: format!("batch {name}"),

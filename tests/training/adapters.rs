@@ -2,14 +2,14 @@
 
 use burn::tensor::Device;
 use tpo::VideoChatTpo;
-use tpo::train::recipe::LoraSpec;
+use tpo::llm::LoraConfig;
 use tpo::train::trainer::{StepReport, train_plan};
-use tpo::train::{Hooks, Stage, StagePlan, TrainData, TrainOptions};
+use tpo::train::{Hooks, Stage, TrainData, TrainOptions};
 
 use super::tiny::*;
 
-fn lora(rank: usize, targets: &[&str]) -> LoraSpec {
-    LoraSpec {
+fn lora(rank: usize, targets: &[&str]) -> LoraConfig {
+    LoraConfig {
         rank,
         alpha: 8.0,
         dropout: 0.1,
@@ -41,7 +41,7 @@ impl Hooks<VideoChatTpo> for Ends {
 }
 
 /// Two stages of adapters alone, the second with `second`.
-fn run(second: Option<LoraSpec>) -> tpo::train::Result<Ends> {
+fn run(second: Option<LoraConfig>) -> tpo::train::Result<Ends> {
     let config = config(0.0);
     let first = stage(&["llm.**.lora.*"], 3, 1);
     let mut last = first.clone();
@@ -51,15 +51,13 @@ fn run(second: Option<LoraSpec>) -> tpo::train::Result<Ends> {
     last.groups[0].learning_rate = 1e-12;
     last.weight_decay = 0.0;
     last.lora = second;
-    let plan = StagePlan {
-        stages: vec![first, last],
-    };
+    let stages = [first, last];
     let mut ends = Ends::default();
     let mut options = TrainOptions::new(&Device::flex());
     options.seed = 3;
     let mut open =
         |_: &Stage, _: usize, _: u64| Ok(Box::new(data(&config, 1)) as Box<dyn TrainData>);
-    train_plan(model(&config), &plan, None, options, &mut open, &mut ends)?;
+    train_plan(model(&config), &stages, None, options, &mut open, &mut ends)?;
     Ok(ends)
 }
 
@@ -111,7 +109,7 @@ fn another_dropout_or_alpha_keeps_the_adapters() {
     let without = run(None).unwrap();
     assert_eq!(without.1[..3], ends.1[..3]);
     assert_ne!(without.1[3], ends.1[3]);
-    let louder = run(Some(LoraSpec {
+    let louder = run(Some(LoraConfig {
         alpha: 16.0,
         ..lora(4, &[])
     }))

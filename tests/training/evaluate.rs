@@ -8,15 +8,13 @@ use tpo::VideoChatTpo;
 use tpo::core::head::{HeadContext, TaskHead};
 use tpo::heads::region::BoxAccuracy;
 use tpo::train::checkpoint::{CheckpointStore, Retention};
-use tpo::train::keep::RunKeeper;
 use tpo::train::observe::read_metrics;
 use tpo::train::recipe::{BestSpec, CheckpointSpec, EvaluationSpec, Goal, LoggingSpec, ModelSpec};
+use tpo::train::run_directory::RunDirectory;
 use tpo::train::trainer::{
     Metrics, StageEvaluation, StepReport, TrainEvent, TrainState, evaluate, train_plan,
 };
-use tpo::train::{
-    Hooks, LossWeights, Recipe, Stage, StageLength, StagePlan, TrainData, TrainOptions,
-};
+use tpo::train::{Hooks, LossWeights, Recipe, Stage, StageLength, TrainData, TrainOptions};
 
 use super::tiny::*;
 
@@ -62,9 +60,7 @@ fn evaluated(mut stage: Stage, batches: Option<u64>) -> Stage {
 fn run(stage: Stage, evaluation: bool) -> (BTreeMap<String, Vec<u8>>, Notes, Vec<u64>) {
     let device = Device::flex();
     let config = config(0.2);
-    let plan = StagePlan {
-        stages: vec![stage],
-    };
+    let stages = [stage];
     let (mut notes, mut opened) = (Notes::default(), Vec::new());
     let mut options = TrainOptions::new(&device);
     options.seed = 9;
@@ -72,16 +68,16 @@ fn run(stage: Stage, evaluation: bool) -> (BTreeMap<String, Vec<u8>>, Notes, Vec
         |_: &Stage, _: usize, _: u64| Ok(Box::new(data(&config, 1)) as Box<dyn TrainData>);
     let start = model(&config);
     let model = match evaluation {
-        false => train_plan(start, &plan, None, options, &mut open, &mut &mut notes),
+        false => train_plan(start, &stages, None, options, &mut open, &mut &mut notes),
         true => {
             let held_out = |stage: &Stage, _: usize, seed| {
                 opened.push(seed);
                 assert_eq!(stage.batch_size, 2);
                 Ok(Box::new(data(&config, stage.batch_size)) as Box<dyn TrainData>)
             };
-            let evaluation = StageEvaluation::new(&plan.stages, &device, held_out);
+            let evaluation = StageEvaluation::new(&stages, &device, held_out);
             let mut hooks = (evaluation, &mut notes);
-            train_plan(start, &plan, None, options, &mut open, &mut hooks)
+            train_plan(start, &stages, None, options, &mut open, &mut hooks)
         }
     };
     (bits(&model.unwrap().0), notes, opened)
@@ -133,7 +129,7 @@ fn values_are_means_over_labels_and_answers() {
     };
     // Batches of 1 and of 3 rows: the mean is over rows, not over batches.
     let sizes = [1usize, 3];
-    let mut stream = tpo::train::trainer::GeneratedData::new(2, |i, device: &Device| {
+    let mut stream = crate::generated::GeneratedData::new(2, |i, device: &Device| {
         Ok(batch(&config, 10 * i, sizes[i as usize % 2], device))
     });
     let found = evaluate(&model, &mut stream, 2, &weights, &device, ("s", 1)).unwrap();
@@ -231,15 +227,12 @@ fn kept(goal: Goal, scores: &[f64]) -> (Vec<u64>, Option<u64>, Vec<Option<f64>>)
         stages: vec![stage],
     };
     let model = model(&config);
-    let keeper = RunKeeper::create(dir.path(), &recipe, &model, None, false).unwrap();
-    let plan = StagePlan {
-        stages: recipe.stages.clone(),
-    };
+    let keeper = RunDirectory::create(dir.path(), &recipe, &model, None, false).unwrap();
     let mut hooks = (Scripted(scores.to_vec()), keeper);
     let options = TrainOptions::new(&Device::flex());
     let mut open =
         |_: &Stage, _: usize, _: u64| Ok(Box::new(data(&config, 1)) as Box<dyn TrainData>);
-    train_plan(model, &plan, None, options, &mut open, &mut hooks).unwrap();
+    train_plan(model, &recipe.stages, None, options, &mut open, &mut hooks).unwrap();
     let store = CheckpointStore::new(dir.path().join("checkpoints"), Retention::ALL);
     let steps = store.list().unwrap().0;
     let best = store.best(goal).unwrap().map(|c| c.manifest().step);

@@ -6,6 +6,8 @@
 mod adapters;
 mod evaluate;
 mod exact;
+#[path = "../common/generated.rs"]
+mod generated;
 mod safety;
 mod stages;
 mod tiny;

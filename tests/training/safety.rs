@@ -2,9 +2,9 @@
 
 use burn::module::Module;
 use burn::tensor::Device;
-use tpo::train::trainer::GeneratedData;
 use tpo::train::{Stage, TrainData, TrainError, TrainOptions, TrainState, Trainer};
 
+use super::generated::GeneratedData;
 use super::tiny::*;
 
 fn device() -> Device {

@@ -5,9 +5,7 @@ use std::path::Path;
 
 use burn::module::Module;
 use burn::tensor::{DType, Device};
-use tpo::train::{
-    Precision, Recipe, Stage, StageLength, StagePlan, TrainOptions, Trainer, train_plan,
-};
+use tpo::train::{Precision, Recipe, Stage, StageLength, TrainOptions, Trainer, train_plan};
 
 use super::tiny::*;
 
@@ -175,15 +173,13 @@ fn a_plan_goes_through_its_stages() {
     first.name = "one".into();
     let mut second = stage(&["heads.region.**"], 2, 1);
     second.name = "two".into();
-    let plan = StagePlan {
-        stages: vec![first, second],
-    };
+    let stages = [first, second];
     let mut seeds = Vec::new();
     let mut options = TrainOptions::new(&device());
     options.seed = 5;
     let (model, _) = train_plan(
         model(&config),
-        &plan,
+        &stages,
         None,
         options,
         &mut |stage, index, seed| {

@@ -6,16 +6,17 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{Device, Tensor, TensorData};
 use tpo::VideoChatTpo;
-use tpo::core::model::PaddingSide;
 use tpo::core::prompt::PromptIds;
 use tpo::core::traits::VisualInput;
 use tpo::core::weights::PathStack;
 use tpo::llm::{LlmConfig, LoraConfig, config::LORA_TARGETS};
 use tpo::model::{ConnectorConfig, VisionConfig};
 use tpo::prelude::*;
-use tpo::train::trainer::{GeneratedData, TrainBatch};
+use tpo::train::trainer::TrainBatch;
 use tpo::train::{LrSchedule, ParamGroupSpec, Precision, Stage, StageLength, TrainError};
 use tpo::vision::{QFormerConfig, QFormerConnectorConfig, UmtConfig};
+
+use crate::generated::GeneratedData;
 
 const VOCAB: usize = 48;
 const SLOTS: usize = 6;
@@ -106,7 +107,7 @@ pub fn model(config: &TpoConfig) -> VideoChatTpo {
 
 /// A number in ±1 from two numbers.
 pub fn noise(seed: u64, index: u64) -> f32 {
-    let bits = tpo::core::gradient_checkpointing::mix(seed, index) >> 40;
+    let bits = tpo::core::seed::mix(seed, index) >> 40;
     bits as f32 / (1u64 << 23) as f32 - 1.0
 }
 
@@ -122,7 +123,7 @@ pub fn batch(config: &TpoConfig, first: u64, rows: usize, device: &Device) -> Tr
     let mut samples = Vec::new();
     let size = config.input.size;
     for row in first..first + rows as u64 {
-        let word = |i: u64| 3 + (tpo::core::gradient_checkpointing::mix(row, i) % 30) as u32;
+        let word = |i: u64| 3 + (tpo::core::seed::mix(row, i) % 30) as u32;
         let mut prompt = PromptIds::default();
         prompt.push_text(&[1]);
         prompt.push_visual(SLOTS);
@@ -148,7 +149,7 @@ pub fn batch(config: &TpoConfig, first: u64, rows: usize, device: &Device) -> Tr
             ..Sample::named(format!("row-{row}"))
         });
     }
-    let tokens = TokenBatch::pad(&prompts, PaddingSide::Right, 0);
+    let tokens = TokenBatch::pad(&prompts, 0);
     let mut batch = TpoBatch::new(tokens, device);
     let shape = [rows, config.input.frames, 3, size, size];
     let pixels = Tensor::<5>::from_data(TensorData::new(pixels, shape), device);

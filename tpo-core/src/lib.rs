@@ -11,16 +11,19 @@ pub mod error;
 pub mod geometry;
 pub mod gradient_checkpointing;
 pub mod head;
+pub mod lora;
 pub mod model;
 pub mod nn;
 pub mod ops;
 pub mod prompt;
+pub mod seed;
 pub mod token;
 pub mod traits;
 pub mod truth;
 pub mod weights;
 
 pub use error::{CoreError, Result};
+pub use lora::LoraConfig;
 
 // The README's code is compiled and run with the documentation tests.
 #[cfg(doctest)]

@@ -5,6 +5,7 @@ use burn::tensor::{Device, Int, Tensor};
 
 use crate::error::{CoreError, Result};
 use crate::gradient_checkpointing::Tape;
+use crate::lora::LoraConfig;
 use crate::prompt::Visual;
 
 /// Turns frames into visual tokens.
@@ -162,19 +163,6 @@ pub type AttentionMask = [Vec<bool>];
 /// its positions go on where those of turn 0 end, so that each is read as if it were the only one.
 pub type TurnMap = [Vec<u32>];
 
-/// Low-rank adapters of a language model.
-#[derive(Debug, Clone, PartialEq)]
-pub struct AdapterSettings {
-    /// Rank.
-    pub rank: usize,
-    /// Numerator of the scale `alpha / rank`.
-    pub alpha: f64,
-    /// Dropout on the adapters' input while training.
-    pub dropout: f64,
-    /// Names of the linear layers that get one; empty: all the model can adapt.
-    pub targets: Vec<String>,
-}
-
 /// A causal language model that reads embeddings.
 pub trait LanguageModel: Module + ModuleDisplay + 'static {
     /// Its cache.
@@ -236,7 +224,7 @@ pub trait LanguageModel: Module + ModuleDisplay + 'static {
     ///
     /// # Errors
     /// [`CoreError::Adapters`] when the model has no adapters or none of that kind.
-    fn with_adapters(self, _adapters: &AdapterSettings) -> Result<Self> {
+    fn with_adapters(self, _adapters: &LoraConfig) -> Result<Self> {
         Err(CoreError::Adapters {
             why: "this language model cannot be given adapters; leave `lora` out".into(),
         })

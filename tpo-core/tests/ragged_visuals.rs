@@ -5,7 +5,7 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 use tpo_core::CoreError;
 use tpo_core::gradient_checkpointing::Tape;
 use tpo_core::head::NoHeads;
-use tpo_core::model::{PaddingSide, TokenBatch, TpoBatch, TpoModel};
+use tpo_core::model::{TokenBatch, TpoBatch, TpoModel};
 use tpo_core::prompt::PromptIds;
 use tpo_core::token::TaskRegistry;
 use tpo_core::traits::{
@@ -200,7 +200,7 @@ fn batch(slots: [usize; 3], device: &Device) -> TpoBatch {
     prompts[1].push_visual(slots[1]);
     prompts[1].push_text(&[6, 7]);
     prompts[1].push_visual(slots[2]);
-    let tokens = TokenBatch::pad(&prompts, PaddingSide::Right, 2);
+    let tokens = TokenBatch::pad(&prompts, 2);
     let mut batch = TpoBatch::new(tokens, device);
     batch.visuals = visuals(device);
     let ids = Tensor::from_data(TensorData::new(INSTRUCTIONS.to_vec(), [3, 1]), device);

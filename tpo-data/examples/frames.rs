@@ -35,14 +35,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let reader = open_video(&args.video, &MediaLimits::default())?;
     let info = reader.info();
     println!(
-        "{}x{}, {} frames, {:.3} fps, {:.2} s, {}, rotated by {} degrees",
+        "{}x{}, {} frames, {:.3} fps, {:.2} s, {}, rotation {:?}",
         info.width,
         info.height,
         info.frame_count,
         info.fps,
         info.duration,
         info.codec,
-        info.rotation.degrees()
+        info.rotation
     );
     let out = args.out;
     std::fs::create_dir_all(&out)?;

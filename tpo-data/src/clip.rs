@@ -1,13 +1,13 @@
-//! From a video file to the tensor a model is fed, in one call.
+//! From a video to the tensor a model is fed.
 
-use std::path::Path;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use burn::tensor::{Device, Tensor, TensorData};
 
 use crate::sampling::{ClipRange, FrameSampling, clip_frame_indices, frame_indices};
-use crate::{DataError, Frame, ImageTransform, MediaLimits, VideoInfo, VideoReader, open_video};
+use crate::video::distinct_indices;
+use crate::{DataError, Frame, ImageTransform, VideoInfo, VideoReader};
 
 /// Which frames to take and how to transform them.
 #[derive(Debug, Clone, PartialEq)]
@@ -47,49 +47,19 @@ pub struct ClipValues {
     pub shape: [usize; 4],
     /// Index of every frame in the video.
     pub indices: Vec<usize>,
-    /// Presentation time of every frame in seconds, not rounded.
-    pub timestamps: Vec<f64>,
-    /// The video.
-    pub info: VideoInfo,
-}
-
-/// Sampled and transformed frames on a device.
-#[derive(Debug, Clone)]
-pub struct VideoClip {
-    /// `[1, frames, 3, height, width]`, float32.
-    pub tensor: Tensor<5>,
-    /// Index of every frame in the video.
-    pub indices: Vec<usize>,
-    /// Presentation time of every frame in seconds, not rounded. The times the
-    /// reference gives the model are [`frame_timestamps`](crate::sampling::frame_timestamps).
+    /// Presentation time of every frame in seconds, not rounded. The times the reference gives
+    /// the model are [`frame_timestamps`](crate::sampling::frame_timestamps).
     pub timestamps: Vec<f64>,
     /// The video; its width and height are those of the original frames.
     pub info: VideoInfo,
 }
 
-/// Opens a video, samples and transforms it: `[1, frames, 3, height, width]` on `device`.
-///
-/// Frames are transformed while others are still being decoded, and then dropped.
-///
-/// # Errors
-/// Those of [`open_video`], of the sampling functions and of the transform;
-/// [`DataError::NoFramesSelected`] when the rule selects nothing, [`DataError::Cancelled`].
-pub fn video_clip_tensor(
-    path: impl AsRef<Path>,
-    config: &ClipConfig,
-    limits: &MediaLimits,
-    device: &Device,
-    progress: Option<Progress<'_>>,
-) -> Result<VideoClip, DataError> {
-    let reader = open_video(path, limits)?;
-    let clip = read_clip(&*reader, config, progress)?;
-    let [t, c, h, w] = clip.shape;
-    Ok(VideoClip {
-        tensor: Tensor::from_data(TensorData::new(clip.values, [1, t, c, h, w]), device),
-        indices: clip.indices,
-        timestamps: clip.timestamps,
-        info: clip.info,
-    })
+impl ClipValues {
+    /// The values as a tensor `[1, frames, 3, height, width]`, float32.
+    pub fn into_tensor(self, device: &Device) -> Tensor<5> {
+        let [t, c, h, w] = self.shape;
+        Tensor::from_data(TensorData::new(self.values, [1, t, c, h, w]), device)
+    }
 }
 
 /// Frame indices `config` selects from a video.
@@ -112,10 +82,10 @@ pub fn select_frames(info: &VideoInfo, config: &ClipConfig) -> Result<Vec<usize>
     Ok(indices)
 }
 
-/// As [`video_clip_tensor`] for a video that is already open, without a device.
+/// Samples a video and transforms its frames, each while others are still being decoded.
 ///
 /// # Errors
-/// As [`video_clip_tensor`].
+/// Those of [`select_frames`], of decoding and of the transform; [`DataError::Cancelled`].
 pub fn read_clip(
     reader: &dyn VideoReader,
     config: &ClipConfig,
@@ -150,42 +120,27 @@ pub(crate) fn read_indices(
 
     let per_frame = 3 * h * w;
     let mut values = vec![0.0; indices.len() * per_frame];
-    // Where each distinct frame goes; repetitions are copied afterwards.
-    let mut distinct: Vec<usize> = indices.clone();
-    distinct.sort_unstable();
-    distinct.dedup();
-    let first_use: Vec<usize> = distinct
-        .iter()
-        .map(|d| indices.iter().position(|i| i == d).unwrap_or(0))
-        .collect();
-    {
-        let mut parts: Vec<Option<&mut [f32]>> =
-            values.chunks_exact_mut(per_frame).map(Some).collect();
-        let slots: Vec<Mutex<Option<&mut [f32]>>> = first_use
-            .iter()
-            .map(|&at| Mutex::new(parts[at].take()))
-            .collect();
-        let done = AtomicUsize::new(0);
-        reader.visit_frames(&distinct, &|index, frame| {
-            if let Ok(at) = distinct.binary_search(&index) {
-                let slot = slots[at].lock().unwrap_or_else(|e| e.into_inner()).take();
-                if let Some(out) = slot {
-                    let frame = match map {
-                        Some(map) => map(frame)?,
-                        None => frame,
-                    };
-                    plan.apply_into(&frame, out)?;
-                }
-            }
-            let done = done.fetch_add(1, Ordering::AcqRel) + 1;
-            match progress {
-                Some(report) if !report(done, distinct.len()) => Err(DataError::Cancelled),
-                _ => Ok(()),
-            }
-        })?;
-    }
+    let slots: Vec<_> = values.chunks_exact_mut(per_frame).map(Mutex::new).collect();
+    // A frame goes where it is asked for first, repetitions are copied afterwards.
+    let first = |index| indices.iter().position(|i| *i == index).unwrap_or(0);
+    let distinct = distinct_indices(&indices, info.frame_count)?;
+    let done = AtomicUsize::new(0);
+    reader.visit_frames(&distinct, &|index, frame| {
+        let frame = match map {
+            Some(map) => map(frame)?,
+            None => frame,
+        };
+        let slot = slots[first(index)].lock();
+        plan.apply_into(&frame, &mut slot.unwrap_or_else(PoisonError::into_inner))?;
+        let done = done.fetch_add(1, Ordering::AcqRel) + 1;
+        match progress {
+            Some(report) if !report(done, distinct.len()) => Err(DataError::Cancelled),
+            _ => Ok(()),
+        }
+    })?;
+    drop(slots);
     for (i, index) in indices.iter().enumerate() {
-        let source = first_use[distinct.partition_point(|d| d < index)];
+        let source = first(*index);
         if source != i {
             values.copy_within(source * per_frame..(source + 1) * per_frame, i * per_frame);
         }

@@ -1,6 +1,6 @@
 //! The error type of this crate.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Everything that can go wrong while reading, sampling or transforming media.
 ///
@@ -207,10 +207,42 @@ pub enum DataError {
 
 impl DataError {
     /// What a failure of the operating system at `path` becomes.
-    pub(crate) fn io(path: &std::path::Path) -> impl Fn(std::io::Error) -> Self + Copy + '_ {
+    pub(crate) fn io(path: &Path) -> impl Fn(std::io::Error) -> Self + Copy + '_ {
         move |source| Self::Io {
             path: path.into(),
             source,
+        }
+    }
+
+    /// What the structure of the file at `path` contradicts itself with.
+    pub(crate) fn corrupt(path: &Path, what: &'static str, reason: impl Into<String>) -> Self {
+        Self::Corrupt {
+            path: path.into(),
+            what,
+            reason: reason.into(),
+        }
+    }
+
+    /// What became of frame `frame` of the video at `path`.
+    pub(crate) fn decode(path: &Path, frame: usize, reason: impl Into<String>) -> Self {
+        Self::Decode {
+            path: path.into(),
+            frame,
+            reason: reason.into(),
+        }
+    }
+
+    /// What is wrong with a request for frames.
+    pub(crate) fn sampling(reason: impl Into<String>) -> Self {
+        Self::InvalidSampling {
+            reason: reason.into(),
+        }
+    }
+
+    /// What is wrong with a transform, or a frame for it.
+    pub(crate) fn transform(reason: impl Into<String>) -> Self {
+        Self::InvalidTransform {
+            reason: reason.into(),
         }
     }
 

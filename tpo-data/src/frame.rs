@@ -22,35 +22,10 @@ impl Frame {
             .and_then(|n| n.checked_mul(3))
             .filter(|&n| n > 0);
         if expected != Some(rgb.len()) {
-            return Err(DataError::InvalidTransform {
-                reason: format!(
-                    "a {width}x{height} RGB frame needs {expected:?} bytes, got {}",
-                    rgb.len()
-                ),
-            });
-        }
-        Ok(Self { width, height, rgb })
-    }
-
-    /// A frame from planar RGB bytes, `[3, height, width]`, the layout of a PyTorch image.
-    ///
-    /// # Errors
-    /// As [`Frame::from_rgb`].
-    pub fn from_planar(width: usize, height: usize, planes: &[u8]) -> Result<Self, DataError> {
-        let pixels = width.saturating_mul(height);
-        if pixels == 0 || pixels.checked_mul(3) != Some(planes.len()) {
-            return Err(DataError::InvalidTransform {
-                reason: format!(
-                    "three {width}x{height} planes cannot be made of {} bytes",
-                    planes.len()
-                ),
-            });
-        }
-        let mut rgb = vec![0; planes.len()];
-        for (channel, plane) in planes.chunks_exact(pixels).enumerate() {
-            for (pixel, &value) in rgb.chunks_exact_mut(3).zip(plane) {
-                pixel[channel] = value;
-            }
+            return Err(DataError::transform(format!(
+                "a {width}x{height} RGB frame needs {expected:?} bytes, got {}",
+                rgb.len()
+            )));
         }
         Ok(Self { width, height, rgb })
     }
@@ -75,52 +50,26 @@ impl Frame {
         self.rgb
     }
 
-    /// The pixel in column `x` and row `y`, or `None` outside the frame.
-    pub fn pixel(&self, x: usize, y: usize) -> Option<[u8; 3]> {
-        if x >= self.width {
-            return None;
-        }
-        let at = (y.checked_mul(self.width)? + x) * 3;
-        self.rgb.get(at..at + 3)?.try_into().ok()
-    }
-
     /// The frame turned clockwise by `rotation`.
     pub fn rotated(self, rotation: Rotation) -> Self {
+        if rotation == Rotation::None {
+            return self;
+        }
         let (w, h) = (self.width, self.height);
-        match rotation {
-            Rotation::None => self,
-            Rotation::Half => {
-                let mut rgb = self.rgb;
-                rgb.reverse();
-                for pixel in rgb.chunks_exact_mut(3) {
-                    pixel.reverse();
-                }
-                Self {
-                    width: w,
-                    height: h,
-                    rgb,
-                }
-            }
-            Rotation::Clockwise | Rotation::Counterclockwise => {
-                let mut rgb = vec![0; self.rgb.len()];
-                for (y, row) in self.rgb.chunks_exact(w * 3).enumerate() {
-                    for (x, pixel) in row.chunks_exact(3).enumerate() {
-                        // The new frame is h wide and w high.
-                        let (nx, ny) = match rotation {
-                            Rotation::Clockwise => (h - 1 - y, x),
-                            _ => (y, w - 1 - x),
-                        };
-                        let at = (ny * h + nx) * 3;
-                        rgb[at..at + 3].copy_from_slice(pixel);
-                    }
-                }
-                Self {
-                    width: h,
-                    height: w,
-                    rgb,
-                }
+        let (width, height) = rotation.turned((w, h));
+        let mut rgb = vec![0; self.rgb.len()];
+        for (y, row) in self.rgb.chunks_exact(w * 3).enumerate() {
+            for (x, pixel) in row.chunks_exact(3).enumerate() {
+                let (nx, ny) = match rotation {
+                    Rotation::Clockwise => (h - 1 - y, x),
+                    Rotation::Counterclockwise => (y, w - 1 - x),
+                    _ => (w - 1 - x, h - 1 - y),
+                };
+                let at = (ny * width + nx) * 3;
+                rgb[at..at + 3].copy_from_slice(pixel);
             }
         }
+        Self { width, height, rgb }
     }
 }
 
@@ -139,16 +88,6 @@ pub enum Rotation {
 }
 
 impl Rotation {
-    /// Clockwise angle in degrees.
-    pub fn degrees(self) -> u32 {
-        match self {
-            Self::None => 0,
-            Self::Clockwise => 90,
-            Self::Half => 180,
-            Self::Counterclockwise => 270,
-        }
-    }
-
     /// From the signs of a, b, c, d of a display matrix (x' = a x + c y, y' = b x + d y);
     /// anything but a right angle is `None`.
     pub(crate) fn from_matrix_signs(signs: [i32; 4]) -> Self {
@@ -160,9 +99,12 @@ impl Rotation {
         }
     }
 
-    /// Whether width and height are swapped.
-    pub fn swaps_sides(self) -> bool {
-        matches!(self, Self::Clockwise | Self::Counterclockwise)
+    /// Width and height after the rotation.
+    pub(crate) fn turned<T>(self, (width, height): (T, T)) -> (T, T) {
+        match self {
+            Self::Clockwise | Self::Counterclockwise => (height, width),
+            Self::None | Self::Half => (width, height),
+        }
     }
 }
 
@@ -186,28 +128,23 @@ mod tests {
         Frame::from_rgb(2, 1, vec![255, 0, 0, 0, 255, 0]).unwrap()
     }
 
+    /// The pixel in column `x` and row `y`.
+    fn pixel(frame: &Frame, x: usize, y: usize) -> [u8; 3] {
+        let at = (y * frame.width() + x) * 3;
+        frame.rgb()[at..at + 3].try_into().unwrap()
+    }
+
     #[test]
     fn rotations_by_hand() {
         let red = [255, 0, 0];
         let green = [0, 255, 0];
         let cw = two().rotated(Rotation::Clockwise);
         assert_eq!((cw.width(), cw.height()), (1, 2));
-        assert_eq!((cw.pixel(0, 0), cw.pixel(0, 1)), (Some(red), Some(green)));
+        assert_eq!((pixel(&cw, 0, 0), pixel(&cw, 0, 1)), (red, green));
         let ccw = two().rotated(Rotation::Counterclockwise);
-        assert_eq!((ccw.pixel(0, 0), ccw.pixel(0, 1)), (Some(green), Some(red)));
+        assert_eq!((pixel(&ccw, 0, 0), pixel(&ccw, 0, 1)), (green, red));
         let half = two().rotated(Rotation::Half);
-        assert_eq!(
-            (half.pixel(0, 0), half.pixel(1, 0)),
-            (Some(green), Some(red))
-        );
-        assert_eq!(half.pixel(2, 0), None);
-        assert_eq!(half.pixel(0, 1), None);
-    }
-
-    #[test]
-    fn planar_equals_interleaved() {
-        let planar = Frame::from_planar(2, 1, &[255, 0, 0, 255, 0, 0]).unwrap();
-        assert_eq!(planar, two());
+        assert_eq!((pixel(&half, 0, 0), pixel(&half, 1, 0)), (green, red));
     }
 
     #[test]
@@ -215,6 +152,5 @@ mod tests {
         assert!(Frame::from_rgb(2, 2, vec![0; 11]).is_err());
         assert!(Frame::from_rgb(0, 2, vec![]).is_err());
         assert!(Frame::from_rgb(usize::MAX, 2, vec![0]).is_err());
-        assert!(Frame::from_planar(usize::MAX, 3, &[0]).is_err());
     }
 }

@@ -1,7 +1,6 @@
 //! Reading still images.
 
 use std::io::{BufRead, BufReader, Seek};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 use image::metadata::Orientation;
@@ -35,7 +34,20 @@ pub fn read_image_bytes(bytes: Vec<u8>, limits: &MediaLimits) -> Result<Frame, D
 fn decode(source: &Source, limits: &MediaLimits) -> Result<Frame, DataError> {
     let path = source.path();
     let reader = BufReader::new(source.open()?);
-    guarded(path, || decode_reader(reader, path, limits))
+    guarded(path, || {
+        let mut decoder = decoder_of(reader, path, limits)?;
+        // Broken metadata must not cost the picture.
+        let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
+        let mut image = DynamicImage::from_decoder(decoder).map_err(|e| failed(path, &e))?;
+        image.apply_orientation(orientation);
+        let (width, height) = (image.width() as usize, image.height() as usize);
+        let rgb = if image.color().has_alpha() {
+            flatten(&image.into_rgba8())
+        } else {
+            image.into_rgb8().into_raw()
+        };
+        Frame::from_rgb(width, height, rgb)
+    })
 }
 
 /// `(width, height)` of an image as shown, from its header alone.
@@ -62,25 +74,6 @@ pub(crate) fn image_size(path: &Path, limits: &MediaLimits) -> Result<(usize, us
             (width, height)
         })
     })
-}
-
-fn decode_reader(
-    reader: impl BufRead + Seek,
-    path: &Path,
-    limits: &MediaLimits,
-) -> Result<Frame, DataError> {
-    let mut decoder = decoder_of(reader, path, limits)?;
-    // Broken metadata must not cost the picture.
-    let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
-    let mut image = DynamicImage::from_decoder(decoder).map_err(|e| failed(path, &e))?;
-    image.apply_orientation(orientation);
-    let (width, height) = (image.width() as usize, image.height() as usize);
-    let rgb = if image.color().has_alpha() {
-        flatten(&image.into_rgba8())
-    } else {
-        image.into_rgb8().into_raw()
-    };
-    Frame::from_rgb(width, height, rgb)
 }
 
 pub(crate) fn failed(path: &Path, error: &image::ImageError) -> DataError {
@@ -130,16 +123,14 @@ pub(crate) fn flatten(image: &RgbaImage) -> Vec<u8> {
         .collect()
 }
 
-/// Runs a third-party decoder; a panic inside it becomes an error (`catch_unwind` is safe
-/// code).
+/// Runs a third-party decoder; a panic inside it becomes an error.
 pub(crate) fn guarded<T>(
     path: &Path,
     f: impl FnOnce() -> Result<T, DataError>,
 ) -> Result<T, DataError> {
-    catch_unwind(AssertUnwindSafe(f)).unwrap_or_else(|_| {
-        Err(DataError::Image {
-            path: path.into(),
-            reason: "the decoder failed on malformed data".into(),
-        })
-    })
+    let panicked = |reason| DataError::Image {
+        path: path.into(),
+        reason,
+    };
+    crate::video::guarded(f).map_err(panicked).flatten()
 }

@@ -1,6 +1,6 @@
 //! Reading label images: PNG files whose pixels are object numbers.
 
-use std::io::{BufRead, BufReader, Seek};
+use std::io::BufReader;
 use std::path::Path;
 
 use png::{BitDepth, ColorType, Decoder, Transformations};
@@ -16,17 +16,9 @@ use crate::{DataError, MediaLimits};
 /// [`DataError::Io`], [`DataError::EmptyFile`], [`DataError::LimitExceeded`] from the header alone,
 /// [`DataError::Image`] for colour images and broken files.
 pub fn read_label_png(path: impl AsRef<Path>, limits: &MediaLimits) -> Result<LabelMap, DataError> {
-    let source = Source::file(path.as_ref(), limits)?;
-    decode_label_png(BufReader::new(source.open()?), source.path(), limits)
-}
-
-/// As [`read_label_png`] from any reader.
-pub(crate) fn decode_label_png(
-    reader: impl BufRead + Seek,
-    path: &Path,
-    limits: &MediaLimits,
-) -> Result<LabelMap, DataError> {
     const MAX_BYTES: usize = 1 << 28;
+    let path = path.as_ref();
+    let reader = BufReader::new(Source::file(path, limits)?.open()?);
     let image = |reason: String| DataError::Image {
         path: path.into(),
         reason,

@@ -7,21 +7,16 @@
 //!   before anything is decoded. Malformed files give a [`DataError`], never a panic.
 //! - [`sampling`] picks frames as the reference implementation does.
 //! - [`ImageTransform`] turns frames into network inputs, equal to torchvision.
-//! - [`video_clip_tensor`] does all of it in one call.
+//! - [`read_clip`] does all of it with a video.
 //!
 //! ```no_run
 //! use burn::tensor::Device;
-//! use tpo_data::{ClipConfig, MediaLimits, video_clip_tensor};
+//! use tpo_data::{ClipConfig, MediaLimits, open_video, read_clip};
 //!
 //! # fn main() -> Result<(), tpo_data::DataError> {
-//! let clip = video_clip_tensor(
-//!     "assets/bouncing_shapes.mp4",
-//!     &ClipConfig::default(),
-//!     &MediaLimits::default(),
-//!     &Device::flex(),
-//!     None,
-//! )?;
-//! assert_eq!(clip.tensor.dims(), [1, 16, 3, 224, 224]);
+//! let video = open_video("assets/bouncing_shapes.mp4", &MediaLimits::default())?;
+//! let clip = read_clip(&*video, &ClipConfig::default(), None)?;
+//! assert_eq!(clip.into_tensor(&Device::flex()).dims(), [1, 16, 3, 224, 224]);
 //! # Ok(())
 //! # }
 //! ```
@@ -30,8 +25,6 @@ mod clip;
 mod error;
 pub mod feed;
 mod frame;
-#[doc(hidden)]
-pub mod fuzzing;
 mod image_io;
 mod label_png;
 mod limits;
@@ -44,9 +37,7 @@ mod transform;
 pub mod video;
 mod video_frames;
 
-pub use clip::{
-    ClipConfig, ClipValues, Progress, VideoClip, read_clip, select_frames, video_clip_tensor,
-};
+pub use clip::{ClipConfig, ClipValues, Progress, read_clip, select_frames};
 pub use error::DataError;
 pub use frame::{Frame, Rotation, TimedFrame};
 pub use image_io::{read_image, read_image_bytes};
@@ -55,8 +46,8 @@ pub use limits::MediaLimits;
 pub use sampling::{ClipRange, FrameSampling};
 pub use transform::{IMAGENET_MEAN, IMAGENET_STD, ImageTransform, Rounding, TransformPlan};
 pub use video::{
-    FrameBuffer, FrameFolder, VideoInfo, VideoOptions, VideoPart, VideoReader, YuvConversion,
-    open_frames, open_still, open_video, open_video_bytes, open_video_with,
+    FrameBuffer, FrameFolder, OpenVideo, VideoInfo, VideoOptions, VideoPart, VideoReader,
+    YuvConversion, open_frames, open_still, open_video, open_video_bytes, open_video_with,
 };
 pub use video_frames::{OnFrame, VideoFrames};
 

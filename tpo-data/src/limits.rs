@@ -59,13 +59,8 @@ impl MediaLimits {
         if bytes == 0 {
             return Err(DataError::EmptyFile { path: path.into() });
         }
-        check(
-            path,
-            "file size in bytes",
-            bytes,
-            self.max_bytes,
-            "max_bytes",
-        )
+        let what = "file size in bytes";
+        check(path, what, bytes, self.max_bytes, "max_bytes")
     }
 
     /// Checks the size of a frame in pixels.
@@ -74,19 +69,12 @@ impl MediaLimits {
     /// [`DataError::LimitExceeded`], or [`DataError::Corrupt`] when a side is 0.
     pub fn check_frame(&self, path: &Path, width: u64, height: u64) -> Result<(), DataError> {
         if width == 0 || height == 0 {
-            return Err(DataError::Corrupt {
-                path: path.into(),
-                what: "frame size",
-                reason: format!("{width}x{height} pixels"),
-            });
+            let reason = format!("{width}x{height} pixels");
+            return Err(DataError::corrupt(path, "frame size", reason));
         }
-        check(
-            path,
-            "pixels per frame",
-            width.saturating_mul(height),
-            self.max_pixels_per_frame,
-            "max_pixels_per_frame",
-        )
+        let (pixels, most) = (width.saturating_mul(height), self.max_pixels_per_frame);
+        let what = "pixels per frame";
+        check(path, what, pixels, most, "max_pixels_per_frame")
     }
 
     /// Checks the number of frames.
@@ -94,13 +82,8 @@ impl MediaLimits {
     /// # Errors
     /// [`DataError::LimitExceeded`].
     pub fn check_frame_count(&self, path: &Path, frames: u64) -> Result<(), DataError> {
-        check(
-            path,
-            "number of frames",
-            frames,
-            self.max_frames,
-            "max_frames",
-        )
+        let what = "number of frames";
+        check(path, what, frames, self.max_frames, "max_frames")
     }
 
     /// Checks the duration in seconds.
@@ -131,17 +114,10 @@ impl MediaLimits {
         width: usize,
         height: usize,
     ) -> Result<(), DataError> {
-        let bytes = (width as u64)
-            .saturating_mul(height as u64)
-            .saturating_mul(3)
-            .saturating_mul(frames as u64);
-        check(
-            path,
-            "decoded frames in bytes",
-            bytes,
-            self.max_decoded_bytes,
-            "max_decoded_bytes",
-        )
+        let sides = [height, 3, frames].into_iter();
+        let bytes = sides.fold(width as u64, |n, side| n.saturating_mul(side as u64));
+        let (what, most) = ("decoded frames in bytes", self.max_decoded_bytes);
+        check(path, what, bytes, most, "max_decoded_bytes")
     }
 }
 

@@ -59,28 +59,19 @@ impl FromStr for FrameSampling {
     type Err = DataError;
 
     fn from_str(text: &str) -> Result<Self, DataError> {
-        let invalid = || DataError::InvalidSampling {
-            reason: format!(
-                "`{text}`; expected `middle`, `rand`, `rand:SEED` or `fpsX` with X > 0"
-            ),
+        let seed = |text: &str| text.parse().ok();
+        let rate = |text: &str| text.parse().ok().filter(|fps| is_rate(*fps));
+        let sampling = match text {
+            "middle" => Some(Self::Middle),
+            "rand" => Some(Self::Random { seed: 0 }),
+            _ => match (text.strip_prefix("rand:"), text.strip_prefix("fps")) {
+                (Some(text), _) => seed(text).map(|seed| Self::Random { seed }),
+                (_, Some(text)) => rate(text).map(Self::Fps),
+                _ => None,
+            },
         };
-        if text == "middle" {
-            Ok(Self::Middle)
-        } else if text == "rand" {
-            Ok(Self::Random { seed: 0 })
-        } else if let Some(seed) = text.strip_prefix("rand:") {
-            Ok(Self::Random {
-                seed: seed.parse().map_err(|_| invalid())?,
-            })
-        } else if let Some(fps) = text.strip_prefix("fps") {
-            let fps: f64 = fps.parse().map_err(|_| invalid())?;
-            if !(fps.is_finite() && fps > 0.0) {
-                return Err(invalid());
-            }
-            Ok(Self::Fps(fps))
-        } else {
-            Err(invalid())
-        }
+        let expected = "expected `middle`, `rand`, `rand:SEED` or `fpsX` with X > 0";
+        sampling.ok_or_else(|| DataError::sampling(format!("`{text}`; {expected}")))
     }
 }
 
@@ -123,17 +114,16 @@ pub fn frame_indices(
     frame_count: usize,
     fps: f64,
 ) -> Result<Vec<usize>, DataError> {
-    let invalid = |reason: String| Err(DataError::InvalidSampling { reason });
     if frame_count == 0 {
-        return invalid("the video has no frames".into());
+        return Err(DataError::sampling("the video has no frames"));
     }
     if let FrameSampling::Fps(rate) = sampling {
         return fps_indices(rate, frame_count, fps);
     }
     if num_frames == 0 || num_frames > MAX_INDICES {
-        return invalid(format!(
+        return Err(DataError::sampling(format!(
             "{num_frames} frames asked for, expected 1 to {MAX_INDICES}"
-        ));
+        )));
     }
     let n = num_frames.min(frame_count);
     let bounds = interval_bounds(frame_count, n);
@@ -181,18 +171,15 @@ pub(crate) fn clip_frames(
     clip: ClipRange,
 ) -> Result<(usize, usize), DataError> {
     let ClipRange { start, end } = clip;
-    if !(fps.is_finite() && fps > 0.0) {
-        return Err(DataError::InvalidSampling {
-            reason: format!("a clip needs the frame rate of the video, got {fps}"),
-        });
+    if !is_rate(fps) {
+        let reason = format!("a clip needs the frame rate of the video, got {fps}");
+        return Err(DataError::sampling(reason));
     }
     let duration = frame_count as f64 / fps;
     if !(start.is_finite() && end.is_finite()) || start >= end || end <= 0.0 || start >= duration {
-        return Err(DataError::InvalidSampling {
-            reason: format!(
-                "clip [{start}, {end}] s is not a positive span of a video of {duration} s"
-            ),
-        });
+        return Err(DataError::sampling(format!(
+            "clip [{start}, {end}] s is not a positive span of a video of {duration} s"
+        )));
     }
     let (start, end) = (start.max(0.0), end.min(duration));
     let first = ((start * fps) as usize).min(frame_count.saturating_sub(1));
@@ -208,21 +195,13 @@ pub(crate) fn clip_frames(
 /// [`DataError::InvalidSampling`] when a rate is not a positive number, there are no frames, or
 /// the result has too many.
 pub fn shown_indices(rate: f64, frame_count: usize, fps: f64) -> Result<Vec<usize>, DataError> {
-    for (name, value) in [("sampling rate", rate), ("frame rate of the video", fps)] {
-        if !(value.is_finite() && value > 0.0) {
-            return Err(DataError::InvalidSampling {
-                reason: format!("{name} must be a positive number, got {value}"),
-            });
-        }
-    }
+    check_rates(rate, fps)?;
     let count = intervals(frame_count as f64 / fps, rate);
     if frame_count == 0 || count > MAX_INDICES {
-        return Err(DataError::InvalidSampling {
-            reason: format!(
-                "{count} frames of a video of {frame_count}; at least one must be there, at most \
-                 {MAX_INDICES} may be asked for"
-            ),
-        });
+        return Err(DataError::sampling(format!(
+            "{count} frames of a video of {frame_count}; at least one must be there, at most \
+             {MAX_INDICES} may be asked for"
+        )));
     }
     Ok((0..count)
         .map(|i| (((i as f64 + 0.5) / rate * fps) as usize).min(frame_count - 1))
@@ -261,14 +240,26 @@ fn interval_bounds(stop: usize, n: usize) -> Vec<usize> {
     bounds
 }
 
-fn fps_indices(rate: f64, frame_count: usize, fps: f64) -> Result<Vec<usize>, DataError> {
-    for (name, value) in [("sampling rate", rate), ("frame rate of the video", fps)] {
-        if !(value.is_finite() && value > 0.0) {
-            return Err(DataError::InvalidSampling {
-                reason: format!("{name} must be a positive number, got {value}"),
-            });
+/// Whether a number of frames per second can be one.
+pub(crate) fn is_rate(fps: f64) -> bool {
+    fps.is_finite() && fps > 0.0
+}
+
+fn check_rates(sampling: f64, video: f64) -> Result<(), DataError> {
+    for (name, rate) in [
+        ("sampling rate", sampling),
+        ("frame rate of the video", video),
+    ] {
+        if !is_rate(rate) {
+            let reason = format!("{name} must be a positive number, got {rate}");
+            return Err(DataError::sampling(reason));
         }
     }
+    Ok(())
+}
+
+fn fps_indices(rate: f64, frame_count: usize, fps: f64) -> Result<Vec<usize>, DataError> {
+    check_rates(rate, fps)?;
     let duration = frame_count as f64 / fps;
     let delta = 1.0 / rate;
     let start = 0.0 + delta / 2.0;
@@ -276,11 +267,9 @@ fn fps_indices(rate: f64, frame_count: usize, fps: f64) -> Result<Vec<usize>, Da
     // numpy arange: the length from the arguments, the step from the first two values.
     let len = ((stop - start) / delta).ceil();
     if !(0.0..=MAX_INDICES as f64).contains(&len) {
-        return Err(DataError::InvalidSampling {
-            reason: format!(
-                "{rate} frames per second of {duration} s are {len} frames, at most {MAX_INDICES} are allowed"
-            ),
-        });
+        return Err(DataError::sampling(format!(
+            "{rate} frames per second of {duration} s are {len} frames, at most {MAX_INDICES} are allowed"
+        )));
     }
     let step = (start + delta) - start;
     let mut indices: Vec<usize> = (0..len as usize)

@@ -11,7 +11,7 @@ use tpo_core::head::FrameSource;
 
 use crate::clip::{ClipValues, read_indices};
 use crate::feed::View;
-use crate::video::{open_still, open_video};
+use crate::video::{distinct_indices, open_still};
 use crate::{DataError, Frame, ImageTransform, MediaLimits, Progress, VideoReader};
 
 /// Frames of a whole video that are decoded before they are asked for.
@@ -78,18 +78,6 @@ impl VideoFrames {
         Self::of(Arc::new(move || Ok(reader.clone())), picked, device)
     }
 
-    /// All frames of a video file.
-    ///
-    /// # Errors
-    /// Those of [`open_video`]; no picture has been decoded by then.
-    pub fn video(
-        path: impl AsRef<Path>,
-        limits: &MediaLimits,
-        device: &Device,
-    ) -> Result<Self, DataError> {
-        Ok(Self::new(open_video(path, limits)?.into(), device))
-    }
-
     /// An image, as a video of one frame.
     ///
     /// # Errors
@@ -127,16 +115,11 @@ impl VideoFrames {
     ///
     /// # Errors
     /// [`DataError::FrameOutOfRange`]; those of opening the video.
-    pub fn picked(self, indices: &[usize]) -> Result<Self, DataError> {
-        let frame_count = (self.open)()?.info().frame_count;
-        if let Some(&index) = indices.iter().find(|i| **i >= frame_count) {
-            return Err(DataError::FrameOutOfRange { index, frame_count });
-        }
-        let picked = Picked::Some(indices.into());
-        Ok(Self::of(self.open, picked, &self.device)
-            .with_view(self.view)
-            .with_cancel(self.cancel)
-            .with_progress(self.progress))
+    pub fn picked(mut self, indices: &[usize]) -> Result<Self, DataError> {
+        distinct_indices(indices, (self.open)()?.info().frame_count)?;
+        self.picked = Picked::Some(indices.into());
+        self.place = Arc::default();
+        Ok(self)
     }
 
     /// Frames as a view shows them: a part, mirrored, with other colours.
@@ -177,12 +160,7 @@ impl VideoFrames {
             place.ahead = None;
             return Err(DataError::Cancelled);
         }
-        if index >= self.len() {
-            return Err(DataError::FrameOutOfRange {
-                index,
-                frame_count: self.len(),
-            });
-        }
+        distinct_indices(&[index], self.len())?;
         let frame = match place.last.take() {
             Some((at, frame)) if at == index => frame,
             last => {
@@ -211,11 +189,7 @@ impl VideoFrames {
         let reader = self.reader(place)?;
         let at = self.at(index);
         let path = reader.path().to_path_buf();
-        let ended = || DataError::Decode {
-            path,
-            frame: at,
-            reason: "the stream ended before this frame".into(),
-        };
+        let ended = || DataError::decode(&path, at, "the stream ended before this frame");
         let ahead = place.ahead.take();
         if !follows {
             return reader.read_frames(&[at])?.pop().ok_or_else(ended);

@@ -8,7 +8,7 @@ use burn::tensor::Device;
 use common::{data, sample_clip};
 use tpo_data::{
     ClipConfig, ClipRange, DataError, FrameSampling, ImageTransform, MediaLimits, open_video,
-    read_clip, video_clip_tensor,
+    read_clip,
 };
 
 #[test]
@@ -22,23 +22,23 @@ fn a_clip_equals_its_steps() {
         true
     };
     let device = Device::flex();
-    let clip =
-        video_clip_tensor(sample_clip(), &config, &limits, &device, Some(&progress)).unwrap();
+    let reader = open_video(sample_clip(), &limits).unwrap();
+    let clip = read_clip(&*reader, &config, Some(&progress)).unwrap();
     assert_eq!(calls.load(Ordering::Relaxed), 16);
-    assert_eq!(clip.tensor.dims(), [1, 16, 3, 224, 224]);
+    assert_eq!(clip.shape, [16, 3, 224, 224]);
     // linspace(0, 100, 17) truncated, then the middles.
     let expected = [2, 8, 14, 21, 27, 33, 39, 46, 52, 58, 64, 71, 77, 83, 89, 96];
     assert_eq!(clip.indices, expected);
     assert!((clip.timestamps[1] - 0.32).abs() < 1e-9);
     assert_eq!((clip.info.width, clip.info.height), (320, 240));
 
-    let frames = open_video(sample_clip(), &limits)
-        .unwrap()
-        .read_frames(&expected)
-        .unwrap();
+    let frames = reader.read_frames(&expected).unwrap();
     let by_steps = config.transform.apply_tensor(&frames, &device).unwrap();
     assert_eq!(
-        clip.tensor.into_data().try_to_vec::<f32>().unwrap(),
+        clip.into_tensor(&device)
+            .into_data()
+            .try_to_vec::<f32>()
+            .unwrap(),
         by_steps.into_data().try_to_vec::<f32>().unwrap()
     );
 }

@@ -19,12 +19,10 @@ use tpo_core::token::TaskRegistry;
 use tpo_core::traits::VisualShape;
 use tpo_core::truth::{Truth, TruthPlace, TruthTarget};
 use tpo_data::feed::{
-    AugmentConfig, Collated, Cursor, Feed, FeedConfig, MixtureConfig, OrderConfig, Plan,
-    SourceConfig, SourceRows, SourceShare, View,
+    AugmentConfig, Collated, Cursor, Feed, FeedConfig, MixtureSpec, OrderConfig, Plan, SourceRows,
+    SourceSpec, View,
 };
-use tpo_data::prompts::{
-    AnswerStyle, Dialogue, DialogueEncoder, EncodedDialogue, LayoutEncoder, Vocabulary,
-};
+use tpo_data::prompts::LayoutEncoder;
 use tpo_data::{ClipRange, DataError, FrameSampling, ImageTransform};
 
 /// Characters as ids, the model's tokens as one id each, BOS 1.
@@ -72,19 +70,15 @@ fn encoder() -> LayoutEncoder {
 }
 
 fn open(config: &FeedConfig, cursor: Cursor) -> Result<Feed, DataError> {
-    let vocabulary = Vocabulary::from(&registry());
-    Feed::open(
-        config,
-        vocabulary,
-        Arc::new(encoder()),
-        Arc::new(Truths),
-        cursor,
-    )
+    Feed::open(config, &registry(), encoder(), Arc::new(Truths), cursor)
 }
 
 fn assets() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../assets")
 }
+
+/// A seed under which two rows come in the order of the file.
+const IN_ORDER: u64 = 42;
 
 /// A black picture with a white rectangle.
 fn picture(path: &Path, size: [u32; 2], [x0, y0, x1, y1]: [u32; 4]) {
@@ -97,11 +91,11 @@ fn picture(path: &Path, size: [u32; 2], [x0, y0, x1, y1]: [u32; 4]) {
     .unwrap();
 }
 
-fn write(dir: &Path, name: &str, rows: &[Value]) -> SourceConfig {
+fn write(dir: &Path, name: &str, rows: &[Value]) -> SourceSpec {
     let path = dir.join(name);
     let text: String = rows.iter().map(|r| format!("{r}\n")).collect();
     std::fs::write(&path, text).unwrap();
-    SourceConfig::new(path)
+    SourceSpec::file(path)
 }
 
 fn small() -> FeedConfig {
@@ -134,7 +128,7 @@ fn mixed(dir: &Path) -> FeedConfig {
         b.push(json!({"turns": [{"question": format!("{i}?"), "answer": "yes"}]}));
     }
     FeedConfig {
-        sources: vec![write(dir, "a.jsonl", &a), write(dir, "b.jsonl", &b)],
+        mixture: MixtureSpec::of(vec![write(dir, "a.jsonl", &a), write(dir, "b.jsonl", &b)]),
         ..small()
     }
 }
@@ -181,14 +175,13 @@ fn interrupted_anywhere_the_rest_is_the_same() {
     let mut config = mixed(dir.path());
     config.order.batch_size = 2;
     config.loader.epochs = Some(2);
-    config.frames.sampling = FrameSampling::Random { seed: 0 };
-    config.augment = AugmentConfig {
+    config.mixture.sampling = FrameSampling::Random { seed: 0 };
+    config.mixture.augment = Some(AugmentConfig {
         flip: 0.5,
         crop: 0.5,
         time_crop: 0.5,
-        colour: 0.5,
         ..AugmentConfig::default()
-    };
+    });
     let whole = rest(open(&config, Cursor::default()).unwrap());
     // 7 images in 4 batches, 7 videos in 4, 7 texts in 4, twice.
     assert_eq!(whole.len(), 24);
@@ -245,27 +238,26 @@ proptest! {
 
     #[test]
     fn shards_partition_the_epoch(
-        sizes in proptest::collection::vec((0..40u64, 0..40u64, 0..20u64, 0..4u32), 1..4),
+        sizes in proptest::collection::vec((0..40u64, 0..40u64, 0..20u64, 1..3u64), 1..4),
         batch_size in 1..6usize,
         shards in 1..5usize,
-        shuffle: bool,
-        drop_last: bool,
+        temperature in prop_oneof![Just(1.0), Just(2.0)],
         seed: u64,
         epoch in 0..5u64,
     ) {
         let sources: Vec<SourceRows> = sizes.iter().map(|(a, b, c, repeat)| SourceRows {
             name: "s".into(),
-            share: SourceShare { repeat: f64::from(*repeat) * 0.5, weight: 1.0 },
+            repeat: *repeat,
+            weight: 1.0,
             groups: vec![*a, *b, *c],
             fingerprint: 0,
         }).collect();
-        let order = OrderConfig { seed, batch_size, shuffle, drop_last, shards, shard: 0 };
-        let mixture = MixtureConfig::default();
+        let order = OrderConfig { seed, batch_size, shards, shard: 0 };
         let plans: Result<Vec<Plan>, _> = (0..shards)
-            .map(|shard| Plan::new(&sources, &mixture, &OrderConfig { shard, ..order }))
+            .map(|shard| Plan::new(&sources, temperature, &OrderConfig { shard, ..order }))
             .collect();
         let Ok(plans) = plans else { return Ok(()) };
-        let whole = Plan::new(&sources, &mixture, &OrderConfig {
+        let whole = Plan::new(&sources, temperature, &OrderConfig {
             batch_size: batch_size * shards, shards: 1, ..order
         }).unwrap();
         let mut indices = std::collections::HashSet::new();
@@ -284,16 +276,12 @@ proptest! {
                 *rows.entry((k.source, k.group, k.row)).or_insert(0u64) += 1;
             }
         }
-        if !drop_last {
-            prop_assert_eq!(indices.len() as u64, whole.samples());
-            // Whole passes show every row equally often.
-            for (s, source) in sources.iter().enumerate() {
-                if source.share.repeat == 1.0 {
-                    for (g, n) in source.groups.iter().enumerate() {
-                        for row in 0..*n {
-                            prop_assert_eq!(rows.get(&(s, g, row)), Some(&1));
-                        }
-                    }
+        prop_assert_eq!(indices.len() as u64, whole.samples());
+        // Whole passes show every row equally often.
+        for (s, source) in sources.iter().enumerate().filter(|_| temperature == 1.0) {
+            for (g, n) in source.groups.iter().enumerate() {
+                for row in 0..*n {
+                    prop_assert_eq!(rows.get(&(s, g, row)), Some(&source.repeat));
                 }
             }
         }
@@ -347,11 +335,11 @@ fn labels_are_the_answers_and_targets_follow_the_tokens() {
             "annotations": [{"task": "region", "box": [0.5, 0.5, 0.6, 0.6]}]}),
     ];
     let mut config = FeedConfig {
-        sources: vec![write(dir.path(), "x.jsonl", &rows)],
+        mixture: MixtureSpec::of(vec![write(dir.path(), "x.jsonl", &rows)]),
         ..small()
     };
     config.order.batch_size = 2;
-    config.order.shuffle = false;
+    config.order.seed = IN_ORDER;
     let mut feed = open(&config, Cursor::default()).unwrap();
     let batch = feed.next_batch().unwrap().unwrap();
     assert_eq!(
@@ -414,31 +402,25 @@ fn unequal_clips_share_a_batch() {
             "turns": [{"question": "What?", "answer": "A box."}]})
     };
     let mut config = FeedConfig {
-        sources: vec![write(dir.path(), "x.jsonl", &[row("a"), row("b")])],
+        mixture: MixtureSpec::of(vec![write(dir.path(), "x.jsonl", &[row("a"), row("b")])]),
         ..small()
     };
-    config.frames.sampling = FrameSampling::Fps(2.0);
+    config.mixture.sampling = FrameSampling::Fps(2.0);
     config.frames.transform = ImageTransform {
         mean: [0.0; 3],
         std: [1.0; 3],
         ..ImageTransform::region()
     };
     config.order.batch_size = 2;
-    config.order.shuffle = false;
+    config.order.seed = IN_ORDER;
     // As many slots as pixels, so that size and number of pictures must have reached the encoder.
     let encoder = LayoutEncoder {
         slots: Arc::new(|v| v.pictures * (v.size.0 * v.size.1) as usize),
         max_tokens: 4096,
         ..encoder()
     };
-    let mut feed = Feed::open(
-        &config,
-        Vocabulary::from(&registry()),
-        Arc::new(encoder),
-        Arc::new(Truths),
-        Cursor::default(),
-    )
-    .unwrap();
+    let (tasks, start) = (registry(), Cursor::default());
+    let mut feed = Feed::open(&config, &tasks, encoder, Arc::new(Truths), start).unwrap();
     let batch = feed.next_batch().unwrap().unwrap();
     assert!(batch.skipped.is_empty(), "{:?}", batch.skipped);
     let found: Vec<_> = batch.visuals.iter().map(|(s, _, d)| (*s, *d)).collect();
@@ -489,9 +471,9 @@ fn video_facts_and_lazy_frames() {
         "annotations": [{"task": "temporal", "query": "shapes", "spans": [[0.5, 1.5], [2.5, 9.0]]}]}),
     ];
     let mut source = write(dir.path(), "x.jsonl", &rows);
-    source.root = Some(assets());
+    source.media = Some(assets());
     let mut config = FeedConfig {
-        sources: vec![source],
+        mixture: MixtureSpec::of(vec![source]),
         ..small()
     };
     config.loader.strict = true;
@@ -569,7 +551,7 @@ fn pictures_boxes_and_masks_are_augmented_together() {
         {"task": "region", "query": "the white box", "box_pixels": r},
         {"task": "mask", "query": "the white box", "track": [{"frame": 0, "rle": rle}]}]})];
     let mut config = FeedConfig {
-        sources: vec![write(dir.path(), "x.jsonl", &rows)],
+        mixture: MixtureSpec::of(vec![write(dir.path(), "x.jsonl", &rows)]),
         ..small()
     };
     config.frames.transform = ImageTransform {
@@ -578,13 +560,12 @@ fn pictures_boxes_and_masks_are_augmented_together() {
         ..ImageTransform::region()
     };
     config.loader.epochs = Some(60);
-    config.augment = AugmentConfig {
+    config.mixture.augment = Some(AugmentConfig {
         flip: 0.5,
         crop: 0.8,
         min_crop: 0.3,
-        colour: 0.5,
         ..AugmentConfig::default()
-    };
+    });
     let mut feed = open(&config, Cursor::default()).unwrap();
     let (mut flips, mut shapes) = (0, std::collections::HashSet::new());
     while let Some(batch) = feed.next_batch().unwrap() {
@@ -624,37 +605,18 @@ fn a_row_with_words_of_its_own_is_not_cropped() {
     let rows = [json!({"media": {"image": "a.png"},
         "turns": [{"question": "Where is the white box?", "answer": "In the middle."}]})];
     let mut config = FeedConfig {
-        sources: vec![write(dir.path(), "x.jsonl", &rows)],
+        mixture: MixtureSpec::of(vec![write(dir.path(), "x.jsonl", &rows)]),
         ..small()
     };
     config.loader.epochs = Some(10);
-    config.augment = AugmentConfig {
+    config.mixture.augment = Some(AugmentConfig {
         crop: 1.0,
         min_crop: 0.3,
         ..AugmentConfig::default()
-    };
+    });
     let mut feed = open(&config, Cursor::default()).unwrap();
     while let Some(batch) = feed.next_batch().unwrap() {
         assert_eq!(batch.samples[0].clip.as_ref().unwrap().view.crop, None);
-    }
-}
-
-#[test]
-fn words_of_side_forbid_the_mirror() {
-    let config = AugmentConfig::default();
-    for (words, says) in [
-        ("the man on the LEFT", true),
-        ("left-most cup", true),
-        ("brightly lit", false),
-        ("turn clockwise!", true),
-        ("leftovers", false),
-    ] {
-        let row = json!({"turns": [{"question": "q", "answer": words}]});
-        assert_eq!(
-            config.says_side(&serde_json::from_value(row).unwrap()),
-            says,
-            "{words}"
-        );
     }
 }
 
@@ -666,13 +628,16 @@ fn time_crops_hold_all_spans_and_rated_pieces() {
         "spans": [[1.25, 1.5], [1.75, 2.5]], "saliency": {"clip_seconds": 0.5, "clips": [2, 3, 4], "scores": [[1.0], [2.0], [3.0]]}}]}),
     ];
     let mut source = write(dir.path(), "x.jsonl", &rows);
-    source.root = Some(assets());
+    source.media = Some(assets());
     let mut config = FeedConfig {
-        sources: vec![source],
+        mixture: MixtureSpec::of(vec![source]),
         ..small()
     };
     config.loader.epochs = Some(30);
-    config.augment.time_crop = 1.0;
+    config.mixture.augment = Some(AugmentConfig {
+        time_crop: 1.0,
+        ..AugmentConfig::default()
+    });
     let mut feed = open(&config, Cursor::default()).unwrap();
     let mut starts = std::collections::HashSet::new();
     while let Some(batch) = feed.next_batch().unwrap() {
@@ -728,7 +693,7 @@ fn bad_rows_are_skipped_counted_and_listed_or_fatal() {
         row("a.png", "region"),
     ];
     let mut config = FeedConfig {
-        sources: vec![write(dir.path(), "x.jsonl", &rows)],
+        mixture: MixtureSpec::of(vec![write(dir.path(), "x.jsonl", &rows)]),
         ..small()
     };
     config.order.batch_size = 3;
@@ -747,7 +712,7 @@ fn bad_rows_are_skipped_counted_and_listed_or_fatal() {
         let text = r.to_string();
         let expected = match r.line {
             2 | 3 => ".png",
-            4 => "no task `unknown-task`",
+            4 => "task `unknown-task`: it is not registered",
             5 => "no moments",
             6 => "no answer",
             7 => "token `<boxes>`",
@@ -760,7 +725,7 @@ fn bad_rows_are_skipped_counted_and_listed_or_fatal() {
     config.loader.strict = true;
     assert!(matches!(open(&config, Cursor::default()), Err(DataError::Row(r)) if r.line == 10));
     let only = [row("missing.png", "region")];
-    config.sources = vec![write(dir.path(), "y.jsonl", &only)];
+    config.mixture.sources = vec![write(dir.path(), "y.jsonl", &only)];
     let mut strict = open(&config, Cursor::default()).unwrap();
     assert!(matches!(strict.next_batch(), Err(DataError::Row(r)) if r.line == 1));
     config.loader.strict = false;
@@ -796,9 +761,15 @@ fn templates_depend_on_the_place_only_and_text_style_has_no_tokens() {
         .collect();
     assert!(wordings.len() > 3, "{wordings:?}");
     // Augmenting leaves the wording alone.
-    config.augment.colour = 1.0;
+    config.mixture.augment = Some(AugmentConfig {
+        flip: 1.0,
+        ..AugmentConfig::default()
+    });
     assert_eq!(asked(&config), plain);
-    config.prompt.style = AnswerStyle::Text;
+    config.mixture.augment = None;
+    for source in &mut config.mixture.sources {
+        source.textual = true;
+    }
     let words = asked(&config);
     let row = words.values().find(|t| t.contains("shape 2")).unwrap();
     assert!(
@@ -809,18 +780,15 @@ fn templates_depend_on_the_place_only_and_text_style_has_no_tokens() {
     assert!(row.contains("0.0 - ") && !row.contains("<temp>"), "{row}");
 }
 
-/// Counts what is being prepared.
-struct Counting(LayoutEncoder, Arc<AtomicUsize>);
+/// Counts the questions that are laid out, one a row.
+struct Counting(Chars, Arc<AtomicUsize>);
 
-impl DialogueEncoder for Counting {
-    fn encode(
-        &self,
-        v: Option<&VisualShape>,
-        t: &[f64],
-        d: &Dialogue,
-    ) -> Result<EncodedDialogue, DataError> {
-        self.1.fetch_add(1, Ordering::SeqCst);
-        self.0.encode(v, t, d)
+impl TextEncoder for Counting {
+    fn encode_with_bos(&self, text: &str) -> tpo_core::Result<Vec<u32>> {
+        if text.starts_with(" [INST]") {
+            self.1.fetch_add(1, Ordering::SeqCst);
+        }
+        self.0.encode_with_bos(text)
     }
 }
 
@@ -832,16 +800,12 @@ fn no_more_is_prepared_ahead_than_allowed() {
     config.loader.workers = 3;
     config.loader.prefetch = 2;
     let made = Arc::new(AtomicUsize::new(0));
-    let vocabulary = Vocabulary::from(&registry());
-    let counting = Arc::new(Counting(encoder(), Arc::clone(&made)));
-    let mut feed = Feed::open(
-        &config,
-        vocabulary,
-        counting,
-        Arc::new(Truths),
-        Cursor::default(),
-    )
-    .unwrap();
+    let counting = LayoutEncoder {
+        tokenizer: Arc::new(Counting(Chars(registry()), Arc::clone(&made))),
+        ..encoder()
+    };
+    let (tasks, start) = (registry(), Cursor::default());
+    let mut feed = Feed::open(&config, &tasks, counting, Arc::new(Truths), start).unwrap();
     for done in 0..5 {
         std::thread::sleep(std::time::Duration::from_millis(60));
         let n = made.load(Ordering::SeqCst);
@@ -851,26 +815,64 @@ fn no_more_is_prepared_ahead_than_allowed() {
 }
 
 #[test]
-fn configuration_is_a_file() {
+fn a_mixture_is_a_table_of_a_recipe() {
     let text = r#"
-        [[sources]]
-        path = "a.jsonl"
-        repeat = 0.5
-        [mixture]
         temperature = 2.0
-        [order]
-        seed = 7
-        batch_size = 4
-        [frames]
         sampling = "rand"
-        [augment]
-        flip = 0.5
-        [prompt]
-        style = "text"
+        augment = { flip = 0.5 }
+        [[sources]]
+        name = "a"
+        annotations = "a.jsonl"
+        repeat = 2
+        apart = true
     "#;
-    let config: FeedConfig = toml::from_str(text).unwrap();
-    assert_eq!((config.order.seed, config.sources[0].repeat), (7, 0.5));
-    let back: FeedConfig = serde_json::from_str(&serde_json::to_string(&config).unwrap()).unwrap();
-    assert_eq!(back, config);
-    assert!(toml::from_str::<FeedConfig>("[order]\nseeds = 1").is_err());
+    let mixture: MixtureSpec = toml::from_str(text).unwrap();
+    let source = &mixture.sources[0];
+    assert_eq!((mixture.temperature, source.repeat), (2.0, 2));
+    assert!(
+        source.packed_turns,
+        "`apart` was its name in earlier versions"
+    );
+    let back: MixtureSpec = toml::from_str(&toml::to_string(&mixture).unwrap()).unwrap();
+    assert_eq!(back, mixture);
+    assert!(mixture.problems("data", (16, 64)).is_empty());
+    assert!(toml::from_str::<MixtureSpec>("temprature = 1").is_err());
+}
+
+#[test]
+fn every_mistake_of_a_mixture_is_told() {
+    let nothing = SourceSpec {
+        repeat: 0,
+        weight: -1.0,
+        ..SourceSpec::default()
+    };
+    let twice = SourceSpec::file("a.jsonl");
+    let often = SourceSpec {
+        repeat: 2_000_000,
+        ..twice.clone()
+    };
+    let mixture = MixtureSpec {
+        temperature: 0.0,
+        augment: Some(AugmentConfig {
+            crop: f64::NAN,
+            ..AugmentConfig::default()
+        }),
+        ..MixtureSpec::of(vec![nothing, twice, often])
+    };
+    let found = mixture.problems("data", (16, 64));
+    for (found, expected) in found.iter().zip([
+        "data.temperature is 0",
+        "data.augment: crop is NaN, expected 0 to 1",
+        "data.sources[0] ``.name is empty",
+        "data.sources[0] ``: needs `annotations` (a file) or `synthetic`",
+        "data.sources[0] ``.weight is -1",
+        "data.sources[0] ``: `repeat` and `limit` must be at least 1",
+        "data.sources[2] `a.jsonl`: an earlier source has this name",
+        "data.sources[2] `a.jsonl`.repeat is 2000000; must be at most 1000000",
+    ]) {
+        assert!(found.starts_with(expected), "{found}, expected {expected}");
+    }
+    assert_eq!(found.len(), 8, "{found:#?}");
+    let config = FeedConfig { mixture, ..small() };
+    assert!(open(&config, Cursor::default()).is_err());
 }

@@ -66,10 +66,10 @@ fn frames(tensors: &SafeTensors, name: &str, zoom: usize) -> Vec<Frame> {
             let (big_h, big_w) = (h * zoom, w * zoom);
             let mut out = vec![0; 3 * big_h * big_w];
             for (i, v) in out.iter_mut().enumerate() {
-                let (c, y, x) = (i / (big_h * big_w), i / big_w % big_h, i % big_w);
+                let (y, x, c) = (i / (3 * big_w), i / 3 % big_w, i % 3);
                 *v = planes[(c * h + y / zoom) * w + x / zoom];
             }
-            Frame::from_planar(big_w, big_h, &out).unwrap()
+            Frame::from_rgb(big_w, big_h, out).unwrap()
         })
         .collect()
 }

@@ -1,5 +1,8 @@
 //! Every public format, on a sample of it written here.
 
+#[path = "common/fuzzing.rs"]
+mod fuzzing;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -568,18 +571,16 @@ fn every_format_survives_any_bytes() {
         seeds.push(bytes.collect());
     }
     for seed in &seeds {
-        tpo_data::fuzzing::dataset_file(seed, f.0.path()).unwrap();
-        tpo_data::fuzzing::json_items(seed);
-        tpo_data::fuzzing::csv(seed);
-        tpo_data::fuzzing::palette(seed);
+        fuzzing::dataset_file(seed, f.0.path()).unwrap();
+        fuzzing::palette(seed, f.0.path()).unwrap();
     }
     write_palette(&f.path("m.png"), 3, &[0, 2, 1, 0, 2, 0]);
     let png = std::fs::read(f.path("m.png")).unwrap();
     for at in 0..png.len() {
         let mut broken = png.clone();
         broken[at] ^= 0x55;
-        tpo_data::fuzzing::palette(&broken);
-        tpo_data::fuzzing::palette(&png[..at]);
+        fuzzing::palette(&broken, f.0.path()).unwrap();
+        fuzzing::palette(&png[..at], f.0.path()).unwrap();
     }
 }
 

@@ -1,5 +1,8 @@
 //! The schema: round trips, faults of mutated rows, media checks.
 
+#[path = "common/fuzzing.rs"]
+mod fuzzing;
+
 use std::io::Write;
 
 use proptest::collection::vec;
@@ -10,7 +13,7 @@ use tpo_core::geometry::{Mask, Rle};
 use tpo_data::schema::{
     Annotation, BoxCoords, FramePosition, Media, MediaKind, RowFault, RowLimits, Saliency, Sample,
     SampleReader, Summary, Target, TrackFrame, TrackRegion, Turn, check_media, parse_row,
-    task_mark, write_row,
+    write_row,
 };
 use tpo_data::{ClipRange, DataError, MediaLimits};
 
@@ -163,7 +166,7 @@ fn sample() -> impl Strategy<Value = Sample> {
                 .collect();
             if calls {
                 for a in &annotations {
-                    turns.push(Turn::new("where?", format!("here {}", task_mark(&a.task))));
+                    turns.push(Turn::new("where?", format!("here <task:{}>", a.task)));
                 }
                 turns.push(Turn {
                     question: "at <box>?".into(),
@@ -457,7 +460,7 @@ fn random_bytes_never_panic() {
         } else {
             line = (0..round % 200).map(|_| byte()).collect();
         }
-        tpo_data::fuzzing::rows(&line);
+        fuzzing::rows(&line);
     }
 }
 
@@ -475,9 +478,9 @@ fn the_file_is_held_against_the_row() {
         json!({"task": "region", "query": "x", "box_pixels": [0, 0, 320, 240.5]}),
     );
     let (facts, problems) = check_media(&fine, &root, &limits).unwrap().unwrap();
-    assert_eq!((facts.info.width, facts.info.height), (320, 240));
+    assert_eq!((facts.width, facts.height), (320, 240));
     assert_eq!(problems, []);
-    let length = facts.info.duration;
+    let length = facts.duration;
     for (media, annotation, at) in [
         (
             json!({"video": "bouncing_shapes.mp4", "size": [240, 320]}),

@@ -15,7 +15,8 @@ fn clip() -> PathBuf {
 }
 
 fn all() -> VideoFrames {
-    VideoFrames::video(clip(), &MediaLimits::default(), &Device::flex()).unwrap()
+    let reader = open_video(clip(), &MediaLimits::default()).unwrap();
+    VideoFrames::new(reader.into(), &Device::flex())
 }
 
 #[test]
@@ -60,7 +61,6 @@ fn frames_that_do_not_exist_are_errors() {
     assert!(frames.frame(0, 1_000_000).is_err());
     assert!(frames.picked(&[100_000]).is_err());
     let (limits, device) = (MediaLimits::default(), Device::flex());
-    assert!(VideoFrames::video("none.mp4", &limits, &device).is_err());
     assert!(VideoFrames::image("none.png", &limits, &device).is_err());
     let open = || -> Result<Arc<dyn VideoReader>, DataError> {
         Ok(open_video("none.mp4", &MediaLimits::default())?.into())
@@ -139,14 +139,8 @@ fn decoding_runs_a_few_frames_ahead() {
 struct Counted(FrameBuffer, AtomicUsize);
 
 impl VideoReader for Counted {
-    fn info(&self) -> &tpo_data::VideoInfo {
-        self.0.info()
-    }
-    fn path(&self) -> &Path {
-        self.0.path()
-    }
-    fn limits(&self) -> &MediaLimits {
-        self.0.limits()
+    fn video(&self) -> &tpo_data::video::OpenVideo {
+        self.0.video()
     }
     fn visit_frames(
         &self,

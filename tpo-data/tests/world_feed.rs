@@ -12,8 +12,8 @@ use tpo_core::head::FrameSource;
 use tpo_core::prompt::TextEncoder;
 use tpo_core::token::TaskRegistry;
 use tpo_core::truth::{Truth, TruthPlace, TruthTarget};
-use tpo_data::feed::{Collated, Cursor, Feed, FeedConfig, GroupBy, SourceConfig};
-use tpo_data::prompts::{LayoutEncoder, Vocabulary};
+use tpo_data::feed::{Collated, Cursor, Feed, FeedConfig, MixtureSpec, SourceSpec};
+use tpo_data::prompts::LayoutEncoder;
 use tpo_data::schema::Target;
 use tpo_data::synthetic::{RowsConfig, Split, WorldRows, WorldTask};
 use tpo_data::{DataError, ImageTransform, MediaLimits};
@@ -51,9 +51,9 @@ fn rows(tasks: &[WorldTask], rows: u64) -> RowsConfig {
     }
 }
 
-fn config(sources: Vec<SourceConfig>) -> FeedConfig {
+fn config(sources: Vec<SourceSpec>) -> FeedConfig {
     let mut config = FeedConfig {
-        sources,
+        mixture: MixtureSpec::of(sources),
         ..FeedConfig::default()
     };
     config.frames.num_frames = 8;
@@ -70,14 +70,8 @@ fn open(config: &FeedConfig) -> Result<Feed, DataError> {
         max_tokens: 4096,
         ..LayoutEncoder::videochat(Arc::new(Chars(registry.clone())), 2)
     };
-    let words = Vocabulary::from(&registry);
-    Feed::open(
-        config,
-        words,
-        Arc::new(encoder),
-        Arc::new(Truths),
-        Cursor::default(),
-    )
+    let start = Cursor::default();
+    Feed::open(config, &registry, encoder, Arc::new(Truths), start)
 }
 
 fn all(mut feed: Feed) -> Vec<Collated> {
@@ -92,7 +86,7 @@ fn all(mut feed: Feed) -> Vec<Collated> {
 fn one_clip_carries_turns_of_all_tasks() {
     let mut world = rows(&ALL, 12);
     world.queries_per_clip = 8;
-    let batches = all(open(&config(vec![SourceConfig::world(world)])).unwrap());
+    let batches = all(open(&config(vec![SourceSpec::world(world)])).unwrap());
     assert_eq!(batches.len(), 4);
     let registry = registry();
     let mut several = 0;
@@ -145,9 +139,9 @@ fn one_clip_carries_turns_of_all_tasks() {
 fn packed_turns_are_rows_of_their_own() {
     let mut world = rows(&ALL, 6);
     world.queries_per_clip = 5;
-    let source = |packed_turns| SourceConfig {
+    let source = |packed_turns| SourceSpec {
         packed_turns,
-        ..SourceConfig::world(world.clone())
+        ..SourceSpec::world(world.clone())
     };
     let whole = all(open(&config(vec![source(false)])).unwrap());
     let packed_turns = all(open(&config(vec![source(true)])).unwrap());
@@ -188,7 +182,7 @@ fn packed_turns_are_rows_of_their_own() {
 
 #[test]
 fn one_turn_a_row_asks_the_tasks_in_turn() {
-    let batches = all(open(&config(vec![SourceConfig::world(rows(&ALL, 8))])).unwrap());
+    let batches = all(open(&config(vec![SourceSpec::world(rows(&ALL, 8))])).unwrap());
     let mut tasks: Vec<(u64, String)> = batches
         .iter()
         .flat_map(|b| &b.samples)
@@ -220,13 +214,9 @@ fn exported_rows_are_the_rows_in_memory() {
         assert!(row.id.is_some());
         assert_eq!(row.id.as_deref(), exported["id"].as_str());
     }
-    let in_order = |source: SourceConfig| {
-        let mut config = config(vec![source]);
-        config.order.shuffle = false;
-        all(open(&config).unwrap())
-    };
-    let memory = in_order(SourceConfig::world(world));
-    let files = in_order(SourceConfig::new(path));
+    let of = |source: SourceSpec| all(open(&config(vec![source])).unwrap());
+    let memory = of(SourceSpec::world(world));
+    let files = of(SourceSpec::file(path));
     assert_eq!(memory.len(), files.len());
     for (a, b) in memory.iter().zip(&files) {
         assert_eq!((&a.tokens, &a.labels), (&b.tokens, &b.labels));
@@ -249,7 +239,7 @@ fn exported_rows_are_the_rows_in_memory() {
 fn masks_are_those_of_the_sampled_frames() {
     let world = rows(&[WorldTask::Mask], 3);
     let made = WorldRows::new(world.clone(), 8, 16).unwrap();
-    let batches = all(open(&config(vec![SourceConfig::world(world)])).unwrap());
+    let batches = all(open(&config(vec![SourceSpec::world(world)])).unwrap());
     for sample in batches.iter().flat_map(|b| &b.samples) {
         let (row, video) = made.row(sample.line - 1, &MediaLimits::default()).unwrap();
         let Target::Track(track) = &row.annotations[0].target else {
@@ -278,7 +268,7 @@ fn masks_are_those_of_the_sampled_frames() {
 fn answers_in_words_have_no_tokens() {
     let mut world = rows(&ALL, 4);
     world.queries_per_clip = 4;
-    let mut source = SourceConfig::world(world);
+    let mut source = SourceSpec::world(world);
     let heads = config(vec![source.clone()]);
     source.textual = true;
     let words = config(vec![source]);
@@ -310,12 +300,12 @@ fn files_and_worlds_mix_and_resume() {
         })
         .collect();
     std::fs::write(&path, text).unwrap();
-    let mut file = SourceConfig::new(path);
+    let mut file = SourceSpec::file(path);
     file.limit = Some(4);
-    file.repeat = 2.0;
-    let mut world = SourceConfig::world(rows(&[WorldTask::Region], 9));
+    file.repeat = 2;
+    let mut world = SourceSpec::world(rows(&[WorldTask::Region], 9));
     world.limit = Some(7);
-    world.name = Some("shapes".into());
+    world.name = "shapes".into();
     let mut config = config(vec![file, world]);
     config.loader.epochs = Some(2);
     let names = |mut feed: Feed| {
@@ -346,7 +336,7 @@ fn files_and_worlds_mix_and_resume() {
     }
     // Another world is another plan.
     let mut other = config.clone();
-    if let Some(world) = &mut other.sources[1].world {
+    if let Some(world) = &mut other.mixture.sources[1].synthetic {
         world.seed += 1;
     }
     assert!(open(&other).unwrap().seek(whole[0].0).is_err());
@@ -366,22 +356,21 @@ fn files_and_worlds_mix_and_resume() {
 }
 
 #[test]
-fn splits_and_groups() {
+fn splits_and_sources() {
     let mut held = rows(&ALL, 4);
     held.split = Split::HeldOut;
     let made = WorldRows::new(held.clone(), 8, 16).unwrap();
     let (row, _) = made.row(2, &MediaLimits::default()).unwrap();
     assert_eq!(row.id.as_deref(), Some("held_out-000002"));
-    let mut config = config(vec![
-        SourceConfig::world(held),
-        SourceConfig::world(rows(&[WorldTask::Chat], 3)),
-    ]);
-    config.group_by = GroupBy::MediaAndTasks;
-    let feed = open(&config).unwrap();
-    // Batches of three: 4 rows and 3 packed rows.
+    let chat = SourceSpec {
+        name: "chat".into(),
+        ..SourceSpec::world(rows(&[WorldTask::Chat], 3))
+    };
+    let feed = open(&config(vec![SourceSpec::world(held), chat])).unwrap();
+    // All rows are about videos: 7 in batches of three.
     assert_eq!(feed.plan().batches(), 3);
-    let groups: Vec<_> = feed.sources().iter().map(|s| s.groups()[0]).collect();
-    assert_eq!(groups, [("video:mask:region:temporal", 4), ("video", 3)]);
+    let tasks: Vec<_> = feed.sources().iter().map(|s| s.tasks()).collect();
+    assert_eq!(tasks, [vec!["region", "temporal", "mask"], vec![]]);
 }
 
 #[test]
@@ -410,13 +399,13 @@ fn what_cannot_be_is_told_at_once() {
     let error = WorldRows::new(bad, 8, 16).unwrap_err();
     assert!(matches!(error, DataError::InvalidSynthetic { .. }));
     assert!(RowsConfig::new([], 1, 0).problems(8, 16)[0].contains("region"));
-    let both = SourceConfig {
-        path: Some("x.jsonl".into()),
-        ..SourceConfig::world(rows(&ALL, 1))
+    let both = SourceSpec {
+        annotations: Some("x.jsonl".into()),
+        ..SourceSpec::world(rows(&ALL, 1))
     };
-    let neither = SourceConfig {
-        world: None,
-        ..SourceConfig::world(rows(&ALL, 1))
+    let neither = SourceSpec {
+        synthetic: None,
+        ..SourceSpec::world(rows(&ALL, 1))
     };
     for source in [both, neither] {
         assert!(open(&config(vec![source])).is_err());

@@ -8,9 +8,9 @@ use burn::tensor::{Device, Distribution, Tensor};
 use tpo_core::head::FeatureSource;
 use tpo_heads::HeadsError;
 use tpo_heads::temporal::features::{
-    ClipFeatureExtractor, ClipInput, EncoderFeatures, FeatureFolders, InternVideo2Features,
-    LanguageModelFeatures, PrecomputedOptions, QueryFeatureExtractor, TEMPORAL_TEXT_FEATURES,
-    TEMPORAL_VIDEO_FEATURES, TextTowerFeatures, read_features,
+    ClipFeatureExtractor, ClipInput, ClipTower, InternVideo2Features, LanguageModelFeatures,
+    PrecomputedOptions, QueryFeatureExtractor, TEMPORAL_TEXT_FEATURES, TEMPORAL_VIDEO_FEATURES,
+    TemporalFeatures, TextTowerFeatures, read_features,
 };
 use tpo_llm::tokenizer::Tokenizer;
 use tpo_llm::{LlmConfig, QueryTokenizer, TextTowerConfig};
@@ -49,7 +49,7 @@ fn a_batch_of_clips_equals_its_clips() {
     batch_is_single(&InternVideo2Features::new(tower).with_clips_per_batch(2));
     let encoder = VideoEncoder::new(&UmtConfig::mini(), &device).unwrap();
     let input = ClipInput::one_per_second(64);
-    batch_is_single(&EncoderFeatures::new(encoder, "umt-mini", input).unwrap());
+    batch_is_single(&ClipTower::of_encoder(encoder, "umt-mini", input).unwrap());
 }
 
 #[test]
@@ -103,12 +103,13 @@ fn clips_of_the_wrong_shape_are_refused() {
     let mut input = ClipInput::one_per_second(64);
     input.frames_per_second = f64::NAN;
     let encoder = VideoEncoder::new(&UmtConfig::mini(), &device).unwrap();
-    assert!(EncoderFeatures::new(encoder, "umt", input).is_err());
+    assert!(ClipTower::of_encoder(encoder, "umt", input).is_err());
 }
 
 fn tokenizer() -> Tokenizer {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../assets/byte_tokenizer.json");
-    let mut tokenizer = Tokenizer::from_tokenizer_json(file).unwrap();
+    let mut tokenizer =
+        Tokenizer::from_tokenizer_json_bytes(&std::fs::read(file).unwrap()).unwrap();
     tokenizer.set_eos_id(tokenizer.token_to_id("</s>"));
     tokenizer
 }
@@ -159,26 +160,19 @@ fn npz(path: &Path, members: &[(&str, Vec<u8>)], method: CompressionMethod) {
     zip.finish().unwrap();
 }
 
-fn dataset() -> (tempfile::TempDir, FeatureFolders) {
+#[test]
+fn features_of_a_dataset_are_joined() {
     let dir = tempfile::tempdir().unwrap();
-    let sub = |name: &str| -> PathBuf {
-        let path = dir.path().join(name);
-        std::fs::create_dir(&path).unwrap();
-        path
-    };
-    let (slowfast, clip, text) = (sub("slowfast"), sub("clip"), sub("text"));
+    let path = |name: &str| -> PathBuf { dir.path().join(name) };
+    let (slowfast, clip, text) = (path("slowfast.npz"), path("clip.npz"), path("qid7.npz"));
     let a = npy("<f4", &[3, 2], &f32_bytes(&[3.0, 4.0, 0.0, 2.0, 6.0, 8.0]));
-    npz(
-        &slowfast.join("v.npz"),
-        &[("features", a)],
-        CompressionMethod::Deflated,
-    );
+    npz(&slowfast, &[("features", a)], CompressionMethod::Deflated);
     let half: Vec<u8> = [1.0, -2.0]
         .iter()
         .flat_map(|v| half::f16::from_f32(*v).to_le_bytes())
         .collect();
     npz(
-        &clip.join("v.npz"),
+        &clip,
         &[
             ("extra", npy("<f4", &[1], &[0; 4])),
             ("features", npy("<f2", &[2, 1], &half)),
@@ -188,22 +182,19 @@ fn dataset() -> (tempfile::TempDir, FeatureFolders) {
     let hidden = npy("<f4", &[2, 2], &f32_bytes(&[1.0, 2.0, 3.0, 4.0]));
     let pooled = npy("<f4", &[2], &f32_bytes(&[1.0, 2.0]));
     npz(
-        &text.join("qid7.npz"),
+        &text,
         &[("pooler_output", pooled), ("last_hidden_state", hidden)],
         CompressionMethod::Stored,
     );
-    let folders = FeatureFolders {
-        video: vec![slowfast, clip],
-        text: Some(text),
-        ..FeatureFolders::default()
-    };
-    (dir, folders)
-}
 
-#[test]
-fn features_of_a_dataset_are_joined() {
-    let (_dir, folders) = dataset();
-    let found = folders.read("v", Some("qid7"), &Device::flex()).unwrap();
+    let device = Device::flex();
+    let options = PrecomputedOptions::default();
+    let video = options.read(&[&slowfast, &clip]).unwrap();
+    let text = options.read(&[&text]).unwrap();
+    let found = TemporalFeatures {
+        video: Some(video.to_tensor(&device)),
+        text: Some(text.to_tensor(&device)),
+    };
     let video = found.features(TEMPORAL_VIDEO_FEATURES).unwrap().unwrap();
     assert_eq!(video.dims(), [2, 3]);
     assert_eq!(values(video), [3.0, 4.0, 1.0, 0.0, 2.0, -2.0]);
@@ -211,18 +202,17 @@ fn features_of_a_dataset_are_joined() {
     assert_eq!(values(text), [1.0, 2.0, 3.0, 4.0]);
     assert!(found.features("other").unwrap().is_none());
 
-    let mut folders = folders;
-    folders.video_options.normalise = true;
-    folders.video_options.max_rows = Some(1);
-    let found = folders.read("v", None, &Device::flex()).unwrap();
-    let row = found.video().unwrap().values();
-    for (got, expected) in row.iter().zip([0.6, 0.8, 1.0]) {
+    let options = PrecomputedOptions {
+        normalise: true,
+        max_rows: Some(1),
+        ..options
+    };
+    let row = options.read(&[&slowfast, &clip]).unwrap();
+    for (got, expected) in row.values().iter().zip([0.6, 0.8, 1.0]) {
         assert!((got - expected).abs() < 1e-4, "{row:?}");
     }
-    for name in ["../v", "", ".hidden", "absent", "a/b"] {
-        let error = folders.read(name, None, &Device::flex()).unwrap_err();
-        assert!(matches!(error, HeadsError::FeatureFile { .. }), "{error}");
-    }
+    let error = options.read(&[path("absent.npz")]).unwrap_err();
+    assert!(matches!(error, HeadsError::FeatureFile { .. }), "{error}");
 }
 
 #[test]

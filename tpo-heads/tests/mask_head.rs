@@ -16,8 +16,8 @@ use tpo_heads::mask::train::{
     PromptMix, Sam2TrainConfig, VideoMaskBatch, VideoObject, VideoPrompt, video_losses,
 };
 use tpo_heads::mask::{
-    BOX_TOKENS, MaskHead, MaskHeadConfig, MaskLossConfig, MaskOutput, MaskSupervision, MaskTarget,
-    PromptSource, SupervisedMask, box_tokens, mask_box,
+    BOX_TOKENS, MaskHead, MaskHeadConfig, MaskLossConfig, MaskOutput, MaskTarget, PromptSource,
+    box_tokens, mask_box,
 };
 
 const D_LLM: usize = 16;
@@ -154,6 +154,16 @@ fn with_gradient<M: Module>(module: &M, grads: &burn::tensor::Gradients) -> (usi
     (visitor.0, visitor.1)
 }
 
+/// Losses on the masks of so many frames, prompted with the task token alone.
+fn by_task_token(frames: usize) -> Sam2TrainConfig {
+    let mix = PromptMix::new()
+        .with_mask(0.0)
+        .with_area(0.0)
+        .with_click(0.0)
+        .with_task_token(1.0);
+    Sam2TrainConfig::new().with_frames(frames).with_prompts(mix)
+}
+
 #[test]
 fn the_loss_by_hand() {
     let device = Device::flex();
@@ -239,7 +249,7 @@ fn targets_without_area_or_pixels_are_refused() {
         );
     }
     // Masks are decoded through the frames; without frames the error says so.
-    let supervised = head.with_loss(MaskLossConfig::new().with_masks(Some(MaskSupervision::new())));
+    let supervised = head.with_loss(MaskLossConfig::new().with_video(Some(by_task_token(1))));
     let target = MaskTarget::from_mask(&Square::mask(0));
     let error = supervised
         .loss(&output, &[target.clone(), target], &context)
@@ -251,8 +261,8 @@ fn targets_without_area_or_pixels_are_refused() {
 #[test]
 fn two_are_as_one_and_one() {
     let device = Device::flex().autodiff();
-    let supervision = MaskSupervision::new().with_max_frames(2);
-    let head = head(&device).with_loss(MaskLossConfig::new().with_masks(Some(supervision)));
+    let video = by_task_token(1);
+    let head = head(&device).with_loss(MaskLossConfig::new().with_video(Some(video)));
     let task = random([2, D_LLM], &device).require_grad();
     let (short, long) = (Square::new(3), Square::new(5));
     let samples = [sample(&short), sample(&long)];
@@ -290,53 +300,45 @@ fn two_are_as_one_and_one() {
     assert!((both - reversed).abs() <= 1e-5 * mean);
 }
 
-/// Marked as trainable or not, SAM 2 gets no gradient and stays as it is; the adapter learns.
+/// A frozen SAM 2 gets no gradient and stays as it is; the adapter learns from masks through it.
 #[test]
 fn sam_is_frozen_and_masks_teach_the_adapter() {
     let device = Device::flex().autodiff();
-    for thaw in [false, true] {
-        for which in [SupervisedMask::Single, SupervisedMask::BestOfSeveral] {
-            let masks = MaskSupervision::new().with_max_frames(1).with_mask(which);
-            // Masks alone.
-            let loss = MaskLossConfig::new()
-                .with_embedding(0.0)
-                .with_area(0.0)
-                .with_masks(Some(masks));
-            let mut head = head(&device).with_loss(loss);
-            if thaw {
-                head.sam = head.sam.set_require_grad(true);
-            }
-            let before = sums(&head.sam);
-            let adapter = sums(&head.track_embed);
-            let frames = Square::new(1);
-            let samples = [sample(&frames)];
-            let context = HeadContext {
-                samples: &samples,
-                rows: &[0],
-            };
-            let target = [MaskTarget::from_mask(&Square::mask(0))];
-            let task = random([1, D_LLM], &device);
-            let mut optimizer = AdamWConfig::new().with_weight_decay(0.1).init();
-            let mut losses = Vec::new();
-            for _ in 0..12 {
-                let output = head.forward(task.clone(), &context).unwrap();
-                let terms = head.loss(&output, &target, &context).unwrap();
-                for name in ["focal", "dice", "iou"] {
-                    assert!(term(&terms, name).is_finite());
-                }
-                losses.push(term(&terms, "dice") + 20.0 * term(&terms, "focal"));
-                let grads = terms.total().unwrap().backward();
-                assert_eq!(with_gradient(&head.sam, &grads).1, 0);
-                assert_eq!(with_gradient(&head.track_embed, &grads), (4, 4));
-                let grads = GradientsParams::from_grads(grads, &head);
-                head = optimizer.step(0.02, head, grads);
-            }
-            assert_eq!(before, sums(&head.sam));
-            assert_ne!(adapter, sums(&head.track_embed));
-            let (first, last) = (losses[0], losses[11]);
-            assert!(last < 0.9 * first, "{which:?}: {losses:?}");
+    // Masks alone.
+    let loss = MaskLossConfig::new()
+        .with_embedding(0.0)
+        .with_area(0.0)
+        .with_video(Some(by_task_token(1)));
+    let mut head = head(&device).with_loss(loss);
+    let before = sums(&head.sam);
+    let adapter = sums(&head.track_embed);
+    let frames = Square::new(1);
+    let samples = [sample(&frames)];
+    let context = HeadContext {
+        samples: &samples,
+        rows: &[0],
+    };
+    let target = [MaskTarget::from_mask(&Square::mask(0))];
+    let task = random([1, D_LLM], &device);
+    let mut optimizer = AdamWConfig::new().with_weight_decay(0.1).init();
+    let mut losses = Vec::new();
+    for _ in 0..12 {
+        let output = head.forward(task.clone(), &context).unwrap();
+        let terms = head.loss(&output, &target, &context).unwrap();
+        for name in ["video_focal", "video_dice", "video_iou"] {
+            assert!(term(&terms, name).is_finite());
         }
+        losses.push(term(&terms, "video_dice") + 20.0 * term(&terms, "video_focal"));
+        let grads = terms.total().unwrap().backward();
+        assert_eq!(with_gradient(&head.sam, &grads).1, 0);
+        assert_eq!(with_gradient(&head.track_embed, &grads), (4, 4));
+        let grads = GradientsParams::from_grads(grads, &head);
+        head = optimizer.step(0.02, head, grads);
     }
+    assert_eq!(before, sums(&head.sam));
+    assert_ne!(adapter, sums(&head.track_embed));
+    let (first, last) = (losses[0], losses[11]);
+    assert!(last < 0.9 * first, "{losses:?}");
 }
 
 /// The head's video loss is [`video_losses`] of the tokens the adapter makes; it reaches the adapter
@@ -380,9 +382,7 @@ fn video_teaches_the_adapter_and_sam_where_it_learns() {
         }
         head
     };
-    let tokens = Sam2TrainConfig::new()
-        .with_frames(FRAMES)
-        .with_prompts(PromptMix::task_token_only());
+    let tokens = by_task_token(FRAMES);
     let names = ["video_focal", "video_dice", "video_iou", "video_object"];
     for learns in [false, true] {
         let head = with(tokens.clone(), learns);
@@ -580,7 +580,7 @@ fn what_decoding_needs_is_said() {
 #[test]
 fn configurations_that_cannot_work_are_refused() {
     MaskHeadConfig::videochat_tpo().validate().unwrap();
-    let supervision = MaskSupervision::new();
+    let video = Sam2TrainConfig::new();
     for (change, part) in [
         (MaskHeadConfig::mini(0), "d_llm"),
         (
@@ -588,15 +588,14 @@ fn configurations_that_cannot_work_are_refused() {
             "loss.area",
         ),
         (
-            MaskHeadConfig::mini(8).with_loss(
-                MaskLossConfig::new().with_masks(Some(supervision.clone().with_alpha(1.5))),
-            ),
+            MaskHeadConfig::mini(8)
+                .with_loss(MaskLossConfig::new().with_video(Some(video.clone().with_alpha(1.5)))),
             "alpha",
         ),
         (
             MaskHeadConfig::mini(8)
-                .with_loss(MaskLossConfig::new().with_masks(Some(supervision.with_max_frames(0)))),
-            "max_frames",
+                .with_loss(MaskLossConfig::new().with_video(Some(video.with_frames(0)))),
+            "frames",
         ),
     ] {
         let error = change.init(&Device::flex()).unwrap_err().to_string();

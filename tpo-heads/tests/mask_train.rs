@@ -54,7 +54,7 @@ fn tokens(model: &Sam2) -> Tensor<3> {
         corner(50.0, 40.0, PointLabel::BottomRight),
     ];
     let encoder = &model.sam_prompt_encoder;
-    encoder.embed_points(&[points], true).unwrap()
+    encoder.embed_points(&[points]).unwrap()
 }
 
 /// Puts every parameter on the graph, as the trainer does.

@@ -4,9 +4,10 @@ use burn::tensor::{Device, Distribution, FloatDType, Tensor};
 use tpo_core::geometry::BoxPixels;
 use tpo_heads::HeadsError;
 use tpo_heads::mask::sam2::{
-    MaskDecoderOutput, MaskSource, MemoryInput, PointLabel, PointPrompt, PromptEmbedding, Prompts,
-    Sam2, Sam2Config, Sam2Version,
+    MaskDecoderOutput, MaskSource, MemoryInput, PointLabel, PointPrompt, PromptEmbedding, Sam2,
+    Sam2Config, Sam2Version,
 };
+use tpo_vision::hiera::sine_encoding;
 
 fn model(version: Sam2Version) -> Sam2 {
     Sam2Config::nano(version).init(&Device::flex()).unwrap()
@@ -25,6 +26,13 @@ fn point(x: f32, y: f32) -> PointPrompt {
     PointPrompt::new(x, y, PointLabel::Positive)
 }
 
+fn embedded(model: &Sam2, points: &[Vec<PointPrompt>]) -> PromptEmbedding {
+    PromptEmbedding {
+        sparse: model.sam_prompt_encoder.embed_points(points).unwrap(),
+        dense: model.sam_prompt_encoder.no_mask(points.len()),
+    }
+}
+
 const BOX: BoxPixels = BoxPixels {
     x0: 4.0,
     y0: 8.0,
@@ -38,10 +46,10 @@ fn lists_of_different_lengths_are_padded() {
     let long = vec![point(1.0, 2.0), point(30.0, 60.0)];
     let short = vec![point(5.0, 6.0)];
     let both = prompts
-        .embed_points(&[long.clone(), short.clone()], true)
+        .embed_points(&[long.clone(), short.clone()])
         .unwrap();
     assert_eq!(both.dims(), [2, 3, 32]);
-    let alone = prompts.embed_points(&[long], true).unwrap();
+    let alone = prompts.embed_points(&[long]).unwrap();
     assert_eq!(distance(both.clone().narrow(0, 0, 1), alone), 0.0);
     // Padding is the same vector wherever it stands.
     let padding = prompts.not_a_point_embed.weight.val().unsqueeze::<3>();
@@ -49,43 +57,16 @@ fn lists_of_different_lengths_are_padded() {
         let token = both.clone().slice([1..2, at..at + 1, 0..32]);
         assert_eq!(distance(token, padding.clone()), 0.0);
     }
-    assert_eq!(
-        prompts.embed_points(&[vec![]], true).unwrap().dims(),
-        [1, 1, 32]
-    );
-    assert_eq!(
-        prompts.embed_points(&[vec![]], false).unwrap().dims(),
-        [1, 0, 32]
-    );
-}
-
-#[test]
-fn a_box_is_its_corners() {
-    let prompts = model(Sam2Version::V2_0).sam_prompt_encoder;
-    let by_box = prompts.embed_boxes(&[BOX]).unwrap();
-    let by_corners = prompts
-        .embed_points(&[PointPrompt::corners(&BOX).to_vec()], false)
-        .unwrap();
-    assert_eq!(distance(by_box, by_corners), 0.0);
-    // Beside a box, points get no padding of their own.
-    let mut all = Prompts {
-        points: vec![vec![point(1.0, 1.0)]],
-        ..Prompts::default()
-    };
-    assert_eq!(prompts.forward(&all).unwrap().sparse.dims(), [1, 2, 32]);
-    all.boxes = vec![BOX];
-    assert_eq!(prompts.forward(&all).unwrap().sparse.dims(), [1, 3, 32]);
+    assert_eq!(prompts.embed_points(&[vec![]]).unwrap().dims(), [1, 1, 32]);
 }
 
 #[test]
 fn coordinates_may_lie_outside_but_must_be_numbers() {
     let prompts = model(Sam2Version::V2_0).sam_prompt_encoder;
-    let outside = prompts
-        .embed_points(&[vec![point(-50.0, 1e6)]], true)
-        .unwrap();
+    let outside = prompts.embed_points(&[vec![point(-50.0, 1e6)]]).unwrap();
     assert!(outside.abs().max().into_scalar::<f32>().is_finite());
     let error = prompts
-        .embed_points(&[vec![point(1.0, 1.0), point(f32::NAN, 0.0)]], true)
+        .embed_points(&[vec![point(1.0, 1.0), point(f32::NAN, 0.0)]])
         .unwrap_err();
     assert!(matches!(
         error,
@@ -97,23 +78,13 @@ fn coordinates_may_lie_outside_but_must_be_numbers() {
     ));
     let mut endless = BOX;
     endless.x1 = f32::INFINITY;
-    assert!(prompts.embed_boxes(&[endless]).is_err());
-    assert_eq!(PointLabel::from_sam(-1), Some(PointLabel::Padding));
-    assert_eq!(PointLabel::from_sam(4), None);
+    let corners = PointPrompt::corners(&endless).to_vec();
+    assert!(prompts.embed_points(&[corners]).is_err());
 }
 
 #[test]
-fn prompts_must_agree_about_the_batch_and_masks_about_their_size() {
+fn mask_prompts_have_the_size_of_the_decoder_s() {
     let prompts = model(Sam2Version::V2_0).sam_prompt_encoder;
-    let given = Prompts {
-        points: vec![vec![point(1.0, 1.0)]; 2],
-        boxes: vec![BOX],
-        masks: None,
-    };
-    assert!(matches!(
-        prompts.forward(&given).unwrap_err(),
-        HeadsError::Shape { .. }
-    ));
     assert!(prompts.embed_masks(random([1, 16, 15])).is_err());
     assert_eq!(
         prompts.embed_masks(random([2, 16, 16])).unwrap().dims(),
@@ -128,15 +99,9 @@ fn a_batch_is_decoded_as_its_items_and_one_image_serves_all() {
     let embedding = model.without_memory(features.embedding.clone());
     let prompts = [[3.0, 5.0], [40.0, 20.0]].map(|[x, y]| vec![point(x, y)]);
     let decode = |points: &[Vec<PointPrompt>]| {
-        let prompt = model
-            .sam_prompt_encoder
-            .forward(&Prompts {
-                points: points.to_vec(),
-                ..Prompts::default()
-            })
-            .unwrap();
+        let prompt = embedded(&model, points);
         model
-            .decode(embedding.clone(), features.high_res.as_ref(), &prompt)
+            .decode(embedding.clone(), &features.high_res, &prompt)
             .unwrap()
     };
     let both = decode(&prompts);
@@ -149,25 +114,27 @@ fn a_batch_is_decoded_as_its_items_and_one_image_serves_all() {
         assert!(distance(iou, alone.iou) < 1e-5);
     }
     // Without any prompt there are still the decoder's own tokens.
-    let prompt = model
-        .sam_prompt_encoder
-        .forward(&Prompts::default())
-        .unwrap();
+    let prompt = PromptEmbedding {
+        sparse: Tensor::zeros([1, 0, 32], &Device::flex()),
+        dense: model.sam_prompt_encoder.no_mask(1),
+    };
     let output = model
-        .decode(embedding.clone(), features.high_res.as_ref(), &prompt)
+        .decode(embedding.clone(), &features.high_res, &prompt)
         .unwrap();
     assert_eq!(model.choose(&output, true).masks.dims(), [1, 3, 16, 16]);
     assert_eq!(model.choose(&output, false).masks.dims(), [1, 1, 16, 16]);
 
-    let error = model.decode(embedding, None, &prompt).unwrap_err();
-    assert!(error.to_string().contains("high-resolution"), "{error}");
+    let [fine, coarse] = features.high_res.clone();
+    let error = model.decode(embedding, &[coarse, fine], &prompt);
+    let error = error.unwrap_err().to_string();
+    assert!(error.contains("high-resolution"), "{error}");
     let wrong = PromptEmbedding {
         sparse: prompt.sparse,
         dense: random([1, 4, 5, 32]),
     };
     assert!(
         model
-            .decode(features.embedding, features.high_res.as_ref(), &wrong)
+            .decode(features.embedding, &features.high_res, &wrong)
             .is_err()
     );
 }
@@ -212,7 +179,7 @@ fn a_frame_attends_to_memories_and_pointers() {
     let (batch, grid, width) = (2, 16, 16);
     let rope = model.memory_attention.rope([4, 4], &device);
     let features = random([batch, grid, 32]);
-    let positions = model.position_encoding(&device).reshape([1, grid, 32]);
+    let positions = sine_encoding(4, 4, 32, &device).reshape([1, grid, 32]);
     let memory = random([batch, 2 * grid + 4, width]);
     let input = |memory: Tensor<3>, pointer_tokens| MemoryInput {
         positions: memory.zeros_like(),
@@ -261,7 +228,7 @@ fn hidden_objects_leave_a_mark_in_memory_and_pointer() {
         let model = model(version);
         let token = random([1, 32]).expand([2, 32]);
         let pointers = model.object_pointer(token.clone(), scores.clone());
-        let absent = model.no_obj_ptr.as_ref().unwrap().val();
+        let absent = model.no_obj_ptr.val();
         assert!(distance(pointers.clone().narrow(0, 1, 1), absent) < 1e-6);
         let projected = model.obj_ptr_proj.forward(token).narrow(0, 0, 1);
         assert!(distance(pointers.narrow(0, 0, 1), projected) < 1e-6);
@@ -272,7 +239,6 @@ fn hidden_objects_leave_a_mark_in_memory_and_pointer() {
             model
                 .encode_memory(embedding.clone(), logits.clone(), scores.clone(), source)
                 .unwrap()
-                .features
         };
         let memory = encode(MaskSource::Tracking);
         assert_eq!(memory.dims(), [2, 4, 4, 16]);
@@ -308,16 +274,10 @@ fn half_precision_runs_end_to_end() {
     }
     let model = model(Sam2Version::V2_1).map(&mut Half);
     let features = model.encode_image(random([1, 3, 64, 64])).unwrap();
-    let prompt = model
-        .sam_prompt_encoder
-        .forward(&Prompts {
-            boxes: vec![BOX],
-            ..Prompts::default()
-        })
-        .unwrap();
+    let prompt = embedded(&model, &[PointPrompt::corners(&BOX).to_vec()]);
     let embedding = model.without_memory(features.embedding.clone());
     let output = model
-        .decode(embedding, features.high_res.as_ref(), &prompt)
+        .decode(embedding, &features.high_res, &prompt)
         .unwrap();
     let chosen = model.choose(&output, false);
     assert_eq!(chosen.masks.dims(), [1, 1, 16, 16]);
@@ -332,11 +292,11 @@ fn half_precision_runs_end_to_end() {
     let device = Device::flex();
     let rope = model.memory_attention.rope([4, 4], &device);
     let memory = MemoryInput {
-        memory: memory.features.reshape([1, 16, 16]),
-        positions: memory.positions.reshape([1, 16, 16]),
+        memory: memory.reshape([1, 16, 16]),
+        positions: sine_encoding(4, 4, 16, &device).reshape([1, 16, 16]),
         pointer_tokens: 0,
     };
-    let positions = model.position_encoding(&device).reshape([1, 16, 32]);
+    let positions = sine_encoding(4, 4, 32, &device).reshape([1, 16, 32]);
     let features = random([1, 16, 32]).cast(FloatDType::F16);
     let out = model
         .memory_attention

@@ -10,8 +10,8 @@ use tpo_core::head::{HeadContext, Sample, TaskHead};
 use tpo_core::weights::{KeyMap, KeyRules, KeyTables, KeyTarget, Manifest, module_params};
 use tpo_heads::temporal::features::{TEMPORAL_TEXT_FEATURES, TEMPORAL_VIDEO_FEATURES};
 use tpo_heads::temporal::{
-    SaliencyLabels, SimpleTemporalHeadConfig, TemporalHeadConfig, TemporalPrediction,
-    TemporalTarget, cg_detr_rules,
+    SaliencyLabels, StartEndMlps, TemporalHeadConfig, TemporalPrediction, TemporalTarget,
+    cg_detr_rules,
 };
 
 const D_LLM: usize = 16;
@@ -436,8 +436,9 @@ fn the_light_head_learns_start_and_end() {
     let _turn = turn();
     let device = Device::flex().autodiff();
     device.seed(4);
-    let config = SimpleTemporalHeadConfig::new(D_LLM, D_VIDEO).with_dropout(0.0);
-    let mut head = config.init(&device);
+    let mut head = small().with_simple(true).init(&device).unwrap();
+    // Without dropout.
+    head.simple.as_mut().unwrap().start_end = StartEndMlps::new(D_LLM, 0.0, &device);
     let lengths = [9, 5, 12];
     let all: Vec<Features> = lengths.map(|n| features(n, 1, &device)).into();
     let names = ids(3);

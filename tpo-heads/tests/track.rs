@@ -8,12 +8,12 @@ use tpo_core::geometry::Mask;
 use tpo_heads::HeadsError;
 use tpo_heads::mask::sam2::{Sam2, Sam2Version};
 use tpo_heads::mask::track::{
-    Click, ForwardFrames, FrameMasks, FrameReader, Keep, ObjectId, Propagation, SeekFrames,
-    TrackOptions, TrackState, VideoFrame,
+    Click, FrameMasks, FrameReader, Keep, ObjectId, Propagation, SeekFrames, TrackOptions,
+    TrackState, VideoFrame,
 };
 use track_common::{
-    A, B, BOX, SIZE, config, difference, frame, model, model_of, random, rectangle, score_bias,
-    video,
+    A, B, BOX, ForwardFrames, SIZE, config, difference, frame, model, model_of, random, rectangle,
+    score_bias, video,
 };
 
 fn keep(keep: Keep) -> TrackOptions {
@@ -74,7 +74,7 @@ fn bounded_is_random_access_frame_for_frame() {
             assert_eq!(outputs[0].len(), 15 + 1 + 17 + 10);
             same(&outputs[0], &outputs[1]);
             // Memories do matter: the last frame is not a decoding of the frame alone.
-            assert!(window.kept_outputs() < all.kept_outputs());
+            assert!(window.bytes() < all.bytes());
         }
     }
 }
@@ -113,7 +113,7 @@ fn state_does_not_grow_with_the_video() {
             largest = largest.max(run.state().bytes());
         }
         assert_eq!(seen, frames);
-        (largest, state.kept_outputs())
+        (largest, state.bytes())
     });
     assert_eq!(kept[0], kept[1]);
     // Everything kept grows.
@@ -218,42 +218,17 @@ fn a_given_mask_is_the_mask_and_corrections_stay() {
 }
 
 #[test]
-fn corrections_may_condition_and_may_clear_memories() {
+fn a_corrected_run_is_the_same_bounded() {
     let model = model(Sam2Version::V2_0);
-    let correct = |options: TrackOptions| {
-        let mut state = TrackState::init(&model, video(12), options).unwrap();
+    let [all, window] = both(&model, 12).map(|mut state| {
         state.add_box(&model, 0, A, BOX).unwrap();
         let _ = run(&mut state, &model, Propagation::forward().take(8));
         state
             .add_points(&model, 7, A, &[Click::on(30.0, 30.0)])
             .unwrap();
         run(&mut state, &model, Propagation::forward().from(7))
-    };
-    let plain = correct(TrackOptions::random_access());
-    let conditions = correct(TrackOptions {
-        corrections_condition: true,
-        ..TrackOptions::random_access()
     });
-    let clears = correct(TrackOptions {
-        clear_memory_around_prompts: true,
-        ..TrackOptions::random_access()
-    });
-    assert_eq!(difference(&plain[0], &conditions[0]), 0.0);
-    assert!(difference(&plain[4], &conditions[4]) > 0.0);
-    assert!(difference(&plain[1], &clears[1]) > 0.0);
-    for options in [
-        TrackOptions::default(),
-        TrackOptions {
-            clear_memory_around_prompts: true,
-            ..TrackOptions::default()
-        },
-    ] {
-        let all = TrackOptions {
-            keep: Keep::Everything,
-            ..options.clone()
-        };
-        same(&correct(options), &correct(all));
-    }
+    same(&all, &window);
 }
 
 #[test]
@@ -272,8 +247,11 @@ fn an_object_that_leaves_and_returns() {
         assert!(masks.masks()[0].bounding_box().is_none());
     }
     let kept = state.inspect(A, 7).unwrap();
-    let absent = model.no_obj_ptr.as_ref().unwrap().val();
-    let d = (kept.pointer - absent).abs().max().into_scalar::<f32>();
+    let absent = model.no_obj_ptr.val();
+    let d = (kept.pointer.clone() - absent)
+        .abs()
+        .max()
+        .into_scalar::<f32>();
     assert!(d < 1e-6, "{d}");
     score_bias(&mut model, 3.0);
     let back = run(&mut state, &model, Propagation::forward().from(8));
@@ -301,10 +279,7 @@ fn embeddings_take_the_place_of_boxes() {
             .to_pixels(64.0, 64.0)
     };
     let corners = tpo_heads::mask::sam2::PointPrompt::corners(&scale(BOX)).to_vec();
-    let tokens = model
-        .sam_prompt_encoder
-        .embed_points(&[corners], true)
-        .unwrap();
+    let tokens = model.sam_prompt_encoder.embed_points(&[corners]).unwrap();
     by_tokens.add_embedding(&model, 0, A, tokens).unwrap();
     let (a, b) = (
         run(&mut by_box, &model, Propagation::forward()),
@@ -329,7 +304,6 @@ fn pixels_can_belong_to_one_object_only() {
     let run = |non_overlapping: bool| {
         let options = TrackOptions {
             non_overlapping_masks: non_overlapping,
-            non_overlapping_memories: non_overlapping,
             ..TrackOptions::default()
         };
         let mut state = TrackState::init(&model, video(5), options).unwrap();
@@ -350,8 +324,6 @@ fn pixels_can_belong_to_one_object_only() {
     let (free, apart) = (run(false), run(true));
     assert!(overlap(&free[0]) > 300);
     assert!(apart.iter().all(|m| overlap(m) == 0));
-    // The memory of the first frame has changed too.
-    assert!(difference(&free[1], &apart[1]) > 0.0);
 }
 
 #[test]

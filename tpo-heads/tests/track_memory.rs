@@ -4,8 +4,8 @@ mod track_common;
 
 use peak_alloc::PeakAlloc;
 use tpo_heads::mask::sam2::Sam2Version;
-use tpo_heads::mask::track::{ForwardFrames, Propagation, TrackOptions, TrackState};
-use track_common::{A, B, BOX, frame, model};
+use tpo_heads::mask::track::{Propagation, TrackOptions, TrackState};
+use track_common::{A, B, BOX, ForwardFrames, frame, model};
 
 #[global_allocator]
 static HEAP: PeakAlloc = PeakAlloc;

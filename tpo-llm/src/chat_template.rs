@@ -123,7 +123,6 @@ pub struct RenderOptions {
 #[derive(Debug, Clone)]
 pub struct ChatTemplate {
     env: Environment<'static>,
-    source: String,
 }
 
 impl ChatTemplate {
@@ -159,15 +158,7 @@ impl ChatTemplate {
         );
         env.add_template_owned(NAME, plain_generation_blocks(source))
             .map_err(engine_error)?;
-        Ok(Self {
-            env,
-            source: source.to_string(),
-        })
-    }
-
-    /// The template's text as given.
-    pub fn source(&self) -> &str {
-        &self.source
+        Ok(Self { env })
     }
 
     /// Renders a conversation.

@@ -2,24 +2,14 @@
 
 use burn::config::Config;
 use serde::Deserialize;
+use tpo_core::LoraConfig;
+use tpo_core::config::Problems;
 use tpo_core::ops::QuantFormat;
 
 use crate::error::{LlmError, Result};
 
-/// Low-rank adapters on named linear layers.
-#[derive(Config, Debug, PartialEq)]
-pub struct LoraConfig {
-    /// Rank.
-    pub rank: usize,
-    /// Numerator of the scale `alpha / rank`.
-    pub alpha: f64,
-    /// Dropout on the adapter's input while training.
-    #[config(default = 0.0)]
-    pub dropout: f64,
-    /// Layers that get an adapter: `q_proj`, `k_proj`, `v_proj`, `o_proj`, `gate_proj`,
-    /// `up_proj`, `down_proj`, `lm_head`.
-    pub targets: Vec<String>,
-}
+/// Largest size of anything; no known model has it.
+const MOST: usize = 1 << 24;
 
 /// Every linear layer a LoRA adapter can be put on.
 pub const LORA_TARGETS: [&str; 8] = [
@@ -33,17 +23,10 @@ pub const LORA_TARGETS: [&str; 8] = [
     "lm_head",
 ];
 
-impl LoraConfig {
-    /// VideoChat-TPO's adapters: rank 16, alpha 32, dropout 0.1 on all linear layers and
-    /// `lm_head` (reference implementation; rank and alpha also in the paper's Table 17).
-    pub fn videochat_tpo() -> Self {
-        Self::new(16, 32.0, LORA_TARGETS.map(String::from).to_vec()).with_dropout(0.1)
-    }
-
-    /// `alpha / rank`.
-    pub fn scale(&self) -> f64 {
-        self.alpha / self.rank as f64
-    }
+/// VideoChat-TPO's adapters: rank 16, alpha 32, dropout 0.1 on all linear layers and `lm_head`
+/// (reference implementation; rank and alpha also in the paper's Table 17).
+pub fn videochat_lora() -> LoraConfig {
+    LoraConfig::new(16, 32.0, LORA_TARGETS.map(String::from).to_vec()).with_dropout(0.1)
 }
 
 /// Configuration of a decoder of the Llama family. Field names are Hugging Face's.
@@ -111,16 +94,6 @@ impl LlmConfig {
             .with_max_position_embeddings(8192)
     }
 
-    /// Qwen2-0.5B (its published config).
-    pub fn qwen2_0_5b() -> Self {
-        Self::new(151936, 896, 4864, 24, 14, 2, 64)
-            .with_rms_norm_eps(1e-6)
-            .with_rope_theta(1e6)
-            .with_tie_word_embeddings(true)
-            .with_attention_bias(true)
-            .with_max_position_embeddings(32768)
-    }
-
     /// A small model for tests and examples on a laptop; `vocab_size` comes from the tokenizer.
     pub fn mini(vocab_size: usize) -> Self {
         Self::new(vocab_size, 128, 352, 4, 4, 2, 32).with_max_position_embeddings(1024)
@@ -139,8 +112,8 @@ impl LlmConfig {
 
     /// Checks that the numbers fit together, and returns every problem at once.
     pub fn validate(&self) -> Result<()> {
-        let mut problems = Vec::new();
-        for (name, value) in [
+        let mut problems = Problems::default();
+        let sizes = [
             ("vocab_size", self.vocab_size),
             ("hidden_size", self.hidden_size),
             ("intermediate_size", self.intermediate_size),
@@ -148,65 +121,41 @@ impl LlmConfig {
             ("num_attention_heads", self.num_attention_heads),
             ("num_key_value_heads", self.num_key_value_heads),
             ("head_dim", self.head_dim),
-        ] {
-            if value == 0 {
-                problems.push(format!("{name} is 0"));
-            } else if value > 1 << 24 {
-                problems.push(format!("{name} is {value}, more than any known model has"));
-            }
-        }
-        if self.num_key_value_heads > 0
-            && !self
-                .num_attention_heads
-                .is_multiple_of(self.num_key_value_heads)
-        {
-            problems.push(format!(
-                "num_attention_heads {} is not a multiple of num_key_value_heads {}",
-                self.num_attention_heads, self.num_key_value_heads
-            ));
-        }
-        if !self.head_dim.is_multiple_of(2) {
-            problems.push(format!("head_dim {} is odd", self.head_dim));
-        }
-        if self.sliding_window == Some(0) {
-            problems.push("sliding_window is 0".into());
-        }
-        if !(self.rms_norm_eps > 0.0 && self.rope_theta > 0.0) {
-            problems.push("rms_norm_eps and rope_theta must be positive".into());
-        }
+        ];
+        problems.not_zero(&sizes);
+        problems.at_most(&sizes.map(|(name, size)| (name, size, MOST)));
+        problems.multiple(
+            ("num_attention_heads", self.num_attention_heads),
+            ("num_key_value_heads", self.num_key_value_heads),
+        );
+        let odd = format_args!("head_dim {} is odd", self.head_dim);
+        problems.unless(self.head_dim.is_multiple_of(2), odd);
+        problems.unless(self.sliding_window != Some(0), "sliding_window is 0");
+        problems.positive(&[
+            ("rms_norm_eps", self.rms_norm_eps),
+            ("rope_theta", self.rope_theta),
+        ]);
         if let Some(lora) = &self.lora {
-            if lora.rank == 0 {
-                problems.push("lora rank is 0".into());
+            for problem in lora.problems("lora") {
+                problems.add(problem);
             }
-            if !(lora.alpha.is_finite() && lora.alpha > 0.0) {
-                problems.push(format!(
-                    "lora alpha {} is not a positive number",
-                    lora.alpha
-                ));
-            }
-            if !(0.0..1.0).contains(&lora.dropout) {
-                problems.push(format!("lora dropout {} is not in [0, 1)", lora.dropout));
-            }
-            for t in &lora.targets {
-                if !LORA_TARGETS.contains(&t.as_str()) {
-                    problems.push(format!(
-                        "lora target `{t}` is not one of {}",
+            for target in &lora.targets {
+                problems.unless(
+                    LORA_TARGETS.contains(&target.as_str()),
+                    format_args!(
+                        "lora target `{target}` is not one of {}",
                         LORA_TARGETS.join(", ")
-                    ));
-                }
+                    ),
+                );
             }
-            if self.tie_word_embeddings && lora.targets.iter().any(|t| t == "lm_head") {
-                problems
-                    .push("lm_head is tied to the embeddings and cannot have an adapter".into());
-            }
+            problems.unless(
+                !(self.tie_word_embeddings && lora.targets.iter().any(|t| t == "lm_head")),
+                "lm_head is tied to the embeddings and cannot have an adapter",
+            );
         }
-        if problems.is_empty() {
-            Ok(())
-        } else {
-            Err(LlmError::Config {
-                problems: problems.join("; "),
-            })
-        }
+        problems.into_result(|problems| LlmError::Config {
+            problems: problems.join("; "),
+        })
     }
 
     /// Reads Hugging Face's `config.json`: `llama`, `mistral` and `qwen2`, in the spelling of

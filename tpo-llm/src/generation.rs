@@ -1,7 +1,7 @@
 //! Generating text with a language model alone.
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use tpo_core::traits::{DecodeCache, LanguageModel};
+use tpo_core::traits::LanguageModel;
 
 use crate::decoder::{CausalLm, KvCache};
 use crate::error::{LlmError, Result};
@@ -57,11 +57,16 @@ impl CausalLm {
     ) -> Result<TokenStream<'_>> {
         check_ids(self, prompt)?;
         let sampler = Sampler::new(config.sampling.clone())?;
-        let mut config = config;
-        config.max_new_tokens = room(self, prompt.len(), &config);
+        // Tokens that have a position after the prompt; at least one.
+        let room = self.max_length().saturating_sub(prompt.len()).max(1);
+        let max_new_tokens = config.max_new_tokens.min(room);
+        let config = GenerationConfig {
+            max_new_tokens,
+            ..config
+        };
         let mut cache = self.cache(1, prompt.len() + config.max_new_tokens, device);
-        let embeds = self.embed(ids_tensor(&[prompt.to_vec()], device));
-        let hidden = self.advance(embeds, None, &mut cache)?;
+        let embeds = self.embed(ids_tensor(prompt, device));
+        let hidden = self.advance(embeds, &mut cache)?;
         Ok(TokenStream {
             lm: self,
             config,
@@ -74,78 +79,9 @@ impl CausalLm {
         })
     }
 
-    /// Generates for several prompts at once, padded on the left. A row ends at its first stop
-    /// token; rows sample with the seeds `seed`, `seed + 1`, …
-    ///
-    /// # Errors
-    /// As [`CausalLm::stream`].
-    pub fn generate_batch(
-        &self,
-        prompts: &[Vec<u32>],
-        config: &GenerationConfig,
-        device: &Device,
-    ) -> Result<Vec<Vec<u32>>> {
-        for prompt in prompts {
-            check_ids(self, prompt)?;
-        }
-        let (batch, longest) = (
-            prompts.len(),
-            prompts.iter().map(Vec::len).max().unwrap_or(0),
-        );
-        if batch == 0 {
-            return Ok(Vec::new());
-        }
-        let mut samplers = (0..batch)
-            .map(|row| {
-                let mut sampling = config.sampling.clone();
-                sampling.seed = sampling.seed.wrapping_add(row as u64);
-                Sampler::new(sampling)
-            })
-            .collect::<Result<Vec<_>>>()?;
-        let pad = |p: &Vec<u32>| [vec![0; longest - p.len()], p.clone()].concat();
-        let padded: Vec<Vec<u32>> = prompts.iter().map(pad).collect();
-        let mask: Vec<Vec<bool>> = prompts
-            .iter()
-            .map(|p| (0..longest).map(|i| i >= longest - p.len()).collect())
-            .collect();
-        let most = room(self, longest, config);
-        let mut cache = self.cache(batch, longest + most, device);
-        let embeds = self.embed(ids_tensor(&padded, device));
-        let mut hidden = self.advance(embeds, Some(&mask), &mut cache)?;
-        let mut history = prompts.to_vec();
-        let mut done = vec![false; batch];
-        for step in 0..most {
-            let logits = self.last_logits(hidden)?;
-            let mut next = vec![vec![0]; batch];
-            for (row, logits) in logits.chunks_exact(self.vocab_size()).enumerate() {
-                if done[row] {
-                    continue;
-                }
-                let id = samplers[row].sample(logits, &history[row])?;
-                next[row] = vec![id];
-                history[row].push(id);
-                done[row] = config.stop.contains(&id);
-            }
-            if done.iter().all(|d| *d) || step + 1 == most {
-                break;
-            }
-            hidden = self.advance(self.embed(ids_tensor(&next, device)), None, &mut cache)?;
-        }
-        Ok(history
-            .into_iter()
-            .zip(prompts)
-            .map(|(all, prompt)| all[prompt.len()..].to_vec())
-            .collect())
-    }
-
     /// Feeds embeddings and keeps the hidden state of the last position `[batch, 1, dim]`.
-    fn advance(
-        &self,
-        embeds: Tensor<3>,
-        mask: Option<&[Vec<bool>]>,
-        cache: &mut KvCache,
-    ) -> Result<Tensor<3>> {
-        let hidden = self.forward_cached(embeds, mask, cache)?;
+    fn advance(&self, embeds: Tensor<3>, cache: &mut KvCache) -> Result<Tensor<3>> {
+        let hidden = self.forward_cached(embeds, None, cache)?;
         let [b, s, d] = hidden.dims();
         Ok(hidden.slice([0..b, s - 1..s, 0..d]))
     }
@@ -165,13 +101,6 @@ impl CausalLm {
     }
 }
 
-impl TokenStream<'_> {
-    /// Positions in the cache: prompt and new tokens fed so far.
-    pub fn position(&self) -> usize {
-        self.cache.len()
-    }
-}
-
 impl Iterator for TokenStream<'_> {
     type Item = Result<u32>;
 
@@ -187,8 +116,8 @@ impl Iterator for TokenStream<'_> {
                 if self.config.stop.contains(&last) {
                     return None;
                 }
-                let embeds = self.lm.embed(ids_tensor(&[vec![last]], &self.device));
-                match self.lm.advance(embeds, None, &mut self.cache) {
+                let embeds = self.lm.embed(ids_tensor(&[last], &self.device));
+                match self.lm.advance(embeds, &mut self.cache) {
                     Ok(hidden) => hidden,
                     Err(e) => return Some(Err(self.stop(e))),
                 }
@@ -216,12 +145,6 @@ impl TokenStream<'_> {
     }
 }
 
-/// New tokens that are asked for and have a position after `prompt` tokens; at least one.
-fn room(lm: &CausalLm, prompt: usize, config: &GenerationConfig) -> usize {
-    let left = lm.max_length().saturating_sub(prompt).max(1);
-    config.max_new_tokens.min(left)
-}
-
 fn check_ids(lm: &CausalLm, ids: &[u32]) -> Result<()> {
     let vocab = lm.vocab_size();
     if let Some(id) = ids.iter().find(|id| **id as usize >= vocab) {
@@ -241,8 +164,8 @@ fn check_ids(lm: &CausalLm, ids: &[u32]) -> Result<()> {
     Ok(())
 }
 
-fn ids_tensor(rows: &[Vec<u32>], device: &Device) -> Tensor<2, Int> {
-    let (b, s) = (rows.len(), rows.first().map_or(0, Vec::len));
-    let flat: Vec<i64> = rows.iter().flatten().map(|id| *id as i64).collect();
-    Tensor::from_data(TensorData::new(flat, [b, s]), device)
+fn ids_tensor(ids: &[u32], device: &Device) -> Tensor<2, Int> {
+    let ids: Vec<i64> = ids.iter().map(|id| i64::from(*id)).collect();
+    let shape = [1, ids.len()];
+    Tensor::from_data(TensorData::new(ids, shape), device)
 }

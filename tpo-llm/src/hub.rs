@@ -5,6 +5,7 @@
 
 use std::path::{Component, Path, PathBuf};
 
+use glob::{Pattern, glob};
 use hf_hub::api::Progress;
 use hf_hub::api::sync::{Api, ApiBuilder, ApiError};
 use hf_hub::{Cache, Repo, RepoType};
@@ -63,7 +64,8 @@ impl HubRepo {
         self
     }
 
-    /// Which files: names, with `*` for any characters (`/` included) and `?` for one.
+    /// Which files: names, with `*` for any characters (`/` included), `?` for one and `[ab]` for one
+    /// of some.
     pub fn files<S: Into<String>>(mut self, patterns: impl IntoIterator<Item = S>) -> Self {
         self.patterns = patterns.into_iter().map(Into::into).collect();
         self
@@ -98,9 +100,12 @@ impl HubRepo {
             return None;
         }
         let dir = cache.repo(repo).pointer_path(commit.trim());
-        let names = files_below(&dir);
-        let held = |p: &String| names.iter().any(|n| matches(p, n));
-        (!names.is_empty() && self.patterns.iter().all(held)).then_some(dir)
+        let below = format!("{}/**/", Pattern::escape(dir.to_str()?));
+        let held = |p: &String| {
+            let mut found = glob(&format!("{below}{p}")).into_iter().flatten();
+            found.any(|file| file.is_ok_and(|f| f.is_file()))
+        };
+        self.patterns.iter().all(held).then_some(dir)
     }
 
     /// Downloads the files that are not cached and returns the directory that holds them all.
@@ -124,9 +129,14 @@ impl HubRepo {
             return Err(self.error(format!("the hub sent `{}` as its commit", info.sha)));
         }
         let names: Vec<String> = info.siblings.into_iter().map(|s| s.rfilename).collect();
+        let patterns: Vec<Pattern> = self
+            .patterns
+            .iter()
+            .map(|p| Pattern::new(p).map_err(|e| self.error(format!("the pattern `{p}`: {e}"))))
+            .collect::<Result<_>>()?;
         let wanted: Vec<&String> = names
             .iter()
-            .filter(|n| self.patterns.iter().any(|p| matches(p, n)))
+            .filter(|n| patterns.iter().any(|p| p.matches(n)))
             .collect();
         if wanted.is_empty() {
             return Err(self.error(format!(
@@ -260,23 +270,6 @@ impl HubRepo {
     }
 }
 
-/// Fetches the files of `repo` at `revision` that match `files` into the common cache and returns
-/// their directory. [`HubRepo`] has further settings.
-///
-/// # Errors
-/// As [`HubRepo::fetch`].
-pub fn fetch(
-    repo: &str,
-    revision: &str,
-    files: &[&str],
-    progress: impl FnMut(&FetchProgress),
-) -> Result<PathBuf> {
-    HubRepo::new(repo)
-        .revision(revision)
-        .files(files.iter().copied())
-        .fetch(progress)
-}
-
 /// Forwards hf-hub's progress.
 struct Report<'a> {
     callback: &'a mut dyn FnMut(&FetchProgress),
@@ -310,71 +303,9 @@ fn is_plain_path(path: &str) -> bool {
             .all(|c| matches!(c, Component::Normal(_)))
 }
 
-/// Shell-style match over the whole name.
-fn matches(pattern: &str, name: &str) -> bool {
-    let (p, n): (Vec<char>, Vec<char>) = (pattern.chars().collect(), name.chars().collect());
-    let (mut i, mut j) = (0, 0);
-    let mut star: Option<(usize, usize)> = None;
-    while j < n.len() {
-        match p.get(i) {
-            Some('*') => {
-                star = Some((i + 1, j));
-                i += 1;
-            }
-            Some(c) if *c == '?' || *c == n[j] => {
-                i += 1;
-                j += 1;
-            }
-            _ => match star {
-                Some((after, at)) => {
-                    star = Some((after, at + 1));
-                    (i, j) = (after, at + 1);
-                }
-                None => return false,
-            },
-        }
-    }
-    p[i..].iter().all(|c| *c == '*')
-}
-
-/// Names of all files below `dir`, with `/`.
-fn files_below(dir: &Path) -> Vec<String> {
-    let mut names = Vec::new();
-    let mut open = vec![(dir.to_path_buf(), String::new())];
-    while let Some((dir, prefix)) = open.pop() {
-        for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
-            let name = format!("{prefix}{}", entry.file_name().to_string_lossy());
-            let path = entry.path();
-            if path.is_file() {
-                names.push(name);
-            } else if path.is_dir() && !path.is_symlink() {
-                open.push((path, format!("{name}/")));
-            }
-        }
-    }
-    names
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn patterns() {
-        for (pattern, name, yes) in [
-            ("*.json", "config.json", true),
-            ("*.json", "config.json.bak", false),
-            ("*.json", "a/b.json", true),
-            ("a*b*c", "aXXbYbZc", true),
-            ("a*b*c", "aXXbYbZ", false),
-            ("model-?.bin", "model-1.bin", true),
-            ("model-?.bin", "model-12.bin", false),
-            ("", "", true),
-            ("*", "", true),
-        ] {
-            assert_eq!(matches(pattern, name), yes, "{pattern} {name}");
-        }
-    }
 
     #[test]
     fn paths_that_leave_the_folder() {

@@ -13,11 +13,12 @@ pub mod text_tower;
 pub mod tokenizer;
 pub mod vocabulary;
 
-pub use config::{LORA_TARGETS, LlmConfig, LoraConfig};
+pub use config::{LORA_TARGETS, LlmConfig};
 pub use decoder::{CausalLm, KvCache, VocabularyRows};
 pub use error::LlmError;
 pub use hf::{HfModel, from_hf_dir};
 pub use text_tower::{QueryTokenizer, TextTower, TextTowerConfig};
+pub use tpo_core::LoraConfig;
 pub use vocabulary::TokenPlan;
 
 // The README's code is compiled and run with the documentation tests.

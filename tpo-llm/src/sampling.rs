@@ -9,6 +9,7 @@ use std::collections::HashSet;
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
 use serde::{Deserialize, Serialize};
+use tpo_core::config::Problems;
 
 use crate::error::{LlmError, Result};
 
@@ -64,44 +65,8 @@ impl SamplingConfig {
         }
     }
 
-    /// Reads the sampling fields of a `generation_config.json`, with Hugging Face's defaults:
-    /// greedy unless `do_sample`, and then temperature 1 and top-k 50 where the file has no value.
-    ///
-    /// # Errors
-    /// [`LlmError::Sampling`] for text that is no such JSON, or values out of range.
-    pub fn from_hf_json(text: &str) -> Result<Self> {
-        #[derive(Deserialize)]
-        struct File {
-            do_sample: Option<bool>,
-            temperature: Option<f32>,
-            top_k: Option<usize>,
-            top_p: Option<f32>,
-            min_p: Option<f32>,
-            repetition_penalty: Option<f32>,
-            no_repeat_ngram_size: Option<usize>,
-            suppress_tokens: Option<Vec<u32>>,
-        }
-        let file: File = serde_json::from_str(text).map_err(|e| LlmError::Sampling {
-            problems: format!("generation_config.json: {e}"),
-        })?;
-        let mut config = Self {
-            repetition_penalty: file.repetition_penalty.unwrap_or(1.0),
-            no_repeat_ngram_size: file.no_repeat_ngram_size.unwrap_or(0),
-            suppress_tokens: file.suppress_tokens.unwrap_or_default(),
-            ..Self::greedy()
-        };
-        if file.do_sample == Some(true) {
-            config.temperature = file.temperature.unwrap_or(1.0);
-            config.top_k = file.top_k.unwrap_or(50);
-            config.top_p = file.top_p.unwrap_or(1.0);
-            config.min_p = file.min_p.unwrap_or(0.0);
-        }
-        config.validate()?;
-        Ok(config)
-    }
-
     /// Whether no random number is drawn.
-    pub fn is_greedy(&self) -> bool {
+    fn is_greedy(&self) -> bool {
         self.temperature == 0.0
     }
 
@@ -110,29 +75,31 @@ impl SamplingConfig {
     /// # Errors
     /// [`LlmError::Sampling`] with every problem.
     pub fn validate(&self) -> Result<()> {
-        let mut problems = Vec::new();
-        let mut check = |ok: bool, name: &str, value: f32, range: &str| {
-            if !ok {
-                problems.push(format!("{name} is {value} and must be {range}"));
-            }
-        };
-        let t = self.temperature;
-        check(
-            t.is_finite() && t >= 0.0,
-            "temperature",
-            t,
-            "0 (greedy) or above",
+        let Self {
+            temperature: t,
+            top_p,
+            min_p,
+            repetition_penalty: penalty,
+            ..
+        } = self;
+        let mut problems = Problems::default();
+        problems.unless(
+            t.is_finite() && *t >= 0.0,
+            format_args!("temperature is {t} and must be 0 (greedy) or above"),
         );
-        let p = self.top_p;
-        check(p > 0.0 && p <= 1.0, "top_p", p, "above 0 and at most 1");
-        let m = self.min_p;
-        check((0.0..=1.0).contains(&m), "min_p", m, "from 0 to 1");
-        let r = self.repetition_penalty;
-        check(r.is_finite() && r > 0.0, "repetition_penalty", r, "above 0");
-        if problems.is_empty() {
-            return Ok(());
-        }
-        Err(LlmError::Sampling {
+        problems.unless(
+            *top_p > 0.0 && *top_p <= 1.0,
+            format_args!("top_p is {top_p} and must be above 0 and at most 1"),
+        );
+        problems.unless(
+            (0.0..=1.0).contains(min_p),
+            format_args!("min_p is {min_p} and must be from 0 to 1"),
+        );
+        problems.unless(
+            penalty.is_finite() && *penalty > 0.0,
+            format_args!("repetition_penalty is {penalty} and must be above 0"),
+        );
+        problems.into_result(|problems| LlmError::Sampling {
             problems: problems.join("; "),
         })
     }
@@ -159,11 +126,6 @@ impl Sampler {
         })
     }
 
-    /// The settings.
-    pub fn config(&self) -> &SamplingConfig {
-        &self.config
-    }
-
     /// Chooses the next token.
     ///
     /// `logits` has one value per id; negative infinity marks an id that cannot be chosen.
@@ -172,21 +134,7 @@ impl Sampler {
     /// # Errors
     /// [`LlmError::Logits`] for NaN or positive infinity, and when no id is left to choose.
     pub fn sample(&mut self, logits: &[f32], history: &[u32]) -> Result<u32> {
-        self.sample_without(logits, history, &[])
-    }
-
-    /// [`sample`](Self::sample) that never returns an id of `forbidden`, for example EOS before a
-    /// minimum length.
-    ///
-    /// # Errors
-    /// As [`sample`](Self::sample).
-    pub fn sample_without(
-        &mut self,
-        logits: &[f32],
-        history: &[u32],
-        forbidden: &[u32],
-    ) -> Result<u32> {
-        let scores = self.scores(logits, history, forbidden)?;
+        let scores = self.scores(logits, history)?;
         if self.config.is_greedy() {
             return argmax(&scores);
         }
@@ -205,28 +153,8 @@ impl Sampler {
         last.map(|c| c.0).ok_or_else(nothing_left)
     }
 
-    /// The probabilities [`sample`](Self::sample) draws from, one per id. For a greedy sampler one
-    /// id has probability 1.
-    ///
-    /// # Errors
-    /// As [`sample`](Self::sample).
-    pub fn distribution(&self, logits: &[f32], history: &[u32]) -> Result<Vec<f32>> {
-        let scores = self.scores(logits, history, &[])?;
-        let mut out = vec![0.0; logits.len()];
-        if self.config.is_greedy() {
-            out[argmax(&scores)? as usize] = 1.0;
-            return Ok(out);
-        }
-        let candidates = self.candidates(&scores)?;
-        let total: f64 = candidates.iter().map(|c| c.1).sum();
-        for (id, weight) in candidates {
-            out[id as usize] = (weight / total) as f32;
-        }
-        Ok(out)
-    }
-
     /// Logits after the steps that also count for greedy decoding.
-    fn scores(&self, logits: &[f32], history: &[u32], forbidden: &[u32]) -> Result<Vec<f32>> {
+    fn scores(&self, logits: &[f32], history: &[u32]) -> Result<Vec<f32>> {
         if logits.is_empty() || u32::try_from(logits.len()).is_err() {
             return Err(LlmError::Logits {
                 problem: format!(
@@ -256,11 +184,7 @@ impl Sampler {
             }
         }
         let repeated = repeated_ngrams(history, self.config.no_repeat_ngram_size);
-        for &id in repeated
-            .iter()
-            .chain(&self.config.suppress_tokens)
-            .chain(forbidden)
-        {
+        for &id in repeated.iter().chain(&self.config.suppress_tokens) {
             if let Some(s) = scores.get_mut(id as usize) {
                 *s = f32::NEG_INFINITY;
             }
@@ -316,7 +240,7 @@ impl Sampler {
 
 fn nothing_left() -> LlmError {
     LlmError::Logits {
-        problem: "every id is masked or forbidden; nothing is left to choose".into(),
+        problem: "every id is masked or suppressed; nothing is left to choose".into(),
     }
 }
 
@@ -343,3 +267,6 @@ fn repeated_ngrams(history: &[u32], n: usize) -> Vec<u32> {
         .map(|w| w[n - 1])
         .collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,39 +7,16 @@
 //! trained or written.
 
 use std::collections::BTreeMap;
-use std::fmt;
 
 use crate::decoder::{CausalLm, VocabularyRows};
 use crate::error::{LlmError, Result};
 use crate::tokenizer::{AddedToken, Tokenizer};
 
-/// Where the row of a token comes from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RowSource {
-    /// The tokenizer has the token and the tables have its row, which stays as it is.
-    Present,
-    /// A row that the tables have and no token used; it becomes the mean of the used rows.
-    Spare,
-    /// A row by which the tables grow, the mean of the used rows.
-    Grown,
-}
-
-/// A token, its id and its row.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PlacedToken {
-    /// The string.
-    pub token: String,
-    /// Its id.
-    pub id: u32,
-    /// Where its row comes from.
-    pub row: RowSource,
-}
-
 /// Places of tokens in the vocabulary of a base.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TokenPlan {
-    /// The tokens in the order they were given in, each once.
-    pub tokens: Vec<PlacedToken>,
+    /// The tokens in the order they were given in, each once, with their ids.
+    pub tokens: Vec<(String, u32)>,
     /// What their rows ask of the model.
     pub rows: VocabularyRows,
 }
@@ -56,25 +33,15 @@ impl TokenPlan {
         let used = tokenizer.vocab_size().min(table_rows);
         let mut rows = VocabularyRows { used, total: used };
         let mut next = tokenizer.vocab_size() as u32;
-        let mut placed: Vec<PlacedToken> = Vec::new();
+        let mut placed: Vec<(String, u32)> = Vec::new();
         for token in tokens {
-            if placed.iter().any(|p| p.token == token) {
+            if placed.iter().any(|(other, _)| other == token) {
                 continue;
             }
             let id = tokenizer.token_to_id(token).unwrap_or(next);
             next = next.max(id.saturating_add(1));
-            let at = id as usize;
-            let row = match (at < used, at < table_rows) {
-                (true, _) => RowSource::Present,
-                (false, true) => RowSource::Spare,
-                (false, false) => RowSource::Grown,
-            };
-            rows.total = rows.total.max(at + 1);
-            placed.push(PlacedToken {
-                token: token.to_string(),
-                id,
-                row,
-            });
+            rows.total = rows.total.max(id as usize + 1);
+            placed.push((token.to_string(), id));
         }
         Self {
             tokens: placed,
@@ -92,8 +59,8 @@ impl TokenPlan {
         let new: Vec<AddedToken> = self
             .tokens
             .iter()
-            .filter(|t| tokenizer.token_to_id(&t.token).is_none())
-            .map(|t| AddedToken::new(t.token.as_str()))
+            .filter(|(token, _)| tokenizer.token_to_id(token).is_none())
+            .map(|(token, _)| AddedToken::new(token.as_str()))
             .collect();
         tokenizer.add_tokens(&new)?;
         let lm = lm.with_vocabulary(self.rows)?;
@@ -103,23 +70,7 @@ impl TokenPlan {
 
     /// Every token with its id, in order.
     pub fn ids(&self) -> impl Iterator<Item = (&str, u32)> {
-        self.tokens.iter().map(|t| (t.token.as_str(), t.id))
-    }
-}
-
-/// One token a line: `<point_begin>: id 49152, a new row`.
-impl fmt::Display for TokenPlan {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (i, PlacedToken { token, id, row }) in self.tokens.iter().enumerate() {
-            let row = match row {
-                RowSource::Present => "the row it has",
-                RowSource::Spare => "a spare row",
-                RowSource::Grown => "a new row",
-            };
-            let end = if i > 0 { "\n" } else { "" };
-            write!(f, "{end}{token}: id {id}, {row}")?;
-        }
-        Ok(())
+        self.tokens.iter().map(|(token, id)| (token.as_str(), *id))
     }
 }
 

@@ -1,7 +1,7 @@
 //! Properties of the decoder that hold for any weights.
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use tpo_core::traits::{AdapterSettings, DecodeCache, LanguageModel};
+use tpo_core::traits::{DecodeCache, LanguageModel};
 use tpo_llm::config::LORA_TARGETS;
 use tpo_llm::generation::GenerationConfig;
 use tpo_llm::{CausalLm, LlmConfig, LlmError, LoraConfig};
@@ -165,29 +165,55 @@ fn merged_adapters_equal_unmerged_and_come_out_again() {
     assert_close(run(&unmerged), expected, "unmerged");
 }
 
+/// Rows of several lengths, padded on the left, go on as each does alone.
 #[test]
-fn a_batch_generates_what_its_rows_generate_alone() {
+fn a_batch_decodes_what_its_rows_decode_alone() {
     let lm = model(&configs()[1]);
     let device = Device::flex();
     let prompts: Vec<Vec<u32>> = vec![vec![1, 7, 30, 2, 8], vec![9], vec![3, 3, 21]];
-    let config = GenerationConfig::greedy(6, vec![]);
-    let batch = lm.generate_batch(&prompts, &config, &device).unwrap();
-    for (prompt, got) in prompts.iter().zip(&batch) {
-        let alone: Vec<u32> = lm
-            .stream(prompt, config.clone(), &device)
-            .unwrap()
-            .map(|id| id.unwrap())
+    let longest = 5;
+    let padded: Vec<Vec<i64>> = prompts
+        .iter()
+        .map(|p| {
+            let padding = std::iter::repeat_n(0, longest - p.len());
+            padding.chain(p.iter().map(|id| i64::from(*id))).collect()
+        })
+        .collect();
+    let mask: Vec<Vec<bool>> = prompts
+        .iter()
+        .map(|p| (0..longest).map(|i| i >= longest - p.len()).collect())
+        .collect();
+    let rows: Vec<&[i64]> = padded.iter().map(Vec::as_slice).collect();
+    let mut cache = lm.cache(3, longest + 6, &device);
+    let mut hidden = lm
+        .forward_cached(lm.embed(ids(&rows)), Some(&mask), &mut cache)
+        .unwrap();
+    let mut found: Vec<Vec<u32>> = vec![Vec::new(); 3];
+    for _ in 0..6 {
+        let [b, s, d] = hidden.dims();
+        let logits = values(lm.logits(hidden.slice([0..b, s - 1..s, 0..d])));
+        let next: Vec<[i64; 1]> = logits
+            .chunks(lm.vocab_size())
+            .map(|row| [row.iter().position(|x| row.iter().all(|y| y <= x)).unwrap() as i64])
             .collect();
-        assert_eq!(&alone, got);
+        for (found, next) in found.iter_mut().zip(&next) {
+            found.push(next[0] as u32);
+        }
+        let rows: Vec<&[i64]> = next.iter().map(|row| &row[..]).collect();
+        hidden = lm
+            .forward_cached(lm.embed(ids(&rows)), None, &mut cache)
+            .unwrap();
     }
-    let stop = GenerationConfig::greedy(6, vec![batch[0][1]]);
-    let stopped = lm.generate_batch(&prompts, &stop, &device).unwrap();
-    let end = batch[0].iter().position(|id| *id == batch[0][1]).unwrap();
-    assert_eq!(
-        stopped[0],
-        batch[0][..=end],
-        "a stop token is emitted and ends the row"
-    );
+    for (prompt, got) in prompts.iter().zip(&found) {
+        let config = GenerationConfig::greedy(6, vec![]);
+        let alone: Result<Vec<u32>, _> = lm.stream(prompt, config, &device).unwrap().collect();
+        assert_eq!(&alone.unwrap(), got);
+        // A stop token is emitted and ends the text.
+        let stop = GenerationConfig::greedy(6, vec![got[1]]);
+        let stopped: Result<Vec<u32>, _> = lm.stream(prompt, stop, &device).unwrap().collect();
+        let end = got.iter().position(|id| *id == got[1]).unwrap();
+        assert_eq!(stopped.unwrap(), got[..=end]);
+    }
 }
 
 /// An absurd number of tokens is no absurd cache: the text ends where the positions do.
@@ -200,17 +226,14 @@ fn generation_ends_with_the_positions() {
     let prompt = vec![1, 7, 30, 2, 8];
     for most in [7, 8, 1 << 40, usize::MAX] {
         let config = GenerationConfig::greedy(most, vec![]);
-        let batch = lm
-            .generate_batch(std::slice::from_ref(&prompt), &config, &device)
-            .unwrap();
-        let alone: Result<Vec<u32>, _> = lm.stream(&prompt, config, &device).unwrap().collect();
-        assert_eq!((batch[0].len(), alone.unwrap()), (7, batch[0].clone()));
+        let text: Result<Vec<u32>, _> = lm.stream(&prompt, config, &device).unwrap().collect();
+        assert_eq!(text.unwrap().len(), 7);
     }
 }
 
 #[test]
 fn adapters_without_targets_are_on_all_that_can() {
-    let settings = AdapterSettings {
+    let settings = LoraConfig {
         rank: 2,
         alpha: 4.0,
         dropout: 0.0,
@@ -324,7 +347,7 @@ fn other_adapters_compute_the_same() {
     wrong.dropout = 1.0;
     let error = lm.set_lora(wrong).unwrap_err().to_string();
     assert!(
-        error.contains("`w_proj`") && error.contains("dropout 1"),
+        error.contains("`w_proj`") && error.contains("dropout is 1"),
         "{error}"
     );
 }

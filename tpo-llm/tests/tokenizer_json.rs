@@ -9,7 +9,7 @@ use common::{TASK_TOKENS, fixture, fixture_path, ids, streamed, text};
 use serde_json::{Value, json};
 use tpo_llm::LlmError;
 use tpo_llm::chat_template::Message;
-use tpo_llm::tokenizer::{AddedToken, EncodeOptions, Tokenizer, TokenizerFormat};
+use tpo_llm::tokenizer::{AddedToken, EncodeOptions, Tokenizer};
 
 fn load(spec: &Value) -> Tokenizer {
     Tokenizer::from_tokenizer_json_bytes(spec.to_string().as_bytes()).unwrap()
@@ -231,7 +231,6 @@ fn directory_with_sentencepiece() {
         t.apply_chat_template(&[Message::user("hi")], true).unwrap(),
         "<s>hi"
     );
-    assert_eq!(t.chat_template_named("tool_use").unwrap().source(), "tools");
 }
 
 #[test]
@@ -256,7 +255,8 @@ fn directory_with_tokenizer_json() {
         (t.bos_id(), t.eos_id(), t.pad_id()),
         (Some(1), Some(2), Some(0))
     );
-    assert_eq!(t.chat_template().unwrap().source(), "from the config");
+    let rendered = t.apply_chat_template(&[], false).unwrap();
+    assert_eq!(rendered, "from the config");
     // BOS exists but is not put in front by default, as with SmolLM2.
     assert!(!t.default_options().add_bos);
     use tpo_core::prompt::TextEncoder;
@@ -268,15 +268,9 @@ fn directory_with_tokenizer_json() {
     assert_eq!(t.encode("", bos).unwrap(), [1]);
 
     fs::write(d.join("chat_template.jinja"), "from the file").unwrap();
-    assert_eq!(
-        Tokenizer::from_dir(d)
-            .unwrap()
-            .chat_template()
-            .unwrap()
-            .source(),
-        "from the file"
-    );
-    let sp = Tokenizer::from_dir_as(d, TokenizerFormat::SentencePiece);
+    let t = Tokenizer::from_dir(d).unwrap();
+    assert_eq!(t.apply_chat_template(&[], false).unwrap(), "from the file");
+    let sp = Tokenizer::from_sentencepiece_dir(d);
     // <|im_start|> and the other two become new tokens of the sentencepiece model.
     assert_eq!(sp.unwrap().vocab_size(), 32003);
 }
@@ -293,9 +287,9 @@ fn directories_that_cannot_be_read() {
         "{error}"
     );
     assert!(Tokenizer::from_dir(d.join("missing")).is_err());
-    assert!(Tokenizer::from_dir_as(d, TokenizerFormat::SentencePiece).is_err());
+    assert!(Tokenizer::from_sentencepiece_dir(d).is_err());
     assert!(matches!(
-        Tokenizer::from_tokenizer_json(d.join("x.json")),
+        Tokenizer::from_sentencepiece(d.join("x.model"), Default::default()),
         Err(LlmError::Io { .. })
     ));
 

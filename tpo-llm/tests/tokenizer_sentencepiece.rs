@@ -72,13 +72,14 @@ fn internvideo2_clip_conventions() {
     let options = EncodeOptions {
         add_bos: true,
         add_eos: true,
-        max_length: None,
+        max_length: Some(80),
     };
     let cases = f["cases"].as_array().unwrap();
     assert_eq!(cases.len(), 7);
     for case in cases {
         let query = format!("{}{}", text(&f["prefix"]), text(&case["text"]));
-        let got = t.encode_padded(&query, options, 80, 0).unwrap();
+        let mut got = t.encode(&query, options).unwrap();
+        got.resize(80, 0);
         assert_eq!(got, ids(&case["ids"]), "{case}");
     }
 }
@@ -132,15 +133,13 @@ fn each_stretch_gets_its_own_prefix() {
 
 #[test]
 fn vocabulary_and_special_ids() {
-    let mut t = videochat_tpo(true);
-    assert_eq!((t.vocab_size(), t.piece_count()), (32007, Some(32000)));
+    let t = videochat_tpo(true);
+    assert_eq!(t.vocab_size(), 32007);
     assert_eq!(
         (t.bos_id(), t.eos_id(), t.unk_id(), t.pad_id()),
         (Some(1), Some(2), Some(0), None)
     );
     assert_eq!(t.eos_ids(), [2]);
-    t.set_pad_id(t.unk_id());
-    assert_eq!(t.pad_id(), Some(0));
     assert_eq!(t.token_to_id("<track_box>"), Some(32006));
     assert_eq!(t.token_to_id("nothing like this"), None);
     assert_eq!(t.id_to_token(32007), None);
@@ -215,8 +214,12 @@ fn stream_never_splits_a_character() {
 #[test]
 fn damaged_models_give_errors() {
     let good = std::fs::read(fixture_path("mistral_v1/tokenizer.model")).unwrap();
-    let load =
-        |bytes: &[u8]| Tokenizer::from_sentencepiece_bytes(bytes, SentencePieceOptions::default());
+    let dir = tempfile::tempdir().unwrap();
+    let load = |bytes: &[u8]| {
+        let path = dir.path().join("tokenizer.model");
+        std::fs::write(&path, bytes).unwrap();
+        Tokenizer::from_sentencepiece(&path, SentencePieceOptions::default())
+    };
     assert!(load(&good).is_ok());
     for bytes in [
         &b""[..],

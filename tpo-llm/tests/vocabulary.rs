@@ -9,7 +9,7 @@ use tpo_core::traits::LanguageModel;
 use tpo_core::weights::{Checkpoint, KeyRules, LoadOptions, SaveOptions, load_module, save_module};
 use tpo_llm::config::LORA_TARGETS;
 use tpo_llm::tokenizer::{AddedToken, SentencePieceOptions, Tokenizer};
-use tpo_llm::vocabulary::{RowSource, check, problems};
+use tpo_llm::vocabulary::{check, problems};
 use tpo_llm::{CausalLm, LlmConfig, LlmError, LoraConfig, TokenPlan, VocabularyRows};
 
 const ROWS: usize = 53;
@@ -116,7 +116,6 @@ fn merged_adapters_get_the_same_rows() {
     let rows = grown(47, 60);
     let plain = lm.clone().with_vocabulary(rows).unwrap();
     let merged = lm.merge_lora().with_vocabulary(rows).unwrap();
-    assert!(merged.lm_head.as_ref().unwrap().is_merged());
     let expected: Vec<f64> = values(logits(&plain))
         .iter()
         .map(|v| f64::from(*v))
@@ -237,21 +236,9 @@ fn tokens_are_placed_added_written_and_found_again() {
         .unwrap();
     let tokens = ["<point_begin>", "<|im_end|>", "<point>", "<far>", "<point>"];
     let plan = TokenPlan::new(&tokenizer, lm.table_rows()[0], tokens);
-    use RowSource::{Grown, Present, Spare};
-    let places: Vec<_> = plan.tokens.iter().map(|t| (t.id, t.row)).collect();
-    let expected = [
-        (first, Spare),
-        (2, Present),
-        (first + 1, Spare),
-        (first + 2, Grown),
-    ];
-    assert_eq!(places, expected);
+    let places: Vec<u32> = plan.ids().map(|(_, id)| id).collect();
+    assert_eq!(places, [first, 2, first + 1, first + 2]);
     assert_eq!(plan.rows, grown(used, used + 3));
-    let text = plan.to_string();
-    assert!(
-        text.starts_with(&format!("<point_begin>: id {first}, a spare row\n")),
-        "{text}"
-    );
     assert_eq!(tokenizer.vocab_size(), used, "a plan changes nothing");
 
     let lm = plan.apply(&mut tokenizer, lm).unwrap();
@@ -321,17 +308,14 @@ fn sentencepiece_files_stay_and_tokens_are_added_again() {
     let files = vec![("tokenizer.model".to_string(), model.clone())];
     let mut tokenizer = videochat_tpo(true);
     let plan = TokenPlan::new(&tokenizer, 32_007, ["<point_begin>", "<boxes>"]);
-    let places: Vec<_> = plan.tokens.iter().map(|t| (t.id, t.row)).collect();
-    assert_eq!(
-        places,
-        [(32_007, RowSource::Grown), (32_003, RowSource::Present)]
-    );
+    let places: Vec<u32> = plan.ids().map(|(_, id)| id).collect();
+    assert_eq!(places, [32_007, 32_003]);
     tokenizer
         .add_tokens(&[AddedToken::new("<point_begin>")])
         .unwrap();
     assert_eq!(tokenizer.write_added(&files).unwrap(), files);
     let options = SentencePieceOptions::default();
-    let mut again = Tokenizer::from_sentencepiece_bytes(&model, options).unwrap();
+    let mut again = Tokenizer::from_sentencepiece(fixture_path(name), options).unwrap();
     again.add_tokens_with_ids(plan.ids()).unwrap();
     assert!(problems(plan.ids(), &again, [32_008; 2]).is_empty());
 }

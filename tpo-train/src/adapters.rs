@@ -3,10 +3,8 @@
 use std::collections::BTreeMap;
 
 use burn::module::Module;
-use tpo_core::traits::AdapterSettings;
 
 use crate::groups::{ResolvedParam, float_params};
-use crate::recipe::LoraSpec;
 
 /// Ends of the paths of an adapter's factors below its layer. Burn's own adapters are called so
 /// too.
@@ -41,15 +39,4 @@ pub(crate) fn base_weight(layer: &str) -> String {
 /// Whether the path is that of an adapter's factor.
 pub(crate) fn is_factor(path: &str) -> bool {
     FACTORS.iter().any(|end| path.ends_with(end))
-}
-
-impl From<&LoraSpec> for AdapterSettings {
-    fn from(spec: &LoraSpec) -> Self {
-        Self {
-            rank: spec.rank,
-            alpha: spec.alpha,
-            dropout: spec.dropout,
-            targets: spec.targets.clone(),
-        }
-    }
 }

@@ -3,13 +3,14 @@
 mod resolve;
 mod table;
 
-use burn::module::{Module, ModuleMapper, Param, ParamGroup, ParamId};
+use burn::module::{Module, ModuleMapper, Param, ParamId};
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 pub(crate) use tpo_core::weights::PathStack;
 
 pub use resolve::{resolve, resolve_params};
 
+use crate::check::Check;
 use crate::error::{Result, TrainError};
 use crate::pattern::PathPattern;
 use crate::stage::Muon;
@@ -91,20 +92,10 @@ impl ParamGroupSpec {
                 problems.push(format!("{at}.patterns: `{pattern}` {why}"));
             }
         }
-        if !(self.learning_rate.is_finite() && self.learning_rate > 0.0) {
-            problems.push(format!(
-                "{at}.learning_rate is {}; must be above 0 and finite (leave a part out of all \
-                 groups to freeze it)",
-                self.learning_rate
-            ));
-        }
-        if let Some(decay) = self.weight_decay
-            && !(decay.is_finite() && decay >= 0.0)
-        {
-            problems.push(format!(
-                "{at}.weight_decay is {decay}; must be 0 or more and finite"
-            ));
-        }
+        let mut check = Check::new(at, problems);
+        let hint = " (leave a part out of all groups to freeze it)";
+        check.positive("learning_rate", self.learning_rate, hint);
+        check.not_negative("weight_decay", self.weight_decay.unwrap_or(0.0));
         if let Some(muon) = &self.muon {
             muon.problems(&format!("{at}.muon"), problems);
         }
@@ -169,18 +160,6 @@ impl ResolvedGroup {
     /// Number of values in all tensors.
     pub fn num_parameters(&self) -> usize {
         self.params.iter().map(ResolvedParam::num_values).sum()
-    }
-
-    /// The parameters that decay (`true`) or do not (`false`), as Burn's optimizers and
-    /// schedulers take them; `None` when there are none.
-    pub fn param_group(&self, decays: bool) -> Option<ParamGroup> {
-        let ids: Vec<ParamId> = self
-            .params
-            .iter()
-            .filter(|p| p.decays() == decays)
-            .map(|p| p.id)
-            .collect();
-        (!ids.is_empty()).then(|| ParamGroup::from_ids(ids))
     }
 }
 

@@ -5,7 +5,7 @@
 //!
 //! * [`Recipe`]: a run as TOML. Every mistake is reported at once; [`Recipe::explain`] says what it
 //!   would do, from shapes alone.
-//! * [`StagePlan`] and [`Stage`]: what is learnt in which order. The paper's plan is
+//! * [`Stage`]: what is learnt, against which loss, for how long. The paper's stages are
 //!   `recipes/videochat_tpo`.
 //! * [`ParamGroupSpec`]: which parameters learn, and how fast, as patterns over module paths
 //!   ([`PathPattern`]): a head is at `heads.NAME`, its task token at `task_tokens.NAME`. [`resolve`] looks the
@@ -14,23 +14,24 @@
 //! * [`LrSchedule`]: warm-up, decay and floor as a pure function of the step.
 //! * [`trainer`]: the loop, with [`optim`] under it and [`Hooks`] around it.
 //! * [`checkpoint`]: directories that are whole or do not count.
-//! * [`keep`]: hooks that keep a run's directory and take it up again, to the same bits.
+//! * [`run_directory`]: hooks that write a run's directory and take it up again, to the same bits.
 //! * [`observe`]: progress bars, `metrics.jsonl`, TensorBoard.
 //!
 //! Nothing here names an encoder, a language model or a head.
 
 mod adapters;
 mod before;
+mod check;
 pub mod checkpoint;
 pub mod error;
 pub mod explain;
 pub mod groups;
-pub mod keep;
 pub mod loss;
 pub mod observe;
 pub mod optim;
 pub mod pattern;
 pub mod recipe;
+pub mod run_directory;
 pub mod schedule;
 pub mod stage;
 mod suggest;
@@ -46,7 +47,7 @@ pub use optim::{GradientSet, Optimizer, OptimizerState, UpdateReport};
 pub use pattern::PathPattern;
 pub use recipe::Recipe;
 pub use schedule::{Decay, LrSchedule};
-pub use stage::{AdamW, Muon, Precision, Stage, StageLength, StagePlan, learning_heads};
+pub use stage::{AdamW, Muon, Precision, Stage, StageLength, learning_heads};
 pub use trainer::{Hooks, TrainData, TrainEvent, TrainOptions, TrainState, Trainer, train_plan};
 
 // The README's code is compiled and run with the documentation tests.

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::check::Check;
+
 /// Factors of the sum `L = L_lm + Σ L_head` (paper, equation 1).
 ///
 /// The equation has no factors, so all default to 1. `L_lm` is the language model's cross entropy
@@ -64,19 +66,13 @@ impl LossWeights {
 
     /// Appends what is out of range; `at` is where in the plan these weights are.
     pub(crate) fn problems(&self, at: &str, problems: &mut Vec<String>) {
-        let mut check = |field: String, value: f64| {
-            if !(value.is_finite() && value >= 0.0) {
-                problems.push(format!(
-                    "{at}.{field} is {value}; must be 0 or more and finite"
-                ));
-            }
-        };
-        check("language".into(), self.language);
-        check("other_heads".into(), self.other_heads);
+        let mut check = Check::new(at, problems);
+        check.not_negative("language", self.language);
+        check.not_negative("other_heads", self.other_heads);
         for (name, head) in &self.heads {
-            check(format!("heads.{name}.weight"), head.weight);
+            check.not_negative(&format!("heads.{name}.weight"), head.weight);
             for (term, weight) in &head.terms {
-                check(format!("heads.{name}.terms.{term}"), *weight);
+                check.not_negative(&format!("heads.{name}.terms.{term}"), *weight);
             }
         }
         let nothing = self.language == 0.0

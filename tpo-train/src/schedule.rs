@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::check::Check;
+
 /// How the learning rate falls after warm-up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -81,10 +83,9 @@ impl LrSchedule {
 
     /// Appends what is out of range; `at` is where in the plan this schedule is.
     pub(crate) fn problems(&self, at: &str, problems: &mut Vec<String>) {
+        let mut check = Check::new(at, problems);
         for (field, value) in [("warmup_ratio", self.warmup_ratio), ("floor", self.floor)] {
-            if !(0.0..=1.0).contains(&value) {
-                problems.push(format!("{at}.{field} is {value}; must be within 0 and 1"));
-            }
+            check.must((0.0..=1.0).contains(&value), field, value, "within 0 and 1");
         }
     }
 }

@@ -1,5 +1,7 @@
 //! Errors of the vision crate.
 
+use std::fmt::Display;
+
 use thiserror::Error;
 
 /// Result with [`VisionError`].
@@ -27,57 +29,13 @@ pub enum VisionError {
         #[source]
         source: serde_json::Error,
     },
-    /// A clip with no frames, no rows, no columns or an empty batch.
-    #[error(
-        "{place}: the clip {found:?} (batch, frames, channels, height, width) is empty; \
-         give at least one frame"
-    )]
-    EmptyVideo {
+    /// Frames that the part cannot take: none, of other channels, or of another number or size.
+    #[error("{place}: {why}")]
+    Frames {
         /// The function.
         place: &'static str,
-        /// Shape found.
-        found: [usize; 5],
-    },
-    /// Frames that do not have red, green and blue.
-    #[error(
-        "{place}: expected {expected} channels in axis 2 of [batch, frames, channels, height, \
-         width], found {found}; convert grey or RGBA frames to RGB and check the axis order"
-    )]
-    Channels {
-        /// The function.
-        place: &'static str,
-        /// Channels of the patch embedding.
-        expected: usize,
-        /// Channels of the clip.
-        found: usize,
-    },
-    /// Frames that cannot be cut into whole patches.
-    #[error(
-        "{place}: frames of {height}x{width} pixels cannot be cut into patches of \
-         {patch}x{patch}; resize to a multiple of {patch}"
-    )]
-    FrameSize {
-        /// The function.
-        place: &'static str,
-        /// Frame height in pixels.
-        height: usize,
-        /// Frame width in pixels.
-        width: usize,
-        /// Side of a patch in pixels.
-        patch: usize,
-    },
-    /// A number of frames that cannot be cut into whole tubelets.
-    #[error(
-        "{place}: {frames} frames cannot be cut into tubelets of {tubelet}; \
-         sample a multiple of {tubelet}"
-    )]
-    FrameCount {
-        /// The function.
-        place: &'static str,
-        /// Frames of the clip.
-        frames: usize,
-        /// Frames per tubelet.
-        tubelet: usize,
+        /// What was expected and found, and what to do.
+        why: String,
     },
     /// A tensor of the wrong shape.
     #[error("{place}: expected {what} of shape {expected}, found {found:?}")]
@@ -91,56 +49,13 @@ pub enum VisionError {
         /// Shape found.
         found: Vec<usize>,
     },
-    /// An instruction longer than the position table.
-    #[error(
-        "{place}: the instruction has {length} tokens, padding included, but there are {max} \
-         positions; truncate it on the left as the reference's tokenizer does"
-    )]
-    InstructionLength {
+    /// An instruction that is too long or holds a token outside the vocabulary.
+    #[error("{place}: {why}")]
+    Instruction {
         /// The function.
         place: &'static str,
-        /// Tokens found.
-        length: usize,
-        /// Positions available.
-        max: usize,
-    },
-    /// A token id outside the vocabulary.
-    #[error(
-        "{place}: token id {found} is outside the vocabulary of {vocab}; \
-         tokenise the instruction with the connector's own (BERT) tokenizer"
-    )]
-    TokenId {
-        /// The function.
-        place: &'static str,
-        /// Offending id.
-        found: i64,
-        /// Rows of the word table.
-        vocab: usize,
-    },
-    /// A clip of another length than the position table is for.
-    #[error("{place}: a clip has {expected} frames, or one for an image; found {found}")]
-    ClipFrames {
-        /// The function.
-        place: &'static str,
-        /// Frames of a clip.
-        expected: usize,
-        /// Frames found.
-        found: usize,
-    },
-    /// Frames of another size than the position table is for.
-    #[error(
-        "{place}: frames must be {expected}x{expected} pixels, found {height}x{width}; resize \
-         them, or load the checkpoint into a config of that size"
-    )]
-    ClipSize {
-        /// The function.
-        place: &'static str,
-        /// Side of a frame in pixels.
-        expected: usize,
-        /// Frame height in pixels.
-        height: usize,
-        /// Frame width in pixels.
-        width: usize,
+        /// What was expected and found, and what to do.
+        why: String,
     },
     /// A stored position table that is no grid.
     #[error(
@@ -165,6 +80,13 @@ impl VisionError {
     pub(crate) fn config(part: &'static str) -> impl FnOnce(Vec<String>) -> Self {
         move |problems| Self::Config { part, problems }
     }
+
+    pub(crate) fn frames(place: &'static str, why: impl Display) -> Self {
+        Self::Frames {
+            place,
+            why: why.to_string(),
+        }
+    }
 }
 
 impl From<VisionError> for tpo_core::CoreError {
@@ -178,14 +100,42 @@ impl From<VisionError> for tpo_core::CoreError {
 pub(crate) fn check_video(place: &'static str, found: [usize; 5]) -> Result<()> {
     const CHANNELS: usize = 3;
     if found.contains(&0) {
-        return Err(VisionError::EmptyVideo { place, found });
-    }
-    match found[2] {
-        CHANNELS => Ok(()),
-        channels => Err(VisionError::Channels {
+        return Err(VisionError::frames(
             place,
-            expected: CHANNELS,
-            found: channels,
-        }),
+            format_args!(
+                "the clip {found:?} (batch, frames, channels, height, width) is empty; give at \
+                 least one frame"
+            ),
+        ));
     }
+    let channels = found[2];
+    if channels != CHANNELS {
+        return Err(VisionError::frames(
+            place,
+            format_args!(
+                "expected {CHANNELS} channels in axis 2 of [batch, frames, channels, height, \
+                 width], found {channels}; convert grey or RGBA frames to RGB and check the axis \
+                 order"
+            ),
+        ));
+    }
+    Ok(())
+}
+
+/// Refuses frames that cannot be cut into whole patches.
+pub(crate) fn check_patches(
+    place: &'static str,
+    [height, width]: [usize; 2],
+    patch: usize,
+) -> Result<()> {
+    if height.is_multiple_of(patch) && width.is_multiple_of(patch) {
+        return Ok(());
+    }
+    Err(VisionError::frames(
+        place,
+        format_args!(
+            "frames of {height}x{width} pixels cannot be cut into patches of {patch}x{patch}; \
+             resize to a multiple of {patch}"
+        ),
+    ))
 }

@@ -40,9 +40,7 @@ pub mod umt;
 struct Readme;
 
 pub use connector::mlp::{MlpConnector, MlpConnectorConfig};
-pub use connector::qformer::{
-    QFormer, QFormerConfig, QFormerConnector, QFormerConnectorConfig, QFormerTrace,
-};
+pub use connector::qformer::{QFormer, QFormerConfig, QFormerConnector, QFormerConnectorConfig};
 pub use drop_path::{DropPath, DropPathConfig};
 pub use error::{Result, VisionError};
 pub use hiera::{Hiera, HieraConfig, ImageEncoder, ImageEncoderConfig, ImageFeatures};

@@ -63,14 +63,8 @@ fn values_with_and_without_autodiff_agree() {
 fn images_that_cannot_be_cut_are_refused() {
     let encoder = encoder();
     let error = encoder.forward(images([1, 3, 64, 40])).unwrap_err();
-    assert!(matches!(
-        error,
-        VisionError::FrameSize {
-            width: 40,
-            patch: 32,
-            ..
-        }
-    ));
+    assert!(matches!(error, VisionError::Frames { .. }), "{error}");
+    assert!(error.to_string().contains("64x40"), "{error}");
     for shape in [[1, 4, 64, 64], [0, 3, 64, 64], [1, 3, 0, 64]] {
         let images = Tensor::<4>::zeros(shape, &Device::flex());
         let error = encoder.forward(images).unwrap_err();

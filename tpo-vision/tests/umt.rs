@@ -62,14 +62,11 @@ fn tubelets_cover_several_frames() {
     let clip = random([1, 4, 3, 32, 32], &device);
     assert_eq!(encoder.encode(clip).unwrap().dims(), [1, 8, 24]);
     let odd = encoder.encode(random([1, 3, 3, 32, 32], &device));
-    assert!(matches!(
-        odd,
-        Err(VisionError::FrameCount {
-            frames: 3,
-            tubelet: 2,
-            ..
-        })
-    ));
+    let error = odd.unwrap_err().to_string();
+    assert!(
+        error.contains("3 frames cannot be cut into tubelets of 2"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -122,34 +119,21 @@ fn unusable_clips_are_errors() {
     let device = Device::flex();
     let encoder = encoder(&config(), &device);
     let encode = |shape: [usize; 5]| encoder.encode(Tensor::zeros(shape, &device)).unwrap_err();
-    assert!(matches!(
-        encode([1, 4, 1, 32, 32]),
-        VisionError::Channels { found: 1, .. }
-    ));
-    assert!(matches!(
-        encode([1, 4, 3, 33, 32]),
-        VisionError::FrameSize {
-            height: 33,
-            patch: 16,
-            ..
-        }
-    ));
-    assert!(matches!(
-        encode([1, 4, 3, 32, 8]),
-        VisionError::FrameSize { width: 8, .. }
-    ));
-    assert!(matches!(
-        encoder.encoder.check([0, 4, 3, 32, 32]),
-        Err(VisionError::EmptyVideo { .. })
-    ));
-    assert!(matches!(
-        encoder.encoder.check([1, 0, 3, 32, 32]),
-        Err(VisionError::EmptyVideo { .. })
-    ));
-    assert!(matches!(
-        encoder.encoder.check([1, 4, 3, 0, 32]),
-        Err(VisionError::EmptyVideo { .. })
-    ));
+    let checked = |shape: [usize; 5]| encoder.encoder.check(shape).unwrap_err();
+    for (error, part) in [
+        (encode([1, 4, 1, 32, 32]), "found 1"),
+        (
+            encode([1, 4, 3, 33, 32]),
+            "33x32 pixels cannot be cut into patches of 16x16",
+        ),
+        (encode([1, 4, 3, 32, 8]), "32x8"),
+        (checked([0, 4, 3, 32, 32]), "is empty"),
+        (checked([1, 0, 3, 32, 32]), "is empty"),
+        (checked([1, 4, 3, 0, 32]), "is empty"),
+    ] {
+        assert!(matches!(error, VisionError::Frames { .. }), "{error}");
+        assert!(error.to_string().contains(part), "{error}");
+    }
     let error = tpo_core::CoreError::from(encode([1, 4, 4, 32, 32]));
     assert!(error.to_string().contains("found 4"), "{error}");
 }

@@ -6,15 +6,17 @@ use image::RgbImage;
 use tpo_core::geometry::BoxXyxy;
 use tpo_core::truth::{Truth, TruthPlace, TruthTarget};
 use tpo_data::feed::{Draw, ItemSeed, View, place_truth};
-use tpo_data::prompts::{AnswerStyle, PromptConfig, PromptWriter, Vocabulary};
+use tpo_data::prompts::{AnswerStyle, PromptWriter};
 use tpo_data::schema::{FramePosition, RowLimits, Sample, SampleReader, Target, open_media};
 use tpo_data::{ClipConfig, MediaLimits, VideoInfo, VideoReader, select_frames};
 
 use super::Input;
 use crate::cli::shared::{End, Outcome};
-use crate::draw::{COLOURS, LabelledBox, draw_boxes_in, draw_mask, picture, save_picture};
+use crate::draw::{
+    Axis, AxisRow, COLOURS, LabelledBox, Strip, contact_sheet, draw_boxes, draw_mask, picture,
+    save_picture,
+};
 use crate::model::videochat_tasks;
-use crate::sheet::{Axis, AxisSpan, Strip, contact_sheet};
 
 /// Draw the first rows with their annotations on one picture.
 ///
@@ -47,13 +49,11 @@ pub struct Args {
 
 pub fn run(args: Args) -> Outcome {
     let root = args.input.root();
-    let words = Vocabulary::from(&videochat_tasks(32_000));
-    // What the model says is shown in words: tokens would hide the answer.
-    let config = PromptConfig {
+    let writer = PromptWriter {
+        tasks: &videochat_tasks(32_000),
+        // What the model says is shown in words: tokens would hide the answer.
         style: AnswerStyle::Text,
-        ..PromptConfig::default()
     };
-    let writer = PromptWriter::new(config, words)?;
     let mut reader = SampleReader::open(&args.input.file, RowLimits::default())?;
     let mut strips = Vec::new();
     let mut fine = true;
@@ -73,8 +73,7 @@ pub fn run(args: Args) -> Outcome {
             eprintln!("line {line}: {why}");
             Strip {
                 caption: vec![format!("line {line}: {why}")],
-                pictures: Vec::new(),
-                axis: None,
+                ..Strip::default()
             }
         }));
     }
@@ -90,7 +89,7 @@ fn strip(
     sample: &Sample,
     line: u64,
     root: &Path,
-    writer: &PromptWriter,
+    writer: &PromptWriter<'_>,
     args: &Args,
 ) -> Outcome<Strip> {
     let mut truths = Vec::new();
@@ -137,7 +136,8 @@ fn strip(
             axis = Some(Axis {
                 duration: end - start,
                 frames: times.iter().map(|t| t - start).collect(),
-                spans: spans(&truths),
+                rows: rows(&truths),
+                ..Axis::default()
             });
         }
     }
@@ -213,24 +213,22 @@ fn draw(
     let mut pictures = Vec::new();
     for (i, frame) in reader.read_frames(indices)?.into_iter().enumerate() {
         let mut drawn = picture(frame)?;
-        let (mut boxes, mut colours) = (Vec::new(), Vec::new());
-        let mut add = |area: BoxXyxy, label: String, colour: usize| {
-            boxes.push(LabelledBox::new(area, label));
-            colours.push(colour);
+        let mut boxes = Vec::new();
+        let mut add = |area: BoxXyxy, label: &str, colour: usize| {
+            boxes.push(LabelledBox::new(area, label, colour));
         };
         for (k, truth) in truths.iter().enumerate() {
-            let label = truth.query.clone().unwrap_or_else(|| truth.task.clone());
-            let label: String = label.chars().take(28).collect();
+            let label = label(truth);
             if let (0, Some(b)) = (i, truth.prompt_box) {
-                add(b, format!("asked: {label}"), k);
+                add(b, &format!("asked: {label}"), k);
             }
             match &truth.target {
-                TruthTarget::Box(b) => add(*b, label, k),
+                TruthTarget::Box(b) => add(*b, &label, k),
                 TruthTarget::Track(frames) => {
                     for f in frames.iter().filter(|f| f.sampled == i) {
                         match &f.place {
                             TruthPlace::Absent => {}
-                            TruthPlace::Box(b) => add(*b, label.clone(), k),
+                            TruthPlace::Box(b) => add(*b, &label, k),
                             TruthPlace::Mask(rle) => {
                                 let colour = COLOURS[k % COLOURS.len()];
                                 draw_mask(&mut drawn, &rle.decode()?, colour);
@@ -242,23 +240,31 @@ fn draw(
             }
         }
         for b in turn_boxes.iter().flatten() {
-            add(*b, "asked".into(), truths.len());
+            add(*b, "asked", truths.len());
         }
-        pictures.push(draw_boxes_in(&drawn, &boxes, &colours)?);
+        pictures.push(draw_boxes(&drawn, &boxes)?);
     }
     Ok(pictures)
 }
 
-fn spans(truths: &[Truth]) -> Vec<AxisSpan> {
-    let mut out = Vec::new();
+/// A row of the time axis for every annotation with spans.
+fn rows(truths: &[Truth]) -> Vec<AxisRow> {
+    let mut rows = Vec::new();
     for (colour, truth) in truths.iter().enumerate() {
         if let TruthTarget::Moments { spans, .. } = &truth.target {
-            out.extend(spans.iter().map(|s| AxisSpan {
-                start: s.start,
-                end: s.end,
+            rows.push(AxisRow {
+                name: label(truth),
+                spans: spans.clone(),
+                note: String::new(),
                 colour,
-            }));
+            });
         }
     }
-    out
+    rows
+}
+
+/// What an annotation is about, or its task.
+fn label(truth: &Truth) -> String {
+    let label = truth.query.as_ref().unwrap_or(&truth.task);
+    label.chars().take(28).collect()
 }

@@ -3,8 +3,6 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use crate::evaluation::files::Matched;
-use crate::evaluation::files::vos::{self, MaskTrack, VosScores};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tpo_core::geometry::LabelMap;
@@ -13,9 +11,9 @@ use tpo_heads::mask::metric::vos::{ObjectScores, VosOptions, VosProtocol, score_
 use tpo_heads::mask::metric::{BitMask, BoundaryTolerance};
 
 use super::outcome::{Grid, Scored};
-use super::progress::Progress;
-use super::{Args, Format};
+use super::{Args, Format, progress};
 use crate::cli::shared::{Outcome, read};
+use crate::evaluation::files::vos::{self, MaskTrack, VosScores};
 
 pub fn vos(args: &Args, format: Format) -> Outcome<Scored> {
     let mut options = VosOptions {
@@ -37,24 +35,15 @@ pub fn vos(args: &Args, format: Format) -> Outcome<Scored> {
         (false, false) => {
             let files = args.tables::<MaskTrack, MaskTrack>()?;
             scored = Scored::of(vos::PROTOCOL, &options, &files)?;
-            let progress = Progress::new(files.1.len() as u64, "scoring");
-            vos::evaluate(&files.0, &files.1, &options, || progress.step(1))?
+            let bar = progress(files.1.len() as u64, "scoring");
+            vos::evaluate(&files.0, &files.1, &options, || bar.inc(1))?
         }
         _ => {
             let why = "predictions and ground truth must both be folders of PNG files, or both JSON lines";
             return Err(why.into());
         }
     };
-    let values = [
-        ("J&F-Mean", scores.jf_mean),
-        ("J-Mean", scores.j_mean),
-        ("J-Recall", scores.j_recall),
-        ("J-Decay", scores.j_decay),
-        ("F-Mean", scores.f_mean),
-        ("F-Recall", scores.f_recall),
-        ("F-Decay", scores.f_decay),
-    ];
-    scored.set_scores(100.0, 2, values);
+    scored.set_scores(100.0, 2, scores.scores);
     let mut each = Grid::new(&["J-Mean", "F-Mean"], 2);
     for o in &scores.objects {
         let means = [o.j.mean, o.f.mean];
@@ -117,29 +106,17 @@ fn labels(folder: &Path, names: &[String]) -> Outcome<Vec<LabelMap>> {
 fn davis_folders(args: &Args, options: &VosOptions) -> Outcome<VosScores> {
     let root = args.truth()?;
     let names = sequence_names(root, args.sequences.as_deref())?;
-    let progress = Progress::new(names.len() as u64, "scoring");
-    let mut matched = Matched::default();
-    let mut objects: Vec<ObjectScores> = Vec::new();
-    for name in names {
+    let wanted = names.into_iter().map(|name| {
         let results = args.predictions().join(&name);
-        if !results.is_dir() {
-            matched.without_prediction.push(name);
-            continue;
-        }
+        (name, Some(results).filter(|r| r.is_dir()))
+    });
+    let (objects, matched) = args.each_result(wanted, "", |name, results| {
         let frames = frames(&root.join(&name))?;
         let truth = labels(&root.join(&name), &frames)?;
         let scored = options.protocol.scored(frames.len());
         let results = labels(&results, &frames[scored])?;
-        let scores = score_labels(&name, &truth, &results, options)?;
-        matched.matched += scores.len();
-        objects.extend(scores);
-        progress.step(1);
-    }
-    finish(args, objects, matched)
-}
-
-fn finish(args: &Args, objects: Vec<ObjectScores>, matched: Matched) -> Outcome<VosScores> {
-    args.check_matched(&matched, "")?;
+        Ok(score_labels(&name, &truth, &results, options)?)
+    })?;
     Ok(VosScores::new(objects, matched))
 }
 
@@ -175,7 +152,12 @@ struct Expression {
 fn expressions(args: &Args) -> Outcome<Vec<Expression>> {
     let root = args.truth()?;
     let wanted = sequence_names(root, args.sequences.as_deref())?;
-    let results = |video: &str, e: &str| args.predictions().join(video).join(e);
+    let expression = |video: &str, id: &str, truth: PathBuf, label| Expression {
+        name: format!("{video}/{id}"),
+        results: args.predictions().join(video).join(id),
+        truth,
+        label,
+    };
     let mut all = Vec::new();
     if let Some(file) = &args.expressions {
         let at = file.display();
@@ -183,38 +165,21 @@ fn expressions(args: &Args) -> Outcome<Vec<Expression>> {
             format!("{at}: {e}; expected {{\"videos\": {{VIDEO: {{\"expressions\": {{ID: {{\"obj_id\": 1}}}}}}}}}}")
         })?;
         for video in wanted {
-            let Some(meta) = meta.videos.get(&video) else {
-                continue;
-            };
-            for (e, expression) in &meta.expressions {
-                let id = &expression.obj_id;
-                let label = object_label(id).ok_or_else(|| {
-                    format!("{at}: video {video}, expression {e}: obj_id {id} is no label")
+            let expressions = meta.videos.get(&video).map(|v| &v.expressions);
+            for (e, MetaExpression { obj_id }) in expressions.into_iter().flatten() {
+                let label = object_label(obj_id).ok_or_else(|| {
+                    format!("{at}: video {video}, expression {e}: obj_id {obj_id} is no label")
                 })?;
-                all.push(Expression {
-                    name: format!("{video}/{e}"),
-                    truth: root.join(&video),
-                    label: Some(label),
-                    results: results(&video, e),
-                });
+                all.push(expression(&video, e, root.join(&video), Some(label)));
             }
         }
         return Ok(all);
     }
     for video in wanted {
-        let folders = entries(&root.join(&video))?
-            .into_iter()
-            .filter(|p| p.is_dir());
-        for truth in folders {
-            let Some(e) = truth.file_name().and_then(|n| n.to_str()) else {
-                continue;
-            };
-            all.push(Expression {
-                name: format!("{video}/{e}"),
-                results: results(&video, e),
-                label: None,
-                truth,
-            });
+        let folders = entries(&root.join(&video))?;
+        for truth in folders.into_iter().filter(|p| p.is_dir()) {
+            let name = truth.file_name().map(|n| n.to_string_lossy().into_owned());
+            all.push(expression(&video, &name.unwrap_or_default(), truth, None));
         }
     }
     if all.is_empty() {
@@ -228,10 +193,6 @@ fn expressions(args: &Args) -> Outcome<Vec<Expression>> {
 }
 
 fn expression_folders(args: &Args, options: &VosOptions) -> Outcome<VosScores> {
-    let expressions = expressions(args)?;
-    let progress = Progress::new(expressions.len() as u64, "scoring");
-    let mut matched = Matched::default();
-    let mut objects = Vec::new();
     let bits = |map: &LabelMap, label: Option<u8>| {
         let labels = &map.labels;
         BitMask::from_fn(map.height, map.width, |y, x| {
@@ -239,11 +200,11 @@ fn expression_folders(args: &Args, options: &VosOptions) -> Outcome<VosScores> {
             label.map_or(pixel > 0, |l| pixel == l)
         })
     };
-    for e in expressions {
-        if !e.results.is_dir() {
-            matched.without_prediction.push(e.name);
-            continue;
-        }
+    let wanted = expressions(args)?.into_iter().map(|e| {
+        let name = e.name.clone();
+        (name, Some(e).filter(|e| e.results.is_dir()))
+    });
+    let (objects, matched) = args.each_result(wanted, "", |name, e| {
         // The frames that are annotated; results may have more.
         let names = frames(&e.truth)?;
         if names.is_empty() {
@@ -251,13 +212,9 @@ fn expression_folders(args: &Args, options: &VosOptions) -> Outcome<VosScores> {
         }
         let truth = labels(&e.truth, &names)?;
         let results = labels(&e.results, &names)?;
-        let pairs = truth
-            .iter()
-            .zip(&results)
-            .map(|(t, r)| (bits(t, e.label), bits(r, None)));
-        objects.push(ObjectScores::new(e.name, pairs, options)?);
-        matched.matched += 1;
-        progress.step(1);
-    }
-    finish(args, objects, matched)
+        let pairs = truth.iter().zip(&results);
+        let pairs = pairs.map(|(t, r)| (bits(t, e.label), bits(r, None)));
+        Ok(vec![ObjectScores::new(name, pairs, options)?])
+    })?;
+    Ok(VosScores::new(objects, matched))
 }

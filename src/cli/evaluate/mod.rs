@@ -1,24 +1,26 @@
 //! Runs a model over a benchmark, or scores prediction files, with the rules of the official
 //! evaluators.
 
-mod choice;
 mod mask;
+mod multiple_choice;
 mod outcome;
-mod progress;
 mod region;
 mod run;
 mod temporal;
 mod track;
 
-use std::io::Write;
+use std::fs::File;
+use std::io::{BufReader, Write};
 use std::path::{Path, PathBuf};
 
-use crate::evaluation::files::Unusable;
-use crate::evaluation::files::{Matched, ReadOptions, Record, Table};
 use clap::ValueEnum;
+use indicatif::{ProgressBar, ProgressFinish};
 use tpo_core::head::HeadSet;
 
-use super::shared::{End, Outcome, create};
+use super::shared::{End, Outcome, bar, create};
+use crate::Error;
+use crate::evaluation::files::{Matched, ReadOptions, Record, Table, Unusable};
+use crate::evaluation::multiple_choice::ChoiceRule;
 use outcome::Scored;
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -34,10 +36,11 @@ enum Task {
     /// Referring expressions: refcoco
     Region,
     /// Multiple choice: mvbench, video-mme
-    Choice,
+    #[value(alias = "choice")]
+    MultipleChoice,
     /// Short answers, by exact match; with a model only
     Text,
-    /// Tasks of your own, scored by their heads; with a model only
+    /// Tasks of your own whose annotations have a `value`; with a model only
     Own,
 }
 
@@ -66,14 +69,6 @@ enum Format {
     SaV,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
-enum OnUnusable {
-    /// Stop with an error that names the line
-    Refuse,
-    /// Count empty answers as misses, score reversed ones as the official scripts do
-    Score,
-}
-
 /// Run a model over a benchmark and score it, or score prediction files as the official
 /// evaluators do.
 ///
@@ -97,7 +92,7 @@ pub(super) struct Args {
     /// File or folder of predictions, to be scored without a model
     #[arg(long)]
     predictions: Option<PathBuf>,
-    /// File or folder of the ground truth; choice files carry it themselves
+    /// File or folder of the ground truth; files of multiple choice carry it themselves
     #[arg(long)]
     ground_truth: Option<PathBuf>,
     /// Answers of next-gqa, {"VIDEO_QID": {"answer": 3, "prediction": 3}}, for Acc@GQA
@@ -118,9 +113,9 @@ pub(super) struct Args {
     /// next-gqa predictions are shares of the video's length
     #[arg(long)]
     relative: bool,
-    /// How choices are read: mvbench, video-mme or letter; default: the format's rule
+    /// How options are read out of answers; default: the format's rule
     #[arg(long)]
-    rule: Option<choice::Rule>,
+    rule: Option<ChoiceRule>,
     /// Contour tolerance in pixels instead of 0.008 of the diagonal, davis and ref-youtube-vos
     #[arg(long)]
     contour_pixels: Option<usize>,
@@ -129,7 +124,7 @@ pub(super) struct Args {
     strict: bool,
     /// Empty and reversed answers
     #[arg(long, default_value = "refuse")]
-    unusable: OnUnusable,
+    unusable: Unusable,
     /// Skip and list rows that cannot be read, instead of stopping at the first
     #[arg(long)]
     skip_bad_rows: bool,
@@ -180,7 +175,7 @@ Examples:
   tpo evaluate --task temporal --format qvhighlights --predictions val_preds.jsonl \
                --ground-truth highlight_val_release.jsonl --strict --json scores.json
   tpo evaluate --task mask --format davis --predictions results --ground-truth DAVIS/Annotations/480p
-  tpo evaluate --task choice --predictions mvbench.jsonl
+  tpo evaluate --task multiple-choice --predictions mvbench.jsonl
 
 Exit code: 0 scored, 1 differs from --expect, 2 could not be scored or run."#;
 
@@ -190,13 +185,6 @@ impl Args {
             max_line_bytes: self.max_row_mib.saturating_mul(1 << 20),
             skip_bad_rows: self.skip_bad_rows,
             deny_unknown_fields: self.strict,
-        }
-    }
-
-    fn unusable(&self) -> Unusable {
-        match self.unusable {
-            OnUnusable::Refuse => Unusable::Refuse,
-            OnUnusable::Score => Unusable::Score,
         }
     }
 
@@ -226,23 +214,62 @@ impl Args {
 
     /// Predictions and ground truth in JSON lines.
     fn tables<P: Record, T: Record>(&self) -> Outcome<(Table<P>, Table<T>)> {
-        let read = self.reading();
-        let predictions = progress::table(self.predictions(), &read)?;
-        Ok((predictions, progress::table(self.truth()?, &read)?))
+        let truth = self.truth()?;
+        Ok((self.table(self.predictions())?, self.table(truth)?))
     }
 
-    /// Refuses folders of which nothing can be scored, under --strict of which anything is missing.
-    fn check_matched(&self, matched: &Matched, hint: &str) -> Outcome<()> {
+    /// Reads JSON lines.
+    fn table<T: Record>(&self, path: &Path) -> Outcome<Table<T>> {
+        let file = File::open(path).map_err(Error::file(path))?;
+        let bytes = file.metadata().map_err(Error::file(path))?.len();
+        let file = progress(bytes, "reading").wrap_read(file);
+        let file = BufReader::with_capacity(1 << 16, file);
+        let name = path.display().to_string();
+        Ok(Table::from_reader(file, &name, &self.reading())?)
+    }
+
+    /// Scores what has a result; what has none is listed, under --strict refused. `wanted` are
+    /// names of sequences with their results, of which `score` makes the scores of one or more
+    /// objects.
+    fn each_result<R, T>(
+        &self,
+        wanted: impl IntoIterator<Item = (String, Option<R>)>,
+        hint: &str,
+        mut score: impl FnMut(String, R) -> Outcome<Vec<T>>,
+    ) -> Outcome<(Vec<T>, Matched)> {
+        let mut found = Vec::new();
+        let mut matched = Matched::default();
+        for (name, result) in wanted {
+            match result {
+                Some(result) => found.push((name, result)),
+                None => matched.without_prediction.push(name),
+            }
+        }
+        matched.matched = found.len();
         let (predictions, truth) = (self.predictions().display(), self.truth()?.display());
         if self.strict {
             matched.require_complete(&predictions.to_string(), &truth.to_string())?;
         }
-        if matched.matched == 0 {
+        if found.is_empty() {
             let why = format!("{predictions}: no result of any sequence of {truth}{hint}");
             return Err(why.into());
         }
-        Ok(())
+        let bar = progress(found.len() as u64, "scoring");
+        let mut all = Vec::new();
+        for (name, result) in found {
+            all.extend(score(name, result)?);
+            bar.inc(1);
+        }
+        matched.matched = all.len();
+        Ok((all, matched))
     }
+}
+
+/// A bar that goes when it is dropped.
+fn progress(steps: u64, what: &'static str) -> ProgressBar {
+    let bar = bar("{msg} {wide_bar} {percent}% {eta}").with_message(what);
+    bar.set_length(steps);
+    bar.with_finish(ProgressFinish::AndClear)
 }
 
 impl Format {
@@ -265,7 +292,7 @@ fn score(args: &Args) -> Outcome<(Format, Scored)> {
         Task::Mask => Format::Davis,
         Task::Track => Format::Lasot,
         Task::Region => Format::Refcoco,
-        Task::Choice => Format::Mvbench,
+        Task::MultipleChoice => Format::Mvbench,
         Task::Text | Task::Own => Format::Schema,
     });
     let scored = match (task, format) {
@@ -276,8 +303,8 @@ fn score(args: &Args) -> Outcome<(Format, Scored)> {
         (Task::Track, Format::Lasot) => track::lasot(args)?,
         (Task::Track, Format::Got10k) => track::got10k(args)?,
         (Task::Region, Format::Refcoco) => region::boxes(args)?,
-        (Task::Choice, Format::Mvbench) => choice::mvbench(args)?,
-        (Task::Choice, Format::VideoMme) => choice::video_mme(args)?,
+        (Task::MultipleChoice, Format::Mvbench) => multiple_choice::mvbench(args)?,
+        (Task::MultipleChoice, Format::VideoMme) => multiple_choice::video_mme(args)?,
         (task, format) => {
             let task = task.to_possible_value();
             let task = task.as_ref().map_or("?", |t| t.get_name());

@@ -2,11 +2,12 @@
 
 use std::path::Path;
 
-use crate::evaluation::files::{Matched, Record, Table};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use crate::cli::shared::{Outcome, read};
+use crate::evaluation::compare;
+use crate::evaluation::files::{Matched, Record, Score, Table};
 
 /// Ids listed on the screen; the JSON has all.
 const LISTED: usize = 5;
@@ -100,16 +101,15 @@ impl Scored {
     }
 
     /// Scores by name, which are also a table of one column with each value times `factor`.
-    pub fn set_scores<N: Into<String>>(
+    pub fn set_scores(
         &mut self,
         factor: f64,
         decimals: usize,
-        scores: impl IntoIterator<Item = (N, Option<f64>)>,
+        scores: impl IntoIterator<Item = Score>,
     ) {
         let mut grid = Grid::new(&[""], decimals);
         let mut named = Map::new();
-        for (name, value) in scores {
-            let name = name.into();
+        for Score { name, value } in scores {
             grid.row(&name, vec![value.map(|v| factor * v)]);
             named.insert(name, value.into());
         }
@@ -203,33 +203,25 @@ pub fn differences(scores: &Value, file: &Path) -> Outcome<Vec<String>> {
         expected = expected["scores"].take();
     }
     let mut found = Vec::new();
-    walk("", scores, &expected, &mut found);
-    Ok(found)
-}
-
-fn walk(path: &str, got: &Value, expected: &Value, found: &mut Vec<String>) {
-    match (got, expected) {
-        (Value::Object(g), Value::Object(e)) => {
-            let mut keys: Vec<&String> = g.keys().chain(e.keys()).collect();
-            keys.sort();
-            keys.dedup();
-            for key in keys {
-                let at = if path.is_empty() {
-                    key.clone()
-                } else {
-                    format!("{path} / {key}")
-                };
-                match (g.get(key), e.get(key)) {
-                    (Some(g), Some(e)) => walk(&at, g, e, found),
-                    (Some(_), None) => found.push(format!("{at} is not expected")),
-                    _ => found.push(format!("{at} is missing")),
+    compare(
+        "",
+        " / ",
+        Some(scores),
+        Some(&expected),
+        &mut |path, got, expected| {
+            found.push(match (got, expected) {
+                (Some(Value::Number(g)), Some(Value::Number(e)))
+                    if near(g.as_f64(), e.as_f64()) =>
+                {
+                    return;
                 }
-            }
-        }
-        (Value::Number(g), Value::Number(e)) if near(g.as_f64(), e.as_f64()) => {}
-        (g, e) if g == e => {}
-        (g, e) => found.push(format!("{path} is {g}, expected {e}")),
-    }
+                (Some(g), Some(e)) => format!("{path} is {g}, expected {e}"),
+                (Some(_), None) => format!("{path} is not expected"),
+                _ => format!("{path} is missing"),
+            });
+        },
+    );
+    Ok(found)
 }
 
 fn near(a: Option<f64>, b: Option<f64>) -> bool {

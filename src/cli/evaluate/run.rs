@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 
-use clap::ValueEnum;
 use tpo_core::head::HeadSet;
 use tpo_data::readers::{ConvertOptions, Format as DataFormat};
 use tpo_data::synthetic::{Split, WorldConfig};
@@ -18,14 +17,6 @@ use crate::session::SessionOptions;
 
 /// Rows listed on the screen; the results have all.
 const LISTED: usize = 5;
-
-#[derive(Clone, Copy, ValueEnum)]
-enum Routing {
-    /// The model must call the head itself; otherwise the question is a miss
-    Model,
-    /// The routing token of the question's task is put at the beginning of the answer
-    Always,
-}
 
 #[derive(clap::Args)]
 #[command(next_help_heading = "With a model")]
@@ -57,14 +48,14 @@ pub struct RunArgs {
     #[arg(long)]
     split: Option<String>,
     /// Ask the synthetic world's questions as multiple choice
-    #[arg(long)]
-    choices: bool,
+    #[arg(long, alias = "choices")]
+    multiple_choice: bool,
     /// Rows of --data, from the first
     #[arg(long)]
     limit: Option<usize>,
     /// Who calls the heads
     #[arg(long, default_value = "model")]
-    route: Routing,
+    route: Route,
     /// Read boxes, times and tracks out of the text (paper, Table 11)
     #[arg(long)]
     textual: bool,
@@ -90,10 +81,7 @@ impl RunArgs {
         let options = PlanOptions {
             kinds: task.map_or_else(Vec::new, kinds),
             limit: self.limit,
-            route: match self.route {
-                Routing::Model => Route::Model,
-                Routing::Always => Route::Always,
-            },
+            route: self.route,
             answers: if self.textual {
                 AnswerForm::Text
             } else {
@@ -111,7 +99,7 @@ impl RunArgs {
                 seed: self.model.seed,
                 split,
                 clips,
-                choices: self.choices,
+                choices: self.multiple_choice,
             };
             return Ok(Plan::synthetic(&spec, options)?);
         }
@@ -141,11 +129,11 @@ impl RunArgs {
 fn kinds(task: Task) -> Vec<ItemKind> {
     match task {
         Task::Temporal => vec![ItemKind::Temporal],
-        Task::Gqa => vec![ItemKind::Choice, ItemKind::Temporal],
+        Task::Gqa => vec![ItemKind::MultipleChoice, ItemKind::Temporal],
         Task::Mask => vec![ItemKind::Mask],
         Task::Track => vec![ItemKind::Track],
         Task::Region => vec![ItemKind::Region],
-        Task::Choice => vec![ItemKind::Choice],
+        Task::MultipleChoice => vec![ItemKind::MultipleChoice],
         Task::Text => vec![ItemKind::Text],
         Task::Own => vec![ItemKind::Own],
     }

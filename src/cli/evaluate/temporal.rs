@@ -1,18 +1,18 @@
 //! Moments, highlights and grounded questions.
 
-use crate::evaluation::files::charades::{self, CharadesOptions};
-use crate::evaluation::files::nextgqa::{self, NextGqaOptions};
-use crate::evaluation::files::qvhighlights::{self, QvHighlightsOptions, SplitScores};
 use serde_json::json;
 
 use super::Args;
 use super::outcome::{Grid, Scored};
 use crate::cli::shared::Outcome;
+use crate::evaluation::files::charades::{self, CharadesOptions};
+use crate::evaluation::files::nextgqa::{self, NextGqaOptions};
+use crate::evaluation::files::qvhighlights::{self, QvHighlightsOptions, SplitScores};
 
 pub fn qvhighlights(args: &Args) -> Outcome<Scored> {
     let options = QvHighlightsOptions {
         strict: args.strict,
-        unusable: args.unusable(),
+        unusable: args.unusable,
         ..Default::default()
     };
     let files = args.tables()?;
@@ -54,7 +54,7 @@ pub fn qvhighlights(args: &Args) -> Outcome<Scored> {
         );
         scored.grids.push(grid);
     }
-    scored.scores = serde_json::to_value(report.official())?;
+    scored.scores = report.official();
     scored.details = json!({"moments": report.moments, "highlights": report.highlights});
     scored.matched = Some(report.matched);
     Ok(scored)
@@ -64,7 +64,7 @@ pub fn charades(args: &Args) -> Outcome<Scored> {
     let mut options = CharadesOptions {
         recall_at: args.recall_at.clone(),
         strict: args.strict,
-        unusable: args.unusable(),
+        unusable: args.unusable,
         ..Default::default()
     };
     if !args.iou.is_empty() {
@@ -73,9 +73,7 @@ pub fn charades(args: &Args) -> Outcome<Scored> {
     let files = args.tables()?;
     let report = charades::evaluate(&files.0, &files.1, &options)?;
     let mut scored = Scored::of(charades::PROTOCOL, &options, &files)?;
-    let recalls = report.recalls.iter();
-    let recalls = recalls.map(|r| (format!("R{}@{}", r.n, r.threshold), Some(r.recall)));
-    scored.set_scores(1.0, 2, recalls.chain([("mIoU".into(), Some(report.miou))]));
+    scored.set_scores(1.0, 2, report.scores);
     let empty = report.empty;
     if empty > 0 {
         let note = format!("{empty} queries without a window count as misses");
@@ -90,24 +88,14 @@ pub fn next_gqa(args: &Args) -> Outcome<Scored> {
     let options = NextGqaOptions {
         relative: args.relative,
         strict: args.strict,
-        unusable: args.unusable(),
+        unusable: args.unusable,
     };
     let segments = nextgqa::read(args.predictions())?;
     let answers = args.answers.as_ref().map(nextgqa::read).transpose()?;
     let truth = nextgqa::read(args.truth()?)?;
     let report = nextgqa::evaluate(&segments, answers.as_ref(), &truth, &options)?;
     let mut scored = Scored::new(nextgqa::PROTOCOL, &options)?;
-    let scores = [
-        ("Acc@GQA", report.acc_gqa),
-        ("Acc@QA", report.acc_qa),
-        ("mIoP", Some(report.miop)),
-        ("IoP@0.3", Some(report.iop_03)),
-        ("IoP@0.5", Some(report.iop_05)),
-        ("mIoU", Some(report.miou)),
-        ("IoU@0.3", Some(report.iou_03)),
-        ("IoU@0.5", Some(report.iou_05)),
-    ];
-    scored.set_scores(1.0, 1, scores);
+    scored.set_scores(1.0, 1, report.scores);
     if answers.is_none() {
         scored.notes.push("Acc@GQA needs --answers".into());
     }

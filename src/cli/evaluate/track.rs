@@ -2,8 +2,6 @@
 
 use std::path::PathBuf;
 
-use crate::evaluation::files::Matched;
-use crate::evaluation::files::tracks::{read_boxes, read_flags, read_resolution};
 use serde_json::{Map, Value, json};
 use tpo_heads::mask::metric::track::{
     Got10kScores, Got10kSequence, LasotScores, LasotSequence, got10k, lasot,
@@ -12,8 +10,9 @@ use tpo_heads::mask::metric::track::{
 use super::Args;
 use super::mask::sequence_names;
 use super::outcome::{Grid, Scored};
-use super::progress::Progress;
 use crate::cli::shared::Outcome;
+use crate::evaluation::files::tracks::{read_boxes, read_flags, read_resolution};
+use crate::evaluation::files::{Matched, Score};
 
 /// Scores every sequence of the ground truth that has a result; others are listed. `score` takes
 /// name, folder of the ground truth and file of the result.
@@ -21,33 +20,22 @@ fn each_sequence<T>(
     args: &Args,
     mut score: impl FnMut(String, PathBuf, PathBuf) -> Outcome<T>,
 ) -> Outcome<(Vec<T>, Matched)> {
-    let mut found = Vec::new();
-    let mut matched = Matched::default();
-    for name in sequence_names(args.truth()?, args.sequences.as_deref())? {
+    let root = args.truth()?;
+    let names = sequence_names(root, args.sequences.as_deref())?;
+    let wanted = names.into_iter().map(|name| {
         let folder = args.predictions().join(&name);
         let places = [
             args.predictions().join(format!("{name}.txt")),
             folder.join(format!("{name}_001.txt")),
             folder.join(format!("{name}.txt")),
         ];
-        match places.into_iter().find(|p| p.is_file()) {
-            Some(file) => found.push((name, file)),
-            None => matched.without_prediction.push(name),
-        }
-    }
-    matched.matched = found.len();
-    args.check_matched(
-        &matched,
-        "; expected SEQUENCE.txt or SEQUENCE/SEQUENCE_001.txt",
-    )?;
-    let progress = Progress::new(found.len() as u64, "scoring");
-    let mut all = Vec::new();
-    for (name, file) in found {
-        let folder = args.truth()?.join(&name);
-        all.push(score(name, folder, file)?);
-        progress.step(1);
-    }
-    Ok((all, matched))
+        (name, places.into_iter().find(|p| p.is_file()))
+    });
+    let hint = "; expected SEQUENCE.txt or SEQUENCE/SEQUENCE_001.txt";
+    args.each_result(wanted, hint, |name, file| {
+        let folder = root.join(&name);
+        Ok(vec![score(name, folder, file)?])
+    })
 }
 
 pub fn lasot(args: &Args) -> Outcome<Scored> {
@@ -87,7 +75,8 @@ pub fn lasot(args: &Args) -> Outcome<Scored> {
             scores.normalised_precision_auc,
         ),
     ];
-    scored.set_scores(100.0, 2, values.map(|(name, value)| (name, Some(value))));
+    let values = values.map(|(name, value)| Score::new(name, value));
+    scored.set_scores(100.0, 2, values);
     let mut each = Grid::new(&["AUC", "P", "Pnorm"], 2);
     for s in &scores.sequences {
         let values = [s.success_auc, s.precision, s.normalised_precision];

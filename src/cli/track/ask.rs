@@ -8,7 +8,7 @@ use tpo_data::{MediaLimits, open_video};
 use tpo_heads::mask::MaskPrediction;
 
 use super::args::Args;
-use super::output::{Found, Output};
+use super::output::{self, Found, Tracks};
 use crate::cli::shared::{End, MINI, Outcome, head_progress, open_model};
 use crate::session::{Question, SessionOptions};
 
@@ -36,29 +36,22 @@ pub fn run<H: HeadSet>(args: &Args, question: &str, device: &Device) -> Outcome 
     }
 
     let video = open_video(&args.video, &MediaLimits::default())?;
-    let mut out = Output::create(args, video.info())?;
-    for (index, picture) in video.stream(0)?.enumerate() {
-        if args.frames.is_some_and(|n| index >= n) {
-            break;
+    let mut tracks = Tracks::new();
+    for (object, prediction) in (1..).zip(&objects) {
+        let frames = args.frames.unwrap_or(usize::MAX);
+        for frame in prediction.frames.iter().take(frames) {
+            tracks.entry(frame.frame).or_default().push(Found {
+                object,
+                score: frame.score,
+                mask: frame.mask.clone(),
+            });
         }
-        let mut found = Vec::new();
-        for (object, prediction) in (1..).zip(&objects) {
-            if let Some(frame) = prediction.frames.get(index) {
-                let (score, mask) = (frame.score, frame.mask.decode()?);
-                found.push(Found {
-                    object,
-                    score,
-                    mask,
-                });
-            }
-        }
-        out.frame(index, &found, Some(picture?.frame))?;
     }
     eprintln!(
         "{} object(s) followed in {:.1} s",
         objects.len(),
         start.elapsed().as_secs_f64()
     );
-    out.finish()?;
+    output::write(args, video.as_ref(), &tracks)?;
     Ok(End::Fine)
 }

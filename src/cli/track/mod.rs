@@ -8,6 +8,7 @@ mod video;
 
 use std::time::Instant;
 
+use tpo_core::geometry::Rle;
 use tpo_core::head::HeadSet;
 use tpo_data::{MediaLimits, open_video};
 use tpo_heads::mask::sam2::Sam2;
@@ -16,8 +17,9 @@ use tpo_heads::mask::track::{
 };
 
 use super::shared::{End, Outcome, bar};
+use crate::training::measure::process_memory;
 use args::Prompt;
-use output::Found;
+use output::{Found, Tracks};
 
 pub(super) use args::Args;
 
@@ -46,10 +48,10 @@ pub(super) fn run<H: HeadSet>(args: Args) -> Outcome {
         info.fps
     );
 
-    let shown = video::Shown::default();
-    let mut out = output::Output::create(&args, &info)?;
+    let side = model.config().image_size;
+    let mut tracks = Tracks::new();
     std::thread::scope(|scope| -> Outcome<()> {
-        let reader = video::reader(scope, video.as_ref(), frames, &model, &device, &shown);
+        let reader = video::reader(scope, video.as_ref(), frames, side, &device);
         let options = TrackOptions {
             keep: if args.keep_everything {
                 Keep::Everything
@@ -77,17 +79,13 @@ pub(super) fn run<H: HeadSet>(args: Args) -> Outcome {
                 let rate = done as f64 / start.elapsed().as_secs_f64();
                 bar.inc(1);
                 bar.set_message(format!("{rate:.2} per second"));
-                let found: Vec<Found> = masks
-                    .masks()
-                    .into_iter()
-                    .zip(&masks.objects)
-                    .map(|(mask, object)| Found {
-                        object: object.object.0,
-                        score: object.score,
-                        mask,
-                    })
-                    .collect();
-                out.frame(masks.frame, &found, shown.take(masks.frame))?;
+                let found = masks.masks().into_iter().zip(&masks.objects);
+                let found = found.map(|(mask, object)| Found {
+                    object: object.object.0,
+                    score: object.score,
+                    mask: Rle::encode(&mask),
+                });
+                tracks.insert(masks.frame, found.collect());
             }
         }
         bar.finish_and_clear();
@@ -96,13 +94,14 @@ pub(super) fn run<H: HeadSet>(args: Args) -> Outcome {
             "{done} frames in {seconds:.1} s, {:.2} per second; {:.1} MiB of memories and features{}",
             done as f64 / seconds,
             state.bytes() as f64 / f64::from(1 << 20),
-            peak().map_or(String::new(), |mib| format!(
-                ", peak of the process {mib:.0} MiB"
+            process_memory("VmHWM:").map_or(String::new(), |bytes| format!(
+                ", peak of the process {} MiB",
+                bytes >> 20
             ))
         );
         Ok(())
     })?;
-    out.finish()?;
+    output::write(&args, video.as_ref(), &tracks)?;
     Ok(End::Fine)
 }
 
@@ -126,12 +125,4 @@ fn add<R: FrameReader>(
         .collect();
     let object = ObjectId(prompt.object);
     Ok(state.add_box_and_points(model, prompt.frame, object, area, &clicks)?)
-}
-
-/// Peak of resident memory in MiB, where the system tells it.
-fn peak() -> Option<f64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find(|l| l.starts_with("VmHWM:"))?;
-    let kib: f64 = line.split_whitespace().nth(1)?.parse().ok()?;
-    Some(kib / 1024.0)
 }

@@ -1,17 +1,19 @@
-//! The files that are written, frame by frame.
+//! The files that are written: masks as JSON, and an animated picture.
 
-use std::fs::File;
-use std::io::{BufWriter, Write};
-use std::path::PathBuf;
+use std::collections::BTreeMap;
+use std::io::Write;
 
 use image::imageops::{FilterType, resize};
 use serde_json::json;
-use tpo_core::geometry::{Mask, Rle};
-use tpo_data::{Frame, VideoInfo};
+use tpo_core::geometry::Rle;
+use tpo_data::VideoReader;
 
 use super::args::Args;
 use crate::cli::shared::{Outcome, create};
 use crate::draw::{Animation, COLOURS, LabelledBox, draw_boxes, draw_mask, picture};
+
+/// The objects of every frame that was gone through.
+pub type Tracks = BTreeMap<usize, Vec<Found>>;
 
 /// One object on a frame.
 pub struct Found {
@@ -19,105 +21,72 @@ pub struct Found {
     /// Above zero if it is visible.
     pub score: f32,
     /// At the size of the frame.
-    pub mask: Mask,
+    pub mask: Rle,
 }
 
-pub struct Output {
-    json: BufWriter<File>,
-    paths: Vec<PathBuf>,
-    gif: Option<Animation>,
-    every: usize,
-    side: u32,
-    timestamps: Vec<f64>,
-    written: usize,
-}
-
-impl Output {
-    pub fn create(args: &Args, info: &VideoInfo) -> Outcome<Self> {
-        let mut json = create(&args.out)?;
-        let head = json!({
-            "video": args.video,
-            "width": info.width,
-            "height": info.height,
-            "fps": info.fps,
-            "masks": "COCO run lengths; boxes are x0, y0, x1, y1 in pixels",
-        });
-        // The list of frames is written as it comes.
-        let head = head.to_string();
-        write!(json, "{},\"frames\":[", head.trim_end_matches('}'))?;
-        let mut paths = vec![args.out.clone()];
-        let mut gif = None;
-        if args.gif_every > 0 {
-            gif = Some(Animation::create(
-                &args.gif,
-                info.fps / args.gif_every as f64,
-            )?);
-            paths.push(args.gif.clone());
+/// Writes what was found and says where.
+pub fn write(args: &Args, video: &dyn VideoReader, tracks: &Tracks) -> Outcome<()> {
+    let info = video.info();
+    let mut frames = Vec::new();
+    for (index, found) in tracks {
+        let mut objects = Vec::new();
+        for Found {
+            object,
+            score,
+            mask,
+        } in found
+        {
+            let area = mask.decode()?.bounding_box().map(|b| b.to_array());
+            objects.push(json!({ "object": object, "score": score, "box": area, "mask": mask }));
         }
-        Ok(Self {
-            json,
-            paths,
-            gif,
-            every: args.gif_every.max(1),
-            side: args.gif_side.max(16),
-            timestamps: info.timestamps.clone(),
-            written: 0,
-        })
+        let time = info.timestamps.get(*index);
+        frames.push(json!({ "frame": index, "time": time, "objects": objects }));
     }
+    let document = json!({
+        "video": args.video,
+        "width": info.width,
+        "height": info.height,
+        "fps": info.fps,
+        "masks": "COCO run lengths; boxes are x0, y0, x1, y1 in pixels",
+        "frames": frames,
+    });
+    let mut file = create(&args.out)?;
+    serde_json::to_writer(&mut file, &document)?;
+    file.flush()?;
+    eprintln!("wrote {}", args.out.display());
+    if args.gif_every > 0 {
+        animate(args, video, tracks)?;
+        eprintln!("wrote {}", args.gif.display());
+    }
+    Ok(())
+}
 
-    /// Writes the masks of a frame, and draws them if its picture is at hand.
-    pub fn frame(&mut self, index: usize, found: &[Found], frame: Option<Frame>) -> Outcome<()> {
-        let objects: Vec<_> = found
-            .iter()
-            .map(|object| {
-                json!({
-                    "object": object.object,
-                    "score": object.score,
-                    "box": object.mask.bounding_box().map(|b| b.to_array()),
-                    "mask": Rle::encode(&object.mask),
-                })
-            })
-            .collect();
-        let time = self.timestamps.get(index);
-        let line = json!({ "frame": index, "time": time, "objects": objects });
-        let comma = if self.written == 0 { "" } else { "," };
-        write!(self.json, "{comma}\n{line}")?;
-        self.written += 1;
-
-        let (Some(gif), Some(frame)) = (&mut self.gif, frame) else {
-            return Ok(());
+fn animate(args: &Args, video: &dyn VideoReader, tracks: &Tracks) -> Outcome<()> {
+    let mut gif = Animation::create(&args.gif, video.info().fps / args.gif_every as f64)?;
+    let last = tracks.last_key_value().map_or(0, |(index, _)| *index);
+    for (index, frame) in (0..=last).zip(video.stream(0)?) {
+        let frame = frame?.frame;
+        let Some(found) = tracks.get(&index).filter(|_| index % args.gif_every == 0) else {
+            continue;
         };
-        if !index.is_multiple_of(self.every) {
-            return Ok(());
-        }
         let mut drawn = picture(frame)?;
         let (w, h) = drawn.dimensions();
         let mut boxes = Vec::new();
         for (at, object) in found.iter().enumerate() {
-            draw_mask(&mut drawn, &object.mask, COLOURS[at % COLOURS.len()]);
+            let mask = object.mask.decode()?;
+            draw_mask(&mut drawn, &mask, COLOURS[at % COLOURS.len()]);
             let (name, score) = (object.object, object.score);
-            boxes.push(match object.mask.bounding_box() {
-                Some(b) => {
-                    let area = b.to_normalised(w as f32, h as f32);
-                    LabelledBox::new(area, format!("{name} ({score:+.1})"))
-                }
-                None => LabelledBox::new([0.0; 4].into(), format!("{name} hidden ({score:+.1})")),
-            });
+            let (area, hidden) = match mask.bounding_box() {
+                Some(area) => (area.to_normalised(w as f32, h as f32), ""),
+                None => ([0.0; 4].into(), " hidden"),
+            };
+            let label = format!("{name}{hidden} ({score:+.1})");
+            boxes.push(LabelledBox::new(area, label, at));
         }
         let drawn = draw_boxes(&drawn, &boxes)?;
-        let scale = (f64::from(self.side) / f64::from(w.max(h))).min(1.0);
+        let scale = (f64::from(args.gif_side.max(16)) / f64::from(w.max(h))).min(1.0);
         let to = |n: u32| ((f64::from(n) * scale).round() as u32).max(1);
         gif.push(resize(&drawn, to(w), to(h), FilterType::Triangle))?;
-        Ok(())
     }
-
-    /// Closes the files and says where they are.
-    pub fn finish(mut self) -> Outcome<()> {
-        writeln!(self.json, "\n]}}")?;
-        self.json.flush()?;
-        for path in &self.paths {
-            eprintln!("wrote {}", path.display());
-        }
-        Ok(())
-    }
+    Ok(())
 }

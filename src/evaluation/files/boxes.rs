@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use tpo_heads::numeric::mean;
 use tpo_heads::region::box_iou;
 
-use super::{Matched, Problem, Record, SampleId, Table, nothing_shared};
+use super::{Matched, Problem, Record, SampleId, Score, Table, Unusable, nothing_shared};
 use crate::error::Result;
 
 /// Version of this metric, for reports.
@@ -39,8 +39,8 @@ pub struct BoxOptions {
     pub thresholds: Vec<f64>,
     /// Every expression must be on both sides.
     pub strict: bool,
-    /// A reversed predicted box is a miss; otherwise it is an error.
-    pub reversed_is_miss: bool,
+    /// Reversed predicted boxes: an error, or a miss.
+    pub unusable: Unusable,
 }
 
 impl Default for BoxOptions {
@@ -49,7 +49,7 @@ impl Default for BoxOptions {
         Self {
             thresholds: vec![0.25, 0.5, 0.75],
             strict: false,
-            reversed_is_miss: false,
+            unusable: Unusable::Refuse,
         }
     }
 }
@@ -65,6 +65,15 @@ pub struct BoxScores {
     pub accuracy: Vec<(f64, f64)>,
     /// Mean IoU.
     pub miou: f64,
+}
+
+impl BoxScores {
+    /// All of them under their names.
+    pub fn scores(&self) -> Vec<Score> {
+        let accuracy = self.accuracy.iter();
+        let accuracy = accuracy.map(|(t, v)| Score::new(format!("Acc@{t}"), *v));
+        accuracy.chain([Score::new("mIoU", self.miou)]).collect()
+    }
 }
 
 /// What was found.
@@ -88,10 +97,7 @@ pub fn evaluate_boxes(
     truth: &Table<BoxRow>,
     options: &BoxOptions,
 ) -> Result<BoxReport> {
-    let matched = predictions.compare(truth);
-    if options.strict {
-        matched.require_complete(&predictions.file, &truth.file)?;
-    }
+    let matched = predictions.compare(truth, options.strict)?;
     let mut splits: Vec<(String, Vec<f64>)> = vec![("all".into(), Vec::new())];
     let mut missing_boxes = 0;
     for t in truth.iter() {
@@ -106,7 +112,7 @@ pub fn evaluate_boxes(
         })?;
         missing_boxes += p.corners.is_none() as usize;
         let iou = match p.corners {
-            Some(b) if reversed(&b) && !options.reversed_is_miss => {
+            Some(b) if reversed(&b) && options.unusable == Unusable::Refuse => {
                 let why = format!("sample {}: the box {b:?} is reversed", p.id);
                 return Err(predictions.problem(&p.id, Problem::new(why, hint)));
             }
@@ -194,7 +200,7 @@ mod tests {
         assert!(evaluate_boxes(&truth, &reversed, &options).is_err());
         assert!(evaluate_boxes(&rows("{\"id\":2,\"box\":null}"), &truth, &options).is_err());
         let miss = BoxOptions {
-            reversed_is_miss: true,
+            unusable: Unusable::Score,
             ..options
         };
         assert_eq!(

@@ -8,7 +8,9 @@ use tpo_heads::numeric::{mean, percent};
 use tpo_heads::temporal::metric::retrieval;
 
 use super::windows::{predicted_windows, truth_windows};
-use super::{Matched, SAME_SPLIT, Table, Unusable, WindowPrediction, WindowTruth, nothing_shared};
+use super::{
+    Matched, SAME_SPLIT, Score, Table, Unusable, WindowPrediction, WindowTruth, nothing_shared,
+};
 use crate::error::Result;
 
 /// Version of this metric, for reports.
@@ -39,17 +41,6 @@ impl Default for CharadesOptions {
     }
 }
 
-/// R@`n` at one threshold.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Recall {
-    /// Windows per query that may hit.
-    pub n: usize,
-    /// The IoU to reach.
-    pub threshold: f64,
-    /// Per cent with two decimals.
-    pub recall: f64,
-}
-
 /// What was found.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct CharadesReport {
@@ -57,10 +48,9 @@ pub struct CharadesReport {
     pub matched: Matched,
     /// Queries without a predicted window; they count as misses.
     pub empty: usize,
-    /// Recalls, by `n` and then by threshold.
-    pub recalls: Vec<Recall>,
-    /// Mean IoU of the first window, per cent with two decimals.
-    pub miou: f64,
+    /// Recalls by `n` and then by threshold, and the mean IoU of the first window; per cent with
+    /// two decimals.
+    pub scores: Vec<Score>,
 }
 
 /// Scores predicted windows against the ground truth.
@@ -72,10 +62,7 @@ pub fn evaluate(
     truth: &Table<WindowTruth>,
     options: &CharadesOptions,
 ) -> Result<CharadesReport> {
-    let matched = predictions.compare(truth);
-    if options.strict {
-        matched.require_complete(&predictions.file, &truth.file)?;
-    }
+    let matched = predictions.compare(truth, options.strict)?;
     let mut ious: Vec<Vec<f64>> = Vec::with_capacity(matched.matched);
     for p in predictions.iter() {
         let Some(t) = truth.get(&p.qid) else { continue };
@@ -89,25 +76,22 @@ pub fn evaluate(
     if ious.is_empty() {
         return Err(nothing_shared("Charades-STA", "qid", SAME_SPLIT));
     }
-    let mut recalls = Vec::new();
+    let mut scores = Vec::new();
     for n in &options.recall_at {
         for threshold in &options.thresholds {
             let hit = |q: &&Vec<f64>| q.iter().take(*n).any(|iou| iou >= threshold);
-            recalls.push(Recall {
-                n: *n,
-                threshold: *threshold,
-                recall: percent(ious.iter().filter(hit).count() as f64 / ious.len() as f64),
-            });
+            let share = ious.iter().filter(hit).count() as f64 / ious.len() as f64;
+            scores.push(Score::new(format!("R{n}@{threshold}"), percent(share)));
         }
     }
     let first: Vec<f64> = ious
         .iter()
         .map(|q| q.first().copied().unwrap_or(0.0))
         .collect();
+    scores.push(Score::new("mIoU", mean(&first).map_or(0.0, percent)));
     Ok(CharadesReport {
         matched,
         empty: ious.iter().filter(|q| q.is_empty()).count(),
-        recalls,
-        miou: mean(&first).map_or(0.0, percent),
+        scores,
     })
 }

@@ -23,7 +23,28 @@ pub(super) use table::read_json;
 pub use table::{Matched, Problem, ReadOptions, Record, SampleId, Table, UnknownField};
 pub use windows::{PredictedWindow, Unusable, WindowPrediction, WindowTruth};
 
+use serde::Serialize;
+
 use crate::error::Error;
+
+/// A number with its name; per cent where nothing else is said.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Score {
+    /// Its name in tables.
+    pub name: String,
+    /// Its value; `None` where it is not defined.
+    pub value: Option<f64>,
+}
+
+impl Score {
+    /// A value, or none, under its name.
+    pub fn new(name: impl Into<String>, value: impl Into<Option<f64>>) -> Self {
+        Self {
+            name: name.into(),
+            value: value.into(),
+        }
+    }
+}
 
 /// What to do where two files of one benchmark have nothing in common.
 const SAME_SPLIT: &str = "check that both files are of the same split";

@@ -15,7 +15,7 @@ use tpo_core::CoreError;
 use tpo_heads::temporal::metric::grounding_overlap;
 
 use super::table::read_json;
-use super::{Matched, SAME_SPLIT, Unusable, nothing_shared};
+use super::{Matched, SAME_SPLIT, Score, Unusable, nothing_shared};
 use crate::error::{Error, Result};
 
 /// Version of this metric, for reports.
@@ -109,22 +109,11 @@ pub struct NextGqaOptions {
 pub struct NextGqaReport {
     /// Which questions were scored, and which only one side has.
     pub matched: Matched,
-    /// Right answers with IoP of at least 0.5; `None` without answers.
-    pub acc_gqa: Option<f64>,
-    /// Right answers among the scored questions; not in this script. `None` without answers.
-    pub acc_qa: Option<f64>,
-    /// Mean best intersection over prediction.
-    pub miop: f64,
-    /// Share of questions with IoP of at least 0.3.
-    pub iop_03: f64,
-    /// Share of questions with IoP of at least 0.5.
-    pub iop_05: f64,
-    /// Mean best IoU.
-    pub miou: f64,
-    /// Share of questions with IoU of at least 0.3.
-    pub iou_03: f64,
-    /// Share of questions with IoU of at least 0.5.
-    pub iou_05: f64,
+    /// Acc@GQA (right answers with IoP of at least 0.5) and Acc@QA (right answers among the scored
+    /// questions; not in this script), both without a value where no answers are given; means of
+    /// the best intersection over prediction and of the best IoU, and the shares of questions that
+    /// reach 0.3 and 0.5.
+    pub scores: Vec<Score>,
 }
 
 /// Scores predicted segments, and answers where given.
@@ -208,15 +197,18 @@ pub fn evaluate(
     let reach = |values: &[f64], t: f64| share(values.iter().filter(|v| **v >= t).count());
     // One after the other, as the script adds.
     let mean = |values: &[f64]| values.iter().sum::<f64>() / n * 100.0;
+    let of_answers = |count: usize| answers.as_ref().map(|_| share(count));
     Ok(NextGqaReport {
-        acc_gqa: answers.as_ref().map(|_| share(right_and_grounded)),
-        acc_qa: answers.as_ref().map(|_| share(right)),
-        miop: mean(&iops),
-        iop_03: reach(&iops, 0.3),
-        iop_05: reach(&iops, 0.5),
-        miou: mean(&ious),
-        iou_03: reach(&ious, 0.3),
-        iou_05: reach(&ious, 0.5),
+        scores: vec![
+            Score::new("Acc@GQA", of_answers(right_and_grounded)),
+            Score::new("Acc@QA", of_answers(right)),
+            Score::new("mIoP", mean(&iops)),
+            Score::new("IoP@0.3", reach(&iops, 0.3)),
+            Score::new("IoP@0.5", reach(&iops, 0.5)),
+            Score::new("mIoU", mean(&ious)),
+            Score::new("IoU@0.3", reach(&ious, 0.3)),
+            Score::new("IoU@0.5", reach(&ious, 0.5)),
+        ],
         matched,
     })
 }
@@ -239,6 +231,10 @@ mod tests {
         evaluate(&segments, answers.as_ref(), &truth, &options)
     }
 
+    fn value(report: &NextGqaReport, name: &str) -> Option<f64> {
+        report.scores.iter().find(|s| s.name == name).unwrap().value
+    }
+
     #[test]
     fn by_hand() {
         let answers = r#"{"v1_0": {"answer": 1, "prediction": 1}, "v1_1": {"answer": 2, "prediction": 2}, "v2_0": {"answer": 0, "prediction": 0}}"#;
@@ -250,16 +246,14 @@ mod tests {
             NextGqaOptions::default(),
         )
         .unwrap();
-        assert!((r.miou - 0.25 / 3.0 * 100.0).abs() < 1e-12);
-        assert!((r.miop - 1.25 / 3.0 * 100.0).abs() < 1e-12);
-        assert_eq!(
-            (r.iop_03, r.iop_05, r.iou_03),
-            (1.0 / 3.0 * 100.0, 1.0 / 3.0 * 100.0, 0.0)
-        );
-        assert_eq!(
-            (r.acc_gqa, r.acc_qa),
-            (Some(1.0 / 3.0 * 100.0), Some(100.0))
-        );
+        let third = 1.0 / 3.0 * 100.0;
+        assert!((value(&r, "mIoU").unwrap() - 0.25 / 3.0 * 100.0).abs() < 1e-12);
+        assert!((value(&r, "mIoP").unwrap() - 1.25 / 3.0 * 100.0).abs() < 1e-12);
+        assert_eq!(value(&r, "IoP@0.3"), Some(third));
+        assert_eq!(value(&r, "IoP@0.5"), Some(third));
+        assert_eq!(value(&r, "IoU@0.3"), Some(0.0));
+        assert_eq!(value(&r, "Acc@GQA"), Some(third));
+        assert_eq!(value(&r, "Acc@QA"), Some(100.0));
         assert_eq!(r.matched.without_truth, ["v9_9"]);
     }
 
@@ -270,8 +264,9 @@ mod tests {
             ..Default::default()
         };
         let r = score(r#"{"v2_0": [0.503, 0.9]}"#, None, relative).unwrap();
-        assert_eq!(r.miop, 100.0);
-        assert_eq!((r.acc_gqa, r.matched.without_prediction.len()), (None, 2));
+        assert_eq!(value(&r, "mIoP"), Some(100.0));
+        assert_eq!(value(&r, "Acc@GQA"), None);
+        assert_eq!(r.matched.without_prediction.len(), 2);
     }
 
     #[test]
@@ -289,10 +284,8 @@ mod tests {
             unusable: Unusable::Score,
             ..plain()
         };
-        assert_eq!(
-            score(r#"{"v1_0": [5, 2]}"#, None, lenient).unwrap().miop,
-            0.0
-        );
+        let r = score(r#"{"v1_0": [5, 2]}"#, None, lenient).unwrap();
+        assert_eq!(value(&r, "mIoP"), Some(0.0));
         assert!(serde_json::from_str::<Segments>(r#"{"a": [1, 2], "a": [1, 2]}"#).is_err());
         assert!(serde_json::from_str::<Segments>(r#"{"a": [1]}"#).is_err());
     }

@@ -6,8 +6,8 @@
 //! the queries that have one left; the long split ends at 150 s; numbers are per cent with two
 //! decimals. The mean over annotators and queries is one mean.
 
-use serde::ser::SerializeMap;
-use serde::{Serialize, Serializer};
+use serde::Serialize;
+use serde_json::{Map, Value, json};
 use tpo_heads::temporal::metric::qvhighlights::{self, Query};
 pub use tpo_heads::temporal::metric::qvhighlights::{HighlightScores, SplitScores};
 
@@ -69,10 +69,7 @@ pub fn evaluate(
     truth: &Table<WindowTruth>,
     options: &QvHighlightsOptions,
 ) -> Result<QvHighlightsReport> {
-    let matched = predictions.compare(truth);
-    if options.strict {
-        matched.require_complete(&predictions.file, &truth.file)?;
-    }
+    let matched = predictions.compare(truth, options.strict)?;
     let pairs: Vec<_> = predictions
         .iter()
         .filter_map(|p| Some((p, truth.get(&p.qid)?)))
@@ -148,41 +145,35 @@ fn highlights(
 
 /// Ratings of all clips of the video: 0 where nobody rated.
 fn ratings(truth: &WindowTruth, clip_seconds: f64) -> Result<Vec<[f64; 3]>, Problem> {
-    let need = "highlights need `duration`, `relevant_clip_ids` and `saliency_scores`";
-    let missing = |what| Problem::new(format!("query {} has no {what}", truth.qid), need);
-    let duration = truth.duration.ok_or_else(|| missing("`duration`"))?;
+    let bad = |why: String, hint| Problem::new(format!("query {} {why}", truth.qid), hint);
+    let missing = |what: &str| {
+        let need = "highlights need `duration`, `relevant_clip_ids` and `saliency_scores`";
+        bad(format!("has no `{what}`"), need)
+    };
+    let duration = truth.duration.ok_or_else(|| missing("duration"))?;
     let ids = truth.relevant_clip_ids.as_ref();
-    let ids = ids.ok_or_else(|| missing("`relevant_clip_ids`"))?;
+    let ids = ids.ok_or_else(|| missing("relevant_clip_ids"))?;
     let scores = truth.saliency_scores.as_ref();
-    let scores = scores.ok_or_else(|| missing("`saliency_scores`"))?;
+    let scores = scores.ok_or_else(|| missing("saliency_scores"))?;
     let clips = (duration / clip_seconds).trunc();
     if !(1.0..=MAX_CLIPS).contains(&clips) {
-        return Err(Problem::new(
-            format!("query {} has a duration of {duration} s", truth.qid),
-            "give the length of the video in seconds",
-        ));
+        let hint = "give the length of the video in seconds";
+        return Err(bad(format!("has a duration of {duration} s"), hint));
     }
     if ids.len() != scores.len() {
-        return Err(Problem::new(
-            format!(
-                "query {} rates {} clips but has {} ratings",
-                truth.qid,
-                ids.len(),
-                scores.len()
-            ),
-            "give one list of three ratings per clip",
+        let (ids, scores) = (ids.len(), scores.len());
+        let hint = "give one list of three ratings per clip";
+        return Err(bad(
+            format!("rates {ids} clips but has {scores} ratings"),
+            hint,
         ));
     }
     let mut all = vec![[0.0; 3]; clips as usize];
     for (id, score) in ids.iter().zip(scores) {
         let Some(place) = all.get_mut(*id) else {
-            return Err(Problem::new(
-                format!(
-                    "query {} rates clip {id} of a video of {clips} clips",
-                    truth.qid
-                ),
-                "clips are numbered from 0 and last two seconds",
-            ));
+            let why = format!("rates clip {id} of a video of {clips} clips");
+            let hint = "clips are numbered from 0 and last two seconds";
+            return Err(bad(why, hint));
         };
         *place = *score;
     }
@@ -190,93 +181,38 @@ fn ratings(truth: &WindowTruth, clip_seconds: f64) -> Result<Vec<[f64; 3]>, Prob
 }
 
 impl QvHighlightsReport {
-    /// The script's own JSON: `brief` and the full scores, its keys in its order, so that
-    /// serialising with an indent of four gives its file. A split without queries is `null`.
-    pub fn official(&self) -> impl Serialize + '_ {
-        Official(self)
-    }
-
-    fn split(&self, name: &str) -> Option<&SplitScores> {
-        self.moments.iter().find(|s| s.split == name)
-    }
-}
-
-struct Official<'a>(&'a QvHighlightsReport);
-
-/// A JSON object that keeps its order.
-struct Ordered(Vec<(String, Node)>);
-enum Node {
-    Number(Option<f64>),
-    Object(Ordered),
-}
-
-impl Serialize for Ordered {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut map = serializer.serialize_map(Some(self.0.len()))?;
-        for (key, node) in &self.0 {
-            match node {
-                Node::Number(n) => map.serialize_entry(key, n)?,
-                Node::Object(o) => map.serialize_entry(key, o)?,
-            }
-        }
-        map.end()
-    }
-}
-
-impl Serialize for Official<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let report = self.0;
+    /// The scores under the names of the script's own JSON: `brief` and the full ones. A split
+    /// without queries is `null`.
+    pub fn official(&self) -> Value {
         let at = |list: &[(f64, f64)], t: f64| list.iter().find(|(at, _)| *at == t).map(|p| p.1);
-        let number = |name: &str, v| (name.to_string(), Node::Number(v));
-        let mut brief = Vec::new();
-        if let Some(full) = report.split("full") {
-            brief.push(number("MR-full-R1@0.5", at(&full.r1, 0.5)));
-            brief.push(number("MR-full-R1@0.7", at(&full.r1, 0.7)));
-            brief.push(number("MR-full-mAP", full.map_average));
-            brief.push(number("MR-full-mAP@0.5", at(&full.map, 0.5)));
-            brief.push(number("MR-full-mAP@0.75", at(&full.map, 0.75)));
-            for name in ["long", "middle", "short"] {
-                let average = report.split(name).and_then(|s| s.map_average);
-                brief.push(number(&format!("MR-{name}-mAP"), average));
-            }
+        let split = |name: &str| self.moments.iter().find(|s| s.split == name);
+        let (mut all, mut brief) = (Map::new(), Map::new());
+        if let Some(full) = split("full") {
+            brief.insert("MR-full-R1@0.5".into(), at(&full.r1, 0.5).into());
+            brief.insert("MR-full-R1@0.7".into(), at(&full.r1, 0.7).into());
+            brief.insert("MR-full-mAP@0.5".into(), at(&full.map, 0.5).into());
+            brief.insert("MR-full-mAP@0.75".into(), at(&full.map, 0.75).into());
         }
-        for h in &report.highlights {
-            brief.push(number(&format!("HL-min-{}-mAP", h.rating), Some(h.map)));
-            brief.push(number(&format!("HL-min-{}-Hit1", h.rating), Some(h.hit1)));
-        }
-        let mut all = vec![("brief".to_string(), Node::Object(Ordered(brief)))];
-        for h in &report.highlights {
-            let scores = vec![
-                number("HL-mAP", Some(h.map)),
-                number("HL-Hit1", Some(h.hit1)),
-            ];
-            all.push((
-                format!("HL-min-{}", h.rating),
-                Node::Object(Ordered(scores)),
-            ));
-        }
-        for name in ["full", "long", "middle", "short"] {
-            let Some(split) = report.split(name) else {
-                continue;
-            };
-            if split.queries == 0 {
-                all.push(number(name, None));
-                continue;
-            }
-            let list = |values: &[(f64, f64)]| -> Vec<(String, Node)> {
+        for s in &self.moments {
+            brief.insert(format!("MR-{}-mAP", s.split), s.map_average.into());
+            let list = |values: &[(f64, f64)]| -> Map<String, Value> {
                 let official = values.iter().filter(|(t, _)| *t >= 0.5);
                 official
-                    .map(|(t, v)| number(&t.to_string(), Some(*v)))
+                    .map(|(t, v)| (t.to_string(), (*v).into()))
                     .collect()
             };
-            let mut map = list(&split.map);
-            map.push(number("average", split.map_average));
-            let scores = vec![
-                ("MR-mAP".to_string(), Node::Object(Ordered(map))),
-                ("MR-R1".to_string(), Node::Object(Ordered(list(&split.r1)))),
-            ];
-            all.push((name.to_string(), Node::Object(Ordered(scores))));
+            let mut map = list(&s.map);
+            map.insert("average".into(), s.map_average.into());
+            let scores = (s.queries > 0).then(|| json!({"MR-mAP": map, "MR-R1": list(&s.r1)}));
+            all.insert(s.split.into(), scores.into());
         }
-        Ordered(all).serialize(serializer)
+        for h in &self.highlights {
+            brief.insert(format!("HL-min-{}-mAP", h.rating), h.map.into());
+            brief.insert(format!("HL-min-{}-Hit1", h.rating), h.hit1.into());
+            let scores = json!({"HL-mAP": h.map, "HL-Hit1": h.hit1});
+            all.insert(format!("HL-min-{}", h.rating), scores);
+        }
+        all.insert("brief".into(), brief.into());
+        all.into()
     }
 }

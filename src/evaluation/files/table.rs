@@ -8,11 +8,12 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt::Display;
 use std::fs::File;
 use std::hash::Hash;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader};
 use std::path::Path;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use tpo_data::schema::LineReader;
 
 use crate::error::{Error, Result};
 
@@ -97,32 +98,21 @@ pub struct Table<T: Record> {
 impl<T: Record> Table<T> {
     /// Reads a file of JSON lines. Blank lines are allowed, a byte order mark as well.
     pub fn read(path: impl AsRef<Path>, options: &ReadOptions) -> Result<Self> {
-        let name = path.as_ref().display().to_string();
-        let file = File::open(path.as_ref()).map_err(|source| Error::File {
-            file: name.clone(),
-            source,
-        })?;
+        let path = path.as_ref();
+        let file = File::open(path).map_err(Error::file(path))?;
+        let name = path.display().to_string();
         Self::from_reader(BufReader::with_capacity(1 << 16, file), &name, options)
     }
 
     /// As [`Table::read`], from any source; `name` stands for the file in messages.
     pub fn from_reader(reader: impl BufRead, name: &str, options: &ReadOptions) -> Result<Self> {
-        let mut table = Self {
-            file: name.into(),
-            rows: Vec::new(),
-            by_id: HashMap::new(),
-            unknown_fields: Vec::new(),
-            skipped: Vec::new(),
-        };
+        let mut table = Self::empty(name);
         let mut unknown: BTreeMap<String, UnknownField> = BTreeMap::new();
-        let mut lines = Lines::new(reader, name, options.max_line_bytes);
-        while let Some(line) = lines.next_line() {
-            let parsed = match line {
-                Ok((number, line)) => table.row(line, number, options, &mut unknown),
-                Err(e @ Error::File { .. }) => return Err(e),
-                Err(e) => Err(e),
-            };
-            match parsed {
+        let mut lines = LineReader::new(reader, options.max_line_bytes);
+        let io = Error::file(Path::new(name));
+        while let Some(line) = lines.next_line().map_err(&io)? {
+            let number = line.number as usize;
+            match table.line(line.bytes, number, options, &mut unknown) {
                 Ok(()) => {}
                 Err(e) if options.skip_bad_rows => table.skipped.push(e),
                 Err(e) => return Err(e),
@@ -132,13 +122,51 @@ impl<T: Record> Table<T> {
         Ok(table)
     }
 
-    fn row(
+    /// Rows in memory, as if they were the lines of a file.
+    pub(crate) fn from_rows(name: &str, rows: Vec<T>) -> Result<Self> {
+        let mut table = Self::empty(name);
+        for (i, row) in rows.into_iter().enumerate() {
+            table.push(i + 1, row)?;
+        }
+        Ok(table)
+    }
+
+    fn empty(name: &str) -> Self {
+        Self {
+            file: name.into(),
+            rows: Vec::new(),
+            by_id: HashMap::new(),
+            unknown_fields: Vec::new(),
+            skipped: Vec::new(),
+        }
+    }
+
+    /// Reads a line; `None` for one that is too long.
+    fn line(
         &mut self,
-        text: &str,
+        bytes: Option<&[u8]>,
         line: usize,
         options: &ReadOptions,
         unknown: &mut BTreeMap<String, UnknownField>,
     ) -> Result<()> {
+        let Some(bytes) = bytes else {
+            let problem = Problem::new(
+                format!("the line is longer than {} bytes", options.max_line_bytes),
+                "a row is one sample on one line; raise the limit if it is right",
+            );
+            return Err(self.bad(line, problem));
+        };
+        let text = std::str::from_utf8(bytes).map_err(|e| {
+            let why = format!("byte {} of the line is not UTF-8", e.valid_up_to() + 1);
+            self.bad(line, Problem::new(why, "write the file as UTF-8"))
+        })?;
+        let text = match text.strip_prefix('\u{feff}') {
+            Some(rest) if line == 1 => rest,
+            _ => text,
+        };
+        if text.trim().is_empty() {
+            return Ok(());
+        }
         let mut ignored = Vec::new();
         let mut json = serde_json::Deserializer::from_str(text);
         let parsed = serde_ignored::deserialize(&mut json, |path| ignored.push(path.to_string()));
@@ -152,16 +180,7 @@ impl<T: Record> Table<T> {
             );
             return Err(self.bad(line, problem));
         }
-        record.check().map_err(|problem| self.bad(line, problem))?;
-        let id = record.id();
-        if let Some(first) = self.by_id.get(&id) {
-            let first = self.rows[*first].0;
-            let problem = Problem::new(
-                format!("sample {id} is already on line {first}"),
-                "keep one of them",
-            );
-            return Err(self.bad(line, problem));
-        }
+        self.push(line, record)?;
         for name in ignored {
             unknown
                 .entry(name.clone())
@@ -171,6 +190,20 @@ impl<T: Record> Table<T> {
                     rows: 0,
                 })
                 .rows += 1;
+        }
+        Ok(())
+    }
+
+    fn push(&mut self, line: usize, record: T) -> Result<()> {
+        record.check().map_err(|problem| self.bad(line, problem))?;
+        let id = record.id();
+        if let Some(first) = self.by_id.get(&id) {
+            let first = self.rows[*first].0;
+            let problem = Problem::new(
+                format!("sample {id} is already on line {first}"),
+                "keep one of them",
+            );
+            return Err(self.bad(line, problem));
         }
         self.by_id.insert(id, self.rows.len());
         self.rows.push((line, record));
@@ -213,17 +246,29 @@ impl<T: Record> Table<T> {
     }
 
     /// Which samples both tables have, and which only one of them.
-    pub fn compare<U: Record<Id = T::Id>>(&self, truth: &Table<U>) -> Matched {
-        let only = |ids: Vec<T::Id>| ids.iter().map(ToString::to_string).collect::<Vec<_>>();
-        let mine = self.iter().map(Record::id);
-        let theirs = truth.iter().map(Record::id);
-        let without_truth = only(mine.filter(|id| truth.get(id).is_none()).collect());
-        let without_prediction = only(theirs.filter(|id| self.get(id).is_none()).collect());
-        Matched {
+    ///
+    /// # Errors
+    /// [`Error::Unmatched`] under `strict` unless every sample has its counterpart.
+    pub fn compare<U: Record<Id = T::Id>>(
+        &self,
+        truth: &Table<U>,
+        strict: bool,
+    ) -> Result<Matched> {
+        let without_truth = self.only(|id| truth.get(id).is_none());
+        let matched = Matched {
             matched: self.len() - without_truth.len(),
-            without_prediction,
+            without_prediction: truth.only(|id| self.get(id).is_none()),
             without_truth,
+        };
+        if strict {
+            matched.require_complete(&self.file, &truth.file)?;
         }
+        Ok(matched)
+    }
+
+    fn only(&self, wanted: impl Fn(&T::Id) -> bool) -> Vec<String> {
+        let ids = self.iter().map(Record::id).filter(wanted);
+        ids.map(|id| id.to_string()).collect()
     }
 }
 
@@ -281,113 +326,11 @@ impl Display for SampleId {
     }
 }
 
-/// Lines with their numbers; a line that is too long is passed over, not stored.
-struct Lines<'a, R> {
-    reader: R,
-    file: &'a str,
-    limit: usize,
-    number: usize,
-    buffer: Vec<u8>,
-}
-
-impl<'a, R: BufRead> Lines<'a, R> {
-    fn new(reader: R, file: &'a str, limit: usize) -> Self {
-        Self {
-            reader,
-            file,
-            limit,
-            number: 0,
-            buffer: Vec::new(),
-        }
-    }
-
-    /// Number and text of the next line that is not blank.
-    fn next_line(&mut self) -> Option<Result<(usize, &str)>> {
-        loop {
-            self.buffer.clear();
-            self.number += 1;
-            let read = (&mut self.reader)
-                .take(self.limit as u64 + 1)
-                .read_until(b'\n', &mut self.buffer);
-            match read {
-                Ok(0) => return None,
-                Ok(n) if n > self.limit && self.buffer.last() != Some(&b'\n') => {
-                    if let Err(source) = self.skip_rest() {
-                        return Some(Err(self.io(source)));
-                    }
-                    let why = format!("the line is longer than {} bytes", self.limit);
-                    let hint = "a row is one sample on one line; raise the limit if it is right";
-                    return Some(Err(self.row(why, hint)));
-                }
-                Ok(_) => {}
-                Err(source) => return Some(Err(self.io(source))),
-            }
-            let start = if self.number == 1 && self.buffer.starts_with(b"\xef\xbb\xbf") {
-                3
-            } else {
-                0
-            };
-            while self.buffer.len() > start && matches!(self.buffer.last(), Some(b'\n' | b'\r')) {
-                self.buffer.pop();
-            }
-            if self.buffer[start..].iter().all(u8::is_ascii_whitespace) {
-                continue;
-            }
-            // Checked twice because the borrow of a returned line would outlast the loop.
-            if let Err(e) = std::str::from_utf8(&self.buffer[start..]) {
-                let why = format!(
-                    "byte {} of the line is not UTF-8",
-                    e.valid_up_to() + start + 1
-                );
-                return Some(Err(self.row(why, "write the file as UTF-8")));
-            }
-            return std::str::from_utf8(&self.buffer[start..])
-                .ok()
-                .map(|text| Ok((self.number, text)));
-        }
-    }
-
-    fn skip_rest(&mut self) -> std::io::Result<()> {
-        loop {
-            let available = self.reader.fill_buf()?;
-            if available.is_empty() {
-                return Ok(());
-            }
-            let end = available.iter().position(|b| *b == b'\n');
-            let used = end.map_or(available.len(), |i| i + 1);
-            self.reader.consume(used);
-            if end.is_some() {
-                return Ok(());
-            }
-        }
-    }
-
-    fn io(&self, source: std::io::Error) -> Error {
-        Error::File {
-            file: self.file.into(),
-            source,
-        }
-    }
-
-    fn row(&self, why: String, hint: &str) -> Error {
-        Error::Row {
-            file: self.file.into(),
-            line: self.number,
-            why,
-            hint: hint.into(),
-        }
-    }
-}
-
 /// Reads a file that is one JSON value; `hint` says what it must be.
 pub(crate) fn read_json<T: DeserializeOwned>(path: &Path, hint: &str) -> Result<T> {
-    let file = path.display().to_string();
-    let bytes = std::fs::read(path).map_err(|source| Error::File {
-        file: file.clone(),
-        source,
-    })?;
+    let bytes = std::fs::read(path).map_err(Error::file(path))?;
     serde_json::from_slice(&bytes).map_err(|e| Error::Row {
-        file,
+        file: path.display().to_string(),
         line: e.line(),
         why: e.to_string(),
         hint: hint.into(),
@@ -524,7 +467,7 @@ mod tests {
         assert!(read(b"{\"qid\":1,\"score\":1,\"z\":0}", &strict).is_err());
         let a = read(b"{\"qid\":1,\"score\":1}\n{\"qid\":2,\"score\":1}", &strict).unwrap();
         let b = read(b"{\"qid\":2,\"score\":1}\n{\"qid\":3,\"score\":1}", &strict).unwrap();
-        let matched = a.compare(&b);
+        let matched = a.compare(&b, false).unwrap();
         assert_eq!(
             matched,
             Matched {
@@ -533,11 +476,11 @@ mod tests {
                 without_truth: vec!["1".into()]
             }
         );
-        let error = matched.require_complete("p", "g").unwrap_err().to_string();
+        let error = a.compare(&b, true).unwrap_err().to_string();
         assert!(
             error.contains("first: 3") && error.contains("first: 1"),
             "{error}"
         );
-        assert!(a.compare(&a).require_complete("p", "g").is_ok());
+        assert!(a.compare(&a, true).is_ok());
     }
 }

@@ -25,12 +25,8 @@ pub fn read_boxes(path: impl AsRef<Path>) -> Result<Vec<BoxXywh>> {
         let numbers = numbers(path, i + 1, line)?;
         let found = numbers.len();
         boxes.push(BoxXywh::try_from(numbers).map_err(|_| {
-            bad(
-                path,
-                i + 1,
-                format!("a box has {found} numbers"),
-                "write x, y, width and height in pixels",
-            )
+            let hint = "write x, y, width and height in pixels";
+            bad(path, i + 1, format!("a box has {found} numbers"), hint)
         })?);
     }
     Ok(boxes)
@@ -63,16 +59,7 @@ pub fn read_resolution(path: impl AsRef<Path>) -> Result<[f64; 2]> {
     let Some((line, value)) = line else {
         return Err(bad(path, 1, "no resolution".into(), hint));
     };
-    let value: String = value
-        .chars()
-        .map(|c| {
-            if c.is_ascii_digit() || c == '.' {
-                c
-            } else {
-                ' '
-            }
-        })
-        .collect();
+    let value = value.replace(|c: char| !(c.is_ascii_digit() || c == '.'), " ");
     let numbers = numbers(path, line, &value)?;
     <[f64; 2]>::try_from(numbers)
         .ok()
@@ -81,19 +68,12 @@ pub fn read_resolution(path: impl AsRef<Path>) -> Result<[f64; 2]> {
 }
 
 fn read(path: &Path) -> Result<String> {
-    let bytes = std::fs::read(path).map_err(|source| Error::File {
-        file: path.display().to_string(),
-        source,
-    })?;
+    let bytes = std::fs::read(path).map_err(Error::file(path))?;
     String::from_utf8(bytes).map_err(|e| {
         let at = e.utf8_error().valid_up_to();
         let line = 1 + e.as_bytes()[..at].iter().filter(|b| **b == b'\n').count();
-        bad(
-            path,
-            line,
-            "it is not text".into(),
-            "give a text file of numbers",
-        )
+        let hint = "give a text file of numbers";
+        bad(path, line, "it is not text".into(), hint)
     })
 }
 

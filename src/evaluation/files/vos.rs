@@ -7,31 +7,21 @@ use tpo_heads::mask::metric::BitMask;
 use tpo_heads::mask::metric::vos::{ObjectScores, VosOptions};
 use tpo_heads::numeric::mean;
 
-use super::{Matched, Problem, Record, SampleId, Table, nothing_shared};
+use super::{Matched, Problem, Record, SampleId, Score, Table, nothing_shared};
 use crate::error::{Error, Result};
 
 /// Version of this metric, for reports.
 pub const PROTOCOL: &str = "davis2017-evaluation J&F";
 
-/// Scores of a data set, 0–1: plain means over the objects. `None` where an object has none.
+/// Scores of a data set.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct VosScores {
     /// Which objects were scored, and which only one side has.
     pub matched: Matched,
-    /// Mean of J and F.
-    pub jf_mean: Option<f64>,
-    /// Region similarity.
-    pub j_mean: Option<f64>,
-    /// Share of frames with J above 0.5.
-    pub j_recall: Option<f64>,
-    /// Loss of J over time.
-    pub j_decay: Option<f64>,
-    /// Contour accuracy.
-    pub f_mean: Option<f64>,
-    /// Share of frames with F above 0.5.
-    pub f_recall: Option<f64>,
-    /// Loss of F over time.
-    pub f_decay: Option<f64>,
+    /// Plain means over the objects, 0–1, without a value where an object has none: of J and F
+    /// (`J&F-Mean`), and mean, recall (the share of frames above 0.5) and decay (the loss over time)
+    /// of region similarity J and contour accuracy F (`J-Mean`, ..).
+    pub scores: Vec<Score>,
     /// Each object.
     pub objects: Vec<ObjectScores>,
 }
@@ -43,15 +33,18 @@ impl VosScores {
             mean(&objects.iter().map(get).collect::<Option<Vec<_>>>()?)
         };
         let (j_mean, f_mean) = (over(|o| o.j.mean), over(|o| o.f.mean));
+        let scores = vec![
+            Score::new("J&F-Mean", j_mean.zip(f_mean).map(|(j, f)| (j + f) / 2.0)),
+            Score::new("J-Mean", j_mean),
+            Score::new("J-Recall", over(|o| o.j.recall)),
+            Score::new("J-Decay", over(|o| o.j.decay)),
+            Score::new("F-Mean", f_mean),
+            Score::new("F-Recall", over(|o| o.f.recall)),
+            Score::new("F-Decay", over(|o| o.f.decay)),
+        ];
         Self {
             matched,
-            jf_mean: j_mean.zip(f_mean).map(|(j, f)| (j + f) / 2.0),
-            j_mean,
-            j_recall: over(|o| o.j.recall),
-            j_decay: over(|o| o.j.decay),
-            f_mean,
-            f_recall: over(|o| o.f.recall),
-            f_decay: over(|o| o.f.decay),
+            scores,
             objects,
         }
     }
@@ -106,10 +99,7 @@ pub fn evaluate(
     options: &VosOptions,
     done: impl Fn() + Sync,
 ) -> Result<VosScores> {
-    let matched = predictions.compare(truth);
-    if options.strict {
-        matched.require_complete(&predictions.file, &truth.file)?;
-    }
+    let matched = predictions.compare(truth, options.strict)?;
     let pairs: Vec<_> = truth
         .iter()
         .filter_map(|t| Some((predictions.get(&t.id())?, t)))
@@ -121,69 +111,63 @@ pub fn evaluate(
     let objects = pairs
         .par_iter()
         .map(|(p, t)| {
-            let scores = track(p, t, options).map_err(|e| match e {
-                TrackError::Prediction(problem) => predictions.problem(&p.id(), problem),
-                TrackError::Truth(problem) => truth.problem(&t.id(), problem),
-                TrackError::Other(e) => e,
-            });
+            let of_prediction = |problem| predictions.problem(&p.id(), problem);
+            let of_truth = |problem| truth.problem(&t.id(), problem);
+            let frames = frames(p, t, options, of_prediction, of_truth)?;
             done();
-            scores
+            Ok(ObjectScores::new(p.id(), frames, options)?)
         })
         .collect::<Result<Vec<_>>>()?;
     Ok(VosScores::new(objects, matched))
 }
 
-enum TrackError {
-    Prediction(Problem),
-    Truth(Problem),
-    Other(Error),
-}
-
-fn track(p: &MaskTrack, t: &MaskTrack, options: &VosOptions) -> Result<ObjectScores, TrackError> {
-    let hint = "give one mask (or null) per frame of the ground truth, of the same size";
-    if p.masks.len() != t.masks.len() {
-        let why = format!(
-            "{} has {} frames, the ground truth {}",
-            p.id(),
-            p.masks.len(),
-            t.masks.len()
-        );
-        return Err(TrackError::Prediction(Problem::new(why, hint)));
+/// Masks of the scored frames, truth and prediction.
+fn frames(
+    p: &MaskTrack,
+    t: &MaskTrack,
+    options: &VosOptions,
+    of_prediction: impl Fn(Problem) -> Error,
+    of_truth: impl Fn(Problem) -> Error,
+) -> Result<Vec<(BitMask, BitMask)>> {
+    let id = p.id();
+    let differs = |why: String| {
+        let hint = "give one mask (or null) per frame of the ground truth, of the same size";
+        of_prediction(Problem::new(format!("{id} {why}"), hint))
+    };
+    let (found, expected) = (p.masks.len(), t.masks.len());
+    if found != expected {
+        let why = format!("has {found} frames, the ground truth {expected}");
+        return Err(differs(why));
     }
-    let annotated: Vec<_> = p.masks.iter().zip(&t.masks).collect();
-    let scored = options.protocol.scored(annotated.len());
     let decode = |rle: &Rle| {
         BitMask::try_from(rle)
             .map_err(|e| Problem::new(e.to_string(), "write the run lengths as pycocotools does"))
     };
+    let scored = options.protocol.scored(expected);
     let mut frames = Vec::new();
-    for (p_mask, t_mask) in &annotated[scored] {
+    for (p_mask, t_mask) in p.masks[scored.clone()].iter().zip(&t.masks[scored]) {
         let Some(t_mask) = t_mask else { continue };
-        let truth = decode(t_mask).map_err(TrackError::Truth)?;
+        let truth = decode(t_mask).map_err(&of_truth)?;
         let (h, w) = truth.size();
         let result = match p_mask {
             Some(rle) if rle.size != [h, w] => {
-                let why = format!(
-                    "{} is {:?} large, the ground truth {:?}",
-                    p.id(),
-                    rle.size,
-                    [h, w]
-                );
-                return Err(TrackError::Prediction(Problem::new(why, hint)));
+                let (found, expected) = (rle.size, [h, w]);
+                let why = format!("is {found:?} large, the ground truth {expected:?}");
+                return Err(differs(why));
             }
-            Some(rle) => decode(rle).map_err(TrackError::Prediction)?,
+            Some(rle) => decode(rle).map_err(&of_prediction)?,
             None => BitMask::empty(h, w),
         };
         frames.push((truth, result));
     }
     if frames.is_empty() {
         let why = format!("{} has no annotated frame that is scored", t.id());
-        return Err(TrackError::Truth(Problem::new(
+        return Err(of_truth(Problem::new(
             why,
             "DAVIS drops the first and the last frame; annotate more, or use ref-youtube-vos",
         )));
     }
-    ObjectScores::new(p.id(), frames, options).map_err(|e| TrackError::Other(e.into()))
+    Ok(frames)
 }
 
 #[cfg(test)]

@@ -1,14 +1,13 @@
 //! The rows of moment retrieval: the JSON-lines format of QVHighlights, also used for Charades-STA.
 
-use serde::de::{Error, SeqAccess, Visitor};
-use serde::ser::SerializeSeq;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 
 use super::{Problem, Record, SampleId, Table};
 use crate::error::Result;
 
 /// A predicted window, `[start, end, score]` or `[start, end]` in JSON; seconds.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "Vec<f64>", into = "Vec<f64>")]
 pub struct PredictedWindow {
     /// Start and end in seconds.
     pub span: [f64; 2],
@@ -16,40 +15,22 @@ pub struct PredictedWindow {
     pub score: Option<f64>,
 }
 
-impl<'de> Deserialize<'de> for PredictedWindow {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Window;
-        impl<'de> Visitor<'de> for Window {
-            type Value = PredictedWindow;
-            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str("a window [start, end, score] or [start, end]")
-            }
-            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<PredictedWindow, A::Error> {
-                let mut end = |i| -> Result<f64, A::Error> {
-                    seq.next_element()?
-                        .ok_or_else(|| A::Error::invalid_length(i, &self))
-                };
-                let span = [end(0)?, end(1)?];
-                let score = seq.next_element()?;
-                if seq.next_element::<serde::de::IgnoredAny>()?.is_some() {
-                    return Err(A::Error::invalid_length(4, &self));
-                }
-                Ok(PredictedWindow { span, score })
-            }
-        }
-        deserializer.deserialize_seq(Window)
+impl TryFrom<Vec<f64>> for PredictedWindow {
+    type Error = &'static str;
+
+    fn try_from(numbers: Vec<f64>) -> Result<Self, Self::Error> {
+        let (span, score) = match numbers[..] {
+            [start, end] => ([start, end], None),
+            [start, end, score] => ([start, end], Some(score)),
+            _ => return Err("a window is [start, end, score] or [start, end]"),
+        };
+        Ok(Self { span, score })
     }
 }
 
-impl Serialize for PredictedWindow {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut seq = serializer.serialize_seq(None)?;
-        seq.serialize_element(&self.span[0])?;
-        seq.serialize_element(&self.span[1])?;
-        if let Some(score) = &self.score {
-            seq.serialize_element(score)?;
-        }
-        seq.end()
+impl From<PredictedWindow> for Vec<f64> {
+    fn from(window: PredictedWindow) -> Self {
+        window.span.into_iter().chain(window.score).collect()
     }
 }
 
@@ -136,6 +117,7 @@ impl Record for WindowTruth {
 
 /// How windows that carry no usable answer are treated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "kebab-case")]
 pub enum Unusable {
     /// An error that names the line. The official scripts stop at an empty list, and score a

@@ -7,12 +7,14 @@ use serde::{Deserialize, Serialize};
 
 /// How an answer is compared with the right option.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "kebab-case")]
 pub enum ChoiceRule {
     /// MVBench's rule, as in the reference implementation of its authors: the first word of the
     /// answer, without full stops, is part of the first word of the right option (`"(A)"`), or
     /// the other way round; case does not matter. An answer without any letter (empty, or `"("`)
     /// is counted right by this rule: such answers are tallied as unreadable.
+    #[cfg_attr(feature = "cli", value(name = "mvbench"))]
     MvBench,
     /// Video-MME's rule, as in its evaluation script: known openings ("The best answer is") are
     /// removed, then the first capital A–D counts. Its list misses two commas, so that "Best

@@ -1,16 +1,17 @@
 //! Time spans, highlights and grounded questions.
 
 use serde_json::{Map, Value, json};
+use tpo_data::readers::Format;
 use tpo_heads::temporal::metric::highlight;
 
 use super::super::answer::{AnswerForm, Predicted};
 use super::super::files::charades::{self, CharadesOptions};
 use super::super::files::nextgqa::{self, NextGqaOptions};
 use super::super::files::qvhighlights::{self, QvHighlightsOptions};
-use super::super::files::{Unusable, WindowPrediction, WindowTruth};
+use super::super::files::{Table, Unusable, WindowPrediction, WindowTruth};
 use super::super::item::{Expected, ItemKind};
-use super::super::submission::{Answered, Folder, memory_table, ratings, resample, windows};
-use super::{GroupScores, Rules, Score, Scored, TaskScores, grouped, one, percent};
+use super::super::submission::{Answered, Folder, ratings, resample, windows};
+use super::{GroupScores, Rules, Score, Scored, TaskScores, grouped, percent};
 use crate::error::Result;
 
 /// Lowest rating of a highlight (QVHighlights).
@@ -24,48 +25,41 @@ pub(super) fn moments(
     folder: &Folder<'_>,
 ) -> Result<Scored> {
     // In words there is no highlight curve.
-    let rated = rules.qvhighlights && form == AnswerForm::Heads;
+    let rated = rules.are_of(Format::QvHighlights) && form == AnswerForm::Heads;
     let rows = |of: &[Answered<'_>]| -> (Vec<WindowPrediction>, Vec<WindowTruth>) {
         let (p, t): (Vec<_>, Vec<_>) = of.iter().map(|a| windows(a, rated)).unzip();
         (p, t.into_iter().flatten().collect())
     };
     let (predicted, truth) = rows(all);
-    let predicted = folder.table("windows.jsonl", &predicted)?;
+    folder.lines("windows.jsonl", &predicted)?;
     if known.is_empty() {
         return Ok(Default::default());
     }
-    let truth = folder.table("windows_truth.jsonl", &truth)?;
-    if rules.qvhighlights {
-        let has_ratings = truth.iter().all(|t| t.saliency_scores.is_some());
+    folder.lines("windows_truth.jsonl", &truth)?;
+    if rules.are_of(Format::QvHighlights) {
+        let (mut predicted, truth) = rows(known);
+        if truth.iter().any(|t| t.saliency_scores.is_none()) {
+            let curves = predicted.iter_mut().map(|p| &mut p.pred_saliency_scores);
+            curves.for_each(|curve| *curve = None);
+        }
         let options = QvHighlightsOptions {
             unusable: Unusable::Score,
             ..Default::default()
         };
-        let report = if rated && !has_ratings {
-            let (mut p, t) = rows(known);
-            p.iter_mut().for_each(|p| p.pred_saliency_scores = None);
-            let p = memory_table("predictions", &p)?;
-            qvhighlights::evaluate(&p, &memory_table("truth", &t)?, &options)?
-        } else {
-            qvhighlights::evaluate(&predicted, &truth, &options)?
-        };
+        let predicted = Table::from_rows("predictions", predicted)?;
+        let truth = Table::from_rows("truth", truth)?;
+        let report = qvhighlights::evaluate(&predicted, &truth, &options)?;
         return Ok(qvhighlights_scores(&report));
     }
     let plain = |of: &[Answered<'_>]| -> Result<Vec<Score>> {
-        let (p, t) = rows(of);
+        let (predicted, truth) = rows(of);
         let options = CharadesOptions {
             unusable: Unusable::Score,
             ..Default::default()
         };
-        let (p, t) = (memory_table("predictions", &p)?, memory_table("truth", &t)?);
-        let report = charades::evaluate(&p, &t, &options)?;
-        let mut scores: Vec<Score> = report
-            .recalls
-            .iter()
-            .map(|r| one(format!("R{}@{}", r.n, r.threshold), Some(r.recall)))
-            .collect();
-        scores.push(one("mIoU", Some(report.miou)));
-        Ok(scores)
+        let predicted = Table::from_rows("predictions", predicted)?;
+        let truth = Table::from_rows("truth", truth)?;
+        Ok(charades::evaluate(&predicted, &truth, &options)?.scores)
     };
     let mut scores = plain(known)?;
     if form == AnswerForm::Heads {
@@ -79,20 +73,20 @@ fn qvhighlights_scores(report: &qvhighlights::QvHighlightsReport) -> Scored {
         let mut scores: Vec<Score> =
             s.r1.iter()
                 .filter(|(t, _)| [0.3, 0.5, 0.7].contains(t))
-                .map(|(t, v)| one(format!("R1@{t}"), Some(*v)))
+                .map(|(t, v)| Score::new(format!("R1@{t}"), *v))
                 .collect();
-        scores.push(one("mIoU", s.miou));
+        scores.push(Score::new("mIoU", s.miou));
         for (t, v) in s.map.iter().filter(|(t, _)| [0.5, 0.75].contains(t)) {
-            scores.push(one(format!("mAP@{t}"), Some(*v)));
+            scores.push(Score::new(format!("mAP@{t}"), *v));
         }
-        scores.push(one("mAP", s.map_average));
+        scores.push(Score::new("mAP", s.map_average));
         scores
     };
     let full = report.moments.iter().find(|s| s.split == "full");
     let mut scores = full.map(of_split).unwrap_or_default();
     for h in &report.highlights {
-        scores.push(one(format!("HL mAP {}", h.rating), Some(h.map)));
-        scores.push(one(format!("HIT@1 {}", h.rating), Some(h.hit1)));
+        scores.push(Score::new(format!("HL mAP {}", h.rating), h.map));
+        scores.push(Score::new(format!("HIT@1 {}", h.rating), h.hit1));
     }
     let groups = report
         .moments
@@ -150,8 +144,8 @@ fn highlights(known: &[Answered<'_>]) -> Vec<Score> {
         }
         let mean = aps.iter().sum::<f64>() / aps.len().max(1) as f64;
         let hit = hits.iter().filter(|h| **h).count() as f64 / hits.len() as f64;
-        scores.push(one(format!("HL mAP {name}"), Some(percent(mean))));
-        scores.push(one(format!("HIT@1 {name}"), Some(percent(hit))));
+        scores.push(Score::new(format!("HL mAP {name}"), percent(mean)));
+        scores.push(Score::new(format!("HIT@1 {name}"), percent(hit)));
     }
     scores
 }
@@ -174,11 +168,11 @@ pub(super) fn grounded(
         };
         let choice = answered
             .iter()
-            .find(|c| c.item.kind() == ItemKind::Choice && c.item.sample == a.item.sample);
+            .find(|c| c.item.kind() == ItemKind::MultipleChoice && c.item.sample == a.item.sample);
         let (Some(choice), Some((video, qid))) = (choice, a.item.sample.rsplit_once(':')) else {
             continue;
         };
-        let Expected::Choice {
+        let Expected::MultipleChoice {
             correct: Some(correct),
             ..
         } = &choice.item.expected
@@ -194,7 +188,7 @@ pub(super) fn grounded(
         unanswered += usize::from(window.is_none());
         // The script leaves questions without a segment out; one behind the end is a miss.
         let window = window.unwrap_or([duration + 1.0, duration + 2.0]);
-        let letter = rules.choice.letter(choice.words());
+        let letter = rules.choice().letter(choice.words());
         let picked = letter.map_or(-1, |l| i64::from(l as u32) - i64::from(u32::from('A')));
         segments.insert(key.clone(), json!(window));
         answers.insert(key, json!({"answer": correct, "prediction": picked}));
@@ -218,22 +212,12 @@ pub(super) fn grounded(
         ..NextGqaOptions::default()
     };
     let report = nextgqa::evaluate(&segments, Some(&answers), &truth, &options)?;
-    let scores = vec![
-        one("Acc@GQA", report.acc_gqa),
-        one("Acc@QA", report.acc_qa),
-        one("mIoP", Some(report.miop)),
-        one("IoP@0.3", Some(report.iop_03)),
-        one("IoP@0.5", Some(report.iop_05)),
-        one("mIoU", Some(report.miou)),
-        one("IoU@0.3", Some(report.iou_03)),
-        one("IoU@0.5", Some(report.iou_05)),
-    ];
     Ok(Some(TaskScores {
         task: "grounded".into(),
         metric: nextgqa::PROTOCOL.into(),
         questions,
         unanswered,
-        scores,
+        scores: report.scores,
         groups: Vec::new(),
     }))
 }

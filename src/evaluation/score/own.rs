@@ -1,21 +1,14 @@
-//! Tasks of your own heads, by what the heads say their answers are worth.
+//! Tasks of heads that say themselves what their answers are worth.
 
 use super::super::answer::Predicted;
 use super::super::submission::Answered;
-use super::{Score, TaskScores, grouped, one};
+use super::{Score, TaskScores, by, grouped};
 use crate::error::Result;
 
 /// One account per task, in order of appearance.
 pub(super) fn own_tasks(all: &[Answered<'_>]) -> Result<Vec<TaskScores>> {
-    let task = |a: &Answered<'_>| a.item.ask.task.clone().unwrap_or_default();
-    let mut names: Vec<String> = Vec::new();
-    for a in all {
-        if !names.contains(&task(a)) {
-            names.push(task(a));
-        }
-    }
-    let accounts = names.into_iter().map(|name| {
-        let of_task: Vec<Answered<'_>> = all.iter().filter(|a| task(a) == name).copied().collect();
+    let tasks = by(all, |a| a.item.ask.task.as_deref().unwrap_or_default());
+    let accounts = tasks.into_iter().map(|(name, of_task)| {
         let silent = |a: &&Answered<'_>| {
             !matches!(
                 &a.row.predicted,
@@ -26,12 +19,12 @@ pub(super) fn own_tasks(all: &[Answered<'_>]) -> Result<Vec<TaskScores>> {
             )
         };
         Ok(TaskScores {
+            task: name.into(),
             metric: format!("means of what the head `{name}` scores, missing answers included"),
             questions: of_task.len(),
             unanswered: of_task.iter().filter(silent).count(),
             scores: means(&of_task),
             groups: grouped(&of_task, |members| Ok(means(members)))?,
-            task: name,
         })
     });
     accounts.collect()
@@ -51,7 +44,8 @@ fn means(all: &[Answered<'_>]) -> Vec<Score> {
             }
         }
     }
-    sums.into_iter()
-        .map(|(name, sum, count)| one(name, Some(sum / count as f64)))
+    let means = sums.into_iter();
+    means
+        .map(|(name, sum, count)| Score::new(name, sum / count as f64))
         .collect()
 }

@@ -1,17 +1,29 @@
 //! Multiple choice and short answers.
 
 use serde_json::{Value, json};
+use tpo_data::readers::Format;
 
 use super::super::answer::normalise_text;
 use super::super::item::Expected;
-use super::super::multiple_choice::{ChoiceRule, ChoiceTally};
+use super::super::multiple_choice::ChoiceTally;
 use super::super::submission::{Answered, Folder};
-use super::{GroupScores, Rules, Scored, groups, one, percent};
+use super::{GroupScores, Rules, Score, Scored, grouped, percent};
 use crate::error::Result;
 
-fn option(options: &[String], index: usize) -> Option<String> {
-    let letter = ('A'..='Z').nth(index)?;
-    Some(format!("({letter}) {}", options.get(index)?))
+/// The right option as the benchmark's files have it: `(A) text`, in Video-MME's `A`.
+fn right_option(a: &Answered<'_>, rules: &Rules) -> Option<String> {
+    let Expected::MultipleChoice {
+        options,
+        correct: Some(correct),
+    } = &a.item.expected
+    else {
+        return None;
+    };
+    let letter = ('A'..='Z').nth(*correct)?;
+    if rules.are_of(Format::VideoMme) {
+        return Some(letter.into());
+    }
+    Some(format!("({letter}) {}", options.get(*correct)?))
 }
 
 pub(super) fn choices(
@@ -20,67 +32,35 @@ pub(super) fn choices(
     rules: &Rules,
     folder: &Folder<'_>,
 ) -> Result<Scored> {
-    let truth = |a: &Answered<'_>| match (&a.item.expected, rules.choice) {
-        (Expected::Choice { correct, .. }, ChoiceRule::VideoMme) => {
-            Some(('A'..='Z').nth((*correct)?)?.to_string())
-        }
-        (Expected::Choice { options, correct }, _) => option(options, (*correct)?),
-        _ => None,
-    };
-    let mut tally = ChoiceTally::new(rules.choice);
-    let mut rows = Vec::new();
-    let mut videos: Vec<(String, Value)> = Vec::new();
-    for a in all {
-        let truth = truth(a);
-        let said = a.words();
-        if rules.choice == ChoiceRule::VideoMme {
-            let question = json!({
-                "question_id": a.item.id,
-                "answer": truth,
-                "response": said,
-            });
-            let name = a.item.media.name();
-            match videos.iter_mut().find(|v| v.0 == name) {
-                Some((_, video)) => {
-                    if let Some(questions) = video["questions"].as_array_mut() {
-                        questions.push(question);
-                    }
-                }
-                None => {
-                    let video = json!({
-                        "video_id": name,
-                        "duration": a.item.group,
-                        "questions": [question],
-                    });
-                    videos.push((name, video));
-                }
-            }
-        } else {
-            rows.push(json!({
-                "id": a.item.id,
-                "task_type": a.item.group,
-                "pred": said,
-                "gt": truth,
-            }));
-        }
-        if let Some(truth) = truth {
-            tally.add(&a.item.group, said, &truth);
+    let mut tally = ChoiceTally::new(rules.choice());
+    for a in known {
+        if let Some(truth) = right_option(a, rules) {
+            tally.add(&a.item.group, a.words(), &truth);
         }
     }
-    if rules.choice == ChoiceRule::VideoMme {
-        let all: Vec<Value> = videos.into_iter().map(|v| v.1).collect();
-        folder.write("video_mme.json", Value::from(all).to_string().as_bytes())?;
+    if rules.are_of(Format::VideoMme) {
+        let videos = video_mme(all, rules).to_string();
+        folder.write("video_mme.json", videos.as_bytes())?;
     } else {
-        folder.lines("choice.jsonl", &rows)?;
+        let row = |a: &Answered<'_>| {
+            json!({
+                "id": a.item.id,
+                "task_type": a.item.group,
+                "pred": a.words(),
+                "gt": right_option(a, rules),
+            })
+        };
+        let rows: Vec<Value> = all.iter().map(row).collect();
+        folder.lines("multiple_choice.jsonl", &rows)?;
     }
     let scores = tally.scores();
     let several = scores.groups.len() > 1;
-    let mut list = vec![one("accuracy", scores.overall)];
+    let mut list = vec![Score::new("accuracy", scores.overall)];
     if several {
-        list.push(one("mean of groups", scores.mean_of_groups));
+        list.push(Score::new("mean of groups", scores.mean_of_groups));
     }
-    let share = |n: usize| percent(n as f64 / known.len().max(1) as f64);
-    list.push(one("unreadable", Some(share(scores.unreadable))));
+    let unreadable = scores.unreadable as f64 / known.len().max(1) as f64;
+    list.push(Score::new("unreadable", percent(unreadable)));
     let groups = scores
         .groups
         .iter()
@@ -88,10 +68,31 @@ pub(super) fn choices(
         .map(|g| GroupScores {
             group: g.name.clone(),
             questions: g.questions,
-            scores: vec![one("accuracy", g.accuracy)],
+            scores: vec![Score::new("accuracy", g.accuracy)],
         })
         .collect();
     Ok((list, groups))
+}
+
+/// The result file of Video-MME: its videos with their questions.
+fn video_mme(all: &[Answered<'_>], rules: &Rules) -> Value {
+    let mut videos: Vec<(String, &str, Vec<Value>)> = Vec::new();
+    for a in all {
+        let question = json!({
+            "question_id": a.item.id,
+            "answer": right_option(a, rules),
+            "response": a.words(),
+        });
+        let name = a.item.media.name();
+        match videos.iter_mut().find(|v| v.0 == name) {
+            Some((_, _, questions)) => questions.push(question),
+            None => videos.push((name, &a.item.group, vec![question])),
+        }
+    }
+    let videos = videos.into_iter().map(|(name, duration, questions)| {
+        json!({"video_id": name, "duration": duration, "questions": questions})
+    });
+    videos.collect()
 }
 
 pub(super) fn texts(
@@ -99,44 +100,34 @@ pub(super) fn texts(
     known: &[Answered<'_>],
     folder: &Folder<'_>,
 ) -> Result<Scored> {
-    let right = |a: &&Answered<'_>| match &a.item.expected {
-        Expected::Text(Some(truth)) => normalise_text(a.words()) == normalise_text(truth),
-        _ => false,
+    let truth = |a: &Answered<'_>| match &a.item.expected {
+        Expected::Text(truth) => truth.clone(),
+        _ => None,
     };
+    let right = |a: &Answered<'_>| Some(normalise_text(a.words()) == normalise_text(&truth(a)?));
     let row = |a: &Answered<'_>| {
-        let truth = match &a.item.expected {
-            Expected::Text(truth) => truth.as_deref(),
-            _ => None,
-        };
         json!({
             "id": a.item.id,
             "kind": a.item.group,
             "question": a.row.question,
             "pred": a.words(),
-            "gt": truth,
-            "right": truth.map(|_| right(&a)),
+            "gt": truth(a),
+            "right": right(a),
         })
     };
     let rows: Vec<Value> = all.iter().map(row).collect();
     folder.lines("text.jsonl", &rows)?;
     let accuracy = |of: &[Answered<'_>]| {
-        let hits = of.iter().filter(right).count();
-        (!of.is_empty()).then(|| percent(hits as f64 / of.len() as f64))
+        let hits = of.iter().filter(|a| right(a) == Some(true)).count();
+        let share = (!of.is_empty()).then(|| percent(hits as f64 / of.len() as f64));
+        vec![Score::new("exact match", share)]
     };
-    let of_groups = groups(known);
-    let mut scores = vec![one("exact match", accuracy(known))];
-    if !of_groups.is_empty() {
-        let each: Vec<f64> = of_groups.iter().filter_map(|g| accuracy(&g.1)).collect();
+    let mut scores = accuracy(known);
+    let groups = grouped(known, |members| Ok(accuracy(members)))?;
+    if !groups.is_empty() {
+        let each: Vec<f64> = groups.iter().filter_map(|g| g.scores[0].value).collect();
         let mean = each.iter().sum::<f64>() / each.len().max(1) as f64;
-        scores.push(one("mean of kinds", Some(mean)));
+        scores.push(Score::new("mean of kinds", mean));
     }
-    let groups = of_groups
-        .into_iter()
-        .map(|(group, members)| GroupScores {
-            group: group.into(),
-            questions: members.len(),
-            scores: vec![one("exact match", accuracy(&members))],
-        })
-        .collect();
     Ok((scores, groups))
 }

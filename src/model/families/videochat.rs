@@ -8,7 +8,8 @@ use tpo_core::weights::{KeyRules, KeyTables};
 use tpo_heads::mask::{MaskHead, MaskHeadConfig};
 use tpo_heads::region::{RegionHead, RegionHeadConfig};
 use tpo_heads::temporal::{TemporalHead, TemporalHeadConfig};
-use tpo_llm::{LlmConfig, LoraConfig};
+use tpo_llm::LlmConfig;
+use tpo_llm::config::videochat_lora;
 use tpo_vision::connector::qformer::{QFORMER_KEYS, QFORMER_KEYS_INVERSE, QFORMER_UNUSED_KEYS};
 use tpo_vision::umt::{UMT_KEYS, UMT_KEYS_INVERSE};
 use tpo_vision::{QFormerConnectorConfig, UmtConfig};
@@ -35,7 +36,7 @@ impl TpoConfig {
             },
             vision: VisionConfig::Umt(UmtConfig::large()),
             connector: ConnectorConfig::QFormer(QFormerConnectorConfig::videochat_tpo()),
-            llm: LlmConfig::mistral_7b().lora(LoraConfig::videochat_tpo()),
+            llm: LlmConfig::mistral_7b().lora(videochat_lora()),
             prompt: PromptStyle::VideoChat,
             heads: heads(
                 &RegionHeadConfig::videochat_tpo(),

@@ -2,8 +2,12 @@
 
 use std::path::Path;
 
-use serde::Deserialize;
-use tpo_core::weights::{Dtype, Manifest, ManifestTensor, Result, WeightsError, parse_dtype};
+use burn::tensor::Device;
+use serde_json::Value;
+use tpo_core::weights::{
+    Dtype, Manifest, ManifestTensor, Result, WeightsError, module_params, parse_dtype,
+};
+use tpo_llm::LlmConfig;
 
 /// Every tensor of the published VideoChat-TPO checkpoint: 2 594 tensors of 16 202 736 564 bytes
 /// in four shards, all bfloat16 except one int64 buffer.
@@ -31,128 +35,67 @@ pub fn internvideo2_clip_layout() -> Result<Manifest> {
     Ok(layout)
 }
 
-/// The fields of a Hugging Face `config.json` that decide the shapes of a Llama-family decoder.
-#[derive(Debug, Deserialize)]
-struct LlmShape {
-    model_type: String,
-    vocab_size: usize,
-    hidden_size: usize,
-    intermediate_size: usize,
-    num_hidden_layers: usize,
-    num_attention_heads: usize,
-    num_key_value_heads: Option<usize>,
-    head_dim: Option<usize>,
-    #[serde(default)]
-    tie_word_embeddings: bool,
-    #[serde(default)]
-    attention_bias: bool,
-    torch_dtype: Option<String>,
-}
+/// Most layers that a language model is believed to have.
+const MOST_LAYERS: usize = 10_000;
 
 /// The tensors a decoder of the Llama family (`llama`, `mistral`, `qwen2`) has according to its
-/// `config.json`; `None` when the file describes another kind of model.
+/// `config.json`: the parameters of ours. `None` when the file describes another kind of model.
 ///
 /// # Errors
 /// [`WeightsError::Io`], and [`WeightsError::Manifest`] for a configuration of such a model that
 /// lacks a field or states absurd sizes.
-pub fn hugging_face_llm_layout(config: &Path) -> Result<Option<Manifest>> {
+pub fn hugging_face_llm_layout(path: &Path) -> Result<Option<Manifest>> {
     let wrong = |why: String| WeightsError::Manifest {
-        place: config.display().to_string(),
+        place: path.display().to_string(),
         why,
     };
-    let text = std::fs::read_to_string(config).map_err(|source| WeightsError::Io {
+    let text = std::fs::read_to_string(path).map_err(|source| WeightsError::Io {
         action: "reading",
-        path: config.into(),
+        path: path.into(),
         source,
     })?;
-    let value: serde_json::Value = serde_json::from_str(&text).map_err(|e| wrong(e.to_string()))?;
-    let model_type = value.get("model_type").and_then(|t| t.as_str());
-    if !matches!(model_type, Some("llama" | "mistral" | "qwen2")) {
+    let mut json: Value = serde_json::from_str(&text).map_err(|e| wrong(e.to_string()))?;
+    let kind = json["model_type"].as_str().unwrap_or_default().to_string();
+    if !matches!(kind.as_str(), "llama" | "mistral" | "qwen2") {
         return Ok(None);
     }
-    let shape: LlmShape = serde_json::from_value(value).map_err(|e| wrong(e.to_string()))?;
-    if shape.num_hidden_layers > 10_000 || shape.num_attention_heads == 0 {
-        return Err(wrong(format!(
-            "{} layers and {} heads are not a model",
-            shape.num_hidden_layers, shape.num_attention_heads
-        )));
+    let dtype = json["torch_dtype"].as_str().and_then(parse_dtype);
+    // What shapes do not depend on may be beyond our decoder.
+    for field in ["hidden_act", "rope_scaling", "rope_parameters"] {
+        json.as_object_mut().and_then(|fields| fields.remove(field));
     }
-    let name = format!("{} of {}", shape.model_type, config.display());
+    let config = LlmConfig::from_hf_json(&json.to_string()).map_err(|e| wrong(e.to_string()))?;
+    if config.num_hidden_layers > MOST_LAYERS {
+        let layers = config.num_hidden_layers;
+        return Err(wrong(format!("a model of {layers} layers is not believed")));
+    }
+    // No weight is drawn.
+    let lm = config
+        .init(&Device::flex())
+        .map_err(|e| wrong(e.to_string()))?;
+    let params = module_params(&lm).into_iter();
+    let params = params.map(|p| (p.path, p.shape, false));
+    // Some writers store the copy that is tied, old ones a buffer of every layer.
+    let table = vec![config.vocab_size, config.hidden_size];
+    let tied = config.tie_word_embeddings;
+    let tied = tied.then(|| ("lm_head.weight".to_string(), table, true));
+    let buffers = (0..config.num_hidden_layers).map(|i| {
+        let key = format!("model.layers.{i}.self_attn.rotary_emb.inv_freq");
+        (key, vec![config.head_dim / 2], true)
+    });
+    let tensors = params.chain(tied).chain(buffers);
     Ok(Some(Manifest {
-        name,
-        tensors: llm_tensors(&shape).ok_or_else(|| wrong("its sizes overflow".into()))?,
+        name: format!("{kind} of {}", path.display()),
+        tensors: tensors
+            .map(|(key, shape, optional)| ManifestTensor {
+                key,
+                dtype: dtype.unwrap_or(Dtype::BF16),
+                shape,
+                shard: None,
+                optional,
+            })
+            .collect(),
     }))
-}
-
-fn llm_tensors(c: &LlmShape) -> Option<Vec<ManifestTensor>> {
-    let dtype = c
-        .torch_dtype
-        .as_deref()
-        .and_then(parse_dtype)
-        .unwrap_or(Dtype::BF16);
-    let head = c.head_dim.unwrap_or(c.hidden_size / c.num_attention_heads);
-    let q = head.checked_mul(c.num_attention_heads)?;
-    let kv = head.checked_mul(c.num_key_value_heads.unwrap_or(c.num_attention_heads))?;
-    let (d, ffn) = (c.hidden_size, c.intermediate_size);
-    let mut tensors = Vec::new();
-    let mut add = |key: String, shape: Vec<usize>, optional: bool| {
-        tensors.push(ManifestTensor {
-            key,
-            dtype,
-            shape,
-            shard: None,
-            optional,
-        });
-    };
-    add(
-        "model.embed_tokens.weight".into(),
-        vec![c.vocab_size, d],
-        false,
-    );
-    add("model.norm.weight".into(), vec![d], false);
-    // Some writers store the tied copy too.
-    add(
-        "lm_head.weight".into(),
-        vec![c.vocab_size, d],
-        c.tie_word_embeddings,
-    );
-    for i in 0..c.num_hidden_layers {
-        let layer = format!("model.layers.{i}");
-        for (name, rows, columns) in [
-            ("self_attn.q_proj", q, d),
-            ("self_attn.k_proj", kv, d),
-            ("self_attn.v_proj", kv, d),
-            ("self_attn.o_proj", d, q),
-            ("mlp.gate_proj", ffn, d),
-            ("mlp.up_proj", ffn, d),
-            ("mlp.down_proj", d, ffn),
-        ] {
-            add(format!("{layer}.{name}.weight"), vec![rows, columns], false);
-            let attention = name.starts_with("self_attn");
-            let qwen_bias = c.model_type == "qwen2" && attention && !name.ends_with("o_proj");
-            if qwen_bias || (c.attention_bias && attention) {
-                add(format!("{layer}.{name}.bias"), vec![rows], false);
-            }
-        }
-        for norm in ["input_layernorm", "post_attention_layernorm"] {
-            add(format!("{layer}.{norm}.weight"), vec![d], false);
-        }
-        // A buffer that old exports stored.
-        add(
-            format!("{layer}.self_attn.rotary_emb.inv_freq"),
-            vec![head / 2],
-            true,
-        );
-    }
-    tensors
-        .iter()
-        .all(|t| {
-            t.shape
-                .iter()
-                .try_fold(64_u64, |n, &x| n.checked_mul(x as u64))
-                .is_some()
-        })
-        .then_some(tensors)
 }
 
 #[cfg(test)]

@@ -11,8 +11,8 @@ use burn::module::ParamId;
 use serde::Serialize;
 
 use tpo_core::weights::{
-    Checkpoint, KeyMap, KeyRules, KeyTarget, LoadOptions, Manifest, ManifestTensor, ParamInfo,
-    ParamKind, Refusal, Result, TensorEntry, differences, file_name,
+    Checkpoint, KeyMap, KeyRules, KeyTarget, Manifest, ManifestTensor, ParamInfo, ParamKind,
+    Refusal, Result, TensorEntry, differences, file_name,
 };
 
 pub use layouts::{hugging_face_llm_layout, internvideo2_clip_layout, videochat_tpo_layout};
@@ -20,16 +20,19 @@ pub use parts::{LoraSummary, PartSpec, PartSummary, account, videochat_tpo_parts
 
 /// Which layout a checkpoint is compared with.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 pub enum LayoutChoice {
-    /// The published VideoChat-TPO checkpoint.
-    Videochat,
-    /// InternVideo2-CLIP-1B, its published files merged.
-    InternVideo2Clip,
-    /// A language model by its `config.json`, VideoChat-TPO or InternVideo2-CLIP by its names and
-    /// sizes, or none.
+    /// A language model by its config.json, VideoChat-TPO or InternVideo2-CLIP by names and sizes,
+    /// or none
     #[default]
     Auto,
-    /// No comparison; the files are still checked against their headers and their index.
+    /// The published VideoChat-TPO checkpoint
+    #[cfg_attr(feature = "cli", value(name = "videochat-tpo"))]
+    Videochat,
+    /// InternVideo2-CLIP-1B, its published files merged
+    #[cfg_attr(feature = "cli", value(name = "internvideo2-clip"))]
+    InternVideo2Clip,
+    /// No comparison; files and index are checked all the same
     None,
 }
 
@@ -166,7 +169,7 @@ fn compare_with(layout: &Manifest, checkpoint: &Checkpoint) -> Refusal {
             id: ParamId::new(),
         })
         .collect();
-    differences(&params, checkpoint, &rules, &LoadOptions::default())
+    differences(&params, checkpoint, &rules)
 }
 
 /// Whether most keys are in parts of VideoChat-TPO.

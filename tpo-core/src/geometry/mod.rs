@@ -5,6 +5,7 @@ pub mod box_ops;
 mod boxes;
 mod labels;
 mod mask;
+mod overlap;
 mod span;
 pub mod span_ops;
 

@@ -45,6 +45,18 @@ pub trait FeatureSource: Send + Sync {
     fn features(&self, name: &str) -> Result<Option<Tensor<2>>>;
 }
 
+impl fmt::Debug for dyn FrameSource + '_ {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} frames", self.len())
+    }
+}
+
+impl fmt::Debug for dyn FeatureSource + '_ {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("features")
+    }
+}
+
 impl FeatureSource for HashMap<String, Tensor<2>> {
     fn features(&self, name: &str) -> Result<Option<Tensor<2>>> {
         Ok(self.get(name).cloned())
@@ -52,7 +64,7 @@ impl FeatureSource for HashMap<String, Tensor<2>> {
 }
 
 /// One call of a head in a conversation that calls several: what was asked for in its own turn.
-#[derive(Clone, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct TaskCall {
     /// Name of the head.
     pub task: String,
@@ -65,19 +77,8 @@ pub struct TaskCall {
     pub features: Option<Arc<dyn FeatureSource>>,
 }
 
-impl fmt::Debug for TaskCall {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TaskCall")
-            .field("task", &self.task)
-            .field("query", &self.query)
-            .field("boxes", &self.boxes)
-            .field("features", &self.features.is_some())
-            .finish()
-    }
-}
-
 /// One sample of a batch or of a conversation: what is known of it besides ids and pictures.
-#[derive(Clone, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Sample {
     /// Identity in messages, for example `refcoco.jsonl:17`; may be empty.
     pub id: String,
@@ -111,24 +112,6 @@ impl Sample {
             id: id.into(),
             ..Self::default()
         }
-    }
-}
-
-impl fmt::Debug for Sample {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Sample")
-            .field("id", &self.id)
-            .field("task", &self.task)
-            .field("media", &self.media)
-            .field("size", &self.size)
-            .field("duration", &self.duration)
-            .field("timestamps", &self.timestamps)
-            .field("query", &self.query)
-            .field("boxes", &self.boxes)
-            .field("frames", &self.frames.as_ref().map(|s| s.len()))
-            .field("features", &self.features.is_some())
-            .field("calls", &self.calls)
-            .finish()
     }
 }
 

@@ -28,6 +28,9 @@ pub trait AnyHead {
     /// The head's name.
     fn name(&self) -> &'static str;
 
+    /// [`TaskHead::SCORED_BY_BENCHMARKS`].
+    fn scored_by_benchmarks(&self) -> bool;
+
     /// Loss on task embeddings `[n, d_llm]`; `None` when no target was given for the head.
     fn any_loss(
         &self,
@@ -88,6 +91,10 @@ fn targets_of<'t, H: TaskHead>(
 impl<H: TaskHead> AnyHead for H {
     fn name(&self) -> &'static str {
         H::NAME
+    }
+
+    fn scored_by_benchmarks(&self) -> bool {
+        H::SCORED_BY_BENCHMARKS
     }
 
     fn any_loss(

@@ -140,6 +140,10 @@ pub trait TaskHead: Module + ModuleDisplay + Sync + 'static {
 
     /// Name of the task, and of the field in the set of heads.
     const NAME: &'static str;
+    /// Whether the rules of benchmarks say what its answers are worth (mAP, J&F: of all questions
+    /// together) in place of [`TaskHead::score`]. For heads that answer with the prediction of a
+    /// head of this library.
+    const SCORED_BY_BENCHMARKS: bool = false;
 
     /// Name and tokens: `<NAME_begin>` and `<NAME>` unless the head says otherwise.
     fn spec() -> HeadSpec {

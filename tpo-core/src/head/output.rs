@@ -9,19 +9,14 @@ use serde::Serialize;
 use super::Drawing;
 
 /// A finished answer of a head. Implemented for every serialisable plain type.
-pub trait Prediction: Debug + Send + Sync + 'static {
+pub trait Prediction: Any + Debug + Send + Sync {
     /// The value as JSON.
     fn to_json(&self) -> serde_json::Value;
-    /// The value for downcasting.
-    fn as_any(&self) -> &dyn Any;
 }
 
 impl<T: Serialize + Debug + Send + Sync + 'static> Prediction for T {
     fn to_json(&self) -> serde_json::Value {
         serde_json::to_value(self).unwrap_or_else(|e| serde_json::json!({ "error": e.to_string() }))
-    }
-    fn as_any(&self) -> &dyn Any {
-        self
     }
 }
 
@@ -59,7 +54,8 @@ impl TaskOutput {
 
     /// The prediction as the head's own type, if that is what it is.
     pub fn get<T: 'static>(&self) -> Option<&T> {
-        (*self.value).as_any().downcast_ref()
+        let value: &dyn Any = &*self.value;
+        value.downcast_ref()
     }
 
     /// The prediction as JSON, whatever its type.

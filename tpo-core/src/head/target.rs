@@ -9,22 +9,15 @@ use crate::error::{CoreError, Result};
 use crate::truth::Truth;
 
 /// A `Vec` of any type.
-trait AnyVec: Send {
-    fn as_any(&self) -> &dyn Any;
-    fn into_any(self: Box<Self>) -> Box<dyn Any>;
+trait AnyVec: Any + Send {
     /// Adds the members of `other`; `false` when it is of another type.
     fn append(&mut self, other: Box<dyn AnyVec>) -> bool;
 }
 
 impl<T: Send + 'static> AnyVec for Vec<T> {
-    fn as_any(&self) -> &dyn Any {
-        self
-    }
-    fn into_any(self: Box<Self>) -> Box<dyn Any> {
-        self
-    }
     fn append(&mut self, other: Box<dyn AnyVec>) -> bool {
-        match other.into_any().downcast::<Self>() {
+        let other: Box<dyn Any> = other;
+        match other.downcast::<Self>() {
             Ok(mut other) => {
                 Vec::append(self, &mut other);
                 true
@@ -88,7 +81,8 @@ impl TargetSet {
         let Some(targets) = self.by_head.get(name) else {
             return Ok(None);
         };
-        match (**targets).as_any().downcast_ref::<Vec<T>>() {
+        let any: &dyn Any = &**targets;
+        match any.downcast_ref::<Vec<T>>() {
             Some(targets) => Ok(Some(targets)),
             None => {
                 let expected = format!("type Vec<{}>", std::any::type_name::<T>());

@@ -26,41 +26,20 @@ pub struct TokenBatch {
     pub turns: Vec<Vec<u32>>,
 }
 
-/// Which side padding goes to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PaddingSide {
-    /// In front: for generation.
-    Left,
-    /// Behind: for training.
-    Right,
-}
-
 impl TokenBatch {
-    /// Pads prompts to the longest with `pad_id`.
-    pub fn pad(prompts: &[PromptIds], side: PaddingSide, pad_id: u32) -> Self {
+    /// Prompts as rows of one length, padded on the right with `pad_id`.
+    pub fn pad(prompts: &[PromptIds], pad_id: u32) -> Self {
+        fn padded<T: Clone>(values: &[T], length: usize, with: T) -> Vec<T> {
+            let mut row = values.to_vec();
+            row.resize(length, with);
+            row
+        }
         let length = prompts.iter().map(PromptIds::len).max().unwrap_or(0);
         let mut batch = Self::default();
         for p in prompts {
-            let missing = length - p.len();
-            let row = |values: &mut Vec<bool>, with: bool| match side {
-                PaddingSide::Left => {
-                    values.splice(0..0, std::iter::repeat_n(with, missing));
-                }
-                PaddingSide::Right => values.resize(length, with),
-            };
-            let (mut visual, mut mask) = (p.visual.clone(), vec![true; p.len()]);
-            row(&mut visual, false);
-            row(&mut mask, false);
-            let mut ids = p.ids.clone();
-            match side {
-                PaddingSide::Left => {
-                    ids.splice(0..0, std::iter::repeat_n(pad_id, missing));
-                }
-                PaddingSide::Right => ids.resize(length, pad_id),
-            }
-            batch.ids.push(ids);
-            batch.visual.push(visual);
-            batch.mask.push(mask);
+            batch.ids.push(padded(&p.ids, length, pad_id));
+            batch.visual.push(padded(&p.visual, length, false));
+            batch.mask.push(padded(&vec![true; p.len()], length, false));
         }
         batch
     }
@@ -179,17 +158,14 @@ mod tests {
     }
 
     #[test]
-    fn padding_on_both_sides() {
+    fn shorter_rows_are_padded_on_the_right() {
         let rows = [prompt(&[1, 0, 7]), prompt(&[1])];
-        let right = TokenBatch::pad(&rows, PaddingSide::Right, 9);
-        assert_eq!(right.ids[1], [1, 9, 9]);
-        assert_eq!(right.mask[1], [true, false, false]);
-        assert_eq!(right.visual_slots(), [1]);
-        let left = TokenBatch::pad(&rows, PaddingSide::Left, 9);
-        assert_eq!(left.ids[1], [9, 9, 1]);
-        assert_eq!(left.mask[1], [false, false, true]);
-        assert_eq!(left.positions_of(1), [0, 5]);
-        left.check().unwrap();
+        let batch = TokenBatch::pad(&rows, 9);
+        assert_eq!(batch.ids[1], [1, 9, 9]);
+        assert_eq!(batch.mask[1], [true, false, false]);
+        assert_eq!(batch.visual_slots(), [1]);
+        assert_eq!(batch.positions_of(1), [0, 3]);
+        batch.check().unwrap();
         assert!(TokenBatch::default().check().is_err());
     }
 }

@@ -2,7 +2,7 @@
 
 use burn::tensor::Tensor;
 
-use super::{TpoBatch, TpoModel, cross_entropy, task_embeddings};
+use super::{TpoBatch, TpoModel, cross_entropy};
 use crate::error::Result;
 use crate::head::{HeadContext, HeadScore, HeadSet, Sample};
 use crate::traits::{Connector, LanguageModel, VisionEncoder};
@@ -48,29 +48,19 @@ where
     /// # Errors
     /// As [`TpoModel::forward`]; what the heads' metrics fail with.
     pub fn evaluate(&self, batch: TpoBatch, samples: &[Sample]) -> Result<Evaluation> {
-        batch.tokens.check()?;
-        let device = batch.device.clone();
-        let visual = self.encode_visuals(batch.visuals, batch.instruction.as_ref())?;
-        let embeds = self.embed(&batch.tokens, visual, &batch.boxes, &device)?;
-        let mask = Some(batch.tokens.mask.as_slice());
-        let hidden = match batch.tokens.packed_turns() {
-            Some(turns) => self.llm.hidden_packed(embeds, mask, turns, None)?,
-            None => self.llm.hidden(embeds, mask)?,
-        };
+        let mut batch = batch;
+        let (_, hidden) = self.run(&mut batch, None)?;
         let language = match &batch.labels {
             Some(labels) => self.language_score(hidden.clone(), labels)?,
             None => LanguageScore::default(),
         };
         let mut heads = Vec::new();
-        for (name, at) in self.head_calls(&batch.tokens)? {
-            let (embeddings, rows) = task_embeddings(&hidden, &at);
+        for (head, embeddings, rows) in self.called_heads(&batch.tokens, &hidden)? {
             let context = HeadContext {
                 samples,
                 rows: &rows,
             };
-            if let Some(head) = self.heads.head(&name) {
-                heads.extend(head.any_score(embeddings, &batch.targets, &context)?);
-            }
+            heads.extend(head.any_score(embeddings, &batch.targets, &context)?);
         }
         Ok(Evaluation { language, heads })
     }

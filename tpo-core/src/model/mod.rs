@@ -13,9 +13,9 @@ mod visual;
 
 use burn::module::Module;
 use burn::tensor::activation::log_softmax;
-use burn::tensor::{DType, Device, FloatDType, Int, Tensor, TensorData};
+use burn::tensor::{DType, Device, FloatDType, Tensor, TensorData};
 
-pub use batch::{IGNORE_LABEL, PaddingSide, TokenBatch, TpoBatch};
+pub use batch::{IGNORE_LABEL, TokenBatch, TpoBatch};
 pub use evaluate::{Evaluation, LanguageScore};
 pub use generate::{CallOrder, Generate, GenerateEvent, GenerateOptions};
 pub use scatter::{Slot, scatter_rows};
@@ -24,7 +24,8 @@ pub use task_tokens::TaskTokenSet;
 use crate::error::{CoreError, Result};
 use crate::geometry::BoxXyxy;
 use crate::gradient_checkpointing::Tape;
-use crate::head::{HeadContext, HeadSet, HeadSpec, LossTerms, Sample};
+use crate::head::{AnyHead, HeadContext, HeadSet, HeadSpec, LossTerms, Sample};
+use crate::ops::indices;
 use crate::token::TaskRegistry;
 use crate::traits::{Connector, LanguageModel, VisionEncoder, VisualRows};
 
@@ -68,6 +69,9 @@ impl TpoOutput {
             .reduce(|a, b| a + b)
     }
 }
+
+/// A head, the hidden states at its task tokens, and the rows of the batch these are in.
+type HeadCall<'a> = (&'a dyn AnyHead, Tensor<2>, Vec<usize>);
 
 impl<V, C, L, H> TpoModel<V, C, L, H>
 where
@@ -249,19 +253,10 @@ where
         &'m self,
         batch: TpoBatch,
         samples: &[Sample],
-        mut tape: Option<&mut Tape<'m>>,
+        tape: Option<&mut Tape<'m>>,
     ) -> Result<TpoOutput> {
-        batch.tokens.check()?;
-        let device = batch.device.clone();
-        let instruction = batch.instruction.as_ref();
-        let visual = self.encode_with(batch.visuals, instruction, tape.as_deref_mut())?;
-        let embeds = self.embed(&batch.tokens, visual, &batch.boxes, &device)?;
-        let mask = Some(batch.tokens.mask.as_slice());
-        let hidden = match (batch.tokens.packed_turns(), tape) {
-            (Some(turns), tape) => self.llm.hidden_packed(embeds.clone(), mask, turns, tape)?,
-            (None, Some(tape)) => self.llm.hidden_checkpointed(embeds.clone(), mask, tape)?,
-            (None, None) => self.llm.hidden(embeds.clone(), mask)?,
-        };
+        let mut batch = batch;
+        let (embeds, hidden) = self.run(&mut batch, tape)?;
         let lm_loss = batch
             .labels
             .as_ref()
@@ -270,17 +265,13 @@ where
             .flatten();
 
         let mut head_losses = Vec::new();
-        for (name, at) in self.head_calls(&batch.tokens)? {
-            let (embeddings, rows) = task_embeddings(&hidden, &at);
+        for (head, embeddings, rows) in self.called_heads(&batch.tokens, &hidden)? {
             let context = HeadContext {
                 samples,
                 rows: &rows,
             };
-            let Some(head) = self.heads.head(&name) else {
-                continue;
-            };
             if let Some(terms) = head.any_loss(embeddings, &batch.targets, &context)? {
-                head_losses.push((name, terms));
+                head_losses.push((head.name().to_string(), terms));
             }
         }
         Ok(TpoOutput {
@@ -291,13 +282,42 @@ where
         })
     }
 
-    /// Names of the heads that occur in a batch, with the flat positions of their task tokens.
-    fn head_calls(&self, tokens: &TokenBatch) -> Result<Vec<(String, Vec<usize>)>> {
+    /// Embeddings of a batch and the hidden states the language model makes of them. The visuals
+    /// are taken out of the batch.
+    fn run<'m>(
+        &'m self,
+        batch: &mut TpoBatch,
+        mut tape: Option<&mut Tape<'m>>,
+    ) -> Result<(Tensor<3>, Tensor<3>)> {
+        batch.tokens.check()?;
+        let visuals = std::mem::take(&mut batch.visuals);
+        let instruction = batch.instruction.as_ref();
+        let visual = self.encode_with(visuals, instruction, tape.as_deref_mut())?;
+        let embeds = self.embed(&batch.tokens, visual, &batch.boxes, &batch.device)?;
+        let mask = Some(batch.tokens.mask.as_slice());
+        let inputs = embeds.clone();
+        let hidden = match (batch.tokens.packed_turns(), tape) {
+            (Some(turns), tape) => self.llm.hidden_packed(inputs, mask, turns, tape)?,
+            (None, Some(tape)) => self.llm.hidden_checkpointed(inputs, mask, tape)?,
+            (None, None) => self.llm.hidden(inputs, mask)?,
+        };
+        Ok((embeds, hidden))
+    }
+
+    /// The heads that a batch calls, in the order of the task tokens, each with the hidden states
+    /// at its task tokens and the rows these are in.
+    fn called_heads(&self, tokens: &TokenBatch, hidden: &Tensor<3>) -> Result<Vec<HeadCall<'_>>> {
+        let [b, s, d] = hidden.dims();
         let mut calls = Vec::new();
         for (name, _) in self.task_tokens.iter() {
             let at = tokens.positions_of(self.registry.require(name)?.placeholder.id);
-            if !at.is_empty() {
-                calls.push((name.to_string(), at));
+            if let Some(head) = self.heads.head(name)
+                && !at.is_empty()
+            {
+                let rows = at.iter().map(|p| p / s).collect();
+                let flat = hidden.clone().reshape([b * s, d]);
+                let embeddings = flat.select(0, indices(at, &hidden.device()));
+                calls.push((head, embeddings, rows));
             }
         }
         Ok(calls)
@@ -352,7 +372,7 @@ where
         let n = at.len();
         let rows = hidden
             .reshape([b * s, d])
-            .select(0, index_tensor(&at, &device))
+            .select(0, indices(at, &device))
             .reshape([1, n, d]);
         let logits = self
             .llm
@@ -371,21 +391,7 @@ fn names(specs: &[HeadSpec]) -> String {
 /// Cross entropy `[n]` of logits `[n, classes]`.
 fn cross_entropy(logits: Tensor<2>, targets: &[usize]) -> Tensor<1> {
     let n = targets.len();
-    let targets = index_tensor(targets, &logits.device()).reshape([n, 1]);
+    let targets = indices(targets.iter().copied(), &logits.device()).reshape([n, 1]);
     let chosen = log_softmax(logits, 1).gather(1, targets);
     chosen.neg().reshape([n])
-}
-
-/// Hidden states `[n, d]` at flat positions, and the row of the batch of each.
-fn task_embeddings(hidden: &Tensor<3>, at: &[usize]) -> (Tensor<2>, Vec<usize>) {
-    let [b, s, d] = hidden.dims();
-    let flat = hidden.clone().reshape([b * s, d]);
-    let rows = at.iter().map(|p| p / s).collect();
-    (flat.select(0, index_tensor(at, &hidden.device())), rows)
-}
-
-pub(crate) fn index_tensor(values: &[usize], device: &Device) -> Tensor<1, Int> {
-    let values: Vec<i64> = values.iter().map(|v| *v as i64).collect();
-    let n = values.len();
-    Tensor::from_data(TensorData::new(values, [n]), device)
 }

@@ -2,8 +2,8 @@
 
 use burn::tensor::Tensor;
 
-use super::index_tensor;
 use crate::error::{CoreError, Result};
+use crate::ops::indices;
 
 /// Rows to write and where.
 #[derive(Debug)]
@@ -78,7 +78,7 @@ pub fn scatter_rows(base: Tensor<3>, slots: Vec<Slot>) -> Result<Tensor<3>> {
     }
     let device = base.device();
     Ok(Tensor::cat(pieces, 0)
-        .select(0, index_tensor(&source, &device))
+        .select(0, indices(source, &device))
         .reshape([b, s, d]))
 }
 

@@ -2,10 +2,11 @@
 
 use burn::tensor::{Int, Tensor};
 
-use super::{TpoModel, index_tensor};
+use super::TpoModel;
 use crate::error::{CoreError, Result};
 use crate::gradient_checkpointing::Tape;
 use crate::head::HeadSet;
+use crate::ops::indices;
 use crate::traits::{
     Connector, Instruction, LanguageModel, VisionEncoder, VisualInput, VisualRows, VisualShape,
 };
@@ -149,7 +150,7 @@ impl Instruction {
     fn select(&self, members: &[usize]) -> Self {
         let pick = |rows: &Tensor<2, Int>| {
             rows.clone()
-                .select(0, index_tensor(members, &rows.device()))
+                .select(0, indices(members.iter().copied(), &rows.device()))
         };
         Self {
             ids: pick(&self.ids),

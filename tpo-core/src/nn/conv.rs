@@ -68,7 +68,7 @@ impl Conv2dConfig {
 impl Conv2d {
     /// `[batch, height, width, c_in]` to `[batch, rows, columns, c_out]`.
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        ops::conv2d(x, self.weight.val(), Some(self.bias.val()), self.shape)
+        ops::conv2d(x, self.weight.val(), self.bias.val(), self.shape)
     }
 }
 

@@ -2,16 +2,12 @@
 
 use std::marker::PhantomData;
 
-use burn::backend::Flex;
-use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::NoCheckpointing};
-use burn::backend::autodiff::grads::Gradients;
-use burn::backend::autodiff::ops::{Backward, Ops, OpsKind, binary, unary};
 use burn::backend::flex::FlexTensor;
 use burn::tensor::{Tensor, activation};
 use pulp::Simd;
 
 use super::elementwise::{self, Binary, Unary};
-use super::flex::{AdTensor, Operands, operands, wrap, wrap_autodiff};
+use super::flex::{Saved, differentiable};
 use super::simd::{erf, exp, sigmoid};
 
 /// Exact GELU, `x · Φ(x)` with the error function (PyTorch `GELU(approximate="none")`).
@@ -51,13 +47,13 @@ pub fn swiglu<const D: usize>(gate: Tensor<D>, up: Tensor<D>) -> Tensor<D> {
     if gate.dtype() != up.dtype() {
         return activation::silu(gate) * up;
     }
-    match operands([gate.into_dispatch(), up.into_dispatch()]) {
-        Ok(Operands::Plain([gate, up])) => wrap(elementwise::map2(gate, up, SwiGlu)),
-        Ok(Operands::Autodiff(inputs, context)) => wrap_autodiff(swiglu_autodiff(inputs), context),
-        Err([gate, up]) => {
-            activation::silu(Tensor::from_dispatch(gate)) * Tensor::from_dispatch(up)
-        }
-    }
+    let run = |[gate, up]: [FlexTensor; 2], tracked: bool| {
+        let saved = tracked.then(|| GateAndUp(gate.clone(), up.clone()));
+        (elementwise::map2(gate, up, SwiGlu), saved)
+    };
+    differentiable([gate.into_dispatch(), up.into_dispatch()], run).unwrap_or_else(|[gate, up]| {
+        activation::silu(Tensor::from_dispatch(gate)) * Tensor::from_dispatch(up)
+    })
 }
 
 /// An activation and its derivative.
@@ -92,33 +88,22 @@ fn apply<A: Activation, const D: usize>(
     x: Tensor<D>,
     composed: impl FnOnce(Tensor<D>) -> Tensor<D>,
 ) -> Tensor<D> {
-    match operands([x.into_dispatch()]) {
-        Ok(Operands::Plain([x])) => wrap(elementwise::map(x, Value::<A>(PhantomData))),
-        Ok(Operands::Autodiff([x], context)) => wrap_autodiff(apply_autodiff::<A>(x), context),
-        Err([x]) => composed(Tensor::from_dispatch(x)),
-    }
+    let run = |[x]: [FlexTensor; 1], tracked: bool| {
+        let saved = tracked.then(|| Input::<A>(x.clone(), PhantomData));
+        (elementwise::map(x, Value::<A>(PhantomData)), saved)
+    };
+    differentiable([x.into_dispatch()], run)
+        .unwrap_or_else(|[x]| composed(Tensor::from_dispatch(x)))
 }
 
-#[derive(Debug)]
-struct ActivationStep<A>(PhantomData<A>);
+/// The input of an activation.
+#[derive(Clone, Debug)]
+struct Input<A>(FlexTensor, PhantomData<A>);
 
-impl<A: Activation> Backward<Flex, 1> for ActivationStep<A> {
-    type State = FlexTensor;
-
-    fn backward(self, ops: Ops<FlexTensor, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
-        unary::<Flex, _>(ops.parents, ops.node, grads, |grad| {
-            elementwise::map2(grad, ops.state, Slope::<A>(PhantomData))
-        });
-    }
-}
-
-fn apply_autodiff<A: Activation>(x: AdTensor) -> AdTensor {
-    let (x, node) = x.into_parts();
-    let value = Value::<A>(PhantomData);
-    let step = ActivationStep::<A>(PhantomData).prepare::<NoCheckpointing>([node]);
-    match step.compute_bound().stateful() {
-        OpsKind::Tracked(prep) => prep.finish(x.clone(), elementwise::map(x, value)),
-        OpsKind::UnTracked(prep) => prep.finish(elementwise::map(x, value)),
+impl<A: Activation> Saved<1> for Input<A> {
+    fn gradients(self, grad: FlexTensor, _: [bool; 1]) -> [Option<FlexTensor>; 1] {
+        let slope = Slope::<A>(PhantomData);
+        [Some(elementwise::map2(grad, self.0, slope))]
     }
 }
 
@@ -132,27 +117,19 @@ impl Binary for SwiGlu {
     }
 }
 
-#[derive(Debug)]
-struct SwiGluStep;
+/// The inputs of the gated unit.
+#[derive(Clone, Debug)]
+struct GateAndUp(FlexTensor, FlexTensor);
 
-impl Backward<Flex, 2> for SwiGluStep {
-    type State = (FlexTensor, FlexTensor);
-
-    fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
-        let (gate, up) = ops.state;
-        binary::<Flex, _, _>(
-            ops.parents,
-            ops.node,
-            grads,
-            {
-                let gate = gate.clone();
-                |grad| {
-                    let grad = elementwise::map2(grad, up, Product);
-                    elementwise::map2(grad, gate, Slope::<Silu>(PhantomData))
-                }
-            },
-            |grad| elementwise::map2(gate, grad, SwiGlu),
-        );
+impl Saved<2> for GateAndUp {
+    fn gradients(self, grad: FlexTensor, wanted: [bool; 2]) -> [Option<FlexTensor>; 2] {
+        let Self(gate, up) = self;
+        let d_up = wanted[1].then(|| elementwise::map2(gate.clone(), grad.clone(), SwiGlu));
+        let d_gate = wanted[0].then(|| {
+            let grad = elementwise::map2(grad, up, Product);
+            elementwise::map2(grad, gate, Slope::<Silu>(PhantomData))
+        });
+        [d_gate, d_up]
     }
 }
 
@@ -163,19 +140,6 @@ impl Binary for Product {
     #[inline(always)]
     fn eval<S: Simd>(self, s: S, x: S::f32s, y: S::f32s) -> S::f32s {
         s.mul_f32s(x, y)
-    }
-}
-
-fn swiglu_autodiff([gate, up]: [AdTensor; 2]) -> AdTensor {
-    let (gate, gate_node) = gate.into_parts();
-    let (up, up_node) = up.into_parts();
-    let step = SwiGluStep.prepare::<NoCheckpointing>([gate_node, up_node]);
-    match step.compute_bound().stateful() {
-        OpsKind::Tracked(prep) => prep.finish(
-            (gate.clone(), up.clone()),
-            elementwise::map2(gate, up, SwiGlu),
-        ),
-        OpsKind::UnTracked(prep) => prep.finish(elementwise::map2(gate, up, SwiGlu)),
     }
 }
 

@@ -6,7 +6,7 @@ use burn::tensor::{DType, FloatDType, Tensor};
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::flex::{Operands, floats, from_floats, operands, wrap};
+use super::flex::{floats, from_floats, plain, wrap};
 
 /// The numbers of one AdamW update of one parameter.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -27,22 +27,22 @@ pub struct AdamWUpdate {
     pub grad_scale: f64,
 }
 
-/// The constants of the update, rounded once.
+/// The constants of the update, rounded once; one number each, or a vector of it.
 #[derive(Clone, Copy)]
-struct Constants {
-    scale: f32,
-    keep: f32,
-    blend: f32,
-    beta_2: f32,
-    square: f32,
-    root: f32,
-    epsilon: f32,
-    step: f32,
+struct Constants<T> {
+    scale: T,
+    keep: T,
+    blend: T,
+    beta_2: T,
+    square: T,
+    root: T,
+    epsilon: T,
+    step: T,
 }
 
 impl AdamWUpdate {
     /// PyTorch computes these in 64 bits as well.
-    fn constants(&self) -> Constants {
+    fn constants(&self) -> Constants<f32> {
         let power = |beta: f64| 1.0 - beta.powi(i32::try_from(self.step).unwrap_or(i32::MAX));
         Constants {
             scale: self.grad_scale as f32,
@@ -91,19 +91,18 @@ pub fn adamw(
     let c = update.constants();
     let all = [weight, m, v, grad].map(|t| t.inner().into_dispatch());
     if all[..3].iter().all(|t| t.dtype() == DType::F32) {
-        return match operands(all) {
-            Ok(Operands::Plain([w, m, v, g])) => {
+        return match plain(all) {
+            Ok([w, m, v, g]) => {
                 let [w, m, v] = adamw_cpu(w, m, v, &g, c);
                 (wrap(w), [wrap(m), wrap(v)])
             }
-            Ok(Operands::Autodiff(..)) => unreachable!("autodiff was taken off above"),
             Err(all) => composed(all.map(Tensor::from_dispatch), c),
         };
     }
     composed(all.map(Tensor::from_dispatch), c)
 }
 
-fn composed([w, m, v, g]: [Tensor<1>; 4], c: Constants) -> (Tensor<1>, [Tensor<1>; 2]) {
+fn composed([w, m, v, g]: [Tensor<1>; 4], c: Constants<f32>) -> (Tensor<1>, [Tensor<1>; 2]) {
     let g = g.cast(FloatDType::F32) * c.scale;
     let m = m.clone() + (g.clone() - m) * c.blend;
     let v = v * c.beta_2 + g.square() * c.square;
@@ -120,66 +119,57 @@ struct Pass<'a> {
     m: &'a mut [f32],
     v: &'a mut [f32],
     g: &'a [f32],
-    c: Constants,
+    c: Constants<f32>,
 }
 
-/// [`Constants`] in all lanes. A type with a method, because a closure would not be inlined into
-/// code for another instruction set than the build's.
-struct Lanes<S: Simd> {
-    scale: S::f32s,
-    keep: S::f32s,
-    blend: S::f32s,
-    beta_2: S::f32s,
-    square: S::f32s,
-    root: S::f32s,
-    epsilon: S::f32s,
-    step: S::f32s,
-}
-
-impl<S: Simd> Lanes<S> {
+impl Constants<f32> {
+    /// The same numbers in all lanes.
     #[inline(always)]
-    fn new(s: S, c: Constants) -> Self {
-        Self {
-            scale: s.splat_f32s(c.scale),
-            keep: s.splat_f32s(c.keep),
-            blend: s.splat_f32s(c.blend),
-            beta_2: s.splat_f32s(c.beta_2),
-            square: s.splat_f32s(c.square),
-            root: s.splat_f32s(c.root),
-            epsilon: s.splat_f32s(c.epsilon),
-            step: s.splat_f32s(-c.step),
+    fn lanes<S: Simd>(self, s: S) -> Constants<S::f32s> {
+        Constants {
+            scale: s.splat_f32s(self.scale),
+            keep: s.splat_f32s(self.keep),
+            blend: s.splat_f32s(self.blend),
+            beta_2: s.splat_f32s(self.beta_2),
+            square: s.splat_f32s(self.square),
+            root: s.splat_f32s(self.root),
+            epsilon: s.splat_f32s(self.epsilon),
+            step: s.splat_f32s(-self.step),
         }
     }
+}
 
-    #[inline(always)]
-    fn update(&self, s: S, w: &mut S::f32s, m: &mut S::f32s, v: &mut S::f32s, g: S::f32s) {
-        let g = s.mul_f32s(g, self.scale);
-        *m = s.mul_add_e_f32s(self.blend, s.sub_f32s(g, *m), *m);
-        let kept = s.mul_f32s(*v, self.beta_2);
-        *v = s.mul_add_e_f32s(s.mul_f32s(self.square, g), g, kept);
-        let denominator = s.add_f32s(s.div_f32s(s.sqrt_f32s(*v), self.root), self.epsilon);
-        let direction = s.div_f32s(*m, denominator);
-        *w = s.mul_add_e_f32s(self.step, direction, s.mul_f32s(*w, self.keep));
-    }
+/// The update of one vector. A function, because a closure would not be inlined into code for
+/// another instruction set than the build's.
+#[inline(always)]
+fn update<S: Simd>(s: S, c: &Constants<S::f32s>, [w, m, v]: [&mut S::f32s; 3], g: S::f32s) {
+    let g = s.mul_f32s(g, c.scale);
+    *m = s.mul_add_e_f32s(c.blend, s.sub_f32s(g, *m), *m);
+    let kept = s.mul_f32s(*v, c.beta_2);
+    *v = s.mul_add_e_f32s(s.mul_f32s(c.square, g), g, kept);
+    let denominator = s.add_f32s(s.div_f32s(s.sqrt_f32s(*v), c.root), c.epsilon);
+    let direction = s.div_f32s(*m, denominator);
+    *w = s.mul_add_e_f32s(c.step, direction, s.mul_f32s(*w, c.keep));
 }
 
 impl WithSimd for Pass<'_> {
     type Output = ();
     #[inline(always)]
     fn with_simd<S: Simd>(self, s: S) {
-        let lanes = Lanes::new(s, self.c);
+        let c = self.c.lanes(s);
         let (w, w_tail) = S::as_mut_simd_f32s(self.w);
         let (m, m_tail) = S::as_mut_simd_f32s(self.m);
         let (v, v_tail) = S::as_mut_simd_f32s(self.v);
         let (g, g_tail) = S::as_simd_f32s(self.g);
         for (((w, m), v), g) in w.iter_mut().zip(m).zip(v).zip(g) {
-            lanes.update(s, w, m, v, *g);
+            update(s, &c, [w, m, v], *g);
         }
         if !w_tail.is_empty() {
             let mut w = s.partial_load_f32s(w_tail);
             let mut m = s.partial_load_f32s(m_tail);
             let mut v = s.partial_load_f32s(v_tail);
-            lanes.update(s, &mut w, &mut m, &mut v, s.partial_load_f32s(g_tail));
+            let g = s.partial_load_f32s(g_tail);
+            update(s, &c, [&mut w, &mut m, &mut v], g);
             s.partial_store_f32s(w_tail, w);
             s.partial_store_f32s(m_tail, m);
             s.partial_store_f32s(v_tail, v);
@@ -192,7 +182,7 @@ fn adamw_cpu(
     m: FlexTensor,
     v: FlexTensor,
     g: &FlexTensor,
-    c: Constants,
+    c: Constants<f32>,
 ) -> [FlexTensor; 3] {
     let g = floats(g);
     let [mut w, mut m, mut v] = [w, m, v].map(owned);
@@ -236,9 +226,8 @@ pub fn sum_of_squares(tensors: impl IntoIterator<Item = Tensor<1>>) -> f64 {
     let mut total = 0.0;
     let mut elsewhere = Vec::new();
     for tensor in tensors {
-        match operands([tensor.inner().into_dispatch()]) {
-            Ok(Operands::Plain([tensor])) => total += squares_cpu(&tensor),
-            Ok(Operands::Autodiff(..)) => unreachable!("autodiff was taken off above"),
+        match plain([tensor.inner().into_dispatch()]) {
+            Ok([tensor]) => total += squares_cpu(&tensor),
             Err([tensor]) => {
                 let tensor = Tensor::<1>::from_dispatch(tensor);
                 elsewhere.push(tensor.cast(FloatDType::F32).square().sum());

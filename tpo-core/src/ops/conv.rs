@@ -6,7 +6,7 @@ use burn::tensor::{Shape, Tensor, module};
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::flex::{Operands, contiguous, floats, from_floats, operands, wrap, wrap_autodiff};
+use super::flex::{contiguous, floats, from_floats, plain, wrap};
 use super::linear;
 
 /// Geometry of a square convolution.
@@ -42,12 +42,7 @@ impl ConvShape {
 /// - `x` `[batch, height, width, c_in]`, at least as large as the kernel with its padding
 /// - `weight` `[c_out, c_in / groups, kernel, kernel]` (PyTorch's layout), `bias` `[c_out]`
 /// - output `[batch, (height + 2·padding − kernel) / stride + 1, .., c_out]`
-pub fn conv2d(
-    x: Tensor<4>,
-    weight: Tensor<4>,
-    bias: Option<Tensor<1>>,
-    shape: ConvShape,
-) -> Tensor<4> {
+pub fn conv2d(x: Tensor<4>, weight: Tensor<4>, bias: Tensor<1>, shape: ConvShape) -> Tensor<4> {
     let [_, height, width, c_in] = x.dims();
     let [c_out, per_group, kh, kw] = weight.dims();
     assert!(
@@ -60,67 +55,44 @@ pub fn conv2d(
         "conv2d: an image of {height}x{width} is smaller than the kernel {kh}x{kw}"
     );
     if (kh, kw) == (1, 1) && shape == ConvShape::default() {
-        return linear(x, weight.reshape([c_out, c_in]).transpose(), bias);
+        return linear(x, weight.reshape([c_out, c_in]).transpose(), Some(bias));
     }
     let depthwise = per_group == 1 && shape.groups == c_out && shape.stride == 1;
     if shape.groups > 1 && !depthwise {
         return composed(x, weight, bias, shape);
     }
     if depthwise {
-        let Some(bias) = bias else {
-            return composed(x, weight, None, shape);
-        };
         let all = [
             x.into_dispatch(),
             weight.into_dispatch(),
             bias.into_dispatch(),
         ];
-        return match operands(all) {
-            Ok(Operands::Plain([x, weight, bias])) => {
-                wrap(depthwise_cpu(&x, &weight, &bias, shape))
-            }
-            Ok(Operands::Autodiff([x, weight, bias], context)) => composed(
-                wrap_autodiff(x, context),
-                wrap_autodiff(weight, context),
-                Some(wrap_autodiff(bias, context)),
-                shape,
-            ),
+        return match plain(all) {
+            Ok([x, weight, bias]) => wrap(depthwise_cpu(&x, &weight, &bias, shape)),
             Err([x, weight, bias]) => composed(
                 Tensor::from_dispatch(x),
                 Tensor::from_dispatch(weight),
-                Some(Tensor::from_dispatch(bias)),
+                Tensor::from_dispatch(bias),
                 shape,
             ),
         };
     }
-    match operands([x.into_dispatch()]) {
-        Ok(Operands::Plain([x])) => {
+    match plain([x.into_dispatch()]) {
+        Ok([x]) => {
             let patches = wrap::<4>(patches_cpu(x, [kh, kw], shape));
             let weight = weight
                 .permute([0, 2, 3, 1])
                 .reshape([c_out, kh * kw * c_in]);
-            linear(patches, weight.transpose(), bias)
-        }
-        Ok(Operands::Autodiff([x], context)) => {
-            composed(wrap_autodiff(x, context), weight, bias, shape)
+            linear(patches, weight.transpose(), Some(bias))
         }
         Err([x]) => composed(Tensor::from_dispatch(x), weight, bias, shape),
     }
 }
 
-fn composed(
-    x: Tensor<4>,
-    weight: Tensor<4>,
-    bias: Option<Tensor<1>>,
-    shape: ConvShape,
-) -> Tensor<4> {
-    let ConvShape {
-        stride,
-        padding,
-        groups,
-    } = shape;
-    let options = ConvOptions::new([stride; 2], [padding; 2], [1, 1], groups);
-    module::conv2d(x.permute([0, 3, 1, 2]), weight, bias, options).permute([0, 2, 3, 1])
+fn composed(x: Tensor<4>, weight: Tensor<4>, bias: Tensor<1>, shape: ConvShape) -> Tensor<4> {
+    let (stride, padding) = ([shape.stride; 2], [shape.padding; 2]);
+    let options = ConvOptions::new(stride, padding, [1, 1], shape.groups);
+    module::conv2d(x.permute([0, 3, 1, 2]), weight, Some(bias), options).permute([0, 2, 3, 1])
 }
 
 /// Transposed convolution with kernel 2 and stride 2: every pixel becomes a block of 2x2.

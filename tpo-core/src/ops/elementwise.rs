@@ -23,7 +23,7 @@ pub(super) trait Binary: Copy + Send + Sync + 'static {
 /// Elements per task: large enough to hide the cost of a task, small enough to balance.
 const CHUNK: usize = 1 << 15;
 
-/// Elements converted at a time for half precision (fits the first-level cache).
+/// Elements copied or converted at a time (fits the first-level cache).
 const SCRATCH: usize = 1024;
 
 struct InPlace<'a, K>(K, &'a mut [f32]);
@@ -39,24 +39,6 @@ impl<K: Unary> WithSimd for InPlace<'_, K> {
         if !tail.is_empty() {
             let y = self.0.eval(s, s.partial_load_f32s(tail));
             s.partial_store_f32s(tail, y);
-        }
-    }
-}
-
-struct OutOfPlace<'a, K>(K, &'a [f32], &'a mut [f32]);
-
-impl<K: Unary> WithSimd for OutOfPlace<'_, K> {
-    type Output = ();
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, s: S) {
-        let (body, tail) = S::as_simd_f32s(self.1);
-        let (out, out_tail) = S::as_mut_simd_f32s(self.2);
-        for (y, x) in out.iter_mut().zip(body) {
-            *y = self.0.eval(s, *x);
-        }
-        if !tail.is_empty() {
-            let y = self.0.eval(s, s.partial_load_f32s(tail));
-            s.partial_store_f32s(out_tail, y);
         }
     }
 }
@@ -78,27 +60,6 @@ impl<K: Binary> WithSimd for InPlace2<'_, K> {
                 .0
                 .eval(s, s.partial_load_f32s(x_tail), s.partial_load_f32s(y_tail));
             s.partial_store_f32s(x_tail, out);
-        }
-    }
-}
-
-struct OutOfPlace2<'a, K>(K, &'a [f32], &'a [f32], &'a mut [f32]);
-
-impl<K: Binary> WithSimd for OutOfPlace2<'_, K> {
-    type Output = ();
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, s: S) {
-        let (x, x_tail) = S::as_simd_f32s(self.1);
-        let (y, y_tail) = S::as_simd_f32s(self.2);
-        let (out, out_tail) = S::as_mut_simd_f32s(self.3);
-        for ((out, x), y) in out.iter_mut().zip(x).zip(y) {
-            *out = self.0.eval(s, *x, *y);
-        }
-        if !x_tail.is_empty() {
-            let value = self
-                .0
-                .eval(s, s.partial_load_f32s(x_tail), s.partial_load_f32s(y_tail));
-            s.partial_store_f32s(out_tail, value);
         }
     }
 }
@@ -125,7 +86,13 @@ pub(super) fn map<K: Unary>(x: FlexTensor, k: K) -> FlexTensor {
     let mut out = vec![0.0; src.len()];
     out.par_chunks_mut(CHUNK)
         .zip(src.par_chunks(CHUNK))
-        .for_each(|(out, src)| arch.dispatch(OutOfPlace(k, src, out)));
+        .for_each(|(out, src)| {
+            // Piece by piece, so that the copy stays in the first-level cache.
+            for (out, src) in out.chunks_mut(SCRATCH).zip(src.chunks(SCRATCH)) {
+                out.copy_from_slice(src);
+                arch.dispatch(InPlace(k, out));
+            }
+        });
     from_floats(out, shape, DType::F32)
 }
 
@@ -178,6 +145,12 @@ pub(super) fn map2<K: Binary>(x: FlexTensor, y: FlexTensor, k: K) -> FlexTensor 
     let mut out = vec![0.0; src.len()];
     out.par_chunks_mut(CHUNK)
         .zip(src.par_chunks(CHUNK).zip(y.par_chunks(CHUNK)))
-        .for_each(|(out, (x, y))| arch.dispatch(OutOfPlace2(k, x, y, out)));
+        .for_each(|(out, (x, y))| {
+            let pairs = x.chunks(SCRATCH).zip(y.chunks(SCRATCH));
+            for (out, (x, y)) in out.chunks_mut(SCRATCH).zip(pairs) {
+                out.copy_from_slice(x);
+                arch.dispatch(InPlace2(k, out, y));
+            }
+        });
     from_floats(out, shape, dtype)
 }

@@ -1,7 +1,12 @@
 //! Access to the storage of CPU (flex) tensors, without copies.
 
 use std::borrow::Cow;
+use std::fmt::Debug;
+use std::marker::PhantomData;
 
+use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::NoCheckpointing};
+use burn::backend::autodiff::grads::Gradients;
+use burn::backend::autodiff::ops::{Backward, NodeGuard, Ops, OpsKind};
 use burn::backend::flex::{FlexTensor, Layout};
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{
@@ -75,12 +80,87 @@ pub(super) fn wrap_autodiff<const D: usize>(
     tensor: AdTensor,
     context: DispatchAutodiffContext,
 ) -> Tensor<D> {
-    Tensor::from_dispatch(DispatchTensor {
+    Tensor::from_dispatch(dispatch_autodiff(tensor, context))
+}
+
+fn dispatch_autodiff(tensor: AdTensor, context: DispatchAutodiffContext) -> DispatchTensor {
+    DispatchTensor {
         kind: DispatchTensorKind::Autodiff(Box::new(DispatchTensorKind::Flex(
             BackendTensor::Autodiff(tensor),
         ))),
         autodiff: context,
-    })
+    }
+}
+
+/// Takes the operands of a kernel without a backward pass apart. Otherwise hands them back, all on
+/// the autodiff device if one is.
+pub(super) fn plain<const N: usize>(
+    tensors: [DispatchTensor; N],
+) -> Result<[FlexTensor; N], [DispatchTensor; N]> {
+    match operands(tensors) {
+        Ok(Operands::Plain(tensors)) => Ok(tensors),
+        Ok(Operands::Autodiff(tensors, context)) => {
+            Err(tensors.map(|tensor| dispatch_autodiff(tensor, context)))
+        }
+        Err(tensors) => Err(tensors),
+    }
+}
+
+/// What an operation keeps for its backward pass.
+pub(super) trait Saved<const N: usize>: Clone + Debug + Send + 'static {
+    /// Gradients of the operands, from that of the result. Those that are not `wanted` may be left
+    /// out.
+    fn gradients(self, grad: FlexTensor, wanted: [bool; N]) -> [Option<FlexTensor>; N];
+}
+
+/// Runs a kernel that has a backward pass, and records the latter where a gradient can flow. `run`
+/// is told whether it does, and only then gives what it keeps. Hands operands back that are not
+/// on the CPU.
+pub(super) fn differentiable<S: Saved<N>, const N: usize, const D: usize>(
+    tensors: [DispatchTensor; N],
+    run: impl FnOnce([FlexTensor; N], bool) -> (FlexTensor, Option<S>),
+) -> Result<Tensor<D>, [DispatchTensor; N]> {
+    let (operands, context) = match operands(tensors)? {
+        Operands::Plain(tensors) => return Ok(wrap(run(tensors, false).0)),
+        Operands::Autodiff(operands, context) => (operands, context),
+    };
+    let mut nodes: Vec<NodeGuard> = Vec::with_capacity(N);
+    let tensors = operands.map(|operand| {
+        let (tensor, node) = operand.into_parts();
+        nodes.push(node);
+        tensor
+    });
+    let Ok(nodes) = nodes.try_into() else {
+        unreachable!("there is one node for each operand");
+    };
+    let step = Recorded::<S>(PhantomData).prepare::<NoCheckpointing>(nodes);
+    let out = match step.compute_bound().stateful() {
+        OpsKind::Tracked(prep) => match run(tensors, true) {
+            (out, Some(saved)) => prep.finish(saved, out),
+            (_, None) => unreachable!("a tracked operation keeps what its gradients need"),
+        },
+        OpsKind::UnTracked(prep) => prep.finish(run(tensors, false).0),
+    };
+    Ok(wrap_autodiff(out, context))
+}
+
+/// The backward pass of an operation that keeps `S`.
+#[derive(Debug)]
+struct Recorded<S>(PhantomData<S>);
+
+impl<S: Saved<N>, const N: usize> Backward<Flex, N> for Recorded<S> {
+    type State = S;
+
+    fn backward(self, ops: Ops<S, N>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let grad = grads.consume::<Flex>(&ops.node);
+        let wanted = ops.parents.each_ref().map(Option::is_some);
+        let gradients = ops.state.gradients(grad, wanted);
+        for (parent, gradient) in ops.parents.into_iter().zip(gradients) {
+            if let (Some(parent), Some(gradient)) = (parent, gradient) {
+                grads.register::<Flex>(parent.id, gradient);
+            }
+        }
+    }
 }
 
 /// The tensor itself if its elements lie in order, else an ordered copy.

@@ -1,6 +1,6 @@
-//! Tensors of values that were computed on the host.
+//! Tensors of values that were computed on the host, and of another precision.
 
-use burn::tensor::{DType, Device, Int, Tensor, TensorData};
+use burn::tensor::{DType, Device, FloatDType, Int, Tensor, TensorData};
 
 /// `values` in `f32`, whatever the device's own float type.
 pub fn floats<const D: usize>(values: Vec<f32>, shape: [usize; D], device: &Device) -> Tensor<D> {
@@ -12,4 +12,12 @@ pub fn indices(rows: impl IntoIterator<Item = usize>, device: &Device) -> Tensor
     let rows: Vec<i64> = rows.into_iter().map(|row| row as i64).collect();
     let count = rows.len();
     Tensor::from_data(TensorData::new(rows, [count]), device)
+}
+
+/// Widens half precision to `f32`; `f32` and `f64` stay.
+pub fn to_f32<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    match x.dtype() {
+        DType::F16 | DType::BF16 => x.cast(FloatDType::F32),
+        _ => x,
+    }
 }

@@ -1,11 +1,12 @@
 //! Normalisation of the last axis.
 
 use burn::backend::flex::FlexTensor;
-use burn::tensor::{DType, FloatDType, Tensor, bf16, f16};
+use burn::tensor::{DType, Tensor, bf16, f16, module};
 use pulp::Simd;
 
-use super::flex::{Operands, floats, operands, wrap, wrap_autodiff};
-use super::norm_backward;
+use super::flex::{differentiable, floats};
+use super::host::to_f32;
+use super::norm_backward::NormInputs;
 use super::rows::{RowMap, map_rows, sum};
 
 /// Layer normalisation over the last axis: `(x − mean) / sqrt(var + eps) · gamma + beta`, with the
@@ -26,50 +27,32 @@ pub fn layer_norm<const D: usize>(
         gamma.dims(),
         beta.dims()
     );
-    match operands([
+    let run = |[x, gamma, beta]: [FlexTensor; 3], tracked: bool| {
+        let inputs = tracked.then(|| NormInputs {
+            x: x.clone(),
+            gamma: gamma.clone(),
+            beta_dtype: beta.dtype(),
+            eps,
+            centred: true,
+        });
+        let row = LayerNormRow {
+            gamma: &floats(&gamma),
+            beta: &floats(&beta),
+            eps,
+        };
+        (map_rows(x, row), inputs)
+    };
+    let all = [
         x.into_dispatch(),
         gamma.into_dispatch(),
         beta.into_dispatch(),
-    ]) {
-        Ok(Operands::Plain([x, gamma, beta])) => wrap(layer_norm_cpu(x, &gamma, &beta, eps)),
-        Ok(Operands::Autodiff(tensors, context)) => {
-            wrap_autodiff(norm_backward::layer_norm(tensors, eps), context)
-        }
-        Err([x, gamma, beta]) => layer_norm_composed(
-            Tensor::<D>::from_dispatch(x),
-            Tensor::from_dispatch(gamma),
-            Tensor::from_dispatch(beta),
-            eps,
-        ),
-    }
-}
-
-fn layer_norm_composed<const D: usize>(
-    x: Tensor<D>,
-    gamma: Tensor<1>,
-    beta: Tensor<1>,
-    eps: f64,
-) -> Tensor<D> {
-    let dtype = x.dtype();
-    let x = to_f32(x);
-    burn::tensor::module::layer_norm(x, to_f32(gamma), Some(to_f32(beta)), eps).cast(dtype)
-}
-
-pub(super) fn layer_norm_cpu(
-    x: FlexTensor,
-    gamma: &FlexTensor,
-    beta: &FlexTensor,
-    eps: f64,
-) -> FlexTensor {
-    let (gamma, beta) = (floats(gamma), floats(beta));
-    map_rows(
-        x,
-        LayerNormRow {
-            gamma: &gamma,
-            beta: &beta,
-            eps,
-        },
-    )
+    ];
+    differentiable(all, run).unwrap_or_else(|[x, gamma, beta]| {
+        let x = Tensor::<D>::from_dispatch(x);
+        let [gamma, beta] = [gamma, beta].map(|t| to_f32(Tensor::from_dispatch(t)));
+        let dtype = x.dtype();
+        module::layer_norm(to_f32(x), gamma, Some(beta), eps).cast(dtype)
+    })
 }
 
 #[derive(Clone, Copy)]
@@ -103,35 +86,29 @@ pub fn rms_norm<const D: usize>(x: Tensor<D>, weight: Tensor<1>, eps: f64) -> Te
         "rms_norm: weight {:?} must have the input's last axis, {width}",
         weight.dims()
     );
-    match operands([x.into_dispatch(), weight.into_dispatch()]) {
-        Ok(Operands::Plain([x, weight])) => wrap(rms_norm_cpu(x, &weight, eps)),
-        Ok(Operands::Autodiff(tensors, context)) => {
-            wrap_autodiff(norm_backward::rms_norm(tensors, eps), context)
-        }
-        Err([x, weight]) => rms_norm_composed(
-            Tensor::<D>::from_dispatch(x),
-            Tensor::from_dispatch(weight),
+    let run = |[x, weight]: [FlexTensor; 2], tracked: bool| {
+        let inputs = tracked.then(|| NormInputs {
+            x: x.clone(),
+            gamma: weight.clone(),
+            beta_dtype: weight.dtype(),
             eps,
-        ),
-    }
-}
-
-fn rms_norm_composed<const D: usize>(x: Tensor<D>, weight: Tensor<1>, eps: f64) -> Tensor<D> {
-    let dtype = x.dtype();
-    let x = to_f32(x);
-    let mean_square = x.clone().square().mean_dim(D - 1);
-    let normed = (x / (mean_square + eps).sqrt()).cast(dtype);
-    normed * weight.cast(dtype).unsqueeze()
-}
-
-pub(super) fn rms_norm_cpu(x: FlexTensor, weight: &FlexTensor, eps: f64) -> FlexTensor {
-    let dtype = x.dtype();
-    map_rows(
-        x,
-        RmsNormRow {
-            weight: &floats(weight),
+            centred: false,
+        });
+        let row = RmsNormRow {
+            weight: &floats(&weight),
             eps,
-            dtype,
+            dtype: x.dtype(),
+        };
+        (map_rows(x, row), inputs)
+    };
+    differentiable([x.into_dispatch(), weight.into_dispatch()], run).unwrap_or_else(
+        |[x, weight]| {
+            let x = Tensor::<D>::from_dispatch(x);
+            let dtype = x.dtype();
+            let x = to_f32(x);
+            let mean_square = x.clone().square().mean_dim(D - 1);
+            let normed = (x / (mean_square + eps).sqrt()).cast(dtype);
+            normed * Tensor::<1>::from_dispatch(weight).cast(dtype).unsqueeze()
         },
     )
 }
@@ -197,13 +174,5 @@ fn affine<S: Simd>(
                 *x = (*x + shift) * scale * g;
             }
         }
-    }
-}
-
-/// Widens half precision to `f32`; `f32` and `f64` stay.
-fn to_f32<const D: usize>(x: Tensor<D>) -> Tensor<D> {
-    match x.dtype() {
-        DType::F16 | DType::BF16 => x.cast(FloatDType::F32),
-        _ => x,
     }
 }

@@ -1,102 +1,41 @@
 //! Layer and root-mean-square normalisation with gradients on the CPU. The statistics of a row are taken again in the
 //! backward pass: that costs less than reading them from memory would save.
 
-use burn::backend::Flex;
-use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::NoCheckpointing};
-use burn::backend::autodiff::grads::Gradients;
-use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::flex::FlexTensor;
 use burn::tensor::DType;
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::flex::{AdTensor, floats, from_floats};
-use super::norm::{layer_norm_cpu, rms_norm_cpu};
+use super::flex::{Saved, floats, from_floats};
 use super::rows::{CHUNK, sum};
 
+/// The inputs of a normalisation.
 #[derive(Clone, Debug)]
-struct Saved {
-    x: FlexTensor,
-    gamma: FlexTensor,
-    beta_dtype: DType,
-    eps: f64,
+pub(super) struct NormInputs {
+    pub(super) x: FlexTensor,
+    pub(super) gamma: FlexTensor,
+    pub(super) beta_dtype: DType,
+    pub(super) eps: f64,
     /// Whether the mean is taken off: layer norm, not RMS norm.
-    centred: bool,
+    pub(super) centred: bool,
 }
 
-#[derive(Debug)]
-struct LayerNormStep;
-
-impl Backward<Flex, 3> for LayerNormStep {
-    type State = Saved;
-
-    fn backward(self, ops: Ops<Saved, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
-        let grad = grads.consume::<Flex>(&ops.node);
-        let gradients = backward(&ops.state, &grad);
-        for (parent, gradient) in ops.parents.into_iter().zip(gradients) {
-            if let Some(parent) = parent {
-                grads.register::<Flex>(parent.id, gradient);
-            }
-        }
+/// Of layer norm: x, gamma and beta.
+impl Saved<3> for NormInputs {
+    fn gradients(self, grad: FlexTensor, _: [bool; 3]) -> [Option<FlexTensor>; 3] {
+        backward(&self, &grad).map(Some)
     }
 }
 
-/// Differentiable layer normalisation of `[x, gamma, beta]`.
-pub(super) fn layer_norm(tensors: [AdTensor; 3], eps: f64) -> AdTensor {
-    let [x, gamma, beta] = tensors.map(AdTensor::into_parts);
-    let step = LayerNormStep.prepare::<NoCheckpointing>([x.1, gamma.1, beta.1]);
-    match step.compute_bound().stateful() {
-        OpsKind::Tracked(prep) => {
-            let saved = Saved {
-                x: x.0.clone(),
-                gamma: gamma.0.clone(),
-                beta_dtype: beta.0.dtype(),
-                eps,
-                centred: true,
-            };
-            prep.finish(saved, layer_norm_cpu(x.0, &gamma.0, &beta.0, eps))
-        }
-        OpsKind::UnTracked(prep) => prep.finish(layer_norm_cpu(x.0, &gamma.0, &beta.0, eps)),
+/// Of RMS norm: x and the weight.
+impl Saved<2> for NormInputs {
+    fn gradients(self, grad: FlexTensor, _: [bool; 2]) -> [Option<FlexTensor>; 2] {
+        let [x, weight, _] = backward(&self, &grad);
+        [Some(x), Some(weight)]
     }
 }
 
-#[derive(Debug)]
-struct RmsNormStep;
-
-impl Backward<Flex, 2> for RmsNormStep {
-    type State = Saved;
-
-    fn backward(self, ops: Ops<Saved, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
-        let grad = grads.consume::<Flex>(&ops.node);
-        let gradients = backward(&ops.state, &grad);
-        for (parent, gradient) in ops.parents.into_iter().zip(gradients) {
-            if let Some(parent) = parent {
-                grads.register::<Flex>(parent.id, gradient);
-            }
-        }
-    }
-}
-
-/// Differentiable root-mean-square normalisation of `[x, weight]`.
-pub(super) fn rms_norm(tensors: [AdTensor; 2], eps: f64) -> AdTensor {
-    let [x, weight] = tensors.map(AdTensor::into_parts);
-    let step = RmsNormStep.prepare::<NoCheckpointing>([x.1, weight.1]);
-    match step.compute_bound().stateful() {
-        OpsKind::Tracked(prep) => {
-            let saved = Saved {
-                x: x.0.clone(),
-                gamma: weight.0.clone(),
-                beta_dtype: weight.0.dtype(),
-                eps,
-                centred: false,
-            };
-            prep.finish(saved, rms_norm_cpu(x.0, &weight.0, eps))
-        }
-        OpsKind::UnTracked(prep) => prep.finish(rms_norm_cpu(x.0, &weight.0, eps)),
-    }
-}
-
-fn backward(saved: &Saved, grad: &FlexTensor) -> [FlexTensor; 3] {
+fn backward(saved: &NormInputs, grad: &FlexTensor) -> [FlexTensor; 3] {
     let shape = saved.x.layout().shape().clone();
     let gamma_shape = saved.gamma.layout().shape().clone();
     let width = gamma_shape.num_elements();

@@ -2,10 +2,11 @@
 
 use burn::backend::flex::FlexTensor;
 use burn::tensor::ops::MaxPoolOptions;
-use burn::tensor::{DType, Shape, Tensor, module};
+use burn::tensor::{Shape, Tensor, module};
 use rayon::prelude::*;
 
-use super::flex::{Operands, contiguous, floats, from_floats, operands, wrap, wrap_autodiff};
+use super::attention::Rows;
+use super::flex::{from_floats, plain, wrap};
 
 /// Largest value of every 2x2 block of pixels; a last odd row or column is dropped.
 ///
@@ -13,43 +14,21 @@ use super::flex::{Operands, contiguous, floats, from_floats, operands, wrap, wra
 /// - `x` `[batch, height, width, channels]`
 /// - output `[batch, height/2, width/2, channels]`
 pub fn max_pool_2x2(x: Tensor<4>) -> Tensor<4> {
-    match operands([x.into_dispatch()]) {
-        Ok(Operands::Plain([x])) => wrap(max_pool_2x2_cpu(x)),
-        Ok(Operands::Autodiff([x], context)) => composed(wrap_autodiff(x, context)),
-        Err([x]) => composed(Tensor::from_dispatch(x)),
+    match plain([x.into_dispatch()]) {
+        Ok([x]) => wrap(max_pool_2x2_cpu(x)),
+        Err([x]) => {
+            let x = Tensor::<4>::from_dispatch(x).permute([0, 3, 1, 2]);
+            module::max_pool2d(x, MaxPoolOptions::new([2, 2])).permute([0, 2, 3, 1])
+        }
     }
-}
-
-fn composed(x: Tensor<4>) -> Tensor<4> {
-    let x = x.permute([0, 3, 1, 2]);
-    module::max_pool2d(x, MaxPoolOptions::new([2, 2])).permute([0, 2, 3, 1])
 }
 
 /// [`max_pool_2x2`] of a CPU tensor with any strides.
 pub(super) fn max_pool_2x2_cpu(x: FlexTensor) -> FlexTensor {
     let [batch, height, width, channels] = x.layout().shape().dims::<4>();
     let (rows, columns) = (height / 2, width / 2);
-    let dtype = x.dtype();
     // Read in place as long as the channels of a pixel lie together.
-    let strides = x.layout().strides();
-    let in_place = dtype == DType::F32
-        && (strides[3] == 1 || channels == 1)
-        && strides.iter().all(|&stride| stride >= 0);
-    let x = if in_place { x } else { contiguous(x) };
-    let strides: Vec<usize> = x
-        .layout()
-        .strides()
-        .iter()
-        .map(|stride| stride.unsigned_abs())
-        .collect();
-    let (data, start) = if in_place {
-        (
-            std::borrow::Cow::Borrowed(x.storage::<f32>()),
-            x.layout().start_offset(),
-        )
-    } else {
-        (floats(&x), 0)
-    };
+    let pixels = Rows::new(&x);
     let mut out = vec![0.0f32; batch * rows * columns * channels];
     let line = columns * channels;
     out.par_chunks_mut(line.max(1))
@@ -57,18 +36,12 @@ pub(super) fn max_pool_2x2_cpu(x: FlexTensor) -> FlexTensor {
         .for_each(|(at, line)| {
             let (image, row) = (at / rows, at % rows);
             for (column, out) in line.chunks_exact_mut(channels).enumerate() {
-                let pixel = |dy: usize, dx: usize| {
-                    let at = start
-                        + image * strides[0]
-                        + (2 * row + dy) * strides[1]
-                        + (2 * column + dx) * strides[2];
-                    &data[at..at + channels]
-                };
+                let pixel = |dy: usize, dx: usize| pixels.row(image, 2 * row + dy, 2 * column + dx);
                 let (a, b, c, d) = (pixel(0, 0), pixel(0, 1), pixel(1, 0), pixel(1, 1));
                 for ((((out, a), b), c), d) in out.iter_mut().zip(a).zip(b).zip(c).zip(d) {
                     *out = a.max(*b).max(c.max(*d));
                 }
             }
         });
-    from_floats(out, Shape::new([batch, rows, columns, channels]), dtype)
+    from_floats(out, Shape::new([batch, rows, columns, channels]), x.dtype())
 }

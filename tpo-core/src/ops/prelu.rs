@@ -1,16 +1,12 @@
 //! PReLU with one slope.
 
-use burn::backend::Flex;
-use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::NoCheckpointing};
-use burn::backend::autodiff::grads::Gradients;
-use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::flex::FlexTensor;
 use burn::tensor::{Tensor, activation};
 use pulp::Simd;
 use rayon::prelude::*;
 
 use super::elementwise::{self, Binary, Unary};
-use super::flex::{AdTensor, Operands, floats, from_floats, operands, wrap, wrap_autodiff};
+use super::flex::{Saved, differentiable, floats, from_floats};
 use super::rows::CHUNK;
 
 /// `max(x, 0) + slope · min(x, 0)`.
@@ -19,15 +15,15 @@ use super::rows::CHUNK;
 /// - `x` and output `[..]`, `slope` `[1]`
 pub fn prelu<const D: usize>(x: Tensor<D>, slope: Tensor<1>) -> Tensor<D> {
     assert_eq!(slope.dims(), [1], "prelu: one slope for all elements");
-    match operands([x.into_dispatch(), slope.into_dispatch()]) {
-        Ok(Operands::Plain([x, slope])) => wrap(forward(x, &slope)),
-        Ok(Operands::Autodiff(tensors, context)) => wrap_autodiff(autodiff(tensors), context),
-        Err([x, slope]) => {
-            let x = Tensor::<D>::from_dispatch(x);
-            let slope = Tensor::<1>::from_dispatch(slope).cast(x.dtype());
-            activation::prelu(x, slope)
-        }
-    }
+    let run = |[x, slope]: [FlexTensor; 2], tracked: bool| {
+        let saved = tracked.then(|| Inputs(x.clone(), slope.clone()));
+        (elementwise::map(x, Value(floats(&slope)[0])), saved)
+    };
+    differentiable([x.into_dispatch(), slope.into_dispatch()], run).unwrap_or_else(|[x, slope]| {
+        let x = Tensor::<D>::from_dispatch(x);
+        let slope = Tensor::<1>::from_dispatch(slope).cast(x.dtype());
+        activation::prelu(x, slope)
+    })
 }
 
 #[derive(Clone, Copy)]
@@ -55,21 +51,14 @@ impl Binary for Slope {
     }
 }
 
-fn forward(x: FlexTensor, slope: &FlexTensor) -> FlexTensor {
-    elementwise::map(x, Value(floats(slope)[0]))
-}
+/// The input and the slope.
+#[derive(Clone, Debug)]
+struct Inputs(FlexTensor, FlexTensor);
 
-#[derive(Debug)]
-struct PReluStep;
-
-impl Backward<Flex, 2> for PReluStep {
-    type State = (FlexTensor, FlexTensor);
-
-    fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
-        let (x, slope) = ops.state;
-        let grad = grads.consume::<Flex>(&ops.node);
-        let [x_parent, slope_parent] = ops.parents;
-        if let Some(parent) = slope_parent {
+impl Saved<2> for Inputs {
+    fn gradients(self, grad: FlexTensor, wanted: [bool; 2]) -> [Option<FlexTensor>; 2] {
+        let Self(x, slope) = self;
+        let d_slope = wanted[1].then(|| {
             let (x, grad) = (floats(&x), floats(&grad));
             // Added in order, so that the result does not depend on the threads.
             let sums: Vec<f32> = x
@@ -81,25 +70,10 @@ impl Backward<Flex, 2> for PReluStep {
                 })
                 .collect();
             let sum: f32 = sums.iter().sum();
-            let shape = slope.layout().shape().clone();
-            grads.register::<Flex>(parent.id, from_floats(vec![sum], shape, slope.dtype()));
-        }
-        if let Some(parent) = x_parent {
-            let value = floats(&slope)[0];
-            grads.register::<Flex>(parent.id, elementwise::map2(grad, x, Slope(value)));
-        }
-    }
-}
-
-fn autodiff([x, slope]: [AdTensor; 2]) -> AdTensor {
-    let (x, x_node) = x.into_parts();
-    let (slope, slope_node) = slope.into_parts();
-    let step = PReluStep.prepare::<NoCheckpointing>([x_node, slope_node]);
-    match step.compute_bound().stateful() {
-        OpsKind::Tracked(prep) => {
-            let out = forward(x.clone(), &slope);
-            prep.finish((x, slope), out)
-        }
-        OpsKind::UnTracked(prep) => prep.finish(forward(x, &slope)),
+            from_floats(vec![sum], slope.layout().shape().clone(), slope.dtype())
+        });
+        let value = floats(&slope)[0];
+        let d_x = wanted[0].then(|| elementwise::map2(grad, x, Slope(value)));
+        [d_x, d_slope]
     }
 }

@@ -4,7 +4,7 @@ use burn::backend::flex::FlexTensor;
 use burn::tensor::{DType, Tensor};
 use rayon::prelude::*;
 
-use super::flex::{Operands, contiguous, floats, from_floats, operands, wrap, wrap_autodiff};
+use super::flex::{contiguous, floats, from_floats, plain, wrap};
 
 /// Elements per task.
 const CHUNK: usize = 1 << 15;
@@ -27,31 +27,12 @@ pub fn rotate_pairs(x: Tensor<4>, cos: Tensor<2>, sin: Tensor<2>, rotated: usize
     if rotated == 0 || rows == 0 {
         return x;
     }
-    let tables = match operands([cos, sin].map(Tensor::into_dispatch)) {
-        Ok(Operands::Plain(tables)) => tables,
-        Ok(Operands::Autodiff([cos, sin], context)) => {
-            let table = |t| wrap_autodiff::<2>(t, context);
-            return composed(x, table(cos), table(sin), rotated);
-        }
-        Err([cos, sin]) => {
-            return composed(
-                x,
-                Tensor::from_dispatch(cos),
-                Tensor::from_dispatch(sin),
-                rotated,
-            );
-        }
-    };
-    match operands([x.into_dispatch()]) {
-        Ok(Operands::Plain([x])) => wrap(cpu(x, &tables, rotated)),
-        other => {
-            let x = match other {
-                Ok(Operands::Autodiff([x], context)) => wrap_autodiff(x, context),
-                Ok(Operands::Plain([x])) => wrap(x),
-                Err([x]) => Tensor::from_dispatch(x),
-            };
-            let [cos, sin] = tables.map(wrap::<2>);
-            composed(x, cos, sin, rotated)
+    let all = [x.into_dispatch(), cos.into_dispatch(), sin.into_dispatch()];
+    match plain(all) {
+        Ok([x, cos, sin]) => wrap(cpu(x, [&cos, &sin], rotated)),
+        Err([x, cos, sin]) => {
+            let [cos, sin] = [cos, sin].map(Tensor::from_dispatch);
+            composed(Tensor::from_dispatch(x), cos, sin, rotated)
         }
     }
 }
@@ -90,7 +71,7 @@ fn composed(x: Tensor<4>, cos: Tensor<2>, sin: Tensor<2>, rotated: usize) -> Ten
     Tensor::cat(vec![turned, x.narrow(1, rotated, tokens - rotated)], 1)
 }
 
-fn cpu(x: FlexTensor, [cos, sin]: &[FlexTensor; 2], rotated: usize) -> FlexTensor {
+fn cpu(x: FlexTensor, [cos, sin]: [&FlexTensor; 2], rotated: usize) -> FlexTensor {
     let shape = x.layout().shape().clone();
     let [_, tokens, heads, width] = shape.dims::<4>();
     let rows = cos.layout().shape()[0];
@@ -100,7 +81,7 @@ fn cpu(x: FlexTensor, [cos, sin]: &[FlexTensor; 2], rotated: usize) -> FlexTenso
     let mut x = contiguous(x);
     let line = heads * width;
     let lines = (CHUNK / line.max(1)).max(1);
-    let turn = |first: usize, values: &mut [f32]| {
+    let turn_lines = |first: usize, values: &mut [f32]| {
         for (at, token) in values.chunks_exact_mut(line).enumerate() {
             let token_at = (first + at) % tokens;
             if token_at >= rotated {
@@ -117,21 +98,20 @@ fn cpu(x: FlexTensor, [cos, sin]: &[FlexTensor; 2], rotated: usize) -> FlexTenso
             }
         }
     };
-    let in_place = x.layout().contiguous_offsets();
-    if dtype == DType::F32
-        && let Some((start, end)) = in_place
-        && let Some(storage) = x.try_storage_mut::<f32>()
-    {
-        storage[start..end]
+    let turn = |values: &mut [f32]| {
+        values
             .par_chunks_mut((lines * line).max(1))
             .enumerate()
-            .for_each(|(chunk, values)| turn(chunk * lines, values));
+            .for_each(|(chunk, values)| turn_lines(chunk * lines, values));
+    };
+    if dtype == DType::F32
+        && let Some((start, end)) = x.layout().contiguous_offsets()
+        && let Some(storage) = x.try_storage_mut::<f32>()
+    {
+        turn(&mut storage[start..end]);
         return x;
     }
     let mut values = floats(&x).into_owned();
-    values
-        .par_chunks_mut((lines * line).max(1))
-        .enumerate()
-        .for_each(|(chunk, values)| turn(chunk * lines, values));
+    turn(&mut values);
     from_floats(values, shape, dtype)
 }

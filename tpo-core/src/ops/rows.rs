@@ -73,6 +73,18 @@ pub(super) fn map_rows<K: RowMap>(x: FlexTensor, kernel: K) -> FlexTensor {
     from_floats(out, shape, dtype)
 }
 
+/// Largest element of the row.
+#[inline(always)]
+pub(super) fn largest<S: Simd>(s: S, row: &[f32]) -> f32 {
+    let (body, tail) = S::as_simd_f32s(row);
+    let mut top = s.splat_f32s(f32::NEG_INFINITY);
+    for &x in body {
+        top = s.max_f32s(top, x);
+    }
+    let top = s.reduce_max_f32s(top);
+    tail.iter().fold(top, |max, &x| max.max(x))
+}
+
 /// Sum of the row after adding `shift` to every element and squaring if `square`.
 #[inline(always)]
 pub(super) fn sum<S: Simd>(s: S, row: &[f32], shift: f32, square: bool) -> f32 {

@@ -1,16 +1,13 @@
 //! Soft-max over the last axis.
 
-use burn::backend::Flex;
-use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::NoCheckpointing};
-use burn::backend::autodiff::grads::Gradients;
-use burn::backend::autodiff::ops::{Backward, Ops, OpsKind, unary};
 use burn::backend::flex::FlexTensor;
-use burn::tensor::{DType, FloatDType, Tensor, activation};
+use burn::tensor::{Tensor, activation};
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::flex::{AdTensor, Operands, floats, from_floats, operands, wrap, wrap_autodiff};
-use super::rows::{CHUNK, RowMap, map_rows};
+use super::flex::{Saved, differentiable, floats, from_floats};
+use super::host::to_f32;
+use super::rows::{CHUNK, RowMap, largest, map_rows};
 use super::simd::exp;
 
 /// Soft-max over the last axis, computed in `f32` and returned in the input's dtype. A row that is
@@ -19,19 +16,15 @@ use super::simd::exp;
 /// # Shapes
 /// - input and output `[.., classes]`
 pub fn softmax_last<const D: usize>(x: Tensor<D>) -> Tensor<D> {
-    match operands([x.into_dispatch()]) {
-        Ok(Operands::Plain([x])) => wrap(map_rows(x, SoftmaxRow)),
-        Ok(Operands::Autodiff([x], context)) => wrap_autodiff(autodiff(x), context),
-        Err([x]) => composed(Tensor::from_dispatch(x)),
-    }
-}
-
-fn composed<const D: usize>(x: Tensor<D>) -> Tensor<D> {
-    let dtype = x.dtype();
-    match dtype {
-        DType::F16 | DType::BF16 => activation::softmax(x.cast(FloatDType::F32), D - 1).cast(dtype),
-        _ => activation::softmax(x, D - 1),
-    }
+    let run = |[x]: [FlexTensor; 1], tracked: bool| {
+        let out = map_rows(x, SoftmaxRow);
+        (out.clone(), tracked.then_some(Weights(out)))
+    };
+    differentiable([x.into_dispatch()], run).unwrap_or_else(|[x]| {
+        let x = Tensor::<D>::from_dispatch(x);
+        let dtype = x.dtype();
+        activation::softmax(to_f32(x), D - 1).cast(dtype)
+    })
 }
 
 #[derive(Clone, Copy)]
@@ -40,15 +33,8 @@ struct SoftmaxRow;
 impl RowMap for SoftmaxRow {
     #[inline(always)]
     fn apply<S: Simd>(self, s: S, row: &mut [f32]) {
+        let shift = s.splat_f32s(largest(s, row));
         let (body, tail) = S::as_mut_simd_f32s(row);
-        let mut top = s.splat_f32s(f32::NEG_INFINITY);
-        for &x in body.iter() {
-            top = s.max_f32s(top, x);
-        }
-        let max = tail
-            .iter()
-            .fold(s.reduce_max_f32s(top), |max, &x| max.max(x));
-        let shift = s.splat_f32s(max);
         let mut total = s.splat_f32s(0.0);
         for x in body.iter_mut() {
             *x = exp(s, s.sub_f32s(*x, shift));
@@ -69,30 +55,13 @@ impl RowMap for SoftmaxRow {
     }
 }
 
-/// Keeps the result, which is all the backward step needs.
-#[derive(Debug)]
-struct SoftmaxStep;
+/// The result, which is all the backward pass needs.
+#[derive(Clone, Debug)]
+struct Weights(FlexTensor);
 
-impl Backward<Flex, 1> for SoftmaxStep {
-    type State = FlexTensor;
-
-    fn backward(self, ops: Ops<FlexTensor, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
-        unary::<Flex, _>(ops.parents, ops.node, grads, |grad| {
-            backward(&ops.state, &grad)
-        });
-    }
-}
-
-fn autodiff(x: AdTensor) -> AdTensor {
-    let (x, node) = x.into_parts();
-    let out = map_rows(x, SoftmaxRow);
-    match SoftmaxStep
-        .prepare::<NoCheckpointing>([node])
-        .compute_bound()
-        .stateful()
-    {
-        OpsKind::Tracked(prep) => prep.finish(out.clone(), out),
-        OpsKind::UnTracked(prep) => prep.finish(out),
+impl Saved<1> for Weights {
+    fn gradients(self, grad: FlexTensor, _: [bool; 1]) -> [Option<FlexTensor>; 1] {
+        [Some(backward(&self.0, &grad))]
     }
 }
 

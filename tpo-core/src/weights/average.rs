@@ -5,7 +5,6 @@ use std::path::Path;
 use burn::tensor::{DType, TensorData};
 
 use super::header::TensorEntry;
-use super::load::DtypePolicy;
 use super::read::{burn_dtype, read_tensor};
 use super::save::{SaveOptions, SaveReport, save_tensors};
 use super::source::TensorSource;
@@ -51,10 +50,6 @@ pub fn average_checkpoints(
             .collect();
         let kept = burn_dtype(entry.dtype)
             .ok_or_else(|| entry.fault(format!("Burn has no data type for {:?}", entry.dtype)))?;
-        let to = match options.dtype {
-            DtypePolicy::Cast(to) if kept.is_float() => to.into(),
-            _ => kept,
-        };
         let read = move || {
             if kept.is_float() {
                 mean(&all)
@@ -65,8 +60,9 @@ pub fn average_checkpoints(
         };
         tensors.push(TensorSource::when_asked(
             entry.key.clone(),
+            entry.key.clone(),
             entry.shape.clone(),
-            to,
+            options.dtype.of(kept),
             read,
         )?);
     }

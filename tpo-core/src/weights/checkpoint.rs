@@ -1,6 +1,6 @@
 //! A checkpoint: one file or a directory of shards.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fmt;
 use std::io::Read;
@@ -10,7 +10,7 @@ use std::sync::Arc;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
 
-use super::header::{MAX_HEADER_BYTES, TensorEntry, file_name, open_regular, read_header};
+use super::header::{MAX_HEADER_BYTES, TensorEntry, open_regular, read_header};
 use super::{Result, WeightsError, nearest};
 
 /// Name of the index of a sharded checkpoint.
@@ -51,31 +51,24 @@ impl Checkpoint {
         }
         let index = path.join(INDEX_FILE);
         let single = path.join(SINGLE_FILE);
-        match (index.exists(), single.exists()) {
-            (true, false) => Self::open_sharded(path, &index),
-            (false, true) => Self::open_single(path, &single),
-            (true, true) => Err(WeightsError::Ambiguous {
-                path: path.to_path_buf(),
-                candidates: vec![INDEX_FILE.into(), SINGLE_FILE.into()],
-            }),
-            (false, false) => {
-                let mut names = safetensors_names(path);
-                match (names.pop(), names.is_empty()) {
-                    (Some(name), true) => Self::open_single(path, &path.join(name)),
-                    (Some(last), false) => {
-                        names.push(last);
-                        Err(WeightsError::Ambiguous {
-                            path: path.to_path_buf(),
-                            candidates: names,
-                        })
-                    }
-                    (None, _) => Err(WeightsError::NotACheckpoint {
-                        path: path.to_path_buf(),
-                        why: "the directory holds no .safetensors file".into(),
-                    }),
-                }
-            }
-        }
+        let candidates = match (index.exists(), single.exists()) {
+            (true, false) => return Self::open_sharded(path, &index),
+            (false, true) => return Self::open_single(path, &single),
+            (true, true) => vec![INDEX_FILE.into(), SINGLE_FILE.into()],
+            (false, false) => safetensors_names(path),
+        };
+        let why = match &candidates[..] {
+            [name] => return Self::open_single(path, &path.join(name)),
+            [] => "the directory holds no .safetensors file".into(),
+            several => format!(
+                "it holds several checkpoints and none is the obvious one: {}",
+                several.join(", ")
+            ),
+        };
+        Err(WeightsError::NotACheckpoint {
+            path: path.to_path_buf(),
+            why,
+        })
     }
 
     fn open_single(path: &Path, file: &Path) -> Result<Self> {
@@ -95,8 +88,8 @@ impl Checkpoint {
 
     fn open_sharded(path: &Path, index_path: &Path) -> Result<Self> {
         let dir = index_path.parent().unwrap_or(Path::new("."));
-        let index = read_index(index_path)?;
-        let by_shard = check_shards(index_path, dir, &index)?;
+        let index = Index::read(index_path)?;
+        index.check_shards(dir)?;
 
         let mut out = Self {
             path: path.to_path_buf(),
@@ -105,85 +98,67 @@ impl Checkpoint {
             metadata: BTreeMap::new(),
             notes: Vec::new(),
         };
-        for shard in by_shard.keys() {
+        for shard in index.shards.keys() {
             let header = read_header(&dir.join(shard))?;
             out.files.push(Arc::from(dir.join(shard)));
             out.metadata.extend(header.metadata);
             for t in header.tensors {
                 if let Some(first) = out.tensors.get(&t.key) {
-                    return Err(WeightsError::Duplicate {
-                        key: t.key,
-                        first: first.file.to_path_buf(),
-                        second: t.file.to_path_buf(),
-                    });
+                    return Err(index.wrong(format!(
+                        "tensor `{}` occurs in {} and again in {shard}; one of them is stale, \
+                         remove it",
+                        t.key,
+                        first.file_name()
+                    )));
                 }
                 out.tensors.insert(t.key.clone(), t);
             }
         }
-        out.compare_with_index(index_path, dir, &index)?;
-        out.note_totals(dir, &index, &by_shard);
+        out.compare_with(&index)?;
+        out.note_totals(dir, &index);
         Ok(out)
     }
 
     /// Every key must be where the index says, and nowhere else.
-    fn compare_with_index(&self, index_path: &Path, dir: &Path, index: &Index) -> Result<()> {
-        let misplaced: Vec<_> = index
-            .weight_map
-            .iter()
-            .filter(|(key, shard)| {
-                self.tensors
-                    .get(*key)
-                    .is_none_or(|t| t.file_name() != **shard)
-            })
-            .collect();
-        if let Some((key, shard)) = misplaced.first() {
-            let why = match self.tensors.get(*key) {
-                Some(t) => format!(
-                    "{} places it in {shard}, but it is in {}",
-                    index_path.display(),
-                    t.file_name()
-                ),
-                None => format!(
-                    "{} places it in {shard}, which does not hold it",
-                    index_path.display()
-                ),
+    fn compare_with(&self, index: &Index) -> Result<()> {
+        let fail = |key: &str, why: String, others: usize| {
+            Err(index.wrong(format!(
+                "tensor `{key}`: {why}{}; index and shards are from different checkpoints, fetch \
+                 both again",
+                and_more(others, "tensors")
+            )))
+        };
+        let mut misplaced = index.places.iter().filter(|(key, shard)| {
+            let found = self.tensors.get(*key);
+            found.is_none_or(|t| t.file_name() != **shard)
+        });
+        if let Some((key, shard)) = misplaced.next() {
+            let why = match self.tensors.get(key) {
+                Some(t) => format!("it is listed in {shard}, but it is in {}", t.file_name()),
+                None => {
+                    let there = self.tensors.values().filter(|t| t.file_name() == **shard);
+                    let free = there.filter(|t| !index.places.contains_key(&t.key));
+                    let near = nearest(key, free.map(|t| t.key.as_str()));
+                    let near = near.map(|n| format!(" (nearest name there: `{n}`)"));
+                    format!(
+                        "it is listed in {shard}, which does not hold it{}",
+                        near.unwrap_or_default()
+                    )
+                }
             };
-            let in_shard = self
-                .tensors
-                .values()
-                .filter(|t| t.file_name() == **shard && !index.weight_map.contains_key(&t.key))
-                .map(|t| t.key.as_str());
-            return Err(WeightsError::IndexDisagrees {
-                nearest: nearest(key, in_shard).map(String::from),
-                key: key.to_string(),
-                why,
-                file: dir.join(shard),
-                others: misplaced.len() - 1,
-            });
+            return fail(key, why, misplaced.count());
         }
-        let unlisted: Vec<_> = self
-            .tensors
-            .values()
-            .filter(|t| !index.weight_map.contains_key(&t.key))
-            .collect();
-        if let Some(t) = unlisted.first() {
-            return Err(WeightsError::IndexDisagrees {
-                key: t.key.clone(),
-                why: format!(
-                    "{} holds it (shape {:?}), but {} does not list it",
-                    t.file_name(),
-                    t.shape,
-                    index_path.display()
-                ),
-                file: t.file.to_path_buf(),
-                others: unlisted.len() - 1,
-                nearest: None,
-            });
+        let unlisted = |t: &&TensorEntry| !index.places.contains_key(&t.key);
+        let mut unlisted = self.tensors.values().filter(unlisted);
+        if let Some(t) = unlisted.next() {
+            let (file, shape) = (t.file_name(), &t.shape);
+            let why = format!("{file} holds it (shape {shape:?}), but the index does not list it");
+            return fail(&t.key, why, unlisted.count());
         }
         Ok(())
     }
 
-    fn note_totals(&mut self, dir: &Path, index: &Index, by_shard: &BTreeMap<&str, Vec<&str>>) {
+    fn note_totals(&mut self, dir: &Path, index: &Index) {
         if let Some(total) = index.total_size
             && total != self.bytes()
         {
@@ -194,7 +169,7 @@ impl Checkpoint {
         }
         let unused: Vec<_> = safetensors_names(dir)
             .into_iter()
-            .filter(|n| !by_shard.contains_key(n.as_str()))
+            .filter(|n| !index.shards.contains_key(n))
             .collect();
         if !unused.is_empty() {
             self.notes.push(format!(
@@ -271,51 +246,6 @@ pub(crate) fn safetensors_names(dir: &Path) -> Vec<String> {
     names
 }
 
-/// Groups keys by shard and checks that every shard is a file in `dir`.
-fn check_shards<'a>(
-    index_path: &Path,
-    dir: &Path,
-    index: &'a Index,
-) -> Result<BTreeMap<&'a str, Vec<&'a str>>> {
-    let mut by_shard: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-    for (key, shard) in &index.weight_map {
-        by_shard.entry(shard).or_default().push(key);
-    }
-    let present = safetensors_names(dir);
-    let near = |shard: &str| {
-        nearest(shard, present.iter().map(String::as_str))
-            .filter(|n| *n != shard)
-            .map(String::from)
-    };
-    for (shard, keys) in &by_shard {
-        if !is_plain_name(shard) {
-            let last = shard.rsplit(['/', '\\']).next().unwrap_or_default();
-            return Err(WeightsError::ShardOutside {
-                index: index_path.to_path_buf(),
-                key: keys[0].to_string(),
-                shard: shard.to_string(),
-                nearest: nearest(last, present.iter().map(String::as_str)).map(String::from),
-            });
-        }
-    }
-    let absent: BTreeSet<&str> = by_shard
-        .keys()
-        .copied()
-        .filter(|shard| !dir.join(shard).exists())
-        .collect();
-    if let Some(shard) = absent.first() {
-        return Err(WeightsError::ShardMissing {
-            index: index_path.to_path_buf(),
-            shard: shard.to_string(),
-            key: by_shard[shard][0].to_string(),
-            keys: by_shard[shard].len(),
-            others: absent.len() - 1,
-            nearest: near(shard),
-        });
-    }
-    Ok(by_shard)
-}
-
 /// Whether a name is one normal path component on every platform.
 fn is_plain_name(name: &str) -> bool {
     let mut components = Path::new(name).components();
@@ -324,36 +254,98 @@ fn is_plain_name(name: &str) -> bool {
         && !name.contains(['/', '\\', ':', '\0'])
 }
 
+/// The index of a sharded checkpoint.
 struct Index {
-    weight_map: BTreeMap<String, String>,
+    path: PathBuf,
+    /// Key → shard.
+    places: BTreeMap<String, String>,
+    /// Shard → keys.
+    shards: BTreeMap<String, Vec<String>>,
     total_size: Option<u64>,
 }
 
-fn read_index(path: &Path) -> Result<Index> {
-    let wrong = |why: String| WeightsError::Index {
-        index: path.to_path_buf(),
-        why,
-    };
-    let (file, len) = open_regular(path)?;
-    if len > MAX_HEADER_BYTES {
-        return Err(wrong(format!("{len} bytes is too long for an index")));
+impl Index {
+    fn read(path: &Path) -> Result<Self> {
+        let wrong = |why: String| WeightsError::Index {
+            index: path.to_path_buf(),
+            why: format!("{why}; fetch the index again"),
+        };
+        let (file, len) = open_regular(path)?;
+        if len > MAX_HEADER_BYTES {
+            return Err(wrong(format!("{len} bytes is too long for an index")));
+        }
+        let mut text = Vec::new();
+        file.take(MAX_HEADER_BYTES)
+            .read_to_end(&mut text)
+            .map_err(WeightsError::io("reading", path))?;
+        let raw: RawIndex = serde_json::from_slice(&text).map_err(|e| wrong(e.to_string()))?;
+        let places = raw.weight_map.0;
+        if places.is_empty() {
+            return Err(wrong("it lists no tensor".into()));
+        }
+        let mut shards: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for (key, shard) in &places {
+            shards.entry(shard.clone()).or_default().push(key.clone());
+        }
+        let total = raw.metadata.as_ref().and_then(|m| m.get("total_size"));
+        Ok(Self {
+            path: path.to_path_buf(),
+            places,
+            shards,
+            total_size: total.and_then(|v| v.as_u64().or_else(|| v.as_f64().map(|f| f as u64))),
+        })
     }
-    let mut text = Vec::new();
-    file.take(MAX_HEADER_BYTES)
-        .read_to_end(&mut text)
-        .map_err(WeightsError::io("reading", path))?;
-    let raw: RawIndex = serde_json::from_slice(&text).map_err(|e| wrong(e.to_string()))?;
-    if raw.weight_map.0.is_empty() {
-        return Err(wrong("it lists no tensor".into()));
+
+    fn wrong(&self, why: String) -> WeightsError {
+        WeightsError::Index {
+            index: self.path.clone(),
+            why,
+        }
     }
-    Ok(Index {
-        weight_map: raw.weight_map.0,
-        total_size: raw
-            .metadata
-            .as_ref()
-            .and_then(|m| m.get("total_size"))
-            .and_then(|v| v.as_u64().or_else(|| v.as_f64().map(|f| f as u64))),
-    })
+
+    /// Checks that every shard is a file in `dir`.
+    fn check_shards(&self, dir: &Path) -> Result<()> {
+        let present = safetensors_names(dir);
+        let near = |name: &str| {
+            let near = nearest(name, present.iter().map(String::as_str));
+            let near = near.map(|n| format!(" (nearest file: {n})"));
+            near.unwrap_or_default()
+        };
+        let mut outside = self
+            .shards
+            .iter()
+            .filter(|(shard, _)| !is_plain_name(shard));
+        if let Some((shard, keys)) = outside.next() {
+            let last = shard.rsplit(['/', '\\']).next().unwrap_or_default();
+            return Err(self.wrong(format!(
+                "it places tensor `{}` in `{shard}`, which is not a plain file name{}; an index \
+                 may only name files in its own directory, so nothing was opened: do not use this \
+                 checkpoint, or correct the index",
+                keys[0],
+                near(last)
+            )));
+        }
+        let mut absent = self.shards.iter().filter(|(s, _)| !dir.join(s).exists());
+        if let Some((shard, keys)) = absent.next() {
+            return Err(self.wrong(format!(
+                "it places {} tensors, the first of them `{}`, in {shard}, which is not in the \
+                 directory{}{}; fetch the missing file",
+                keys.len(),
+                keys[0],
+                near(shard),
+                and_more(absent.count(), "shards")
+            )));
+        }
+        Ok(())
+    }
+}
+
+/// How many others have the problem that was told of one.
+fn and_more(others: usize, what: &str) -> String {
+    match others {
+        0 => String::new(),
+        _ => format!("; the same holds for {others} more {what}"),
+    }
 }
 
 #[derive(Deserialize)]
@@ -385,22 +377,5 @@ impl<'de> Deserialize<'de> for WeightMap {
             }
         }
         deserializer.deserialize_map(Pairs)
-    }
-}
-
-impl fmt::Display for Checkpoint {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{}: {} tensors, {} bytes in {}",
-            self.path.display(),
-            self.len(),
-            self.bytes(),
-            self.files
-                .iter()
-                .map(|p| file_name(p))
-                .collect::<Vec<_>>()
-                .join(", ")
-        )
     }
 }

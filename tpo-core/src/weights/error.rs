@@ -6,8 +6,6 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use thiserror::Error;
 
-use super::header::MAX_HEADER_BYTES;
-
 /// How many problems of a kind a message names; the fields hold all of them.
 const NAMED: usize = 3;
 
@@ -28,7 +26,7 @@ pub enum WeightsError {
         #[source]
         source: std::io::Error,
     },
-    /// The path holds no checkpoint.
+    /// The path holds no checkpoint, or several.
     #[error(
         "{path}: {why}; give a directory with model.safetensors.index.json or model.safetensors, \
          or a .safetensors file",
@@ -40,162 +38,24 @@ pub enum WeightsError {
         /// What was found instead.
         why: String,
     },
-    /// The directory holds several checkpoints.
-    #[error(
-        "{path} holds several checkpoints and none is the obvious one: {}; give the path of the \
-         file to read",
-        candidates.join(", "),
-        path = path.display()
-    )]
-    Ambiguous {
-        /// The directory.
-        path: PathBuf,
-        /// Names of the candidates.
-        candidates: Vec<String>,
-    },
-    /// A header that is not what the format says, found before any tensor was read.
+    /// A file whose header is not what the format says, found before any tensor was read.
     #[error(
         "{file}: {why}; the file is damaged or not in the safetensors format, fetch it again",
         file = file.display()
     )]
-    Header {
+    Damaged {
         /// The file.
         file: PathBuf,
-        /// What is wrong.
+        /// What is wrong, with the tensor it is in.
         why: String,
     },
-    /// The header claims more bytes than are allowed or than the file has.
-    #[error(
-        "{file} claims a header of {claimed} bytes but {limit} are possible (the file has \
-         {file_len} bytes, and no header may pass {max}); it is truncated or not in the \
-         safetensors format, fetch it again",
-        file = file.display(), max = MAX_HEADER_BYTES
-    )]
-    HeaderSize {
-        /// The file.
-        file: PathBuf,
-        /// Bytes claimed.
-        claimed: u64,
-        /// Largest header this file could have.
-        limit: u64,
-        /// Length of the file in bytes.
-        file_len: u64,
-    },
-    /// One tensor of a header is not usable.
-    #[error(
-        "{file}: tensor `{key}` (dtype {dtype}, shape {shape:?}): {why}; the file is damaged, \
-         fetch it again",
-        file = file.display()
-    )]
-    Entry {
-        /// The file.
-        file: PathBuf,
-        /// Key of the tensor.
-        key: String,
-        /// Data type as written.
-        dtype: String,
-        /// Shape as written.
-        shape: Vec<u64>,
-        /// What is wrong.
-        why: String,
-    },
-    /// The file is not as long as its header says.
-    #[error(
-        "{file} has {found} bytes but its header describes {expected}{}; {}, fetch the file again",
-        last.as_ref().map(|(key, shape)| format!(
-            " (tensor `{key}` of shape {shape:?} would end after the end of the file)"
-        )).unwrap_or_default(),
-        if found < expected { "it is truncated" } else { "it has bytes that belong to no tensor" },
-        file = file.display()
-    )]
-    Length {
-        /// The file.
-        file: PathBuf,
-        /// Bytes the header describes.
-        expected: u64,
-        /// Bytes in the file.
-        found: u64,
-        /// Key and shape of the first tensor that does not fit, if any.
-        last: Option<(String, Vec<usize>)>,
-    },
-    /// The index of a sharded checkpoint cannot be read.
-    #[error("{index}: {why}; fetch the index again", index = index.display())]
+    /// The index of a sharded checkpoint cannot be read, or does not fit its shards.
+    #[error("{index}: {why}", index = index.display())]
     Index {
         /// The index file.
         index: PathBuf,
-        /// What is wrong.
+        /// What is wrong, and what to do.
         why: String,
-    },
-    /// The index names a file that is not a plain name in its own directory.
-    #[error(
-        "{index} places tensor `{key}` in `{shard}`, which is not a plain file name{}; an index may \
-         only name files in its own directory, so nothing was opened: do not use this checkpoint, \
-         or correct the index",
-        nearest.as_ref().map(|n| format!(" (nearest file beside the index: {n})")).unwrap_or_default(),
-        index = index.display()
-    )]
-    ShardOutside {
-        /// The index file.
-        index: PathBuf,
-        /// A key that is placed there.
-        key: String,
-        /// The name as written.
-        shard: String,
-        /// Nearest file name in the directory.
-        nearest: Option<String>,
-    },
-    /// A shard named by the index is absent.
-    #[error(
-        "{index} places {keys} tensors, the first of them `{key}`, in {shard}, which is not in the \
-         directory{}{}; fetch the missing file",
-        nearest.as_ref().map(|n| format!(" (nearest file: {n})")).unwrap_or_default(),
-        if *others > 0 { format!("; {others} more shards are absent too") } else { String::new() },
-        index = index.display()
-    )]
-    ShardMissing {
-        /// The index file.
-        index: PathBuf,
-        /// Name of the shard.
-        shard: String,
-        /// First key it should hold.
-        key: String,
-        /// Number of keys it should hold.
-        keys: usize,
-        /// Other shards that are absent too.
-        others: usize,
-        /// Nearest file name in the directory.
-        nearest: Option<String>,
-    },
-    /// The index and a shard disagree about where a tensor is.
-    #[error(
-        "tensor `{key}`: {why}{}{}; index and shards are from different checkpoints, fetch both again",
-        nearest.as_ref().map(|n| format!("; nearest name in {}: `{n}`", file.display())).unwrap_or_default(),
-        if *others > 0 { format!("; the same holds for {others} more tensors") } else { String::new() }
-    )]
-    IndexDisagrees {
-        /// Key in question.
-        key: String,
-        /// Which file lists or lacks it.
-        why: String,
-        /// The shard.
-        file: PathBuf,
-        /// Other keys with the same problem.
-        others: usize,
-        /// Nearest name in the shard.
-        nearest: Option<String>,
-    },
-    /// A key occurs twice.
-    #[error(
-        "tensor `{key}` occurs in {first} and again in {second}; one of them is stale, remove it",
-        first = first.display(), second = second.display()
-    )]
-    Duplicate {
-        /// The key.
-        key: String,
-        /// File of the first occurrence.
-        first: PathBuf,
-        /// File of the second.
-        second: PathBuf,
     },
     /// Checkpoint and module do not fit; nothing was loaded.
     #[error("nothing was loaded. {0}")]

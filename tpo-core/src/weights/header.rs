@@ -14,7 +14,7 @@ use serde::{Deserialize as DeriveDeserialize, Serialize};
 use super::{Result, WeightsError};
 
 /// Largest header accepted, in bytes: the limit of the safetensors crate.
-pub const MAX_HEADER_BYTES: u64 = 100_000_000;
+pub(super) const MAX_HEADER_BYTES: u64 = 100_000_000;
 
 /// Most axes a tensor may have.
 const MAX_RANK: usize = 16;
@@ -38,11 +38,6 @@ pub struct TensorEntry {
 }
 
 impl TensorEntry {
-    /// Number of elements.
-    pub fn elements(&self) -> u64 {
-        self.shape.iter().map(|&d| d as u64).product()
-    }
-
     /// Name of the file without its directory.
     pub fn file_name(&self) -> String {
         file_name(&self.file)
@@ -90,24 +85,27 @@ pub(crate) fn open_regular(path: &Path) -> Result<(File, u64)> {
     Ok((file, meta.len()))
 }
 
+/// What [`WeightsError::Damaged`] a reason makes of the file at `path`.
+fn damaged(path: &Path) -> impl Fn(String) -> WeightsError {
+    move |why| WeightsError::Damaged {
+        file: path.to_path_buf(),
+        why,
+    }
+}
+
 /// Reads and checks the header of the file at `path`.
 pub(crate) fn read_header(path: &Path) -> Result<Header> {
     let (file, file_len) = open_regular(path)?;
     let bytes = header_bytes(path, file, file_len)?;
-    let raw: RawHeader = serde_json::from_slice(&bytes).map_err(|e| WeightsError::Header {
-        file: path.to_path_buf(),
-        why: format!("its header is not valid: {e}"),
-    })?;
+    let raw: RawHeader = serde_json::from_slice(&bytes)
+        .map_err(|e| damaged(path)(format!("its header is not valid: {e}")))?;
     check(path, raw, 8 + bytes.len() as u64, file_len)
 }
 
 fn header_bytes(path: &Path, mut file: File, file_len: u64) -> Result<Vec<u8>> {
-    let header = |why: &str| WeightsError::Header {
-        file: path.to_path_buf(),
-        why: why.into(),
-    };
+    let fail = damaged(path);
     if file_len < 8 {
-        return Err(header(&format!("it has only {file_len} bytes")));
+        return Err(fail(format!("it has only {file_len} bytes")));
     }
     let mut size = [0; 8];
     file.read_exact(&mut size)
@@ -115,36 +113,33 @@ fn header_bytes(path: &Path, mut file: File, file_len: u64) -> Result<Vec<u8>> {
     let claimed = u64::from_le_bytes(size);
     let limit = MAX_HEADER_BYTES.min(file_len - 8);
     if claimed > limit {
-        return Err(WeightsError::HeaderSize {
-            file: path.to_path_buf(),
-            claimed,
-            limit,
-            file_len,
-        });
+        return Err(fail(format!(
+            "it claims a header of {claimed} bytes but {limit} are possible (the file has \
+             {file_len} bytes, and no header may pass {MAX_HEADER_BYTES}), so it may be truncated"
+        )));
     }
     let mut bytes = Vec::new();
     file.take(claimed)
         .read_to_end(&mut bytes)
         .map_err(WeightsError::io("reading the header of", path))?;
     if bytes.len() as u64 != claimed {
-        return Err(header("it ended while its header was read"));
+        return Err(fail("it ended while its header was read".into()));
     }
     Ok(bytes)
 }
 
 /// Checks that the tensors tile the data section exactly.
 fn check(path: &Path, raw: RawHeader, data_start: u64, file_len: u64) -> Result<Header> {
+    let fail = damaged(path);
     let file: Arc<Path> = Arc::from(path);
     let mut tensors = Vec::with_capacity(raw.tensors.len());
     for (key, info) in raw.tensors {
-        let entry =
-            check_entry(&file, &key, &info, data_start).map_err(|why| WeightsError::Entry {
-                file: path.to_path_buf(),
-                key,
-                dtype: info.dtype,
-                shape: info.shape.0,
-                why,
-            })?;
+        let entry = check_entry(&file, &key, &info, data_start).map_err(|why| {
+            let (dtype, shape) = (&info.dtype, &info.shape.0);
+            fail(format!(
+                "tensor `{key}` (dtype {dtype}, shape {shape:?}): {why}"
+            ))
+        })?;
         tensors.push(entry);
     }
     tensors.sort_by_key(|t| (t.offset, t.len));
@@ -157,31 +152,30 @@ fn check(path: &Path, raw: RawHeader, data_start: u64, file_len: u64) -> Result<
             } else {
                 "leaves a gap before it"
             };
-            return Err(WeightsError::Entry {
-                file: path.to_path_buf(),
-                key: t.key.clone(),
-                dtype: format!("{:?}", t.dtype),
-                shape: t.shape.iter().map(|&d| d as u64).collect(),
-                why: format!(
-                    "its data starts at byte {} of the data section, which {relation} (expected {})",
-                    t.offset - data_start,
-                    end - data_start
-                ),
-            });
+            return Err(fail(format!(
+                "tensor `{}` (dtype {:?}, shape {:?}): its data starts at byte {} of the data \
+                 section, which {relation} (expected {})",
+                t.key,
+                t.dtype,
+                t.shape,
+                t.offset - data_start,
+                end - data_start
+            )));
         }
         end = t.offset.saturating_add(t.len);
     }
     if end != file_len {
-        let last = tensors
-            .iter()
-            .find(|t| t.offset.saturating_add(t.len) > file_len)
-            .map(|t| (t.key.clone(), t.shape.clone()));
-        return Err(WeightsError::Length {
-            file: path.to_path_buf(),
-            expected: end,
-            found: file_len,
-            last,
-        });
+        let beyond = |t: &&TensorEntry| t.offset.saturating_add(t.len) > file_len;
+        let how = match tensors.iter().find(beyond) {
+            Some(t) => format!(
+                "it is truncated: tensor `{}` of shape {:?} would end after the end of the file",
+                t.key, t.shape
+            ),
+            None => "it has bytes that belong to no tensor".into(),
+        };
+        return Err(fail(format!(
+            "it has {file_len} bytes but its header describes {end}; {how}"
+        )));
     }
     Ok(Header {
         tensors,

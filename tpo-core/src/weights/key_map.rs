@@ -56,6 +56,7 @@ pub struct KeyRules {
     inverse: Vec<(Regex, String)>,
     ignored: Vec<(Regex, String)>,
     adapter: Option<String>,
+    wrappers: Vec<String>,
     nest: String,
 }
 
@@ -88,20 +89,16 @@ impl KeyRules {
     }
 
     /// Renames a leading `key_prefix` to `path_prefix`, in both directions.
-    pub fn prefix(self, key_prefix: &str, path_prefix: &str) -> Self {
-        let anchored = |p: &str| {
+    pub fn prefix(mut self, key_prefix: &str, path_prefix: &str) -> Self {
+        let rule = |from: &str, to: &str| {
             // An escaped literal is always a regular expression.
-            Regex::new(&format!("^{}", regex::escape(p))).ok()
+            let pattern = Regex::new(&format!("^{}", regex::escape(from)));
+            pattern.ok().map(|pattern| (pattern, to.replace('$', "$$")))
         };
-        let literal = |p: &str| p.replace('$', "$$");
-        let mut out = self;
-        out.forward
-            .extend(anchored(key_prefix).map(|r| (r, literal(path_prefix))));
+        self.forward.extend(rule(key_prefix, path_prefix));
         // Paths are undone in the opposite order.
-        if let Some(r) = anchored(path_prefix) {
-            out.inverse.insert(0, (r, literal(key_prefix)));
-        }
-        out
+        self.inverse.splice(0..0, rule(path_prefix, key_prefix));
+        self
     }
 
     /// Declares keys that match `pattern` as known and unused. They are listed with `reason` in
@@ -112,6 +109,25 @@ impl KeyRules {
     pub fn ignore(mut self, pattern: &str, reason: &str) -> Result<Self> {
         self.ignored.push((compile(pattern)?, reason.to_string()));
         Ok(self)
+    }
+
+    /// [`ignore`](Self::ignore) for several patterns with their reasons.
+    ///
+    /// # Errors
+    /// [`WeightsError::Pattern`].
+    pub fn ignore_all(self, unused: &[(&str, &str)]) -> Result<Self> {
+        let mut unused = unused.iter();
+        unused.try_fold(self, |rules, (pattern, reason)| {
+            rules.ignore(pattern, reason)
+        })
+    }
+
+    /// Reads keys that start with one of `wrappers` as if they did not: the dictionaries which
+    /// PyTorch's files hold a model in.
+    pub fn wrapped_in(mut self, wrappers: &[&str]) -> Self {
+        self.wrappers
+            .extend(wrappers.iter().map(ToString::to_string));
+        self
     }
 
     /// Maps PEFT's names of LoRA adapters: `x.lora_A.<adapter>.weight` ↔ `x.lora.a`,
@@ -149,12 +165,13 @@ impl KeyRules {
                 }
             }
         }
-        for tail in ["weight", "bias"] {
-            if let Some(layer) = name.strip_suffix(&format!(".base_layer.{tail}")) {
-                return format!("{layer}.{tail}");
+        match layer_and_base(&name) {
+            Some((layer, base)) if layer.ends_with(".base_layer") => {
+                let layer = layer.trim_end_matches(".base_layer");
+                format!("{layer}.{base}")
             }
+            _ => name,
         }
-        name
     }
 
     /// Our spelling → PEFT's. `adapted` tells whether the layer has an adapter.
@@ -167,8 +184,8 @@ impl KeyRules {
                 return format!("{layer}.{theirs}.{adapter}.weight");
             }
         }
-        match name.rsplit_once('.') {
-            Some((layer, tail)) if adapted => format!("{layer}.base_layer.{tail}"),
+        match layer_and_base(&name) {
+            Some((layer, base)) if adapted => format!("{layer}.base_layer.{base}"),
             _ => name,
         }
     }
@@ -176,12 +193,20 @@ impl KeyRules {
 
 /// Whether the parameter at `path` is the weight or bias of a layer with an adapter.
 fn is_adapted(path: &str, has: &dyn Fn(&str) -> bool) -> bool {
-    path.rsplit_once('.').is_some_and(|(layer, tail)| {
-        matches!(tail, "weight" | "bias") && has(&format!("{layer}.lora.a"))
-    })
+    layer_and_base(path).is_some_and(|(layer, _)| has(&format!("{layer}.lora.a")))
 }
 
-fn compile(pattern: &str) -> Result<Regex> {
+/// The layer and what an adapter stands beside, of a name that ends so.
+fn layer_and_base(name: &str) -> Option<(&str, &str)> {
+    ["weight", "weight.packed", "bias"]
+        .into_iter()
+        .find_map(|base| {
+            let layer = name.strip_suffix(base)?.strip_suffix('.')?;
+            Some((layer, base))
+        })
+}
+
+pub(super) fn compile(pattern: &str) -> Result<Regex> {
     Regex::new(pattern).map_err(|e| WeightsError::Pattern {
         pattern: pattern.into(),
         why: e.to_string(),
@@ -198,6 +223,9 @@ fn rewrite(rules: &[(Regex, String)], name: &str) -> String {
 
 impl KeyMap for KeyRules {
     fn module_path(&self, key: &str) -> KeyTarget {
+        let mut wrappers = self.wrappers.iter();
+        let inner = wrappers.find_map(|wrapper| key.strip_prefix(wrapper.as_str()));
+        let key = inner.unwrap_or(key);
         if !self.covers(key) {
             return KeyTarget::OtherPart;
         }

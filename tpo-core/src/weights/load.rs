@@ -3,21 +3,21 @@
 use std::collections::{BTreeMap, HashMap};
 
 use burn::module::{Module, ModuleMapper, Param};
-use burn::tensor::{Bool, DType, Device, FloatDType, Int, Tensor, TensorData};
-use regex::Regex;
+use burn::tensor::{Bool, DType, FloatDType, Int, Tensor, TensorData};
 
 use super::error::{MismatchedTensor, MissingTensor, NearTensor, Refusal, UnexpectedTensor};
 use super::header::TensorEntry;
-use super::key_map::{KeyMap, KeyTarget};
+use super::key_map::{KeyMap, KeyTarget, compile};
 use super::nearest::nearest;
 use super::params::{ParamInfo, ParamKind, PathStack, module_params, path_set};
-use super::read::{Access, TensorReader, burn_dtype};
+use super::read::{TensorReader, burn_dtype};
 use super::report::{CastTensor, IgnoredTensor, LoadReport, LoadedTensor};
 use super::{Checkpoint, Result, WeightsError};
+use crate::ops::QuantFormat;
 
 /// How many problems of a kind get a nearest name; searching all would take quadratic time when
 /// every name is wrong.
-const NEAREST_FOR: usize = 64;
+const NEAREST_FOR: usize = 8;
 
 /// Data type of the float parameters after loading.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -29,66 +29,52 @@ pub enum DtypePolicy {
     Cast(FloatDType),
 }
 
+impl DtypePolicy {
+    /// What becomes of a data type.
+    pub fn of(self, dtype: DType) -> DType {
+        match self {
+            Self::Cast(to) if dtype.is_float() => to.into(),
+            _ => dtype,
+        }
+    }
+}
+
 /// Which keys of the checkpoint the module must account for.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub enum KeyScope {
     /// All of them: a key the table does not cover is unexpected.
     #[default]
     Whole,
     /// Those the table covers; keys of other parts are counted and skipped.
     Part,
-    /// Those that start with one of these prefixes and that the table covers.
-    Prefixes(Vec<String>),
 }
 
+/// Why the parameter at a path keeps its value, if it does.
+pub type LeftOut<'a> = &'a dyn Fn(&str) -> Option<String>;
+
 /// Options of [`load_module`]. The default is strict in everything and keeps data types.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub struct LoadOptions<'a> {
-    /// Whether a parameter without a tensor is an error.
-    pub strict_missing: bool,
-    /// Whether a tensor without a parameter is an error.
-    pub strict_unexpected: bool,
-    /// Whether a tensor of another shape or kind is an error; otherwise the parameter keeps its
-    /// initial values.
-    pub strict_mismatched: bool,
-    /// Regular expressions of module paths that may be missing although `strict_missing` is set,
-    /// such as `\.lora\.` to start training from weights without adapters.
+    /// Regular expressions of module paths that may have no tensor, such as `\.lora\.` to start
+    /// training from weights without adapters; `.` stands for all.
     pub allow_missing: Vec<String>,
+    /// Which parameters keep their values: a tensor for one is listed as ignored with the reason,
+    /// and may be absent or of any shape.
+    pub left_out: Option<LeftOut<'a>>,
     /// Data type of float parameters.
     pub dtype: DtypePolicy,
     /// Which keys count.
     pub scope: KeyScope,
-    /// How data is read.
-    pub access: Access,
     /// Called after each tensor with the bytes done and in all.
     pub progress: Option<&'a dyn Fn(u64, u64)>,
-}
-
-impl Default for LoadOptions<'_> {
-    fn default() -> Self {
-        Self {
-            strict_missing: true,
-            strict_unexpected: true,
-            strict_mismatched: true,
-            allow_missing: Vec::new(),
-            dtype: DtypePolicy::Keep,
-            scope: KeyScope::Whole,
-            access: Access::default(),
-            progress: None,
-        }
-    }
 }
 
 impl std::fmt::Debug for LoadOptions<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("LoadOptions")
-            .field("strict_missing", &self.strict_missing)
-            .field("strict_unexpected", &self.strict_unexpected)
-            .field("strict_mismatched", &self.strict_mismatched)
             .field("allow_missing", &self.allow_missing)
             .field("dtype", &self.dtype)
             .field("scope", &self.scope)
-            .field("access", &self.access)
             .finish_non_exhaustive()
     }
 }
@@ -99,7 +85,8 @@ impl std::fmt::Debug for LoadOptions<'_> {
 /// becomes its parameter; there is never a second copy of more than one tensor. Parameters keep
 /// their id, device, autodiff context and whether they require a gradient; parameters that were
 /// not initialised yet never get their random initial values. Integer parameters take the
-/// integer type of their device.
+/// integer type of their device. A quantised weight takes its packed words, or the float tensor of
+/// the weight's own name, which is quantised when it is read.
 ///
 /// # Errors
 /// [`WeightsError::Refused`] lists everything that is missing, unexpected or mismatched, and
@@ -112,18 +99,13 @@ pub fn load_module<M: Module>(
     options: &LoadOptions<'_>,
 ) -> Result<(M, LoadReport)> {
     let params = module_params(&module);
-    let plan = Plan::new(&params, checkpoint, map, options).into_allowed(options)?;
-    let total = plan.matched.iter().map(|(t, _)| t.len).sum();
-    let by_path = plan
-        .matched
-        .iter()
-        .map(|(t, p)| (p.path.as_str(), *t))
-        .collect();
-
+    let (matched, mut report) =
+        Plan::new(&params, checkpoint, map, options).into_allowed(&options.allow_missing)?;
+    let total = matched.iter().map(|(t, _)| t.len).sum();
     let mut loader = Loader {
         stack: PathStack::default(),
-        by_path,
-        reader: TensorReader::new(options.access, checkpoint.tensors()),
+        by_path: matched.iter().map(|(t, p)| (p.path.as_str(), *t)).collect(),
+        reader: TensorReader::default(),
         options,
         done: 0,
         total,
@@ -134,10 +116,8 @@ pub fn load_module<M: Module>(
     if let Some(error) = loader.error {
         return Err(error);
     }
-    let mut out = plan.report;
-    out.cast = loader.cast;
-    out.loaded = plan
-        .matched
+    report.cast = loader.cast;
+    report.loaded = matched
         .iter()
         .map(|(t, p)| LoadedTensor {
             key: t.key.clone(),
@@ -148,36 +128,68 @@ pub fn load_module<M: Module>(
         })
         .collect();
     tracing::debug!(
-        tensors = out.loaded.len(),
+        tensors = report.loaded.len(),
         bytes = total,
-        cast = out.cast.len(),
+        cast = report.cast.len(),
         "weights loaded"
     );
-    Ok((module, out))
+    Ok((module, report))
+}
+
+/// A checkpoint that holds parts of a module, its key table and which of its keys count.
+pub type Layer<'a> = (&'a Checkpoint, &'a dyn KeyMap, KeyScope);
+
+/// Loads a module from several checkpoints; where two have a tensor, that of the later one is
+/// used. Together they must have all of it. Reports are in the order of the checkpoints.
+///
+/// # Errors
+/// As [`load_module`].
+pub fn load_layers<M: Module>(
+    module: M,
+    layers: &[Layer<'_>],
+    options: &LoadOptions<'_>,
+) -> Result<(M, Vec<LoadReport>)> {
+    let mut module = module;
+    let mut reports = Vec::new();
+    let mut taken: HashMap<String, String> = HashMap::new();
+    // The last one goes first, and each earlier one leaves out what is taken.
+    for (at, (checkpoint, map, scope)) in layers.iter().enumerate().rev() {
+        let left_out = |path: &str| {
+            let asked = || options.left_out.and_then(|why| why(path));
+            taken.get(path).cloned().or_else(asked)
+        };
+        let mut of_layer = LoadOptions {
+            left_out: Some(&left_out),
+            scope: *scope,
+            ..options.clone()
+        };
+        // What a later one lacks, an earlier one must have.
+        if at > 0 {
+            of_layer.allow_missing.push(".".into());
+        }
+        let (loaded, mut report) = load_module(module, checkpoint, *map, &of_layer)?;
+        module = loaded;
+        if at > 0 {
+            report.missing.clear();
+        }
+        let why = format!("replaced by {}", checkpoint.path().display());
+        let loaded = report.loaded.iter();
+        taken.extend(loaded.map(|t| (t.path.clone(), why.clone())));
+        reports.insert(0, report);
+    }
+    Ok((module, reports))
 }
 
 /// Everything that would keep `checkpoint` from being loaded into parameters like these.
-pub fn differences(
-    params: &[ParamInfo],
-    checkpoint: &Checkpoint,
-    map: &dyn KeyMap,
-    options: &LoadOptions<'_>,
-) -> Refusal {
-    let report = Plan::new(params, checkpoint, map, options).report;
-    Refusal {
-        checkpoint: report.checkpoint,
-        missing: report.missing,
-        unexpected: report.unexpected,
-        mismatched: report.mismatched,
-        other_parts: false,
-    }
+pub fn differences(params: &[ParamInfo], checkpoint: &Checkpoint, map: &dyn KeyMap) -> Refusal {
+    Plan::new(params, checkpoint, map, &LoadOptions::default()).problems
 }
 
 /// What would be loaded, and everything that does not fit.
 struct Plan<'a> {
     matched: Vec<(&'a TensorEntry, &'a ParamInfo)>,
     report: LoadReport,
-    uncovered: usize,
+    problems: Refusal,
 }
 
 impl<'a> Plan<'a> {
@@ -189,34 +201,38 @@ impl<'a> Plan<'a> {
     ) -> Self {
         let by_path: HashMap<&str, &ParamInfo> =
             params.iter().map(|p| (p.path.as_str(), p)).collect();
+        let left_out = |path: &str| options.left_out.and_then(|why| why(path));
         let mut plan = Plan {
             matched: Vec::new(),
             report: LoadReport {
                 checkpoint: checkpoint.path().to_path_buf(),
                 ..LoadReport::default()
             },
-            uncovered: 0,
+            problems: Refusal {
+                checkpoint: checkpoint.path().to_path_buf(),
+                ..Refusal::default()
+            },
         };
         let mut taken: BTreeMap<&str, &str> = BTreeMap::new();
         let mut unexpected: Vec<&TensorEntry> = Vec::new();
+        let mut uncovered = 0;
         for entry in checkpoint.tensors() {
-            if let KeyScope::Prefixes(prefixes) = &options.scope
-                && !prefixes.iter().any(|p| entry.key.starts_with(p.as_str()))
-            {
-                plan.report.other_parts += 1;
-                continue;
-            }
-            let path = match map.module_path(&entry.key) {
+            let target = match map.module_path(&entry.key) {
+                KeyTarget::Path(path) => match left_out(&path) {
+                    Some(reason) => KeyTarget::Ignored(reason),
+                    None => KeyTarget::Path(path),
+                },
+                target => target,
+            };
+            let path = match target {
                 KeyTarget::Path(path) => path,
                 KeyTarget::Ignored(reason) => {
-                    plan.report.ignored.push(IgnoredTensor {
-                        key: entry.key.clone(),
-                        reason,
-                    });
+                    let key = entry.key.clone();
+                    plan.report.ignored.push(IgnoredTensor { key, reason });
                     continue;
                 }
                 KeyTarget::OtherPart if options.scope == KeyScope::Whole => {
-                    plan.uncovered += 1;
+                    uncovered += 1;
                     unexpected.push(entry);
                     continue;
                 }
@@ -225,18 +241,22 @@ impl<'a> Plan<'a> {
                     continue;
                 }
             };
-            let Some(param) = by_path.get(path.as_str()) else {
+            let found = by_path.get(path.as_str()).copied();
+            let packed = by_path.get(format!("{path}.packed").as_str()).copied();
+            let Some(param) = found.or(packed) else {
                 unexpected.push(entry);
                 continue;
             };
+            let quantised = quantised_as(entry, param).is_some();
             let why = match taken.insert(&param.path, &entry.key) {
                 Some(first) => Some(format!(
                     "it leads to the parameter `{path}`, and so does `{first}`; remove one of them"
                 )),
+                None if quantised => None,
                 None => unfit(entry, param),
             };
-            if why.is_some() || entry.shape != param.shape {
-                plan.report.mismatched.push(MismatchedTensor {
+            if why.is_some() || (entry.shape != param.shape && !quantised) {
+                plan.problems.mismatched.push(MismatchedTensor {
                     key: entry.key.clone(),
                     path,
                     expected: param.shape.clone(),
@@ -248,9 +268,10 @@ impl<'a> Plan<'a> {
                 plan.matched.push((entry, param));
             }
         }
+        plan.problems.other_parts = uncovered > 0 && uncovered == unexpected.len();
         let missing: Vec<&ParamInfo> = params
             .iter()
-            .filter(|p| !taken.contains_key(p.path.as_str()))
+            .filter(|p| !taken.contains_key(p.path.as_str()) && left_out(&p.path).is_none())
             .collect();
         plan.name_problems(&missing, &unexpected, params, checkpoint, map);
         plan
@@ -271,7 +292,7 @@ impl<'a> Plan<'a> {
                 .unwrap_or_else(|| p.path.clone())
         };
         let missing_keys: Vec<String> = missing.iter().map(|p| key_of(p)).collect();
-        self.report.missing = missing
+        self.problems.missing = missing
             .iter()
             .zip(&missing_keys)
             .enumerate()
@@ -289,7 +310,7 @@ impl<'a> Plan<'a> {
         } else {
             params.iter().map(key_of).collect()
         };
-        self.report.unexpected = unexpected
+        self.problems.unexpected = unexpected
             .iter()
             .enumerate()
             .map(|(i, entry)| UnexpectedTensor {
@@ -307,40 +328,21 @@ impl<'a> Plan<'a> {
             .collect();
     }
 
-    /// Turns what is not allowed into an error.
-    fn into_allowed(self, options: &LoadOptions<'_>) -> Result<Self> {
-        let allowed = options
-            .allow_missing
-            .iter()
-            .map(|pattern| {
-                Regex::new(pattern).map_err(|e| WeightsError::Pattern {
-                    pattern: pattern.clone(),
-                    why: e.to_string(),
-                })
-            })
-            .collect::<Result<Vec<_>>>()?;
-        let forbidden = |m: &MissingTensor| {
-            options.strict_missing && !allowed.iter().any(|r| r.is_match(&m.path))
-        };
-        let report = &self.report;
-        let refused = report.missing.iter().any(forbidden)
-            || (options.strict_unexpected && !report.unexpected.is_empty())
-            || (options.strict_mismatched && !report.mismatched.is_empty());
-        if !refused {
-            return Ok(self);
+    /// What is to be loaded, or an error with what is not allowed.
+    fn into_allowed(
+        mut self,
+        allow_missing: &[String],
+    ) -> Result<(Vec<(&'a TensorEntry, &'a ParamInfo)>, LoadReport)> {
+        let allowed = allow_missing.iter().map(|pattern| compile(pattern));
+        let allowed = allowed.collect::<Result<Vec<_>>>()?;
+        let missing = std::mem::take(&mut self.problems.missing).into_iter();
+        (self.report.missing, self.problems.missing) =
+            missing.partition(|m| allowed.iter().any(|pattern| pattern.is_match(&m.path)));
+        if self.problems.is_empty() {
+            Ok((self.matched, self.report))
+        } else {
+            Err(WeightsError::Refused(Box::new(self.problems)))
         }
-        Err(WeightsError::Refused(Box::new(Refusal {
-            checkpoint: report.checkpoint.clone(),
-            missing: report
-                .missing
-                .iter()
-                .filter(|m| forbidden(m))
-                .cloned()
-                .collect(),
-            other_parts: self.uncovered > 0 && self.uncovered == report.unexpected.len(),
-            unexpected: self.report.unexpected,
-            mismatched: self.report.mismatched,
-        })))
     }
 }
 
@@ -362,6 +364,17 @@ fn near_entry(
             shape: e.shape.clone(),
             file: e.file_name(),
         })
+}
+
+/// The format in which this parameter holds the tensor's elements, if it is a quantised weight and
+/// the tensor is not yet.
+fn quantised_as(entry: &TensorEntry, param: &ParamInfo) -> Option<QuantFormat> {
+    let ([rows, d_in], [lines, words]) = (entry.shape.as_slice(), param.shape.as_slice()) else {
+        return None;
+    };
+    let floats = burn_dtype(entry.dtype)?.is_float();
+    (floats && rows == lines && param.kind == ParamKind::Int && param.path.ends_with(".packed"))
+        .then(|| QuantFormat::of(*d_in, *words))?
 }
 
 /// Why a tensor cannot become this parameter, its shape aside.
@@ -389,7 +402,7 @@ fn unfit(entry: &TensorEntry, param: &ParamInfo) -> Option<String> {
 struct Loader<'a> {
     stack: PathStack,
     by_path: HashMap<&'a str, &'a TensorEntry>,
-    reader: TensorReader<'a>,
+    reader: TensorReader,
     options: &'a LoadOptions<'a>,
     done: u64,
     total: u64,
@@ -397,19 +410,14 @@ struct Loader<'a> {
     error: Option<WeightsError>,
 }
 
-impl<'a> Loader<'a> {
-    /// The entry of the parameter being visited, or `None` to leave it as it is.
-    fn entry(&self) -> Option<&'a TensorEntry> {
+impl Loader<'_> {
+    /// The data of the parameter being visited in the wanted type, or `None` to leave it as it is.
+    fn data(&mut self, want: impl Fn(DType) -> DType) -> Option<TensorData> {
         if self.error.is_some() {
             return None;
         }
-        self.by_path.get(self.stack.path().as_str()).copied()
-    }
-
-    /// Reads the tensor in the wanted type, recording a cast and the progress.
-    fn data(&mut self, entry: &TensorEntry, want: impl Fn(DType) -> DType) -> Option<TensorData> {
-        let result = self.try_data(entry, want);
-        match result {
+        let entry = *self.by_path.get(self.stack.path().as_str())?;
+        match self.read(entry, want) {
             Ok(data) => {
                 self.done += entry.len;
                 if let Some(progress) = self.options.progress {
@@ -424,19 +432,11 @@ impl<'a> Loader<'a> {
         }
     }
 
-    fn try_data(
-        &mut self,
-        entry: &TensorEntry,
-        want: impl Fn(DType) -> DType,
-    ) -> Result<TensorData> {
-        let fail = |why: String| entry.fault(why);
-        let from = burn_dtype(entry.dtype)
-            .ok_or_else(|| fail(format!("data type {:?} is not supported", entry.dtype)))?;
-        let bytes = self.reader.read(entry)?;
-        let data = TensorData::try_from_bytes(bytes, entry.shape.clone(), from)
-            .map_err(|e| fail(e.to_string()))?;
-        let to = want(from);
-        if to == from {
+    /// Reads a tensor, recording a cast.
+    fn read(&mut self, entry: &TensorEntry, want: impl Fn(DType) -> DType) -> Result<TensorData> {
+        let data = self.reader.read(entry)?;
+        let to = want(data.dtype());
+        if to == data.dtype() {
             return Ok(data);
         }
         self.cast.push(CastTensor {
@@ -445,13 +445,18 @@ impl<'a> Loader<'a> {
             to: format!("{to:?}"),
         });
         data.try_cast(to)
-            .map_err(|e| fail(format!("it cannot be cast to {to:?}: {e}")))
+            .map_err(|e| entry.fault(format!("it cannot be cast to {to:?}: {e}")))
     }
 }
 
-/// The integer type tensors of a device have.
-fn int_dtype(device: &Device) -> DType {
-    device.settings().int_dtype.into()
+/// The words of a quantised weight `[d_out, words]` from its elements `[d_out, d_in]`.
+fn quantised(data: &TensorData, shape: &[usize]) -> Option<TensorData> {
+    let values = data.as_slice::<f32>().ok()?;
+    let ([_, d_in], [rows, words]) = (&data.shape()[..], shape) else {
+        return None;
+    };
+    let packed = QuantFormat::of(*d_in, *words)?.quantize(values, *d_in);
+    Some(TensorData::new(packed, [*rows, *words]))
 }
 
 impl ModuleMapper for Loader<'_> {
@@ -464,15 +469,8 @@ impl ModuleMapper for Loader<'_> {
     }
 
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        let Some(entry) = self.entry() else {
-            return param;
-        };
         let policy = self.options.dtype;
-        let want = |from| match policy {
-            DtypePolicy::Keep => from,
-            DtypePolicy::Cast(to) => to.into(),
-        };
-        let Some(data) = self.data(entry, want) else {
+        let Some(data) = self.data(|from| policy.of(from)) else {
             return param;
         };
         // The parameter's own device, so that its autodiff context survives.
@@ -482,15 +480,22 @@ impl ModuleMapper for Loader<'_> {
     }
 
     fn map_int<const D: usize>(&mut self, param: Param<Tensor<D, Int>>) -> Param<Tensor<D, Int>> {
-        let Some(entry) = self.entry() else {
+        let (device, id) = (param.lazy_device(), param.id);
+        // The integer type tensors of the device have, but for the words of quantised weights.
+        let dtype = device.settings().int_dtype.into();
+        let want = |from: DType| match from {
+            DType::U32 => from,
+            float if float.is_float() => DType::F32,
+            _ => dtype,
+        };
+        let Some(data) = self.data(want) else {
             return param;
         };
-        let device = param.lazy_device();
-        let dtype = int_dtype(&device);
-        let Some(data) = self.data(entry, |_| dtype) else {
-            return param;
+        let data = match quantised(&data, &param.lazy_shape()) {
+            Some(packed) => packed,
+            None => data,
         };
-        let id = param.id;
+        let dtype = data.dtype();
         let tensor = Tensor::from_data(data, (&device, dtype));
         param.transform_for_load(tensor, id)
     }
@@ -499,14 +504,10 @@ impl ModuleMapper for Loader<'_> {
         &mut self,
         param: Param<Tensor<D, Bool>>,
     ) -> Param<Tensor<D, Bool>> {
-        let Some(entry) = self.entry() else {
-            return param;
-        };
-        let Some(data) = self.data(entry, |from| from) else {
+        let Some(data) = self.data(|from| from) else {
             return param;
         };
         let (device, id) = (param.lazy_device(), param.id);
-        let tensor = Tensor::from_data(data, &device);
-        param.transform_for_load(tensor, id)
+        param.transform_for_load(Tensor::from_data(data, &device), id)
     }
 }

@@ -6,6 +6,7 @@ use safetensors::Dtype;
 use serde::Serialize;
 use serde::de::Deserialize;
 
+use super::write::bytes_of;
 use super::{Checkpoint, Result, WeightsError};
 
 /// Most tensors one line of the compact form may stand for.
@@ -34,7 +35,7 @@ impl ManifestTensor {
 
     /// Number of bytes.
     pub fn bytes(&self) -> u64 {
-        self.elements() * self.dtype.bitsize() as u64 / 8
+        bytes_of(self.dtype, &self.shape)
     }
 
     /// Whether the data type is a floating point type.
@@ -70,26 +71,12 @@ impl Manifest {
         }
     }
 
-    /// Reads a manifest: the JSON form if the text starts with `{`, otherwise the compact form.
-    ///
-    /// # Errors
-    /// [`WeightsError::Io`], and [`WeightsError::Manifest`] with the line of the mistake.
-    pub fn read(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path).map_err(WeightsError::io("reading", path))?;
-        let name = path.display().to_string();
-        if text.trim_start().starts_with('{') {
-            Self::from_json(&name, &text)
-        } else {
-            Self::from_compact(&name, &text)
-        }
-    }
-
     /// Reads `{"tensors": {key: {"shape": [..], "dtype": "bfloat16", "shard": file}}}`; `shard`
     /// may be absent, and data types may be PyTorch's names or the format's.
     ///
     /// # Errors
-    /// [`WeightsError::Manifest`].
-    pub fn from_json(name: &str, text: &str) -> Result<Self> {
+    /// [`WeightsError::Io`], and [`WeightsError::Manifest`] with the line of the mistake.
+    pub fn read(path: &Path) -> Result<Self> {
         #[derive(serde::Deserialize)]
         struct Raw {
             tensors: std::collections::BTreeMap<String, RawTensor>,
@@ -100,22 +87,20 @@ impl Manifest {
             dtype: String,
             shard: Option<String>,
         }
+        let text = std::fs::read_to_string(path).map_err(WeightsError::io("reading", path))?;
+        let name = path.display().to_string();
         let raw: Raw =
-            serde_json::from_str(text).map_err(|e| mistake(name, e.line(), e.to_string()))?;
+            serde_json::from_str(&text).map_err(|e| mistake(&name, e.line(), e.to_string()))?;
         let tensors = raw
             .tensors
             .into_iter()
-            .map(|(key, t)| {
-                let dtype = parse_dtype(&t.dtype).ok_or_else(|| {
-                    mistake(name, 0, format!("`{key}`: unknown data type `{}`", t.dtype))
-                })?;
-                checked(name, 0, key, dtype, t.shape, t.shard)
+            .map(|(key, t)| match parse_dtype(&t.dtype) {
+                Some(dtype) => checked(key, dtype, t.shape, t.shard),
+                None => Err(format!("`{key}`: unknown data type `{}`", t.dtype)),
             })
-            .collect::<Result<_>>()?;
-        Ok(Self {
-            name: name.into(),
-            tensors,
-        })
+            .collect::<Result<_, String>>()
+            .map_err(|why| mistake(&name, 0, why))?;
+        Ok(Self { name, tensors })
     }
 
     /// Reads the compact form: one line per name with data type, shape and shard number, where
@@ -127,47 +112,7 @@ impl Manifest {
         let mut shards = 0;
         let mut tensors = Vec::new();
         for (i, line) in text.lines().enumerate() {
-            let line_number = i + 1;
-            let words: Vec<&str> = line.split_whitespace().collect();
-            let wrong = |why: &str| mistake(name, line_number, why.to_string());
-            match words[..] {
-                [] => {}
-                [first, ..] if first.starts_with('#') => {}
-                ["shards", n] => {
-                    shards = n.parse().map_err(|_| wrong("`shards` takes a number"))?;
-                }
-                [pattern, dtype, shape, ref shard @ ..] if shard.len() <= 1 => {
-                    let dtype = parse_dtype(dtype).ok_or_else(|| wrong("unknown data type"))?;
-                    let shape = parse_shape(shape)
-                        .ok_or_else(|| wrong("the shape must be numbers and commas"))?;
-                    let shard = match shard.first() {
-                        Some(n) => Some(
-                            n.parse::<usize>()
-                                .ok()
-                                .filter(|n| (1..=shards).contains(n))
-                                .map(|n| shard_name(n, shards))
-                                .ok_or_else(|| {
-                                    wrong("the shard must be a number up to `shards`")
-                                })?,
-                        ),
-                        None => None,
-                    };
-                    let keys =
-                        expand(pattern).ok_or_else(|| wrong("ranges are written {0-2,5}"))?;
-                    for key in keys {
-                        let shard = shard.clone();
-                        tensors.push(checked(
-                            name,
-                            line_number,
-                            key,
-                            dtype,
-                            shape.clone(),
-                            shard,
-                        )?);
-                    }
-                }
-                _ => return Err(wrong("expected a name, a data type, a shape and a shard")),
-            }
+            parse_line(line, &mut shards, &mut tensors).map_err(|why| mistake(name, i + 1, why))?;
         }
         tensors.sort_by(|a, b| a.key.cmp(&b.key));
         if let Some(pair) = tensors.windows(2).find(|p| p[0].key == p[1].key) {
@@ -200,21 +145,48 @@ fn mistake(name: &str, line: usize, why: String) -> WeightsError {
     }
 }
 
+/// Reads a line of the compact form: the number of shards, or tensors.
+fn parse_line(
+    line: &str,
+    shards: &mut usize,
+    tensors: &mut Vec<ManifestTensor>,
+) -> Result<(), String> {
+    let words: Vec<&str> = line.split_whitespace().collect();
+    match words[..] {
+        [] => {}
+        [first, ..] if first.starts_with('#') => {}
+        ["shards", n] => *shards = n.parse().map_err(|_| "`shards` takes a number")?,
+        [pattern, dtype, shape, ref shard @ ..] if shard.len() <= 1 => {
+            let dtype = parse_dtype(dtype).ok_or("unknown data type")?;
+            let shape = parse_shape(shape).ok_or("the shape must be numbers and commas")?;
+            let shard = match shard.first() {
+                Some(n) => {
+                    let n = n.parse().ok().filter(|n| (1..=*shards).contains(n));
+                    let n = n.ok_or("the shard must be a number up to `shards`")?;
+                    Some(shard_name(n, *shards))
+                }
+                None => None,
+            };
+            for key in expand(pattern).ok_or("ranges are written {0-2,5}")? {
+                tensors.push(checked(key, dtype, shape.clone(), shard.clone())?);
+            }
+        }
+        _ => return Err("expected a name, a data type, a shape and a shard".into()),
+    }
+    Ok(())
+}
+
 /// Builds a tensor whose size in bytes is known not to overflow.
 fn checked(
-    name: &str,
-    line: usize,
     key: String,
     dtype: Dtype,
     shape: Vec<usize>,
     shard: Option<String>,
-) -> Result<ManifestTensor> {
-    let bits = shape
+) -> Result<ManifestTensor, String> {
+    shape
         .iter()
-        .try_fold(dtype.bitsize() as u64, |n, &d| n.checked_mul(d as u64));
-    if bits.is_none() {
-        return Err(mistake(name, line, format!("`{key}`: the size overflows")));
-    }
+        .try_fold(dtype.bitsize() as u64, |n, &d| n.checked_mul(d as u64))
+        .ok_or_else(|| format!("`{key}`: the size overflows"))?;
     Ok(ManifestTensor {
         key,
         dtype,

@@ -42,13 +42,15 @@ pub use checkpoint::{Checkpoint, INDEX_FILE, SINGLE_FILE};
 pub use error::{
     MismatchedTensor, MissingTensor, NearTensor, Refusal, UnexpectedTensor, WeightsError,
 };
-pub use header::{MAX_HEADER_BYTES, TensorEntry, file_name};
+pub use header::{TensorEntry, file_name};
 pub use key_map::{KeyMap, KeyRules, KeyTables, KeyTarget, check_round_trip};
-pub use load::{DtypePolicy, KeyScope, LoadOptions, differences, load_module};
+pub use load::{
+    DtypePolicy, KeyScope, Layer, LeftOut, LoadOptions, differences, load_layers, load_module,
+};
 pub use manifest::{Manifest, ManifestTensor, parse_dtype};
 pub use nearest::{edit_distance, nearest};
 pub use params::{ParamInfo, ParamKind, PathStack, module_params};
-pub use read::{Access, read_tensor};
+pub use read::read_tensor;
 pub use report::{CastTensor, IgnoredTensor, LoadReport, LoadedTensor};
 pub use safetensors::Dtype;
 pub use save::{SaveOptions, SaveReport, save_module};

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use safetensors::Dtype;
 use serde::Serialize;
 
-use super::error::{MismatchedTensor, MissingTensor, UnexpectedTensor};
+use super::error::MissingTensor;
 
 /// A tensor that was copied into a parameter.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -43,20 +43,15 @@ pub struct IgnoredTensor {
     pub reason: String,
 }
 
-/// What a load did. Everything but `loaded`, `cast`, `ignored` and `other_parts` is empty after a
-/// strict load.
+/// What a load did.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct LoadReport {
     /// The checkpoint.
     pub checkpoint: PathBuf,
     /// Tensors copied, in the order of their keys.
     pub loaded: Vec<LoadedTensor>,
-    /// Parameters that kept their initial values.
+    /// Parameters without a tensor that kept their values, as they were allowed to.
     pub missing: Vec<MissingTensor>,
-    /// Tensors no parameter took.
-    pub unexpected: Vec<UnexpectedTensor>,
-    /// Tensors that do not fit their parameter, which kept its initial values.
-    pub mismatched: Vec<MismatchedTensor>,
     /// Tensors copied with another data type.
     pub cast: Vec<CastTensor>,
     /// Tensors known to be unused.
@@ -71,9 +66,9 @@ impl LoadReport {
         self.loaded.iter().map(|t| t.bytes).sum()
     }
 
-    /// Whether every parameter was loaded and every tensor accounted for.
+    /// Whether no parameter lacked a tensor.
     pub fn is_complete(&self) -> bool {
-        self.missing.is_empty() && self.unexpected.is_empty() && self.mismatched.is_empty()
+        self.missing.is_empty()
     }
 }
 
@@ -124,8 +119,6 @@ impl fmt::Display for LoadReport {
             )?;
         }
         list(f, "missing", self.missing.iter())?;
-        list(f, "unexpected", self.unexpected.iter())?;
-        list(f, "mismatched", self.mismatched.iter())?;
         list(
             f,
             "unused",

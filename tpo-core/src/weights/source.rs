@@ -9,7 +9,8 @@ use safetensors::Dtype;
 use super::key_map::KeyMap;
 use super::load::DtypePolicy;
 use super::params::{PathStack, module_params, path_set};
-use super::write::{Planned, file_order, header};
+use super::read::file_dtype;
+use super::write::{bytes_of, file_order, header};
 use super::{Result, WeightsError};
 
 /// A tensor to be written. It may hold a reference to a tensor on a device instead of data.
@@ -39,30 +40,31 @@ impl<'a> TensorSource<'a> {
     /// # Errors
     /// [`WeightsError::Unsavable`] when the format has no such data type.
     pub fn from_data(key: impl Into<String>, data: &'a TensorData) -> Result<Self> {
-        let shape = data.shape().to_vec();
-        Self::when_asked(key.into(), shape, data.dtype(), || Ok(data.clone()))
+        let (key, shape) = (key.into(), data.shape().to_vec());
+        Self::when_asked(key.clone(), key, shape, data.dtype(), || Ok(data.clone()))
     }
 
-    /// A tensor whose data `read` gives when it is written.
+    /// The tensor at `path` whose data `read` gives when it is written.
     pub(super) fn when_asked(
         key: String,
+        path: String,
         shape: Vec<usize>,
         to: DType,
         read: impl Fn() -> Result<TensorData, String> + 'a,
     ) -> Result<Self> {
         match file_dtype(to) {
             Some(dtype) => Ok(Self {
-                path: key.clone(),
                 key,
+                path,
                 shape,
                 to,
                 dtype,
                 read: Box::new(read),
             }),
             None => Err(WeightsError::Unsavable {
-                path: key,
+                path,
                 shape,
-                why: format!("the format has no data type for {to:?}"),
+                why: format!("the format has no data type for {to:?}; dequantise it first"),
             }),
         }
     }
@@ -74,7 +76,7 @@ impl<'a> TensorSource<'a> {
 
     /// Number of bytes in the file.
     pub fn bytes(&self) -> u64 {
-        self.shape.iter().map(|&d| d as u64).product::<u64>() * self.dtype.bitsize() as u64 / 8
+        bytes_of(self.dtype, &self.shape)
     }
 
     fn data(&self) -> Result<TensorData> {
@@ -107,16 +109,8 @@ pub fn write_tensors<E: From<WeightsError>>(
     mut write: impl FnMut(&[u8]) -> Result<(), E>,
 ) -> Result<(), E> {
     tensors.sort_by(|a, b| (file_order(a.dtype), &a.key).cmp(&(file_order(b.dtype), &b.key)));
-    let planned: Vec<_> = tensors
-        .iter()
-        .map(|t| Planned {
-            key: &t.key,
-            dtype: t.dtype,
-            shape: &t.shape,
-            bytes: t.bytes(),
-        })
-        .collect();
-    write(&header(&planned, metadata))?;
+    let listed = tensors.iter().map(|t| (&*t.key, t.dtype, &*t.shape));
+    write(&header(listed, metadata))?;
     for tensor in tensors {
         write(tensor.data()?.as_bytes())?;
     }
@@ -163,21 +157,16 @@ pub fn module_tensors<M: Module>(
         keys,
         dtype,
         sources: Vec::new(),
-        error: None,
     };
     module.visit(&mut collector);
-    match collector.error {
-        Some(error) => Err(error),
-        None => Ok(collector.sources),
-    }
+    collector.sources.into_iter().collect()
 }
 
 struct Collector {
     stack: PathStack,
     keys: HashMap<String, String>,
     dtype: DtypePolicy,
-    sources: Vec<TensorSource<'static>>,
-    error: Option<WeightsError>,
+    sources: Vec<Result<TensorSource<'static>>>,
 }
 
 impl Collector {
@@ -192,46 +181,11 @@ impl Collector {
         read: impl Fn() -> Result<TensorData, String> + 'static,
     ) {
         let path = self.stack.path();
-        let Some(dtype) = file_dtype(to) else {
-            self.error.get_or_insert(WeightsError::Unsavable {
-                path,
-                shape,
-                why: format!("the format has no data type for {to:?}; dequantise it first"),
-            });
-            return;
-        };
-        let Some(key) = self.keys.get(&path).cloned() else {
-            return;
-        };
-        self.sources.push(TensorSource {
-            key,
-            path,
-            shape,
-            to,
-            dtype,
-            read: Box::new(read),
-        });
+        if let Some(key) = self.keys.get(&path).cloned() {
+            let source = TensorSource::when_asked(key, path, shape, to, read);
+            self.sources.push(source);
+        }
     }
-}
-
-/// The format's type for one of Burn's.
-fn file_dtype(dtype: DType) -> Option<Dtype> {
-    Some(match dtype {
-        DType::F64 => Dtype::F64,
-        DType::F32 | DType::Flex32 => Dtype::F32,
-        DType::F16 => Dtype::F16,
-        DType::BF16 => Dtype::BF16,
-        DType::I64 => Dtype::I64,
-        DType::I32 => Dtype::I32,
-        DType::I16 => Dtype::I16,
-        DType::I8 => Dtype::I8,
-        DType::U64 => Dtype::U64,
-        DType::U32 => Dtype::U32,
-        DType::U16 => Dtype::U16,
-        DType::U8 => Dtype::U8,
-        DType::Bool(BoolStore::Native) => Dtype::BOOL,
-        _ => return None,
-    })
 }
 
 impl ModuleVisitor for Collector {
@@ -248,10 +202,7 @@ impl ModuleVisitor for Collector {
             return;
         }
         let tensor = param.transform_for_save().val();
-        let to = match self.dtype {
-            DtypePolicy::Keep => tensor.dtype(),
-            DtypePolicy::Cast(to) => to.into(),
-        };
+        let to = self.dtype.of(tensor.dtype());
         self.push(tensor.dims().to_vec(), to, move || {
             tensor.try_to_data().map_err(|e| format!("{e:?}"))
         });

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::write::{Planned, Scratch, file_order, header, index, sync_dir};
+use super::write::{Scratch, file_order, header, index, sync_dir};
 use super::{INDEX_FILE, Manifest, ManifestTensor, Result, SINGLE_FILE, WeightsError};
 
 /// Writes a checkpoint directory with every tensor of `manifest` as zeros that take no space on
@@ -38,16 +38,8 @@ pub fn write_sparse(manifest: &Manifest, dir: &Path) -> Result<()> {
     let metadata = BTreeMap::from([("format".to_string(), "pt".to_string())]);
     for (name, tensors) in &mut shards {
         tensors.sort_by(|a, b| (file_order(a.dtype), &a.key).cmp(&(file_order(b.dtype), &b.key)));
-        let planned: Vec<_> = tensors
-            .iter()
-            .map(|t| Planned {
-                key: &t.key,
-                dtype: t.dtype,
-                shape: &t.shape,
-                bytes: t.bytes(),
-            })
-            .collect();
-        let head = header(&planned, &metadata);
+        let listed = tensors.iter().map(|t| (&*t.key, t.dtype, &*t.shape));
+        let head = header(listed, &metadata);
         let data: u64 = tensors.iter().map(|t| t.bytes()).sum();
         let mut file = Scratch::create(&dir.join(name))?;
         file.write(&head)?;

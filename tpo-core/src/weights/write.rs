@@ -10,31 +10,28 @@ use safetensors::Dtype;
 
 use super::{Result, WeightsError};
 
-/// A tensor whose place in a file is being planned.
-pub(crate) struct Planned<'a> {
-    pub key: &'a str,
-    pub dtype: Dtype,
-    pub shape: &'a [usize],
-    pub bytes: u64,
+/// Bytes of a tensor in a file.
+pub(crate) fn bytes_of(dtype: Dtype, shape: &[usize]) -> u64 {
+    shape.iter().map(|&d| d as u64).product::<u64>() * dtype.bitsize() as u64 / 8
 }
 
-/// The length field and header of a file that holds `tensors` in this order, padded to a multiple
-/// of eight bytes so that data is aligned.
-pub(crate) fn header(tensors: &[Planned<'_>], metadata: &BTreeMap<String, String>) -> Vec<u8> {
+/// The length field and header of a file that holds tensors of these keys, types and shapes in this
+/// order, padded to a multiple of eight bytes so that data is aligned.
+pub(crate) fn header<'a>(
+    tensors: impl Iterator<Item = (&'a str, Dtype, &'a [usize])>,
+    metadata: &BTreeMap<String, String>,
+) -> Vec<u8> {
     use serde_json::{Map, Value, json};
     let mut object = Map::new();
     if !metadata.is_empty() {
         object.insert("__metadata__".into(), json!(metadata));
     }
     let mut at = 0_u64;
-    for t in tensors {
-        let entry = json!({
-            "dtype": t.dtype,
-            "shape": t.shape,
-            "data_offsets": [at, at + t.bytes],
-        });
-        object.insert(t.key.to_string(), entry);
-        at += t.bytes;
+    for (key, dtype, shape) in tensors {
+        let end = at + bytes_of(dtype, shape);
+        let entry = json!({ "dtype": dtype, "shape": shape, "data_offsets": [at, end] });
+        object.insert(key.into(), entry);
+        at = end;
     }
     let mut text = Value::Object(object).to_string().into_bytes();
     text.resize(text.len().next_multiple_of(8), b' ');

@@ -26,6 +26,23 @@ fn language() -> KeyRules {
 }
 
 #[test]
+fn a_dictionary_around_the_keys_is_taken_off() {
+    let rules = vision()
+        .wrapped_in(&["module.", "model."])
+        .ignore_all(&[("^vision_encoder.old", "left over")])
+        .unwrap();
+    for wrapper in ["", "module.", "model."] {
+        let key = |name: &str| rules.module_path(&format!("{wrapper}{name}"));
+        assert_eq!(key("vision_encoder.encoder.x"), path("vision.encoder.x"));
+        assert_eq!(
+            key("vision_encoder.old"),
+            KeyTarget::Ignored("left over".into())
+        );
+        assert_eq!(key("lm.x"), KeyTarget::OtherPart);
+    }
+}
+
+#[test]
 fn adapters_in_both_spellings_of_peft() {
     let rules = language();
     for (key, expected) in [

@@ -1,21 +1,58 @@
 //! Random augmentations that keep annotations and texts true.
 
 use serde::{Deserialize, Serialize};
+use tpo_core::geometry::BoxXyxy;
 
 use super::draw::Draw;
-use super::view::{Colour, View};
-use crate::schema::{Media, Sample, Target, TrackRegion};
+use super::view::View;
+use crate::schema::{BoxCoords, Media, Sample, Target, TrackRegion};
 use crate::{ClipRange, DataError, VideoInfo};
+
+/// Words after which mirroring would make a text false.
+const FLIP_WORDS: [&str; 34] = [
+    "left",
+    "right",
+    "leftmost",
+    "rightmost",
+    "leftward",
+    "rightward",
+    "leftwards",
+    "rightwards",
+    "lefthand",
+    "righthand",
+    "lefty",
+    "righty",
+    "rightside",
+    "leftside",
+    "upperleft",
+    "upperright",
+    "topleft",
+    "topright",
+    "bottomleft",
+    "bottomright",
+    "clockwise",
+    "counterclockwise",
+    "anticlockwise",
+    "east",
+    "west",
+    "mirror",
+    "mirrored",
+    "text",
+    "word",
+    "words",
+    "letter",
+    "letters",
+    "written",
+    "reads",
+];
 
 /// Which augmentations, how often. All off by default: the reference trains without any.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct AugmentConfig {
-    /// Probability of mirroring left and right, 0–1. Never applied to a row whose texts contain one
-    /// of `flip_words`.
+    /// Probability of mirroring left and right, 0–1. Never applied to a row whose texts contain a word
+    /// that mirroring could make false: of sides, directions and writing.
     pub flip: f64,
-    /// Words after which mirroring would make a text false, in lower case.
-    pub flip_words: Vec<String>,
     /// Probability of a crop, 0–1. It always contains all boxes and masks of the row. Never applied
     /// to a row with its own turns: what they say of the whole picture may not hold for a part.
     pub crop: f64,
@@ -24,59 +61,15 @@ pub struct AugmentConfig {
     /// Probability of a crop in time, 0–1; only rows whose annotations are all spans and
     /// that have no conversation. It always contains all spans.
     pub time_crop: f64,
-    /// Probability of colour jitter, 0–1; rows that name a colour keep theirs because hue is never
-    /// changed.
-    pub colour: f64,
-    /// Largest change of a colour factor: 0.2 draws from 0.8–1.2.
-    pub colour_strength: f64,
 }
 
 impl Default for AugmentConfig {
     fn default() -> Self {
-        const FLIP_WORDS: [&str; 34] = [
-            "left",
-            "right",
-            "leftmost",
-            "rightmost",
-            "leftward",
-            "rightward",
-            "leftwards",
-            "rightwards",
-            "lefthand",
-            "righthand",
-            "lefty",
-            "righty",
-            "rightside",
-            "leftside",
-            "upperleft",
-            "upperright",
-            "topleft",
-            "topright",
-            "bottomleft",
-            "bottomright",
-            "clockwise",
-            "counterclockwise",
-            "anticlockwise",
-            "east",
-            "west",
-            "mirror",
-            "mirrored",
-            "text",
-            "word",
-            "words",
-            "letter",
-            "letters",
-            "written",
-            "reads",
-        ];
         Self {
             flip: 0.0,
-            flip_words: FLIP_WORDS.map(String::from).to_vec(),
             crop: 0.0,
             min_crop: 0.6,
             time_crop: 0.0,
-            colour: 0.0,
-            colour_strength: 0.2,
         }
     }
 }
@@ -85,27 +78,19 @@ impl Default for AugmentConfig {
 type Crop = ([u32; 4], [u32; 2]);
 
 impl AugmentConfig {
-    /// Checks the numbers.
-    ///
-    /// # Errors
-    /// [`DataError::InvalidConfig`].
-    pub fn validate(&self) -> Result<(), DataError> {
-        for (name, v) in [
+    /// The numbers that are out of range.
+    pub(super) fn problems(&self) -> Vec<String> {
+        let shares = [
             ("flip", self.flip),
             ("crop", self.crop),
             ("min_crop", self.min_crop),
             ("time_crop", self.time_crop),
-            ("colour", self.colour),
-            ("colour_strength", self.colour_strength),
-        ] {
-            if !(0.0..=1.0).contains(&v) {
-                return Err(DataError::InvalidConfig {
-                    what: "augmentation",
-                    reason: format!("{name} is {v}, expected 0 to 1"),
-                });
-            }
-        }
-        Ok(())
+        ];
+        shares
+            .iter()
+            .filter(|(_, share)| !(0.0..=1.0).contains(share))
+            .map(|(name, share)| format!("{name} is {share}, expected 0 to 1"))
+            .collect()
     }
 
     /// A view of a row's media. Every number is drawn whether it is used or not, so that turning
@@ -113,15 +98,16 @@ impl AugmentConfig {
     ///
     /// # Errors
     /// [`DataError::Core`] for a mask that cannot be read.
-    pub fn view(
+    pub(super) fn view(
         &self,
         sample: &Sample,
         media: &Media,
         info: &VideoInfo,
         draw: &mut Draw,
     ) -> Result<View, DataError> {
+        // The fourth belonged to an augmentation of earlier versions; the others' choices stay theirs.
         let chance: [f64; 4] = std::array::from_fn(|_| draw.unit());
-        let numbers: [f64; 9] = std::array::from_fn(|_| draw.unit());
+        let numbers: [f64; 6] = std::array::from_fn(|_| draw.unit());
         let custom = sample
             .annotations
             .iter()
@@ -131,7 +117,7 @@ impl AugmentConfig {
             ..View::default()
         };
         // The targets of your own head may depend on position: such rows stay as they are.
-        if chance[0] < self.flip && !custom && !self.says_side(sample) {
+        if chance[0] < self.flip && !custom && !says_side(sample) {
             view.flip = true;
         }
         if chance[1] < self.crop && !custom && sample.turns.is_empty() {
@@ -140,29 +126,7 @@ impl AugmentConfig {
         if chance[2] < self.time_crop {
             view.range = time_crop(sample, media, info, &numbers[4..6]).or(view.range);
         }
-        if chance[3] < self.colour {
-            let factor = |u: f64| (1.0 + self.colour_strength * (2.0 * u - 1.0)) as f32;
-            view.colour = Some(Colour {
-                brightness: factor(numbers[6]),
-                contrast: factor(numbers[7]),
-                saturation: factor(numbers[8]),
-            });
-        }
         Ok(view)
-    }
-
-    /// Whether a text of the row contains a word that mirroring makes false.
-    pub fn says_side(&self, sample: &Sample) -> bool {
-        let turns = sample
-            .turns
-            .iter()
-            .flat_map(|t| [&t.question, &t.answer].into_iter().chain(&t.options));
-        let queries = sample.annotations.iter().filter_map(|a| a.query.as_ref());
-        turns.chain(queries).any(|text| {
-            text.to_lowercase()
-                .split(|c: char| !c.is_alphanumeric())
-                .any(|word| self.flip_words.iter().any(|w| w == word))
-        })
     }
 
     /// A crop that contains everything annotated, in whole pixels; `None` when that is all of it.
@@ -173,36 +137,22 @@ impl AugmentConfig {
         numbers: &[f64],
     ) -> Result<Option<Crop>, DataError> {
         let (w, h) = (info.width as u32, info.height as u32);
-        let mut keep: Option<[f64; 4]> = None;
-        let mut hold = |b: [f32; 4]| {
-            let b = b.map(f64::from);
-            let k = keep.get_or_insert(b);
-            *k = [
-                k[0].min(b[0]),
-                k[1].min(b[1]),
-                k[2].max(b[2]),
-                k[3].max(b[3]),
-            ];
-        };
-        for b in sample.turns.iter().flat_map(|t| &t.boxes) {
-            hold(b.normalised(w, h).to_array());
-        }
+        let place = |b: &BoxCoords| b.normalised(w, h);
+        let asked = sample.turns.iter().flat_map(|t| &t.boxes);
+        let mut boxes: Vec<BoxXyxy> = asked.map(place).collect();
         for a in &sample.annotations {
-            if let Some(b) = &a.prompt_box {
-                hold(b.normalised(w, h).to_array());
-            }
+            boxes.extend(a.prompt_box.as_ref().map(place));
             match &a.target {
-                Target::Box(b) => hold(b.normalised(w, h).to_array()),
+                Target::Box(b) => boxes.push(place(b)),
                 Target::Track(frames) => {
                     for f in frames {
                         match &f.region {
                             TrackRegion::Absent => {}
-                            TrackRegion::Box(b) => hold(b.normalised(w, h).to_array()),
+                            TrackRegion::Box(b) => boxes.push(place(b)),
                             TrackRegion::Mask(rle) => {
-                                let [mh, mw] = rle.size;
-                                if let Some(b) = rle.decode()?.bounding_box() {
-                                    hold(b.to_normalised(mw as f32, mh as f32).to_array());
-                                }
+                                let [mh, mw] = rle.size.map(|v| v as f32);
+                                let tight = rle.decode()?.bounding_box();
+                                boxes.extend(tight.map(|b| b.to_normalised(mw, mh)));
                             }
                         }
                     }
@@ -210,6 +160,17 @@ impl AugmentConfig {
                 Target::Spans { .. } | Target::Value(_) => {}
             }
         }
+        let keep = boxes
+            .iter()
+            .map(|b| b.to_array().map(f64::from))
+            .reduce(|k, b| {
+                [
+                    k[0].min(b[0]),
+                    k[1].min(b[1]),
+                    k[2].max(b[2]),
+                    k[3].max(b[3]),
+                ]
+            });
         let side = |size: u32, low: f64, high: f64, scale: f64, place: f64| -> [u32; 2] {
             let n = f64::from(size);
             // Whole pixels around what is kept, one more for masks of another scale.
@@ -229,6 +190,20 @@ impl AugmentConfig {
         let [y0, y1] = side(h, k[1], k[3], numbers[1], numbers[3]);
         Ok(([x0, y0, x1, y1] != [0, 0, w, h]).then_some(([x0, y0, x1, y1], [w, h])))
     }
+}
+
+/// Whether a text of the row contains a word that mirroring makes false.
+fn says_side(sample: &Sample) -> bool {
+    let turns = sample
+        .turns
+        .iter()
+        .flat_map(|t| [&t.question, &t.answer].into_iter().chain(&t.options));
+    let queries = sample.annotations.iter().filter_map(|a| a.query.as_ref());
+    turns.chain(queries).any(|text| {
+        text.to_lowercase()
+            .split(|c: char| !c.is_alphanumeric())
+            .any(|word| FLIP_WORDS.contains(&word))
+    })
 }
 
 /// A part of the time that holds all spans; it begins with a rated piece where pieces are rated.
@@ -270,4 +245,26 @@ fn time_crop(
         start: from,
         end: to,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn words_of_side_forbid_the_mirror() {
+        for (words, says) in [
+            ("the man on the LEFT", true),
+            ("left-most cup", true),
+            ("brightly lit", false),
+            ("turn clockwise!", true),
+            ("leftovers", false),
+        ] {
+            let row = json!({"turns": [{"question": "q", "answer": words}]});
+            let row = serde_json::from_value(row).unwrap();
+            assert_eq!(says_side(&row), says, "{words}");
+        }
+    }
 }

@@ -3,7 +3,7 @@
 use burn::tensor::{Device, Tensor, TensorData};
 use tpo_core::geometry::BoxXyxy;
 use tpo_core::head::TargetSet;
-use tpo_core::model::{IGNORE_LABEL, PaddingSide, TokenBatch, TpoBatch};
+use tpo_core::model::{IGNORE_LABEL, TokenBatch, TpoBatch};
 use tpo_core::traits::{VisualInput, VisualShape};
 
 use super::facts::SampleFacts;
@@ -11,6 +11,9 @@ use super::item::Item;
 use super::order::Cursor;
 use crate::DataError;
 use crate::schema::RowError;
+
+/// Id of padding, which the attention mask hides (reference: 0).
+const PAD_ID: u32 = 0;
 
 /// A batch on the host.
 #[derive(Debug)]
@@ -34,19 +37,15 @@ pub struct Collated {
 }
 
 impl Collated {
-    /// Joins items. `None` without items.
+    /// Joins items, at least one.
     ///
     /// # Errors
     /// [`DataError::Core`] when the targets of a head differ in type.
-    pub fn new(
+    pub(super) fn new(
         at: Cursor,
         items: Vec<Item>,
         skipped: Vec<RowError>,
-        pad_id: u32,
-    ) -> Result<Option<Self>, DataError> {
-        if items.is_empty() {
-            return Ok(None);
-        }
+    ) -> Result<Self, DataError> {
         let (mut prompts, mut labels, mut boxes) = (Vec::new(), Vec::new(), Vec::new());
         let (mut turns, mut samples, mut visuals) = (Vec::new(), Vec::new(), Vec::new());
         let mut targets = TargetSet::new();
@@ -59,7 +58,7 @@ impl Collated {
             boxes.push(item.boxes);
             samples.push(item.facts);
         }
-        let mut tokens = TokenBatch::pad(&prompts, PaddingSide::Right, pad_id);
+        let mut tokens = TokenBatch::pad(&prompts, PAD_ID);
         let (_, length) = tokens.shape();
         if turns.iter().any(|row| !row.is_empty()) {
             turns.iter_mut().for_each(|row| row.resize(length, 0));
@@ -68,7 +67,7 @@ impl Collated {
         labels
             .iter_mut()
             .for_each(|row| row.resize(length, IGNORE_LABEL));
-        Ok(Some(Self {
+        Ok(Self {
             at,
             tokens,
             labels,
@@ -77,7 +76,7 @@ impl Collated {
             targets,
             samples,
             skipped,
-        }))
+        })
     }
 
     /// Puts the batch on a device; the samples keep their own lazily read frames for it too.

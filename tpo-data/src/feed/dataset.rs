@@ -6,20 +6,12 @@ use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
+use super::FeedConfig;
 use super::draw::hash;
+use super::mixture::SourceSpec;
+use super::source::VIDEO;
 use crate::DataError;
-use crate::schema::{Media, RowError, RowLimits, Sample, SampleReader, parse_row};
-
-/// Which rows may share a batch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum GroupBy {
-    /// Rows of one kind of media: video, image or text.
-    #[default]
-    Media,
-    /// As `Media`, and rows that call the same heads: then a step runs no head for one row only.
-    MediaAndTasks,
-}
+use crate::schema::{RowError, RowLimits, Sample, SampleReader, parse_row};
 
 /// Bad rows: how many, and the first of them.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -53,56 +45,34 @@ struct Place {
 /// A JSONL file of the schema. Opening reads and checks every row once; then rows are read one
 /// by one. Takes 16 bytes per row.
 #[derive(Debug)]
-pub struct Dataset {
+pub(super) struct Dataset {
     path: PathBuf,
     root: PathBuf,
     file: Mutex<File>,
     limits: RowLimits,
-    groups: BTreeMap<String, Vec<Place>>,
+    groups: BTreeMap<&'static str, Vec<Place>>,
     tasks: BTreeSet<String>,
     bad: BadRows,
     fingerprint: u64,
 }
 
 impl Dataset {
-    /// Opens and checks a file. Media paths are relative to `root`, or to the folder of the file.
+    /// Opens the file of a source and checks its rows up to the last one wanted.
     ///
     /// # Errors
     /// [`DataError::Io`]; with `strict` also [`DataError::Row`] for the first bad row.
-    pub fn open(
-        path: impl AsRef<Path>,
-        root: Option<&Path>,
-        group_by: GroupBy,
-        limits: RowLimits,
-        strict: bool,
-    ) -> Result<Self, DataError> {
-        Self::open_first(path, root, group_by, limits, strict, None)
-    }
-
-    /// As [`Dataset::open`], of the file's first `most` good rows; what comes after is not read.
-    ///
-    /// # Errors
-    /// As [`Dataset::open`].
-    pub fn open_first(
-        path: impl AsRef<Path>,
-        root: Option<&Path>,
-        group_by: GroupBy,
-        limits: RowLimits,
-        strict: bool,
-        most: Option<u64>,
-    ) -> Result<Self, DataError> {
-        let path = path.as_ref();
+    pub fn open(path: PathBuf, spec: &SourceSpec, config: &FeedConfig) -> Result<Self, DataError> {
         let io = |source| DataError::Io {
-            path: path.into(),
+            path: path.clone(),
             source,
         };
-        let mut reader = SampleReader::open(path, limits)?;
-        let (mut groups, mut bad) = (BTreeMap::<String, Vec<Place>>::new(), BadRows::default());
+        let mut reader = SampleReader::open(&path, config.rows)?;
+        let (mut groups, mut bad) = (BTreeMap::<_, Vec<Place>>::new(), BadRows::default());
         let mut fingerprint = 0;
         let mut tasks = BTreeSet::new();
-        let mut last: Option<(u64, u64, Option<String>)> = None;
+        let mut last: Option<(u64, u64, Option<&'static str>)> = None;
         // The length of a row is known when the next one begins.
-        let mut close = |last: &mut Option<(u64, u64, Option<String>)>, end: u64| {
+        let mut close = |last: &mut Option<(u64, u64, Option<&'static str>)>, end: u64| {
             if let Some((line, offset, Some(group))) = last.take() {
                 fingerprint = hash(&[fingerprint, offset, end]);
                 groups.entry(group).or_default().push(Place {
@@ -116,20 +86,16 @@ impl Dataset {
         while let Some(row) = reader.next_row() {
             let (line, offset, row) = row?;
             close(&mut last, offset);
-            if most.is_some_and(|n| good >= n) {
+            if spec.limit.is_some_and(|n| good >= n) {
                 break;
             }
             let group = match row {
                 Ok(sample) => {
                     good += 1;
-                    for annotation in &sample.annotations {
-                        if !tasks.contains(&annotation.task) {
-                            tasks.insert(annotation.task.clone());
-                        }
-                    }
-                    Some(group_of(&sample, group_by))
+                    tasks.extend(sample.annotations.iter().map(|a| a.task.clone()));
+                    Some(group_of(&sample))
                 }
-                Err(row) if strict => return Err(DataError::Row(row)),
+                Err(row) if config.loader.strict => return Err(DataError::Row(row)),
                 Err(row) => {
                     bad.push(row);
                     None
@@ -137,17 +103,14 @@ impl Dataset {
             };
             last = Some((line, offset, group));
         }
-        let file = File::open(path).map_err(io)?;
+        let file = File::open(&path).map_err(io)?;
         close(&mut last, file.metadata().map_err(io)?.len());
-        let root = root
-            .map(Path::to_path_buf)
-            .or_else(|| path.parent().map(Path::to_path_buf))
-            .unwrap_or_default();
+        let folder = || path.parent().map(Path::to_path_buf).unwrap_or_default();
         Ok(Self {
-            path: path.into(),
-            root,
+            root: spec.media.clone().unwrap_or_else(folder),
+            path,
             file: Mutex::new(file),
-            limits,
+            limits: config.rows,
             groups,
             tasks,
             bad,
@@ -155,24 +118,9 @@ impl Dataset {
         })
     }
 
-    /// The file.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
     /// Folder media paths are relative to.
     pub fn root(&self) -> &Path {
         &self.root
-    }
-
-    /// Number of good rows.
-    pub fn len(&self) -> usize {
-        self.groups.values().map(Vec::len).sum()
-    }
-
-    /// Whether there is no good row.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
     }
 
     /// Rows that were rejected.
@@ -186,8 +134,9 @@ impl Dataset {
     }
 
     /// Groups and their numbers of rows.
-    pub fn groups(&self) -> impl Iterator<Item = (&str, usize)> {
-        self.groups.iter().map(|(g, rows)| (g.as_str(), rows.len()))
+    pub fn groups(&self) -> Vec<(&'static str, u64)> {
+        let groups = self.groups.iter();
+        groups.map(|(g, rows)| (*g, rows.len() as u64)).collect()
     }
 
     /// Changes when rows are added, removed or change their length.
@@ -223,35 +172,21 @@ impl Dataset {
             line = rest;
         }
         let line = line.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(line);
-        let sample = parse_row(line, &self.limits)
-            .map_err(|fault| DataError::Row(self.row_error(u64::from(place.line), fault)))?;
-        Ok((u64::from(place.line), sample))
-    }
-
-    fn row_error(&self, line: u64, fault: crate::schema::RowFault) -> RowError {
-        RowError {
+        let line_number = u64::from(place.line);
+        let sample = parse_row(line, &self.limits).map_err(|fault| RowError {
             file: self.path.clone(),
-            line,
+            line: line_number,
             fault,
-        }
+        });
+        Ok((line_number, sample.map_err(DataError::Row)?))
     }
 }
 
-fn group_of(sample: &Sample, by: GroupBy) -> String {
-    let media = match &sample.media {
+/// Rows of one kind of media may share a batch.
+fn group_of(sample: &Sample) -> &'static str {
+    match &sample.media {
         None => "text",
-        Some(m) if m.is_video() => "video",
-        Some(Media { .. }) => "image",
-    };
-    let mut group = media.to_string();
-    if by == GroupBy::MediaAndTasks {
-        let mut tasks: Vec<&str> = sample.annotations.iter().map(|a| a.task.as_str()).collect();
-        tasks.sort_unstable();
-        tasks.dedup();
-        for task in tasks {
-            group.push(':');
-            group.push_str(task);
-        }
+        Some(media) if media.is_video() => VIDEO,
+        Some(_) => "image",
     }
-    group
 }

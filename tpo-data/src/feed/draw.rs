@@ -1,9 +1,10 @@
 //! Random numbers that are a pure function of where they are used.
 
-use serde::{Deserialize, Serialize};
+use tpo_core::seed::STEP;
+pub(super) use tpo_core::seed::scatter as mix;
 
 /// What the randomness of an item depends on: nothing else ever does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ItemSeed {
     /// Seed of the run.
     pub seed: u64,
@@ -13,16 +14,8 @@ pub struct ItemSeed {
     pub index: u64,
 }
 
-/// One step of SplitMix64 (Steele, Lea, Flood 2014): a bijection that scatters its input.
-pub(crate) fn mix(mut z: u64) -> u64 {
-    z = z.wrapping_add(0x9E37_79B9_7F4A_7C15);
-    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    z ^ (z >> 31)
-}
-
 /// A number from several; their order matters.
-pub(crate) fn hash(parts: &[u64]) -> u64 {
+pub(super) fn hash(parts: &[u64]) -> u64 {
     parts
         .iter()
         .fold(0x7470_6F5F_6461_7461, |h, p| mix(h ^ mix(*p)))
@@ -47,18 +40,13 @@ impl Draw {
     /// Any number.
     pub fn next_u64(&mut self) -> u64 {
         let value = mix(self.state);
-        self.state = self.state.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        self.state = self.state.wrapping_add(STEP);
         value
     }
 
     /// In `[0, 1)`.
     pub fn unit(&mut self) -> f64 {
         (self.next_u64() >> 11) as f64 / (1u64 << 53) as f64
-    }
-
-    /// In `[low, high)`; `low` when they are equal.
-    pub fn range(&mut self, low: f64, high: f64) -> f64 {
-        low + (high - low) * self.unit()
     }
 
     /// Below `n`; 0 for `n` of 0. The bias is below `n / 2^64`.

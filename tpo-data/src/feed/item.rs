@@ -1,35 +1,31 @@
 //! One sample, from its row to ids, labels, pictures and targets.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use burn::tensor::Device;
-use serde::{Deserialize, Serialize};
 use tpo_core::geometry::BoxXyxy;
 use tpo_core::head::{Sample, TargetMaker, TargetSet, TaskCall};
 use tpo_core::model::IGNORE_LABEL;
 use tpo_core::prompt::{PromptIds, Visual};
+use tpo_core::token::TaskRegistry;
 use tpo_core::traits::VisualShape;
 
-use super::augment::AugmentConfig;
+use super::FeedConfig;
 use super::draw::{Draw, ItemSeed};
-use super::facts::{ClipFrames, ClipSource, SampleFacts, row_name};
+use super::facts::{ClipFrames, SampleFacts, row_name};
 use super::order::SampleKey;
 use super::source::{Row, Source};
 use super::truth::place_truth;
-use crate::prompts::{DialogueEncoder, PromptWriter};
-use crate::schema::{MediaKind, RowError, RowFault};
+use super::view::View;
+use crate::prompts::{AnswerStyle, LayoutEncoder, PromptWriter};
+use crate::schema::{MediaKind, RowFault};
 use crate::video_frames::read_view;
-use crate::{
-    ClipConfig, DataError, FrameSampling, ImageTransform, MediaLimits, VideoReader, select_frames,
-};
+use crate::{ClipConfig, DataError, FrameSampling, ImageTransform, VideoReader, select_frames};
 
-/// Which frames and at what size.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+/// What a model reads of a video.
+#[derive(Debug, Clone, PartialEq)]
 pub struct FramesConfig {
-    /// Rule that picks frames. `rand` draws anew every epoch, from the seed of the run. A rule
-    /// that gives every video its own number of frames (`fpsX`) works with a batch of one only.
-    pub sampling: FrameSampling,
     /// Frames of a video. Reference: 16.
     pub num_frames: usize,
     /// Transform of every frame.
@@ -40,15 +36,21 @@ impl Default for FramesConfig {
     fn default() -> Self {
         let clip = ClipConfig::default();
         Self {
-            sampling: clip.sampling,
             num_frames: clip.num_frames,
             transform: clip.transform,
         }
     }
 }
 
+impl FramesConfig {
+    /// Longer side of the frames in pixels; 0 where they keep their size.
+    pub(super) fn side(&self) -> usize {
+        self.transform.size.map_or(0, |[h, w]| h.max(w))
+    }
+}
+
 /// A finished sample on the host.
-pub struct Item {
+pub(super) struct Item {
     /// Ids and visual slots.
     pub prompt: PromptIds,
     /// One label per position.
@@ -66,117 +68,87 @@ pub struct Item {
 }
 
 /// Makes items; threads share it.
-pub struct ItemMaker {
+pub(super) struct ItemMaker {
     /// The sources of the mixture.
-    pub sources: Vec<Arc<Source>>,
+    pub sources: Vec<Source>,
     /// Names of the groups, in the order of the plan.
-    pub groups: Vec<String>,
-    /// Seed of the run.
-    pub seed: u64,
-    /// Frames.
-    pub frames: FramesConfig,
-    /// Augmentation.
-    pub augment: AugmentConfig,
-    /// Limits on media files.
-    pub limits: MediaLimits,
-    /// Writes dialogues.
-    pub writer: PromptWriter,
-    /// Writes dialogues of textual sources.
-    pub text_writer: PromptWriter,
-    /// Encodes them.
-    pub encoder: Arc<dyn DialogueEncoder>,
+    pub groups: Vec<&'static str>,
+    pub config: FeedConfig,
+    /// Tasks of the model.
+    pub tasks: TaskRegistry,
+    /// Lays dialogues out.
+    pub encoder: LayoutEncoder,
     /// Makes targets of annotations.
     pub heads: Arc<dyn TargetMaker>,
-    /// Refuse rows without an answer.
-    pub learn: bool,
-}
-
-/// Why there is no item.
-pub enum ItemError {
-    /// The row is at fault.
-    Row(RowError),
-    /// Something else is; going on makes no sense.
-    Fatal(DataError),
 }
 
 impl ItemMaker {
     /// Makes the item of a key; every random choice depends on the key and the seed alone.
     ///
     /// # Errors
-    /// [`ItemError`].
-    pub fn item(&self, key: &SampleKey) -> Result<Item, ItemError> {
-        let (Some(source), Some(group)) =
-            (self.sources.get(key.source), self.groups.get(key.group))
-        else {
-            return Err(ItemError::Fatal(DataError::InvalidConfig {
-                what: "sample key",
-                reason: format!("{key:?}"),
-            }));
+    /// [`DataError::Row`] where the row is at fault; with any other going on makes no sense.
+    pub fn item(&self, key: &SampleKey) -> Result<Item, DataError> {
+        let source = &self.sources[key.source];
+        let made = || {
+            let row = source.get(self.groups[key.group], key.row, &self.config.media)?;
+            self.prepare(key, source, &row).map_err(|e| {
+                let reason = e.to_string();
+                let fault = match e {
+                    DataError::Prepare { .. } | DataError::Core(_) => RowFault::Prepare { reason },
+                    _ => RowFault::Media { reason },
+                };
+                source.row_error(row.line, fault)
+            })
         };
-        let row = source
-            .get(group, key.row, &self.limits)
-            .map_err(|e| match e {
-                DataError::Row(row) => ItemError::Row(row),
-                other => ItemError::Fatal(other),
-            })?;
-        self.prepare(key, source, &row).map_err(|e| {
-            let reason = e.to_string();
-            let fault = match e {
-                DataError::Prepare { .. } | DataError::Core(_) => RowFault::Prepare { reason },
-                _ => RowFault::Media { reason },
-            };
-            ItemError::Row(source.row_error(row.line, fault))
+        // A decoder that panics costs its row, not the run.
+        catch_unwind(AssertUnwindSafe(made)).unwrap_or_else(|_| {
+            let reason = format!("row {} of its group could not be prepared", key.row);
+            Err(source.row_error(0, RowFault::Prepare { reason }))
         })
     }
 
     fn prepare(&self, key: &SampleKey, source: &Source, row: &Row) -> Result<Item, DataError> {
         let sample = &row.sample;
         let seed = ItemSeed {
-            seed: self.seed,
+            seed: self.config.order.seed,
             epoch: key.epoch,
             index: key.index,
         };
         let mut known = Sample::named(row_name(source.path(), row.line));
-        let mut clip_frames = None;
-        let mut reader: Option<Arc<dyn VideoReader>> = None;
+        let mut clip: Option<(ClipFrames, Arc<dyn VideoReader>, VisualShape)> = None;
         let (mut truths, mut turn_boxes) = (Vec::new(), Vec::new());
-        let mut visual: Option<VisualShape> = None;
+        let (mixture, frames) = (&self.config.mixture, &self.config.frames);
         if let Some(media) = &sample.media {
-            let place = match &row.video {
-                Some(video) => ClipSource::Memory(video.clone()),
-                None => ClipSource::Folder {
-                    root: source.root().into(),
-                    limits: self.limits.clone(),
+            let opened = row.media.open(media)?;
+            let info = opened.info();
+            let view = match &mixture.augment {
+                Some(augment) => augment.view(sample, media, info, &mut Draw::new(seed, "view"))?,
+                None => View {
+                    range: media.range,
+                    ..View::default()
                 },
             };
-            let opened = place.open(media)?;
-            let info = opened.info();
-            let mut draw = Draw::new(seed, "view");
-            let view = self.augment.view(sample, media, info, &mut draw)?;
-            let sampling = match self.frames.sampling {
+            let still = media.kind == MediaKind::Image;
+            let sampling = match mixture.sampling {
+                _ if still => FrameSampling::Middle,
                 FrameSampling::Random { .. } => FrameSampling::Random {
                     seed: Draw::new(seed, "frames").next_u64(),
                 },
                 fixed => fixed,
             };
-            let still = media.kind == MediaKind::Image;
-            let clip = ClipConfig {
-                sampling: if still {
-                    FrameSampling::Middle
-                } else {
-                    sampling
-                },
-                num_frames: if still { 1 } else { self.frames.num_frames },
+            let clip_config = ClipConfig {
+                sampling,
+                num_frames: if still { 1 } else { frames.num_frames },
                 range: if still { None } else { view.range },
-                transform: self.frames.transform.clone(),
+                transform: frames.transform.clone(),
             };
-            let mut indices = select_frames(info, &clip)?;
+            let mut indices = select_frames(info, &clip_config)?;
             // The reference repeats the last frame of a short video; a part of a video may be
             // short too.
             if let (false, Some(last)) = (still, indices.last().copied())
                 && !matches!(sampling, FrameSampling::Fps(_))
             {
-                indices.resize(self.frames.num_frames, last);
+                indices.resize(frames.num_frames, last);
             }
             let times: Vec<f64> = indices
                 .iter()
@@ -198,40 +170,33 @@ impl ItemMaker {
             }
             let [height, width] = view.size(info.height, info.width);
             let size = (width as u32, height as u32);
-            visual = Some(VisualShape {
+            let visual = VisualShape {
                 kind: if still { Visual::Image } else { Visual::Video },
                 size,
                 pictures: indices.len(),
-            });
+            };
             known.media = Some(media.path.clone());
             known.size = Some(size);
             known.duration = (!still).then_some(end - start);
             known.timestamps = times.iter().map(|t| (t - start).max(0.0)).collect();
-            clip_frames = Some(ClipFrames::new(
-                media.clone(),
-                place,
-                indices,
-                view,
-                Device::flex(),
-            ));
-            reader = Some(opened);
+            let place = row.media.clone();
+            let lazy = ClipFrames::new(media.clone(), place, indices, view, Device::flex());
+            clip = Some((lazy, opened, visual));
         }
-        let writer = if source.textual() {
-            &self.text_writer
-        } else {
-            &self.writer
+        let writer = PromptWriter {
+            tasks: &self.tasks,
+            style: if source.textual {
+                AnswerStyle::Text
+            } else {
+                AnswerStyle::Heads
+            },
         };
-        let mut dialogue = writer.write(
-            &sample.turns,
-            &turn_boxes,
-            &truths,
-            &mut Draw::new(seed, "prompt"),
-        )?;
-        dialogue.packed_turns = source.packed_turns();
-        let encoded = self
-            .encoder
-            .encode(visual.as_ref(), &known.timestamps, &dialogue)?;
-        if self.learn && encoded.labels.iter().all(|l| *l == IGNORE_LABEL) {
+        let mut prompt = Draw::new(seed, "prompt");
+        let mut dialogue = writer.write(&sample.turns, &turn_boxes, &truths, &mut prompt)?;
+        dialogue.packed_turns = source.packed_turns;
+        let visual = clip.as_ref().map(|(_, _, visual)| visual);
+        let encoded = self.encoder.encode(visual, &known.timestamps, &dialogue)?;
+        if encoded.labels.iter().all(|l| *l == IGNORE_LABEL) {
             return Err(DataError::Prepare {
                 reason: "the row has no answer to learn".into(),
             });
@@ -258,14 +223,13 @@ impl ItemMaker {
         let boxes = dialogue.boxes.iter().filter(|(turn, _)| fits(*turn));
         known.boxes = boxes.map(|(_, b)| *b).collect();
         // Last, because it is the dear part.
-        let visual = match (&reader, &clip_frames, visual) {
-            (Some(reader), Some(clip), Some(visual)) => {
-                let transform = &self.frames.transform;
-                let read = read_view(&**reader, clip.indices.clone(), transform, &clip.view, None)?;
-                Some((visual, read.values, read.shape))
-            }
-            _ => None,
-        };
+        let (mut visual, mut lazy) = (None, None);
+        if let Some((clip, reader, shape)) = clip {
+            let indices = clip.indices.clone();
+            let read = read_view(&*reader, indices, &frames.transform, &clip.view, None)?;
+            visual = Some((shape, read.values, read.shape));
+            lazy = Some(clip);
+        }
         Ok(Item {
             boxes: known.boxes.clone(),
             prompt: encoded.prompt,
@@ -277,7 +241,7 @@ impl ItemMaker {
                 key: *key,
                 file: source.path().into(),
                 line: row.line,
-                clip: clip_frames,
+                clip: lazy,
                 truths: called,
                 sample: known,
             },

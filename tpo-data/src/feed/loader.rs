@@ -1,27 +1,32 @@
 //! Batches prefetched ahead of the step, in the order of the plan whichever thread finishes first.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Arc, Mutex, Weak};
 use std::thread::JoinHandle;
 
+use tpo_core::head::TargetMaker;
+use tpo_core::token::TaskRegistry;
+
+use super::FeedConfig;
 use super::collate::Collated;
-use super::item::{Item, ItemError, ItemMaker};
-use super::order::{Cursor, Plan, SampleKey};
+use super::dataset::BadRows;
+use super::item::{Item, ItemMaker};
+use super::mixture::SourceSpec;
+use super::order::{Cursor, Plan, SampleKey, SourceRows};
+use super::source::Source;
 use crate::DataError;
-use crate::schema::{RowError, RowFault};
+use crate::prompts::LayoutEncoder;
+use crate::schema::RowError;
 
 /// How many batches are prefetched, with how many threads.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LoaderConfig {
     /// Threads that make items; 0 makes them when they are asked for. Decoding spreads over the
     /// rayon pool besides, so few are enough. Default 2 (the reference's training arguments).
     pub workers: usize,
     /// Most batches in memory besides the one in use. Default 2.
     pub prefetch: usize,
-    /// Id of padding. Reference: 0.
-    pub pad_id: u32,
     /// Stop at the first bad row. Default false: skip, count, list.
     pub strict: bool,
     /// Epochs; `None` for no end. Default `None`.
@@ -33,159 +38,137 @@ impl Default for LoaderConfig {
         Self {
             workers: 2,
             prefetch: 2,
-            pad_id: 0,
             strict: false,
             epochs: None,
         }
     }
 }
 
-type Made = Result<Item, ItemError>;
+type Made = Result<Item, DataError>;
 
-struct Pending {
-    at: Cursor,
-    slots: Vec<Option<Made>>,
-    missing: usize,
+/// An item to make.
+struct Job {
+    key: SampleKey,
+    made: Sender<Made>,
+    /// Gone when nobody waits for the item any more.
+    wanted: Weak<()>,
 }
 
-struct State {
+/// A batch whose items are being made.
+struct Begun {
+    items: Vec<Receiver<Made>>,
+    wanted: Arc<()>,
+}
+
+/// Batches of a run, with an account of the rows that could not be used.
+pub struct Feed {
+    maker: Arc<ItemMaker>,
+    plan: Plan,
+    cursor: Cursor,
+    /// The batches from the cursor on that are begun.
+    begun: VecDeque<Begun>,
     /// The next batch to begin.
     next: Cursor,
-    jobs: VecDeque<(u64, usize, SampleKey)>,
-    pending: BTreeMap<u64, Pending>,
-    begun: u64,
-    handed_out: u64,
-    stop: bool,
-}
-
-struct Shared {
-    maker: ItemMaker,
-    plan: Plan,
-    config: LoaderConfig,
-    state: Mutex<State>,
-    /// A batch is complete.
-    ready: Condvar,
-    /// There is work, or the loader has ended.
-    work: Condvar,
-}
-
-/// A stream of batches.
-pub struct Loader {
-    shared: Arc<Shared>,
+    /// Work for the threads; `None` ends them.
+    jobs: Option<Sender<Job>>,
     threads: Vec<JoinHandle<()>>,
-    cursor: Cursor,
     /// Consecutive batches without a usable row.
     fruitless: u64,
-    /// Rows skipped after the last batch.
-    orphans: Vec<RowError>,
+    bad: BadRows,
 }
 
-impl Loader {
-    /// Starts at a cursor.
+fn invalid(what: &'static str, reason: String) -> DataError {
+    DataError::InvalidConfig { what, reason }
+}
+
+impl Feed {
+    /// Opens all files, checks every row and starts at `cursor`. `tasks` are those of the model;
+    /// `heads` make what is learned of annotations.
     ///
     /// # Errors
-    /// [`DataError::InvalidConfig`] for a cursor of another plan, no room to prefetch, or a
-    /// thread that cannot be started.
-    pub fn start(
-        maker: ItemMaker,
-        plan: Plan,
-        config: LoaderConfig,
+    /// [`DataError::InvalidConfig`] with every problem of the mixture, for a source without a usable
+    /// row, a cursor of other data, no room to prefetch or a thread that cannot be started; as
+    /// [`Plan::new`]; [`DataError::Io`] for a file that cannot be read; with `strict`
+    /// [`DataError::Row`] for the first bad row of a file.
+    pub fn open(
+        config: &FeedConfig,
+        tasks: &TaskRegistry,
+        encoder: LayoutEncoder,
+        heads: Arc<dyn TargetMaker>,
         cursor: Cursor,
     ) -> Result<Self, DataError> {
-        let cursor = plan.check(&cursor)?;
-        let invalid = |reason: String| DataError::InvalidConfig {
-            what: "loader",
-            reason,
-        };
-        if config.workers > 256 || (config.workers > 0 && config.prefetch == 0) {
-            return Err(invalid(format!(
-                "{} workers, {} batches ahead; expected at most 256 and at least 1",
-                config.workers, config.prefetch
-            )));
+        let frames = &config.frames;
+        frames.transform.validate()?;
+        let model = (frames.num_frames, frames.side());
+        let problems = config.mixture.problems("data", model);
+        if !problems.is_empty() {
+            return Err(invalid("data", problems.join("; ")));
         }
-        let shared = Arc::new(Shared {
+        let LoaderConfig {
+            workers, prefetch, ..
+        } = config.loader;
+        if workers > 256 || (workers > 0 && prefetch == 0) {
+            let reason = format!(
+                "{workers} workers, {prefetch} batches ahead; expected at most 256 and at least 1"
+            );
+            return Err(invalid("loader", reason));
+        }
+        let mut bad = BadRows::default();
+        let sources = config
+            .mixture
+            .sources
+            .iter()
+            .map(|spec| open_source(spec, config, &mut bad))
+            .collect::<Result<Vec<_>, DataError>>()?;
+        let groups: BTreeSet<&'static str> = sources
+            .iter()
+            .flat_map(|s| s.groups())
+            .map(|(group, _)| group)
+            .collect();
+        let rows: Vec<SourceRows> = sources
+            .iter()
+            .zip(&config.mixture.sources)
+            .map(|(source, spec)| SourceRows {
+                name: spec.name.clone(),
+                repeat: spec.repeat,
+                weight: spec.weight,
+                groups: groups.iter().map(|g| source.rows_of(g)).collect(),
+                fingerprint: source.fingerprint(),
+            })
+            .collect();
+        let plan = Plan::new(&rows, config.mixture.temperature, &config.order)?;
+        let cursor = plan.check(&cursor)?;
+        let maker = Arc::new(ItemMaker {
+            sources,
+            groups: groups.into_iter().collect(),
+            config: config.clone(),
+            tasks: tasks.clone(),
+            encoder,
+            heads,
+        });
+        let (jobs, work) = mpsc::channel();
+        let work = Arc::new(Mutex::new(work));
+        let mut feed = Self {
             maker,
             plan,
-            config,
-            state: Mutex::new(State {
-                next: cursor,
-                jobs: VecDeque::new(),
-                pending: BTreeMap::new(),
-                begun: 0,
-                handed_out: 0,
-                stop: false,
-            }),
-            ready: Condvar::new(),
-            work: Condvar::new(),
-        });
-        let mut loader = Self {
-            shared,
-            threads: Vec::new(),
             cursor,
+            begun: VecDeque::new(),
+            next: cursor,
+            jobs: Some(jobs),
+            threads: Vec::new(),
             fruitless: 0,
-            orphans: Vec::new(),
+            bad,
         };
-        for i in 0..config.workers {
-            let shared = Arc::clone(&loader.shared);
+        for i in 0..workers {
+            let (maker, work) = (feed.maker.clone(), work.clone());
             let thread = std::thread::Builder::new()
                 .name(format!("tpo-data-{i}"))
-                .spawn(move || shared.work_until_stopped())
-                .map_err(|e| invalid(format!("thread {i}: {e}")))?;
-            loader.threads.push(thread);
+                .spawn(move || make_items(&maker, &work))
+                .map_err(|e| invalid("loader", format!("thread {i}: {e}")))?;
+            feed.threads.push(thread);
         }
-        Ok(loader)
-    }
-
-    /// Position of the next batch; store it to resume from here later.
-    pub fn cursor(&self) -> Cursor {
-        self.cursor
-    }
-
-    /// The order.
-    pub fn plan(&self) -> &Plan {
-        &self.shared.plan
-    }
-
-    /// What makes the items.
-    pub fn maker(&self) -> &ItemMaker {
-        &self.shared.maker
-    }
-
-    /// Moves to another position; prefetched batches are dropped.
-    ///
-    /// # Errors
-    /// [`DataError::InvalidConfig`] for a cursor of another plan.
-    pub fn seek(&mut self, cursor: Cursor) -> Result<(), DataError> {
-        let cursor = self.shared.plan.check(&cursor)?;
-        let mut state = self.shared.lock();
-        // Items still being made find their batch gone.
-        state.jobs.clear();
-        state.pending.clear();
-        state.handed_out = state.begun;
-        state.next = cursor;
-        self.cursor = cursor;
-        self.shared.work.notify_all();
-        Ok(())
-    }
-
-    /// Skips the batch at the cursor without waiting for it.
-    pub fn skip_batch(&mut self) {
-        let mut state = self.shared.lock();
-        if state.handed_out == state.begun {
-            state.next = self.shared.plan.advance(state.next);
-        } else {
-            let number = state.handed_out;
-            state.jobs.retain(|(batch, _, _)| *batch != number);
-            state.pending.remove(&number);
-            state.handed_out += 1;
-        }
-        self.cursor = self.shared.plan.advance(self.cursor);
-        self.shared.work.notify_all();
-    }
-
-    /// Rows skipped after the last batch, which are in the `skipped` list of no batch.
-    pub fn take_orphans(&mut self) -> Vec<RowError> {
-        std::mem::take(&mut self.orphans)
+        feed.begin();
+        Ok(feed)
     }
 
     /// The next batch, `None` after the last epoch. Batches of which no row was usable are
@@ -196,146 +179,162 @@ impl Loader {
     /// [`DataError::InvalidConfig`] when a whole epoch has no usable row.
     pub fn next_batch(&mut self) -> Result<Option<Collated>, DataError> {
         let mut skipped: Vec<RowError> = Vec::new();
-        loop {
-            let config = self.shared.config;
-            if config.epochs.is_some_and(|n| self.cursor.epoch >= n) {
-                self.orphans.extend(skipped);
-                return Ok(None);
-            }
-            let (at, made) = if self.threads.is_empty() {
-                let at = self.cursor;
-                let keys = self.shared.plan.batch(at.epoch, at.batch);
-                self.shared.lock().next = self.shared.plan.advance(at);
-                (at, keys.iter().map(|k| self.shared.make(k)).collect())
-            } else {
-                self.shared.take()
-            };
-            self.cursor = self.shared.plan.advance(at);
+        while !self.is_over(&self.cursor) {
+            let at = self.cursor;
+            let made = self.take();
+            self.cursor = self.plan.advance(at);
             let mut items = Vec::new();
             for made in made {
                 match made {
                     Ok(item) => items.push(item),
-                    Err(ItemError::Fatal(e)) => return Err(e),
-                    Err(ItemError::Row(row)) if config.strict => return Err(DataError::Row(row)),
-                    Err(ItemError::Row(row)) => skipped.push(row),
+                    Err(DataError::Row(row)) if !self.maker.config.loader.strict => {
+                        tracing::warn!(%row, "row skipped");
+                        self.bad.push(row.clone());
+                        skipped.push(row);
+                    }
+                    Err(e) => return Err(e),
                 }
             }
-            let list = std::mem::take(&mut skipped);
-            if items.is_empty() {
-                self.fruitless += 1;
-                if self.fruitless >= self.shared.plan.batches() {
-                    let example = list.first().map_or(String::new(), |r| format!(": {r}"));
-                    return Err(DataError::InvalidConfig {
-                        what: "data",
-                        reason: format!("no row of a whole epoch could be used{example}"),
-                    });
-                }
-                skipped = list;
-                continue;
+            if !items.is_empty() {
+                self.fruitless = 0;
+                return Collated::new(at, items, skipped).map(Some);
             }
-            self.fruitless = 0;
-            return Collated::new(at, items, list, config.pad_id);
+            self.fruitless += 1;
+            if self.fruitless >= self.plan.batches() {
+                let example = skipped.first().map_or(String::new(), |r| format!(": {r}"));
+                let reason = format!("no row of a whole epoch could be used{example}");
+                return Err(invalid("data", reason));
+            }
         }
+        Ok(None)
+    }
+
+    /// Moves to another position, as stored from [`Feed::cursor`]; prefetched batches are dropped.
+    ///
+    /// # Errors
+    /// [`DataError::InvalidConfig`] for a cursor of other data, mixture, seed or batch size.
+    pub fn seek(&mut self, cursor: Cursor) -> Result<(), DataError> {
+        self.cursor = self.plan.check(&cursor)?;
+        self.next = self.cursor;
+        self.begun.clear();
+        self.begin();
+        Ok(())
+    }
+
+    /// Skips the batch at the cursor without waiting for it.
+    pub fn skip_batch(&mut self) {
+        self.cursor = self.plan.advance(self.cursor);
+        if self.begun.pop_front().is_none() {
+            self.next = self.cursor;
+        }
+        self.begin();
+    }
+
+    /// Position of the next batch; store it to resume from here later.
+    pub fn cursor(&self) -> Cursor {
+        self.cursor
+    }
+
+    /// The sources, in the order of the configuration.
+    pub fn sources(&self) -> &[Source] {
+        &self.maker.sources
+    }
+
+    /// The order.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// Rows refused when the files were opened and rows skipped since; a row skipped in several
+    /// epochs counts every time.
+    pub fn bad_rows(&self) -> &BadRows {
+        &self.bad
+    }
+
+    fn is_over(&self, at: &Cursor) -> bool {
+        let epochs = self.maker.config.loader.epochs;
+        epochs.is_some_and(|n| at.epoch >= n)
+    }
+
+    /// Begins as many batches as may be ahead.
+    fn begin(&mut self) {
+        let ahead = match self.threads.len() {
+            0 => 0,
+            _ => self.maker.config.loader.prefetch,
+        };
+        while let Some(jobs) = &self.jobs
+            && self.begun.len() < ahead
+            && !self.is_over(&self.next)
+        {
+            let (mut items, wanted) = (Vec::new(), Arc::new(()));
+            for key in self.plan.batch(self.next.epoch, self.next.batch) {
+                let (made, item) = mpsc::channel();
+                items.push(item);
+                let wanted = Arc::downgrade(&wanted);
+                // The threads listen as long as the feed is there.
+                let _ = jobs.send(Job { key, made, wanted });
+            }
+            self.begun.push_back(Begun { items, wanted });
+            self.next = self.plan.advance(self.next);
+        }
+    }
+
+    /// Waits for the items of the batch at the cursor.
+    fn take(&mut self) -> Vec<Made> {
+        let Some(Begun { items, wanted }) = self.begun.pop_front() else {
+            self.next = self.plan.advance(self.cursor);
+            let keys = self.plan.batch(self.cursor.epoch, self.cursor.batch);
+            return keys.iter().map(|key| self.maker.item(key)).collect();
+        };
+        let made = items.iter().filter_map(|item| item.recv().ok()).collect();
+        drop(wanted);
+        self.begin();
+        made
     }
 }
 
-impl Drop for Loader {
+impl Drop for Feed {
     fn drop(&mut self) {
-        self.shared.lock().stop = true;
-        self.shared.work.notify_all();
+        self.begun.clear();
+        self.jobs = None;
         for thread in self.threads.drain(..) {
-            // A worker never panics outside `catch_unwind`, and nothing could report it here.
+            // A panic in it is an error of the item, and nothing could report it here.
             let _ = thread.join();
         }
     }
 }
 
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(|e| e.into_inner())
-    }
-
-    /// A decoder that panics costs its row, not the run.
-    fn make(&self, key: &SampleKey) -> Made {
-        catch_unwind(AssertUnwindSafe(|| self.maker.item(key))).unwrap_or_else(|_| {
-            let source = &self.maker.sources[key.source];
-            Err(ItemError::Row(RowError {
-                file: source.path().into(),
-                line: 0,
-                fault: RowFault::Prepare {
-                    reason: format!("row {} of its group could not be prepared", key.row),
-                },
-            }))
-        })
-    }
-
-    fn work_until_stopped(&self) {
-        loop {
-            let mut state = self.lock();
-            let (batch, slot, key) = loop {
-                if state.stop {
-                    return;
-                }
-                if let Some(job) = state.jobs.pop_front() {
-                    break job;
-                }
-                let ahead = state.begun - state.handed_out;
-                let over = self.config.epochs.is_some_and(|n| state.next.epoch >= n);
-                if !over && ahead < self.config.prefetch as u64 {
-                    self.begin(&mut state);
-                    continue;
-                }
-                state = self.work.wait(state).unwrap_or_else(|e| e.into_inner());
-            };
-            drop(state);
-            let made = self.make(&key);
-            let mut state = self.lock();
-            if let Some(pending) = state.pending.get_mut(&batch) {
-                pending.slots[slot] = Some(made);
-                pending.missing -= 1;
-                if pending.missing == 0 {
-                    self.ready.notify_all();
-                }
-            }
+/// What a thread does until the feed ends.
+fn make_items(maker: &ItemMaker, work: &Mutex<Receiver<Job>>) {
+    loop {
+        let job = work.lock().unwrap_or_else(|e| e.into_inner()).recv();
+        let Ok(job) = job else { return };
+        if job.wanted.strong_count() > 0 {
+            // Fails when the batch was dropped in the meantime.
+            let _ = job.made.send(maker.item(&job.key));
         }
     }
+}
 
-    fn begin(&self, state: &mut State) {
-        let at = state.next;
-        let keys = self.plan.batch(at.epoch, at.batch);
-        let number = state.begun;
-        let pending = Pending {
-            at,
-            slots: keys.iter().map(|_| None).collect(),
-            missing: keys.len(),
-        };
-        if keys.is_empty() {
-            self.ready.notify_all();
-        }
-        state.pending.insert(number, pending);
-        let jobs = keys
-            .into_iter()
-            .enumerate()
-            .map(|(i, key)| (number, i, key));
-        state.jobs.extend(jobs);
-        state.begun += 1;
-        state.next = self.plan.advance(at);
-        self.work.notify_all();
+/// Opens a source and notes the rows that it refuses.
+fn open_source(
+    spec: &SourceSpec,
+    config: &FeedConfig,
+    bad: &mut BadRows,
+) -> Result<Source, DataError> {
+    let source = Source::open(spec, config)?;
+    let Some(refused) = source.bad_rows() else {
+        return Ok(source);
+    };
+    for row in &refused.first {
+        tracing::warn!(%row, "row refused");
+        bad.push(row.clone());
     }
-
-    /// Waits for the batch that is next in order.
-    fn take(&self) -> (Cursor, Vec<Made>) {
-        let mut state = self.lock();
-        let number = state.handed_out;
-        loop {
-            if state.pending.get(&number).is_some_and(|p| p.missing == 0)
-                && let Some(pending) = state.pending.remove(&number)
-            {
-                state.handed_out += 1;
-                self.work.notify_all();
-                return (pending.at, pending.slots.into_iter().flatten().collect());
-            }
-            state = self.ready.wait(state).unwrap_or_else(|e| e.into_inner());
-        }
+    bad.count += refused.count - refused.first.len() as u64;
+    // The plan would say so too, but not why.
+    if let (true, Some(row)) = (source.groups().is_empty(), refused.first.first()) {
+        let reason = format!("no usable row of {}; the first: {row}", refused.count);
+        return Err(invalid("source", reason));
     }
+    Ok(source)
 }

@@ -11,61 +11,13 @@ use super::draw::hash;
 use super::permutation::Permutation;
 use crate::DataError;
 
-/// How often a source is drawn from.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct SourceShare {
-    /// How many times an epoch uses the source: 2 shows every row twice, 0.25 a different
-    /// quarter each epoch. Default 1.
-    pub repeat: f64,
-    /// Factor on the source's share among the others. Default 1.
-    pub weight: f64,
-}
-
-impl Default for SourceShare {
-    fn default() -> Self {
-        Self {
-            repeat: 1.0,
-            weight: 1.0,
-        }
-    }
-}
-
-/// How sources are mixed.
-///
-/// A source of `n` rows has the natural size `n * repeat`; its share of the epoch is
-/// proportional to `weight * size^(1 / temperature)`.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct MixtureConfig {
-    /// 1 keeps the natural sizes; larger values raise small sources; infinity makes all equal.
-    /// Default 1.
-    pub temperature: f64,
-    /// Samples of an epoch; `None` for the sum of the natural sizes.
-    pub epoch_size: Option<u64>,
-}
-
-impl Default for MixtureConfig {
-    fn default() -> Self {
-        Self {
-            temperature: 1.0,
-            epoch_size: None,
-        }
-    }
-}
-
 /// How the epoch is ordered and cut.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OrderConfig {
     /// Seed of everything random. Default 42 (the reference's training arguments).
     pub seed: u64,
     /// Samples of a batch on one shard. Default 1.
     pub batch_size: usize,
-    /// Shuffle, or keep the order of the files. Default true.
-    pub shuffle: bool,
-    /// Leave out the last batch of each group when it is not full. Default false.
-    pub drop_last: bool,
     /// Number of processes that share the epoch. Default 1.
     pub shards: usize,
     /// Which of them this is, 0-based.
@@ -77,8 +29,6 @@ impl Default for OrderConfig {
         Self {
             seed: 42,
             batch_size: 1,
-            shuffle: true,
-            drop_last: false,
             shards: 1,
             shard: 0,
         }
@@ -90,8 +40,10 @@ impl Default for OrderConfig {
 pub struct SourceRows {
     /// Its name, for errors.
     pub name: String,
-    /// Its share.
-    pub share: SourceShare,
+    /// How often each row comes in an epoch.
+    pub repeat: u64,
+    /// Factor on its share among the others.
+    pub weight: f64,
     /// Rows per group; every source lists the same groups.
     pub groups: Vec<u64>,
     /// Changes with the rows, so that a cursor of other data is noticed.
@@ -135,7 +87,7 @@ struct Leaf {
     first: u64,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 struct Group {
     leaves: Vec<Leaf>,
     total: u64,
@@ -157,54 +109,35 @@ pub struct Plan {
 impl Plan {
     /// Works out how many samples each source gives.
     ///
+    /// A source of `n` rows has the natural size `n * repeat`; its share of the epoch, which has the sum
+    /// of the natural sizes, is proportional to `weight * size^(1 / temperature)`.
+    ///
     /// # Errors
     /// [`DataError::InvalidConfig`] for numbers that make no sense, no rows at all, or a source
-    /// with a share but without rows.
+    /// without rows.
     pub fn new(
         sources: &[SourceRows],
-        mixture: &MixtureConfig,
+        temperature: f64,
         order: &OrderConfig,
     ) -> Result<Self, DataError> {
-        check(sources, mixture, order)?;
-        let rows = |s: &SourceRows| s.groups.iter().sum::<u64>();
-        let natural: Vec<f64> = sources
+        check(sources, order)?;
+        let natural: Vec<u64> = sources
             .iter()
-            .map(|s| rows(s) as f64 * s.share.repeat)
+            .map(|s| s.groups.iter().sum::<u64>().saturating_mul(s.repeat))
             .collect();
-        let plain = mixture.temperature == 1.0
-            && mixture.epoch_size.is_none()
-            && sources
-                .iter()
-                .all(|s| s.share.weight == sources[0].share.weight);
-        let counts: Vec<u64> = if plain {
-            natural.iter().map(|n| n.round() as u64).collect()
+        let plain = temperature == 1.0 && sources.iter().all(|s| s.weight == sources[0].weight);
+        let counts = if plain {
+            natural
         } else {
-            let total = mixture
-                .epoch_size
-                .unwrap_or_else(|| natural.iter().sum::<f64>().round() as u64);
             let shares: Vec<f64> = sources
                 .iter()
                 .zip(&natural)
-                .map(|(s, n)| {
-                    if *n > 0.0 {
-                        s.share.weight * n.powf(1.0 / mixture.temperature)
-                    } else {
-                        0.0
-                    }
-                })
+                .map(|(s, n)| s.weight * (*n as f64).powf(1.0 / temperature))
                 .collect();
-            apportion(total, &shares)
+            apportion(natural.iter().sum(), &shares)
         };
         let n_groups = sources[0].groups.len();
-        let mut groups: Vec<Group> = (0..n_groups)
-            .map(|_| Group {
-                leaves: Vec::new(),
-                total: 0,
-                batches: 0,
-                first_batch: 0,
-                first_index: 0,
-            })
-            .collect();
+        let mut groups = vec![Group::default(); n_groups];
         for (i, (source, count)) in sources.iter().zip(&counts).enumerate() {
             let shares: Vec<f64> = source.groups.iter().map(|n| *n as f64).collect();
             for (g, count) in apportion(*count, &shares).into_iter().enumerate() {
@@ -223,21 +156,12 @@ impl Plan {
         for group in &mut groups {
             group.first_batch = batches;
             group.first_index = samples;
-            group.batches = if order.drop_last {
-                group.total / global
-            } else {
-                group.total.div_ceil(global)
-            };
+            group.batches = group.total.div_ceil(global);
             batches += group.batches;
             samples += group.total;
         }
-        if batches == 0 {
-            return Err(invalid(format!(
-                "{samples} samples make no batch of {global}; lower the batch size or keep the \
-                 last batch"
-            )));
-        }
-        let mut parts = vec![order.seed, global, u64::from(order.shuffle), batches];
+        // 1: the order is shuffled, as in the cursors of earlier versions, which had a choice.
+        let mut parts = vec![order.seed, global, 1, batches];
         parts.extend(sources.iter().map(|s| s.fingerprint));
         for leaf in groups.iter().flat_map(|g| &g.leaves) {
             parts.extend([leaf.source as u64, leaf.rows, leaf.count]);
@@ -256,7 +180,7 @@ impl Plan {
         self.batches
     }
 
-    /// Samples of an epoch over all shards, with those `drop_last` leaves out.
+    /// Samples of an epoch over all shards.
     pub fn samples(&self) -> u64 {
         self.samples
     }
@@ -292,19 +216,13 @@ impl Plan {
             return Vec::new();
         }
         let seed = self.order.seed;
-        let batch = if self.order.shuffle {
-            Permutation::new(self.batches, hash(&[seed, epoch, 1])).get(batch)
-        } else {
-            batch
-        };
-        let at = self.groups.partition_point(|g| g.first_batch <= batch);
-        let Some((g, group)) = at.checked_sub(1).and_then(|g| {
-            // Groups without batches share a start with the next one.
-            let g = (0..=g).rev().find(|g| self.groups[*g].batches > 0)?;
-            Some((g, &self.groups[g]))
-        }) else {
+        let batch = Permutation::new(self.batches, hash(&[seed, epoch, 1])).get(batch);
+        // Groups without batches share a start with the next one.
+        let begun = |g: &Group| g.first_batch <= batch && g.batches > 0;
+        let Some(g) = self.groups.iter().rposition(begun) else {
             return Vec::new();
         };
+        let group = &self.groups[g];
         let global = self.order.batch_size as u64 * self.order.shards as u64;
         let start = (batch - group.first_batch) * global;
         let end = (start + global).min(group.total);
@@ -318,30 +236,22 @@ impl Plan {
     fn sample(&self, epoch: u64, g: usize, place: u64) -> Option<SampleKey> {
         let group = &self.groups[g];
         let seed = self.order.seed;
-        let shuffled = if self.order.shuffle {
-            Permutation::new(group.total, hash(&[seed, epoch, 2, g as u64])).get(place)
-        } else {
-            place
-        };
-        let at = group.leaves.partition_point(|l| l.first <= shuffled);
-        let leaf = group.leaves[..at].iter().rev().find(|l| l.count > 0)?;
+        let key = hash(&[seed, epoch, 2, g as u64]);
+        let shuffled = Permutation::new(group.total, key).get(place);
+        let mut leaves = group.leaves.iter().rev();
+        let leaf = leaves.find(|l| l.first <= shuffled && l.count > 0)?;
         // Passes continue from epoch to epoch, so that a quarter of a source is another quarter
         // every time and four epochs show every row once.
         let drawn = u128::from(epoch) * u128::from(leaf.count) + u128::from(shuffled - leaf.first);
         let rows = u128::from(leaf.rows);
         let (pass, within) = ((drawn / rows) as u64, (drawn % rows) as u64);
-        let row = if self.order.shuffle {
-            let key = hash(&[seed, 3, leaf.source as u64, g as u64, pass]);
-            Permutation::new(leaf.rows, key).get(within)
-        } else {
-            within
-        };
+        let key = hash(&[seed, 3, leaf.source as u64, g as u64, pass]);
         Some(SampleKey {
             epoch,
             index: group.first_index + place,
             source: leaf.source,
             group: g,
-            row,
+            row: Permutation::new(leaf.rows, key).get(within),
         })
     }
 
@@ -364,22 +274,9 @@ fn invalid(reason: String) -> DataError {
     }
 }
 
-fn check(
-    sources: &[SourceRows],
-    mixture: &MixtureConfig,
-    order: &OrderConfig,
-) -> Result<(), DataError> {
+fn check(sources: &[SourceRows], order: &OrderConfig) -> Result<(), DataError> {
     if sources.is_empty() {
         return Err(invalid("there is no source".into()));
-    }
-    let t = mixture.temperature;
-    if t.is_nan() || t <= 0.0 {
-        return Err(invalid(format!(
-            "temperature {t}; expected a positive number"
-        )));
-    }
-    if mixture.epoch_size.is_some_and(|n| n == 0 || n > 1 << 48) {
-        return Err(invalid(format!("epoch size {:?}", mixture.epoch_size)));
     }
     if order.batch_size == 0 || order.shards == 0 || order.shard >= order.shards {
         return Err(invalid(format!(
@@ -391,18 +288,10 @@ fn check(
         return Err(invalid("a batch over all shards is above 2^32".into()));
     }
     for s in sources {
-        let SourceShare { repeat, weight } = s.share;
-        let fits = |v: f64| v.is_finite() && (0.0..=1e6).contains(&v);
-        if !fits(repeat) || !fits(weight) {
-            return Err(invalid(format!(
-                "source `{}`: repeat {repeat}, weight {weight}; expected 0 to 1e6",
-                s.name
-            )));
-        }
         if s.groups.len() != sources[0].groups.len() {
             return Err(invalid(format!("source `{}` lists other groups", s.name)));
         }
-        if s.groups.iter().sum::<u64>() == 0 && repeat > 0.0 && weight > 0.0 {
+        if s.groups.iter().sum::<u64>() == 0 {
             return Err(invalid(format!("source `{}` has no usable row", s.name)));
         }
     }
@@ -433,10 +322,11 @@ fn apportion(total: u64, shares: &[f64]) -> Vec<u64> {
 mod tests {
     use super::*;
 
-    fn source(groups: &[u64], repeat: f64, weight: f64) -> SourceRows {
+    fn source(groups: &[u64], weight: f64) -> SourceRows {
         SourceRows {
             name: "s".into(),
-            share: SourceShare { repeat, weight },
+            repeat: 1,
+            weight,
             groups: groups.to_vec(),
             fingerprint: 0,
         }
@@ -457,37 +347,31 @@ mod tests {
 
     #[test]
     fn temperature_and_weights() {
-        let sources = [source(&[900], 1.0, 1.0), source(&[100], 1.0, 1.0)];
-        let count = |mixture: MixtureConfig, sources: &[SourceRows]| {
-            let plan = Plan::new(sources, &mixture, &OrderConfig::default()).unwrap();
+        let sources = [source(&[900], 1.0), source(&[100], 1.0)];
+        let count = |temperature: f64, sources: &[SourceRows]| {
+            let plan = Plan::new(sources, temperature, &OrderConfig::default()).unwrap();
             let keys = epoch(&plan, 0);
             [0, 1].map(|s| keys.iter().filter(|k| k.source == s).count())
         };
-        assert_eq!(count(MixtureConfig::default(), &sources), [900, 100]);
-        let t = |temperature| MixtureConfig {
-            temperature,
-            ..Default::default()
+        assert_eq!(count(1.0, &sources), [900, 100]);
+        assert_eq!(count(2.0, &sources), [750, 250]);
+        assert_eq!(count(f64::INFINITY, &sources), [500, 500]);
+        let weighted = [source(&[900], 1.0), source(&[100], 9.0)];
+        assert_eq!(count(1.0, &weighted), [500, 500]);
+        let twice = SourceRows {
+            repeat: 2,
+            ..source(&[100], 1.0)
         };
-        assert_eq!(count(t(2.0), &sources), [750, 250]);
-        assert_eq!(count(t(f64::INFINITY), &sources), [500, 500]);
-        let sized = MixtureConfig {
-            epoch_size: Some(100),
-            ..Default::default()
-        };
-        let weighted = [source(&[900], 1.0, 1.0), source(&[100], 1.0, 9.0)];
-        assert_eq!(count(sized, &weighted), [50, 50]);
+        assert_eq!(count(1.0, &[source(&[900], 1.0), twice]), [900, 200]);
     }
 
     #[test]
     fn a_quarter_is_another_quarter_each_epoch() {
-        let plan = Plan::new(
-            &[source(&[40], 0.25, 1.0)],
-            &MixtureConfig::default(),
-            &OrderConfig::default(),
-        )
-        .unwrap();
+        let sources = [source(&[40], 1.0), source(&[40], 7.0)];
+        let plan = Plan::new(&sources, 1.0, &OrderConfig::default()).unwrap();
         let mut rows: Vec<u64> = (0..4)
             .flat_map(|e| epoch(&plan, e))
+            .filter(|k| k.source == 0)
             .map(|k| k.row)
             .collect();
         assert_eq!(rows.len(), 40);
@@ -497,8 +381,8 @@ mod tests {
 
     #[test]
     fn what_makes_no_sense_is_an_error() {
-        let ok = [source(&[3, 0], 1.0, 1.0)];
-        let (mixture, order) = (MixtureConfig::default(), OrderConfig::default());
+        let ok = [source(&[3, 0], 1.0)];
+        let order = OrderConfig::default();
         for bad in [
             OrderConfig {
                 batch_size: 0,
@@ -507,29 +391,15 @@ mod tests {
             OrderConfig { shard: 1, ..order },
             OrderConfig { shards: 0, ..order },
             OrderConfig {
-                batch_size: 4,
-                drop_last: true,
-                ..order
-            },
-            OrderConfig {
                 batch_size: usize::MAX,
                 ..order
             },
         ] {
-            assert!(Plan::new(&ok, &mixture, &bad).is_err(), "{bad:?}");
+            assert!(Plan::new(&ok, 1.0, &bad).is_err(), "{bad:?}");
         }
-        for (repeat, weight) in [(-1.0, 1.0), (f64::NAN, 1.0), (1.0, f64::INFINITY)] {
-            let s = [source(&[3], repeat, weight)];
-            assert!(Plan::new(&s, &mixture, &order).is_err());
-        }
-        assert!(Plan::new(&[], &mixture, &order).is_err());
-        assert!(Plan::new(&[source(&[0], 1.0, 1.0)], &mixture, &order).is_err());
-        let cold = MixtureConfig {
-            temperature: 0.0,
-            ..mixture
-        };
-        assert!(Plan::new(&ok, &cold, &order).is_err());
-        let plan = Plan::new(&ok, &mixture, &order).unwrap();
+        assert!(Plan::new(&[], 1.0, &order).is_err());
+        assert!(Plan::new(&[source(&[0], 1.0)], 1.0, &order).is_err());
+        let plan = Plan::new(&ok, 1.0, &order).unwrap();
         let other = Cursor {
             plan: 7,
             ..Cursor::default()

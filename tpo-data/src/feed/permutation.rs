@@ -7,7 +7,7 @@ use super::draw::{hash, mix};
 /// A balanced Feistel network over the next power of four; values outside `0..n` are sent
 /// through again until they fall inside (cycle walking), on average fewer than four times.
 #[derive(Debug, Clone, Copy)]
-pub struct Permutation {
+pub(super) struct Permutation {
     n: u64,
     half_bits: u32,
     keys: [u64; ROUNDS],
@@ -25,16 +25,6 @@ impl Permutation {
             half_bits: bits.div_ceil(2).max(1),
             keys: std::array::from_fn(|i| hash(&[key, i as u64])),
         }
-    }
-
-    /// Number of elements.
-    pub fn len(&self) -> u64 {
-        self.n
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.n == 0
     }
 
     /// The element at place `i`; `i` itself when it is not below `n`.
@@ -78,7 +68,7 @@ mod tests {
             }
         }
         let large = Permutation::new(u64::MAX, 1);
-        assert!(large.get(5) < large.len());
+        assert!(large.get(5) < large.n);
     }
 
     #[test]

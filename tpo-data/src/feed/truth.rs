@@ -131,11 +131,11 @@ pub(super) fn nearest_annotations(annotated: &[f64], times: &[f64]) -> Vec<usize
     kept
 }
 
-/// The scores of `[start, end]` seconds, pieces counted from `start`.
+/// The ratings of `[start, end]` seconds of a file, pieces counted from `start`.
 ///
 /// # Errors
 /// A sentence when `start` lies inside a piece.
-fn cut_saliency(saliency: &Saliency, start: f64, end: f64) -> Result<Saliency, String> {
+pub fn cut_saliency(saliency: &Saliency, start: f64, end: f64) -> Result<Saliency, String> {
     let skipped = (start / saliency.clip_seconds).round();
     if (skipped * saliency.clip_seconds - start).abs() > 1e-6 {
         return Err(format!(

@@ -1,22 +1,9 @@
 //! The view of a clip: which part of the time, which part of the picture, mirrored or not.
 //! Pictures, boxes, masks and times are transformed by the same view, so they stay consistent.
 
-use serde::{Deserialize, Serialize};
 use tpo_core::geometry::{BoxXyxy, Mask, Rle};
 
 use crate::{ClipRange, DataError, Frame, VideoInfo};
-
-/// Factors on a picture's colours; 1 changes nothing.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Colour {
-    /// Multiplies every value.
-    pub brightness: f32,
-    /// Multiplies the distance from the mean grey of the picture.
-    pub contrast: f32,
-    /// Multiplies the distance from the pixel's own grey.
-    pub saturation: f32,
-}
 
 /// The part of a clip that is used, and its changes. The default is all of it, unchanged.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -28,8 +15,6 @@ pub struct View {
     pub crop: Option<([u32; 4], [u32; 2])>,
     /// Mirror left and right, after the crop.
     pub flip: bool,
-    /// Change colours.
-    pub colour: Option<Colour>,
 }
 
 impl View {
@@ -43,7 +28,7 @@ impl View {
 
     /// Whether pictures are changed.
     pub fn changes_pictures(&self) -> bool {
-        self.crop.is_some() || self.flip || self.colour.is_some()
+        self.crop.is_some() || self.flip
     }
 
     /// `[height, width]` of a picture of `height` × `width` after the crop.
@@ -56,32 +41,17 @@ impl View {
 
     /// A normalised box of the file in the view, cut to it.
     pub fn map_box(&self, b: BoxXyxy) -> BoxXyxy {
-        let mut b = b;
-        if let Some(([x0, y0, x1, y1], [w, h])) = self.crop {
-            let across = |v: f32| (v * w as f32 - x0 as f32) / (x1 - x0) as f32;
-            let down = |v: f32| (v * h as f32 - y0 as f32) / (y1 - y0) as f32;
-            b = BoxXyxy {
-                x0: across(b.x0),
-                y0: down(b.y0),
-                x1: across(b.x1),
-                y1: down(b.y1),
-            };
+        let [mut x0, mut y0, mut x1, mut y1] = b.to_array();
+        if let Some(([left, top, right, bottom], [w, h])) = self.crop {
+            let across = |v: f32| (v * w as f32 - left as f32) / (right - left) as f32;
+            let down = |v: f32| (v * h as f32 - top as f32) / (bottom - top) as f32;
+            (x0, y0, x1, y1) = (across(x0), down(y0), across(x1), down(y1));
         }
         if self.flip {
-            b = BoxXyxy {
-                x0: 1.0 - b.x1,
-                x1: 1.0 - b.x0,
-                ..b
-            };
+            (x0, x1) = (1.0 - x1, 1.0 - x0);
         }
-        // Clamping also reorders, which would hide a mistake; rounding alone cannot reverse.
-        let cut = |v: f32| v.clamp(0.0, 1.0);
-        BoxXyxy {
-            x0: cut(b.x0),
-            y0: cut(b.y0),
-            x1: cut(b.x1),
-            y1: cut(b.y1),
-        }
+        // Clamping corners also reorders them, which would hide a mistake; rounding alone cannot reverse.
+        BoxXyxy::from([x0, y0, x1, y1].map(|v| v.clamp(0.0, 1.0)))
     }
 
     /// A mask of a file of `size` `[width, height]` pixels in the view. A mask of another size
@@ -142,54 +112,17 @@ impl View {
                 .collect();
             frame = Frame::from_rgb(x1 - x0, y1 - y0, rgb)?;
         }
-        if !self.flip && self.colour.is_none() {
+        if !self.flip {
             return Ok(frame);
         }
         let (w, h) = (frame.width(), frame.height());
         let mut rgb = frame.into_rgb();
-        if self.flip {
-            for row in rgb.chunks_exact_mut(3 * w) {
-                // Reversing bytes reverses the channels of every pixel too.
-                row.reverse();
-                row.chunks_exact_mut(3).for_each(<[u8]>::reverse);
-            }
-        }
-        if let Some(colour) = self.colour {
-            colour.apply(&mut rgb);
+        for row in rgb.chunks_exact_mut(3 * w) {
+            // Reversing bytes reverses the channels of every pixel too.
+            row.reverse();
+            row.chunks_exact_mut(3).for_each(<[u8]>::reverse);
         }
         Frame::from_rgb(w, h, rgb)
-    }
-}
-
-/// Weights of the channels in grey (ITU-R BT.601, as Pillow and torchvision have them).
-const GREY: [f32; 3] = [0.299, 0.587, 0.114];
-
-fn grey(p: &[u8]) -> f32 {
-    p.iter().zip(GREY).map(|(v, g)| f32::from(*v) * g).sum()
-}
-
-impl Colour {
-    /// Changes RGB bytes; brightness, then contrast, then saturation, each clamped to 0–255
-    /// as torchvision does.
-    fn apply(self, rgb: &mut [u8]) {
-        let bright = |v: u8| (f32::from(v) * self.brightness).clamp(0.0, 255.0);
-        let table: [u8; 256] = std::array::from_fn(|v| bright(v as u8) as u8);
-        let pixels = (rgb.len() / 3).max(1) as f64;
-        let mut sum = 0.0;
-        for p in rgb.chunks_exact_mut(3) {
-            p.iter_mut().for_each(|v| *v = table[usize::from(*v)]);
-            sum += f64::from(grey(p));
-        }
-        let mean = (sum / pixels).round() as f32;
-        for p in rgb.chunks_exact_mut(3) {
-            for v in &mut *p {
-                *v = (mean + (f32::from(*v) - mean) * self.contrast).clamp(0.0, 255.0) as u8;
-            }
-            let own = grey(p);
-            for v in p {
-                *v = (own + (f32::from(*v) - own) * self.saturation).clamp(0.0, 255.0) as u8;
-            }
-        }
     }
 }
 
@@ -218,32 +151,6 @@ mod tests {
         assert!(
             b.iter().zip(expected).all(|(a, e)| (a - e).abs() < 1e-6),
             "{b:?}"
-        );
-    }
-
-    #[test]
-    fn neutral_colour_changes_nothing() {
-        let mut rgb: Vec<u8> = (0..=254).collect();
-        let before = rgb.clone();
-        let one = Colour {
-            brightness: 1.0,
-            contrast: 1.0,
-            saturation: 1.0,
-        };
-        one.apply(&mut rgb);
-        // Truncation may lose one step where grey is not exact.
-        assert!(rgb.iter().zip(&before).all(|(a, b)| a.abs_diff(*b) <= 1));
-        let mut dark = vec![200, 100, 50];
-        Colour {
-            brightness: 0.5,
-            ..one
-        }
-        .apply(&mut dark);
-        assert!(
-            dark.iter()
-                .zip([100u8, 50, 25])
-                .all(|(a, b)| a.abs_diff(b) <= 1),
-            "{dark:?}"
         );
     }
 }

@@ -5,192 +5,117 @@
 //! sentences around the tokens of an answer; these are ours. Highlight detection shares the
 //! temporal family, as in the paper.
 
-use std::collections::BTreeMap;
-
-use serde::{Deserialize, Serialize};
-
-use crate::DataError;
-
 /// Ways to ask one kind of question and to answer it.
 ///
-/// Questions may hold `{query}` and `{box}`, answers `{query}` and must hold `{call}` once: the
-/// call of the head, or its answer as text.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+/// Questions hold `{query}` or `{box}`, answers hold `{call}` once: the call of the head, or its answer
+/// as text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Family {
+    /// Name.
+    pub name: &'static str,
     /// Questions.
-    pub questions: Vec<String>,
+    pub questions: &'static [&'static str],
     /// Answers.
-    pub answers: Vec<String>,
+    pub answers: &'static [&'static str],
 }
 
-/// Families by name.
-///
-/// An annotation uses the family named like its task; otherwise `box`, `moment`, `tracking`
-/// (there is a box in the question) or `segmentation`, by its kind; otherwise, for your own
-/// heads, `other`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct PromptBook {
-    /// The families.
-    pub families: BTreeMap<String, Family>,
-}
+/// All families.
+pub const FAMILIES: [Family; 5] = [BOX, MOMENT, TRACKING, SEGMENTATION, OTHER];
 
-/// (name, questions, answers).
-type Entry = (
-    &'static str,
-    &'static [&'static str],
-    &'static [&'static str],
-);
+/// Boxes.
+pub(super) const BOX: Family = Family {
+    name: "box",
+    questions: &[
+        "Where is {query}?",
+        "Can you find {query}?",
+        "Can you detect {query}?",
+        "Can you locate {query}?",
+        "Please find {query}.",
+        "Please detect {query}.",
+        "Please locate {query}.",
+        "Find {query}.",
+        "Detect {query}.",
+        "Locate {query}.",
+    ],
+    answers: &[
+        "It is at {call}.",
+        "Here it is: {call}.",
+        "The location is {call}.",
+    ],
+};
 
-const FAMILIES: [Entry; 5] = [
-    (
-        "box",
-        &[
-            "Where is {query}?",
-            "Can you find {query}?",
-            "Can you detect {query}?",
-            "Can you locate {query}?",
-            "Please find {query}.",
-            "Please detect {query}.",
-            "Please locate {query}.",
-            "Find {query}.",
-            "Detect {query}.",
-            "Locate {query}.",
-        ],
-        &[
-            "It is at {call}.",
-            "Here it is: {call}.",
-            "The location is {call}.",
-        ],
-    ),
-    (
-        "moment",
-        &[
-            "Find the part of the video that shows the following, and say at which second it \
-             starts and ends: {query}",
-            "Detect the video segment that matches this description and report its start and end \
-             time: {query}",
-            "Locate what is described here in the video and give the timestamps of its beginning \
-             and its end: {query}",
-            "The following sentence belongs to one moment of the video. When does that moment \
-             start, and when does it end? {query}",
-            "Which segment of the video fits this text? Answer with its first and last second: \
-             {query}",
-        ],
-        &[
-            "It happens in {call}.",
-            "The described moment is {call}.",
-            "The matching segment is {call}.",
-        ],
-    ),
-    (
-        "tracking",
-        &[
-            "Track the object that starts at {box}.",
-            "Follow the object from its first position {box} through the video.",
-            "The object is at {box} in the first frame. Where does it go?",
-            "Please keep track of the object inside {box}.",
-            "Monitor the object whose initial box is {box} in all frames.",
-            "Trace the path of the object that is first seen at {box}.",
-            "Given the initial box {box}, give the boxes of the object over time.",
-            "Starting from {box}, tell where the object is in each frame.",
-            "Can you track what is at {box} at the beginning of the video?",
-            "Watch the object at {box} and report its sequence of boxes.",
-        ],
-        &[
-            "Its track is {call}.",
-            "The object moves along {call}.",
-            "Here is its path: {call}.",
-        ],
-    ),
-    (
-        "segmentation",
-        &[
-            "Give the motion path of {query} in the video.",
-            "Show where {query} moves in the video.",
-            "Generate the tracking trajectory of {query}.",
-            "Please visualise the track of {query} in this video.",
-            "Show the trajectory that {query} follows in the video.",
-            "Can you give the tracking path of {query}?",
-            "Generate the path along which {query} moves.",
-        ],
-        &[
-            "Its track is {call}.",
-            "Here is the trajectory: {call}.",
-            "The path is {call}.",
-        ],
-    ),
-    ("other", &["{query}"], &["{call}"]),
-];
+/// Moments, with or without ratings.
+pub(super) const MOMENT: Family = Family {
+    name: "moment",
+    questions: &[
+        "Find the part of the video that shows the following, and say at which second it \
+         starts and ends: {query}",
+        "Detect the video segment that matches this description and report its start and end \
+         time: {query}",
+        "Locate what is described here in the video and give the timestamps of its beginning \
+         and its end: {query}",
+        "The following sentence belongs to one moment of the video. When does that moment \
+         start, and when does it end? {query}",
+        "Which segment of the video fits this text? Answer with its first and last second: \
+         {query}",
+    ],
+    answers: &[
+        "It happens in {call}.",
+        "The described moment is {call}.",
+        "The matching segment is {call}.",
+    ],
+};
 
-impl Default for PromptBook {
-    fn default() -> Self {
-        let texts = |list: &[&str]| list.iter().map(|t| t.to_string()).collect();
-        Self {
-            families: FAMILIES
-                .iter()
-                .map(|(name, questions, answers)| {
-                    let family = Family {
-                        questions: texts(questions),
-                        answers: texts(answers),
-                    };
-                    (name.to_string(), family)
-                })
-                .collect(),
-        }
-    }
-}
+/// Tracks of what is in a box of the question.
+pub(super) const TRACKING: Family = Family {
+    name: "tracking",
+    questions: &[
+        "Track the object that starts at {box}.",
+        "Follow the object from its first position {box} through the video.",
+        "The object is at {box} in the first frame. Where does it go?",
+        "Please keep track of the object inside {box}.",
+        "Monitor the object whose initial box is {box} in all frames.",
+        "Trace the path of the object that is first seen at {box}.",
+        "Given the initial box {box}, give the boxes of the object over time.",
+        "Starting from {box}, tell where the object is in each frame.",
+        "Can you track what is at {box} at the beginning of the video?",
+        "Watch the object at {box} and report its sequence of boxes.",
+    ],
+    answers: &[
+        "Its track is {call}.",
+        "The object moves along {call}.",
+        "Here is its path: {call}.",
+    ],
+};
 
-impl PromptBook {
-    /// Checks every family.
-    ///
-    /// # Errors
-    /// [`DataError::InvalidConfig`] for a family without questions or answers, an answer without
-    /// exactly one `{call}`, a question with neither `{query}` nor `{box}`, or an unknown slot.
-    pub fn validate(&self) -> Result<(), DataError> {
-        let fail = |name: &str, why: String| DataError::InvalidConfig {
-            what: "prompt book",
-            reason: format!("family `{name}`: {why}"),
-        };
-        for (name, family) in &self.families {
-            if family.questions.is_empty() || family.answers.is_empty() {
-                return Err(fail(name, "it needs questions and answers".into()));
-            }
-            for q in &family.questions {
-                if !q.contains("{query}") && !q.contains("{box}") {
-                    return Err(fail(
-                        name,
-                        format!("`{q}` has neither {{query}} nor {{box}}"),
-                    ));
-                }
-                if let Some(slot) = unknown_slot(q, &["query", "box"]) {
-                    return Err(fail(name, format!("unknown slot {{{slot}}} in `{q}`")));
-                }
-            }
-            for a in &family.answers {
-                if a.matches("{call}").count() != 1 {
-                    return Err(fail(name, format!("`{a}` must hold {{call}} once")));
-                }
-                if let Some(slot) = unknown_slot(a, &["query", "call"]) {
-                    return Err(fail(name, format!("unknown slot {{{slot}}} in `{a}`")));
-                }
-            }
-        }
-        Ok(())
-    }
-}
+/// Tracks of what is named.
+pub(super) const SEGMENTATION: Family = Family {
+    name: "segmentation",
+    questions: &[
+        "Give the motion path of {query} in the video.",
+        "Show where {query} moves in the video.",
+        "Generate the tracking trajectory of {query}.",
+        "Please visualise the track of {query} in this video.",
+        "Show the trajectory that {query} follows in the video.",
+        "Can you give the tracking path of {query}?",
+        "Generate the path along which {query} moves.",
+    ],
+    answers: &[
+        "Its track is {call}.",
+        "Here is the trajectory: {call}.",
+        "The path is {call}.",
+    ],
+};
 
-/// The first `{name}` that is none of `known`.
-fn unknown_slot<'a>(text: &'a str, known: &[&str]) -> Option<&'a str> {
-    text.split('{')
-        .skip(1)
-        .filter_map(|rest| rest.split_once('}').map(|(name, _)| name))
-        .find(|name| !known.contains(name))
-}
+/// Your own tasks.
+pub(super) const OTHER: Family = Family {
+    name: "other",
+    questions: &["{query}"],
+    answers: &["{call}"],
+};
 
-/// Fills slots in one pass, so that braces in a query are text.
-pub(super) fn fill(template: &str, slots: &[(&str, &str)]) -> String {
+/// Fills the slots `{name}` of a template in one pass, so that braces in a value are text.
+pub fn fill(template: &str, slots: &[(&str, &str)]) -> String {
     let mut out = String::with_capacity(template.len() + 32);
     let mut rest = template;
     while let Some(open) = rest.find('{') {
@@ -222,13 +147,35 @@ mod tests {
 
     #[test]
     fn the_paper_counts_its_templates() {
-        let book = PromptBook::default();
-        book.validate().unwrap();
-        let count = |name: &str| book.families[name].questions.len();
+        let count = |family: Family| family.questions.len();
         assert_eq!(
-            ["moment", "tracking", "box", "segmentation"].map(count),
+            [MOMENT, TRACKING, BOX, SEGMENTATION].map(count),
             [5, 10, 10, 7]
         );
+    }
+
+    #[test]
+    fn every_question_has_its_slot_and_every_answer_its_call() {
+        for Family {
+            name,
+            questions,
+            answers,
+        } in FAMILIES
+        {
+            let slot = if name == "tracking" {
+                "{box}"
+            } else {
+                "{query}"
+            };
+            for question in questions {
+                assert_eq!(question.matches('{').count(), 1, "{question}");
+                assert!(question.contains(slot), "{question}");
+            }
+            for answer in answers {
+                assert_eq!(answer.matches('{').count(), 1, "{answer}");
+                assert!(answer.contains("{call}"), "{answer}");
+            }
+        }
     }
 
     #[test]
@@ -238,23 +185,5 @@ mod tests {
             fill("{query}: {box} {x} {", &slots),
             "a {box} {query}: B {x} {"
         );
-    }
-
-    #[test]
-    fn bad_families_are_errors() {
-        for (q, a) in [
-            ("Where?", "{call}"),
-            ("{query} {what}", "{call}"),
-            ("{query}", "no"),
-            ("{query}", "{call} {call}"),
-        ] {
-            let mut book = PromptBook::default();
-            let family = Family {
-                questions: vec![q.into()],
-                answers: vec![a.into()],
-            };
-            book.families.insert("x".into(), family);
-            assert!(book.validate().is_err(), "{q} {a}");
-        }
     }
 }

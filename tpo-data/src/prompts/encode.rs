@@ -30,22 +30,6 @@ pub struct EncodedDialogue {
     pub packed_turns: Vec<u32>,
 }
 
-/// Lays a dialogue out as a model reads it.
-pub trait DialogueEncoder: Send + Sync {
-    /// Encodes as many turns as fit. `times` are those of the sampled frames in seconds from the
-    /// start of the clip.
-    ///
-    /// # Errors
-    /// [`DataError::Prepare`] when the first turn does not fit, [`DataError::Core`] from the
-    /// tokenizer.
-    fn encode(
-        &self,
-        visual: Option<&VisualShape>,
-        times: &[f64],
-        dialogue: &Dialogue,
-    ) -> Result<EncodedDialogue, DataError>;
-}
-
 /// Dialogues in the layout of a base model.
 ///
 /// The question is encoded exactly as for generation and the answer separately after it, so what the
@@ -84,10 +68,14 @@ impl LayoutEncoder {
             .layout
             .opening(&Opening::text(question), &*self.tokenizer)?)
     }
-}
 
-impl DialogueEncoder for LayoutEncoder {
-    fn encode(
+    /// Encodes as many turns as fit. `times` are those of the sampled frames in seconds from the
+    /// start of the clip.
+    ///
+    /// # Errors
+    /// [`DataError::Prepare`] when the first turn does not fit, [`DataError::Core`] from the
+    /// tokenizer.
+    pub fn encode(
         &self,
         visual: Option<&VisualShape>,
         times: &[f64],

@@ -1,8 +1,7 @@
 //! From annotations to questions and answers.
 //!
-//! [`PromptBook`] holds the wordings, [`Vocabulary`] the tokens of the model, [`PromptWriter`]
-//! puts both together: a [`Dialogue`] in which an answer calls heads by their tokens, or, in the
-//! paper's ablation, has coordinates and times as text.
+//! [`FAMILIES`] are the wordings; [`PromptWriter`] makes a [`Dialogue`] of them in which an answer
+//! calls heads by their tokens or, in the paper's ablation, has coordinates and times as text.
 
 mod book;
 mod encode;
@@ -11,8 +10,8 @@ mod textual;
 pub mod videochat;
 mod writer;
 
-pub use book::{Family, PromptBook};
-pub use encode::{DialogueEncoder, EncodedDialogue, LayoutEncoder, SharedEncoder, SlotCount};
+pub use book::{FAMILIES, Family, fill};
+pub use encode::{EncodedDialogue, LayoutEncoder, SharedEncoder, SlotCount};
 pub use layout::{Opening, PromptLayout};
 pub use textual::{box_text, read_box, read_spans, read_track};
-pub use writer::{AnswerStyle, Call, Dialogue, PromptConfig, PromptWriter, TaskWords, Vocabulary};
+pub use writer::{AnswerStyle, Call, Dialogue, PromptWriter};

@@ -2,75 +2,23 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
 use tpo_core::geometry::BoxXyxy;
 use tpo_core::token::TaskRegistry;
 use tpo_core::truth::{Truth, TruthPlace, TruthTarget};
 
-use super::book::{PromptBook, fill};
+use super::book::{self, fill};
 use super::textual::{box_text, truth_text};
 use crate::DataError;
 use crate::feed::Draw;
 use crate::schema::{Mark, Turn, marks};
 
-/// Tokens of one task, as text.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct TaskWords {
-    /// What the model says to call the head.
-    pub routing: String,
-    /// Placeholder of the task token after it.
-    pub placeholder: String,
-}
-
-/// Tokens of a model, as text.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Vocabulary {
-    /// Tokens by task.
-    pub tasks: BTreeMap<String, TaskWords>,
-    /// Stands for a box in a question; `None` for a model that reads boxes as text.
-    pub box_prompt: Option<String>,
-}
-
-impl From<&TaskRegistry> for Vocabulary {
-    fn from(registry: &TaskRegistry) -> Self {
-        Self {
-            tasks: registry
-                .tasks()
-                .iter()
-                .map(|t| {
-                    let words = TaskWords {
-                        routing: t.routing.token.clone(),
-                        placeholder: t.placeholder.token.clone(),
-                    };
-                    (t.name.clone(), words)
-                })
-                .collect(),
-            box_prompt: registry.box_prompt.as_ref().map(|t| t.token.clone()),
-        }
-    }
-}
-
 /// How ground truth enters an answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AnswerStyle {
     /// Heads are called by their tokens; boxes of questions are embedded.
-    #[default]
     Heads,
     /// Coordinates and times as text, no tokens at all.
     Text,
-}
-
-/// How dialogues are written.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct PromptConfig {
-    /// Heads or text.
-    pub style: AnswerStyle,
-    /// The wordings.
-    pub book: PromptBook,
 }
 
 /// A call of a head in an answer.
@@ -96,34 +44,22 @@ pub struct Dialogue {
 }
 
 /// Writes dialogues for one model.
-#[derive(Debug, Clone)]
-pub struct PromptWriter {
-    config: PromptConfig,
-    vocabulary: Vocabulary,
+#[derive(Debug, Clone, Copy)]
+pub struct PromptWriter<'m> {
+    /// Tasks of the model.
+    pub tasks: &'m TaskRegistry,
+    /// Heads or text.
+    pub style: AnswerStyle,
 }
 
-impl PromptWriter {
-    /// A writer.
-    ///
-    /// # Errors
-    /// [`DataError::InvalidConfig`] for a book that cannot work.
-    pub fn new(config: PromptConfig, vocabulary: Vocabulary) -> Result<Self, DataError> {
-        config.book.validate()?;
-        Ok(Self { config, vocabulary })
-    }
-
-    /// Tokens of the model.
-    pub fn vocabulary(&self) -> &Vocabulary {
-        &self.vocabulary
-    }
-
+impl PromptWriter<'_> {
     /// Writes the dialogue of a row. When no answer calls a head, each annotation becomes a turn
     /// from a template before the conversation. `turn_boxes` are the boxes of each turn in
     /// the clip.
     ///
     /// # Errors
-    /// [`DataError::Prepare`] for a task the model does not have, a text that contains one of its
-    /// tokens, an annotation that cannot be asked for, or nothing to answer.
+    /// [`DataError::Core`] for a task the model does not have; [`DataError::Prepare`] for a text that
+    /// contains one of its tokens, an annotation that cannot be asked for, or nothing to answer.
     pub fn write(
         &self,
         turns: &[Turn],
@@ -159,47 +95,30 @@ impl PromptWriter {
         draw: &mut Draw,
         out: &mut Dialogue,
     ) -> Result<(), DataError> {
-        let kind = match (&truth.target, &truth.prompt_box) {
-            (TruthTarget::Box(_), _) => "box",
-            (TruthTarget::Moments { .. }, _) => "moment",
-            (TruthTarget::Track(_), Some(_)) => "tracking",
-            (TruthTarget::Track(_), None) => "segmentation",
-            (TruthTarget::Value(_), _) => "other",
+        let family = match (&truth.target, &truth.prompt_box) {
+            (TruthTarget::Box(_), _) => &book::BOX,
+            (TruthTarget::Moments { .. }, _) => &book::MOMENT,
+            (TruthTarget::Track(_), Some(_)) => &book::TRACKING,
+            (TruthTarget::Track(_), None) => &book::SEGMENTATION,
+            (TruthTarget::Value(_), _) => &book::OTHER,
         };
-        let families = &self.config.book.families;
-        let family = families
-            .get(&truth.task)
-            .or_else(|| families.get(kind))
-            .ok_or_else(|| {
-                prepare(format!(
-                    "the prompt book has neither a family `{}` nor `{kind}`",
-                    truth.task
-                ))
-            })?;
         let query = truth.query.as_deref().map(str::trim);
         if let Some(q) = query {
             self.check_text(q)?;
         }
         // Only questions whose slots can be filled.
-        let fits = |q: &&String| {
+        let fits = |q: &&&str| {
             (query.is_some() || !q.contains("{query}"))
                 && (truth.prompt_box.is_some() || !q.contains("{box}"))
         };
-        let questions: Vec<&String> = family.questions.iter().filter(fits).collect();
-        let question = draw.pick(&questions).ok_or_else(|| {
-            prepare(format!(
+        let questions: Vec<&&str> = family.questions.iter().filter(fits).collect();
+        let (Some(question), Some(answer)) = (draw.pick(&questions), draw.pick(family.answers))
+        else {
+            return Err(prepare(format!(
                 "annotation {index} of `{}` has no query that a question of its family can ask",
                 truth.task
-            ))
-        })?;
-        let answers: Vec<&String> = family
-            .answers
-            .iter()
-            .filter(|a| query.is_some() || !a.contains("{query}"))
-            .collect();
-        let answer = draw
-            .pick(&answers)
-            .ok_or_else(|| prepare("no answer of its family does without a query"))?;
+            )));
+        };
         let turn = out.turns.len();
         let shown = match &truth.prompt_box {
             Some(b) if question.contains("{box}") => self.box_words(b, turn, out),
@@ -207,7 +126,7 @@ impl PromptWriter {
         };
         let question = fill(question, &[("query", query.unwrap_or("")), ("box", &shown)]);
         let call = self.call(index, turn, truth, out)?;
-        let answer = fill(answer, &[("query", query.unwrap_or("")), ("call", &call)]);
+        let answer = fill(answer, &[("call", &call)]);
         out.turns.push((question, answer));
         Ok(())
     }
@@ -224,38 +143,23 @@ impl PromptWriter {
         self.check_text(&turn.answer)?;
         let number = out.turns.len();
         let mut boxes = boxes.iter();
-        let mut question = String::new();
-        let mut at = 0;
-        for (range, mark) in marks(&turn.question) {
-            question.push_str(&turn.question[at..range.start]);
-            match (mark, boxes.next()) {
-                (Mark::Box, Some(b)) => question.push_str(&self.box_words(b, number, out)),
-                _ => return Err(prepare("a `<box>` of a question has no box")),
-            }
-            at = range.end;
-        }
-        question.push_str(&turn.question[at..]);
-        let mut answer = String::new();
-        at = 0;
-        for (range, mark) in marks(&turn.answer) {
-            answer.push_str(&turn.answer[at..range.start]);
+        let mut question = with_marks(&turn.question, |mark| match (mark, boxes.next()) {
+            (Mark::Box, Some(b)) => Ok(self.box_words(b, number, out)),
+            _ => Err(prepare("a `<box>` of a question has no box")),
+        })?;
+        let mut answer = with_marks(&turn.answer, |mark| {
             let Mark::Task(task) = mark else {
                 return Err(prepare("an answer holds `<box>`"));
             };
             let seen = next.entry(task).or_default();
-            let found = truths
-                .iter()
-                .enumerate()
-                .filter(|(_, t)| t.task == task)
-                .nth(*seen);
+            let mut own = truths.iter().enumerate().filter(|(_, t)| t.task == task);
+            let found = own.nth(*seen);
             *seen += 1;
             let (index, truth) = found.ok_or_else(|| {
                 prepare(format!("`<task:{task}>` number {seen} has no annotation"))
             })?;
-            answer.push_str(&self.call(index, number, truth, out)?);
-            at = range.end;
-        }
-        answer.push_str(&turn.answer[at..]);
+            self.call(index, number, truth, out)
+        })?;
         if !turn.options.is_empty() {
             question.push_str("\nOptions:");
             for (letter, option) in ('A'..='Z').zip(&turn.options) {
@@ -273,10 +177,10 @@ impl PromptWriter {
     }
 
     fn box_words(&self, b: &BoxXyxy, turn: usize, out: &mut Dialogue) -> String {
-        match (&self.vocabulary.box_prompt, self.config.style) {
+        match (&self.tasks.box_prompt, self.style) {
             (Some(token), AnswerStyle::Heads) => {
                 out.boxes.push((turn, *b));
-                token.clone()
+                token.token.clone()
             }
             _ => box_text(b),
         }
@@ -289,37 +193,23 @@ impl PromptWriter {
         truth: &Truth,
         out: &mut Dialogue,
     ) -> Result<String, DataError> {
-        if self.config.style == AnswerStyle::Text {
+        if self.style == AnswerStyle::Text {
             return Ok(truth_text(truth));
         }
-        let words = self.vocabulary.tasks.get(&truth.task).ok_or_else(|| {
-            let known: Vec<_> = self.vocabulary.tasks.keys().map(String::as_str).collect();
-            prepare(format!(
-                "the model has no task `{}`; it has {}",
-                truth.task,
-                if known.is_empty() {
-                    "none".into()
-                } else {
-                    known.join(", ")
-                }
-            ))
-        })?;
+        let task = self.tasks.require(&truth.task)?;
         if let TruthTarget::Track(frames) = &truth.target
             && frames.iter().all(|f| f.place == TruthPlace::Absent)
         {
             return Err(prepare("the object of the track is never visible"));
         }
         out.calls.push(Call { annotation, turn });
-        Ok(format!("{}{}", words.routing, words.placeholder))
+        Ok(format!("{}{}", task.routing.token, task.placeholder.token))
     }
 
     /// A token inside a text would be taken for a slot of the model.
     fn check_text(&self, text: &str) -> Result<(), DataError> {
-        let words = self.vocabulary.tasks.values();
-        let mut tokens = words
-            .flat_map(|w| [&w.routing, &w.placeholder])
-            .chain(&self.vocabulary.box_prompt);
-        match tokens.find(|t| !t.is_empty() && text.contains(t.as_str())) {
+        let mut tokens = self.tasks.tokens().map(|t| t.token.as_str());
+        match tokens.find(|t| !t.is_empty() && text.contains(t)) {
             Some(token) => Err(prepare(format!(
                 "the text `{}` holds the model's token `{token}`; write `<task:NAME>` or `<box>`",
                 text.chars().take(80).collect::<String>()
@@ -327,6 +217,21 @@ impl PromptWriter {
             None => Ok(()),
         }
     }
+}
+
+/// A text with words in the place of its marks.
+fn with_marks<'a>(
+    text: &'a str,
+    mut words: impl FnMut(Mark<'a>) -> Result<String, DataError>,
+) -> Result<String, DataError> {
+    let (mut out, mut at) = (String::new(), 0);
+    for (range, mark) in marks(text) {
+        out.push_str(&text[at..range.start]);
+        out.push_str(&words(mark)?);
+        at = range.end;
+    }
+    out.push_str(&text[at..]);
+    Ok(out)
 }
 
 pub(super) fn prepare(reason: impl Into<String>) -> DataError {

@@ -6,9 +6,8 @@ use std::path::Path;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::csv::Table;
-use super::{At, ConvertOptions, Samples, asked, bad, map, records, samples};
-use crate::schema::{Annotation, Media, Target, Turn};
+use super::{At, ConvertOptions, Samples, asked, map, records, samples, table};
+use crate::schema::{Annotation, Media, Sample, Target, Turn};
 use crate::{ClipRange, DataError};
 
 fn choice(question: &str, options: Vec<String>, correct: Option<usize>) -> Turn {
@@ -57,6 +56,20 @@ struct Grounding {
     location: HashMap<String, Vec<[f64; 2]>>,
 }
 
+#[derive(Deserialize)]
+struct GqaRow {
+    #[serde(alias = "video")]
+    video_id: String,
+    question: String,
+    answer: String,
+    qid: String,
+    a0: String,
+    a1: String,
+    a2: String,
+    a3: String,
+    a4: String,
+}
+
 /// NExT-GQA: questions in a csv (`video_id`, `question`, `answer` as text or number, `qid`,
 /// `a0` to `a4`), the spans that answer them in `gsub_*.json`. The annotation's query is the
 /// question. Videos are `VIDEO_ID.mp4`; the dataset maps ids to subfolders in a separate file.
@@ -65,57 +78,33 @@ pub(super) fn next_gqa(path: &Path, options: &ConvertOptions) -> Result<Samples,
         Some(second) => map(second)?,
         None => HashMap::new(),
     };
-    let table = Table::read(path)?;
-    let column = |names: &[&str]| table.column(path, names);
-    let (video, question) = (column(&["video_id", "video"])?, column(&["question"])?);
-    let (answer, qid) = (column(&["answer"])?, column(&["qid"])?);
-    let choices: Vec<usize> = ["a0", "a1", "a2", "a3", "a4"]
-        .iter()
-        .map(|n| column(&[n]))
-        .collect::<Result<_, _>>()?;
-    let (options, file) = (options.clone(), path.to_path_buf());
-    Ok(Box::new(table.rows.into_iter().map(move |(line, row)| {
-        let place = format!("line {line}");
-        let field = |i: usize| {
-            row.get(i)
-                .map(|s| s.trim())
-                .ok_or_else(|| bad(&file, &place, "too few fields"))
-        };
-        let candidates: Vec<String> = choices
-            .iter()
-            .map(|i| field(*i).map(String::from))
-            .collect::<Result<_, _>>()?;
-        let said = field(answer)?;
+    let each = move |options: &ConvertOptions, at: At, row: GqaRow| {
+        let (video, said) = (&row.video_id, &row.answer);
+        let candidates = vec![row.a0, row.a1, row.a2, row.a3, row.a4];
         let correct = candidates
             .iter()
             .position(|c| c == said)
             .or_else(|| said.parse().ok().filter(|i| *i < candidates.len()));
         if correct.is_none() {
-            let why = format!("answer `{said}` is none of the candidates");
-            return Err(bad(&file, &place, why));
+            return Err(at.bad(format!("answer `{said}` is none of the candidates")));
         }
-        let (vid, asked_for, number) = (field(video)?, field(question)?, field(qid)?);
-        let mut media = Media::video(options.video(vid));
+        let mut media = Media::video(options.video(video));
         let mut annotations = Vec::new();
-        if let Some(g) = spans.get(vid) {
+        if let Some(g) = spans.get(video) {
             media.duration = g.duration;
-            if let Some(spans) = g.location.get(number) {
-                annotations.push(Annotation {
-                    task: options.temporal_task.clone(),
-                    query: Some(asked_for.into()),
-                    prompt_box: None,
-                    target: Target::Spans {
-                        spans: spans.clone(),
-                        saliency: None,
-                    },
-                });
+            if let Some(spans) = g.location.get(&row.qid) {
+                let (task, target) = (&options.temporal_task, Target::spans(spans.clone()));
+                annotations.push(Annotation::asked(task, &row.question, target));
             }
         }
-        let turn = choice(asked_for, candidates, correct);
-        let mut sample = asked(format!("{vid}:{number}"), Some(media), vec![turn]);
-        sample.annotations = annotations;
-        Ok(sample)
-    })))
+        let turn = choice(&row.question, candidates, correct);
+        let id = format!("{video}:{}", row.qid);
+        Ok([Sample {
+            annotations,
+            ..asked(id, Some(media), vec![turn])
+        }])
+    };
+    Ok(samples(table(path)?, options, each))
 }
 
 #[derive(Deserialize)]

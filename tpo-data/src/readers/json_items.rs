@@ -159,12 +159,7 @@ impl<R: BufRead> Input<R> {
             match self.reader.fill_buf() {
                 Ok(buffer) => return Ok(buffer.first().copied()),
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
-                Err(source) => {
-                    return Err(DataError::Io {
-                        path: self.file.clone(),
-                        source,
-                    });
-                }
+                Err(e) => return Err(DataError::io(&self.file)(e)),
             }
         }
     }

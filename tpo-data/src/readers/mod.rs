@@ -10,7 +10,6 @@
 
 mod choice;
 mod conversation;
-mod csv;
 mod json_items;
 mod spatial;
 mod temporal;
@@ -20,7 +19,7 @@ mod video_masks;
 use std::collections::HashMap;
 use std::fmt;
 use std::fs::File;
-use std::io::BufReader;
+use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
@@ -29,20 +28,20 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-pub use json_items::{JsonItem, JsonItems};
+use json_items::JsonItems;
 
 use crate::DataError;
 use crate::schema::{Annotation, LineReader, Media, Sample, Turn};
-
-pub(crate) fn fuzz_csv(text: &str) {
-    csv::split(text);
-}
+use crate::video::has_extension;
 
 /// Samples of a public dataset; an `Err` costs one record unless it is [`DataError::Io`].
 pub type Samples = Box<dyn Iterator<Item = Result<Sample, DataError>> + Send>;
 
+/// Opens a dataset.
+type Reader = fn(&Path, &ConvertOptions) -> Result<Samples, DataError>;
+
 macro_rules! formats {
-    ($($variant:ident $name:literal $help:literal),* $(,)?) => {
+    ($($variant:ident $name:literal $reader:path => $help:literal,)*) => {
         /// A public dataset format.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
         #[serde(rename_all = "kebab-case")]
@@ -64,31 +63,35 @@ macro_rules! formats {
             pub fn help(self) -> &'static str {
                 match self { $(Self::$variant => $help,)* }
             }
+
+            fn reader(self) -> Reader {
+                match self { $(Self::$variant => $reader,)* }
+            }
         }
     };
 }
 
 formats! {
-    QvHighlights "qvhighlights" "QVHighlights JSONL: qid, query, vid, duration, relevant_windows, relevant_clip_ids, saliency_scores.",
-    CharadesJsonl "charades-sta" "Charades-STA JSONL in the QVHighlights layout, or the original txt `VID START END##sentence.`; --durations names Charades' csv or a JSON of seconds.",
-    ActivityNetCaptions "activitynet-captions" "ActivityNet Captions JSON: {\"v_ID\": {duration, timestamps, sentences}}.",
-    DiDeMo "didemo" "DiDeMo JSON array: video, description, times (5-second pieces, first and last).",
-    Tacos "tacos" "TACoS JSON as temporal grounding code distributes it: {\"s13-d21.avi\": {timestamps in frames, fps, num_frames, sentences}}.",
-    QuerYd "queryd" "QuerYD captions as JSON `{video: [[words]]}` with --second-file the times JSON `{video: [[start, end]]}`.",
-    HiRest "hirest" "HiREST JSON: {prompt: {video: {relevant, clip, v_duration, bounds, steps}}}.",
-    RefCoco "refcoco" "RefCOCO, RefCOCO+ or RefCOCOg refs as JSON, with --second-file COCO's instances.json.",
-    MdetrRefCoco "refcoco-coco-style" "RefCOCO family in one COCO-style file: images with caption, annotations with bbox.",
-    VisualGenome "visual-genome" "Visual Genome region_descriptions.json.",
-    SaV "sa-v" "A SA-V annotation file, or a folder of them (`*_manual.json`, `*_auto.json`).",
-    MeViS "mevis" "MeViS meta_expressions.json, with --second-file mask_dict.json.",
-    RefYouTubeVos "ref-youtube-vos" "Ref-YouTube-VOS meta_expressions.json, with --second-file the Annotations folder of indexed PNG masks.",
-    LaSot "lasot" "A LaSOT folder: CLASS/SEQUENCE/{groundtruth.txt, nlp.txt, full_occlusion.txt, out_of_view.txt, img/}.",
-    Got10k "got-10k" "A GOT-10k split folder: SEQUENCE/{groundtruth.txt, absence.label, meta_info.ini, 00000001.jpg, ..}.",
-    VideoChat2It "videochat2-it" "VideoChat2-IT JSON array: video or image, QA of {i, q, a}.",
-    Llava "llava" "LLaVA conversation JSON array: image or video, conversations of {from, value}.",
-    MvBench "mvbench" "MVBench task JSON array: video, question, candidates, answer, start, end.",
-    NextGqa "next-gqa" "NExT-GQA csv of questions a0 to a4, with --second-file gsub_*.json of the time spans.",
-    VideoMme "video-mme" "Video-MME JSON array, by video or by question, or the same as JSONL.",
+    QvHighlights "qvhighlights" temporal::qvhighlights => "QVHighlights JSONL: qid, query, vid, duration, relevant_windows, relevant_clip_ids, saliency_scores.",
+    CharadesJsonl "charades-sta" temporal::charades => "Charades-STA JSONL in the QVHighlights layout, or the original txt `VID START END##sentence.`; --durations names Charades' csv or a JSON of seconds.",
+    ActivityNetCaptions "activitynet-captions" temporal::activitynet => "ActivityNet Captions JSON: {\"v_ID\": {duration, timestamps, sentences}}.",
+    DiDeMo "didemo" temporal::didemo => "DiDeMo JSON array: video, description, times (5-second pieces, first and last).",
+    Tacos "tacos" temporal::tacos => "TACoS JSON as temporal grounding code distributes it: {\"s13-d21.avi\": {timestamps in frames, fps, num_frames, sentences}}.",
+    QuerYd "queryd" temporal::queryd => "QuerYD captions as JSON `{video: [[words]]}` with --second-file the times JSON `{video: [[start, end]]}`.",
+    HiRest "hirest" temporal::hirest => "HiREST JSON: {prompt: {video: {relevant, clip, v_duration, bounds, steps}}}.",
+    RefCoco "refcoco" spatial::refcoco => "RefCOCO, RefCOCO+ or RefCOCOg refs as JSON, with --second-file COCO's instances.json.",
+    MdetrRefCoco "refcoco-coco-style" spatial::coco_style => "RefCOCO family in one COCO-style file: images with caption, annotations with bbox.",
+    VisualGenome "visual-genome" spatial::visual_genome => "Visual Genome region_descriptions.json.",
+    SaV "sa-v" video_masks::sa_v => "A SA-V annotation file, or a folder of them (`*_manual.json`, `*_auto.json`).",
+    MeViS "mevis" video_masks::mevis => "MeViS meta_expressions.json, with --second-file mask_dict.json.",
+    RefYouTubeVos "ref-youtube-vos" video_masks::ref_youtube_vos => "Ref-YouTube-VOS meta_expressions.json, with --second-file the Annotations folder of indexed PNG masks.",
+    LaSot "lasot" tracking::lasot => "A LaSOT folder: CLASS/SEQUENCE/{groundtruth.txt, nlp.txt, full_occlusion.txt, out_of_view.txt, img/}.",
+    Got10k "got-10k" tracking::got10k => "A GOT-10k split folder: SEQUENCE/{groundtruth.txt, absence.label, meta_info.ini, 00000001.jpg, ..}.",
+    VideoChat2It "videochat2-it" conversation::videochat2 => "VideoChat2-IT JSON array: video or image, QA of {i, q, a}.",
+    Llava "llava" conversation::llava => "LLaVA conversation JSON array: image or video, conversations of {from, value}.",
+    MvBench "mvbench" choice::mvbench => "MVBench task JSON array: video, question, candidates, answer, start, end.",
+    NextGqa "next-gqa" choice::next_gqa => "NExT-GQA csv of questions a0 to a4, with --second-file gsub_*.json of the time spans.",
+    VideoMme "video-mme" choice::video_mme => "Video-MME JSON array, by video or by question, or the same as JSONL.",
 }
 
 impl fmt::Display for Format {
@@ -101,20 +104,12 @@ impl FromStr for Format {
     type Err = DataError;
 
     fn from_str(text: &str) -> Result<Self, DataError> {
-        Self::ALL
-            .iter()
-            .copied()
-            .find(|f| f.name() == text)
+        let names: Vec<_> = Self::ALL.iter().map(|f| f.name()).collect();
+        let at = names.iter().position(|name| *name == text);
+        at.map(|at| Self::ALL[at])
             .ok_or_else(|| DataError::InvalidConfig {
                 what: "dataset format",
-                reason: format!(
-                    "`{text}` is not one of {}",
-                    Self::ALL
-                        .iter()
-                        .map(|f| f.name())
-                        .collect::<Vec<_>>()
-                        .join(", ")
-                ),
+                reason: format!("`{text}` is not one of {}", names.join(", ")),
             })
     }
 }
@@ -172,11 +167,7 @@ impl ConvertOptions {
     /// The media path of a video that the dataset may name without its extension.
     fn video(&self, name: &str) -> String {
         const KNOWN: [&str; 8] = ["mp4", "mkv", "avi", "webm", "mov", "gif", "mpg", "m4v"];
-        let has = Path::new(name)
-            .extension()
-            .and_then(|e| e.to_str())
-            .is_some_and(|e| KNOWN.iter().any(|k| k.eq_ignore_ascii_case(e)));
-        if has {
+        if has_extension(Path::new(name), &KNOWN) {
             self.media(name)
         } else {
             self.media(&format!("{name}.{}", self.video_extension))
@@ -203,28 +194,7 @@ pub fn convert(
     input: &Path,
     options: &ConvertOptions,
 ) -> Result<Samples, DataError> {
-    match format {
-        Format::QvHighlights => temporal::qvhighlights(input, options),
-        Format::CharadesJsonl => temporal::charades(input, options),
-        Format::ActivityNetCaptions => temporal::activitynet(input, options),
-        Format::DiDeMo => temporal::didemo(input, options),
-        Format::Tacos => temporal::tacos(input, options),
-        Format::QuerYd => temporal::queryd(input, options),
-        Format::HiRest => temporal::hirest(input, options),
-        Format::RefCoco => spatial::refcoco(input, options),
-        Format::MdetrRefCoco => spatial::coco_style(input, options),
-        Format::VisualGenome => spatial::visual_genome(input, options),
-        Format::SaV => video_masks::sa_v(input, options),
-        Format::MeViS => video_masks::mevis(input, options),
-        Format::RefYouTubeVos => video_masks::ref_youtube_vos(input, options),
-        Format::LaSot => tracking::lasot(input, options),
-        Format::Got10k => tracking::got10k(input, options),
-        Format::VideoChat2It => conversation::videochat2(input, options),
-        Format::Llava => conversation::llava(input, options),
-        Format::MvBench => choice::mvbench(input, options),
-        Format::NextGqa => choice::next_gqa(input, options),
-        Format::VideoMme => choice::video_mme(input, options),
-    }
+    format.reader()(input, options)
 }
 
 fn open(path: &Path) -> Result<BufReader<File>, DataError> {
@@ -254,23 +224,18 @@ fn read_text(path: &Path) -> Result<String, DataError> {
     std::fs::read_to_string(path).map_err(DataError::io(path))
 }
 
+/// A text file that a dataset may do without.
+fn read_optional(path: &Path) -> Result<Option<String>, DataError> {
+    path.is_file().then(|| read_text(path)).transpose()
+}
+
+/// Whether the first letter of a file, after white space and a byte-order mark, is `{`.
 fn is_object(path: &Path) -> Result<bool, DataError> {
-    use std::io::BufRead;
-    let mut reader = open(path)?;
-    loop {
-        let buffer = reader.fill_buf().map_err(DataError::io(path))?;
-        match buffer
-            .iter()
-            .find(|b| !b.is_ascii_whitespace() && !b"\xEF\xBB\xBF".contains(b))
-        {
-            Some(b) => return Ok(*b == b'{'),
-            None if buffer.is_empty() => return Ok(false),
-            None => {
-                let n = buffer.len();
-                reader.consume(n);
-            }
-        }
-    }
+    let skipped = |b: u8| b.is_ascii_whitespace() || b"\xEF\xBB\xBF".contains(&b);
+    let mut bytes = open(path)?.bytes();
+    let first = bytes.find(|byte| !matches!(byte, Ok(b) if skipped(*b)));
+    let first = first.transpose().map_err(DataError::io(path))?;
+    Ok(first == Some(b'{'))
 }
 
 /// Where a value stands in a file.
@@ -364,6 +329,33 @@ fn records<T: DeserializeOwned + 'static>(path: &Path) -> Result<Records<T>, Dat
     }))
 }
 
+/// Rows of a file of comma-separated values, by the names of their columns.
+fn table<T: DeserializeOwned + 'static>(path: &Path) -> Result<Records<T>, DataError> {
+    let file: Arc<Path> = path.into();
+    // A row with too few fields costs only itself.
+    let mut builder = csv::ReaderBuilder::new();
+    let builder = builder.flexible(true).trim(csv::Trim::All);
+    let mut rows = builder.from_reader(open(path)?);
+    let header = rows.headers().cloned();
+    let header = header.map_err(|e| bad(path, "line 1", e.to_string()))?;
+    if header.is_empty() {
+        return Err(bad(path, "line 1", "no names of columns"));
+    }
+    Ok(Box::new(rows.into_records().map(move |row| {
+        let row = row.map_err(|e| bad(&file, "a row", e.to_string()))?;
+        let number = row.position().map_or(0, csv::Position::line);
+        let at = At {
+            file: Arc::clone(&file),
+            place: format!("line {number}"),
+            number,
+            key: String::new(),
+        };
+        let value = row.deserialize(Some(&header));
+        let value = value.map_err(|e| at.bad(e.to_string()))?;
+        Ok((at, value))
+    })))
+}
+
 /// Members of the object in a file.
 fn map<T: DeserializeOwned + 'static>(path: &Path) -> Result<HashMap<String, T>, DataError> {
     members(path, &[])?
@@ -382,8 +374,17 @@ where
     S::IntoIter: Send + 'static,
 {
     let options = options.clone();
-    Box::new(records.flat_map(move |record| {
-        let (rows, error) = match record.and_then(|(at, value)| each(&options, at, value)) {
+    rows(records.map(move |record| record.and_then(|(at, value)| each(&options, at, value))))
+}
+
+/// The samples of records one after the other; a bad record is one error.
+fn rows<S>(records: impl Iterator<Item = Result<S, DataError>> + Send + 'static) -> Samples
+where
+    S: IntoIterator<Item = Sample> + Send + 'static,
+    S::IntoIter: Send + 'static,
+{
+    Box::new(records.flat_map(|record| {
+        let (rows, error) = match record {
             Ok(rows) => (Some(rows), None),
             Err(e) => (None, Some(Err(e))),
         };

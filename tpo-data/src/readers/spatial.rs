@@ -24,12 +24,7 @@ fn phrase(
 ) -> Sample {
     let mut media = Media::image(options.media(file));
     media.size = size;
-    let annotation = Annotation {
-        task: options.region_task.clone(),
-        query: Some(query.trim().to_string()),
-        prompt_box: None,
-        target: Target::Box(area),
-    };
+    let annotation = Annotation::asked(&options.region_task, query, Target::Box(area));
     annotated(id, media, annotation)
 }
 

@@ -6,10 +6,9 @@ use std::path::Path;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::csv::Table;
 use super::{
-    At, ConvertOptions, Format, JsonItems, Samples, annotated, bad, is_object, items, lines, map,
-    members, records, samples, text_of, unlabelled,
+    At, ConvertOptions, Format, JsonItems, Samples, annotated, is_object, items, lines, map,
+    members, records, samples, table, text_of, unlabelled,
 };
 use crate::DataError;
 use crate::schema::{Annotation, Media, Saliency, Sample, Target};
@@ -29,15 +28,7 @@ fn moment(
     spans: Vec<[f64; 2]>,
 ) -> Sample {
     media.duration = duration;
-    let annotation = Annotation {
-        task: options.temporal_task.clone(),
-        query: Some(query.trim().to_string()),
-        prompt_box: None,
-        target: Target::Spans {
-            spans,
-            saliency: None,
-        },
-    };
+    let annotation = Annotation::asked(&options.temporal_task, query, Target::spans(spans));
     annotated(id, media, annotation)
 }
 
@@ -111,6 +102,14 @@ pub(super) fn charades(path: &Path, options: &ConvertOptions) -> Result<Samples,
     Ok(samples(lines(path, 1 << 20)?, options, each))
 }
 
+#[derive(Deserialize)]
+struct LengthRow {
+    #[serde(alias = "video", alias = "video_id")]
+    id: String,
+    #[serde(alias = "duration")]
+    length: f64,
+}
+
 /// Lengths of videos from a JSON `{video: seconds}` or a csv with `id` and `length`
 /// (`Charades_v1_train.csv`).
 fn durations(options: &ConvertOptions) -> Result<HashMap<String, f64>, DataError> {
@@ -120,19 +119,8 @@ fn durations(options: &ConvertOptions) -> Result<HashMap<String, f64>, DataError
     if is_object(path)? {
         return map(path);
     }
-    let table = Table::read(path)?;
-    let id = table.column(path, &["id", "video", "video_id"])?;
-    let length = table.column(path, &["length", "duration"])?;
-    table
-        .rows
-        .iter()
-        .map(|(line, row)| {
-            let seconds = row.get(length).and_then(|v| v.trim().parse().ok());
-            match (row.get(id), seconds) {
-                (Some(id), Some(seconds)) => Ok((id.clone(), seconds)),
-                _ => Err(bad(path, format!("line {line}"), "no id or no length")),
-            }
-        })
+    table::<LengthRow>(path)?
+        .map(|row| row.map(|(_, row)| (row.id, row.length)))
         .collect()
 }
 
@@ -194,13 +182,9 @@ struct DidemoRow {
 pub(super) fn didemo(path: &Path, options: &ConvertOptions) -> Result<Samples, DataError> {
     let each = |options: &ConvertOptions, at: At, row: DidemoRow| {
         let votes = |t: &[u32; 2]| row.times.iter().filter(|o| *o == t).count();
-        let mut best: Option<[u32; 2]> = None;
-        for t in &row.times {
-            if best.is_none_or(|b| votes(t) > votes(&b)) {
-                best = Some(*t);
-            }
-        }
-        let [first, last] = best.ok_or_else(|| at.bad("no `times`"))?;
+        // `max_by_key` gives the last of those that are equal.
+        let best = row.times.iter().rev().max_by_key(|t| votes(t));
+        let [first, last] = *best.ok_or_else(|| at.bad("no `times`"))?;
         let start = f64::from(first) * DIDEMO_PIECE_SECONDS;
         let end = (f64::from(last) + 1.0) * DIDEMO_PIECE_SECONDS;
         let id = match row.annotation_id {

@@ -1,13 +1,12 @@
 //! Single-object tracking: a first box, and a box on every frame.
 
-use std::path::{Path, PathBuf};
+use std::path::{MAIN_SEPARATOR, Path, PathBuf};
 
 use super::spatial::xywh;
-use super::{ConvertOptions, Samples, annotated, bad, read_text};
+use super::{ConvertOptions, Samples, annotated, bad, read_optional, read_text};
 use crate::DataError;
-use crate::schema::{
-    Annotation, BoxCoords, FramePosition, Media, Sample, Target, TrackFrame, TrackRegion,
-};
+use crate::schema::{Annotation, FramePosition, Media, Target, TrackFrame, TrackRegion};
+use crate::video::entries;
 
 /// LaSOT's videos have 30 frames per second.
 const LASOT_FPS: f64 = 30.0;
@@ -26,14 +25,9 @@ fn sequences(root: &Path) -> Result<Vec<PathBuf>, DataError> {
         if depth == 0 {
             return Ok(());
         }
-        let mut folders = Vec::new();
-        for entry in std::fs::read_dir(dir).map_err(DataError::io(dir))? {
-            let entry = entry.map_err(DataError::io(dir))?;
-            if entry.file_type().map_err(DataError::io(dir))?.is_dir() {
-                folders.push(entry.path());
-            }
-        }
-        folders.sort();
+        let mut folders = entries(dir)?;
+        // A link is not followed: it may lead round in a circle.
+        folders.retain(|f| f.is_dir() && !f.is_symlink());
         folders.iter().try_for_each(|f| walk(f, depth - 1, found))
     }
     let mut found = Vec::new();
@@ -48,17 +42,14 @@ fn sequences(root: &Path) -> Result<Vec<PathBuf>, DataError> {
     Ok(found)
 }
 
+/// Path of a sequence below `root`, its own name when it is the input itself.
 fn below(root: &Path, dir: &Path) -> String {
     let inside = dir.strip_prefix(root).unwrap_or(dir);
-    let mut name: Vec<_> = inside
-        .components()
-        .map(|c| c.as_os_str().to_string_lossy())
-        .collect();
-    if name.is_empty() {
-        // The input is the sequence itself.
-        name.extend(dir.file_name().map(|n| n.to_string_lossy()));
-    }
-    name.join("/")
+    let name = match inside.file_name() {
+        Some(_) => inside.as_os_str(),
+        None => dir.file_name().unwrap_or_default(),
+    };
+    name.to_string_lossy().replace(MAIN_SEPARATOR, "/")
 }
 
 /// `x,y,width,height` a line, in pixels.
@@ -82,12 +73,10 @@ fn boxes(path: &Path) -> Result<Vec<[f32; 4]>, DataError> {
         .collect()
 }
 
-/// 0 or 1 per frame, separated by commas or line ends; `None` when the file does not exist.
-fn flags(path: &Path) -> Result<Option<Vec<bool>>, DataError> {
-    if !path.is_file() {
-        return Ok(None);
-    }
-    read_text(path)?
+/// 0 or 1 per frame, separated by commas or line ends; none when the file does not exist.
+fn flags(path: &Path) -> Result<Vec<bool>, DataError> {
+    read_optional(path)?
+        .unwrap_or_default()
         .split(|c: char| c == ',' || c.is_whitespace())
         .filter(|t| !t.is_empty())
         .map(|t| match t {
@@ -95,8 +84,7 @@ fn flags(path: &Path) -> Result<Option<Vec<bool>>, DataError> {
             "1" => Ok(true),
             other => Err(bad(path, "file", format!("`{other}`; expected 0 or 1"))),
         })
-        .collect::<Result<_, _>>()
-        .map(Some)
+        .collect()
 }
 
 fn track(boxes: &[[f32; 4]], absent: &[Vec<bool>]) -> Vec<TrackFrame> {
@@ -118,69 +106,68 @@ fn track(boxes: &[[f32; 4]], absent: &[Vec<bool>]) -> Vec<TrackFrame> {
         .collect()
 }
 
-fn row(
-    options: &ConvertOptions,
-    id: String,
-    media: Media,
+/// What a dataset says about a sequence besides its boxes.
+struct Sequence {
+    /// The frames, below the folder of the sequence.
+    frames: &'static str,
+    fps: f64,
     query: Option<String>,
-    track: Vec<TrackFrame>,
-) -> Result<Sample, String> {
-    let first: Option<BoxCoords> = match track.first().map(|f| &f.region) {
-        Some(TrackRegion::Box(b)) => Some(*b),
-        _ => return Err("the first frame has no box to track from".into()),
-    };
-    let annotation = Annotation {
-        task: options.mask_task.clone(),
-        query: query.filter(|q| !q.trim().is_empty()),
-        prompt_box: first,
-        target: Target::Track(track),
-    };
-    Ok(annotated(id, media, annotation))
+    /// Flags of frames on which the object is not seen.
+    absent: Vec<Vec<bool>>,
+}
+
+/// A row per sequence folder below `root`.
+fn rows(
+    root: &Path,
+    options: &ConvertOptions,
+    read: impl Fn(&Path, &ConvertOptions) -> Result<Sequence, DataError> + Send + 'static,
+) -> Result<Samples, DataError> {
+    let (root, options) = (root.to_path_buf(), options.clone());
+    Ok(Box::new(sequences(&root)?.into_iter().map(move |dir| {
+        let file = dir.join("groundtruth.txt");
+        let boxes = boxes(&file)?;
+        let sequence = read(&dir, &options)?;
+        let track = track(&boxes, &sequence.absent);
+        let Some(TrackRegion::Box(first)) = track.first().map(|f| &f.region) else {
+            let why = "the first frame has no box to track from";
+            return Err(bad(&file, "line 1", why));
+        };
+        let annotation = Annotation {
+            task: options.mask_task.clone(),
+            query: sequence.query.filter(|q| !q.trim().is_empty()),
+            prompt_box: Some(*first),
+            target: Target::Track(track),
+        };
+        let name = below(&root, &dir);
+        let frames = options.media(&format!("{name}{}", sequence.frames));
+        let media = Media::frames(frames, sequence.fps);
+        Ok(annotated(name, media, annotation))
+    })))
 }
 
 /// LaSOT: a sequence a folder. Frames flagged in `full_occlusion.txt` or `out_of_view.txt` are
 /// absent; `nlp.txt` is the query. Whether its coordinates count pixels from 0 or 1 could not be
 /// confirmed; they are kept as they are, which the schema's slack of one pixel allows.
 pub(super) fn lasot(root: &Path, options: &ConvertOptions) -> Result<Samples, DataError> {
-    let (root, options) = (root.to_path_buf(), options.clone());
-    Ok(Box::new(sequences(&root)?.into_iter().map(move |dir| {
-        let file = dir.join("groundtruth.txt");
-        let boxes = boxes(&file)?;
-        let mut absent = Vec::new();
-        for name in ["full_occlusion.txt", "out_of_view.txt"] {
-            absent.extend(flags(&dir.join(name))?);
-        }
-        let words = dir.join("nlp.txt");
-        let query = if words.is_file() {
-            Some(read_text(&words)?.trim().to_string())
-        } else {
-            None
-        };
-        let name = below(&root, &dir);
-        let fps = options.frame_rate.unwrap_or(LASOT_FPS);
-        let media = Media::frames(options.media(&format!("{name}/img")), fps);
-        row(&options, name, media, query, track(&boxes, &absent))
-            .map_err(|why| bad(&file, "line 1", why))
-    })))
+    rows(root, options, |dir, options| {
+        let flags = |name| flags(&dir.join(name));
+        Ok(Sequence {
+            frames: "/img",
+            fps: options.frame_rate.unwrap_or(LASOT_FPS),
+            query: read_optional(&dir.join("nlp.txt"))?.map(|words| words.trim().into()),
+            absent: vec![flags("full_occlusion.txt")?, flags("out_of_view.txt")?],
+        })
+    })
 }
 
 /// GOT-10k: a sequence a folder, frames beside the annotations. `absence.label` marks absent
 /// frames; `meta_info.ini` names the object and the rate. Test sequences hold one box only and
 /// become tracks of one frame.
 pub(super) fn got10k(root: &Path, options: &ConvertOptions) -> Result<Samples, DataError> {
-    let (root, options) = (root.to_path_buf(), options.clone());
-    Ok(Box::new(sequences(&root)?.into_iter().map(move |dir| {
-        let file = dir.join("groundtruth.txt");
-        let boxes = boxes(&file)?;
-        let absent: Vec<_> = flags(&dir.join("absence.label"))?.into_iter().collect();
-        let info = dir.join("meta_info.ini");
-        let text = if info.is_file() {
-            read_text(&info)?
-        } else {
-            String::new()
-        };
+    rows(root, options, |dir, options| {
+        let info = read_optional(&dir.join("meta_info.ini"))?.unwrap_or_default();
         let field = |name: &str| {
-            text.lines()
+            info.lines()
                 .filter_map(|l| l.split_once([':', '=']))
                 .find(|(key, _)| key.trim() == name)
                 .map(|(_, value)| value.trim().to_string())
@@ -188,11 +175,11 @@ pub(super) fn got10k(root: &Path, options: &ConvertOptions) -> Result<Samples, D
         let rate = field("anno_fps")
             .and_then(|v| v.trim_end_matches("Hz").trim().parse::<f64>().ok())
             .filter(|v| *v > 0.0);
-        let fps = rate.or(options.frame_rate).unwrap_or(GOT10K_FPS);
-        let name = below(&root, &dir);
-        let media = Media::frames(options.media(&name), fps);
-        let query = field("object_class");
-        row(&options, name, media, query, track(&boxes, &absent))
-            .map_err(|why| bad(&file, "line 1", why))
-    })))
+        Ok(Sequence {
+            frames: "",
+            fps: rate.or(options.frame_rate).unwrap_or(GOT10K_FPS),
+            query: field("object_class"),
+            absent: vec![flags(&dir.join("absence.label"))?],
+        })
+    })
 }

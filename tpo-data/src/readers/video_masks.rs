@@ -11,13 +11,15 @@ use serde::Deserialize;
 use serde_json::Value;
 use tpo_core::geometry::{LabelMap, Mask, Rle};
 
+use super::spatial::xywh;
 use super::{
-    At, ConvertOptions, Format, JsonItems, Samples, annotated, bad, members, open, samples,
+    At, ConvertOptions, Format, JsonItems, Samples, annotated, bad, members, open, rows, samples,
     text_of, unlabelled,
 };
 use crate::schema::{
     Annotation, BoxCoords, FramePosition, Media, Sample, Target, TrackFrame, TrackRegion,
 };
+use crate::video::entries;
 use crate::{ClipRange, DataError, MediaLimits, read_label_png};
 
 /// SA-V masks are given at 6 frames per second of videos of 24 (its documentation).
@@ -26,42 +28,28 @@ const SAV_FPS: f64 = 24.0;
 /// YouTube-VOS keeps every fifth frame of 30 frames per second.
 const YOUTUBE_VOS_FPS: f64 = 6.0;
 
-/// A mask as a region; an empty one is an absence.
-fn region(rle: Rle) -> Result<TrackRegion, String> {
-    let runs = rle.runs().map_err(|e| e.to_string())?;
-    let area: u64 = runs.iter().skip(1).step_by(2).sum();
-    Ok(if area == 0 {
-        TrackRegion::Absent
-    } else {
-        TrackRegion::Mask(rle)
+/// Frame number `at` of a track; an empty mask is an absence.
+fn masked(at: u64, rle: Rle) -> Result<TrackFrame, String> {
+    Ok(TrackFrame {
+        at: FramePosition::Frame(at),
+        region: match rle.area().map_err(|e| e.to_string())? {
+            0 => TrackRegion::Absent,
+            _ => TrackRegion::Mask(rle),
+        },
     })
 }
 
 /// Tight box of the first visible mask and its frame.
 fn first_box(track: &[TrackFrame]) -> Result<Option<(u64, BoxCoords)>, String> {
-    for f in track {
-        if let (FramePosition::Frame(n), TrackRegion::Mask(rle)) = (f.at, &f.region) {
-            let mask = rle.decode().map_err(|e| e.to_string())?;
-            if let Some(b) = mask.bounding_box() {
-                return Ok(Some((n, BoxCoords::Pixels(b.to_array()))));
-            }
-        }
-    }
-    Ok(None)
-}
-
-fn tracked(
-    options: &ConvertOptions,
-    query: Option<&str>,
-    prompt_box: Option<BoxCoords>,
-    track: Vec<TrackFrame>,
-) -> Annotation {
-    Annotation {
-        task: options.mask_task.clone(),
-        query: query.map(|q| q.trim().to_string()),
-        prompt_box,
-        target: Target::Track(track),
-    }
+    let visible = track.iter().find_map(|f| match (f.at, &f.region) {
+        (FramePosition::Frame(n), TrackRegion::Mask(rle)) => Some((n, rle)),
+        _ => None,
+    });
+    let Some((n, rle)) = visible else {
+        return Ok(None);
+    };
+    let area = rle.coco_box().map_err(|e| e.to_string())?;
+    Ok(Some((n, xywh(area.map(|v| v as f32)))))
 }
 
 #[derive(Deserialize)]
@@ -80,30 +68,17 @@ struct SavFile {
 /// tracking row whose question shows the box of its first mask, cut to begin there. One file is
 /// in memory at a time.
 pub(super) fn sa_v(path: &Path, options: &ConvertOptions) -> Result<Samples, DataError> {
-    let files = if path.is_dir() {
-        let mut files = Vec::new();
-        for entry in std::fs::read_dir(path).map_err(DataError::io(path))? {
-            let file = entry.map_err(DataError::io(path))?.path();
-            if file.extension().is_some_and(|e| e == "json") {
-                files.push(file);
-            }
-        }
-        files.sort();
-        files
-    } else {
-        vec![path.to_path_buf()]
-    };
+    let mut files = vec![path.to_path_buf()];
+    if path.is_dir() {
+        files = entries(path)?;
+        files.retain(|file| file.extension().is_some_and(|e| e == "json"));
+    }
     if files.is_empty() {
         return Err(bad(path, "folder", "it holds no .json file"));
     }
     let options = options.clone();
-    Ok(Box::new(files.into_iter().flat_map(move |file| {
-        let (rows, error) = match sa_v_file(&file, &options) {
-            Ok(rows) => (rows, None),
-            Err(e) => (Vec::new(), Some(Err(e))),
-        };
-        rows.into_iter().map(Ok).chain(error)
-    })))
+    let files = files.into_iter();
+    Ok(rows(files.map(move |file| sa_v_file(&file, &options))))
 }
 
 fn sa_v_file(path: &Path, options: &ConvertOptions) -> Result<Vec<Sample>, DataError> {
@@ -118,17 +93,15 @@ fn sa_v_file(path: &Path, options: &ConvertOptions) -> Result<Vec<Sample>, DataE
     if let (Some(w), Some(h)) = (sav.video_width, sav.video_height) {
         media.size = Some([w as u32, h as u32]);
     }
-    let mut rows = Vec::new();
+    let mut samples = Vec::new();
     for k in 0..objects {
         let name = sav.masklet_id.get(k).map_or(k as i64, |id| *id);
         let place = format!("masklet {name}");
         let mut track = Vec::new();
         for (i, masks) in sav.masklet.iter().enumerate() {
             if let Some(Some(rle)) = masks.get(k) {
-                track.push(TrackFrame {
-                    at: FramePosition::Frame(i as u64 * SAV_FRAME_STEP),
-                    region: region(rle.clone()).map_err(|e| bad(path, &place, e))?,
-                });
+                let frame = masked(i as u64 * SAV_FRAME_STEP, rle.clone());
+                track.push(frame.map_err(|e| bad(path, &place, e))?);
             }
         }
         let Some((first, area)) = first_box(&track).map_err(|e| bad(path, &place, e))? else {
@@ -145,13 +118,15 @@ fn sa_v_file(path: &Path, options: &ConvertOptions) -> Result<Vec<Sample>, DataE
         }
         track.retain(|f| matches!(f.at, FramePosition::Frame(n) if n >= first));
         let id = format!("{}:{name}", sav.video_id);
-        rows.push(annotated(
-            id,
-            media,
-            tracked(options, None, Some(area), track),
-        ));
+        let annotation = Annotation {
+            task: options.mask_task.clone(),
+            query: None,
+            prompt_box: Some(area),
+            target: Target::Track(track),
+        };
+        samples.push(annotated(id, media, annotation));
     }
-    Ok(rows)
+    Ok(samples)
 }
 
 #[derive(Deserialize)]
@@ -178,18 +153,17 @@ fn expression_rows(
     mut masks: impl FnMut(&Expression) -> Result<Option<Vec<TrackFrame>>, DataError>,
 ) -> Result<Vec<Sample>, DataError> {
     let media = Media::frames(options.media(vid), fps);
-    let mut rows = Vec::new();
-    for (number, expression) in &video.expressions {
+    let row = |(number, expression): (&String, &Expression)| {
         let (id, media) = (format!("{vid}:{number}"), media.clone());
-        rows.push(match masks(expression)? {
+        Ok(match masks(expression)? {
             Some(track) => {
-                let annotation = tracked(options, Some(&expression.exp), None, track);
-                annotated(id, media, annotation)
+                let (task, target) = (&options.mask_task, Target::Track(track));
+                annotated(id, media, Annotation::asked(task, &expression.exp, target))
             }
             None => unlabelled(id, media, &expression.exp),
-        });
-    }
-    Ok(rows)
+        })
+    };
+    video.expressions.iter().map(row).collect()
 }
 
 /// MeViS: expressions per video, masks in `mask_dict.json` by annotation number; an expression
@@ -249,43 +223,28 @@ impl MaskDict {
         let mut joined: Vec<Option<Rle>> = vec![None; frames];
         for id in ids {
             let key = text_of(id.clone());
-            let fail = |path: &Path, why: String| bad(path, format!("member `{key}`"), why);
             for (slot, rle) in joined.iter_mut().zip(self.read(&key)?) {
                 let Some(rle) = rle else { continue };
                 *slot = Some(match slot.take() {
                     None => rle,
-                    Some(other) => unite(&other, &rle).map_err(|why| fail(&self.path, why))?,
+                    Some(other) => Rle::merge(&[other, rle], false).map_err(|why| {
+                        bad(&self.path, format!("member `{key}`"), why.to_string())
+                    })?,
                 });
             }
         }
         joined
             .into_iter()
             .enumerate()
-            .map(|(i, rle)| {
-                Ok(TrackFrame {
+            .map(|(i, rle)| match rle {
+                Some(rle) => masked(i as u64, rle).map_err(|e| bad(&self.path, "a mask", e)),
+                None => Ok(TrackFrame {
                     at: FramePosition::Frame(i as u64),
-                    region: match rle {
-                        None => TrackRegion::Absent,
-                        Some(rle) => region(rle).map_err(|e| bad(&self.path, "a mask", e))?,
-                    },
-                })
+                    region: TrackRegion::Absent,
+                }),
             })
             .collect()
     }
-}
-
-fn unite(a: &Rle, b: &Rle) -> Result<Rle, String> {
-    let (a, b) = (
-        a.decode().map_err(|e| e.to_string())?,
-        b.decode().map_err(|e| e.to_string())?,
-    );
-    if a.size() != b.size() {
-        return Err(format!("masks of {:?} and {:?}", a.size(), b.size()));
-    }
-    let joined = ndarray::Zip::from(&a.0)
-        .and(&b.0)
-        .map_collect(|x, y| *x || *y);
-    Ok(Rle::encode(&Mask(joined)))
 }
 
 /// Ref-YouTube-VOS: expressions per video, masks as indexed PNG files
@@ -321,11 +280,8 @@ pub(super) fn ref_youtube_vos(path: &Path, options: &ConvertOptions) -> Result<S
                 let object = Array2::from_shape_fn(size, |(y, x)| {
                     labels.labels[y * labels.width + x] == number
                 });
-                let rle = Rle::encode(&Mask(object));
-                track.push(TrackFrame {
-                    at: FramePosition::Frame(i as u64),
-                    region: region(rle).map_err(|e| bad(&png, "mask", e))?,
-                });
+                let frame = masked(i as u64, Rle::encode(&Mask(object)));
+                track.push(frame.map_err(|e| bad(&png, "mask", e))?);
             }
             if track.is_empty() {
                 let why = format!("no mask of `{vid}` below it");

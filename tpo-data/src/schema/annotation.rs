@@ -20,6 +20,18 @@ pub struct Annotation {
     pub target: Target,
 }
 
+impl Annotation {
+    /// Ground truth asked for with a phrase.
+    pub fn asked(task: &str, query: &str, target: Target) -> Self {
+        Self {
+            task: task.into(),
+            query: Some(query.trim().into()),
+            prompt_box: None,
+            target,
+        }
+    }
+}
+
 /// Ground truth of one task token.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Target {
@@ -36,6 +48,16 @@ pub enum Target {
     Track(Vec<TrackFrame>),
     /// Field `value`: anything your own head declares.
     Value(serde_json::Value),
+}
+
+impl Target {
+    /// Time spans without saliency.
+    pub fn spans(spans: Vec<[f64; 2]>) -> Self {
+        Self::Spans {
+            spans,
+            saliency: None,
+        }
+    }
 }
 
 /// A box `[x0, y0, x1, y1]`, x to the right, y down.
@@ -65,13 +87,8 @@ impl BoxCoords {
                 let n = BoxPixels::from(b).to_normalised(width as f32, height as f32);
                 let (sx, sy) = (1.0 / width as f32, 1.0 / height as f32);
                 let cut = |v: f32, slack: f32| {
-                    if v < 0.0 && v > -slack {
-                        0.0
-                    } else if v > 1.0 && v < 1.0 + slack {
-                        1.0
-                    } else {
-                        v
-                    }
+                    let near = v > -slack && v < 1.0 + slack;
+                    if near { v.clamp(0.0, 1.0) } else { v }
                 };
                 BoxXyxy {
                     x0: cut(n.x0, sx),

@@ -57,7 +57,7 @@ impl From<BoxCoords> for BoxFields {
     }
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct TrackFrameFields {
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -101,28 +101,21 @@ impl TryFrom<TrackFrameFields> for TrackFrame {
 
 impl From<TrackFrame> for TrackFrameFields {
     fn from(f: TrackFrame) -> Self {
-        let (frame, time) = match f.at {
-            FramePosition::Frame(i) => (Some(i), None),
-            FramePosition::Time(t) => (None, Some(t)),
-        };
-        let (b, rle, absent) = match f.region {
-            TrackRegion::Absent => (None, None, true),
-            TrackRegion::Box(b) => (Some(b), None, false),
-            TrackRegion::Mask(rle) => (None, Some(rle), false),
-        };
-        let (normalised, box_pixels) = split(b);
-        Self {
-            frame,
-            time,
-            normalised,
-            box_pixels,
-            rle,
-            absent,
+        let mut fields = Self::default();
+        match f.at {
+            FramePosition::Frame(i) => fields.frame = Some(i),
+            FramePosition::Time(t) => fields.time = Some(t),
         }
+        match f.region {
+            TrackRegion::Absent => fields.absent = true,
+            TrackRegion::Box(b) => (fields.normalised, fields.box_pixels) = split(Some(b)),
+            TrackRegion::Mask(rle) => fields.rle = Some(rle),
+        }
+        fields
     }
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct AnnotationFields {
     task: String,
@@ -197,12 +190,7 @@ impl From<Annotation> for AnnotationFields {
             query: a.query,
             prompt_box,
             prompt_box_pixels,
-            normalised: None,
-            box_pixels: None,
-            spans: None,
-            saliency: None,
-            track: None,
-            value: None,
+            ..Self::default()
         };
         match a.target {
             Target::Box(b) => (fields.normalised, fields.box_pixels) = split(Some(b)),

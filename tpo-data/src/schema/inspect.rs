@@ -4,9 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use super::annotation::{FramePosition, Target, TrackRegion};
 use super::sample::{Media, MediaKind, Sample};
-use super::validate::{Problem, Problems, check_box, time_slack};
+use super::validate::Problem;
 use crate::video::{open_frames, open_still};
 use crate::{DataError, MediaLimits, VideoInfo, VideoReader, open_video};
 
@@ -32,15 +31,6 @@ pub fn open_media(
     })
 }
 
-/// What the header of a media file says.
-#[derive(Debug, Clone, PartialEq)]
-pub struct MediaFacts {
-    /// Kind, path as in the row.
-    pub media: Media,
-    /// Size, length and times; an image is one frame.
-    pub info: VideoInfo,
-}
-
 /// Opens the file of a row and checks the row against it. Nothing is decoded but still images.
 ///
 /// `Ok(None)` for a row without media. The problems are those the file reveals; call
@@ -52,111 +42,17 @@ pub fn check_media(
     sample: &Sample,
     root: &Path,
     limits: &MediaLimits,
-) -> Result<Option<(MediaFacts, Vec<Problem>)>, DataError> {
+) -> Result<Option<(VideoInfo, Vec<Problem>)>, DataError> {
     let Some(media) = &sample.media else {
         return Ok(None);
     };
     let reader = open_media(media, root, limits)?;
     let info = reader.info().clone();
-    let problems = compare(sample, media, &info);
-    Ok(Some((
-        MediaFacts {
-            media: media.clone(),
-            info,
-        },
-        problems,
-    )))
-}
-
-fn compare(sample: &Sample, media: &Media, info: &VideoInfo) -> Vec<Problem> {
-    let mut out = Problems::new();
-    let size = [info.width as u32, info.height as u32];
-    if let Some(said) = media.size.filter(|s| *s != size) {
-        out.add(
-            "media.size",
-            format!("the row says {said:?}, the file is {size:?} [width, height]"),
-        );
-    }
-    let (length, slack) = (info.duration, time_slack(info.duration));
-    if media.is_video() {
-        if let Some(said) = media.duration.filter(|d| (d - length).abs() > slack) {
-            out.add(
-                "media.duration",
-                format!("the row says {said} s, the file lasts {length:.3} s"),
-            );
-        }
-        if let Some(r) = media
-            .range
-            .filter(|r| r.start >= length || r.end > length + slack)
-        {
-            out.add(
-                "media.range",
-                format!("[{}, {}] s, the file lasts {length:.3} s", r.start, r.end),
-            );
-        }
-    }
-    for (i, turn) in sample.turns.iter().enumerate() {
-        for (j, b) in turn.boxes.iter().enumerate() {
-            check_box(b, Some(size), &format!("turns[{i}].boxes[{j}]"), &mut out);
-        }
-    }
-    for (i, a) in sample.annotations.iter().enumerate() {
-        let at = format!("annotations[{i}]");
-        if let Some(b) = &a.prompt_box {
-            check_box(b, Some(size), &format!("{at}.prompt_box"), &mut out);
-        }
-        match &a.target {
-            Target::Box(b) => check_box(b, Some(size), &format!("{at}.box"), &mut out),
-            Target::Spans { spans, .. } => {
-                for (j, s) in spans.iter().enumerate() {
-                    if s[0] >= length || s[1] > length + slack {
-                        out.add(
-                            format!("{at}.spans[{j}]"),
-                            format!("{s:?} seconds, the file lasts {length:.3} s"),
-                        );
-                    }
-                }
-            }
-            Target::Track(frames) => {
-                for (j, f) in frames.iter().enumerate() {
-                    let at = format!("{at}.track[{j}]");
-                    let past = match f.at {
-                        FramePosition::Frame(n) => n >= info.frame_count as u64,
-                        FramePosition::Time(t) => t > length + slack,
-                    };
-                    if past {
-                        out.add(
-                            &at,
-                            format!(
-                                "past the end: the file has {} frames, {length:.3} s",
-                                info.frame_count
-                            ),
-                        );
-                    }
-                    match &f.region {
-                        TrackRegion::Box(b) => check_box(b, Some(size), &at, &mut out),
-                        TrackRegion::Mask(rle) => {
-                            // Masks of another size are fine when only the scale differs.
-                            let [h, w] = rle.size.map(|v| v as f64);
-                            let (a, b) = (w / h, f64::from(size[0]) / f64::from(size[1]));
-                            if (a / b - 1.0).abs() > 0.05 {
-                                out.add(
-                                    &at,
-                                    format!(
-                                        "the mask is {w} x {h}, the picture {} x {}: another shape",
-                                        size[0], size[1]
-                                    ),
-                                );
-                            }
-                        }
-                        TrackRegion::Absent => {}
-                    }
-                }
-            }
-            Target::Value(_) => {}
-        }
-    }
-    out.into_vec()
+    // What the row alone shows is not said twice.
+    let known = sample.problems();
+    let mut problems = sample.check(Some(&info));
+    problems.retain(|p| known.iter().all(|k| k.at != p.at));
+    Ok(Some((info, problems)))
 }
 
 /// Counts over the rows of a file, for display.
@@ -182,7 +78,7 @@ pub struct Summary {
 
 impl Summary {
     /// Counts a good row and its file.
-    pub fn add(&mut self, sample: &Sample, facts: Option<&MediaFacts>) {
+    pub fn add(&mut self, sample: &Sample, file: Option<&VideoInfo>) {
         self.rows += 1;
         self.turns += sample.turns.len() as u64;
         for a in &sample.annotations {
@@ -195,13 +91,10 @@ impl Summary {
             Some(MediaKind::Frames { .. }) => "frames",
         };
         *self.media.entry(kind).or_default() += 1;
-        if let Some(facts) = facts {
-            let info = &facts.info;
-            *self
-                .sizes
-                .entry(format!("{}x{}", info.width, info.height))
-                .or_default() += 1;
-            if facts.media.is_video() {
+        if let (Some(media), Some(info)) = (&sample.media, file) {
+            let size = format!("{}x{}", info.width, info.height);
+            *self.sizes.entry(size).or_default() += 1;
+            if media.is_video() {
                 self.durations.push(info.duration);
                 self.rates.push(info.fps);
             }
@@ -220,14 +113,10 @@ fn quantiles(values: &[f64]) -> Option<String> {
 fn counts<K: fmt::Display>(map: &BTreeMap<K, u64>) -> String {
     let mut rows: Vec<_> = map.iter().collect();
     rows.sort_by_key(|(_, n)| std::cmp::Reverse(**n));
-    let more = rows.len().saturating_sub(8);
-    let mut text: Vec<String> = rows
-        .into_iter()
-        .take(8)
-        .map(|(k, n)| format!("{k} {n}"))
-        .collect();
-    if more > 0 {
-        text.push(format!("and {more} more"));
+    let (shown, more) = rows.split_at(rows.len().min(8));
+    let mut text: Vec<String> = shown.iter().map(|(k, n)| format!("{k} {n}")).collect();
+    if !more.is_empty() {
+        text.push(format!("and {} more", more.len()));
     }
     text.join(", ")
 }

@@ -1,7 +1,7 @@
 //! Streaming JSON lines: one row at a time, every fault with its line.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 
 use super::sample::Sample;
@@ -103,10 +103,8 @@ pub fn parse_row(line: &[u8], limits: &RowLimits) -> Result<Sample, RowFault> {
 
 /// serde_json ends with its own line and column, which would be line 1.
 fn strip_position(message: &str) -> String {
-    match message.rfind(" at line ") {
-        Some(at) => message[..at].into(),
-        None => message.into(),
-    }
+    let cut = message.rsplit_once(" at line ");
+    cut.map_or(message, |(reason, _)| reason).into()
 }
 
 /// Writes one row and a line feed.
@@ -157,44 +155,24 @@ impl<R: BufRead> LineReader<R> {
     /// [`std::io::Error`] of the reader.
     pub fn next_line(&mut self) -> std::io::Result<Option<Line<'_>>> {
         self.buffer.clear();
-        let (start, mut seen, mut too_long) = (self.offset, 0u64, false);
-        loop {
-            let chunk = match self.reader.fill_buf() {
-                Ok(chunk) => chunk,
-                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => continue,
-                Err(e) => return Err(e),
-            };
-            let end = chunk.iter().position(|b| *b == b'\n');
-            let taken = end.unwrap_or(chunk.len());
-            if !too_long {
-                self.buffer.extend_from_slice(&chunk[..taken]);
-                // A carriage return at the end does not count.
-                if self.buffer.len() > self.limit.saturating_add(1) {
-                    too_long = true;
-                    self.buffer = Vec::new();
-                }
-            }
-            let consumed = taken + usize::from(end.is_some());
-            let at_end = chunk.is_empty();
-            self.reader.consume(consumed);
-            seen += consumed as u64;
-            if end.is_some() || at_end {
-                if at_end && seen == 0 {
-                    return Ok(None);
-                }
-                break;
-            }
+        let start = self.offset;
+        // A line end does not count, and has at most two bytes.
+        let most = (self.limit as u64).saturating_add(2);
+        let mut part = self.reader.by_ref().take(most);
+        let mut seen = part.read_until(b'\n', &mut self.buffer)? as u64;
+        if seen == 0 {
+            return Ok(None);
         }
+        if self.buffer.pop_if(|byte| *byte == b'\n').is_none() && seen == most {
+            seen += self.reader.skip_until(b'\n')? as u64;
+        }
+        self.buffer.pop_if(|byte| *byte == b'\r');
         self.offset += seen;
         self.line += 1;
-        if self.buffer.last() == Some(&b'\r') {
-            self.buffer.pop();
-        }
-        too_long |= self.buffer.len() > self.limit;
         Ok(Some(Line {
             number: self.line,
             offset: start,
-            bytes: (!too_long).then_some(self.buffer.as_slice()),
+            bytes: Some(self.buffer.as_slice()).filter(|line| line.len() <= self.limit),
         }))
     }
 }
@@ -268,40 +246,37 @@ impl<R: BufRead> SampleReader<R> {
     ) -> Option<Result<(u64, u64, Result<(Sample, Vec<Problem>), RowError>), DataError>> {
         while !self.ended {
             let line = match self.lines.next_line() {
-                Ok(Some(line)) => line,
-                Ok(None) => break,
-                Err(source) => {
+                Ok(line) => line?,
+                Err(e) => {
                     self.ended = true;
-                    return Some(Err(DataError::Io {
-                        path: self.file.clone(),
-                        source,
-                    }));
+                    return Some(Err(DataError::io(&self.file)(e)));
                 }
             };
             let (number, offset) = (line.number, line.offset);
-            let parsed = match line.bytes {
-                None => Err(RowFault::TooLong {
-                    limit: self.limits.max_line_bytes,
-                }),
-                Some(bytes) => {
-                    let bytes = match bytes.strip_prefix(b"\xEF\xBB\xBF") {
-                        Some(rest) if number == 1 => rest,
-                        _ => bytes,
-                    };
-                    if bytes.iter().all(u8::is_ascii_whitespace) {
-                        continue;
-                    }
-                    parse_row(bytes, &self.limits).map(|sample| {
-                        let problems = sample.problems();
-                        (sample, problems)
-                    })
-                }
+            let too_long = RowFault::TooLong {
+                limit: self.limits.max_line_bytes,
             };
-            let row = parsed.map_err(|fault| RowError {
-                file: self.file.clone(),
-                line: number,
-                fault,
-            });
+            let bytes = line
+                .bytes
+                .map(|bytes| match bytes.strip_prefix(b"\xEF\xBB\xBF") {
+                    Some(rest) if number == 1 => rest,
+                    _ => bytes,
+                });
+            if bytes.is_some_and(|bytes| bytes.iter().all(u8::is_ascii_whitespace)) {
+                continue;
+            }
+            let row = bytes
+                .ok_or(too_long)
+                .and_then(|bytes| parse_row(bytes, &self.limits))
+                .map(|sample| {
+                    let problems = sample.problems();
+                    (sample, problems)
+                })
+                .map_err(|fault| RowError {
+                    file: self.file.clone(),
+                    line: number,
+                    fault,
+                });
             return Some(Ok((number, offset, row)));
         }
         None

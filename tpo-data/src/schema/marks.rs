@@ -17,11 +17,6 @@ pub enum Mark<'a> {
     Box,
 }
 
-/// The mark that calls the head `name`.
-pub fn task_mark(name: &str) -> String {
-    format!("{TASK_OPEN}{name}>")
-}
-
 /// The marks of a text in order, each with its byte range. A name is letters, digits, `_`, `-`
 /// and `.`; anything else between the brackets is text.
 pub fn marks(text: &str) -> Vec<(std::ops::Range<usize>, Mark<'_>)> {
@@ -72,6 +67,5 @@ mod tests {
                 ("<task:x-1.y>", Mark::Task("x-1.y")),
             ]
         );
-        assert_eq!(task_mark("mask"), "<task:mask>");
     }
 }

@@ -123,7 +123,7 @@ impl Media {
     }
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct MediaFields {
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -166,13 +166,10 @@ impl TryFrom<MediaFields> for Media {
 impl From<Media> for MediaFields {
     fn from(m: Media) -> Self {
         let mut fields = Self {
-            video: None,
-            image: None,
-            frames: None,
-            fps: None,
             range: m.range.map(|r| [r.start, r.end]),
             size: m.size,
             duration: m.duration,
+            ..Self::default()
         };
         match m.kind {
             MediaKind::Video => fields.video = Some(m.path),

@@ -2,15 +2,14 @@
 
 use std::f64::consts::TAU;
 
-use serde::{Deserialize, Serialize};
-
 use super::draw::Draw;
-use super::split::is_held_out_look;
 
 macro_rules! named {
     ($(#[$doc:meta])* $name:ident { $($(#[$item_doc:meta])* $item:ident = $text:literal),+ $(,)? }) => {
         $(#[$doc])*
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+        #[derive(
+            Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
+        )]
         #[serde(rename_all = "snake_case")]
         pub enum $name { $($(#[$item_doc])* $item),+ }
 
@@ -90,8 +89,7 @@ named! {
 }
 
 /// Outline of a shape.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(untagged)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Outline {
     /// One that has a name.
     Named(Shape),
@@ -103,13 +101,11 @@ pub enum Outline {
 }
 
 /// How a shape looks at the start of a clip.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Look {
     /// Outline.
-    #[serde(rename = "shape")]
     pub outline: Outline,
     /// Colour; none in a grey clip.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub colour: Option<Colour>,
     /// Size.
     pub size: Size,
@@ -134,11 +130,6 @@ impl Look {
             Some(colour) => format!("{} {shape}", colour.name()),
             None => shape.to_string(),
         }
-    }
-
-    /// Whether it is kept out of training.
-    pub fn is_held_out(&self) -> bool {
-        matches!((self.shape(), self.colour), (Some(s), Some(c)) if is_held_out_look(s, c))
     }
 }
 

@@ -1,8 +1,7 @@
 //! The background behind the shapes.
 
-use serde::{Deserialize, Serialize};
-
 use super::attributes::named;
+use tpo_core::seed::finish;
 
 named! {
     /// Pattern of a background.
@@ -21,7 +20,7 @@ named! {
 }
 
 /// A background of two muted colours. It moves with the camera.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Background {
     /// Pattern.
     pub pattern: Pattern,
@@ -54,9 +53,6 @@ impl Background {
 
 /// A number in `[0, 1)` that looks random and depends on the place only.
 fn grain(seed: u64, x: i32, y: i32) -> f64 {
-    let mut h = seed ^ (x as u32 as u64) << 32 ^ y as u32 as u64;
-    // The finaliser of SplitMix64.
-    h = (h ^ (h >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    h = (h ^ (h >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    ((h ^ (h >> 31)) >> 11) as f64 / (1u64 << 53) as f64
+    let place = (x as u32 as u64) << 32 ^ y as u32 as u64;
+    (finish(seed ^ place) >> 11) as f64 / (1u64 << 53) as f64
 }

@@ -1,7 +1,5 @@
 //! Things that happen at a known time.
 
-use serde::{Deserialize, Serialize};
-
 use super::attributes::{Colour, Look, Texture, named};
 use super::split::is_held_out_event;
 
@@ -57,7 +55,7 @@ impl EventKind {
 }
 
 /// An event of a scene.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Event {
     /// What happens.
     pub kind: EventKind,

@@ -25,7 +25,7 @@ impl WorldRows {
         let unfinished = dir.join(format!(".{ROWS_FILE}.tmp"));
         let file = std::fs::File::create(&unfinished).map_err(DataError::io(&unfinished))?;
         let mut out = BufWriter::new(file);
-        for row in 0..self.len() {
+        for row in 0..self.config().rows {
             let clip = self.world().clip(self.config().split, row);
             let (mut sample, _) = self.row(row, &MediaLimits::default())?;
             let folder = format!("clips/{}", clip.name());

@@ -86,39 +86,40 @@ pub(crate) fn scene(config: &WorldConfig, split: Split, draw: &mut Draw) -> Scen
 fn grey_looks(count: usize, draw: &mut Draw) -> Vec<Look> {
     let mut shapes = Shape::ALL.to_vec();
     draw.shuffle(&mut shapes);
-    shapes.truncate(count);
-    let mut look = |shape| Look {
-        outline: Outline::Named(shape),
-        colour: None,
-        size: draw.pick(Size::ALL),
-        texture: texture(draw),
-    };
-    shapes.into_iter().map(&mut look).collect()
+    shapes
+        .into_iter()
+        .take(count)
+        .map(|shape| look(Outline::Named(shape), None, draw))
+        .collect()
 }
 
 /// Looks of different colours whose outlines have no name.
 fn irregular_looks(count: usize, draw: &mut Draw) -> Vec<Look> {
     let mut colours = Colour::ALL.to_vec();
     draw.shuffle(&mut colours);
-    colours.truncate(count);
-    let mut look = |colour| Look {
-        outline: Outline::Irregular {
-            irregular: draw.next() as u32,
-        },
-        colour: Some(colour),
-        size: draw.pick(Size::ALL),
-        texture: texture(draw),
-    };
-    colours.into_iter().map(&mut look).collect()
+    colours
+        .into_iter()
+        .take(count)
+        .map(|colour| {
+            let irregular = draw.next() as u32;
+            look(Outline::Irregular { irregular }, Some(colour), draw)
+        })
+        .collect()
 }
 
-fn texture(draw: &mut Draw) -> Texture {
-    draw.pick(&[
-        Texture::Plain,
-        Texture::Plain,
-        Texture::Striped,
-        Texture::Dotted,
-    ])
+/// A look of any size and texture; half of them are plain.
+fn look(outline: Outline, colour: Option<Colour>, draw: &mut Draw) -> Look {
+    Look {
+        outline,
+        colour,
+        size: draw.pick(Size::ALL),
+        texture: draw.pick(&[
+            Texture::Plain,
+            Texture::Plain,
+            Texture::Striped,
+            Texture::Dotted,
+        ]),
+    }
 }
 
 /// What the looks of a clip have in common with the first.
@@ -156,12 +157,7 @@ fn looks(count: usize, split: Split, special: bool, order: Order, draw: &mut Dra
     known
         .into_iter()
         .take(count)
-        .map(|(shape, colour)| Look {
-            outline: Outline::Named(shape),
-            colour: Some(colour),
-            size: draw.pick(Size::ALL),
-            texture: texture(draw),
-        })
+        .map(|(shape, colour)| look(Outline::Named(shape), Some(colour), draw))
         .collect()
 }
 
@@ -217,17 +213,14 @@ fn events(
         let Some(&object) = free.first() else { break };
         let look = &looks[object];
         let wants_held_out = split == Split::HeldOut && !special_look && n == 0;
-        let fits = |kind: &EventKind| {
-            kind.suits(look)
-                && kind.shuns(look) == wants_held_out
-                && (*kind != EventKind::Collide || free.len() > 1)
+        let shows =
+            |kind: &EventKind| kind.suits(look) && (*kind != EventKind::Collide || free.len() > 1);
+        let fits = |held_out: bool| {
+            let fits = |kind: &EventKind| shows(kind) && kind.shuns(look) == held_out;
+            kinds.iter().position(fits)
         };
         // A shape whose unseen event cannot be shown (a lone shape cannot collide) takes another.
-        let Some(at) = kinds.iter().position(fits).or_else(|| {
-            kinds.iter().position(|k| {
-                k.suits(look) && (*k != EventKind::Collide || free.len() > 1) && !k.shuns(look)
-            })
-        }) else {
+        let Some(at) = fits(wants_held_out).or_else(|| fits(false)) else {
             break;
         };
         let kind = kinds.remove(at);
@@ -258,22 +251,13 @@ fn events(
 
 /// A colour that no shape of the clip has and that training may show on this shape.
 fn another_colour(looks: &[Look], look: &Look, draw: &mut Draw) -> Colour {
-    let known = |c: &Colour| !look.shape().is_some_and(|s| is_held_out_look(s, *c));
-    let free: Vec<Colour> = Colour::ALL
-        .iter()
-        .copied()
-        .filter(|c| looks.iter().all(|l| l.colour != Some(*c)) && known(c))
-        .collect();
-    if free.is_empty() {
-        // Eight shapes of eight colours: any other one will do.
-        let others: Vec<Colour> = Colour::ALL
-            .iter()
-            .copied()
-            .filter(|c| Some(*c) != look.colour && known(c))
-            .collect();
-        return draw.pick(&others);
-    }
-    draw.pick(&free)
+    let unknown = |c: Colour| look.shape().is_some_and(|s| is_held_out_look(s, c));
+    let mut others = Colour::ALL.to_vec();
+    others.retain(|c| Some(*c) != look.colour && !unknown(*c));
+    let mut free = others.clone();
+    free.retain(|c| looks.iter().all(|l| l.colour != Some(*c)));
+    // Eight shapes of eight colours: any other one will do.
+    draw.pick(if free.is_empty() { &others } else { &free })
 }
 
 /// Straight or still, bouncing off the edges.
@@ -304,14 +288,11 @@ fn path(config: &WorldConfig, look: &Look, side: f64, moves: bool, draw: &mut Dr
     };
     // Enough room ahead that a straight path keeps its direction for most of the clip.
     let reach = config.frames as f64 * 0.75;
-    x = x.clamp(
-        (low - vx * reach).min(high).max(low),
-        (high - vx * reach).max(low).min(high),
-    );
-    y = y.clamp(
-        (low - vy * reach).min(high).max(low),
-        (high - vy * reach).max(low).min(high),
-    );
+    let with_room = |at: f64, speed: f64| {
+        let (way, inside) = (speed * reach, |v: f64| v.min(high).max(low));
+        at.clamp(inside(low - way), inside(high - way))
+    };
+    (x, y) = (with_room(x, vx), with_room(y, vy));
     (0..config.frames)
         .map(|_| {
             let state = State {
@@ -342,14 +323,9 @@ fn bounce(at: f64, speed: f64, low: f64, high: f64) -> (f64, f64) {
 /// Changes the paths so that the event happens in exactly its frames.
 fn apply(event: &Event, objects: &mut [Object], side: f64, stride: usize) {
     let (start, end) = (event.start, event.end);
-    if event.kind == EventKind::Collide {
-        if let Some(other) = event.other {
-            collide(event, objects, other, side);
-        }
-        return;
-    }
     let states = &mut objects[event.object].states;
     let length = (end - start) as f64;
+    let done = |frame: usize| ((frame + 1 - start) as f64 / length).min(1.0);
     match event.kind {
         EventKind::Blink => {
             for (f, state) in states.iter_mut().enumerate().take(end).skip(start) {
@@ -358,8 +334,7 @@ fn apply(event: &Event, objects: &mut [Object], side: f64, stride: usize) {
         }
         EventKind::Grow => {
             for (f, state) in states.iter_mut().enumerate().skip(start) {
-                let done = ((f + 1 - start) as f64 / length).min(1.0);
-                state.radius *= 1.0 + (GROWTH - 1.0) * done;
+                state.radius *= 1.0 + (GROWTH - 1.0) * done(f);
             }
         }
         EventKind::Spin => {
@@ -371,10 +346,9 @@ fn apply(event: &Event, objects: &mut [Object], side: f64, stride: usize) {
         EventKind::ChangeColour => {
             let to = event.becomes.map(Colour::rgb);
             for (f, state) in states.iter_mut().enumerate().skip(start) {
-                let done = ((f + 1 - start) as f64 / length).min(1.0);
                 for (value, target) in state.colour.iter_mut().zip(to.unwrap_or_default()) {
                     let from = *value as f64;
-                    *value = (from + (target as f64 - from) * done).round() as u8;
+                    *value = (from + (target as f64 - from) * done(f)).round() as u8;
                 }
             }
         }
@@ -402,13 +376,14 @@ fn apply(event: &Event, objects: &mut [Object], side: f64, stride: usize) {
                 state.x += (away - state.x) * share;
             }
         }
-        EventKind::Collide => {}
+        EventKind::Collide => collide(event, objects, side),
     }
 }
 
 /// Two shapes meet in the middle of the event and part again. They start from, and return to, their
 /// positions at its edges, so that nothing changes outside of the event.
-fn collide(event: &Event, objects: &mut [Object], other: usize, side: f64) {
+fn collide(event: &Event, objects: &mut [Object], side: f64) {
+    let Some(other) = event.other else { return };
     let (start, end) = (event.start, event.end);
     let middle = (start + end) / 2;
     let (a, b) = (event.object, other);

@@ -45,14 +45,13 @@ pub use scene::{Object, Scene, State};
 pub use split::{Split, is_held_out_event, is_held_out_look};
 pub use tasks::{MaskQuery, RegionQuery, TemporalQuery};
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use tpo_core::config::Problems;
 
 use crate::DataError;
 
 /// Bounds of the world.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct WorldConfig {
     /// Side of the square frames in pixels, 32–1024.
     pub side: usize,
@@ -228,7 +227,7 @@ impl World {
 
     /// The `index`-th clip of a split.
     pub fn clip(&self, split: Split, index: u64) -> Clip {
-        let mut draw = draw::Draw::of(&[self.seed, split.stream(), index]);
+        let mut draw = draw::Draw::of(&[self.seed, split as u64 + 1, index]);
         let scene = generate::scene(&self.config, split, &mut draw);
         Clip {
             split,

@@ -1,11 +1,9 @@
 //! Conversations about a clip, modelled on MVBench's kinds of question.
 
-use serde::{Deserialize, Serialize};
-
 use super::Clip;
 use super::attributes::{Colour, Shape, named};
 use super::draw::Draw;
-use super::event::EventKind;
+use super::event::{Event, EventKind};
 use super::render::RenderedFrame;
 use super::split::{Split, is_held_out_look};
 
@@ -38,7 +36,7 @@ named! {
 use QuestionKind::*;
 
 /// A question with its answer and the answers to choose from.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Question {
     /// Kind.
     pub kind: QuestionKind,
@@ -135,22 +133,36 @@ impl Asked<'_> {
 
     fn events(&mut self) {
         for event in self.clip.scene.events.clone() {
-            let it = self.called(event.object);
+            let (it, verb) = (self.called(event.object), event.kind.verb());
             let words = ["What does the {it} do?", "What happens to the {it}?"];
             let wrong = self.shuffled(EventKind::ALL.iter().map(|k| k.verb()));
-            self.ask(Action, &words, &it, event.kind.verb(), wrong);
+            self.ask(Action, &words, &it, verb, wrong);
 
-            let verb = event.kind.verb();
             let mut others: Vec<String> = (0..self.clip.scene.objects.len())
                 .filter(|o| !event.involves(*o))
                 .map(|o| self.phrase(o))
                 .collect();
-            let named = self.clip.can_be_named(event.object);
-            if event.kind != EventKind::Collide && !others.is_empty() && named {
-                let it = self.phrase(event.object);
-                self.draw.shuffle(&mut others);
-                let words = ["Which shape {it}?", "What is it that {it}?"];
-                self.ask(Action, &words, verb, &it, others);
+            match event.other {
+                None if !others.is_empty() && self.clip.can_be_named(event.object) => {
+                    let it = self.phrase(event.object);
+                    self.draw.shuffle(&mut others);
+                    let words = ["Which shape {it}?", "What is it that {it}?"];
+                    self.ask(Action, &words, verb, &it, others);
+                }
+                Some(other) if self.clip.can_be_named(other) => {
+                    let it = self.called(event.object);
+                    self.draw.shuffle(&mut others);
+                    if others.is_empty() {
+                        others = self.absent();
+                    }
+                    let answer = self.phrase(other);
+                    let words = [
+                        "What does the {it} run into?",
+                        "Which shape does the {it} collide with?",
+                    ];
+                    self.ask(Interaction, &words, &it, &answer, others);
+                }
+                _ => {}
             }
             if let Some(becomes) = event.becomes {
                 let it = self.called(event.object);
@@ -161,24 +173,6 @@ impl Asked<'_> {
                 let wrong = self.colours();
                 self.ask(AttributeChange, &words, &it, becomes.name(), wrong);
             }
-            let other = event.other.filter(|o| self.clip.can_be_named(*o));
-            if let Some(other) = other {
-                let it = self.called(event.object);
-                let mut wrong: Vec<String> = (0..self.clip.scene.objects.len())
-                    .filter(|o| !event.involves(*o))
-                    .map(|o| self.phrase(o))
-                    .collect();
-                self.draw.shuffle(&mut wrong);
-                if wrong.is_empty() {
-                    wrong = self.absent();
-                }
-                let answer = self.phrase(other);
-                let words = [
-                    "What does the {it} run into?",
-                    "Which shape does the {it} collide with?",
-                ];
-                self.ask(Interaction, &words, &it, &answer, wrong);
-            }
         }
     }
 
@@ -187,14 +181,9 @@ impl Asked<'_> {
         let [first, .., last] = &events[..] else {
             return;
         };
-        if ![first, last]
-            .iter()
-            .all(|e| self.clip.can_be_named(e.object))
-        {
-            return;
-        }
-        let (early, late) = (self.clip.told(first), self.clip.told(last));
-        if first.end <= last.start {
+        let named = |e: &Event| self.clip.can_be_named(e.object);
+        if named(first) && named(last) && first.end <= last.start {
+            let (early, late) = (self.clip.told(first), self.clip.told(last));
             let one = ["What happens first?", "Which happens earlier?"];
             self.ask(Order, &one, "", &early, vec![late.clone()]);
             let two = ["What happens last?", "Which happens later?"];
@@ -207,17 +196,11 @@ impl Asked<'_> {
         let scene = &self.clip.scene;
         let directions = ["left", "right", "up", "down"];
         for object in 0..scene.objects.len() {
-            let moved = |k: EventKind| {
-                matches!(
-                    k,
-                    EventKind::Collide | EventKind::LeaveReturn | EventKind::Stop
-                )
+            let moves = |e: &Event| {
+                use EventKind::{Collide, LeaveReturn, Stop};
+                e.involves(object) && matches!(e.kind, Collide | LeaveReturn | Stop)
             };
-            if scene
-                .events
-                .iter()
-                .any(|e| e.involves(object) && moved(e.kind))
-            {
+            if scene.events.iter().any(moves) {
                 continue;
             }
             let states = &self.clip.scene.objects[object].states;

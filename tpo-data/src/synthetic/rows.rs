@@ -8,10 +8,7 @@ use super::attributes::named;
 use super::draw::Draw;
 use super::render::RenderedFrame;
 use super::{Clip, QuestionKind, Split, World, WorldConfig};
-use crate::schema::{
-    Annotation, BoxCoords, FramePosition, Media, Saliency, Sample, Target, TrackFrame, TrackRegion,
-    Turn,
-};
+use crate::schema::{Annotation, BoxCoords, Media, Saliency, Sample, Target, Turn};
 use crate::video::FrameBuffer;
 use crate::{DataError, MediaLimits};
 
@@ -47,6 +44,9 @@ impl fmt::Display for WorldTask {
         f.write_str(self.name())
     }
 }
+
+/// A turn, and the annotation of the head that it calls.
+type Asked = (Turn, Option<Annotation>);
 
 /// What asks for a caption.
 const CAPTION: [&str; 2] = ["Describe the video.", "What is there to see?"];
@@ -249,16 +249,6 @@ impl WorldRows {
         &self.world
     }
 
-    /// Number of rows.
-    pub fn len(&self) -> u64 {
-        self.config.rows
-    }
-
-    /// Never: a world without rows cannot be made.
-    pub fn is_empty(&self) -> bool {
-        self.config.rows == 0
-    }
-
     /// A row with its frames. Its media path is the name of the clip, no file.
     ///
     /// # Errors
@@ -283,7 +273,7 @@ impl WorldRows {
         let tasks = &self.config.tasks;
         // Every row begins with another task, so that one turn a row asks all of them.
         let first = (row % tasks.len() as u64) as usize;
-        let mut kinds: Vec<Vec<(Turn, Option<Annotation>)>> = (0..tasks.len())
+        let mut kinds: Vec<Vec<Asked>> = (0..tasks.len())
             .map(|i| {
                 let mut turns = match tasks[(first + i) % tasks.len()] {
                     WorldTask::Chat => self.chat(clip, frames, &mut draw),
@@ -300,7 +290,7 @@ impl WorldRows {
             .collect();
         let mut media = Media::video(format!("world-{}/{}", self.config.seed, clip.name()));
         media.size = Some([scene.side as u32; 2]);
-        media.duration = Some(scene.frames as f64 / scene.fps);
+        media.duration = Some(scene.duration());
         let mut sample = Sample {
             id: Some(clip.name()),
             media: Some(media),
@@ -329,12 +319,7 @@ impl WorldRows {
         Ok(sample)
     }
 
-    fn chat(
-        &self,
-        clip: &Clip,
-        frames: &[RenderedFrame],
-        draw: &mut Draw,
-    ) -> Vec<(Turn, Option<Annotation>)> {
+    fn chat(&self, clip: &Clip, frames: &[RenderedFrame], draw: &mut Draw) -> Vec<Asked> {
         let kinds = &self.config.kinds;
         clip.questions(frames)
             .into_iter()
@@ -353,24 +338,19 @@ impl WorldRows {
 }
 
 /// A turn of text only, where there is something to say.
-fn tell(question: &str, told: Option<String>) -> Vec<(Turn, Option<Annotation>)> {
+fn tell(question: &str, told: Option<String>) -> Vec<Asked> {
     let turn = told.map(|told| (Turn::new(question, told), None));
     turn.into_iter().collect()
 }
 
-fn exclusions(clip: &Clip, frames: &[RenderedFrame]) -> Vec<(Turn, Option<Annotation>)> {
+fn exclusions(clip: &Clip, frames: &[RenderedFrame]) -> Vec<Asked> {
     let asked = clip.exclusions(frames).into_iter();
     asked.map(|(q, a)| (Turn::new(q, a), None)).collect()
 }
 
 /// A turn that calls a head, and its annotation. The whole question is the query: in a chat the heads
 /// get nothing else.
-fn call(
-    task: WorldTask,
-    question: String,
-    answer: &str,
-    target: Target,
-) -> (Turn, Option<Annotation>) {
+fn call(task: WorldTask, question: String, answer: &str, target: Target) -> Asked {
     let annotation = Annotation {
         task: task.name().into(),
         query: Some(question.clone()),
@@ -381,7 +361,7 @@ fn call(
     (Turn::new(question, answer), Some(annotation))
 }
 
-fn region(clip: &Clip, frames: &[RenderedFrame]) -> Vec<(Turn, Option<Annotation>)> {
+fn region(clip: &Clip, frames: &[RenderedFrame]) -> Vec<Asked> {
     clip.region_queries(frames)
         .into_iter()
         .map(|q| {
@@ -391,7 +371,7 @@ fn region(clip: &Clip, frames: &[RenderedFrame]) -> Vec<(Turn, Option<Annotation
         .collect()
 }
 
-fn temporal(clip: &Clip) -> Vec<(Turn, Option<Annotation>)> {
+fn temporal(clip: &Clip) -> Vec<Asked> {
     clip.temporal_queries()
         .into_iter()
         .map(|q| {
@@ -415,22 +395,13 @@ fn temporal(clip: &Clip) -> Vec<(Turn, Option<Annotation>)> {
         .collect()
 }
 
-fn mask(clip: &Clip, frames: &[RenderedFrame]) -> Vec<(Turn, Option<Annotation>)> {
+fn mask(clip: &Clip, frames: &[RenderedFrame]) -> Vec<Asked> {
     clip.mask_queries(frames)
         .into_iter()
         .map(|q| {
-            let shown = q.masks.into_iter().zip(&q.boxes).enumerate();
-            let track = shown
-                .map(|(i, (mask, area))| TrackFrame {
-                    at: FramePosition::Frame(i as u64),
-                    region: match area {
-                        Some(_) => TrackRegion::Mask(mask),
-                        None => TrackRegion::Absent,
-                    },
-                })
-                .collect();
-            let target = Target::Track(track);
-            call(WorldTask::Mask, q.question, "Here it is: {call}.", target)
+            let question = q.question.clone();
+            let target = Target::Track(q.track());
+            call(WorldTask::Mask, question, "Here it is: {call}.", target)
         })
         .collect()
 }

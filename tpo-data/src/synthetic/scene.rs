@@ -1,14 +1,11 @@
 //! The scene graph: where every shape is in every frame.
 
-use serde::{Deserialize, Serialize};
-
 use super::attributes::Look;
 use super::background::Background;
 use super::event::Event;
-use crate::DataError;
 
 /// A shape in one frame.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct State {
     /// Centre in pixels from the left edge, before camera shake.
     pub x: f64,
@@ -25,7 +22,7 @@ pub struct State {
 }
 
 /// A shape through the clip.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Object {
     /// Its look in the first frame.
     pub look: Look,
@@ -34,7 +31,7 @@ pub struct Object {
 }
 
 /// Everything a clip shows. Later shapes cover earlier ones.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Scene {
     /// Side of the square frames in pixels.
     pub side: usize,
@@ -61,62 +58,5 @@ impl Scene {
     /// Start and end of an event in seconds.
     pub fn span(&self, event: &Event) -> (f64, f64) {
         (event.start as f64 / self.fps, event.end as f64 / self.fps)
-    }
-
-    /// Checks that a scene read from a file can be drawn.
-    ///
-    /// # Errors
-    /// [`DataError::InvalidSynthetic`] with the first problem.
-    pub fn validate(&self) -> Result<(), DataError> {
-        let bad = |reason: String| Err(DataError::InvalidSynthetic { reason });
-        if !(1..=4096).contains(&self.side) || !(1..=65_536).contains(&self.frames) {
-            return bad(format!(
-                "a scene of {} frames of {} pixels",
-                self.frames, self.side
-            ));
-        }
-        if !(self.fps.is_finite() && self.fps > 0.0) || self.objects.len() > 200 {
-            return bad(format!(
-                "fps is {}, with {} shapes",
-                self.fps,
-                self.objects.len()
-            ));
-        }
-        if self.camera.len() != self.frames {
-            return bad(format!(
-                "the camera has {} positions for {} frames",
-                self.camera.len(),
-                self.frames
-            ));
-        }
-        for (i, object) in self.objects.iter().enumerate() {
-            if object.states.len() != self.frames {
-                return bad(format!(
-                    "shape {i} has {} states for {} frames",
-                    object.states.len(),
-                    self.frames
-                ));
-            }
-            let finite = |s: &State| {
-                [s.x, s.y, s.radius, s.angle].iter().all(|v| v.is_finite())
-                    && s.radius > 0.0
-                    && s.radius < 65_536.0
-                    && s.x.abs() < 1e6
-                    && s.y.abs() < 1e6
-            };
-            if let Some(at) = object.states.iter().position(|s| !finite(s)) {
-                return bad(format!("shape {i} has no usable place in frame {at}"));
-            }
-        }
-        for (i, event) in self.events.iter().enumerate() {
-            let objects = self.objects.len();
-            let exists = event.object < objects && event.other.is_none_or(|o| o < objects);
-            if !exists || event.start >= event.end || event.end > self.frames {
-                return bad(format!(
-                    "event {i} names a shape or a time that does not exist"
-                ));
-            }
-        }
-        Ok(())
     }
 }

@@ -2,45 +2,22 @@
 
 use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
-
-use super::attributes::{Colour, Shape};
+use super::attributes::{Colour, Shape, named};
 use super::event::EventKind;
 use crate::DataError;
 
-/// Part of the world.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Split {
-    /// No held-out combination occurs.
-    #[default]
-    Train,
-    /// As training, other clips: to choose settings on.
-    Validation,
-    /// In every clip a shape has a held-out colour, or an event happens to a shape it never
-    /// happens to in training.
-    HeldOut,
-}
-
-impl Split {
-    /// Every part.
-    pub const ALL: [Self; 3] = [Self::Train, Self::Validation, Self::HeldOut];
-
-    /// Name in files.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Train => "train",
-            Self::Validation => "validation",
-            Self::HeldOut => "held_out",
-        }
-    }
-
-    pub(crate) fn stream(self) -> u64 {
-        match self {
-            Self::Train => 1,
-            Self::Validation => 2,
-            Self::HeldOut => 3,
-        }
+named! {
+    /// Part of the world.
+    #[derive(Default)]
+    Split {
+        /// No held-out combination occurs.
+        #[default]
+        Train = "train",
+        /// As training, other clips: to choose settings on.
+        Validation = "validation",
+        /// In every clip a shape has a held-out colour, or an event happens to a shape it never
+        /// happens to in training.
+        HeldOut = "held_out",
     }
 }
 
@@ -49,16 +26,15 @@ impl FromStr for Split {
     type Err = DataError;
 
     fn from_str(text: &str) -> Result<Self, DataError> {
-        Self::ALL
-            .into_iter()
-            .find(|s| s.name() == text.replace('-', "_"))
-            .ok_or_else(|| DataError::InvalidConfig {
+        let name = text.replace('-', "_");
+        let mut all = Self::ALL.iter().copied();
+        all.find(|s| s.name() == name).ok_or_else(|| {
+            let names: Vec<&str> = Self::ALL.iter().map(|s| s.name()).collect();
+            DataError::InvalidConfig {
                 what: "split of the world",
-                reason: format!(
-                    "`{text}` is not one of {}",
-                    Self::ALL.map(Self::name).join(", ")
-                ),
-            })
+                reason: format!("`{text}` is not one of {}", names.join(", ")),
+            }
+        })
     }
 }
 
@@ -80,7 +56,7 @@ mod tests {
 
     #[test]
     fn names_are_read_back() {
-        for split in Split::ALL {
+        for &split in Split::ALL {
             assert_eq!(split.name().parse::<Split>().unwrap(), split);
         }
         assert_eq!("held-out".parse::<Split>().unwrap(), Split::HeldOut);

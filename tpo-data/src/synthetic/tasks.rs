@@ -1,15 +1,15 @@
 //! Ground truth of the heads from a clip: boxes, spans with saliency, masks.
 
-use serde::{Deserialize, Serialize};
 use tpo_core::geometry::{BoxXyxy, Rle};
 
 use super::Clip;
 use super::draw::Draw;
 use super::event::{Event, EventKind};
 use super::render::RenderedFrame;
+use crate::schema::{FramePosition, TrackFrame, TrackRegion};
 
 /// "Where is it?" with the box.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct RegionQuery {
     /// Words.
     pub question: String,
@@ -22,7 +22,7 @@ pub struct RegionQuery {
 }
 
 /// "When does it happen?" with the spans and the saliency.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct TemporalQuery {
     /// Words.
     pub question: String,
@@ -35,7 +35,7 @@ pub struct TemporalQuery {
 }
 
 /// "Follow it" with its mask in every frame.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct MaskQuery {
     /// Words.
     pub question: String,
@@ -45,6 +45,22 @@ pub struct MaskQuery {
     pub masks: Vec<Rle>,
     /// Tight box per frame, normalised; `None` where it is hidden.
     pub boxes: Vec<Option<BoxXyxy>>,
+}
+
+impl MaskQuery {
+    /// The masks as a dataset has them.
+    pub fn track(self) -> Vec<TrackFrame> {
+        let frames = self.masks.into_iter().zip(self.boxes).enumerate();
+        frames
+            .map(|(frame, (mask, area))| TrackFrame {
+                at: FramePosition::Frame(frame as u64),
+                region: match area {
+                    Some(_) => TrackRegion::Mask(mask),
+                    None => TrackRegion::Absent,
+                },
+            })
+            .collect()
+    }
 }
 
 impl Clip {

@@ -109,12 +109,10 @@ impl ImageTransform {
         let bad_numbers = self.mean.iter().any(|m| !m.is_finite())
             || self.std.iter().any(|s| !s.is_finite() || *s <= 0.0);
         if bad_size || bad_numbers {
-            return Err(DataError::InvalidTransform {
-                reason: format!(
-                    "size {:?} must be 1 to {MAX_SIDE} per side, std {:?} positive, mean {:?} finite",
-                    self.size, self.std, self.mean
-                ),
-            });
+            return Err(DataError::transform(format!(
+                "size {:?} must be 1 to {MAX_SIDE} per side, std {:?} positive, mean {:?} finite",
+                self.size, self.std, self.mean
+            )));
         }
         Ok(())
     }
@@ -129,9 +127,8 @@ impl ImageTransform {
     /// [`DataError::InvalidTransform`] for no frames, frames of different sizes or an invalid
     /// configuration.
     pub fn apply(&self, frames: &[Frame]) -> Result<(Vec<f32>, [usize; 4]), DataError> {
-        let first = frames.first().ok_or_else(|| DataError::InvalidTransform {
-            reason: "no frames to transform".into(),
-        })?;
+        let none = || DataError::transform("no frames to transform");
+        let first = frames.first().ok_or_else(none)?;
         let plan = self.plan(first.height(), first.width())?;
         let [h, w] = plan.output_size();
         let mut values = vec![0.0; frames.len() * 3 * h * w];
@@ -148,10 +145,8 @@ impl ImageTransform {
     /// As [`ImageTransform::apply`].
     pub fn apply_tensor(&self, frames: &[Frame], device: &Device) -> Result<Tensor<5>, DataError> {
         let (values, [t, c, h, w]) = self.apply(frames)?;
-        Ok(Tensor::from_data(
-            TensorData::new(values, [1, t, c, h, w]),
-            device,
-        ))
+        let data = TensorData::new(values, [1, t, c, h, w]);
+        Ok(Tensor::from_data(data, device))
     }
 
     /// Prepares the transform for frames of `height` × `width` pixels, for callers that feed
@@ -162,9 +157,8 @@ impl ImageTransform {
     pub fn plan(&self, height: usize, width: usize) -> Result<TransformPlan, DataError> {
         self.validate()?;
         if height == 0 || width == 0 {
-            return Err(DataError::InvalidTransform {
-                reason: format!("input of {width}x{height} pixels"),
-            });
+            let reason = format!("input of {width}x{height} pixels");
+            return Err(DataError::transform(reason));
         }
         let [out_h, out_w] = self.output_size(height, width);
         // y = (x / 255 - mean) / std, folded into one multiplication and one addition.
@@ -238,15 +232,13 @@ impl TransformPlan {
     pub fn apply_into(&self, frame: &Frame, out: &mut [f32]) -> Result<(), DataError> {
         let [h, w] = self.output;
         if [frame.height(), frame.width()] != self.input || out.len() != 3 * h * w {
-            return Err(DataError::InvalidTransform {
-                reason: format!(
-                    "planned for {:?} -> {:?} ([height, width]), got a frame of {:?} and room for {} values",
-                    self.input,
-                    self.output,
-                    [frame.height(), frame.width()],
-                    out.len()
-                ),
-            });
+            return Err(DataError::transform(format!(
+                "planned for {:?} -> {:?} ([height, width]), got a frame of {:?} and room for {} values",
+                self.input,
+                self.output,
+                [frame.height(), frame.width()],
+                out.len()
+            )));
         }
         let finish = self.finish;
         if let Some(resampler) = &self.resampler {

@@ -56,26 +56,26 @@ impl ColourSpace {
         let mut rgb = vec![0; width * height * 3];
         let stride = width as u32 * 3;
         let (m, r) = (self.matrix, self.range);
-        let converted = match (picture.layout, self.fixed) {
-            (Layout::Yuv420, Some(fixed)) => {
-                fixed.convert(picture, &mut rgb);
-                Ok(())
+        let Layout {
+            tall_chroma,
+            ten_bit,
+        } = picture.layout;
+        let converted = if ten_bit {
+            let [y, u, v] = [&picture.y, &picture.u, &picture.v].map(|p| words(p));
+            let image = planar(picture, &y, &u, &v);
+            if tall_chroma {
+                yuv::i210_to_rgb(&image, &mut rgb, stride, r, m)
+            } else {
+                yuv::i010_to_rgb(&image, &mut rgb, stride, r, m)
             }
-            (Layout::Yuv420 | Layout::Yuv422, _) => {
-                let image = planar(picture, &picture.y, &picture.u, &picture.v);
-                if picture.layout == Layout::Yuv420 {
-                    yuv::yuv420_to_rgb(&image, &mut rgb, stride, r, m)
-                } else {
-                    yuv::yuv422_to_rgb(&image, &mut rgb, stride, r, m)
-                }
-            }
-            (Layout::Yuv420Ten | Layout::Yuv422Ten, _) => {
-                let [y, u, v] = [&picture.y, &picture.u, &picture.v].map(|p| words(p));
-                let image = planar(picture, &y, &u, &v);
-                if picture.layout == Layout::Yuv420Ten {
-                    yuv::i010_to_rgb(&image, &mut rgb, stride, r, m)
-                } else {
-                    yuv::i210_to_rgb(&image, &mut rgb, stride, r, m)
+        } else {
+            let image = planar(picture, &picture.y, &picture.u, &picture.v);
+            match (tall_chroma, self.fixed) {
+                (true, _) => yuv::yuv422_to_rgb(&image, &mut rgb, stride, r, m),
+                (false, None) => yuv::yuv420_to_rgb(&image, &mut rgb, stride, r, m),
+                (false, Some(fixed)) => {
+                    fixed.convert(picture, &mut rgb);
+                    Ok(())
                 }
             }
         };

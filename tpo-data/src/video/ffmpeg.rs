@@ -1,7 +1,7 @@
 //! Any container and codec FFmpeg reads (feature `ffmpeg`).
 
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::collections::BTreeSet;
+use std::path::Path;
 
 use ffmpeg_next as ff;
 use ffmpeg_next::format::Pixel;
@@ -11,7 +11,8 @@ use super::colour::{ColourSpace, YuvConversion};
 use super::h264::{Layout, Picture};
 use super::source::Source;
 use super::{
-    FrameStream, FrameVisitor, VideoInfo, VideoOptions, VideoReader, distinct_indices, until_error,
+    FrameStream, FrameVisitor, OpenVideo, VideoInfo, VideoOptions, VideoReader, distinct_indices,
+    until_error,
 };
 use crate::{DataError, Frame, MediaLimits, Rotation};
 
@@ -26,10 +27,8 @@ const FORMATS: &str = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpe
 /// the frames wanted.
 #[derive(Debug)]
 pub struct FfmpegReader {
-    path: PathBuf,
-    limits: MediaLimits,
+    video: OpenVideo,
     conversion: YuvConversion,
-    info: VideoInfo,
     /// Presentation time of every frame in stream units, ascending; empty when the container
     /// does not store it, in which case frames are counted as they are decoded.
     times: Vec<i64>,
@@ -51,27 +50,18 @@ impl FfmpegReader {
 
     pub(super) fn open_with(path: &Path, options: &VideoOptions) -> Result<Self, DataError> {
         let limits = &options.limits;
-        Source::file(path, limits)?;
+        let source = Source::file(path, limits)?;
         let mut input = open_input(path)?;
-        let (stream, unit, rate, rotation, parameters) = {
-            let stream = input
-                .streams()
-                .best(ff::media::Type::Video)
-                .ok_or_else(|| DataError::NoVideoTrack { path: path.into() })?;
-            (
-                stream.index(),
-                f64::from(stream.time_base()),
-                f64::from(stream.avg_frame_rate()),
-                rotation(&stream),
-                stream.parameters(),
-            )
-        };
+        let found = input.streams().best(ff::media::Type::Video);
+        let found = found.ok_or_else(|| DataError::NoVideoTrack { path: path.into() })?;
+        let (stream, rotation) = (found.index(), rotation(&found));
+        let unit = f64::from(found.time_base());
+        let rate = f64::from(found.avg_frame_rate());
+        let parameters = found.parameters();
         let decoder = open_decoder(path, parameters, limits)?;
-        let (mut width, mut height) = (decoder.width() as usize, decoder.height() as usize);
-        limits.check_frame(path, width as u64, height as u64)?;
-        if rotation.swaps_sides() {
-            std::mem::swap(&mut width, &mut height);
-        }
+        let (width, height) = (decoder.width(), decoder.height());
+        limits.check_frame(path, width.into(), height.into())?;
+        let (width, height) = rotation.turned((width as usize, height as usize));
         let codec = decoder
             .codec()
             .map_or_else(|| "unknown".into(), |c| c.name().to_owned());
@@ -98,11 +88,8 @@ impl FfmpegReader {
             }
         }
         if count == 0 {
-            return Err(DataError::Corrupt {
-                path: path.into(),
-                what: "video stream",
-                reason: "it has no packets".into(),
-            });
+            let reason = "it has no packets";
+            return Err(DataError::corrupt(path, "video stream", reason));
         }
         times.sort_unstable();
         keys.sort_unstable();
@@ -117,28 +104,15 @@ impl FfmpegReader {
             .into_iter()
             .find(|f| f.is_finite() && *f > 0.0)
             .unwrap_or(25.0);
-        let first = times.first().copied().unwrap_or(0);
-        let timestamps: Vec<f64> = if timed {
-            times.iter().map(|t| (t - first) as f64 * unit).collect()
-        } else {
-            (0..frame_count).map(|i| i as f64 / fps).collect()
-        };
-        let duration = frame_count as f64 / fps;
-        limits.check_seconds(path, duration)?;
+        let mut info = VideoInfo::steady([width, height], frame_count, fps, &codec)?;
+        limits.check_seconds(path, info.duration)?;
+        info.rotation = rotation;
+        if let Some(first) = times.first() {
+            info.timestamps = times.iter().map(|t| (t - first) as f64 * unit).collect();
+        }
         Ok(Self {
-            path: path.into(),
-            limits: limits.clone(),
+            video: source.opened(limits, info),
             conversion: options.conversion,
-            info: VideoInfo {
-                width,
-                height,
-                frame_count,
-                fps,
-                duration,
-                timestamps,
-                rotation,
-                codec,
-            },
             times,
             keys,
             stream,
@@ -153,14 +127,14 @@ impl FfmpegReader {
     }
 
     fn session(&self) -> Result<Session<'_>, DataError> {
-        let input = open_input(&self.path)?;
+        let input = open_input(self.path())?;
         let parameters = input
             .stream(self.stream)
-            .ok_or_else(|| self.fail(0, "the stream disappeared".into()))?
+            .ok_or_else(|| self.fail(0, "the stream disappeared"))?
             .parameters();
         Ok(Session {
             reader: self,
-            decoder: open_decoder(&self.path, parameters, &self.limits)?,
+            decoder: open_decoder(self.path(), parameters, self.limits())?,
             input,
             scaler: None,
             draining: false,
@@ -168,12 +142,8 @@ impl FfmpegReader {
         })
     }
 
-    fn fail(&self, frame: usize, reason: String) -> DataError {
-        DataError::Decode {
-            path: self.path.clone(),
-            frame,
-            reason,
-        }
+    fn fail(&self, frame: usize, reason: impl Into<String>) -> DataError {
+        DataError::decode(self.path(), frame, reason)
     }
 }
 
@@ -213,7 +183,7 @@ impl Session<'_> {
                     let counted = self.counted;
                     self.counted += 1;
                     let index = if self.reader.times.is_empty() {
-                        Some(counted).filter(|&i| i < self.reader.info.frame_count)
+                        Some(counted).filter(|&i| i < self.reader.info().frame_count)
                     } else {
                         let time = frame.pts().or_else(|| frame.timestamp());
                         time.and_then(|t| self.reader.times.binary_search(&t).ok())
@@ -258,23 +228,22 @@ impl Session<'_> {
     fn convert(&mut self, index: usize, frame: &ff::frame::Video) -> Result<Frame, DataError> {
         let reader = self.reader;
         let (width, height) = (frame.width() as usize, frame.height() as usize);
-        let (mut shown_w, mut shown_h) = (width, height);
-        if reader.info.rotation.swaps_sides() {
-            std::mem::swap(&mut shown_w, &mut shown_h);
-        }
-        if (shown_w, shown_h) != (reader.info.width, reader.info.height) {
-            return Err(reader.fail(
-                index,
-                format!("the picture size changes to {width}x{height}"),
-            ));
+        let shown = reader.info().rotation.turned((width, height));
+        if shown != (reader.info().width, reader.info().height) {
+            let reason = format!("the picture size changes to {width}x{height}");
+            return Err(reader.fail(index, reason));
         }
         let layout = match frame.format() {
-            Pixel::YUV420P | Pixel::YUVJ420P => Some(Layout::Yuv420),
-            Pixel::YUV422P | Pixel::YUVJ422P => Some(Layout::Yuv422),
-            Pixel::YUV420P10LE => Some(Layout::Yuv420Ten),
-            Pixel::YUV422P10LE => Some(Layout::Yuv422Ten),
+            Pixel::YUV420P | Pixel::YUVJ420P => Some((false, false)),
+            Pixel::YUV422P | Pixel::YUVJ422P => Some((true, false)),
+            Pixel::YUV420P10LE => Some((false, true)),
+            Pixel::YUV422P10LE => Some((true, true)),
             _ => None,
         };
+        let layout = layout.map(|(tall_chroma, ten_bit)| Layout {
+            tall_chroma,
+            ten_bit,
+        });
         let rgb = match layout {
             Some(layout) => {
                 let picture = copy_planes(frame, layout);
@@ -286,7 +255,7 @@ impl Session<'_> {
             }
             None => self.scale(index, frame)?,
         };
-        Ok(rgb.rotated(reader.info.rotation))
+        Ok(rgb.rotated(reader.info().rotation))
     }
 
     /// Conversion by FFmpeg itself, BT.601 for YCbCr sources. The flags avoid the bias of its
@@ -398,14 +367,8 @@ fn matrix_number(space: ff::color::Space) -> u8 {
 
 fn copy_planes(frame: &ff::frame::Video, layout: Layout) -> Picture {
     let (width, height) = (frame.width() as usize, frame.height() as usize);
-    let bytes = match layout {
-        Layout::Yuv420 | Layout::Yuv422 => 1,
-        Layout::Yuv420Ten | Layout::Yuv422Ten => 2,
-    };
-    let chroma_height = match layout {
-        Layout::Yuv420 | Layout::Yuv420Ten => height.div_ceil(2),
-        Layout::Yuv422 | Layout::Yuv422Ten => height,
-    };
+    let bytes = if layout.ten_bit { 2 } else { 1 };
+    let chroma_height = height.div_ceil(if layout.tall_chroma { 1 } else { 2 });
     let plane = |i: usize, width: usize, height: usize| -> Vec<u8> {
         let row = width * bytes;
         let lines = frame.data(i).chunks(frame.stride(i)).take(height);
@@ -422,64 +385,49 @@ fn copy_planes(frame: &ff::frame::Video, layout: Layout) -> Picture {
 }
 
 impl VideoReader for FfmpegReader {
-    fn info(&self) -> &VideoInfo {
-        &self.info
-    }
-
-    fn path(&self) -> &Path {
-        &self.path
-    }
-
-    fn limits(&self) -> &MediaLimits {
-        &self.limits
+    fn video(&self) -> &OpenVideo {
+        &self.video
     }
 
     fn visit_frames(&self, indices: &[usize], visit: &FrameVisitor<'_>) -> Result<(), DataError> {
-        let wanted = distinct_indices(indices, self.info.frame_count)?;
-        let mut missing: BTreeMap<usize, ()> = wanted.iter().map(|&i| (i, ())).collect();
+        let wanted = distinct_indices(indices, self.info().frame_count)?;
+        let mut missing = BTreeSet::from_iter(wanted);
         // First with seeking; if a seek landed too late, once more from the start.
         for seeking in [true, false] {
             if missing.is_empty() || (seeking && self.times.is_empty()) {
                 continue;
             }
             let mut session = self.session()?;
-            let mut position: Option<usize> = None;
-            let mut passed: Option<usize> = None;
-            loop {
-                let from = passed.map_or(0, |p| p + 1);
-                let Some((&target, _)) = missing.range(from..).next() else {
-                    break;
-                };
-                if seeking {
-                    let key = self.key_before(self.times[target]);
-                    let ahead = key.is_some_and(|k| {
-                        position.is_none_or(|p| k > self.times[p]) && k > self.times[0]
-                    });
-                    if let (true, Some(key)) = (ahead, key) {
-                        session.seek(key)?;
-                        position = self.times.binary_search(&key).ok();
-                    }
+            // The frame the session has come to, and the first that is still to be looked for.
+            let (mut position, mut from) = (0, 0);
+            while let Some(&target) = missing.range(from..).next() {
+                if seeking
+                    && let Some(key) = self.key_before(self.times[target])
+                    && key > self.times[position]
+                {
+                    session.seek(key)?;
+                    position = self.times.binary_search(&key).unwrap_or(position);
                 }
                 let Some((index, frame)) = session.next()? else {
                     break;
                 };
-                position = position.max(Some(index));
-                if missing.remove(&index).is_some() {
+                position = position.max(index);
+                if missing.remove(&index) {
                     visit(index, session.convert(index, &frame)?)?;
                 }
                 if index >= target {
-                    passed = Some(target);
+                    from = target + 1;
                 }
             }
         }
-        match missing.first_key_value() {
-            Some((&index, ())) => Err(self.fail(index, "FFmpeg returned no picture".into())),
+        match missing.first() {
+            Some(&index) => Err(self.fail(index, "FFmpeg returned no picture")),
             None => Ok(()),
         }
     }
 
     fn stream(&self, start: usize) -> Result<FrameStream<'_>, DataError> {
-        distinct_indices(&[start], self.info.frame_count)?;
+        distinct_indices(&[start], self.info().frame_count)?;
         let mut session = self.session()?;
         if let Some(key) = self.times.get(start).and_then(|&t| self.key_before(t))
             && key > self.times[0]
@@ -493,7 +441,7 @@ impl VideoReader for FfmpegReader {
                     Ok(Some((index, _))) if index < start => continue,
                     Ok(Some((index, frame))) => session
                         .convert(index, &frame)
-                        .map(|frame| self.info.timed(index, frame)),
+                        .map(|frame| self.info().timed(index, frame)),
                     Err(e) => Err(e),
                 });
             }

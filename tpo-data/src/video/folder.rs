@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 
-use super::{FrameStream, FrameVisitor, VideoInfo, VideoReader, distinct_indices, until_error};
+use super::{
+    FrameStream, FrameVisitor, OpenVideo, VideoInfo, VideoReader, distinct_indices, until_error,
+};
 use crate::image_io::image_size;
 use crate::{DataError, Frame, MediaLimits, read_image};
 
@@ -14,10 +16,8 @@ const EXTENSIONS: [&str; 5] = ["jpg", "jpeg", "png", "webp", "bmp"];
 /// Frames in files of their own, as tracking and segmentation datasets keep them.
 #[derive(Debug)]
 pub struct FrameFolder {
-    path: PathBuf,
     files: Vec<PathBuf>,
-    limits: MediaLimits,
-    info: VideoInfo,
+    video: OpenVideo,
 }
 
 /// Opens a folder whose images, in the order of their names, are the frames of a video of `fps`
@@ -33,21 +33,27 @@ pub fn open_frames(
     limits: &MediaLimits,
 ) -> Result<FrameFolder, DataError> {
     let path = path.as_ref();
-    let io = DataError::io(path);
-    let mut files = Vec::new();
-    for entry in std::fs::read_dir(path).map_err(io)? {
-        let file = entry.map_err(io)?.path();
-        let known = file
-            .extension()
-            .and_then(|e| e.to_str())
-            .is_some_and(|e| EXTENSIONS.iter().any(|k| k.eq_ignore_ascii_case(e)));
-        if known {
-            files.push(file);
-        }
-        limits.check_frame_count(path, files.len() as u64)?;
-    }
-    files.sort();
+    let mut files = entries(path)?;
+    files.retain(|file| has_extension(file, &EXTENSIONS));
+    limits.check_frame_count(path, files.len() as u64)?;
     FrameFolder::new(path, files, fps, limits)
+}
+
+/// What a folder holds, in order of the names.
+pub(crate) fn entries(folder: &Path) -> Result<Vec<PathBuf>, DataError> {
+    let read = std::fs::read_dir(folder).and_then(|read| {
+        read.map(|entry| entry.map(|entry| entry.path()))
+            .collect::<std::io::Result<Vec<_>>>()
+    });
+    let mut entries = read.map_err(DataError::io(folder))?;
+    entries.sort();
+    Ok(entries)
+}
+
+/// Whether a file name ends in one of `extensions`, in letters of any size.
+pub(crate) fn has_extension(file: &Path, extensions: &[&str]) -> bool {
+    let found = file.extension().and_then(|e| e.to_str());
+    found.is_some_and(|e| extensions.iter().any(|k| k.eq_ignore_ascii_case(e)))
 }
 
 /// Opens a still image as a video of one frame at time 0, one second long. Only its header is
@@ -74,45 +80,40 @@ impl FrameFolder {
         let info = VideoInfo::steady([width, height], files.len(), fps, "images")?;
         limits.check_seconds(path, info.duration)?;
         Ok(Self {
-            path: path.into(),
             files,
-            limits: limits.clone(),
-            info,
+            video: OpenVideo {
+                path: path.into(),
+                limits: limits.clone(),
+                info,
+            },
         })
     }
 
     fn read(&self, index: usize) -> Result<Frame, DataError> {
         let file = &self.files[index];
-        let frame = read_image(file, &self.limits)?;
-        self.info.check_size(file, index, &frame)?;
+        let frame = read_image(file, self.limits())?;
+        self.info().check_size(file, index, &frame)?;
         Ok(frame)
     }
 }
 
 impl VideoReader for FrameFolder {
-    fn info(&self) -> &VideoInfo {
-        &self.info
-    }
-
-    fn path(&self) -> &Path {
-        &self.path
-    }
-
-    fn limits(&self) -> &MediaLimits {
-        &self.limits
+    fn video(&self) -> &OpenVideo {
+        &self.video
     }
 
     fn visit_frames(&self, indices: &[usize], visit: &FrameVisitor<'_>) -> Result<(), DataError> {
-        distinct_indices(indices, self.info.frame_count)?
+        distinct_indices(indices, self.info().frame_count)?
             .into_par_iter()
             .try_for_each(|i| visit(i, self.read(i)?))
     }
 
     fn stream(&self, start: usize) -> Result<FrameStream<'_>, DataError> {
-        distinct_indices(&[start], self.info.frame_count)?;
-        let frames = start..self.info.frame_count;
+        distinct_indices(&[start], self.info().frame_count)?;
+        let frames = start..self.info().frame_count;
         Ok(until_error(frames.map(|index| {
-            self.read(index).map(|frame| self.info.timed(index, frame))
+            self.read(index)
+                .map(|frame| self.info().timed(index, frame))
         })))
     }
 }

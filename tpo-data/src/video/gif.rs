@@ -7,9 +7,11 @@ use image::codecs::gif::GifDecoder;
 use image::{AnimationDecoder, ImageDecoder};
 
 use super::source::{ReadSeek, Source};
-use super::{FrameStream, FrameVisitor, VideoInfo, VideoReader, distinct_indices, until_error};
+use super::{
+    FrameStream, FrameVisitor, OpenVideo, VideoInfo, VideoReader, distinct_indices, until_error,
+};
 use crate::image_io::{decoder_limits, failed, flatten, guarded};
-use crate::{DataError, Frame, MediaLimits, Rotation, TimedFrame};
+use crate::{DataError, Frame, MediaLimits, TimedFrame};
 
 /// Seconds a frame without a delay is shown, as browsers do.
 const DEFAULT_DELAY: f64 = 0.1;
@@ -17,23 +19,15 @@ const DEFAULT_DELAY: f64 = 0.1;
 /// Reads animated GIF files. Frames depend on each other, so reading one means decoding all
 /// before it. Transparent pixels are black.
 #[derive(Debug)]
-pub struct GifReader {
+pub(super) struct GifReader {
     source: Source,
-    limits: MediaLimits,
-    info: VideoInfo,
+    video: OpenVideo,
 }
 
 type GifFrames = image::Frames<'static>;
 
 impl GifReader {
-    /// Opens a file. Decodes it once to learn the number of frames, holding one at a time.
-    ///
-    /// # Errors
-    /// As [`open_video`](super::open_video).
-    pub fn open(path: impl AsRef<Path>, limits: &MediaLimits) -> Result<Self, DataError> {
-        Self::from_source(Source::file(path.as_ref(), limits)?, limits)
-    }
-
+    /// Decodes the file once to learn the number of frames, holding one at a time.
     pub(super) fn from_source(source: Source, limits: &MediaLimits) -> Result<Self, DataError> {
         let (width, height, mut frames) = start(&source, limits)?;
         let mut timestamps = Vec::new();
@@ -45,26 +39,17 @@ impl GifReader {
             limits.check_seconds(source.path(), duration)?;
         }
         if timestamps.is_empty() {
-            return Err(DataError::Corrupt {
-                path: source.path().into(),
-                what: "GIF",
-                reason: "it has no frames".into(),
-            });
+            return Err(DataError::corrupt(source.path(), "GIF", "it has no frames"));
         }
+        let (count, size) = (timestamps.len(), [width, height]);
         let info = VideoInfo {
-            width,
-            height,
-            frame_count: timestamps.len(),
-            fps: timestamps.len() as f64 / duration,
             duration,
             timestamps,
-            rotation: Rotation::None,
-            codec: "gif".into(),
+            ..VideoInfo::steady(size, count, count as f64 / duration, "gif")?
         };
         Ok(Self {
+            video: source.opened(limits, info),
             source,
-            limits: limits.clone(),
-            info,
         })
     }
 }
@@ -104,26 +89,18 @@ fn next(source: &Source, frames: &mut GifFrames) -> Result<Option<(f64, Frame)>,
 }
 
 impl VideoReader for GifReader {
-    fn info(&self) -> &VideoInfo {
-        &self.info
-    }
-
-    fn path(&self) -> &Path {
-        self.source.path()
-    }
-
-    fn limits(&self) -> &MediaLimits {
-        &self.limits
+    fn video(&self) -> &OpenVideo {
+        &self.video
     }
 
     fn visit_frames(&self, indices: &[usize], visit: &FrameVisitor<'_>) -> Result<(), DataError> {
-        let wanted = distinct_indices(indices, self.info.frame_count)?;
-        let (_, _, mut frames) = start(&self.source, &self.limits)?;
+        let wanted = distinct_indices(indices, self.info().frame_count)?;
+        let (_, _, mut frames) = start(&self.source, self.limits())?;
         let mut wanted = wanted.into_iter().peekable();
         let mut index = 0;
         while wanted.peek().is_some() {
             let Some((_, frame)) = next(&self.source, &mut frames)? else {
-                return Err(shrunk(self.source.path(), index));
+                return Err(shrunk(self.path(), index));
             };
             if wanted.next_if_eq(&index).is_some() {
                 visit(index, frame)?;
@@ -134,12 +111,12 @@ impl VideoReader for GifReader {
     }
 
     fn stream(&self, from: usize) -> Result<FrameStream<'_>, DataError> {
-        distinct_indices(&[from], self.info.frame_count)?;
-        let (_, _, mut frames) = start(&self.source, &self.limits)?;
-        let all = (0..self.info.frame_count).map(move |index| {
+        distinct_indices(&[from], self.info().frame_count)?;
+        let (_, _, mut frames) = start(&self.source, self.limits())?;
+        let all = (0..self.info().frame_count).map(move |index| {
             let frame = next(&self.source, &mut frames)?;
-            let (_, frame) = frame.ok_or_else(|| shrunk(self.source.path(), index))?;
-            Ok(self.info.timed(index, frame))
+            let (_, frame) = frame.ok_or_else(|| shrunk(self.path(), index))?;
+            Ok(self.info().timed(index, frame))
         });
         let shown =
             move |item: &Result<TimedFrame, _>| item.as_ref().map_or(true, |f| f.index >= from);
@@ -148,9 +125,6 @@ impl VideoReader for GifReader {
 }
 
 fn shrunk(path: &Path, frame: usize) -> DataError {
-    DataError::Decode {
-        path: path.into(),
-        frame,
-        reason: "the file has fewer frames than when it was opened".into(),
-    }
+    let reason = "the file has fewer frames than when it was opened";
+    DataError::decode(path, frame, reason)
 }

@@ -7,11 +7,14 @@
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 
+use mp4_atom::Avcc;
 use rust_h264::decoder::ChromaFormat;
 use rust_h264::nal::{self, NalUnit, SpsInfo};
 
-use super::mp4::Fault;
+use super::mp4::unsupported;
+use crate::DataError;
 
 /// Coded slice of a non-IDR picture, of an IDR picture; sequence parameter set
 /// (ITU-T H.264, table 7-1).
@@ -20,7 +23,7 @@ const IDR_SLICE: u8 = 5;
 const SPS: u8 = 7;
 
 /// A decoded picture before colour conversion, without padding.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Picture {
     pub width: usize,
     pub height: usize,
@@ -30,13 +33,13 @@ pub(super) struct Picture {
     pub layout: Layout,
 }
 
-/// Chroma subsampling and depth of a [`Picture`]; 10-bit samples are two bytes, little-endian.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Layout {
-    Yuv420,
-    Yuv422,
-    Yuv420Ten,
-    Yuv422Ten,
+/// Chroma subsampling and depth of a [`Picture`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Layout {
+    /// 4:2:2, not 4:2:0: chroma is as high as luma.
+    pub tall_chroma: bool,
+    /// Samples have 10 bits and are two bytes, little-endian.
+    pub ten_bit: bool,
 }
 
 /// The `avcC` record: parameter sets and the size of NAL length prefixes.
@@ -50,42 +53,30 @@ pub(super) struct StreamConfig {
 }
 
 impl StreamConfig {
-    pub(super) fn parse(avcc: &[u8]) -> Result<Self, Fault> {
-        let config = guarded(|| nal::parse_avcc_config(avcc).map(|c| c.length_size))
-            .and_then(|r| r.map_err(str::to_owned))
-            .map_err(|e| Fault::corrupt("avcC", e))?;
+    pub(super) fn new(avcc: &Avcc, path: &Path) -> Result<Self, DataError> {
+        let corrupt = |reason: String| DataError::corrupt(path, "avcC", reason);
         let mut headers = Vec::new();
         let mut info: Option<SpsInfo> = None;
-        for unit in parameter_sets(avcc) {
+        let sets = [&avcc.sequence_parameter_sets, &avcc.picture_parameter_sets];
+        for unit in sets.into_iter().flatten().filter(|unit| !unit.is_empty()) {
             push_annex_b(&mut headers, unit);
-            if unit.first().is_some_and(|b| b & 31 == SPS) {
-                let found = sps_info(unit).map_err(|e| Fault::corrupt("avcC", e))?;
-                match &info {
-                    // Only the size matters for memory; the decoder reads the rest itself.
-                    Some(first) if !same_size(first, &found) => {
-                        return Err(Fault::Codec("H.264 with several picture sizes".into()));
-                    }
-                    Some(_) => {}
-                    None => info = Some(found),
+            if unit[0] & 31 == SPS {
+                let found = sps_info(unit).map_err(corrupt)?;
+                // Only the size matters for memory; the decoder reads the rest itself.
+                if !same_size(info.get_or_insert(found), &found) {
+                    return Err(unsupported(path, "H.264 with several picture sizes"));
                 }
             }
         }
-        let Some(info) = info else {
-            return Err(Fault::Codec(
-                "H.264 with parameter sets only inside the stream (avc3)".into(),
-            ));
-        };
-        let supported = info.chroma_format <= 2
-            && info.bit_depth_luma == info.bit_depth_chroma
-            && matches!(info.bit_depth_luma, 8 | 10);
-        if !supported {
-            return Err(Fault::Codec(format!(
-                "H.264 with chroma format {} and {} bits",
-                info.chroma_format, info.bit_depth_luma
-            )));
+        let avc3 = "H.264 with parameter sets only inside the stream (avc3)";
+        let info = info.ok_or_else(|| unsupported(path, avc3))?;
+        let (format, bits) = (info.chroma_format, info.bit_depth_luma);
+        if format > 2 || bits != info.bit_depth_chroma || !matches!(bits, 8 | 10) {
+            let codec = format!("H.264 with chroma format {format} and {bits} bits");
+            return Err(unsupported(path, codec));
         }
         Ok(Self {
-            length_size: config,
+            length_size: avcc.length_size.into(),
             headers,
             info,
         })
@@ -225,7 +216,7 @@ impl<'a> PictureDecoder<'a> {
                     y: f.y,
                     u: f.u,
                     v: f.v,
-                    layout: Layout::Yuv420,
+                    layout: Layout::default(),
                 };
                 deliver(number, self.config.check_picture(picture)?);
             }
@@ -248,6 +239,11 @@ impl<'a> PictureDecoder<'a> {
         Ok(())
     }
 
+    /// Whether the picture of a sample that was decoded is still to come.
+    pub(super) fn owes(&self, number: u32) -> bool {
+        matches!(&self.engine, Engine::General(_, pending) if pending.contains(&number))
+    }
+
     /// Delivers the picture the decoder may still hold.
     pub(super) fn flush(&mut self, mut deliver: impl FnMut(u32, Picture)) -> Result<(), String> {
         if let Engine::General(decoder, pending) = &mut self.engine
@@ -262,11 +258,9 @@ impl<'a> PictureDecoder<'a> {
 
 impl StreamConfig {
     fn general_picture(&self, frame: rust_h264::decoder::Frame) -> Result<Picture, String> {
-        let layout = match (frame.chroma_format, frame.bit_depth) {
-            (ChromaFormat::Yuv420, 8) => Layout::Yuv420,
-            (ChromaFormat::Yuv422, 8) => Layout::Yuv422,
-            (ChromaFormat::Yuv420, _) => Layout::Yuv420Ten,
-            (ChromaFormat::Yuv422, _) => Layout::Yuv422Ten,
+        let layout = Layout {
+            tall_chroma: frame.chroma_format == ChromaFormat::Yuv422,
+            ten_bit: frame.bit_depth != 8,
         };
         self.check_picture(Picture {
             width: frame.width as usize,
@@ -294,7 +288,7 @@ impl StreamConfig {
 /// Runs a third-party decoder; a panic inside it becomes an error. `catch_unwind` is safe code;
 /// the decoder may be left in an odd state, so callers drop it after an error. (With
 /// `panic = "abort"` in the user's profile there is nothing to catch.)
-fn guarded<T>(f: impl FnOnce() -> T) -> Result<T, String> {
+pub(crate) fn guarded<T>(f: impl FnOnce() -> T) -> Result<T, String> {
     catch_unwind(AssertUnwindSafe(f)).map_err(|payload| {
         let text = payload
             .downcast_ref::<&str>()
@@ -323,29 +317,4 @@ fn same_size(a: &SpsInfo, b: &SpsInfo) -> bool {
 fn push_annex_b(out: &mut Vec<u8>, unit: &[u8]) {
     out.extend_from_slice(&[0, 0, 0, 1]);
     out.extend_from_slice(unit);
-}
-
-/// The parameter sets of an `avcC` record (ISO/IEC 14496-15, 5.3.3.1), as far as they fit.
-fn parameter_sets(avcc: &[u8]) -> Vec<&[u8]> {
-    let mut units = Vec::new();
-    let mut rest = avcc.get(5..).unwrap_or_default();
-    for mask in [0x1F, 0xFF] {
-        let Some((&count, tail)) = rest.split_first() else {
-            break;
-        };
-        rest = tail;
-        for _ in 0..count & mask {
-            let Some((len, tail)) = rest.split_first_chunk::<2>() else {
-                return units;
-            };
-            let Some((unit, tail)) = tail.split_at_checked(u16::from_be_bytes(*len).into()) else {
-                return units;
-            };
-            if !unit.is_empty() {
-                units.push(unit);
-            }
-            rest = tail;
-        }
-    }
-    units
 }

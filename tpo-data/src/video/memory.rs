@@ -1,19 +1,17 @@
 //! Frames in memory, and a part of another video, as videos.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::{FrameStream, FrameVisitor, VideoInfo, VideoReader, distinct_indices};
+use super::{FrameStream, FrameVisitor, OpenVideo, VideoInfo, VideoReader, distinct_indices};
 use crate::sampling::{ClipRange, clip_frames};
 use crate::{DataError, Frame, MediaLimits};
 
 /// A video whose frames are in memory: rendered, captured, or decoded elsewhere.
 #[derive(Debug, Clone)]
 pub struct FrameBuffer {
-    name: PathBuf,
     frames: Vec<Frame>,
-    limits: MediaLimits,
-    info: VideoInfo,
+    video: OpenVideo,
 }
 
 impl FrameBuffer {
@@ -38,25 +36,19 @@ impl FrameBuffer {
             info.check_size(&name, at, frame)?;
         }
         Ok(Self {
-            name,
             frames,
-            limits: limits.clone(),
-            info,
+            video: OpenVideo {
+                path: name,
+                limits: limits.clone(),
+                info,
+            },
         })
     }
 }
 
 impl VideoReader for FrameBuffer {
-    fn info(&self) -> &VideoInfo {
-        &self.info
-    }
-
-    fn path(&self) -> &Path {
-        &self.name
-    }
-
-    fn limits(&self) -> &MediaLimits {
-        &self.limits
+    fn video(&self) -> &OpenVideo {
+        &self.video
     }
 
     fn visit_frames(&self, indices: &[usize], visit: &FrameVisitor<'_>) -> Result<(), DataError> {
@@ -69,7 +61,7 @@ impl VideoReader for FrameBuffer {
         distinct_indices(&[start], self.frames.len())?;
         let frames = self.frames.iter().cloned().enumerate().skip(start);
         Ok(Box::new(
-            frames.map(|(i, frame)| Ok(self.info.timed(i, frame))),
+            frames.map(|(i, frame)| Ok(self.info().timed(i, frame))),
         ))
     }
 }
@@ -81,16 +73,15 @@ impl VideoReader for FrameBuffer {
 pub struct VideoPart {
     whole: Arc<dyn VideoReader>,
     first: usize,
-    info: VideoInfo,
+    video: OpenVideo,
 }
 
 impl std::fmt::Debug for VideoPart {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("VideoPart")
-            .field("whole", &self.whole.path())
             .field("first", &self.first)
-            .field("frames", &self.info.frame_count)
-            .finish()
+            .field("video", &self.video)
+            .finish_non_exhaustive()
     }
 }
 
@@ -110,41 +101,36 @@ impl VideoPart {
             timestamps: (first..first + count).map(|i| time(i) - start).collect(),
             ..all.clone()
         };
-        Ok(Self { whole, first, info })
-    }
-
-    /// Index in the whole video of the first frame.
-    pub fn first_frame(&self) -> usize {
-        self.first
+        let video = OpenVideo {
+            info,
+            ..whole.video().clone()
+        };
+        Ok(Self {
+            whole,
+            first,
+            video,
+        })
     }
 }
 
 impl VideoReader for VideoPart {
-    fn info(&self) -> &VideoInfo {
-        &self.info
-    }
-
-    fn path(&self) -> &Path {
-        self.whole.path()
-    }
-
-    fn limits(&self) -> &MediaLimits {
-        self.whole.limits()
+    fn video(&self) -> &OpenVideo {
+        &self.video
     }
 
     fn visit_frames(&self, indices: &[usize], visit: &FrameVisitor<'_>) -> Result<(), DataError> {
-        let inside = distinct_indices(indices, self.info.frame_count)?;
+        let inside = distinct_indices(indices, self.info().frame_count)?;
         let shifted: Vec<usize> = inside.iter().map(|i| i + self.first).collect();
         self.whole
             .visit_frames(&shifted, &|i, frame| visit(i - self.first, frame))
     }
 
     fn stream(&self, start: usize) -> Result<FrameStream<'_>, DataError> {
-        distinct_indices(&[start], self.info.frame_count)?;
+        distinct_indices(&[start], self.info().frame_count)?;
         let frames = self.whole.stream(self.first + start)?;
-        let frames = frames.take(self.info.frame_count - start);
+        let frames = frames.take(self.info().frame_count - start);
         Ok(Box::new(frames.map(|frame| {
-            frame.map(|f| self.info.timed(f.index - self.first, f.frame))
+            frame.map(|f| self.info().timed(f.index - self.first, f.frame))
         })))
     }
 }
@@ -195,7 +181,7 @@ mod tests {
         };
         let part = VideoPart::new(Arc::new(whole), range).unwrap();
         // int(1.3 * 4) = 5, int(2.7 * 4) = 10
-        assert_eq!((part.first_frame(), part.info().frame_count), (5, 10));
+        assert_eq!((part.first, part.info().frame_count), (5, 10));
         assert_eq!(values(&part, &[9, 0]), [14, 5]);
         let times: Vec<_> = part
             .stream(8)

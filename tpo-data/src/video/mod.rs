@@ -12,24 +12,31 @@ mod gif;
 mod h264;
 mod memory;
 mod mp4;
+mod mp4_pictures;
 mod mp4_reader;
-mod mp4_stream;
 mod source;
 
-use std::path::Path;
-use std::sync::OnceLock;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
+use crate::sampling::is_rate;
 use crate::{DataError, Frame, MediaLimits, Rotation, TimedFrame};
 pub use colour::YuvConversion;
 #[cfg(feature = "ffmpeg")]
 pub use ffmpeg::FfmpegReader;
 pub use folder::{FrameFolder, open_frames, open_still};
-pub use gif::GifReader;
+pub(crate) use folder::{entries, has_extension};
+use gif::GifReader;
+pub(crate) use h264::guarded;
 pub use memory::{FrameBuffer, VideoPart};
-pub use mp4_reader::Mp4Reader;
+use mp4_reader::Mp4Reader;
 pub(crate) use source::Source;
+
+/// What became of a frame a decoder left out.
+const NO_PICTURE: &str = "the decoder returned no picture";
 
 /// What is known about a video before any picture is decoded.
 #[derive(Debug, Clone, PartialEq)]
@@ -64,10 +71,8 @@ impl VideoInfo {
         fps: f64,
         codec: &str,
     ) -> Result<Self, DataError> {
-        if !(fps.is_finite() && fps > 0.0) {
-            return Err(DataError::InvalidSampling {
-                reason: format!("{fps} frames per second"),
-            });
+        if !is_rate(fps) {
+            return Err(DataError::sampling(format!("{fps} frames per second")));
         }
         Ok(Self {
             width,
@@ -87,14 +92,11 @@ impl VideoInfo {
         if found == first {
             return Ok(());
         }
-        Err(DataError::Decode {
-            path: path.into(),
-            frame: index,
-            reason: format!(
-                "{}x{} pixels, the first frame has {}x{}",
-                found.0, found.1, first.0, first.1
-            ),
-        })
+        let reason = format!(
+            "{}x{} pixels, the first frame has {}x{}",
+            found.0, found.1, first.0, first.1
+        );
+        Err(DataError::decode(path, index, reason))
     }
 
     fn timed(&self, index: usize, frame: Frame) -> TimedFrame {
@@ -104,6 +106,17 @@ impl VideoInfo {
             frame,
         }
     }
+}
+
+/// A video that is open, whatever reads it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct OpenVideo {
+    /// The file, or `<memory>`.
+    pub path: PathBuf,
+    /// The limits the video was opened with.
+    pub limits: MediaLimits,
+    /// Size, length and times.
+    pub info: VideoInfo,
 }
 
 /// A callback that receives frames, with their index; it may be called from several threads.
@@ -117,14 +130,23 @@ pub type FrameStream<'a> = Box<dyn Iterator<Item = Result<TimedFrame, DataError>
 ///
 /// Frames are numbered from 0 in presentation order.
 pub trait VideoReader: Send + Sync {
+    /// What is known before any picture is decoded.
+    fn video(&self) -> &OpenVideo;
+
     /// Size, length and times.
-    fn info(&self) -> &VideoInfo;
+    fn info(&self) -> &VideoInfo {
+        &self.video().info
+    }
 
     /// The file, or `<memory>`.
-    fn path(&self) -> &Path;
+    fn path(&self) -> &Path {
+        &self.video().path
+    }
 
     /// The limits the video was opened with.
-    fn limits(&self) -> &MediaLimits;
+    fn limits(&self) -> &MediaLimits {
+        &self.video().limits
+    }
 
     /// Decodes the frames `indices` and passes each to `visit` once, in any order and possibly
     /// from several threads at a time. Repeated indices count once.
@@ -151,37 +173,28 @@ pub trait VideoReader: Send + Sync {
         let info = self.info();
         self.limits()
             .check_decoded(self.path(), indices.len(), info.width, info.height)?;
-        let unique = distinct_indices(indices, info.frame_count)?;
-        let slots: Vec<OnceLock<Frame>> = unique.iter().map(|_| OnceLock::new()).collect();
-        self.visit_frames(&unique, &|index, frame| {
-            if let Ok(at) = unique.binary_search(&index) {
-                // Every index is visited once, so the slot is empty.
-                let _ = slots[at].set(frame);
-            }
+        let mut uses = BTreeMap::<usize, usize>::new();
+        for index in indices {
+            *uses.entry(*index).or_default() += 1;
+        }
+        let read = Mutex::new(BTreeMap::new());
+        let lock = || read.lock().unwrap_or_else(PoisonError::into_inner);
+        self.visit_frames(indices, &|index, frame| {
+            lock().insert(index, frame);
             Ok(())
         })?;
-        let mut uses = vec![0usize; unique.len()];
-        let positions: Vec<usize> = indices
+        let mut frame_of = |index: &usize| {
+            let left = uses.get_mut(index)?;
+            *left -= 1;
+            match *left {
+                0 => lock().remove(index),
+                _ => lock().get(index).cloned(),
+            }
+        };
+        let missing = |index| DataError::decode(self.path(), index, NO_PICTURE);
+        indices
             .iter()
-            .map(|i| unique.partition_point(|u| u < i))
-            .collect();
-        positions.iter().for_each(|&p| uses[p] += 1);
-        let mut slots = slots;
-        positions
-            .iter()
-            .map(|&p| {
-                uses[p] -= 1;
-                let frame = if uses[p] == 0 {
-                    slots[p].take()
-                } else {
-                    slots[p].get().cloned()
-                };
-                frame.ok_or_else(|| DataError::Decode {
-                    path: self.path().into(),
-                    frame: unique[p],
-                    reason: "the decoder returned no picture".into(),
-                })
-            })
+            .map(|index| frame_of(index).ok_or_else(|| missing(*index)))
             .collect()
     }
 }
@@ -244,30 +257,25 @@ pub fn open_video_bytes(
 
 fn open_source(source: Source, options: &VideoOptions) -> Result<Box<dyn VideoReader>, DataError> {
     let head = source.head(16)?;
-    let boxed = |r: Mp4Reader| -> Box<dyn VideoReader> { Box::new(r) };
-    if looks_like_mp4(&head) {
-        #[cfg(feature = "ffmpeg")]
-        if !source.is_memory() {
-            return match Mp4Reader::from_source(source.clone(), options) {
-                Err(DataError::UnsupportedCodec { .. }) => {
-                    Ok(Box::new(FfmpegReader::open_with(source.path(), options)?))
-                }
-                result => result.map(boxed),
-            };
-        }
-        return Mp4Reader::from_source(source, options).map(boxed);
-    }
-    if head.starts_with(b"GIF8") {
-        return Ok(Box::new(GifReader::from_source(source, &options.limits)?));
-    }
+    let pure: Option<Result<Box<dyn VideoReader>, _>> = if looks_like_mp4(&head) {
+        let reader = Mp4Reader::from_source(source.clone(), options);
+        Some(reader.map(|reader| Box::new(reader) as _))
+    } else if head.starts_with(b"GIF8") {
+        let reader = GifReader::from_source(source.clone(), &options.limits);
+        Some(reader.map(|reader| Box::new(reader) as _))
+    } else {
+        None
+    };
     #[cfg(feature = "ffmpeg")]
-    if !source.is_memory() {
+    if !source.is_memory() && matches!(pure, None | Some(Err(DataError::UnsupportedCodec { .. }))) {
         return Ok(Box::new(FfmpegReader::open_with(source.path(), options)?));
     }
-    Err(DataError::UnsupportedContainer {
-        path: source.path().into(),
-        found: describe(&head),
-        hint: "convert it to MP4 with H.264, or build with the `ffmpeg` feature",
+    pure.unwrap_or_else(|| {
+        Err(DataError::UnsupportedContainer {
+            path: source.path().into(),
+            found: describe(&head),
+            hint: "convert it to MP4 with H.264, or build with the `ffmpeg` feature",
+        })
     })
 }
 
@@ -298,7 +306,6 @@ fn describe(head: &[u8]) -> String {
         )
 }
 
-/// `indices` sorted and without repetitions, all checked to exist.
 /// `frames` up to the first error.
 fn until_error<'a>(
     mut frames: impl Iterator<Item = Result<TimedFrame, DataError>> + 'a,
@@ -314,6 +321,7 @@ fn until_error<'a>(
     }))
 }
 
+/// `indices` sorted and without repetitions, all checked to exist.
 pub(crate) fn distinct_indices(
     indices: &[usize],
     frame_count: usize,

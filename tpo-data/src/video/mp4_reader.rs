@@ -2,19 +2,21 @@
 
 use std::collections::BTreeMap;
 use std::io::SeekFrom;
-use std::path::Path;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rayon::prelude::*;
 
 use super::colour::ColourSpace;
-use super::h264::{Picture, PictureDecoder, StreamConfig};
+use super::h264::{Picture, StreamConfig};
 use super::mp4::{Movie, read_movie};
-use super::mp4_stream::Mp4Stream;
+use super::mp4_pictures::Pictures;
 use super::source::{ReadSeek, Source};
-use super::{FrameStream, FrameVisitor, VideoInfo, VideoOptions, VideoReader, distinct_indices};
-use crate::{DataError, Frame, MediaLimits};
+use super::{
+    FrameStream, FrameVisitor, NO_PICTURE, OpenVideo, VideoInfo, VideoOptions, VideoReader,
+    distinct_indices, until_error,
+};
+use crate::{DataError, Frame};
 
 /// Reads MP4 and QuickTime files with H.264 video.
 ///
@@ -22,10 +24,9 @@ use crate::{DataError, Frame, MediaLimits};
 /// nothing depends on; groups of pictures are decoded in parallel on the rayon pool. Edit
 /// lists, B-frames, fragmented files and the rotation of the track header are honoured.
 #[derive(Debug)]
-pub struct Mp4Reader {
-    source: Source,
-    limits: MediaLimits,
-    info: VideoInfo,
+pub(super) struct Mp4Reader {
+    pub(super) source: Source,
+    video: OpenVideo,
     pub(super) movie: Movie,
     pub(super) config: StreamConfig,
     colour: ColourSpace,
@@ -41,19 +42,11 @@ struct Segment {
 }
 
 impl Mp4Reader {
-    /// Opens a file.
-    ///
-    /// # Errors
-    /// As [`open_video`](super::open_video).
-    pub fn open(path: impl AsRef<Path>, limits: &MediaLimits) -> Result<Self, DataError> {
-        Self::from_source(Source::file(path.as_ref(), limits)?, &limits.into())
-    }
-
     pub(super) fn from_source(source: Source, options: &VideoOptions) -> Result<Self, DataError> {
         let limits = &options.limits;
         let path = source.path();
         let movie = read_movie(&mut source.open()?, source.len(), path, limits)?;
-        let config = StreamConfig::parse(&movie.avcc).map_err(|fault| fault.at(path))?;
+        let config = StreamConfig::new(&movie.avcc, path)?;
         let sps = &config.info;
         let (coded_w, coded_h) = (u64::from(sps.coded_width), u64::from(sps.coded_height));
         limits.check_frame(path, coded_w, coded_h)?;
@@ -62,61 +55,36 @@ impl Mp4Reader {
         // A coded picture is not larger than an uncompressed one (3 samples of 2 bytes per
         // pixel), up to its headers.
         let largest = coded_w * coded_h * 6 + (1 << 20);
-        if let Some(i) = movie
-            .samples
-            .iter()
-            .position(|s| u64::from(s.size) > largest)
-        {
-            return Err(DataError::Corrupt {
-                path: path.into(),
-                what: "stsz",
-                reason: format!(
-                    "sample {i} has {} bytes, more than an uncompressed {coded_w}x{coded_h} picture",
-                    movie.samples[i].size
-                ),
-            });
+        let mut sizes = movie.samples.iter().map(|s| u64::from(s.size)).enumerate();
+        if let Some((i, size)) = sizes.find(|(_, size)| *size > largest) {
+            let most = format!("more than an uncompressed {coded_w}x{coded_h} picture");
+            let reason = format!("sample {i} has {size} bytes, {most}");
+            return Err(DataError::corrupt(path, "stsz", reason));
         }
 
         // The stream's own description wins over the container's, as in ffmpeg.
-        let container = movie.colour;
-        let matrix = match (sps.matrix, container) {
-            (2, Some(c)) => c.matrix,
-            (m, _) => m,
+        let (matrix, full_range) = match (sps.matrix, movie.colour) {
+            (2, Some((matrix, full_range))) => (matrix, full_range || sps.full_range),
+            (matrix, _) => (matrix, sps.full_range),
         };
-        let full_range = sps.full_range
-            || sps.matrix == 2 && container.is_some_and(|c| c.full_range == Some(true));
-        let (mut width, mut height) = (sps.width as usize, sps.height as usize);
-        if movie.rotation.swaps_sides() {
-            std::mem::swap(&mut width, &mut height);
-        }
-        let frame_count = movie.shown.len();
+        let coded = (sps.width as usize, sps.height as usize);
+        let (width, height) = movie.rotation.turned(coded);
         let info = VideoInfo {
-            width,
-            height,
-            frame_count,
-            fps: movie.fps,
-            duration: frame_count as f64 / movie.fps,
             timestamps: movie.shown.iter().map(|s| s.seconds).collect(),
             rotation: movie.rotation,
-            codec: "h264".into(),
+            ..VideoInfo::steady([width, height], movie.shown.len(), movie.fps, "h264")?
         };
         let sync = (0..movie.samples.len() as u32)
             .filter(|&i| movie.samples[i as usize].sync)
             .collect();
         Ok(Self {
-            limits: limits.clone(),
-            info,
+            video: source.opened(limits, info),
             colour: ColourSpace::new(matrix, full_range, options.conversion),
             movie,
             config,
             sync,
             source,
         })
-    }
-
-    /// Opens the file for reading samples.
-    pub(super) fn file(&self) -> Result<Box<dyn ReadSeek>, DataError> {
-        self.source.open()
     }
 
     /// Reads sample `number` into `buffer`.
@@ -130,7 +98,7 @@ impl Mp4Reader {
         buffer.resize(sample.size as usize, 0);
         file.seek(SeekFrom::Start(sample.offset))
             .and_then(|_| file.read_exact(buffer))
-            .map_err(|e| self.source.io(e))
+            .map_err(DataError::io(self.path()))
     }
 
     /// The last IDR picture at or before sample `number`. The container's entry points are not
@@ -157,19 +125,15 @@ impl Mp4Reader {
         self.sync[..before].last().copied().unwrap_or(0)
     }
 
-    pub(super) fn decode_error(&self, number: u32, reason: String) -> DataError {
-        DataError::Decode {
-            path: self.source.path().into(),
-            frame: number as usize,
-            reason,
-        }
+    pub(super) fn decode_error(&self, number: u32, reason: impl Into<String>) -> DataError {
+        DataError::decode(self.path(), number as usize, reason)
     }
 
     /// Converts a picture to RGB and turns it upright.
     pub(super) fn finish(&self, number: u32, picture: &Picture) -> Result<Frame, DataError> {
         self.colour
             .to_rgb(picture)
-            .map(|frame| frame.rotated(self.info.rotation))
+            .map(|frame| frame.rotated(self.info().rotation))
             .map_err(|reason| self.decode_error(number, reason))
     }
 
@@ -180,7 +144,7 @@ impl Mp4Reader {
             let sample = self.movie.shown[frame].sample;
             by_sample.entry(sample).or_default().push(frame);
         }
-        let mut file = self.file()?;
+        let mut file = self.source.open()?;
         let mut segments: Vec<Segment> = Vec::new();
         for (sample, frames) in by_sample {
             // No entry point in between: the same segment, without reading anything.
@@ -202,75 +166,26 @@ impl Mp4Reader {
         Ok(segments)
     }
 
-    /// Decodes a segment; if the fast decoder fails, the general one delivers the rest.
     fn decode_segment(&self, segment: &Segment, sink: &Sink<'_>) -> Result<(), DataError> {
-        let mut delivered = vec![false; segment.wanted.len()];
-        if self.config.fast() {
-            match self.decode_with(true, segment, &mut delivered, sink) {
-                Err(error @ DataError::Decode { .. }) => {
-                    tracing::warn!(%error, "decoding again with the general decoder");
-                }
-                result => return result,
-            }
-        }
-        self.decode_with(false, segment, &mut delivered, sink)
-    }
-
-    fn decode_with(
-        &self,
-        fast: bool,
-        segment: &Segment,
-        delivered: &mut [bool],
-        sink: &Sink<'_>,
-    ) -> Result<(), DataError> {
-        let Some(&(last, _)) = segment.wanted.last() else {
-            return Ok(());
-        };
-        let mut file = self.file()?;
-        let mut buffer = Vec::new();
-        let mut decoder = PictureDecoder::new(&self.config, fast)
-            .map_err(|e| self.decode_error(segment.start, e))?;
-        let position = |number: u32| segment.wanted.binary_search_by_key(&number, |w| w.0).ok();
+        let samples = segment.wanted.iter().map(|(sample, _)| *sample).collect();
+        let mut pictures = Pictures::new(self, samples)?;
         rayon::scope(|scope| {
-            let mut deliver = |number: u32, picture: Picture| {
-                let Some(at) = position(number).filter(|&at| !delivered[at]) else {
-                    return;
+            for (sample, frames) in &segment.wanted {
+                let Some(picture) = pictures.next(|| sink.stopped())? else {
+                    break;
                 };
-                delivered[at] = true;
-                let frames = &segment.wanted[at].1;
                 // Conversion runs beside decoding, unless pictures pile up.
                 if sink.reserve() {
                     scope.spawn(move |_| {
-                        sink.take(self, number, picture, frames);
+                        sink.take(self, *sample, picture, frames);
                         sink.release();
                     });
                 } else {
-                    sink.take(self, number, picture, frames);
+                    sink.take(self, *sample, picture, frames);
                 }
-            };
-            for number in segment.start..=last {
-                if sink.stopped() {
-                    return Ok(());
-                }
-                self.read_sample(&mut *file, number, &mut buffer)?;
-                if position(number).is_none() && !self.config.inspect(&buffer).reference {
-                    continue;
-                }
-                decoder
-                    .decode(number, &buffer, &mut deliver)
-                    .map_err(|e| self.decode_error(number, e))?;
             }
-            decoder
-                .flush(&mut deliver)
-                .map_err(|e| self.decode_error(last, e))
-        })?;
-        match delivered.iter().position(|d| !d) {
-            Some(at) if !sink.stopped() => Err(self.decode_error(
-                segment.wanted[at].0,
-                "the decoder returned no picture".into(),
-            )),
-            _ => Ok(()),
-        }
+            Ok(())
+        })
     }
 }
 
@@ -280,8 +195,8 @@ struct Sink<'a> {
     /// Pictures waiting for or in conversion.
     waiting: AtomicUsize,
     most_waiting: usize,
-    stopped: AtomicBool,
-    error: Mutex<Option<DataError>>,
+    /// What stopped the reading.
+    error: OnceLock<DataError>,
 }
 
 impl Sink<'_> {
@@ -298,7 +213,7 @@ impl Sink<'_> {
     }
 
     fn stopped(&self) -> bool {
-        self.stopped.load(Ordering::Acquire)
+        self.error.get().is_some()
     }
 
     fn take(&self, reader: &Mp4Reader, number: u32, picture: Picture, frames: &[usize]) {
@@ -307,9 +222,8 @@ impl Sink<'_> {
         }
         let result = reader.finish(number, &picture).and_then(|frame| {
             drop(picture);
-            let (last, others) = match frames.split_last() {
-                Some(split) => split,
-                None => return Ok(()),
+            let Some((last, others)) = frames.split_last() else {
+                return Ok(());
             };
             for &index in others {
                 (self.visit)(index, frame.clone())?;
@@ -317,47 +231,43 @@ impl Sink<'_> {
             (self.visit)(*last, frame)
         });
         if let Err(error) = result {
-            self.stopped.store(true, Ordering::Release);
-            let mut slot = self.error.lock().unwrap_or_else(|e| e.into_inner());
-            slot.get_or_insert(error);
+            // Only the first is told.
+            let _ = self.error.set(error);
         }
     }
 }
 
 impl VideoReader for Mp4Reader {
-    fn info(&self) -> &VideoInfo {
-        &self.info
-    }
-
-    fn path(&self) -> &Path {
-        self.source.path()
-    }
-
-    fn limits(&self) -> &MediaLimits {
-        &self.limits
+    fn video(&self) -> &OpenVideo {
+        &self.video
     }
 
     fn visit_frames(&self, indices: &[usize], visit: &FrameVisitor<'_>) -> Result<(), DataError> {
-        let frames = distinct_indices(indices, self.info.frame_count)?;
+        let frames = distinct_indices(indices, self.info().frame_count)?;
         let segments = self.segments(&frames)?;
         let sink = Sink {
             visit,
             waiting: AtomicUsize::new(0),
             most_waiting: 2 * rayon::current_num_threads(),
-            stopped: AtomicBool::new(false),
-            error: Mutex::new(None),
+            error: OnceLock::new(),
         };
         segments
             .par_iter()
             .try_for_each(|segment| self.decode_segment(segment, &sink))?;
-        match sink.error.into_inner().unwrap_or_else(|e| e.into_inner()) {
-            Some(error) => Err(error),
-            None => Ok(()),
-        }
+        sink.error.into_inner().map_or(Ok(()), Err)
     }
 
     fn stream(&self, start: usize) -> Result<FrameStream<'_>, DataError> {
-        distinct_indices(&[start], self.info.frame_count)?;
-        Ok(Box::new(Mp4Stream::new(self, start)?))
+        distinct_indices(&[start], self.info().frame_count)?;
+        let shown = &self.movie.shown[start..];
+        let samples = shown.iter().map(|s| s.sample).collect();
+        let mut pictures = Pictures::new(self, samples)?;
+        let frames = shown.iter().zip(start..).map(move |(shown, index)| {
+            let picture = pictures.next(|| false)?;
+            let missing = || self.decode_error(shown.sample, NO_PICTURE);
+            let frame = self.finish(shown.sample, &picture.ok_or_else(missing)?)?;
+            Ok(self.info().timed(index, frame))
+        });
+        Ok(until_error(frames))
     }
 }

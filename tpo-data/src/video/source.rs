@@ -5,6 +5,7 @@ use std::io::{Cursor, Read, Seek};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::{OpenVideo, VideoInfo};
 use crate::{DataError, MediaLimits};
 
 /// A file or a buffer that can be opened several times, once per decoding thread.
@@ -49,6 +50,15 @@ impl Source {
         })
     }
 
+    /// A video of this source.
+    pub(super) fn opened(&self, limits: &MediaLimits, info: VideoInfo) -> OpenVideo {
+        OpenVideo {
+            path: self.path.clone(),
+            limits: limits.clone(),
+            info,
+        }
+    }
+
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
@@ -68,7 +78,7 @@ impl Source {
             Some(bytes) => Ok(Box::new(Cursor::new(Arc::clone(bytes)))),
             None => File::open(&self.path)
                 .map(|f| Box::new(f) as Box<dyn ReadSeek>)
-                .map_err(|source| self.io(source)),
+                .map_err(|source| DataError::io(&self.path)(source)),
         }
     }
 
@@ -78,11 +88,7 @@ impl Source {
         self.open()?
             .take(n as u64)
             .read_to_end(&mut head)
-            .map_err(|e| self.io(e))?;
+            .map_err(DataError::io(&self.path))?;
         Ok(head)
-    }
-
-    pub(crate) fn io(&self, source: std::io::Error) -> DataError {
-        DataError::io(&self.path)(source)
     }
 }

@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use tpo_data::{MediaLimits, VideoReader, open_video_bytes};
+use tpo_data::{Frame, MediaLimits, VideoReader, open_video_bytes};
 
 /// A small test clip.
 pub fn data(name: &str) -> PathBuf {
@@ -32,4 +32,10 @@ pub fn open_bytes(bytes: Vec<u8>) -> Box<dyn VideoReader> {
 /// brand at the start of the file).
 pub fn body_of(bytes: &[u8], name: &[u8; 4]) -> usize {
     bytes.windows(4).rposition(|w| w == name).unwrap() + 4
+}
+
+/// The pixel in column `x` and row `y`.
+pub fn pixel(frame: &Frame, x: usize, y: usize) -> [u8; 3] {
+    let at = (y * frame.width() + x) * 3;
+    frame.rgb()[at..at + 3].try_into().unwrap()
 }

@@ -1,16 +1,15 @@
 //! From prompt tokens to masks of every frame.
 
 use burn::module::Module;
-use burn::tensor::{FloatDType, Tensor};
+use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 use tpo_core::geometry::{BoxXyxy, Rle};
-use tpo_core::head::HeadContext;
+use tpo_core::head::{FrameSource, HeadContext};
 use tpo_core::{CoreError, Result};
 
 use super::head::{HEAD, MaskHead, MaskOutput};
 use super::prompt::{PromptSource, box_tokens, question_box};
 use super::sam2::Sam2;
-use super::supervision::require_frames;
 use super::target::mask_box;
 use super::track::{ObjectId, Propagation, SourceFrames, TrackOptions, TrackState};
 use crate::HeadsError;
@@ -59,8 +58,8 @@ pub(super) fn decode(
     // Answers need no graph.
     let sam = head.sam.valid();
     let prompt = output.prompt.inner();
-    let flat = auxiliary_boxes(output.area)?;
-    flat.into_iter()
+    auxiliary_boxes(output.area)
+        .into_iter()
         .enumerate()
         .map(|(token, auxiliary)| {
             let (width, height) = context.require_size(HEAD, token)?;
@@ -84,22 +83,27 @@ pub(super) fn decode(
 }
 
 /// The adapter's boxes `[n, 4]`, put in order and confined to the image.
-pub(super) fn auxiliary_boxes(area: Tensor<2>) -> Result<Vec<BoxXyxy>> {
-    let flat: Vec<f32> = area
-        .inner()
-        .cast(FloatDType::F32)
-        .into_data()
-        .try_into_vec()
-        .map_err(|e| CoreError::Shape {
-            place: "MaskHead::decode",
-            what: "auxiliary boxes",
-            expected: format!("readable f32 values ({e:?})"),
-            found: vec![],
-        })?;
+pub(super) fn auxiliary_boxes(area: Tensor<2>) -> Vec<BoxXyxy> {
+    let flat: Vec<f32> = area.inner().into_data().iter::<f32>().collect();
     let boxes = flat.chunks_exact(4);
-    Ok(boxes
+    boxes
         .map(|b| BoxXyxy::from([b[0], b[1], b[2], b[3]]).clamped())
-        .collect())
+        .collect()
+}
+
+/// The frames of the `token`-th task token.
+pub(super) fn require_frames<'a>(
+    context: &HeadContext<'a>,
+    token: usize,
+) -> Result<&'a (dyn FrameSource + 'static)> {
+    context
+        .sample(token)
+        .and_then(|s| s.frames.as_deref())
+        .ok_or_else(|| CoreError::MissingInput {
+            head: HEAD.into(),
+            what: "the frames of the video or image",
+            hint: "set Sample::frames",
+        })
 }
 
 /// Prompts the first frame and follows the object to the last. Frames are read one at a time and

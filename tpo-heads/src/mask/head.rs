@@ -15,9 +15,8 @@ use super::decode::MaskPrediction;
 use super::loss::MaskLossConfig;
 use super::prompt::{BOX_TOKENS, PromptSource, box_tokens};
 use super::sam2::{Sam2, Sam2Config, Sam2Version, sam2_videochat_tpo_keys};
-use super::supervision::supervise;
 use super::target::{MaskTarget, mask_target};
-use super::train::supervise_video;
+use super::train::{Sam2TrainConfig, supervise_video};
 use crate::HeadsError;
 
 /// Name of the task.
@@ -58,53 +57,19 @@ impl MaskHeadConfig {
     pub fn validate(&self) -> std::result::Result<(), HeadsError> {
         self.sam.validate()?;
         for (what, value) in [("d_llm", self.d_llm), ("hidden", self.hidden)] {
-            if value == 0 {
-                return Err(HeadsError::Config {
-                    what,
-                    expected: "at least 1".into(),
-                    found: "0".into(),
-                });
-            }
+            HeadsError::require(value > 0, what, "at least 1", value)?;
         }
-        let mut weights = vec![
+        for (what, value) in [
             ("loss.embedding", self.loss.embedding),
             ("loss.area", self.loss.area),
-        ];
-        if let Some(masks) = &self.loss.masks {
-            weights.extend([
-                ("loss.masks.focal", masks.focal),
-                ("loss.masks.dice", masks.dice),
-                ("loss.masks.iou", masks.iou),
-                ("loss.masks.gamma", masks.gamma),
-            ]);
-            if !(0.0..=1.0).contains(&masks.alpha) {
-                return Err(HeadsError::Config {
-                    what: "loss.masks.alpha",
-                    expected: "in [0, 1]".into(),
-                    found: masks.alpha.to_string(),
-                });
-            }
-            if masks.max_frames == 0 {
-                return Err(HeadsError::Config {
-                    what: "loss.masks.max_frames",
-                    expected: "at least 1".into(),
-                    found: "0".into(),
-                });
-            }
+        ] {
+            let holds = value.is_finite() && value >= 0.0;
+            HeadsError::require(holds, what, "a number, not negative", value)?;
         }
-        if let Some(video) = &self.loss.video {
-            video.validate()?;
-        }
-        for (what, value) in weights {
-            if !value.is_finite() || value < 0.0 {
-                return Err(HeadsError::Config {
-                    what,
-                    expected: "a number, not negative".into(),
-                    found: value.to_string(),
-                });
-            }
-        }
-        Ok(())
+        self.loss
+            .video
+            .as_ref()
+            .map_or(Ok(()), Sam2TrainConfig::validate)
     }
 
     /// Creates the head with random weights, drawn on first use. SAM 2 is frozen.
@@ -129,12 +94,10 @@ impl MaskHeadConfig {
 /// The adapter makes three prompt tokens of the task embedding, which stand where SAM 2's prompt
 /// encoder would put those of a box on the first frame; SAM 2 then follows the object. Training
 /// teaches the adapter to say what the prompt encoder says of the true box (reference
-/// implementation), and optionally what the decoder makes true masks of ([`MaskSupervision`]).
+/// implementation), and optionally what the tracker makes true masks of ([`MaskLossConfig::video`]).
 ///
 /// SAM 2 starts frozen. Its parameters get a gradient only where a stage lets them learn and
 /// [`MaskLossConfig::video`] is set; no other term reaches them, whatever they are marked as.
-///
-/// [`MaskSupervision`]: super::MaskSupervision
 #[derive(Module, Debug)]
 pub struct MaskHead {
     /// Task embedding to prompt tokens, `[d_llm, hidden, 3·dim]`.
@@ -195,6 +158,7 @@ impl TaskHead for MaskHead {
     type Prediction = MaskPrediction;
 
     const NAME: &'static str = HEAD;
+    const SCORED_BY_BENCHMARKS: bool = true;
 
     fn spec() -> HeadSpec {
         HeadSpec::new(HEAD, "<track_begin>", "<tracking>")
@@ -237,9 +201,7 @@ impl TaskHead for MaskHead {
         Ok(self.prompts(task))
     }
 
-    /// Terms `embedding` and `box`; with [`MaskSupervision`](super::MaskSupervision) `focal`,
-    /// `dice` and `iou` unless no target has a mask; with
-    /// [`Sam2TrainConfig`](super::train::Sam2TrainConfig) those of
+    /// Terms `embedding` and `box`; with [`Sam2TrainConfig`](super::train::Sam2TrainConfig) those of
     /// [`video_losses`](super::train::video_losses).
     fn loss(
         &self,
@@ -266,10 +228,6 @@ impl TaskHead for MaskHead {
         let terms = LossTerms::new()
             .with("embedding", embedding, loss.embedding)
             .with("box", area, loss.area);
-        let terms = match &loss.masks {
-            Some(config) => supervise(self, config, output, targets, context, terms)?,
-            None => terms,
-        };
         match &loss.video {
             Some(config) => supervise_video(self, config, output, targets, context, terms),
             None => Ok(terms),

@@ -3,7 +3,6 @@
 use burn::config::Config;
 use burn::tensor::Tensor;
 use burn::tensor::activation::{relu, sigmoid};
-use serde::{Deserialize, Serialize};
 
 use super::train::Sam2TrainConfig;
 
@@ -17,55 +16,11 @@ pub struct MaskLossConfig {
     /// Weight of the mean absolute difference of the auxiliary box (reference implementation: 1).
     #[config(default = 1.0)]
     pub area: f64,
-    /// Supervision by masks through SAM 2's decoder, which the reference implementation lacks
-    /// (the paper states no mask loss). `None`: as the reference.
-    #[config(default = "None")]
-    pub masks: Option<MaskSupervision>,
-    /// Training of SAM 2 through video, and of the adapter through its memory. It acts where
-    /// parameters of SAM 2 learn, or where its prompts include the task token. `None`: as the
-    /// reference implementation, which keeps SAM 2 frozen.
+    /// Losses on masks: training of SAM 2 through video, and of the adapter through its decoder and
+    /// memory. It acts where parameters of SAM 2 learn, or where its prompts include the task token.
+    /// `None`: as the reference implementation, which keeps SAM 2 frozen and has no loss on masks.
     #[config(default = "None")]
     pub video: Option<Sam2TrainConfig>,
-}
-
-/// Supervision by masks through the frozen decoder: gradients pass it and reach the prompt tokens.
-///
-/// Every supervised frame is decoded with the prompt as if it were the prompted one, without
-/// memory. Weights are those of SAM 2's training (SAM 2 paper, appendix: focal, dice, IoU 20:1:1).
-#[derive(Config, Debug, PartialEq)]
-pub struct MaskSupervision {
-    /// Weight of the focal loss.
-    #[config(default = 20.0)]
-    pub focal: f64,
-    /// Weight of the dice loss.
-    #[config(default = 1.0)]
-    pub dice: f64,
-    /// Weight of the mean absolute difference between predicted and actual IoU.
-    #[config(default = 1.0)]
-    pub iou: f64,
-    /// Weight of the foreground in the focal loss; the background has the rest to 1.
-    #[config(default = 0.25)]
-    pub alpha: f64,
-    /// Exponent of the focal loss.
-    #[config(default = 2.0)]
-    pub gamma: f64,
-    /// Most frames per target, in the order of the target's masks. The prompt describes the object
-    /// where it is in frame 0; 1 is right for objects that move.
-    #[config(default = 1)]
-    pub max_frames: usize,
-    /// Which of the decoder's masks is supervised.
-    #[config(default = "SupervisedMask::Single")]
-    pub mask: SupervisedMask,
-}
-
-/// Which of the decoder's masks is supervised.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum SupervisedMask {
-    /// The one for clear prompts, which a box gets.
-    Single,
-    /// Of those for ambiguous prompts the one with the least loss, as in SAM 2's training.
-    BestOfSeveral,
 }
 
 /// Focal loss of logits against targets 0–1, mean over the pixels of every row: `[n, pixels]` to

@@ -10,15 +10,12 @@ pub mod metric;
 mod prompt;
 pub mod sam2;
 mod score;
-mod supervision;
 mod target;
 pub mod track;
 pub mod train;
 
 pub use decode::{MaskPrediction, TrackedFrame};
 pub use head::{MaskHead, MaskHeadConfig, MaskOutput};
-pub use loss::{
-    MaskLossConfig, MaskSupervision, SupervisedMask, actual_iou, dice_loss, focal_loss,
-};
+pub use loss::{MaskLossConfig, actual_iou, dice_loss, focal_loss};
 pub use prompt::{BOX_TOKENS, PromptSource, box_in_text, box_tokens, question_box};
 pub use target::{FrameMask, MaskTarget, coverage, mask_box, mask_target};

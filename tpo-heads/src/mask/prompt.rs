@@ -34,7 +34,7 @@ pub fn box_tokens(encoder: &PromptEncoder, boxes: &[BoxXyxy]) -> Result<Tensor<3
         .iter()
         .map(|b| PointPrompt::corners(&b.to_pixels(width, height)).to_vec())
         .collect();
-    encoder.embed_points(&corners, true)
+    encoder.embed_points(&corners)
 }
 
 /// The first `[x0, y0, x1, y1]` of a text; brackets that hold anything else are passed over.

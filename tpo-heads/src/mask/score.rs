@@ -15,7 +15,7 @@ pub(super) fn mask_metrics(
     context: &HeadContext<'_>,
 ) -> Result<Vec<HeadMetric>> {
     let mut boxes = Vec::with_capacity(targets.len());
-    let found = auxiliary_boxes(output.area.clone())?;
+    let found = auxiliary_boxes(output.area.clone());
     for (i, (found, target)) in found.iter().zip(targets).enumerate() {
         boxes.push(f64::from(found.iou(&target.first_box(i)?)));
     }

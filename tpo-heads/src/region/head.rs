@@ -5,6 +5,7 @@ use burn::module::Module;
 use burn::tensor::activation::relu;
 use burn::tensor::{Device, FloatDType, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
+use tpo_core::Result;
 use tpo_core::geometry::{BoxPixels, BoxXyxy};
 use tpo_core::head::{
     Drawing, HeadContext, HeadKeys, HeadMetric, HeadSpec, LossTerms, ModelSizes, Shape, TaskHead,
@@ -12,7 +13,6 @@ use tpo_core::head::{
 use tpo_core::nn::{Linear, LinearConfig};
 use tpo_core::truth::Truth;
 use tpo_core::weights::{self, KeyRules};
-use tpo_core::{CoreError, Result};
 
 use super::keys::REGION_KEYS;
 use super::loss::{RegionLossWeights, region_loss};
@@ -118,6 +118,7 @@ impl TaskHead for RegionHead {
     type Prediction = RegionPrediction;
 
     const NAME: &'static str = "region";
+    const SCORED_BY_BENCHMARKS: bool = true;
 
     fn spec() -> HeadSpec {
         HeadSpec::new(Self::NAME, "<box_begin>", "<boxes>")
@@ -160,16 +161,7 @@ impl TaskHead for RegionHead {
         output: Tensor<2>,
         context: &HeadContext<'_>,
     ) -> Result<Vec<RegionPrediction>> {
-        let flat: Vec<f32> = output
-            .cast(FloatDType::F32)
-            .into_data()
-            .try_into_vec()
-            .map_err(|e| CoreError::Shape {
-                place: "RegionHead::decode",
-                what: "boxes",
-                expected: format!("readable f32 values ({e:?})"),
-                found: vec![],
-            })?;
+        let flat: Vec<f32> = output.into_data().iter::<f32>().collect();
         Ok(flat
             .chunks_exact(4)
             .enumerate()

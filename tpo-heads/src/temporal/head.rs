@@ -16,9 +16,7 @@ use super::decode::{DecodeConfig, TemporalPrediction, rank_spans};
 use super::features::{TEMPORAL_TEXT_FEATURES, TEMPORAL_VIDEO_FEATURES, with_endpoints};
 use super::keys::cg_detr_rules;
 use super::model::{CgDetr, CgDetrConfig, CgDetrInput, CgDetrOutput, TEF_COLUMNS, TrainingInput};
-use super::start_end::{
-    SimpleTemporalHead, SimpleTemporalHeadConfig, SimpleTemporalOutput, StartEndMlps,
-};
+use super::start_end::{DROPOUT, SimpleTemporalHead, SimpleTemporalOutput, StartEndMlps};
 use super::target::{TemporalTarget, moment_metrics, temporal_target};
 use crate::HeadsError;
 
@@ -73,14 +71,8 @@ impl TemporalHeadConfig {
     pub fn validate(&self) -> std::result::Result<(), HeadsError> {
         self.model.validate()?;
         let seconds = self.clip_seconds;
-        if !seconds.is_finite() || seconds <= 0.0 {
-            return Err(HeadsError::Config {
-                what: "clip_seconds",
-                expected: "a positive number".into(),
-                found: seconds.to_string(),
-            });
-        }
-        Ok(())
+        let holds = seconds.is_finite() && seconds > 0.0;
+        HeadsError::require(holds, "clip_seconds", "a positive number", seconds)
     }
 
     /// Creates the head with random weights.
@@ -99,13 +91,8 @@ impl TemporalHeadConfig {
             },
             start_end: self
                 .start_end
-                .then(|| StartEndMlps::new(self.model.d_text, 0.3, device)),
-            simple: self.simple.then(|| {
-                SimpleTemporalHeadConfig::new(self.model.d_text, self.model.d_video)
-                    .with_clip_seconds(self.clip_seconds)
-                    .with_max_clips(self.max_clips)
-                    .init(device)
-            }),
+                .then(|| StartEndMlps::new(self.model.d_text, DROPOUT, device)),
+            simple: self.simple.then(|| SimpleTemporalHead::new(self, device)),
             config: self.clone(),
         })
     }
@@ -229,6 +216,7 @@ impl TaskHead for TemporalHead {
     type Prediction = TemporalPrediction;
 
     const NAME: &'static str = HEAD;
+    const SCORED_BY_BENCHMARKS: bool = true;
 
     fn spec() -> HeadSpec {
         HeadSpec::new(HEAD, "<time_begin>", "<temp>")
@@ -298,12 +286,10 @@ impl TaskHead for TemporalHead {
         targets: &[TemporalTarget],
         context: &HeadContext<'_>,
     ) -> Result<LossTerms> {
-        let output = match (output, &self.simple) {
-            (TemporalOutput::CgDetr(output), _) => output,
-            (TemporalOutput::Simple(output), Some(simple)) => {
-                return simple.loss(output, targets, context);
-            }
-            (TemporalOutput::Simple(_), None) => return Err(foreign()),
+        let seconds = self.config.clip_seconds;
+        let output = match output {
+            TemporalOutput::CgDetr(output) => output,
+            TemporalOutput::Simple(output) => return output.loss(targets, seconds),
         };
         /// A video by its name, or else by its sample.
         #[derive(PartialEq)]
@@ -319,7 +305,6 @@ impl TaskHead for TemporalHead {
                 },
             )
             .collect();
-        let seconds = self.config.clip_seconds;
         let targets = BatchTargets::new(targets, &output.video_lengths, seconds, &videos)?;
         Ok(self.criterion(output, &targets)?.terms)
     }
@@ -339,12 +324,10 @@ impl TaskHead for TemporalHead {
         output: TemporalOutput,
         context: &HeadContext<'_>,
     ) -> Result<Vec<TemporalPrediction>> {
-        let output = match (output, &self.simple) {
-            (TemporalOutput::CgDetr(output), _) => output,
-            (TemporalOutput::Simple(output), Some(simple)) => {
-                return simple.decode(output, context);
-            }
-            (TemporalOutput::Simple(_), None) => return Err(foreign()),
+        let seconds = self.config.clip_seconds;
+        let output = match output {
+            TemporalOutput::CgDetr(output) => output,
+            TemporalOutput::Simple(output) => return output.decode(context, seconds),
         };
         let [layers, batch, queries, _] = output.spans.dims();
         let clips = output.saliency.dims()[1];
@@ -365,7 +348,6 @@ impl TaskHead for TemporalHead {
             1,
         );
         let all = finite(all, "spans, scores and saliency")?;
-        let seconds = self.config.clip_seconds;
         all.chunks_exact(queries * 4 + clips)
             .zip(&output.video_lengths)
             .enumerate()
@@ -386,16 +368,6 @@ impl TaskHead for TemporalHead {
             })
             .collect()
     }
-}
-
-/// The output of another head.
-fn foreign() -> tpo_core::CoreError {
-    HeadsError::Config {
-        what: "simple",
-        expected: "true, for an output of the simple head".into(),
-        found: "false".into(),
-    }
-    .into()
 }
 
 /// The features called `name` of every task token, each prepared.

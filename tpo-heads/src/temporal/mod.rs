@@ -1,8 +1,9 @@
 //! The temporal head: CG-DETR driven by the temporal task token.
 //!
 //! [`TemporalHead`] answers *when* with ranked spans and *what is worth watching* with a highlight
-//! curve; [`SimpleTemporalHead`] is the light alternative, two MLPs on start and end. Both read
-//! [`features`] of the video, and the first also of the query, that somebody else computes.
+//! curve; with [`TemporalHeadConfig::simple`] a [`SimpleTemporalHead`], two MLPs on start and end,
+//! answers in place of CG-DETR. Both read [`features`] of the video, and CG-DETR also of the query,
+//! that somebody else computes.
 
 pub mod criterion;
 pub mod decode;
@@ -21,12 +22,7 @@ pub use decode::{DecodeConfig, TemporalPrediction, rank_spans, temporal_nms};
 pub use head::{Criterion, TemporalHead, TemporalHeadConfig, TemporalOutput};
 pub use keys::{CG_DETR_KEYS, CG_DETR_KEYS_INVERSE, cg_detr_rules};
 pub use labels::SaliencyLabels;
-pub use layers::{
-    Encoder, EncoderConfig, EncoderLayer, EncoderLayerConfig, FeedForward, FeedForwardConfig,
-    InputProjection, InputProjectionConfig, PRelu, PReluConfig, SelfAttention, SelfAttentionConfig,
-};
+pub use layers::{Encoder, EncoderLayer, FeedForward, InputProjection, PRelu, SelfAttention};
 pub use model::{CgDetr, CgDetrConfig};
-pub use start_end::{
-    SimpleTemporalHead, SimpleTemporalHeadConfig, SimpleTemporalOutput, StartEndMlps, best_frames,
-};
+pub use start_end::{SimpleTemporalHead, SimpleTemporalOutput, StartEndMlps, best_frames};
 pub use target::{MomentWindows, TemporalTarget, feature_rows, moment_metrics, temporal_target};

@@ -1,24 +1,24 @@
 //! The light temporal head: the first and the last clip from two small MLPs.
 
-use burn::config::Config;
 use burn::module::Module;
 use burn::tensor::activation::{log_sigmoid, log_softmax};
 use burn::tensor::{DType, Device, FloatDType, Tensor};
 use tpo_core::Result;
 use tpo_core::geometry::{ScoredSpan, TimeSpan};
-use tpo_core::head::{Drawing, HeadContext, HeadMetric, HeadSpec, LossTerms, ModelSizes, TaskHead};
+use tpo_core::head::{HeadContext, LossTerms};
 use tpo_core::nn::{Linear, LinearConfig, Mlp, MlpConfig};
 use tpo_core::ops::floats;
-use tpo_core::truth::Truth;
 
 use super::decode::TemporalPrediction;
 use super::features::TEMPORAL_VIDEO_FEATURES;
-use super::head::{HEAD, check_clips, duration_of, gather_rows, pad_rows};
+use super::head::{TemporalHeadConfig, check_clips, duration_of, gather_rows, pad_rows};
 use super::model::mask;
-use super::target::{TemporalTarget, moment_metrics, temporal_target};
+use super::target::TemporalTarget;
 use crate::HeadsError;
 use crate::temporal::criterion::BatchTargets;
 
+/// Dropout after every layer while training (reference implementation).
+pub(super) const DROPOUT: f64 = 0.3;
 /// Added to scores that are not a choice (reference implementation).
 const IMPOSSIBLE: f32 = -1e32;
 
@@ -33,7 +33,7 @@ pub struct StartEndMlps {
 }
 
 impl StartEndMlps {
-    /// Creates both with the same dropout after every layer, the last included (reference: 0.3).
+    /// Creates both with the same dropout after every layer, the last included.
     pub fn new(d_llm: usize, dropout: f64, device: &Device) -> Self {
         let mlp = |out: usize| {
             MlpConfig::new(vec![d_llm, d_llm, out])
@@ -43,46 +43,6 @@ impl StartEndMlps {
         Self {
             temporal_embed: mlp(2),
             action_embed: mlp(1),
-        }
-    }
-}
-
-/// Configuration of a [`SimpleTemporalHead`].
-#[derive(Config, Debug)]
-pub struct SimpleTemporalHeadConfig {
-    /// Width of the language model.
-    pub d_llm: usize,
-    /// Width of the video features.
-    pub d_video: usize,
-    /// Dropout after every layer while training.
-    #[config(default = 0.3)]
-    pub dropout: f64,
-    /// Seconds between the starts of two clips.
-    #[config(default = 1.0)]
-    pub clip_seconds: f64,
-    /// Most clips of a video.
-    #[config(default = 16384)]
-    pub max_clips: usize,
-    /// Weight of the start and end terms each.
-    #[config(default = 1.0)]
-    pub bound: f64,
-    /// Weight of the membership term.
-    #[config(default = 1.0)]
-    pub action: f64,
-}
-
-impl SimpleTemporalHeadConfig {
-    /// For VideoChat-TPO's language model and InternVideo2-CLIP features.
-    pub fn videochat_tpo() -> Self {
-        Self::new(4096, 768)
-    }
-
-    /// Creates the head.
-    pub fn init(&self, device: &Device) -> SimpleTemporalHead {
-        SimpleTemporalHead {
-            start_end: StartEndMlps::new(self.d_llm, self.dropout, device),
-            clip_embed: LinearConfig::new(self.d_video, self.d_llm).init(device),
-            config: self.clone(),
         }
     }
 }
@@ -98,8 +58,7 @@ pub struct SimpleTemporalHead {
     pub start_end: StartEndMlps,
     /// Clip features to the width of the language model `[d_llm, d_video]`.
     pub clip_embed: Linear,
-    #[module(skip)]
-    config: SimpleTemporalHeadConfig,
+    max_clips: usize,
 }
 
 /// Logits of a padded batch.
@@ -113,45 +72,26 @@ pub struct SimpleTemporalOutput {
     pub clips: Vec<usize>,
 }
 
-impl TaskHead for SimpleTemporalHead {
-    type Config = SimpleTemporalHeadConfig;
-    type Target = TemporalTarget;
-    type Output = SimpleTemporalOutput;
-    type Prediction = TemporalPrediction;
-
-    const NAME: &'static str = HEAD;
-
-    fn spec() -> HeadSpec {
-        HeadSpec::new(HEAD, "<time_begin>", "<temp>")
+impl SimpleTemporalHead {
+    pub(super) fn new(config: &TemporalHeadConfig, device: &Device) -> Self {
+        let (d_llm, d_video) = (config.model.d_text, config.model.d_video);
+        Self {
+            start_end: StartEndMlps::new(d_llm, DROPOUT, device),
+            clip_embed: LinearConfig::new(d_video, d_llm).init(device),
+            max_clips: config.max_clips,
+        }
     }
 
-    fn init(
-        config: &SimpleTemporalHeadConfig,
-        sizes: &ModelSizes,
-        device: &Device,
-    ) -> Result<Self> {
-        sizes.check(HEAD, "d_llm", config.d_llm, sizes.llm)?;
-        Ok(config.init(device))
-    }
-
-    fn target(&self, truth: &Truth) -> Result<TemporalTarget> {
-        temporal_target(truth, self.config.clip_seconds)
-    }
-
-    fn features() -> &'static [&'static str] {
-        &[TEMPORAL_VIDEO_FEATURES]
-    }
-
-    fn draw(prediction: &TemporalPrediction) -> Drawing {
-        prediction.drawing()
-    }
-
-    fn forward(&self, task: Tensor<2>, context: &HeadContext<'_>) -> Result<SimpleTemporalOutput> {
+    pub(super) fn forward(
+        &self,
+        task: Tensor<2>,
+        context: &HeadContext<'_>,
+    ) -> Result<SimpleTemporalOutput> {
         let [n, d] = task.dims();
-        let d_video = self.config.d_video;
+        let (_, d_video) = self.clip_embed.shape();
         let rows = gather_rows(&task, context, TEMPORAL_VIDEO_FEATURES, |rows| {
             let [clips, width] = rows.dims();
-            check_clips(clips, self.config.max_clips)?;
+            check_clips(clips, self.max_clips)?;
             match width {
                 w if w == d_video => Ok(rows),
                 _ => Err(HeadsError::Shape {
@@ -177,23 +117,20 @@ impl TaskHead for SimpleTemporalHead {
             clips,
         })
     }
+}
 
+impl SimpleTemporalOutput {
     /// Cross entropy of the first and the last clip of the first window over all clips, and binary
     /// cross entropy of every clip's membership in the moment. A sample without a window counts
     /// for membership alone.
-    fn loss(
-        &self,
-        output: &SimpleTemporalOutput,
-        targets: &[TemporalTarget],
-        _: &HeadContext<'_>,
-    ) -> Result<LossTerms> {
-        let [n, width] = output.action.dims();
-        let device = output.action.device();
+    pub(super) fn loss(&self, targets: &[TemporalTarget], clip_seconds: f64) -> Result<LossTerms> {
+        let [n, width] = self.action.dims();
+        let device = self.action.device();
         let names: Vec<usize> = (0..n).collect();
-        let batch = BatchTargets::new(targets, &output.clips, self.config.clip_seconds, &names)?;
+        let batch = BatchTargets::new(targets, &self.clips, clip_seconds, &names)?;
         let mut bounds = vec![0.0f32; n * width * 2];
         let mut windows = 0;
-        for (i, (spans, &clips)) in batch.spans.iter().zip(&output.clips).enumerate() {
+        for (i, (spans, &clips)) in batch.spans.iter().zip(&self.clips).enumerate() {
             let Some(span) = spans.first() else {
                 continue;
             };
@@ -203,7 +140,7 @@ impl TaskHead for SimpleTemporalHead {
             bounds[(i * width + last) * 2 + 1] = 1.0;
         }
         let chosen = floats(bounds, [n, width, 2], &device);
-        let picked = (log_softmax(output.bounds.clone(), 1) * chosen)
+        let picked = (log_softmax(self.bounds.clone(), 1) * chosen)
             .sum_dim(1)
             .sum_dim(0);
         let picked = picked.reshape([2]) / -(windows.max(1) as f64);
@@ -214,38 +151,27 @@ impl TaskHead for SimpleTemporalHead {
             .map(|r| *r as u8 as f32)
             .collect();
         let inside = floats(inside, [n, width], &device);
-        let real = mask(&output.clips, width, &device, DType::F32);
-        let count: usize = output.clips.iter().sum();
-        let logits = output.action.clone();
+        let real = mask(&self.clips, width, &device, DType::F32);
+        let count: usize = self.clips.iter().sum();
+        let logits = self.action.clone();
         let outside = inside.clone().neg().add_scalar(1.0);
         let membership = inside * log_sigmoid(logits.clone()) + outside * log_sigmoid(logits.neg());
         let action = (membership * real).sum() / -(count.max(1) as f64);
         Ok(LossTerms::new()
-            .with("start", picked.clone().narrow(0, 0, 1), self.config.bound)
-            .with("end", picked.narrow(0, 1, 1), self.config.bound)
-            .with("action", action, self.config.action))
+            .with("start", picked.clone().narrow(0, 0, 1), 1.0)
+            .with("end", picked.narrow(0, 1, 1), 1.0)
+            .with("action", action, 1.0))
     }
 
-    /// `r1@0.5`, `r1@0.7` and `miou`; see [`moment_metrics`].
-    fn metrics(
-        &self,
-        output: Self::Output,
-        targets: &[TemporalTarget],
+    pub(super) fn decode(
+        self,
         context: &HeadContext<'_>,
-    ) -> Result<Vec<HeadMetric>> {
-        Ok(moment_metrics(&self.decode(output, context)?, targets))
-    }
-
-    fn decode(
-        &self,
-        output: SimpleTemporalOutput,
-        context: &HeadContext<'_>,
+        clip_seconds: f64,
     ) -> Result<Vec<TemporalPrediction>> {
-        let [n, width] = output.action.dims();
-        let all = Tensor::cat(vec![output.bounds, output.action.reshape([n, width, 1])], 2);
+        let [n, width] = self.action.dims();
+        let all = Tensor::cat(vec![self.bounds, self.action.reshape([n, width, 1])], 2);
         let all: Vec<f32> = super::criterion::finite(all, "start and end logits")?;
-        let clip_seconds = self.config.clip_seconds;
-        let samples = all.chunks_exact(width * 3).zip(&output.clips).enumerate();
+        let samples = all.chunks_exact(width * 3).zip(&self.clips).enumerate();
         samples
             .map(|(i, (rows, &clips))| {
                 let duration = duration_of(context, i, clips as f64 * clip_seconds)?;

@@ -7,8 +7,9 @@ use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Device, Distribution, Tensor};
 use ndarray::Array2;
 use tpo_core::geometry::{BoxPixels, Mask};
+use tpo_heads::HeadsError;
 use tpo_heads::mask::sam2::{Sam2, Sam2Config, Sam2Version};
-use tpo_heads::mask::track::{FrameMasks, ObjectId, VideoFrame};
+use tpo_heads::mask::track::{FrameMasks, FrameReader, ObjectId, VideoFrame};
 
 pub const SIDE: usize = 64;
 pub const SIZE: [usize; 2] = [48, 80];
@@ -67,10 +68,7 @@ pub fn model(version: Sam2Version) -> Sam2 {
 
 /// Sets the object score of every frame to about `bias`.
 pub fn score_bias(model: &mut Sam2, bias: f32) {
-    use tpo_heads::mask::sam2::ObjectScoreHead;
-    let Some(ObjectScoreHead::Mlp(head)) = &mut model.sam_mask_decoder.pred_obj_score_head else {
-        panic!("the model has no object scores");
-    };
+    let head = &mut model.sam_mask_decoder.pred_obj_score_head;
     let last = head.layers.last_mut().unwrap();
     last.weight = last.weight.clone().map(|w| w * 0.0);
     last.bias = last.bias.take().map(|b| b.map(|b| b * 0.0 + bias));
@@ -126,4 +124,67 @@ pub fn difference(a: &FrameMasks, b: &FrameMasks) -> f32 {
         }
     }
     worst
+}
+
+/// A stream that can be watched once, for example a camera. Only the last frame is held.
+#[derive(Debug)]
+pub struct ForwardFrames<I> {
+    frames: I,
+    /// Index of the frame that comes next.
+    next: usize,
+    last: Option<VideoFrame>,
+    count: Option<usize>,
+}
+
+impl<I: Iterator<Item = Result<VideoFrame, HeadsError>>> ForwardFrames<I> {
+    /// Frames 0, 1, .. of a stream of unknown length.
+    pub fn new(frames: I) -> Self {
+        Self {
+            frames,
+            next: 0,
+            last: None,
+            count: None,
+        }
+    }
+
+    /// Says how many frames will come, which SAM 2 uses on clips shorter than its list of object
+    /// pointers.
+    pub fn with_frame_count(mut self, count: usize) -> Self {
+        self.count = Some(count);
+        self
+    }
+}
+
+impl<I: Iterator<Item = Result<VideoFrame, HeadsError>>> FrameReader for ForwardFrames<I> {
+    fn read(&mut self, index: usize) -> Result<Option<VideoFrame>, HeadsError> {
+        if index + 1 == self.next
+            && let Some(last) = &self.last
+        {
+            return Ok(Some(last.clone()));
+        }
+        if self.count.is_some_and(|count| index >= count) {
+            return Ok(None);
+        }
+        if index < self.next {
+            return Err(HeadsError::FrameGone {
+                frame: index,
+                why: format!("the stream is at frame {} and cannot go back", self.next),
+                hint: "prompt frames as they come, or read from a file with SeekFrames",
+            });
+        }
+        while self.next <= index {
+            self.last = None;
+            let Some(frame) = self.frames.next() else {
+                return Ok(None);
+            };
+            // Counted whether it can be read or not: the stream is past it.
+            self.next += 1;
+            self.last = Some(frame?);
+        }
+        Ok(self.last.clone())
+    }
+
+    fn frame_count(&self) -> Option<usize> {
+        self.count
+    }
 }

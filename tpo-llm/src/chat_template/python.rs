@@ -1,7 +1,9 @@
 //! Python's spelling of values, JSON and dates, as templates written for transformers expect.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
+use chrono::format::{Item, StrftimeItems};
+use chrono::{DateTime, Utc};
 use minijinja::value::{Kwargs, ValueKind};
 use minijinja::{Error, ErrorKind, Output, State, Value};
 
@@ -119,136 +121,23 @@ fn escape_non_ascii(json: &str) -> String {
     out
 }
 
-const MONTHS: [&str; 12] = [
-    "January",
-    "February",
-    "March",
-    "April",
-    "May",
-    "June",
-    "July",
-    "August",
-    "September",
-    "October",
-    "November",
-    "December",
-];
-const DAYS: [&str; 7] = [
-    "Sunday",
-    "Monday",
-    "Tuesday",
-    "Wednesday",
-    "Thursday",
-    "Friday",
-    "Saturday",
-];
-
-/// `datetime.strftime` in UTC and the C locale, for the directives templates use.
+/// `datetime.strftime` in UTC and the C locale.
 pub(super) fn strftime(format: &str, now: SystemTime) -> Result<String, Error> {
-    let seconds = match now.duration_since(UNIX_EPOCH) {
-        Ok(d) => i64::try_from(d.as_secs()).unwrap_or(0),
-        Err(_) => 0,
-    };
-    let (days, second) = (seconds / 86_400, seconds % 86_400);
-    let (year, month, day) = civil(days);
-    let (hour, minute) = (second / 3600, second / 60 % 60);
-    let hour12 = if hour % 12 == 0 { 12 } else { hour % 12 };
-    let month_name = MONTHS[(month - 1) as usize];
-    let day_name = DAYS[((days + 4) % 7) as usize];
-    let mut out = String::new();
-    let mut chars = format.chars();
-    while let Some(c) = chars.next() {
-        if c != '%' {
-            out.push(c);
-            continue;
-        }
-        let mut directive = chars.next();
-        let unpadded = directive == Some('-');
-        if unpadded {
-            directive = chars.next();
-        }
-        let number = |n: i64, width: usize| {
-            if unpadded {
-                n.to_string()
-            } else {
-                format!("{n:0width$}")
-            }
-        };
-        out.push_str(&match directive {
-            Some('Y') => year.to_string(),
-            Some('y') => number(year % 100, 2),
-            Some('m') => number(month, 2),
-            Some('d') => number(day, 2),
-            Some('e') => format!("{day:2}"),
-            Some('j') => number(days - days_before(year) + 1, 3),
-            Some('H') => number(hour, 2),
-            Some('I') => number(hour12, 2),
-            Some('M') => number(minute, 2),
-            Some('S') => number(second % 60, 2),
-            Some('p') => if hour < 12 { "AM" } else { "PM" }.to_string(),
-            Some('B') => month_name.to_string(),
-            Some('b' | 'h') => month_name[..3].to_string(),
-            Some('A') => day_name.to_string(),
-            Some('a') => day_name[..3].to_string(),
-            Some('F') => format!("{year}-{month:02}-{day:02}"),
-            Some('T') => format!("{hour:02}:{minute:02}:{:02}", second % 60),
-            Some('Z') => "UTC".to_string(),
-            Some('z') => "+0000".to_string(),
-            Some('%') => "%".to_string(),
-            other => {
-                return Err(invalid(format!(
-                    "strftime_now: directive `%{}` is not supported",
-                    other.map(String::from).unwrap_or_default()
-                )));
-            }
-        });
+    let items = StrftimeItems::new(format);
+    if items.clone().any(|item| item == Item::Error) {
+        return Err(invalid(format!(
+            "strftime_now: `{format}` has a directive that is not supported"
+        )));
     }
-    Ok(out)
-}
-
-/// Days from 1970-01-01 to the first of January.
-fn days_before(year: i64) -> i64 {
-    let y = year - 1;
-    365 * (year - 1970) + (y / 4 - 492) - (y / 100 - 19) + (y / 400 - 4)
-}
-
-/// Year, month and day of a day since 1970-01-01.
-fn civil(days: i64) -> (i64, i64, i64) {
-    let mut year = 1970 + days / 366;
-    while days_before(year + 1) <= days {
-        year += 1;
-    }
-    let mut left = days - days_before(year);
-    let leap = (year % 4 == 0 && year % 100 != 0) || year % 400 == 0;
-    let lengths = [
-        31,
-        28 + i64::from(leap),
-        31,
-        30,
-        31,
-        30,
-        31,
-        31,
-        30,
-        31,
-        30,
-        31,
-    ];
-    let mut month = 1;
-    for length in lengths {
-        if left < length {
-            break;
-        }
-        left -= length;
-        month += 1;
-    }
-    (year, month, left + 1)
+    Ok(DateTime::<Utc>::from(now)
+        .format_with_items(items)
+        .to_string())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
+    use std::time::{Duration, UNIX_EPOCH};
 
     fn at(seconds: u64, format: &str) -> String {
         strftime(format, UNIX_EPOCH + Duration::from_secs(seconds)).unwrap()

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use tpo_core::traits::AdapterSettings;
+use tpo_core::LoraConfig;
 
 use super::causal_lm::CausalLm;
-use crate::config::{LORA_TARGETS, LlmConfig, LoraConfig};
+use crate::config::{LORA_TARGETS, LlmConfig};
 use crate::error::Result;
 
 impl CausalLm {
@@ -74,18 +74,18 @@ impl CausalLm {
 }
 
 impl LlmConfig {
-    /// Adapters of these settings for this model. Without targets all layers get one that can; a
-    /// head that is tied to the embeddings cannot.
-    pub fn adapters(&self, settings: &AdapterSettings) -> LoraConfig {
-        let targets = if settings.targets.is_empty() {
-            LORA_TARGETS
-                .iter()
-                .filter(|t| !(self.tie_word_embeddings && **t == "lm_head"))
-                .map(|t| t.to_string())
-                .collect()
-        } else {
-            settings.targets.clone()
-        };
-        LoraConfig::new(settings.rank, settings.alpha, targets).with_dropout(settings.dropout)
+    /// These adapters for this model: without targets all layers get one that can; a head that is
+    /// tied to the embeddings cannot.
+    pub fn adapters(&self, lora: &LoraConfig) -> LoraConfig {
+        let mut lora = lora.clone();
+        if lora.targets.is_empty() {
+            let can = |target: &&str| !(self.tie_word_embeddings && *target == "lm_head");
+            lora.targets = LORA_TARGETS
+                .into_iter()
+                .filter(can)
+                .map(String::from)
+                .collect();
+        }
+        lora
     }
 }

@@ -5,9 +5,9 @@ use burn::tensor::{Bool, Device, Tensor};
 use tpo_core::ops::{self, AttentionOptions};
 
 use super::cache::KvCache;
-use super::lora::{LoraLinear, LoraLinearConfig};
+use super::lora::LoraLinear;
 use super::rope::Rope;
-use crate::config::{LlmConfig, LoraConfig};
+use crate::config::LlmConfig;
 
 /// Self-attention with rotary positions; parameters as Hugging Face names them.
 #[derive(Module, Debug)]
@@ -36,31 +36,16 @@ pub(crate) struct Pass {
     pub hidden_keys: Option<Tensor<4>>,
 }
 
-pub(crate) fn adapter(config: &LlmConfig, name: &str) -> Option<LoraConfig> {
-    config
-        .lora
-        .clone()
-        .filter(|l| l.targets.iter().any(|t| t == name))
-}
-
 impl SelfAttention {
     pub(crate) fn new(config: &LlmConfig, layer: usize, device: &Device) -> Self {
-        let linear = |name: &str, d_in: usize, d_out: usize, bias: bool| {
-            LoraLinearConfig::new(d_in, d_out)
-                .with_quantization(config.quantization)
-                .with_bias(bias)
-                .with_initializer_range(config.initializer_range)
-                .with_lora(adapter(config, name))
-                .init(device)
-        };
         let (d, bias) = (config.hidden_size, config.attention_bias);
         let q = config.num_attention_heads * config.head_dim;
         let kv = config.num_key_value_heads * config.head_dim;
         Self {
-            q_proj: linear("q_proj", d, q, bias),
-            k_proj: linear("k_proj", d, kv, bias),
-            v_proj: linear("v_proj", d, kv, bias),
-            o_proj: linear("o_proj", q, d, false),
+            q_proj: config.linear("q_proj", [d, q], bias, device),
+            k_proj: config.linear("k_proj", [d, kv], bias, device),
+            v_proj: config.linear("v_proj", [d, kv], bias, device),
+            o_proj: config.linear("o_proj", [q, d], false, device),
             heads: config.num_attention_heads,
             kv_heads: config.num_key_value_heads,
             head_dim: config.head_dim,

@@ -5,9 +5,9 @@ use burn::tensor::{Device, Tensor};
 use tpo_core::nn::{RmsNorm, RmsNormConfig};
 use tpo_core::ops;
 
-use super::attention::{Pass, SelfAttention, adapter};
+use super::attention::{Pass, SelfAttention};
 use super::cache::KvCache;
-use super::lora::{LoraLinear, LoraLinearConfig};
+use super::lora::LoraLinear;
 use crate::config::LlmConfig;
 
 /// `down(silu(gate(x)) * up(x))`.
@@ -24,17 +24,10 @@ pub struct GatedMlp {
 impl GatedMlp {
     fn new(config: &LlmConfig, device: &Device) -> Self {
         let (d, ff) = (config.hidden_size, config.intermediate_size);
-        let linear = |name: &str, d_in: usize, d_out: usize| {
-            LoraLinearConfig::new(d_in, d_out)
-                .with_quantization(config.quantization)
-                .with_initializer_range(config.initializer_range)
-                .with_lora(adapter(config, name))
-                .init(device)
-        };
         Self {
-            gate_proj: linear("gate_proj", d, ff),
-            up_proj: linear("up_proj", d, ff),
-            down_proj: linear("down_proj", ff, d),
+            gate_proj: config.linear("gate_proj", [d, ff], false, device),
+            up_proj: config.linear("up_proj", [d, ff], false, device),
+            down_proj: config.linear("down_proj", [ff, d], false, device),
         }
     }
 

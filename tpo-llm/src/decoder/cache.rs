@@ -39,20 +39,6 @@ impl KvCache {
         }
     }
 
-    /// Rows.
-    pub fn batch(&self) -> usize {
-        self.batch
-    }
-
-    /// Bytes of keys and values.
-    pub fn bytes(&self) -> usize {
-        self.layers
-            .iter()
-            .flatten()
-            .map(|(k, _)| 2 * k.shape().num_elements() * k.dtype().size())
-            .sum()
-    }
-
     /// Keys and values of a layer up to the present length,
     /// `[batch, kv_heads, len, head_dim]`, keys already rotated.
     pub fn layer(&self, index: usize) -> Option<(Tensor<4>, Tensor<4>)> {

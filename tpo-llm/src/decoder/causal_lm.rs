@@ -2,16 +2,16 @@
 
 use burn::module::Module;
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
-use tpo_core::CoreError;
 use tpo_core::gradient_checkpointing::Tape;
 use tpo_core::nn::{Embedding, EmbeddingConfig, RmsNorm, RmsNormConfig};
 use tpo_core::ops;
-use tpo_core::traits::{AdapterSettings, AttentionMask, LanguageModel, TurnMap};
+use tpo_core::traits::{AttentionMask, LanguageModel, TurnMap};
+use tpo_core::{CoreError, LoraConfig};
 
-use super::attention::{Pass, adapter};
+use super::attention::Pass;
 use super::block::Block;
 use super::cache::KvCache;
-use super::lora::{LoraLinear, LoraLinearConfig};
+use super::lora::LoraLinear;
 use super::rope::Rope;
 use crate::config::LlmConfig;
 use crate::error::{LlmError, Result};
@@ -45,12 +45,9 @@ impl LlmConfig {
     /// Every problem of [`LlmConfig::validate`].
     pub fn init(&self, device: &Device) -> Result<CausalLm> {
         self.validate()?;
-        let lm_head = (!self.tie_word_embeddings).then(|| {
-            LoraLinearConfig::new(self.hidden_size, self.vocab_size)
-                .with_initializer_range(self.initializer_range)
-                .with_lora(adapter(self, "lm_head"))
-                .init(device)
-        });
+        let sizes = [self.hidden_size, self.vocab_size];
+        let lm_head = !self.tie_word_embeddings;
+        let lm_head = lm_head.then(|| self.linear("lm_head", sizes, false, device));
         Ok(CausalLm {
             model: Decoder {
                 embed_tokens: EmbeddingConfig::new(self.vocab_size, self.hidden_size)
@@ -86,27 +83,25 @@ impl CausalLm {
         mask: Option<&AttentionMask>,
         positions: Option<&[Vec<usize>]>,
     ) -> Result<Vec<Tensor<3>>> {
-        let mut states = Vec::with_capacity(self.model.layers.len() + 1);
-        let last = self.run(embeds, mask, positions, |x| states.push(x.clone()))?;
-        states.push(last);
+        let pass = self.begin(&embeds, mask, positions)?;
+        let mut states = vec![embeds];
+        for block in &self.model.layers {
+            let last = states[states.len() - 1].clone();
+            states.push(block.forward(last, &pass, None));
+        }
+        let last = states.pop().map(|raw| self.model.norm.forward(raw));
+        states.extend(last);
         Ok(states)
     }
 
-    /// Runs all blocks and the final norm; `before_block` sees the input of every block.
-    pub(crate) fn run(
+    /// All blocks and the final norm, with positions `0..length` on every row.
+    pub(crate) fn forward(
         &self,
         embeds: Tensor<3>,
         mask: Option<&AttentionMask>,
-        positions: Option<&[Vec<usize>]>,
-        mut before_block: impl FnMut(&Tensor<3>),
     ) -> Result<Tensor<3>> {
-        let pass = self.begin(&embeds, mask, positions)?;
-        let mut x = embeds;
-        for block in &self.model.layers {
-            before_block(&x);
-            x = block.forward(x, &pass, None);
-        }
-        Ok(self.model.norm.forward(x))
+        let pass = self.begin(&embeds, mask, None)?;
+        Ok(self.through(embeds, pass, None))
     }
 
     /// All blocks and the final norm; with a tape every block is a checkpointed segment.
@@ -330,7 +325,7 @@ impl LanguageModel for CausalLm {
         embeds: Tensor<3>,
         mask: Option<&AttentionMask>,
     ) -> tpo_core::Result<Tensor<3>> {
-        Ok(self.run(embeds, mask, None, |_| {})?)
+        Ok(self.forward(embeds, mask)?)
     }
 
     fn hidden_checkpointed<'m>(
@@ -378,7 +373,7 @@ impl LanguageModel for CausalLm {
         )
     }
 
-    fn with_adapters(self, adapters: &AdapterSettings) -> tpo_core::Result<Self> {
+    fn with_adapters(self, adapters: &LoraConfig) -> tpo_core::Result<Self> {
         let lora = self.config.adapters(adapters);
         Ok(self.set_lora(lora)?)
     }

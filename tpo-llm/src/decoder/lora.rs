@@ -3,33 +3,13 @@
 //! The adapter is applied as `x·Wᵀ + scale·(x·Aᵀ)·Bᵀ`: two thin products, never a dense `B·A`,
 //! so neither the forward nor the gradient of a frozen `W` grows to its size.
 
-use burn::config::Config;
 use burn::module::{Module, Param};
 use burn::nn::{Dropout, DropoutConfig, Initializer};
 use burn::tensor::{Device, FloatDType, Tensor};
 use tpo_core::nn::Weight;
-use tpo_core::ops::{self, QuantFormat};
+use tpo_core::{LoraConfig, ops};
 
-use crate::config::LoraConfig;
-
-/// Configuration of a [`LoraLinear`].
-#[derive(Config, Debug)]
-pub struct LoraLinearConfig {
-    /// Size of the input.
-    pub d_input: usize,
-    /// Size of the output.
-    pub d_output: usize,
-    /// Whether there is a bias.
-    #[config(default = false)]
-    pub bias: bool,
-    /// Standard deviation of the random weight (Llama's 0.02).
-    #[config(default = 0.02)]
-    pub initializer_range: f64,
-    /// The adapter.
-    pub lora: Option<LoraConfig>,
-    /// Makes room for a quantised weight, which only a file fills.
-    pub quantization: Option<QuantFormat>,
-}
+use crate::config::LlmConfig;
 
 /// `y = x·Wᵀ + b`, plus the adapter's part if there is one.
 #[derive(Module, Debug)]
@@ -54,26 +34,29 @@ pub struct LoraAdapter {
     merged: bool,
 }
 
-impl LoraLinearConfig {
-    /// Creates the layer; the weight is normal.
-    pub fn init(&self, device: &Device) -> LoraLinear {
+impl LlmConfig {
+    /// The layer `name` with a normal weight, and the adapter that is asked for on it.
+    pub(super) fn linear(
+        &self,
+        name: &str,
+        [d_input, d_output]: [usize; 2],
+        bias: bool,
+        device: &Device,
+    ) -> LoraLinear {
         let normal = Initializer::Normal {
             mean: 0.0,
             std: self.initializer_range,
         };
-        let shape = [self.d_output, self.d_input];
-        let quantized = self
-            .quantization
-            .and_then(|f| Weight::to_fill(f, shape, device));
+        let shape = [d_output, d_input];
+        let lora = self.lora.as_ref();
+        let lora = lora.filter(|l| l.targets.iter().any(|target| target == name));
+        // The output layer is not quantised.
+        let format = self.quantization.filter(|_| name != "lm_head");
+        let packed = format.and_then(|format| Weight::to_fill(format, shape, device));
         LoraLinear {
-            weight: quantized.unwrap_or_else(|| Weight::Float(normal.init(shape, device))),
-            bias: self
-                .bias
-                .then(|| Initializer::Zeros.init([self.d_output], device)),
-            lora: self
-                .lora
-                .as_ref()
-                .map(|l| LoraAdapter::new(l, shape, device)),
+            weight: packed.unwrap_or_else(|| Weight::Float(normal.init(shape, device))),
+            bias: bias.then(|| Initializer::Zeros.init([d_output], device)),
+            lora: lora.map(|l| LoraAdapter::new(l, shape, device)),
         }
     }
 }
@@ -190,10 +173,5 @@ impl LoraLinear {
             }
         }
         self
-    }
-
-    /// Whether the adapter is merged into the weight.
-    pub fn is_merged(&self) -> bool {
-        self.lora.as_ref().is_some_and(|l| l.merged)
     }
 }

@@ -13,6 +13,6 @@ pub use attention::SelfAttention;
 pub use block::{Block, GatedMlp};
 pub use cache::KvCache;
 pub use causal_lm::{CausalLm, Decoder};
-pub use lora::{LoraAdapter, LoraLinear, LoraLinearConfig};
+pub use lora::{LoraAdapter, LoraLinear};
 pub use rope::Rope;
 pub use vocabulary::VocabularyRows;

@@ -3,8 +3,7 @@
 use std::path::PathBuf;
 
 use tpo_core::weights::{
-    Checkpoint, KeyMap, KeyRules, KeyScope, KeyTarget, LoadOptions, LoadReport, WeightsError,
-    load_module,
+    Checkpoint, KeyRules, KeyScope, Layer, LoadOptions, LoadReport, WeightsError, load_layers,
 };
 
 use super::TextTower;
@@ -37,8 +36,9 @@ pub struct TextFiles {
 /// # Errors
 /// None in practice; the patterns are constants.
 pub fn text_rules() -> Result<KeyRules, WeightsError> {
-    let mut rules = KeyRules::new()
+    KeyRules::new()
         .owns([TEXT_PREFIX])
+        .wrapped_in(WRAPPERS)
         .rewrite(
             &[
                 (r"^text_encoder\.transformer\.", "transformer.model."),
@@ -49,56 +49,24 @@ pub fn text_rules() -> Result<KeyRules, WeightsError> {
                 (r"^", TEXT_PREFIX),
             ],
         )?
-        .lora("default");
-    for (pattern, reason) in TEXT_UNUSED_KEYS {
-        rules = rules.ignore(pattern, reason)?;
-    }
-    Ok(rules)
+        .lora("default")
+        .ignore_all(TEXT_UNUSED_KEYS)
 }
 
-/// A key without the dictionary that PyTorch's files wrap it in.
-fn unwrapped(key: &str) -> &str {
-    key.strip_prefix("module.").unwrap_or(key)
-}
+/// What keys may be wrapped in.
+const WRAPPERS: &[&str] = &["module."];
 
-/// The InternVL-C file's own names, without what the later file replaced.
-struct OwnNames<'a> {
-    rules: &'a KeyRules,
-    replaced: Vec<String>,
-    by: String,
-}
-
-impl KeyMap for OwnNames<'_> {
-    fn module_path(&self, key: &str) -> KeyTarget {
-        let key = unwrapped(key);
-        if !key.starts_with("transformer.") && key != "text_projection" {
-            return KeyTarget::OtherPart;
-        }
-        match self.rules.module_path(&format!("{TEXT_PREFIX}{key}")) {
-            KeyTarget::Path(path) if self.replaced.contains(&path) => {
-                KeyTarget::Ignored(format!("replaced by {}", self.by))
-            }
-            target => target,
-        }
-    }
-
-    fn checkpoint_key(&self, path: &str, has: &dyn Fn(&str) -> bool) -> Option<String> {
-        let key = self.rules.checkpoint_key(path, has)?;
-        key.strip_prefix(TEXT_PREFIX).map(String::from)
-    }
-}
-
-/// Final names, without wrapping.
-struct FinalNames<'a>(&'a KeyRules);
-
-impl KeyMap for FinalNames<'_> {
-    fn module_path(&self, key: &str) -> KeyTarget {
-        self.0.module_path(unwrapped(key))
-    }
-
-    fn checkpoint_key(&self, path: &str, has: &dyn Fn(&str) -> bool) -> Option<String> {
-        self.0.checkpoint_key(path, has)
-    }
+/// The table of the InternVL-C file's own names, [`text_rules`] without [`TEXT_PREFIX`].
+fn own_rules() -> Result<KeyRules, WeightsError> {
+    KeyRules::new()
+        .owns(["transformer.", "text_projection"])
+        .wrapped_in(WRAPPERS)
+        .rewrite(
+            &[(r"^transformer\.", "transformer.model.")],
+            &[(r"^transformer\.model\.", "transformer.")],
+        )?
+        .lora("default")
+        .ignore_all(TEXT_UNUSED_KEYS)
 }
 
 impl TextTower {
@@ -113,46 +81,13 @@ impl TextTower {
         files: &TextFiles,
         options: &LoadOptions<'_>,
     ) -> Result<(Self, Vec<LoadReport>)> {
-        let rules = text_rules()?;
-        let mut tower = self;
-        let mut names = OwnNames {
-            rules: &rules,
-            replaced: Vec::new(),
-            by: String::new(),
-        };
-        let mut later = None;
-        // The later file is loaded first, and the earlier one then leaves out what it provided.
-        if let Some(clip) = &files.clip {
-            let part = LoadOptions {
-                strict_missing: false,
-                strict_unexpected: true,
-                strict_mismatched: true,
-                scope: KeyScope::Part,
-                ..options.clone()
-            };
-            let checkpoint = Checkpoint::open(clip)?;
-            let (loaded, mut report) = load_module(tower, &checkpoint, &FinalNames(&rules), &part)?;
-            tower = loaded;
-            names.by = clip.display().to_string();
-            names.replaced = report.loaded.iter().map(|t| t.path.clone()).collect();
-            // The earlier file must have the rest, or it is rejected.
-            report.missing.clear();
-            later = Some(report);
+        let (own, merged) = (own_rules()?, text_rules()?);
+        let text = Checkpoint::open(&files.text)?;
+        let clip = files.clip.as_ref().map(Checkpoint::open).transpose()?;
+        let mut layers: Vec<Layer<'_>> = vec![(&text, &own, KeyScope::Part)];
+        if let Some(clip) = &clip {
+            layers.push((clip, &merged, KeyScope::Part));
         }
-        let mut allow_missing = options.allow_missing.clone();
-        let anchored = |p: &String| format!("^{}$", p.replace('.', r"\."));
-        allow_missing.extend(names.replaced.iter().map(anchored));
-        let strict = LoadOptions {
-            strict_missing: true,
-            strict_unexpected: true,
-            strict_mismatched: true,
-            allow_missing,
-            scope: KeyScope::Part,
-            ..options.clone()
-        };
-        let (tower, mut report) =
-            load_module(tower, &Checkpoint::open(&files.text)?, &names, &strict)?;
-        report.missing.retain(|m| !names.replaced.contains(&m.path));
-        Ok((tower, std::iter::once(report).chain(later).collect()))
+        Ok(load_layers(self, &layers, options)?)
     }
 }

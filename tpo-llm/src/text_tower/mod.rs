@@ -11,9 +11,10 @@ use burn::config::Config;
 use burn::module::{Module, Param};
 use burn::nn::Initializer;
 use burn::tensor::{Device, FloatDType, Int, Tensor, TensorData};
+use tpo_core::LoraConfig;
 use tpo_core::traits::LanguageModel;
 
-use crate::config::{LlmConfig, LoraConfig};
+use crate::config::LlmConfig;
 use crate::decoder::CausalLm;
 use crate::error::{LlmError, Result};
 
@@ -178,9 +179,7 @@ impl TextTower {
         let data: Vec<i64> = ids.iter().map(|id| i64::from(*id)).collect();
         let ids = Tensor::<2, Int>::from_data(TensorData::new(data, [1, ids.len()]), &device);
         let embeds = self.transformer.embed(ids);
-        Ok(self
-            .transformer
-            .run(embeds, Some(&[mask]), None, |_| {})?
-            .squeeze_dim(0))
+        let hidden = self.transformer.forward(embeds, Some(&[mask]))?;
+        Ok(hidden.squeeze_dim(0))
     }
 }

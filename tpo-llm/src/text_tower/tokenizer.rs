@@ -52,13 +52,14 @@ impl QueryTokenizer {
     /// # Errors
     /// [`LlmError::Tokenize`](crate::LlmError::Tokenize).
     pub fn encode(&self, query: &str) -> Result<Vec<u32>> {
-        let around = EncodeOptions {
+        let options = EncodeOptions {
             add_bos: self.tokenizer.bos_id().is_some(),
             add_eos: self.tokenizer.eos_id().is_some(),
-            max_length: None,
+            max_length: Some(QUERY_LENGTH),
         };
         let text = format!("{QUERY_PREFIX}{query}");
-        self.tokenizer
-            .encode_padded(&text, around, QUERY_LENGTH, self.pad)
+        let mut ids = self.tokenizer.encode(&text, options)?;
+        ids.resize(QUERY_LENGTH, self.pad);
+        Ok(ids)
     }
 }

@@ -2,22 +2,29 @@
 
 use std::collections::HashMap;
 
+use serde::Deserialize;
+
 use crate::error::{LlmError, Result};
 
 /// A token added to a vocabulary. Field names are Hugging Face's.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct AddedToken {
     /// The string.
     pub content: String,
     /// Whether `decode(.., skip_special = true)` leaves it out.
+    #[serde(default)]
     pub special: bool,
     /// Whether white space before it belongs to it.
+    #[serde(default)]
     pub lstrip: bool,
     /// Whether white space after it belongs to it.
+    #[serde(default)]
     pub rstrip: bool,
     /// Whether it only matches between spaces or at the ends of the text.
+    #[serde(default)]
     pub single_word: bool,
     /// Whether it is matched in the normalised text (`tokenizer.json` only).
+    #[serde(default)]
     pub normalized: bool,
 }
 

@@ -11,58 +11,33 @@ use super::guard::read_file;
 use crate::error::{LlmError, Result};
 
 /// `"<s>"`, or an object with a `content`.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(from = "NameForm")]
+struct Name(String);
+
+#[derive(Deserialize)]
 #[serde(untagged)]
-pub(super) enum TokenName {
+enum NameForm {
     Plain(String),
     Object { content: String },
 }
 
-impl TokenName {
-    fn into_string(self) -> String {
-        match self {
-            Self::Plain(s) | Self::Object { content: s } => s,
-        }
-    }
-}
-
-/// One entry of `added_tokens_decoder`.
-#[derive(Debug, Clone, Deserialize)]
-pub(super) struct AddedEntry {
-    content: String,
-    #[serde(default)]
-    lstrip: bool,
-    #[serde(default)]
-    rstrip: bool,
-    #[serde(default)]
-    single_word: bool,
-    #[serde(default)]
-    normalized: bool,
-    #[serde(default)]
-    special: bool,
-}
-
-impl From<AddedEntry> for AddedToken {
-    fn from(e: AddedEntry) -> Self {
-        Self {
-            content: e.content,
-            special: e.special,
-            lstrip: e.lstrip,
-            rstrip: e.rstrip,
-            single_word: e.single_word,
-            normalized: e.normalized,
+impl From<NameForm> for Name {
+    fn from(form: NameForm) -> Self {
+        match form {
+            NameForm::Plain(name) | NameForm::Object { content: name } => Self(name),
         }
     }
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
 struct Names {
-    bos_token: Option<TokenName>,
-    eos_token: Option<TokenName>,
-    unk_token: Option<TokenName>,
-    pad_token: Option<TokenName>,
+    bos_token: Option<Name>,
+    eos_token: Option<Name>,
+    unk_token: Option<Name>,
+    pad_token: Option<Name>,
     #[serde(default)]
-    additional_special_tokens: Option<Vec<TokenName>>,
+    additional_special_tokens: Option<Vec<Name>>,
 }
 
 /// One template, or several with names.
@@ -86,7 +61,7 @@ struct ConfigFile {
     add_bos_token: Option<bool>,
     add_eos_token: Option<bool>,
     legacy: Option<bool>,
-    added_tokens_decoder: Option<HashMap<String, AddedEntry>>,
+    added_tokens_decoder: Option<HashMap<String, AddedToken>>,
     chat_template: Option<TemplateField>,
 }
 
@@ -125,8 +100,8 @@ pub(super) struct DirectoryFiles {
     pub generation_bos: Option<u32>,
     pub generation_eos: Vec<u32>,
     pub generation_pad: Option<u32>,
-    /// Templates by name; the plain one is `default`.
-    pub templates: Vec<(String, String)>,
+    /// The chat template: the plain one, the one named `default`, or the only one.
+    pub template: Option<String>,
 }
 
 impl DirectoryFiles {
@@ -147,15 +122,15 @@ impl DirectoryFiles {
             merge(map, config.names)
         };
         let mut out = Self {
-            bos: names.bos_token.map(TokenName::into_string),
-            eos: names.eos_token.map(TokenName::into_string),
-            unk: names.unk_token.map(TokenName::into_string),
-            pad: names.pad_token.map(TokenName::into_string),
+            bos: names.bos_token.map(|n| n.0),
+            eos: names.eos_token.map(|n| n.0),
+            unk: names.unk_token.map(|n| n.0),
+            pad: names.pad_token.map(|n| n.0),
             additional_special: names
                 .additional_special_tokens
                 .unwrap_or_default()
                 .into_iter()
-                .map(TokenName::into_string)
+                .map(|n| n.0)
                 .collect(),
             add_bos: config.add_bos_token,
             add_eos: config.add_eos_token,
@@ -176,7 +151,7 @@ impl DirectoryFiles {
                         path: dir.join("tokenizer_config.json"),
                         problem: format!("`{id}` in added_tokens_decoder is not an id"),
                     })?;
-                    out.added.push((id, entry.into()));
+                    out.added.push((id, entry));
                 }
             }
             None => {
@@ -201,7 +176,7 @@ impl DirectoryFiles {
             }
         }
         out.added.sort_by_key(|(id, _)| *id);
-        out.templates = read_templates(dir, config.chat_template)?;
+        out.template = read_template(dir, config.chat_template)?;
         Ok(out)
     }
 }
@@ -219,21 +194,24 @@ fn merge(first: Names, second: Names) -> Names {
 }
 
 /// Template files win over the field of `tokenizer_config.json`, as in transformers.
-fn read_templates(dir: &Path, field: Option<TemplateField>) -> Result<Vec<(String, String)>> {
+fn read_template(dir: &Path, field: Option<TemplateField>) -> Result<Option<String>> {
     let jinja = dir.join("chat_template.jinja");
     if jinja.is_file() {
         let text = String::from_utf8(read_file(&jinja)?).map_err(|_| LlmError::TokenizerFile {
             path: jinja,
             problem: "not UTF-8 text".into(),
         })?;
-        return Ok(vec![("default".into(), text)]);
+        return Ok(Some(text));
     }
     let file: Option<TemplateFile> = read_json(&dir.join("chat_template.json"))?;
-    let field = file.and_then(|f| f.chat_template).or(field);
-    Ok(match field {
-        Some(TemplateField::One(text)) => vec![("default".into(), text)],
-        Some(TemplateField::Many(list)) => list.into_iter().map(|t| (t.name, t.template)).collect(),
-        None => Vec::new(),
+    Ok(match file.and_then(|f| f.chat_template).or(field) {
+        Some(TemplateField::One(text)) => Some(text),
+        Some(TemplateField::Many(mut list)) => {
+            let default = list.iter().position(|t| t.name == "default");
+            let at = default.or((list.len() == 1).then_some(0));
+            at.map(|at| list.swap_remove(at).template)
+        }
+        None => None,
     })
 }
 

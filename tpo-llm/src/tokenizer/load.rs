@@ -1,71 +1,58 @@
 //! Reading a tokenizer from files.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::files::DirectoryFiles;
 use super::sentencepiece::SentencePiece;
 use super::tokenizer_json::TokenizerJson;
-use super::{Backend, EncodeOptions, SentencePieceOptions, Tokenizer, TokenizerFormat, guard};
+use super::{Backend, EncodeOptions, SentencePieceOptions, Tokenizer, guard};
 use crate::chat_template::ChatTemplate;
 use crate::error::{LlmError, Result};
 
-impl Tokenizer {
-    /// Reads a checkpoint directory; see [`Self::from_dir_as`].
-    ///
-    /// # Errors
-    /// As [`Self::from_dir_as`].
-    pub fn from_dir(dir: impl AsRef<Path>) -> Result<Self> {
-        Self::from_dir_as(dir, TokenizerFormat::Auto)
-    }
+/// A sentencepiece model in a directory.
+const MODEL: &str = "tokenizer.model";
 
-    /// Reads the tokenizer of a checkpoint directory, with special tokens, switches and chat
-    /// template from `tokenizer_config.json`, `special_tokens_map.json`, `added_tokens.json`,
+impl Tokenizer {
+    /// Reads the tokenizer of a checkpoint directory, `tokenizer.json` if there is one, else
+    /// `tokenizer.model`, with special tokens, switches and chat template from
+    /// `tokenizer_config.json`, `special_tokens_map.json`, `added_tokens.json`,
     /// `generation_config.json` and `chat_template.jinja`, as far as they exist.
     ///
     /// # Errors
     /// [`LlmError::TokenizerFile`] when there is no tokenizer file or one is damaged,
     /// [`LlmError::Io`], [`LlmError::ChatTemplate`] for a template that does not compile.
-    pub fn from_dir_as(dir: impl AsRef<Path>, format: TokenizerFormat) -> Result<Self> {
+    pub fn from_dir(dir: impl AsRef<Path>) -> Result<Self> {
         let dir = dir.as_ref();
-        let (json, model) = (dir.join("tokenizer.json"), dir.join("tokenizer.model"));
-        let use_json = match format {
-            TokenizerFormat::Auto => json.is_file() || !model.is_file(),
-            TokenizerFormat::TokenizerJson => true,
-            TokenizerFormat::SentencePiece => false,
-        };
-        let path = if use_json { json } else { model };
-        if !path.is_file() {
-            return Err(LlmError::TokenizerFile {
-                path: dir.to_path_buf(),
-                problem: match format {
-                    TokenizerFormat::Auto => {
-                        "the directory holds neither tokenizer.json nor tokenizer.model".into()
-                    }
-                    _ => format!("{} is missing", path.display()),
-                },
-            });
+        let path = dir.join("tokenizer.json");
+        if path.is_file() {
+            let mut this = Self::from_json_at(&guard::read_file(&path)?, &path)?;
+            this.apply(DirectoryFiles::read(dir)?, &path)?;
+            return Ok(this);
         }
-        let files = DirectoryFiles::read(dir)?;
-        let bytes = guard::read_file(&path)?;
-        let mut this = if use_json {
-            Self::from_json_at(&bytes, &path)?
-        } else {
-            let options = SentencePieceOptions {
-                legacy: files.legacy.unwrap_or(true),
-            };
-            Self::from_sentencepiece_at(&bytes, &path, options)?
-        };
-        this.apply(files, &path)?;
-        Ok(this)
+        if dir.join(MODEL).is_file() {
+            return Self::from_sentencepiece_dir(dir);
+        }
+        Err(LlmError::TokenizerFile {
+            path: dir.to_path_buf(),
+            problem: format!("the directory holds neither tokenizer.json nor {MODEL}"),
+        })
     }
 
-    /// Reads a `tokenizer.json` file alone.
+    /// [`Self::from_dir`] by `tokenizer.model`, whatever else there is: the way to read
+    /// VideoChat-TPO, whose ids come from the slow tokenizer.
     ///
     /// # Errors
-    /// [`LlmError::TokenizerFile`], [`LlmError::Io`].
-    pub fn from_tokenizer_json(path: impl AsRef<Path>) -> Result<Self> {
-        let path = path.as_ref();
-        Self::from_json_at(&guard::read_file(path)?, path)
+    /// As [`Self::from_dir`].
+    pub fn from_sentencepiece_dir(dir: impl AsRef<Path>) -> Result<Self> {
+        let dir = dir.as_ref();
+        let path = dir.join(MODEL);
+        let files = DirectoryFiles::read(dir)?;
+        let options = SentencePieceOptions {
+            legacy: files.legacy.unwrap_or(true),
+        };
+        let mut this = Self::from_sentencepiece(&path, options)?;
+        this.apply(files, &path)?;
+        Ok(this)
     }
 
     /// Reads the bytes of a `tokenizer.json`.
@@ -73,7 +60,7 @@ impl Tokenizer {
     /// # Errors
     /// [`LlmError::TokenizerFile`].
     pub fn from_tokenizer_json_bytes(bytes: &[u8]) -> Result<Self> {
-        Self::from_json_at(bytes, &memory())
+        Self::from_json_at(bytes, Path::new("<memory>"))
     }
 
     /// Reads a sentencepiece model file alone. BOS is added by default, EOS is not (the defaults
@@ -86,15 +73,28 @@ impl Tokenizer {
         options: SentencePieceOptions,
     ) -> Result<Self> {
         let path = path.as_ref();
-        Self::from_sentencepiece_at(&guard::read_file(path)?, path, options)
-    }
-
-    /// Reads the bytes of a sentencepiece model.
-    ///
-    /// # Errors
-    /// [`LlmError::TokenizerFile`].
-    pub fn from_sentencepiece_bytes(bytes: &[u8], options: SentencePieceOptions) -> Result<Self> {
-        Self::from_sentencepiece_at(bytes, &memory(), options)
+        let bytes = guard::read_file(path)?;
+        let mut model = SentencePiece::from_bytes(&bytes, path, options)?;
+        let [unk, bos, eos, pad] = model.trainer_ids;
+        for id in [unk, bos, eos].into_iter().flatten() {
+            if let Some(name) = model.id_to_token(id).map(String::from) {
+                model.mark_special(&name)?;
+            }
+        }
+        Ok(Self {
+            backend: Backend::SentencePiece(Box::new(model)),
+            bos,
+            eos,
+            pad,
+            unk,
+            eos_ids: eos.into_iter().collect(),
+            defaults: EncodeOptions {
+                add_bos: bos.is_some(),
+                add_eos: false,
+                max_length: None,
+            },
+            template: None,
+        })
     }
 
     fn from_json_at(bytes: &[u8], path: &Path) -> Result<Self> {
@@ -116,35 +116,7 @@ impl Tokenizer {
             unk: None,
             eos_ids: eos.into_iter().collect(),
             backend: Backend::Json(Box::new(json)),
-            templates: Vec::new(),
-        })
-    }
-
-    fn from_sentencepiece_at(
-        bytes: &[u8],
-        path: &Path,
-        options: SentencePieceOptions,
-    ) -> Result<Self> {
-        let mut model = SentencePiece::from_bytes(bytes, path, options)?;
-        let [unk, bos, eos, pad] = model.trainer_ids;
-        for id in [unk, bos, eos].into_iter().flatten() {
-            if let Some(name) = model.id_to_token(id).map(String::from) {
-                model.mark_special(&name)?;
-            }
-        }
-        Ok(Self {
-            backend: Backend::SentencePiece(Box::new(model)),
-            bos,
-            eos,
-            pad,
-            unk,
-            eos_ids: eos.into_iter().collect(),
-            defaults: EncodeOptions {
-                add_bos: bos.is_some(),
-                add_eos: false,
-                max_length: None,
-            },
-            templates: Vec::new(),
+            template: None,
         })
     }
 
@@ -155,12 +127,7 @@ impl Tokenizer {
             problem,
         };
         for (id, token) in files.added {
-            match &mut self.backend {
-                Backend::SentencePiece(m) => m.add(token, id)?,
-                Backend::Json(m) => {
-                    m.add(token, Some(id))?;
-                }
-            }
+            self.add(token, id)?;
         }
         let names = [&files.bos, &files.eos, &files.pad, &files.unk];
         for name in names.into_iter().flatten().chain(&files.additional_special) {
@@ -199,13 +166,7 @@ impl Tokenizer {
             self.defaults.add_bos = files.add_bos.unwrap_or(self.defaults.add_bos);
             self.defaults.add_eos = files.add_eos.unwrap_or(self.defaults.add_eos);
         }
-        for (name, source) in files.templates {
-            self.templates.push((name, ChatTemplate::new(&source)?));
-        }
+        self.template = files.template.map(|t| ChatTemplate::new(&t)).transpose()?;
         Ok(())
     }
-}
-
-fn memory() -> PathBuf {
-    PathBuf::from("<memory>")
 }

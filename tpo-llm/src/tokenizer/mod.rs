@@ -38,18 +38,6 @@ pub struct EncodeOptions {
     pub max_length: Option<usize>,
 }
 
-/// Which file of a directory is read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum TokenizerFormat {
-    /// `tokenizer.json` if there is one, else `tokenizer.model`.
-    #[default]
-    Auto,
-    /// `tokenizer.json`.
-    TokenizerJson,
-    /// `tokenizer.model`. The way to read VideoChat-TPO, whose ids come from the slow tokenizer.
-    SentencePiece,
-}
-
 /// A tokenizer with its special tokens and, if the directory has one, its chat template.
 #[derive(Debug)]
 pub struct Tokenizer {
@@ -61,7 +49,7 @@ pub struct Tokenizer {
     /// Ids that end generation.
     eos_ids: Vec<u32>,
     defaults: EncodeOptions,
-    templates: Vec<(String, ChatTemplate)>,
+    template: Option<ChatTemplate>,
 }
 
 #[derive(Debug)]
@@ -122,31 +110,6 @@ impl Tokenizer {
             Backend::SentencePiece(m) => m.encode(text),
             Backend::Json(m) => m.encode(text),
         }
-    }
-
-    /// Ids of `text` truncated and padded on the right with `pad` to exactly `length`, as text
-    /// towers need it (InternVideo2-CLIP: BOS, EOS, length 80, pad 0).
-    ///
-    /// # Errors
-    /// As [`encode`](Self::encode).
-    pub fn encode_padded(
-        &self,
-        text: &str,
-        options: EncodeOptions,
-        length: usize,
-        pad: u32,
-    ) -> Result<Vec<u32>> {
-        let max = options.max_length.map_or(length, |m| m.min(length));
-        let max_length = Some(max);
-        let mut ids = self.encode(
-            text,
-            EncodeOptions {
-                max_length,
-                ..options
-            },
-        )?;
-        ids.resize(length, pad);
-        Ok(ids)
     }
 
     /// Text of `ids`. With `skip_special`, BOS, EOS and other control tokens are left out; task
@@ -214,15 +177,6 @@ impl Tokenizer {
         next as usize
     }
 
-    /// Size of the vocabulary the model came with, without added tokens; `None` for a
-    /// `tokenizer.json`, which does not distinguish the two.
-    pub fn piece_count(&self) -> Option<usize> {
-        match &self.backend {
-            Backend::SentencePiece(m) => Some(m.len()),
-            Backend::Json(_) => None,
-        }
-    }
-
     /// Adds tokens after the vocabulary and returns their ids, in order. A token that exists
     /// keeps its id. Grow the embeddings to [`vocab_size`](Self::vocab_size) afterwards
     /// ([`TokenPlan::apply`](crate::vocabulary::TokenPlan::apply) does both).
@@ -255,15 +209,16 @@ impl Tokenizer {
         tokens: impl IntoIterator<Item = (&'t str, u32)>,
     ) -> Result<()> {
         for (name, id) in tokens {
-            let token = AddedToken::new(name);
-            match &mut self.backend {
-                Backend::SentencePiece(m) => m.add(token, id)?,
-                Backend::Json(m) => {
-                    m.add(token, Some(id))?;
-                }
-            }
+            self.add(AddedToken::new(name), id)?;
         }
         Ok(())
+    }
+
+    fn add(&mut self, token: AddedToken, id: u32) -> Result<()> {
+        match &mut self.backend {
+            Backend::SentencePiece(m) => m.add(token, id),
+            Backend::Json(m) => m.add(token, Some(id)).map(drop),
+        }
     }
 
     /// Begin-of-text id.
@@ -297,26 +252,9 @@ impl Tokenizer {
         self.eos_ids = id.into_iter().collect();
     }
 
-    /// Sets the padding id, for models that pad with an existing token (VideoChat-TPO: unk, 0).
-    pub fn set_pad_id(&mut self, id: Option<u32>) {
-        self.pad = id;
-    }
-
     /// The chat template, if the directory has one (the one named `default`, or the only one).
     pub fn chat_template(&self) -> Option<&ChatTemplate> {
-        self.chat_template_named("default")
-            .or(match &self.templates[..] {
-                [(_, only)] => Some(only),
-                _ => None,
-            })
-    }
-
-    /// A chat template by name, for directories with several.
-    pub fn chat_template_named(&self, name: &str) -> Option<&ChatTemplate> {
-        self.templates
-            .iter()
-            .find(|(n, _)| n == name)
-            .map(|(_, t)| t)
+        self.template.as_ref()
     }
 
     /// Renders `messages` with the directory's chat template. Encode the result with

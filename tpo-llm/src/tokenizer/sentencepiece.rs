@@ -140,11 +140,6 @@ impl SentencePiece {
         Ok(this)
     }
 
-    /// Pieces of the model, without added tokens.
-    pub fn len(&self) -> usize {
-        self.pieces.len()
-    }
-
     /// Marks the piece or added token `name` as special; a name the model lacks gets the next id.
     pub fn mark_special(&mut self, name: &str) -> Result<u32> {
         let id = self.token_to_id(name).unwrap_or_else(|| self.next_id());

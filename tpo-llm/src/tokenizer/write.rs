@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
+use tokenizers::AddedToken;
 
 use super::tokenizer_json::TokenizerJson;
 use super::{Backend, Tokenizer};
@@ -12,16 +13,12 @@ use crate::error::{LlmError, Result};
 const FILE: &str = "tokenizer.json";
 const KEY: &str = "\"added_tokens\"";
 
-/// An entry of `added_tokens`, in Hugging Face's order.
+/// An entry of `added_tokens`.
 #[derive(Serialize)]
 struct Entry<'a> {
     id: u32,
-    content: &'a str,
-    single_word: bool,
-    lstrip: bool,
-    rstrip: bool,
-    normalized: bool,
-    special: bool,
+    #[serde(flatten)]
+    token: &'a AddedToken,
 }
 
 #[derive(Deserialize)]
@@ -69,17 +66,7 @@ impl TokenizerJson {
         let new: Vec<String> = tokens
             .iter()
             .filter(|(_, token)| !present.contains(&token.content))
-            .map(|(id, token)| {
-                serde_json::to_string(&Entry {
-                    id: *id,
-                    content: &token.content,
-                    single_word: token.single_word,
-                    lstrip: token.lstrip,
-                    rstrip: token.rstrip,
-                    normalized: token.normalized,
-                    special: token.special,
-                })
-            })
+            .map(|(id, token)| serde_json::to_string(&Entry { id: *id, token }))
             .collect::<std::result::Result<_, _>>()
             .map_err(|e| bad(e.to_string()))?;
         if new.is_empty() {

@@ -17,7 +17,7 @@ impl Sink for File {
 }
 
 /// Where files are created.
-pub(super) trait Disk: Send + Sync {
+pub(super) trait Disk: std::fmt::Debug + Send + Sync {
     /// Creates a file that does not exist yet.
     fn create(&self, path: &Path) -> io::Result<Box<dyn Sink>>;
     /// Renames a directory.
@@ -25,6 +25,7 @@ pub(super) trait Disk: Send + Sync {
 }
 
 /// The file system.
+#[derive(Debug)]
 pub(super) struct FileSystem;
 
 impl Disk for FileSystem {

@@ -15,20 +15,12 @@ use super::store::CheckpointStore;
 use crate::error::{Result, TrainError};
 
 /// A hidden directory that becomes a checkpoint when it is committed, and is removed otherwise.
+#[derive(Debug)]
 pub struct Draft<'a> {
     store: &'a CheckpointStore,
     dir: PathBuf,
     manifest: Manifest,
     committed: bool,
-}
-
-impl std::fmt::Debug for Draft<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Draft")
-            .field("dir", &self.dir)
-            .field("manifest", &self.manifest)
-            .finish_non_exhaustive()
-    }
 }
 
 impl<'a> Draft<'a> {

@@ -7,7 +7,7 @@ use burn::module::Module;
 use burn::tensor::TensorData;
 use serde::de::DeserializeOwned;
 use tpo_core::weights::{
-    Access, Checkpoint, KeyMap, KeyTarget, LoadOptions, load_module, module_params, read_tensor,
+    Checkpoint, KeyMap, KeyTarget, LoadOptions, load_module, module_params, read_tensor,
 };
 
 use super::disk::Sum;
@@ -176,13 +176,13 @@ impl SavedCheckpoint {
                 ),
             });
         }
+        let why = |path: &str| left_out(path).then(|| "left out".into());
         let options = LoadOptions {
-            strict_missing: false,
-            access: Access::Read,
+            allow_missing: vec![".".into()],
+            left_out: Some(&why),
             ..LoadOptions::default()
         };
-        let keys = CheckpointKeys { renaming, left_out };
-        Ok(load_module(module, &checkpoint, &keys, &options)?.0)
+        Ok(load_module(module, &checkpoint, &CheckpointKeys(renaming), &options)?.0)
     }
 
     /// The tensors of a file, in the order of their names. They are read one at a time.
@@ -265,18 +265,11 @@ impl SavedCheckpoint {
 }
 
 /// Keys are paths, those of checkpoints written before under their names of then.
-struct CheckpointKeys<'a> {
-    renaming: Renaming,
-    left_out: &'a dyn Fn(&str) -> bool,
-}
+struct CheckpointKeys(Renaming);
 
-impl KeyMap for CheckpointKeys<'_> {
+impl KeyMap for CheckpointKeys {
     fn module_path(&self, key: &str) -> KeyTarget {
-        let path = self.renaming.key(key);
-        if (self.left_out)(&path) {
-            return KeyTarget::Ignored("left out".into());
-        }
-        KeyTarget::Path(path)
+        KeyTarget::Path(self.0.key(key))
     }
 
     fn checkpoint_key(&self, path: &str, _has: &dyn Fn(&str) -> bool) -> Option<String> {

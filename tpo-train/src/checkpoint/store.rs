@@ -46,20 +46,12 @@ pub struct Skipped {
 }
 
 /// A directory of checkpoints.
+#[derive(Debug)]
 pub struct CheckpointStore {
     dir: PathBuf,
     retention: Retention,
     disk: Box<dyn Disk>,
     lock: Mutex<Option<File>>,
-}
-
-impl std::fmt::Debug for CheckpointStore {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("CheckpointStore")
-            .field("dir", &self.dir)
-            .field("retention", &self.retention)
-            .finish_non_exhaustive()
-    }
 }
 
 impl CheckpointStore {

@@ -275,7 +275,7 @@ fn one_process_writes() {
 }
 
 /// A disk on which so many bytes fit and so many renames work.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 struct Full {
     bytes: Arc<AtomicU64>,
     renames: bool,

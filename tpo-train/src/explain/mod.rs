@@ -6,7 +6,7 @@ mod show;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 pub use memory::MemoryEstimate;
 pub use shape::{ModelShape, PartShape};
@@ -53,8 +53,9 @@ pub struct Explanation {
 }
 
 impl Recipe {
-    /// Looks the recipe up in a model and estimates what it takes. `rows` knows how many rows a
-    /// source has, if that is known.
+    /// Looks the recipe up in a model and estimates what it takes. `staged` are the shapes of the
+    /// model in each stage, which has other adapters there, or other lengths of the samples; stages
+    /// without one have that of `model`. `rows` knows how many rows a source has, if that is known.
     ///
     /// # Errors
     /// [`TrainError::InvalidRecipe`] with every problem of every stage: patterns that match
@@ -62,28 +63,15 @@ impl Recipe {
     pub fn explain(
         &self,
         model: &ModelShape,
-        rows: &dyn Fn(&SourceSpec) -> Option<u64>,
-    ) -> Result<Explanation> {
-        self.explain_staged(model, &[], rows)
-    }
-
-    /// [`Recipe::explain`] of a model that has another shape in each stage: other adapters, other
-    /// lengths of the samples. Stages without a shape have that of the model.
-    ///
-    /// # Errors
-    /// As [`Recipe::explain`].
-    pub fn explain_staged(
-        &self,
-        model: &ModelShape,
         staged: &[ModelShape],
         rows: &dyn Fn(&SourceSpec) -> Option<u64>,
     ) -> Result<Explanation> {
         let mut problems = self.problems();
         let mut stages = Vec::new();
-        let mut before = ranks(model);
+        let mut before = adapters_in(&model.params);
         for (i, stage) in self.stages.iter().enumerate() {
             let model = staged.get(i).unwrap_or(model);
-            let adapters = ranks(model);
+            let adapters = adapters_in(&model.params);
             let new_adapters = stage.lora.is_some() && adapters != before;
             before = adapters;
             let at = format!("stages[{i}] `{}`", stage.name);
@@ -123,11 +111,6 @@ impl Recipe {
             stages,
         })
     }
-}
-
-/// Layers with adapters and their ranks.
-fn ranks(model: &ModelShape) -> BTreeMap<String, usize> {
-    adapters_in(&model.params)
 }
 
 fn explained(

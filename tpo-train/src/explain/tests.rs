@@ -39,7 +39,7 @@ fn shape() -> ModelShape {
 #[test]
 fn numbers_worked_by_hand() {
     let recipe = Recipe::read::<&str>(RECIPE, "r", &[]).unwrap();
-    let told = recipe.explain(&shape(), &|_| Some(100)).unwrap();
+    let told = recipe.explain(&shape(), &[], &|_| Some(100)).unwrap();
     let stage = &told.stages[0];
     // 15 + 5 and 10 + 2
     assert_eq!(told.parameters, 32);
@@ -70,7 +70,7 @@ fn numbers_worked_by_hand() {
     ] {
         assert!(text.contains(want), "{want}:\n{text}");
     }
-    let unknown = recipe.explain(&shape(), &|_| None).unwrap();
+    let unknown = recipe.explain(&shape(), &[], &|_| None).unwrap();
     assert_eq!(unknown.stages[0].steps, None);
     assert!(unknown.to_string().contains("not known yet"));
 }
@@ -80,7 +80,7 @@ fn numbers_worked_by_hand() {
 fn muon_keeps_one_moment() {
     let text = RECIPE.replace("learning_rate = 1e-4", "learning_rate = 1e-4, muon = {}");
     let recipe = Recipe::read::<&str>(&text, "r", &[]).unwrap();
-    let told = recipe.explain(&shape(), &|_| Some(100)).unwrap();
+    let told = recipe.explain(&shape(), &[], &|_| Some(100)).unwrap();
     // 10 · 4 + 2 · 8 bytes, and 12 · 4 of the 32-bit copies.
     assert_eq!(told.stages[0].memory.optimizer, 104);
     let shown = told.to_string();
@@ -112,7 +112,7 @@ fn problems_of_all_stages_at_once() {
         .loss
         .heads
         .insert("regin".into(), Default::default());
-    let Err(TrainError::InvalidRecipe { problems, .. }) = recipe.explain(&shape(), &|_| None)
+    let Err(TrainError::InvalidRecipe { problems, .. }) = recipe.explain(&shape(), &[], &|_| None)
     else {
         panic!("must be refused");
     };

@@ -2,84 +2,50 @@
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
-use std::io::{BufRead, BufReader, BufWriter, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use serde_json::{Map, Value};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::Value;
 
 use crate::error::{Result, TrainError};
 
 /// What is known after an optimizer step.
-#[derive(Debug, Clone, Default, PartialEq)]
+///
+/// As JSON it is one flat object: `step`, `stage`, `epoch`, `time`, and every value under its name. A
+/// value that is not finite is `null`, which is what JSON has, and comes back as NaN.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct StepRecord {
     /// Optimizer steps since the start of the run, this one included.
     pub step: u64,
     /// Name of the stage.
     pub stage: String,
     /// Optimizer steps since the start of the stage, this one included.
+    #[serde(default)]
     pub stage_step: u64,
     /// Epoch of the stage, 0-based.
+    #[serde(default)]
     pub epoch: u64,
     /// Optimizer steps since the start of the epoch, this one included.
+    #[serde(default)]
     pub epoch_step: u64,
     /// Samples (clips) since the start of the stage.
+    #[serde(default)]
     pub samples: u64,
     /// Seconds since 1970.
+    #[serde(default)]
     pub time: f64,
     /// Everything measured, by name: `loss`, `loss/lm`, `loss/region/giou`, `lr/lora`,
     /// `grad_norm`, `eval/…`.
+    #[serde(flatten, deserialize_with = "numbers")]
     pub values: BTreeMap<String, f64>,
 }
 
-impl StepRecord {
-    /// One flat object: `step`, `stage`, `epoch`, `time`, and every value under its name. A value
-    /// that is not finite is `null`, which is what JSON has.
-    pub fn to_json(&self) -> Value {
-        let mut object = Map::new();
-        object.insert("step".into(), self.step.into());
-        object.insert("stage".into(), self.stage.clone().into());
-        object.insert("stage_step".into(), self.stage_step.into());
-        object.insert("epoch".into(), self.epoch.into());
-        object.insert("epoch_step".into(), self.epoch_step.into());
-        object.insert("samples".into(), self.samples.into());
-        object.insert("time".into(), self.time.into());
-        for (name, value) in &self.values {
-            object.insert(name.clone(), Value::from(*value));
-        }
-        Value::Object(object)
-    }
-
-    /// Reads what [`StepRecord::to_json`] wrote; `null` comes back as NaN.
-    pub fn from_json(value: &Value) -> Option<Self> {
-        let object = value.as_object()?;
-        let count = |name: &str| object.get(name).and_then(Value::as_u64).unwrap_or(0);
-        let mut record = Self {
-            step: object.get("step")?.as_u64()?,
-            stage: object.get("stage")?.as_str()?.to_string(),
-            stage_step: count("stage_step"),
-            epoch: count("epoch"),
-            epoch_step: count("epoch_step"),
-            samples: count("samples"),
-            time: object.get("time").and_then(Value::as_f64).unwrap_or(0.0),
-            values: BTreeMap::new(),
-        };
-        const FIXED: [&str; 7] = [
-            "step",
-            "stage",
-            "stage_step",
-            "epoch",
-            "epoch_step",
-            "samples",
-            "time",
-        ];
-        for (name, value) in object {
-            let number = value.as_f64().or(value.is_null().then_some(f64::NAN));
-            if let Some(number) = number.filter(|_| !FIXED.contains(&name.as_str())) {
-                record.values.insert(name.clone(), number);
-            }
-        }
-        Some(record)
-    }
+fn numbers<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeMap<String, f64>, D::Error> {
+    let found = BTreeMap::<String, Value>::deserialize(from)?;
+    let number = |value: Value| value.as_f64().or(value.is_null().then_some(f64::NAN));
+    let found = found.into_iter();
+    Ok(found.filter_map(|(k, v)| Some((k, number(v)?))).collect())
 }
 
 /// Appends records to a file.
@@ -117,39 +83,28 @@ impl MetricsLog {
     /// # Errors
     /// [`TrainError::Io`].
     pub fn append(&mut self, record: &StepRecord) -> Result<()> {
-        let line = format!("{}\n", record.to_json());
-        self.file
-            .write_all(line.as_bytes())
+        serde_json::to_value(record)
+            .map_err(std::io::Error::from)
+            .and_then(|line| self.file.write_all(format!("{line}\n").as_bytes()))
             .map_err(TrainError::io("writing", &self.path))
     }
 }
 
 fn trim(path: &Path, step: u64) -> Result<()> {
+    let bytes = std::fs::read(path).map_err(TrainError::io("reading", path))?;
+    let stays = |line: &&[u8]| {
+        let value = serde_json::from_slice::<Value>(line).ok();
+        let at = value.and_then(|v| v.get("step")?.as_u64());
+        line.ends_with(b"\n") && at.is_some_and(|s| s <= step)
+    };
+    let lines = bytes.split_inclusive(|b| *b == b'\n');
+    let kept = lines.filter(stays).collect::<Vec<_>>().concat();
     let scratch = path.with_extension("jsonl.tmp");
-    let source = File::open(path).map_err(TrainError::io("reading", path))?;
-    let out = File::create(&scratch).map_err(TrainError::io("creating", &scratch))?;
-    let mut out = BufWriter::new(out);
-    let mut source = BufReader::new(source);
-    let mut line = Vec::new();
-    loop {
-        line.clear();
-        let read = source
-            .read_until(b'\n', &mut line)
-            .map_err(TrainError::io("reading", path))?;
-        if read == 0 {
-            break;
-        }
-        let at = serde_json::from_slice::<Value>(&line)
-            .ok()
-            .and_then(|v| v.get("step")?.as_u64());
-        if line.ends_with(b"\n") && at.is_some_and(|s| s <= step) {
-            out.write_all(&line)
-                .map_err(TrainError::io("writing", &scratch))?;
-        }
-    }
-    out.into_inner()
-        .map_err(|e| e.into_error())
-        .and_then(|file| file.sync_all())
+    File::create(&scratch)
+        .and_then(|mut file| {
+            file.write_all(&kept)?;
+            file.sync_all()
+        })
         .map_err(TrainError::io("writing", &scratch))?;
     std::fs::rename(&scratch, path).map_err(TrainError::io("renaming to", path))
 }
@@ -164,7 +119,6 @@ pub fn read_metrics(path: impl AsRef<Path>) -> Result<Vec<StepRecord>> {
     Ok(bytes
         .split(|b| *b == b'\n')
         .filter_map(|line| serde_json::from_slice(line).ok())
-        .filter_map(|value: Value| StepRecord::from_json(&value))
         .collect())
 }
 
@@ -214,9 +168,9 @@ mod tests {
     fn values_that_json_lacks() {
         let mut nan = record(1);
         nan.values.insert("loss".into(), f64::NAN);
-        let text = nan.to_json().to_string();
+        let text = serde_json::to_string(&nan).unwrap();
         assert!(text.contains("\"loss\":null"), "{text}");
-        let back = StepRecord::from_json(&serde_json::from_str(&text).unwrap()).unwrap();
+        let back: StepRecord = serde_json::from_str(&text).unwrap();
         assert!(back.values["loss"].is_nan() && back.values["lr/lora"] == 1e-5);
     }
 }

@@ -58,7 +58,7 @@ impl RunLog {
             every: spec.every_steps.max(1),
             metrics: MetricsLog::open(dir.join(METRICS_FILE), resumed_at.unwrap_or(0))?,
             tensorboard,
-            bars: bars.then(ProgressBars::new),
+            bars: bars.then(ProgressBars::default),
             dir,
         })
     }

@@ -20,8 +20,8 @@ pub struct StageLengths {
 }
 
 /// Two bars, one for the stage and one for the epoch, and a line of values. On something that is
-/// not a terminal nothing is drawn.
-#[derive(Debug)]
+/// not a terminal nothing is drawn. They stand on standard error.
+#[derive(Debug, Default)]
 pub struct ProgressBars {
     all: MultiProgress,
     stage: Option<ProgressBar>,
@@ -31,24 +31,7 @@ pub struct ProgressBars {
     since: Option<(Instant, u64)>,
 }
 
-impl Default for ProgressBars {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 impl ProgressBars {
-    /// Bars on standard error.
-    pub fn new() -> Self {
-        Self {
-            all: MultiProgress::new(),
-            stage: None,
-            epoch: None,
-            lengths: StageLengths::default(),
-            since: None,
-        }
-    }
-
     /// A stage begins.
     pub fn stage(&mut self, name: &str, lengths: StageLengths) {
         self.finish();
@@ -169,7 +152,7 @@ mod tests {
         });
         assert_eq!(short, "loss 0.5000  lm 0.2500");
         assert_eq!(peak_rate(&record), Some(2e-5));
-        let mut bars = ProgressBars::new();
+        let mut bars = ProgressBars::default();
         bars.step(&record);
         bars.stage("a", StageLengths::default());
         bars.step(&record);

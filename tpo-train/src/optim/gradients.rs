@@ -84,13 +84,7 @@ impl GradientSet {
 
     /// Multiplies all gradients, for example by one over the number of micro-batches. Only the
     /// factor is kept; the optimizer applies it.
-    pub fn scale(mut self, factor: f64) -> Self {
-        self.scale *= factor;
-        self
-    }
-
-    /// As [`GradientSet::scale`], in place.
-    pub fn rescale(&mut self, factor: f64) {
+    pub fn scale(&mut self, factor: f64) {
         self.scale *= factor;
     }
 

@@ -79,8 +79,7 @@ pub struct Optimizer {
 impl Optimizer {
     /// An optimizer of the trainable parameters of `groups`, without state.
     ///
-    /// Weight decay applies to the parameters that [`decay`](crate::ResolvedParam::decays);
-    /// use [`Optimizer::with_decay_rule`] for another rule.
+    /// Weight decay applies to the parameters that [`decay`](crate::ResolvedParam::decays).
     pub fn new(groups: &ResolvedGroups, constants: AdamW, clip_norm: Option<f64>) -> Self {
         let mut slots = BTreeMap::new();
         for (group, resolved) in groups.groups.iter().enumerate() {
@@ -110,36 +109,12 @@ impl Optimizer {
         }
     }
 
-    /// Decides anew which parameters decay, from path and shape.
-    pub fn with_decay_rule(
-        mut self,
-        groups: &ResolvedGroups,
-        decays: impl Fn(&str, &[usize]) -> bool,
-    ) -> Self {
-        for param in groups.groups.iter().flat_map(|g| &g.params) {
-            if let Some(slot) = self.slots.get_mut(&param.path) {
-                slot.decays = decays(&param.path, &param.shape);
-            }
-        }
-        self
-    }
-
     /// Learning rate of each group at a factor of the schedule.
     pub fn learning_rates(&self, factor: f64) -> Vec<(String, f64)> {
         self.groups
             .iter()
             .map(|g| (g.name.clone(), g.learning_rate * factor))
             .collect()
-    }
-
-    /// Paths of the parameters that this optimizer moves.
-    pub fn paths(&self) -> impl Iterator<Item = &str> {
-        self.slots.keys().map(String::as_str)
-    }
-
-    /// L2 norm of the gradients after averaging (see [`GradientSet::scale`]).
-    pub fn grad_norm(&self, grads: &GradientSet) -> f64 {
-        grads.norm()
     }
 
     /// Moves every parameter that has a gradient. `factor` is the schedule's factor on the

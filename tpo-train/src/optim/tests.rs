@@ -118,7 +118,7 @@ fn two_micro_batches_average() {
     let mut grads = gradients(&model, true);
     let loss = (model.a.val() * 2.0).sum();
     grads.add(&model, &loss.backward());
-    let grads = grads.scale(0.5);
+    grads.scale(0.5);
     // a: (4 + 2) / 2 twice, b: 3 / 2.
     assert!((grads.norm() - (9.0f64 + 9.0 + 2.25).sqrt()).abs() < 1e-6);
 }

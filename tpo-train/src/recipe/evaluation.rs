@@ -1,8 +1,10 @@
 //! What a stage is judged by.
 
 use serde::{Deserialize, Serialize};
+use tpo_data::feed::MixtureSpec;
 
-use super::data::MixtureSpec;
+use super::ANY_MODEL;
+use crate::check::Check;
 
 /// Held-out samples that a stage is evaluated on, the same ones every time.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -21,12 +23,9 @@ pub struct EvaluationSpec {
 impl EvaluationSpec {
     /// Appends what is out of range; `at` is where in the recipe this is.
     pub(crate) fn problems(&self, at: &str, problems: &mut Vec<String>) {
-        if self.batches == Some(0) {
-            problems.push(format!("{at}.batches is 0; must be at least 1"));
-        }
-        if self.batch_size == Some(0) {
-            problems.push(format!("{at}.batch_size is 0; must be at least 1"));
-        }
-        self.data.problems(&format!("{at}.data"), problems);
+        let mut check = Check::new(at, problems);
+        check.not_zero("batches", self.batches.unwrap_or(1));
+        check.not_zero("batch_size", self.batch_size.unwrap_or(1) as u64);
+        problems.extend(self.data.problems(&format!("{at}.data"), ANY_MODEL));
     }
 }

@@ -23,13 +23,10 @@
 //! change the merged recipe. Messages name the file and line that a value comes from.
 
 mod changes;
-mod data;
 mod evaluation;
 mod extends;
 mod overrides;
 mod read;
-#[cfg(test)]
-mod shared_tests;
 #[cfg(test)]
 mod tests;
 
@@ -37,14 +34,19 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use tpo_core::LoraConfig;
 use tpo_core::head::HeadConfigs;
 
 pub use changes::Change;
-pub use data::{MixtureSpec, SourceSpec};
 pub use evaluation::EvaluationSpec;
+pub use tpo_data::feed::{MixtureSpec, SourceSpec};
 
 use crate::error::{Result, TrainError};
-use crate::stage::{Stage, StagePlan};
+use crate::stage::{self, Stage};
+
+/// Frames and pixels of a model that a world can surely be drawn for; the model itself is not
+/// known where a recipe is read.
+pub(crate) const ANY_MODEL: (usize, usize) = (16, 64);
 
 /// A run: the model, what it learns in which order, what is kept of it.
 ///
@@ -138,27 +140,11 @@ pub struct ModelSpec {
     pub task_tokens: BTreeMap<String, String>,
     /// Adapters of the language model, in place of those that preset or directory name.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub lora: Option<LoraSpec>,
+    pub lora: Option<LoraConfig>,
 }
 
 fn is_empty(heads: &HeadConfigs) -> bool {
     heads.0.is_empty()
-}
-
-/// Low-rank adapters.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct LoraSpec {
-    /// Rank.
-    pub rank: usize,
-    /// Numerator of the scale `alpha / rank`.
-    pub alpha: f64,
-    /// Dropout on the adapters' input while training.
-    #[serde(default)]
-    pub dropout: f64,
-    /// Names of the linear layers that get one; empty: all the model can adapt.
-    #[serde(default)]
-    pub targets: Vec<String>,
 }
 
 /// What of a run's checkpoints is kept.
@@ -347,12 +333,7 @@ impl Recipe {
         if self.logging.every_steps == 0 {
             problems.push("logging.every_steps is 0; must be at least 1".into());
         }
-        let plan = StagePlan {
-            stages: self.stages.clone(),
-        };
-        if let Err(TrainError::InvalidPlan { problems: more }) = plan.validate() {
-            problems.extend(more);
-        }
+        problems.extend(stage::problems(&self.stages));
         problems
     }
 }
@@ -379,33 +360,7 @@ impl ModelSpec {
             problems.push("model.fresh: without `start` everything is fresh; leave it out".into());
         }
         if let Some(lora) = &self.lora {
-            lora.problems("model.lora", problems);
-        }
-    }
-}
-
-impl LoraSpec {
-    /// Appends what is out of range; `at` is where in the recipe this is.
-    pub(crate) fn problems(&self, at: &str, problems: &mut Vec<String>) {
-        if self.rank == 0 {
-            problems.push(format!("{at}.rank is 0; leave `lora` out for none"));
-        }
-        if !(self.alpha.is_finite() && self.alpha > 0.0) {
-            problems.push(format!(
-                "{at}.alpha is {}; must be above 0 and finite",
-                self.alpha
-            ));
-        }
-        if !(0.0..1.0).contains(&self.dropout) {
-            problems.push(format!(
-                "{at}.dropout is {}; must be at least 0 and below 1",
-                self.dropout
-            ));
-        }
-        for (i, target) in self.targets.iter().enumerate() {
-            if self.targets[..i].contains(target) {
-                problems.push(format!("{at}.targets: `{target}` is there twice"));
-            }
+            problems.extend(lora.problems("model.lora"));
         }
     }
 }

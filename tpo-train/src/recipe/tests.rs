@@ -1,3 +1,5 @@
+mod shared;
+
 use super::*;
 use crate::stage::StageLength;
 

@@ -1,4 +1,4 @@
-//! Stages of training and the plan that orders them.
+//! Stages of training.
 
 mod heads;
 mod optimizer;
@@ -7,50 +7,17 @@ mod tests;
 
 use burn::module::Module;
 use serde::{Deserialize, Serialize};
+use tpo_core::LoraConfig;
 
 pub use heads::learning_heads;
 pub use optimizer::{AdamW, Muon, Precision};
 
+use crate::check::Check;
 use crate::error::{Result, TrainError};
 use crate::groups::{ParamGroupSpec, ResolvedGroups, ResolvedParam, resolve, resolve_params};
 use crate::loss::LossWeights;
-use crate::recipe::{EvaluationSpec, LoraSpec, MixtureSpec};
+use crate::recipe::{ANY_MODEL, EvaluationSpec, MixtureSpec};
 use crate::schedule::LrSchedule;
-
-/// Stages in order. Each starts from the weights at which the one before it ended.
-///
-/// ```
-/// use tpo_train::StagePlan;
-///
-/// let plan = StagePlan::from_toml(
-///     r#"
-///     [[stages]]
-///     name = "heads"
-///     length = { epochs = 3 }
-///     batch_size = 4
-///     accumulation = 8
-///     weight_decay = 0.02
-///     clip_norm = 1.0
-///     precision = "bf16"
-///     schedule = { decay = "cosine", warmup_ratio = 0.2, floor = 0.05 }
-///     loss = { heads = { region = { terms = { giou = 0.5 } } } }
-///
-///     [[stages.groups]]
-///     name = "heads"
-///     patterns = ["heads.**", "task_tokens.**"]
-///     learning_rate = 1e-4
-///     "#,
-///     "recipe.toml",
-/// )?;
-/// assert_eq!(plan.stages[0].total_batch(), 32);
-/// # Ok::<(), tpo_train::TrainError>(())
-/// ```
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct StagePlan {
-    /// The stages.
-    pub stages: Vec<Stage>,
-}
 
 /// One run of the optimizer: what learns, for how long, against which loss.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -100,7 +67,7 @@ pub struct Stage {
     /// rank or other targets add the old adapters to the weights and start new ones, drawn from the
     /// stage's seed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub lora: Option<LoraSpec>,
+    pub lora: Option<LoraConfig>,
     /// Seed of this stage; absent: the recipe's plus the stage's place.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seed: Option<u64>,
@@ -126,56 +93,31 @@ pub enum StageLength {
     Steps(u64),
 }
 
-impl StagePlan {
-    /// Reads a plan and validates it. `origin` names the text in messages, for example the file.
-    ///
-    /// # Errors
-    /// [`TrainError::Recipe`] for text that is not a plan: a syntax error, a field that does not
-    /// exist, is missing or has another type. [`TrainError::InvalidPlan`] as by
-    /// [`StagePlan::validate`].
-    pub fn from_toml(text: &str, origin: &str) -> Result<Self> {
-        let plan: Self = toml::from_str(text).map_err(|e| recipe_error(origin, e))?;
-        plan.validate()?;
-        Ok(plan)
+/// Everything out of range in the stages of a recipe, each with its key.
+pub(crate) fn problems(stages: &[Stage]) -> Vec<String> {
+    let mut problems = Vec::new();
+    if stages.is_empty() {
+        problems.push("stages is empty".to_string());
     }
-
-    /// The plan as TOML, every field written out; [`StagePlan::from_toml`] reads it back.
-    ///
-    /// # Errors
-    /// [`TrainError::Recipe`] when a number is too large for TOML (64-bit signed).
-    pub fn to_toml(&self) -> Result<String> {
-        toml::to_string(self).map_err(|e| recipe_error("this plan as TOML", e))
-    }
-
-    /// The stage of that name.
-    pub fn stage(&self, name: &str) -> Option<&Stage> {
-        self.stages.iter().find(|s| s.name == name)
-    }
-
-    /// Checks all values.
-    ///
-    /// # Errors
-    /// [`TrainError::InvalidPlan`] with every problem of every stage.
-    pub fn validate(&self) -> Result<()> {
-        let mut problems = Vec::new();
-        if self.stages.is_empty() {
-            problems.push("stages is empty".to_string());
+    for (i, stage) in stages.iter().enumerate() {
+        let at = format!("stages[{i}] `{}`", stage.name);
+        if stages[..i].iter().any(|s| s.name == stage.name) {
+            problems.push(format!("{at}: an earlier stage has this name"));
         }
-        for (i, stage) in self.stages.iter().enumerate() {
-            let at = format!("stages[{i}] `{}`", stage.name);
-            if self.stages[..i].iter().any(|s| s.name == stage.name) {
-                problems.push(format!("{at}: an earlier stage has this name"));
-            }
-            stage.problems(&at, &mut problems);
-        }
-        valid(problems)
+        stage.problems(&at, &mut problems);
     }
+    problems
 }
 
 impl Stage {
     /// A stage of single samples, without accumulation, decay, clipping or warm-up, in f32; set
     /// the other fields as needed.
-    pub fn new(name: impl Into<String>, length: StageLength, groups: Vec<ParamGroupSpec>) -> Self {
+    #[cfg(test)]
+    pub(crate) fn new(
+        name: impl Into<String>,
+        length: StageLength,
+        groups: Vec<ParamGroupSpec>,
+    ) -> Self {
         Self {
             name: name.into(),
             length,
@@ -248,52 +190,38 @@ impl Stage {
                 "{at}.name must be letters, digits, `-` and `_`, and not empty"
             ));
         }
-        let mut counts = Vec::new();
+        let mut check = Check::new(at, problems);
         for (field, length) in [
             ("length", Some(self.length)),
             ("evaluate_every", self.evaluate_every),
             ("checkpoint_every", self.checkpoint_every),
         ] {
             match length {
-                Some(StageLength::Epochs(n)) => counts.push((format!("{field}.epochs"), n == 0)),
-                Some(StageLength::Steps(n)) => counts.push((format!("{field}.steps"), n == 0)),
+                Some(StageLength::Epochs(n)) => check.not_zero(&format!("{field}.epochs"), n),
+                Some(StageLength::Steps(n)) => check.not_zero(&format!("{field}.steps"), n),
                 None => {}
             }
         }
-        counts.push(("batch_size".to_string(), self.batch_size == 0));
-        counts.push(("accumulation".to_string(), self.accumulation == 0));
-        for (field, zero) in counts {
-            if zero {
-                problems.push(format!("{at}.{field} is 0; must be at least 1"));
-            }
+        check.not_zero("batch_size", self.batch_size as u64);
+        check.not_zero("accumulation", self.accumulation as u64);
+        check.not_negative("weight_decay", self.weight_decay);
+        if let Some(norm) = self.clip_norm {
+            check.positive("clip_norm", norm, " (leave it out to not clip)");
         }
         if self.batch_size.checked_mul(self.accumulation).is_none() {
             problems.push(format!("{at}: batch_size times accumulation is too large"));
-        }
-        if !(self.weight_decay.is_finite() && self.weight_decay >= 0.0) {
-            problems.push(format!(
-                "{at}.weight_decay is {}; must be 0 or more and finite",
-                self.weight_decay
-            ));
-        }
-        if let Some(norm) = self.clip_norm
-            && !(norm.is_finite() && norm > 0.0)
-        {
-            problems.push(format!(
-                "{at}.clip_norm is {norm}; must be above 0 and finite (leave it out to not clip)"
-            ));
         }
         self.schedule.problems(&format!("{at}.schedule"), problems);
         self.adamw.problems(&format!("{at}.adamw"), problems);
         self.loss.problems(&format!("{at}.loss"), problems);
         if let Some(data) = &self.data {
-            data.problems(&format!("{at}.data"), problems);
+            problems.extend(data.problems(&format!("{at}.data"), ANY_MODEL));
         }
         if let Some(evaluation) = &self.evaluation {
             evaluation.problems(&format!("{at}.evaluation"), problems);
         }
         if let Some(lora) = &self.lora {
-            lora.problems(&format!("{at}.lora"), problems);
+            problems.extend(lora.problems(&format!("{at}.lora")));
         }
         if self.groups.is_empty() {
             problems.push(format!("{at}.groups is empty: nothing would learn"));
@@ -312,17 +240,10 @@ fn one() -> usize {
     1
 }
 
-fn valid(problems: Vec<String>) -> Result<()> {
+pub(crate) fn valid(problems: Vec<String>) -> Result<()> {
     if problems.is_empty() {
         Ok(())
     } else {
         Err(TrainError::InvalidPlan { problems })
-    }
-}
-
-fn recipe_error(origin: &str, error: impl std::fmt::Display) -> TrainError {
-    TrainError::Recipe {
-        origin: origin.to_string(),
-        message: error.to_string().trim_end().to_string(),
     }
 }

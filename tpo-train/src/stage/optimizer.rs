@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::check::Check;
+
 /// Number format of weights and activations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -39,19 +41,10 @@ impl Default for AdamW {
 
 impl AdamW {
     pub(super) fn problems(&self, at: &str, problems: &mut Vec<String>) {
-        for (field, beta) in [("beta_1", self.beta_1), ("beta_2", self.beta_2)] {
-            if !(0.0..1.0).contains(&beta) {
-                problems.push(format!(
-                    "{at}.{field} is {beta}; must be at least 0 and below 1"
-                ));
-            }
-        }
-        if !(self.epsilon.is_finite() && self.epsilon > 0.0) {
-            problems.push(format!(
-                "{at}.epsilon is {}; must be above 0 and finite",
-                self.epsilon
-            ));
-        }
+        let mut check = Check::new(at, problems);
+        check.below_one("beta_1", self.beta_1);
+        check.below_one("beta_2", self.beta_2);
+        check.positive("epsilon", self.epsilon, "");
     }
 }
 
@@ -85,17 +78,10 @@ const MOST_ITERATIONS: usize = 20;
 
 impl Muon {
     pub(crate) fn problems(&self, at: &str, problems: &mut Vec<String>) {
-        if !(0.0..1.0).contains(&self.momentum) {
-            problems.push(format!(
-                "{at}.momentum is {}; must be at least 0 and below 1",
-                self.momentum
-            ));
-        }
-        if !(1..=MOST_ITERATIONS).contains(&self.iterations) {
-            problems.push(format!(
-                "{at}.iterations is {}; must be 1 to {MOST_ITERATIONS}",
-                self.iterations
-            ));
-        }
+        let mut check = Check::new(at, problems);
+        check.below_one("momentum", self.momentum);
+        let holds = (1..=MOST_ITERATIONS).contains(&self.iterations);
+        let must = format!("1 to {MOST_ITERATIONS}");
+        check.must(holds, "iterations", self.iterations, &must);
     }
 }

@@ -144,15 +144,6 @@ struct Current {
     batches: u64,
 }
 
-impl std::fmt::Debug for StageEvaluation<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let stage = self.current.as_ref().map(|c| &c.stage.name);
-        f.debug_struct("StageEvaluation")
-            .field("stage", &stage)
-            .finish_non_exhaustive()
-    }
-}
-
 impl<'a> StageEvaluation<'a> {
     /// Evaluation of these stages on `device`. `open` gets a stage whose `data` and `batch_size`
     /// are those of its evaluation.
@@ -223,7 +214,7 @@ where
         current.data.seek(&current.start)?;
         evaluate(
             model,
-            &mut current.data,
+            &mut *current.data,
             current.batches,
             &current.stage.loss,
             &self.device,

@@ -41,10 +41,6 @@ pub struct StepReport {
     pub step: u64,
     /// Steps done since the start of the run.
     pub run_step: u64,
-    /// Steps of the whole stage.
-    pub total_steps: u64,
-    /// Passes over the data so far, in epochs.
-    pub epoch: f64,
     /// Micro-batches of an epoch.
     pub batches_per_epoch: u64,
     /// Weighted sum of all terms, averaged over the micro-batches of all workers.
@@ -59,18 +55,12 @@ pub struct StepReport {
     pub grad_norm: f64,
     /// Factor of clipping, 1 when it did nothing.
     pub clip_factor: f64,
-    /// Parameters that had a gradient and moved.
-    pub updated: usize,
     /// Samples of all workers.
     pub samples: usize,
     /// Samples of all workers since the start of the stage.
     pub stage_samples: u64,
     /// Samples of this worker by task; one that calls several counts for each.
     pub tasks: BTreeMap<String, usize>,
-    /// Clips and images encoded by this worker.
-    pub clips: usize,
-    /// Tokens of this worker, padding included.
-    pub tokens: usize,
     /// Wall time of the step in seconds, reading the data included.
     pub seconds: f64,
     /// Share of it that was spent waiting for the data, in seconds.
@@ -82,16 +72,10 @@ impl StepReport {
     pub fn samples_per_second(&self) -> f64 {
         self.samples as f64 / self.seconds.max(1e-9)
     }
-
-    /// Clips of this worker per second.
-    pub fn clips_per_second(&self) -> f64 {
-        self.clips as f64 / self.seconds.max(1e-9)
-    }
 }
 
 /// Something that happened in a run, for progress bars, logs and curves.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-#[serde(tag = "event", rename_all = "kebab-case")]
+#[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum TrainEvent {
     /// A stage begins or is taken up again.
@@ -104,12 +88,8 @@ pub enum TrainEvent {
         step: u64,
         /// Steps of the whole stage.
         total_steps: u64,
-        /// Values that learn.
-        trainable: usize,
-        /// Values that do not.
-        frozen: usize,
-        /// The parameter groups as a table.
-        groups: String,
+        /// Steps of an epoch, rounded up.
+        steps_per_epoch: u64,
     },
     /// An optimizer step is done.
     StepFinished(StepReport),
@@ -121,15 +101,6 @@ pub enum TrainEvent {
         step: u64,
         /// What came out.
         metrics: Metrics,
-        /// How long it took, in seconds.
-        seconds: f64,
-    },
-    /// A checkpoint was handed out.
-    Checkpointed {
-        /// Name of the stage.
-        stage: String,
-        /// Steps done.
-        step: u64,
     },
     /// A stage came to its end.
     StageFinished {

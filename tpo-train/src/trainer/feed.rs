@@ -144,8 +144,9 @@ mod tests {
     use super::*;
     use tpo_core::head::NoHeads;
     use tpo_core::prompt::TextEncoder;
-    use tpo_data::feed::{FeedConfig, SourceConfig};
-    use tpo_data::prompts::{LayoutEncoder, Vocabulary};
+    use tpo_core::token::TaskRegistry;
+    use tpo_data::feed::{FeedConfig, MixtureSpec, SourceSpec};
+    use tpo_data::prompts::LayoutEncoder;
 
     struct Bytes;
     impl TextEncoder for Bytes {
@@ -164,12 +165,12 @@ mod tests {
             .collect();
         std::fs::write(&path, rows).unwrap();
         let config = FeedConfig {
-            sources: vec![SourceConfig::new(path)],
+            mixture: MixtureSpec::of(vec![SourceSpec::file(path)]),
             ..FeedConfig::default()
         };
-        let encoder = Arc::new(LayoutEncoder::videochat(Arc::new(Bytes), 2));
-        let (words, none) = (Vocabulary::default(), Arc::new(NoHeads::default()));
-        FeedData::new(Feed::open(&config, words, encoder, none, Cursor::default()).unwrap())
+        let encoder = LayoutEncoder::videochat(Arc::new(Bytes), 2);
+        let (tasks, none) = (TaskRegistry::new(), Arc::new(NoHeads::default()));
+        FeedData::new(Feed::open(&config, &tasks, encoder, none, Cursor::default()).unwrap())
     }
 
     #[test]

@@ -17,7 +17,7 @@ mod prepare;
 mod run;
 mod state;
 
-pub use data::{GeneratedData, Purpose, Sharded, TrainBatch, TrainData};
+pub use data::{Purpose, Sharded, TrainBatch, TrainData};
 pub use evaluate::{StageEvaluation, evaluate};
 pub use event::{Hooks, Metrics, MicroReport, StepReport, TermValue, TrainEvent};
 pub use feed::{FeedData, FindFeatures};

@@ -47,12 +47,6 @@ pub struct Worker {
     meeting: Option<Arc<Meeting>>,
 }
 
-impl Default for Worker {
-    fn default() -> Self {
-        Self::alone()
-    }
-}
-
 impl Worker {
     /// The only worker.
     pub fn alone() -> Self {
@@ -119,7 +113,7 @@ impl Worker {
             };
             grads.insert(path, sum);
         }
-        grads.rescale(1.0 / self.world as f64);
+        grads.scale(1.0 / self.world as f64);
         Ok(())
     }
 

@@ -1,8 +1,8 @@
 //! All stages of a plan, one after the other.
 
-use tpo_core::gradient_checkpointing::mix;
 use tpo_core::head::HeadSet;
 use tpo_core::model::TpoModel;
+use tpo_core::seed::mix;
 use tpo_core::traits::{Connector, LanguageModel, VisionEncoder};
 
 use super::data::TrainData;
@@ -10,8 +10,8 @@ use super::event::Hooks;
 use super::run::{RunEnd, TrainOptions, Trainer};
 use super::state::TrainState;
 use crate::error::{Result, TrainError};
-use crate::keep::materialise;
-use crate::stage::{Stage, StagePlan};
+use crate::run_directory::materialise;
+use crate::stage::{self, Stage};
 
 /// Sets the draws of new adapters apart from everything else that follows from a stage's seed.
 const ADAPTERS: u64 = u64::from_le_bytes(*b"adapters");
@@ -19,7 +19,7 @@ const ADAPTERS: u64 = u64::from_le_bytes(*b"adapters");
 /// Opens the data of a stage: the stage, its place in the plan, its seed.
 pub type OpenStage<'a> = dyn FnMut(&Stage, usize, u64) -> Result<Box<dyn TrainData>> + 'a;
 
-/// Trains `model` through the stages of `plan`, each from where the one before ended.
+/// Trains `model` through `stages`, each from where the one before ended.
 ///
 /// `data` opens the stream of a stage, given its place and its seed. With `from` the run goes on
 /// where that state was taken (the model must have the weights of that moment); stages before it
@@ -35,7 +35,7 @@ pub type OpenStage<'a> = dyn FnMut(&Stage, usize, u64) -> Result<Box<dyn TrainDa
 /// that the plan does not have, or a stage asks for adapters that the language model cannot have.
 pub fn train_plan<V, C, L, H>(
     mut model: TpoModel<V, C, L, H>,
-    plan: &StagePlan,
+    stages: &[Stage],
     mut from: Option<TrainState>,
     mut options: TrainOptions,
     data: &mut OpenStage<'_>,
@@ -47,11 +47,10 @@ where
     L: LanguageModel,
     H: HeadSet,
 {
-    plan.validate()?;
+    stage::valid(stage::problems(stages))?;
     let first = match &from {
         None => 0,
-        Some(state) => plan
-            .stages
+        Some(state) => stages
             .iter()
             .position(|s| s.name == state.stage)
             .ok_or_else(|| TrainError::InvalidPlan {
@@ -62,13 +61,13 @@ where
             })?,
     };
     let seed = options.seed;
-    for (index, stage) in plan.stages.iter().enumerate().skip(first) {
+    for (index, stage) in stages.iter().enumerate().skip(first) {
         let stage_seed = stage
             .seed
             .unwrap_or_else(|| seed.wrapping_add(index as u64));
         if let (Some(lora), None) = (&stage.lora, &from) {
             options.device.seed(mix(stage_seed, ADAPTERS));
-            let llm = model.llm.with_adapters(&lora.into());
+            let llm = model.llm.with_adapters(lora);
             model.llm = llm.map_err(|e| TrainError::InvalidPlan {
                 problems: vec![format!("stages[{index}] `{}`.lora: {e}", stage.name)],
             })?;
@@ -78,10 +77,10 @@ where
         options.seed = stage_seed;
         options.stage_index = index;
         let mut trainer = match from.take() {
-            Some(state) => Trainer::resume(model, stage.clone(), &mut data, options, state)?,
-            None => Trainer::new(model, stage.clone(), &data, options)?,
+            Some(state) => Trainer::resume(model, stage.clone(), &mut *data, options, state)?,
+            None => Trainer::new(model, stage.clone(), &*data, options)?,
         };
-        let end = trainer.run(&mut data, hooks)?;
+        let end = trainer.run(&mut *data, hooks)?;
         let parts = trainer.into_parts()?;
         (model, options) = parts;
         if end == RunEnd::Stopped {

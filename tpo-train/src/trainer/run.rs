@@ -202,16 +202,6 @@ where
         &self.groups
     }
 
-    /// Steps done.
-    pub fn step_count(&self) -> u64 {
-        self.step
-    }
-
-    /// Steps of the whole stage.
-    pub fn total_steps(&self) -> u64 {
-        self.total_steps
-    }
-
     /// The model as it is being trained: what learns is on the autodiff device.
     ///
     /// # Errors
@@ -266,9 +256,7 @@ where
             index: self.options.stage_index,
             step: self.step,
             total_steps: self.total_steps,
-            trainable: self.groups.num_trainable(),
-            frozen: self.groups.num_frozen(),
-            groups: self.groups.to_string(),
+            steps_per_epoch: self.steps_of(StageLength::Epochs(1)),
         })?;
         let evaluate_every = self.stage.evaluate_every.map(|l| self.steps_of(l));
         let checkpoint_every = self.stage.checkpoint_every.map(|l| self.steps_of(l));
@@ -279,24 +267,20 @@ where
             let last = step == self.total_steps;
             let due = |every: Option<u64>| every.is_some_and(|n| step.is_multiple_of(n));
             let mut keep = false;
-            if last || due(evaluate_every) {
-                let start = Instant::now();
-                if let Some(metrics) = hooks.evaluate(&self.model()?.valid(), &report)? {
-                    hooks.event(&TrainEvent::Evaluated {
-                        stage: self.stage.name.clone(),
-                        step,
-                        metrics,
-                        seconds: start.elapsed().as_secs_f64(),
-                    })?;
-                    keep = hooks.keep();
-                }
+            if (last || due(evaluate_every))
+                && let Some(metrics) = hooks.evaluate(&self.model()?.valid(), &report)?
+            {
+                hooks.event(&TrainEvent::Evaluated {
+                    stage: self.stage.name.clone(),
+                    step,
+                    metrics,
+                })?;
+                keep = hooks.keep();
             }
             let stop = !last && hooks.stop();
             if last || stop || keep || due(checkpoint_every) {
                 let state = self.state(data);
                 hooks.checkpoint(&self.model()?.valid(), &state, last)?;
-                let stage = self.stage.name.clone();
-                hooks.event(&TrainEvent::Checkpointed { stage, step })?;
             }
             if stop {
                 return Ok(RunEnd::Stopped);
@@ -388,7 +372,7 @@ where
                 samples: log.ids,
             });
         }
-        let mut grads = grads.scale(1.0 / accumulation as f64);
+        grads.scale(1.0 / accumulation as f64);
         self.options.worker.average(&mut grads, &device)?;
 
         let factor = self.stage.schedule.factor(self.step, self.total_steps);
@@ -403,13 +387,10 @@ where
         self.samples += shared[4] as u64;
         self.silent.hear(&shared[5..]);
         self.silent.check(&self.stage, self.step, self.samples)?;
-        let micro_steps = self.step * accumulation as u64;
         Ok(StepReport {
             stage: self.stage.name.clone(),
             step: self.step,
             run_step: self.options.steps_before + self.step,
-            total_steps: self.total_steps,
-            epoch: micro_steps as f64 / self.batches_per_epoch as f64,
             batches_per_epoch: self.batches_per_epoch,
             loss: shared[2] / shared[3].max(1.0),
             micro_batches: log.micro_batches,
@@ -417,12 +398,9 @@ where
             learning_rates: self.optimizer.learning_rates(factor),
             grad_norm: update.grad_norm,
             clip_factor: update.clip_factor,
-            updated: update.updated,
             samples: shared[4] as usize,
             stage_samples: self.samples,
             tasks: log.tasks,
-            clips: log.clips,
-            tokens: log.tokens,
             seconds: start.elapsed().as_secs_f64(),
             data_seconds: log.data_seconds,
         })
@@ -452,8 +430,6 @@ fn lost() -> TrainError {
 struct StepLog {
     ids: Vec<String>,
     tasks: BTreeMap<String, usize>,
-    clips: usize,
-    tokens: usize,
     data_seconds: f64,
     micro_batches: Vec<MicroReport>,
     terms: Vec<TermValue>,
@@ -470,9 +446,6 @@ impl StepLog {
                 *self.tasks.entry(task.into()).or_default() += 1;
             }
         }
-        self.clips += batch.batch.visuals.len();
-        let (rows, length) = batch.batch.tokens.shape();
-        self.tokens += rows * length;
     }
 
     /// Means over the micro-batches that had a term.

@@ -44,7 +44,7 @@ pub struct TrainState {
 pub fn step_seed(seed: u64, stage: usize, step: u64, micro: u64, rank: usize) -> u64 {
     [stage as u64, step, micro, rank as u64]
         .into_iter()
-        .fold(seed, tpo_core::gradient_checkpointing::mix)
+        .fold(seed, tpo_core::seed::mix)
 }
 
 #[cfg(test)]

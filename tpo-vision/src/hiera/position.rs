@@ -3,10 +3,8 @@
 use burn::tensor::{Device, Tensor};
 use tpo_core::ops::floats;
 
-use crate::umt::position::cubic_taps;
+use crate::umt::position::{cubic_taps, sines};
 
-/// Longest wavelength over shortest (reference implementation).
-const TEMPERATURE: f64 = 10_000.0;
 /// Keeps the normalisation finite (reference implementation).
 const EPS: f64 = 1e-6;
 
@@ -30,18 +28,7 @@ pub fn sine_encoding(height: usize, width: usize, channels: usize, device: &Devi
 /// `[length, width]`: the encoding of positions along one axis.
 fn line(length: usize, width: usize) -> Vec<f32> {
     let scale = 2.0 * std::f64::consts::PI / (length as f64 + EPS);
-    let wavelengths: Vec<f64> = (0..width)
-        .map(|i| TEMPERATURE.powf(2.0 * (i / 2) as f64 / width as f64))
-        .collect();
-    (1..=length)
-        .flat_map(|position| {
-            let position = position as f64 * scale;
-            wavelengths.iter().enumerate().map(move |(i, wavelength)| {
-                let angle = position / wavelength;
-                (if i % 2 == 0 { angle.sin() } else { angle.cos() }) as f32
-            })
-        })
-        .collect()
+    sines((1..=length).map(|position| position as f64 * scale), width)
 }
 
 /// The learned tables spread over a grid: `background` `[1, channels, bh, bw]` resized bicubically,

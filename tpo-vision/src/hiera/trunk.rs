@@ -9,7 +9,7 @@ use super::block::HieraBlock;
 use super::config::{CHANNELS, HieraConfig, PATCH};
 use super::position::windowed_table;
 use crate::drop_path::DropPathConfig;
-use crate::error::{Result, VisionError};
+use crate::error::{Result, VisionError, check_patches};
 
 /// Overlapping patches, projected.
 #[derive(Module, Debug)]
@@ -81,7 +81,7 @@ impl Hiera {
     ///
     /// # Errors
     /// [`VisionError::Shape`] for an empty batch or other than three channels,
-    /// [`VisionError::FrameSize`] for sides that are no multiple of
+    /// [`VisionError::Frames`] for sides that are no multiple of
     /// [`side_multiple`](HieraConfig::side_multiple).
     pub fn check(&self, shape: [usize; 4]) -> Result<()> {
         const PLACE: &str = "image encoder";
@@ -94,16 +94,7 @@ impl Hiera {
                 found: shape.to_vec(),
             });
         }
-        let patch = self.config.side_multiple();
-        if !height.is_multiple_of(patch) || !width.is_multiple_of(patch) {
-            return Err(VisionError::FrameSize {
-                place: PLACE,
-                height,
-                width,
-                patch,
-            });
-        }
-        Ok(())
+        check_patches(PLACE, [height, width], self.config.side_multiple())
     }
 
     /// Outputs of the four stages, finest first.

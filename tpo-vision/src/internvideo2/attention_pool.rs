@@ -2,7 +2,7 @@
 
 use burn::module::{Module, Param};
 use burn::nn::Initializer;
-use burn::tensor::{DType, Device, FloatDType, Tensor};
+use burn::tensor::{Device, Tensor};
 use tpo_core::nn::{LayerNorm, LayerNormConfig, Linear, merge_heads, split_heads};
 use tpo_core::ops::{self, AttentionOptions};
 
@@ -109,8 +109,5 @@ impl AttentionPool {
 /// Mean over the tokens `[batch, 1, dim]`, summed in f32.
 pub(crate) fn mean_token(tokens: Tensor<3>) -> Tensor<3> {
     let dtype = tokens.dtype();
-    match dtype {
-        DType::F16 | DType::BF16 => tokens.cast(FloatDType::F32).mean_dim(1).cast(dtype),
-        _ => tokens.mean_dim(1),
-    }
+    ops::to_f32(tokens).mean_dim(1).cast(dtype)
 }

@@ -8,6 +8,7 @@ use tpo_core::ops::{self, AttentionOptions};
 
 use super::InternVideo2Config;
 use crate::drop_path::{DropPath, DropPathConfig};
+use crate::umt::UmtMlp;
 
 /// Deviation of the initial linear weights (reference implementation: truncated normal 0.02).
 pub(super) const INIT_STD: f64 = 0.02;
@@ -46,15 +47,6 @@ pub struct LayerScale {
     pub gamma: Param<Tensor<1>>,
 }
 
-/// Two linear layers with an exact (erf) GELU between them.
-#[derive(Module, Debug)]
-pub struct InternVideo2Mlp {
-    /// To the hidden width.
-    pub fc1: Linear,
-    /// Back to the token width.
-    pub fc2: Linear,
-}
-
 /// `x + ls1·attn(norm1(x))`, then `x + ls2·mlp(norm2(x))`.
 #[derive(Module, Debug)]
 pub struct InternVideo2Block {
@@ -67,7 +59,7 @@ pub struct InternVideo2Block {
     /// Norm before the MLP.
     pub norm2: RmsNorm,
     /// The MLP.
-    pub mlp: InternVideo2Mlp,
+    pub mlp: UmtMlp,
     /// Scale of the MLP branch.
     pub ls2: LayerScale,
     /// Stochastic depth of both branches.
@@ -125,13 +117,6 @@ impl LayerScale {
     }
 }
 
-impl InternVideo2Mlp {
-    /// `[batch, tokens, dim]` to the same shape.
-    pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        self.fc2.forward(ops::gelu(self.fc1.forward(x)))
-    }
-}
-
 impl InternVideo2Block {
     pub(super) fn new(config: &InternVideo2Config, drop_path: f64, device: &Device) -> Self {
         let (dim, hidden) = (config.embed_dim, config.mlp_hidden());
@@ -145,7 +130,7 @@ impl InternVideo2Block {
             attn: InternVideo2Attention::new(config, device),
             ls1: LayerScale::new(config, device),
             norm2: norm(),
-            mlp: InternVideo2Mlp {
+            mlp: UmtMlp {
                 fc1: linear(dim, hidden, true, device),
                 fc2: linear(hidden, dim, true, device),
             },

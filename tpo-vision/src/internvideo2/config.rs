@@ -47,9 +47,6 @@ pub struct InternVideo2Config {
     /// Whether query, key and value have biases.
     #[config(default = false)]
     pub qkv_bias: bool,
-    /// Separate position tables for space and time, summed, in place of a joint one.
-    #[config(default = false)]
-    pub sep_pos_embed: bool,
     /// Largest drop-path probability; it rises linearly over the blocks. Training only.
     #[config(default = 0.0)]
     pub drop_path_rate: f64,
@@ -81,12 +78,17 @@ impl InternVideo2Config {
     /// [`VisionError::ConfigJson`] for a missing size or a wrong type, [`VisionError::Config`]
     /// for sizes that contradict each other.
     pub fn from_reference_json(json: &serde_json::Value) -> Result<Self> {
-        if let Some(channels) = json["in_chans"].as_u64().filter(|c| *c != CHANNELS as u64) {
-            return Err(VisionError::Config {
-                part: PART,
-                problems: vec![format!("in_chans is {channels}, frames have {CHANNELS}")],
-            });
-        }
+        let mut problems = Problems::default();
+        let channels = json["in_chans"].as_u64().unwrap_or(CHANNELS as u64);
+        problems.unless(
+            channels == CHANNELS as u64,
+            format_args!("in_chans is {channels}, frames have {CHANNELS}"),
+        );
+        problems.unless(
+            json["sep_pos_embed"].as_bool() != Some(true),
+            "sep_pos_embed is set, but only a joint position table is known",
+        );
+        problems.into_result(VisionError::config(PART))?;
         let required = [
             "img_size",
             "patch_size",
@@ -103,7 +105,6 @@ impl InternVideo2Config {
             "init_values",
             "qk_normalization",
             "qkv_bias",
-            "sep_pos_embed",
             "drop_path_rate",
         ];
         let config = overlay(&Self::internvideo2_1b(), json, &required, &optional)

@@ -8,10 +8,10 @@ use tpo_core::traits::VisionEncoder;
 use super::attention_pool::AttentionPool;
 use super::block::{INIT_STD, InternVideo2Block};
 use super::config::InternVideo2Config;
-use super::position::{TableGrid, sincos_2d, sincos_3d, sincos_steps};
+use super::position::{TableGrid, sincos_3d};
 use crate::drop_path::DropPathConfig;
 use crate::error::{Result, VisionError, check_video};
-use crate::umt::{PatchEmbed, PatchEmbedConfig};
+use crate::umt::PatchEmbed;
 
 /// The video tower of InternVideo2-CLIP: clips to one vector each. Paths of the parameters are the
 /// checkpoint's keys without `vision_encoder.`.
@@ -19,15 +19,8 @@ use crate::umt::{PatchEmbed, PatchEmbedConfig};
 pub struct InternVideo2 {
     /// Class token `[1, 1, dim]`.
     pub cls_token: Param<Tensor<3>>,
-    /// Joint position table `[1, 1 + steps·grid², dim]`, the class token's row first; absent with
-    /// separate tables.
-    pub pos_embed: Option<Param<Tensor<3>>>,
-    /// Position of the class token `[1, 1, dim]`, with separate tables.
-    pub pos_embed_cls: Option<Param<Tensor<3>>>,
-    /// Positions in the frame `[1, grid², dim]`, with separate tables.
-    pub pos_embed_spatial: Option<Param<Tensor<3>>>,
-    /// Positions in time `[1, steps, dim]`, with separate tables.
-    pub pos_embed_temporal: Option<Param<Tensor<3>>>,
+    /// Joint position table `[1, 1 + steps·grid², dim]`, the class token's row first.
+    pub pos_embed: Param<Tensor<3>>,
     /// Patch embedding.
     pub patch_embed: PatchEmbed,
     /// Blocks. No norm follows the last.
@@ -36,19 +29,6 @@ pub struct InternVideo2 {
     pub clip_projector: AttentionPool,
     #[module(skip)]
     config: InternVideo2Config,
-}
-
-/// Activations of one forward pass.
-#[derive(Debug, Clone)]
-pub struct InternVideo2Trace {
-    /// Patch embeddings before class token and positions `[batch, steps·grid², dim]`.
-    pub patches: Tensor<3>,
-    /// What the first block reads `[batch, tokens, dim]`.
-    pub input: Tensor<3>,
-    /// Output of every block `[batch, tokens, dim]`.
-    pub blocks: Vec<Tensor<3>>,
-    /// The clip's feature `[batch, clip_embed_dim]`.
-    pub pooled: Tensor<2>,
 }
 
 /// A parameter whose values are computed when it is first used.
@@ -82,27 +62,19 @@ impl InternVideo2Config {
     /// [`VisionError::Config`] when [`validate`](Self::validate) finds problems.
     pub fn init(&self, device: &Device) -> Result<InternVideo2> {
         self.validate()?;
-        let (dim, separate) = (self.embed_dim, self.sep_pos_embed);
+        let dim = self.embed_dim;
         let grid = TableGrid {
             steps: self.steps(),
             side: self.grid(),
         };
-        let TableGrid { steps, side } = grid;
         let normal = Initializer::Normal {
             mean: 0.0,
             std: INIT_STD,
         };
         Ok(InternVideo2 {
             cls_token: normal.init([1, 1, dim], device),
-            pos_embed: (!separate)
-                .then(|| table([1, grid.rows(), dim], device, move || sincos_3d(grid, dim))),
-            pos_embed_cls: separate.then(|| Initializer::Zeros.init([1, 1, dim], device)),
-            pos_embed_spatial: separate
-                .then(|| table([1, side * side, dim], device, move || sincos_2d(side, dim))),
-            pos_embed_temporal: separate
-                .then(|| table([1, steps, dim], device, move || sincos_steps(steps, dim))),
-            patch_embed: PatchEmbedConfig::new(dim, self.tubelet_size, self.patch_size)
-                .init(device),
+            pos_embed: table([1, grid.rows(), dim], device, move || sincos_3d(grid, dim)),
+            patch_embed: PatchEmbed::new(dim, [self.tubelet_size, self.patch_size], None, device),
             blocks: DropPathConfig::linear_decay(self.drop_path_rate, self.depth)
                 .into_iter()
                 .map(|drop_path| InternVideo2Block::new(self, drop_path, device))
@@ -133,8 +105,7 @@ impl InternVideo2 {
     /// - output `[batch, clip_embed_dim]`
     ///
     /// # Errors
-    /// [`VisionError::EmptyVideo`], [`VisionError::Channels`], [`VisionError::ClipFrames`] or
-    /// [`VisionError::ClipSize`].
+    /// [`VisionError::Frames`].
     pub fn forward(&self, frames: Tensor<5>) -> Result<Tensor<2>> {
         Ok(self.pool(self.tokens(frames)?))
     }
@@ -148,11 +119,8 @@ impl InternVideo2 {
     /// # Errors
     /// As [`forward`](Self::forward).
     pub fn tokens(&self, frames: Tensor<5>) -> Result<Tensor<3>> {
-        let (patches, image) = self.patches(frames)?;
-        Ok(self
-            .blocks
-            .iter()
-            .fold(self.embed(patches, image), |x, block| block.forward(x)))
+        let blocks = self.blocks.iter();
+        Ok(blocks.fold(self.input(frames)?, |x, block| block.forward(x)))
     }
 
     /// Pools tokens `[batch, tokens, dim]` to features `[batch, clip_embed_dim]`.
@@ -160,92 +128,61 @@ impl InternVideo2 {
         self.clip_projector.forward(tokens).squeeze_dim(1)
     }
 
-    /// As [`forward`](Self::forward), keeping every activation.
-    ///
-    /// # Errors
-    /// As [`forward`](Self::forward).
-    pub fn trace(&self, frames: Tensor<5>) -> Result<InternVideo2Trace> {
-        let (patches, image) = self.patches(frames)?;
-        let input = self.embed(patches.clone(), image);
-        let mut blocks = Vec::with_capacity(self.blocks.len());
-        let mut x = input.clone();
-        for block in &self.blocks {
-            x = block.forward(x);
-            blocks.push(x.clone());
-        }
-        Ok(InternVideo2Trace {
-            patches,
-            input,
-            blocks,
-            pooled: self.pool(x),
-        })
-    }
-
     /// Positions of a clip `[1, tokens, dim]`, or of an image: there the patches' rows are the
-    /// mean over time, or the spatial table alone with separate tables.
+    /// mean over time.
     pub fn position_table(&self, image: bool) -> Tensor<3> {
+        let joint = self.pos_embed.val();
+        if !image {
+            return joint;
+        }
         let dim = self.config.embed_dim;
         let (steps, cells) = (self.config.steps(), self.config.grid().pow(2));
-        let (class, patches) = match (
-            &self.pos_embed,
-            &self.pos_embed_cls,
-            &self.pos_embed_spatial,
-            &self.pos_embed_temporal,
-        ) {
-            (Some(joint), ..) => {
-                let joint = joint.val();
-                if !image {
-                    return joint;
-                }
-                let class = joint.clone().narrow(1, 0, 1);
-                let rows = joint.narrow(1, 1, steps * cells);
-                let dtype = rows.dtype();
-                let rows = rows.cast(FloatDType::F32).reshape([1, steps, cells * dim]);
-                (class, rows.mean_dim(1).reshape([1, cells, dim]).cast(dtype))
-            }
-            (None, Some(class), Some(space), _) if image => (class.val(), space.val()),
-            (None, Some(class), Some(space), Some(time)) => {
-                let space = space.val().reshape([1, 1, cells, dim]);
-                let time = time.val().reshape([1, steps, 1, dim]);
-                (class.val(), (space + time).reshape([1, steps * cells, dim]))
-            }
-            _ => unreachable!("a tower has a joint table or the three separate ones"),
-        };
+        let class = joint.clone().narrow(1, 0, 1);
+        let rows = joint.narrow(1, 1, steps * cells);
+        let dtype = rows.dtype();
+        let rows = rows.cast(FloatDType::F32).reshape([1, steps, cells * dim]);
+        let patches = rows.mean_dim(1).reshape([1, cells, dim]).cast(dtype);
         Tensor::cat(vec![class, patches], 1)
     }
 
-    /// Patch embeddings, and whether the clip is an image.
-    fn patches(&self, frames: Tensor<5>) -> Result<(Tensor<3>, bool)> {
+    /// What the first block reads, `[batch, tokens, dim]`: the class token, then the patches, with
+    /// their positions.
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward).
+    pub fn input(&self, frames: Tensor<5>) -> Result<Tensor<3>> {
         let image = self.check(frames.dims())?;
-        Ok((self.patch_embed.forward(frames.cast(self.dtype())), image))
-    }
-
-    /// Prepends the class token and adds the positions.
-    fn embed(&self, patches: Tensor<3>, image: bool) -> Tensor<3> {
+        let patches = self.patch_embed.forward(frames.cast(self.dtype()));
         let [batch, _, dim] = patches.dims();
         let class = self.cls_token.val().expand([batch, 1, dim]);
-        Tensor::cat(vec![class, patches], 1) + self.position_table(image)
+        Ok(Tensor::cat(vec![class, patches], 1) + self.position_table(image))
     }
 
     fn check(&self, found: [usize; 5]) -> Result<bool> {
         let place = "InternVideo2";
         let [_, frames, _, height, width] = found;
         check_video(place, found)?;
-        let image = frames == 1 && self.config.tubelet_size == 1 && self.config.num_frames != 1;
-        if !image && frames != self.config.num_frames {
-            return Err(VisionError::ClipFrames {
+        let InternVideo2Config {
+            num_frames,
+            img_size,
+            tubelet_size,
+            ..
+        } = self.config;
+        let image = frames == 1 && tubelet_size == 1 && num_frames != 1;
+        if !image && frames != num_frames {
+            return Err(VisionError::frames(
                 place,
-                expected: self.config.num_frames,
-                found: frames,
-            });
+                format_args!("a clip has {num_frames} frames, or one for an image; found {frames}"),
+            ));
         }
-        if [height, width] != [self.config.img_size; 2] {
-            return Err(VisionError::ClipSize {
+        if [height, width] != [img_size; 2] {
+            return Err(VisionError::frames(
                 place,
-                expected: self.config.img_size,
-                height,
-                width,
-            });
+                format_args!(
+                    "frames must be {img_size}x{img_size} pixels, found {height}x{width}; resize \
+                     them, or load the checkpoint into a config of that size"
+                ),
+            ));
         }
         Ok(image)
     }

@@ -14,14 +14,12 @@
 //! Here every parameter must come from a file, and every `vision_encoder.` key that is not on the
 //! list of unused ones must have a parameter.
 
-use std::collections::HashSet;
 use std::path::PathBuf;
 
-use burn::module::{Module, Param};
-use burn::tensor::{FloatDType, Tensor, TensorData};
+use burn::tensor::{Tensor, TensorData};
 use tpo_core::weights::{
-    Checkpoint, KeyMap, KeyRules, KeyScope, KeyTarget, LoadOptions, LoadReport, WeightsError,
-    load_module,
+    Checkpoint, KeyMap, KeyRules, KeyScope, KeyTarget, Layer, LoadOptions, LoadReport, TensorEntry,
+    WeightsError, load_layers, read_tensor,
 };
 
 use super::InternVideo2;
@@ -83,88 +81,45 @@ impl Default for VisionLoadOptions<'_> {
     }
 }
 
+/// What keys may be wrapped in.
+const WRAPPERS: &[&str] = &["module.", "model."];
+
 /// The table between the keys of a merged checkpoint (`vision_encoder.*`) and the tower's paths.
 ///
 /// # Errors
 /// None in practice; the patterns are constants.
 pub fn vision_rules() -> Result<KeyRules, WeightsError> {
-    let mut rules = KeyRules::new()
+    KeyRules::new()
         .owns([VISION_PREFIX])
-        .rewrite(&[(r"^vision_encoder\.", "")], &[("^", VISION_PREFIX)])?;
-    for (word, reason) in VISION_UNUSED_KEYS {
-        rules = rules.ignore(word, reason)?;
-    }
-    Ok(rules)
+        .wrapped_in(WRAPPERS)
+        .rewrite(&[(r"^vision_encoder\.", "")], &[("^", VISION_PREFIX)])?
+        .ignore_all(VISION_UNUSED_KEYS)
 }
 
-/// The keys of one file: unwrapped, some left out because another file has them or because they
-/// are resized while loading.
-struct FileKeys<'a> {
-    rules: &'a KeyRules,
-    bare: bool,
-    /// Paths this file does not provide, with the reason.
-    left_out: Vec<(String, String)>,
+/// The table of a bare tower, whose keys lack [`VISION_PREFIX`].
+fn bare_rules() -> Result<KeyRules, WeightsError> {
+    let rules = KeyRules::new().wrapped_in(WRAPPERS);
+    rules.ignore_all(VISION_UNUSED_KEYS)
 }
 
-/// A key without the dictionary that PyTorch's files wrap it in.
-fn unwrapped(key: &str) -> &str {
-    ["module.", "model."]
-        .iter()
-        .find_map(|w| key.strip_prefix(w))
-        .unwrap_or(key)
+/// The table of the CLIP file, which holds final names only; a key of neither tower is a mistake.
+fn final_rules() -> Result<KeyRules, WeightsError> {
+    vision_rules()?
+        .owns(["text_encoder.", "temp"])
+        .ignore_all(&[
+            (r"^text_encoder\.", "the text tower's"),
+            ("^temp$", "temperature of the contrastive loss"),
+        ])
 }
 
-impl KeyMap for FileKeys<'_> {
-    fn module_path(&self, key: &str) -> KeyTarget {
-        let key = unwrapped(key);
-        let target = if self.bare {
-            self.rules.module_path(&format!("{VISION_PREFIX}{key}"))
-        } else {
-            self.rules.module_path(key)
-        };
-        match target {
-            KeyTarget::Path(path) => match self.left_out.iter().find(|(p, _)| *p == path) {
-                Some((_, reason)) => KeyTarget::Ignored(reason.clone()),
-                None => KeyTarget::Path(path),
-            },
-            other => other,
-        }
-    }
+/// The path of the position table.
+const TABLE: &str = "pos_embed";
 
-    fn checkpoint_key(&self, path: &str, has: &dyn Fn(&str) -> bool) -> Option<String> {
-        let key = self.rules.checkpoint_key(path, has)?;
-        if self.bare {
-            key.strip_prefix(VISION_PREFIX).map(String::from)
-        } else {
-            Some(key)
-        }
-    }
-}
-
-/// The CLIP file holds final names only; a key of neither tower is a mistake.
-struct FinalKeys<'a>(&'a KeyRules);
-
-impl KeyMap for FinalKeys<'_> {
-    fn module_path(&self, key: &str) -> KeyTarget {
-        let key = unwrapped(key);
-        if key.starts_with("text_encoder.") {
-            return KeyTarget::Ignored("the text tower's".into());
-        }
-        if key == "temp" {
-            return KeyTarget::Ignored("temperature of the contrastive loss".into());
-        }
-        self.0.module_path(key)
-    }
-
-    fn checkpoint_key(&self, path: &str, has: &dyn Fn(&str) -> bool) -> Option<String> {
-        self.0.checkpoint_key(path, has)
-    }
-}
-
-/// Holds the stored position table on its way to the tower.
-#[derive(Module, Debug)]
-struct StoredTable {
-    pos_embed: Param<Tensor<3>>,
+/// The tensor that becomes the position table.
+fn table_of<'a>(checkpoint: &'a Checkpoint, keys: &KeyRules) -> Option<&'a TensorEntry> {
+    let target = KeyTarget::Path(TABLE.into());
+    let mut tensors = checkpoint.tensors();
+    tensors.find(|t| keys.module_path(&t.key) == target)
 }
 
 impl InternVideo2 {
@@ -182,74 +137,43 @@ impl InternVideo2 {
         files: &VisionFiles,
         options: &VisionLoadOptions<'_>,
     ) -> Result<(Self, Vec<LoadReport>)> {
-        let rules = vision_rules()?;
-        let first = Checkpoint::open(&files.vision)?;
-        let mut reports = Vec::new();
-        let mut keys = FileKeys {
-            rules: &rules,
-            bare: files.kind == VisionFileKind::Bare,
-            left_out: Vec::new(),
+        let (keys, scope) = match files.kind {
+            VisionFileKind::Stage2 => (vision_rules()?, KeyScope::Part),
+            VisionFileKind::Bare => (bare_rules()?, KeyScope::Whole),
         };
-        // The later file is loaded first, and the earlier one then leaves out what it provided.
-        let mut tower = self;
-        let mut later = None;
-        if let Some(clip) = &files.clip {
-            let part = LoadOptions {
-                strict_missing: false,
-                strict_unexpected: true,
-                strict_mismatched: true,
-                scope: KeyScope::Whole,
-                ..options.load.clone()
-            };
-            let checkpoint = Checkpoint::open(clip)?;
-            let (loaded, mut report) = load_module(tower, &checkpoint, &FinalKeys(&rules), &part)?;
-            tower = loaded;
-            let reason = format!("replaced by {}", clip.display());
-            keys.left_out.extend(
-                report
-                    .loaded
-                    .iter()
-                    .map(|t| (t.path.clone(), reason.clone())),
-            );
-            // The earlier file must have the rest, or it is rejected.
-            report.missing.clear();
-            later = Some(report);
-        }
-        let table = if keys.left_out.iter().any(|(path, _)| path == "pos_embed") {
+        let final_keys = final_rules()?;
+        let first = Checkpoint::open(&files.vision)?;
+        let clip = files.clip.as_ref().map(Checkpoint::open).transpose()?;
+        let replaced = clip
+            .as_ref()
+            .is_some_and(|clip| table_of(clip, &final_keys).is_some());
+        let table = if replaced {
             None
         } else {
-            tower.stored_table(&first, &keys, options)?
+            self.stored_table(&first, &keys, options)?
         };
-        if table.is_some() {
-            keys.left_out
-                .push(("pos_embed".into(), "interpolated to the clip's size".into()));
+        let mut layers: Vec<Layer<'_>> = vec![(&first, &keys, scope)];
+        if let Some(clip) = &clip {
+            layers.push((clip, &final_keys, KeyScope::Whole));
         }
-        let here: HashSet<&str> = keys.left_out.iter().map(|(p, _)| p.as_str()).collect();
-        let mut allow_missing = options.load.allow_missing.clone();
-        allow_missing.extend(here.iter().map(|p| format!("^{}$", p.replace('.', r"\."))));
-        let strict = LoadOptions {
-            strict_missing: true,
-            strict_unexpected: true,
-            strict_mismatched: true,
-            allow_missing,
-            scope: match files.kind {
-                VisionFileKind::Stage2 => KeyScope::Part,
-                VisionFileKind::Bare => KeyScope::Whole,
-            },
+        let left_out = |path: &str| {
+            let asked = || options.load.left_out.and_then(|why| why(path));
+            let resized = table.is_some() && path == TABLE;
+            resized
+                .then(|| "interpolated to the clip's size".into())
+                .or_else(asked)
+        };
+        let load = LoadOptions {
+            left_out: Some(&left_out),
             ..options.load.clone()
         };
-        let (mut tower, mut report) = load_module(tower, &first, &keys, &strict)?;
+        let (mut tower, reports) = load_layers(self, &layers, &load)?;
         if let Some(table) = table {
-            tower.pos_embed = tower.pos_embed.map(|stored| {
-                let id = stored.id;
-                let device = stored.lazy_device();
-                let tensor = Tensor::from_data(table.clone(), (&device, table.dtype()));
-                stored.transform_for_load(tensor, id)
-            });
+            let (device, id) = (tower.pos_embed.lazy_device(), tower.pos_embed.id);
+            let dtype = table.dtype();
+            let tensor = Tensor::from_data(table, (&device, dtype));
+            tower.pos_embed = tower.pos_embed.transform_for_load(tensor, id);
         }
-        report.missing.retain(|m| !here.contains(m.path.as_str()));
-        reports.push(report);
-        reports.extend(later);
         Ok((tower, reports))
     }
 
@@ -257,25 +181,18 @@ impl InternVideo2 {
     fn stored_table(
         &self,
         checkpoint: &Checkpoint,
-        keys: &FileKeys<'_>,
+        keys: &KeyRules,
         options: &VisionLoadOptions<'_>,
     ) -> Result<Option<TensorData>> {
-        let target = KeyTarget::Path("pos_embed".into());
-        let Some(joint) = &self.pos_embed else {
-            return Ok(None);
-        };
-        let Some(entry) = checkpoint
-            .tensors()
-            .find(|t| keys.module_path(&t.key) == target)
-        else {
+        let Some(entry) = table_of(checkpoint, keys) else {
             // Reported as missing with all the others.
             return Ok(None);
         };
-        let wanted = joint.lazy_shape();
-        let (&[1, rows, dim], dim_wanted) = (&entry.shape[..], wanted[2]) else {
+        let wanted = self.pos_embed.lazy_shape();
+        let &[1, rows, dim] = &entry.shape[..] else {
             return Ok(None);
         };
-        if rows == wanted[1] || dim != dim_wanted {
+        if rows == wanted[1] || dim != wanted[2] {
             return Ok(None);
         }
         let from = TableGrid::of_table(rows, options.table_steps)?;
@@ -283,30 +200,18 @@ impl InternVideo2 {
             steps: self.config().steps(),
             side: self.config().grid(),
         };
-        let device = burn::tensor::Device::flex();
-        let stored = StoredTable {
-            pos_embed: burn::nn::Initializer::Zeros.init([1, rows, dim], &device),
-        };
-        let only = LoadOptions {
-            strict_unexpected: false,
-            scope: KeyScope::Prefixes(vec![entry.key.clone()]),
-            progress: None,
-            ..options.load.clone()
-        };
-        let (stored, _) = load_module(stored, checkpoint, keys, &only)?;
-        let tensor = stored.pos_embed.val();
-        let dtype = tensor.dtype();
-        let values: Vec<f32> = tensor
-            .cast(FloatDType::F32)
-            .into_data()
-            .try_into_vec()
-            .map_err(|_| VisionError::PositionTable {
+        let stored = read_tensor(entry)?;
+        let dtype = stored.dtype();
+        if !dtype.is_float() {
+            return Err(VisionError::PositionTable {
                 rows,
                 steps: options.table_steps,
                 problem: "its values are not floating point",
-            })?;
+            });
+        }
+        let values: Vec<f32> = stored.iter::<f32>().collect();
         let resized = interpolate(&values, dim, from, to)?;
         let data = TensorData::new(resized, [1, to.rows(), dim]);
-        Ok(Some(data.convert_dtype(dtype)))
+        Ok(Some(data.convert_dtype(options.load.dtype.of(dtype))))
     }
 }

@@ -17,7 +17,7 @@ pub mod load;
 pub mod position;
 
 pub use attention_pool::{AttentionPool, CrossAttention};
-pub use block::{InternVideo2Attention, InternVideo2Block, InternVideo2Mlp, LayerScale};
+pub use block::{InternVideo2Attention, InternVideo2Block, LayerScale};
 pub use config::InternVideo2Config;
-pub use encoder::{InternVideo2, InternVideo2Trace};
+pub use encoder::InternVideo2;
 pub use load::{VisionFileKind, VisionFiles, VisionLoadOptions};

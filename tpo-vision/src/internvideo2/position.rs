@@ -98,26 +98,6 @@ pub fn sincos_3d(grid: TableGrid, dim: usize) -> Vec<f32> {
     table
 }
 
-/// The spatial part of [`sincos_3d`] over the full width, `[side · side, dim]`, for separate
-/// tables.
-pub fn sincos_2d(side: usize, dim: usize) -> Vec<f32> {
-    let mut table = Vec::with_capacity(side * side * dim);
-    for row in 0..side {
-        for column in 0..side {
-            sincos_1d(column, dim / 2, &mut table);
-            sincos_1d(row, dim / 2, &mut table);
-        }
-    }
-    table
-}
-
-/// One position per step over the full width, `[steps, dim]`, for separate tables.
-pub fn sincos_steps(steps: usize, dim: usize) -> Vec<f32> {
-    let mut table = Vec::with_capacity(steps * dim);
-    (0..steps).for_each(|step| sincos_1d(step, dim, &mut table));
-    table
-}
-
 fn sincos_1d(position: usize, dim: usize, out: &mut Vec<f32>) {
     let half = dim / 2;
     let angle = |i: usize| position as f64 / BASE.powf(i as f64 / half as f64);

@@ -7,10 +7,10 @@ use tpo_core::gradient_checkpointing::Tape;
 use super::UmtConfig;
 use super::block::UmtBlock;
 use super::config::CHANNELS;
-use super::patch_embed::{PatchEmbed, PatchEmbedConfig};
-use super::position::{ClipGrid, PositionLayout, PositionTables};
+use super::patch_embed::PatchEmbed;
+use super::position::{ClipGrid, PositionTables, axes_table, clip_table};
 use crate::drop_path::DropPathConfig;
-use crate::error::{Result, VisionError, check_video};
+use crate::error::{Result, VisionError, check_patches, check_video};
 
 /// The video transformer without the layer norm that follows it, see
 /// [`VideoEncoder`](super::VideoEncoder).
@@ -34,10 +34,8 @@ impl UmtConfig {
     /// [`VisionError::Config`] when [`validate`](Self::validate) finds problems.
     pub fn init(&self, device: &Device) -> Result<Umt> {
         self.validate()?;
-        let patch_embed =
-            PatchEmbedConfig::new(self.encoder_embed_dim, self.tubelet_size, self.patch_size)
-                .with_stem(self.stem)
-                .init(device);
+        let tubelet = [self.tubelet_size, self.patch_size];
+        let patch_embed = PatchEmbed::new(self.encoder_embed_dim, tubelet, self.stem, device);
         let blocks = DropPathConfig::linear_decay(self.drop_path_rate, self.encoder_depth)
             .into_iter()
             .take(self.blocks())
@@ -74,8 +72,7 @@ impl Umt {
     /// - output `[batch, steps · rows · columns, dim]`, time slowest, then patch rows
     ///
     /// # Errors
-    /// [`VisionError::EmptyVideo`], [`VisionError::Channels`], [`VisionError::FrameSize`] or
-    /// [`VisionError::FrameCount`].
+    /// [`VisionError::Frames`].
     pub fn forward(&self, frames: Tensor<5>) -> Result<Tensor<3>> {
         let mut x = self.tokens(frames)?;
         for block in &self.blocks {
@@ -138,37 +135,27 @@ impl Umt {
             ..
         } = self.config;
         check_video(PLACE, shape)?;
-        if !height.is_multiple_of(patch) || !width.is_multiple_of(patch) {
-            return Err(VisionError::FrameSize {
-                place: PLACE,
-                height,
-                width,
-                patch,
-            });
-        }
+        check_patches(PLACE, [height, width], patch)?;
         if !frames.is_multiple_of(tubelet) {
-            return Err(VisionError::FrameCount {
-                place: PLACE,
-                frames,
-                tubelet,
-            });
+            return Err(VisionError::frames(
+                PLACE,
+                format_args!(
+                    "{frames} frames cannot be cut into tubelets of {tubelet}; sample a multiple \
+                     of {tubelet}"
+                ),
+            ));
         }
         Ok(ClipGrid::new(frames, height, width, tubelet, patch))
     }
 
     fn table(&self, grid: ClipGrid, device: &Device, dtype: DType) -> Tensor<3> {
-        self.positions.get(
-            grid,
-            self.config.encoder_embed_dim,
+        let dim = self.config.encoder_embed_dim;
+        self.positions.get(grid, dim, device, dtype, || {
             if self.config.axis_positions {
-                PositionLayout::Axes
+                axes_table(grid, dim)
             } else {
-                PositionLayout::Line {
-                    pretrained_steps: self.config.ckpt_num_frame,
-                }
-            },
-            device,
-            dtype,
-        )
+                clip_table(grid, dim, self.config.ckpt_num_frame)
+            }
+        })
     }
 }

@@ -18,5 +18,5 @@ pub use block::{UmtAttention, UmtBlock, UmtMlp};
 pub use config::UmtConfig;
 pub use encoder::Umt;
 pub use keys::{UMT_KEYS, UMT_KEYS_INVERSE};
-pub use patch_embed::{ConvPatch, PatchEmbed, PatchEmbedConfig, Stem};
+pub use patch_embed::{ConvPatch, PatchEmbed, Stem};
 pub use video_encoder::VideoEncoder;

@@ -1,6 +1,5 @@
 //! Tubelet embedding.
 
-use burn::config::Config;
 use burn::module::{Module, Param};
 use burn::nn::Initializer;
 use burn::tensor::{Device, Tensor};
@@ -8,19 +7,6 @@ use tpo_core::nn::{LayerNorm, LayerNormConfig};
 use tpo_core::ops;
 
 use super::config::CHANNELS;
-
-/// Configuration of [`PatchEmbed`].
-#[derive(Config, Debug)]
-pub struct PatchEmbedConfig {
-    /// Width of a token.
-    pub dim: usize,
-    /// Frames per tubelet.
-    pub tubelet_size: usize,
-    /// Side of a patch in pixels.
-    pub patch_size: usize,
-    /// Channels of the stem; without one in the reference.
-    pub stem: Option<usize>,
-}
 
 /// A convolution whose stride is its kernel, so that every output sees its own tubelet.
 #[derive(Module, Debug)]
@@ -54,33 +40,6 @@ pub struct PatchEmbed {
     pub proj: ConvPatch,
 }
 
-impl PatchEmbedConfig {
-    /// Creates the layer with PyTorch's default for convolutions: uniform within
-    /// `±1/sqrt(fan_in)`, weight and bias.
-    pub fn init(&self, device: &Device) -> PatchEmbed {
-        let (channels, side) = match self.stem {
-            Some(channels) => (channels, self.patch_size / STEM_SIDE),
-            None => (CHANNELS, self.patch_size),
-        };
-        PatchEmbed {
-            stem: self.stem.map(|channels| Stem {
-                proj: ConvPatch::new([channels, CHANNELS, 1, STEM_SIDE, STEM_SIDE], device),
-                norm: LayerNormConfig::new(channels).init(device),
-            }),
-            proj: ConvPatch::new(
-                [
-                    self.dim,
-                    channels,
-                    self.tubelet_size,
-                    side.max(1),
-                    side.max(1),
-                ],
-                device,
-            ),
-        }
-    }
-}
-
 impl ConvPatch {
     fn new(kernel: [usize; 5], device: &Device) -> Self {
         let fan_in: usize = kernel[1..].iter().product();
@@ -102,6 +61,29 @@ impl ConvPatch {
 }
 
 impl PatchEmbed {
+    /// Creates the layer for tokens of width `dim` that each cover `tubelet` frames of a square of
+    /// `patch` pixels, with PyTorch's default for convolutions: uniform within
+    /// `±1/sqrt(fan_in)`, weight and bias. `stem` is the number of channels of the stem.
+    pub fn new(
+        dim: usize,
+        [tubelet, patch]: [usize; 2],
+        stem: Option<usize>,
+        device: &Device,
+    ) -> Self {
+        let (channels, side) = match stem {
+            Some(channels) => (channels, patch / STEM_SIDE),
+            None => (CHANNELS, patch),
+        };
+        let side = side.max(1);
+        Self {
+            stem: stem.map(|channels| Stem {
+                proj: ConvPatch::new([channels, CHANNELS, 1, STEM_SIDE, STEM_SIDE], device),
+                norm: LayerNormConfig::new(channels).init(device),
+            }),
+            proj: ConvPatch::new([dim, channels, tubelet, side, side], device),
+        }
+    }
+
     /// # Shapes
     /// - frames `[batch, frames, 3, height, width]`, a whole number of tubelets and patches
     /// - output `[batch, steps · rows · columns, dim]`, time slowest, then rows

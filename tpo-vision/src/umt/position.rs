@@ -16,18 +16,6 @@ const BICUBIC_A: f64 = -0.75;
 /// Tables kept per encoder. A run uses one clip size, sometimes an image size beside it.
 const KEPT_TABLES: usize = 4;
 
-/// How tokens are distinguished.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum PositionLayout {
-    /// [`clip_table`].
-    Line {
-        /// Steps of the pretrained table.
-        pretrained_steps: usize,
-    },
-    /// [`axes_table`].
-    Axes,
-}
-
 /// What a table depends on besides the encoder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ClipGrid {
@@ -62,22 +50,26 @@ impl ClipGrid {
 /// The sine table: row `p`, column `j` holds the sine (even `j`) or cosine (odd `j`) of
 /// `p / 10000^(2·⌊j/2⌋/dim)`. Row-major `[positions, dim]`.
 pub fn sine_table(positions: usize, dim: usize) -> Vec<f32> {
+    sines((0..positions).map(|p| p as f64), dim)
+}
+
+/// Sines and cosines of every position, alternating, with wavelengths in pairs from 2π on.
+pub(crate) fn sines(positions: impl IntoIterator<Item = f64>, dim: usize) -> Vec<f32> {
     let wavelengths: Vec<f64> = (0..dim)
         .map(|j| BASE.powf(2.0 * (j / 2) as f64 / dim as f64))
         .collect();
-    let mut table = Vec::with_capacity(positions * dim);
-    for p in 0..positions {
-        for (j, wavelength) in wavelengths.iter().enumerate() {
-            let angle = p as f64 / wavelength;
+    let row = |position: f64| {
+        wavelengths.iter().enumerate().map(move |(j, wavelength)| {
+            let angle = position / wavelength;
             let value = if j.is_multiple_of(2) {
                 angle.sin()
             } else {
                 angle.cos()
             };
-            table.push(value as f32);
-        }
-    }
-    table
+            value as f32
+        })
+    };
+    positions.into_iter().flat_map(row).collect()
 }
 
 /// The table of a clip, `[tokens, dim]` row-major with time slowest, then patch rows.
@@ -246,9 +238,9 @@ impl PositionTables {
         &self,
         grid: ClipGrid,
         dim: usize,
-        layout: PositionLayout,
         device: &Device,
         dtype: DType,
+        values: impl FnOnce() -> Vec<f32>,
     ) -> Tensor<3> {
         let device = device.clone().inner();
         // A poisoned lock only says that another thread panicked; entries are pushed whole.
@@ -259,11 +251,7 @@ impl PositionTables {
         {
             return entry.table.clone();
         }
-        let values = match layout {
-            PositionLayout::Line { pretrained_steps } => clip_table(grid, dim, pretrained_steps),
-            PositionLayout::Axes => axes_table(grid, dim),
-        };
-        let data = TensorData::new(values, [1, grid.tokens(), dim]).convert_dtype(dtype);
+        let data = TensorData::new(values(), [1, grid.tokens(), dim]).convert_dtype(dtype);
         let table = Tensor::<3>::from_data(data, (&device, dtype));
         if tables.len() == KEPT_TABLES {
             tables.remove(0);
@@ -281,10 +269,6 @@ impl PositionTables {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const LINE: PositionLayout = PositionLayout::Line {
-        pretrained_steps: 4,
-    };
 
     #[test]
     fn axes_are_told_apart_on_every_grid() {
@@ -372,17 +356,19 @@ mod tests {
         let device = Device::flex();
         for frames in 1..=6 {
             let grid = ClipGrid::new(frames, 32, 48, 1, 16);
-            let a = tables.get(grid, 8, LINE, &device, DType::F32);
+            let a = tables.get(grid, 8, &device, DType::F32, || clip_table(grid, 8, 4));
             let b = tables
                 .clone()
-                .get(grid, 8, LINE, &device.clone().autodiff(), DType::F32);
+                .get(grid, 8, &device.clone().autodiff(), DType::F32, || {
+                    unreachable!("the table is kept")
+                });
             assert_eq!(a.dims(), [1, frames * 6, 8]);
             assert!(!b.is_autodiff());
             a.into_data().assert_eq(&b.into_data(), true);
         }
         assert_eq!(tables.tables.lock().unwrap().len(), KEPT_TABLES);
         let grid = ClipGrid::new(2, 32, 48, 1, 16);
-        let half = tables.get(grid, 8, LINE, &device, DType::F16);
+        let half = tables.get(grid, 8, &device, DType::F16, || clip_table(grid, 8, 4));
         assert_eq!(half.dtype(), DType::F16);
     }
 }

@@ -1,22 +1,18 @@
 //! Attention with gradients on the CPU: the flash forward, and a backward pass that recomputes the
 //! weights block by block from the saved log-sums (FlashAttention-2, arXiv 2307.08691).
 
-use std::borrow::Cow;
 use std::sync::Arc;
 
 use burn::backend::Flex;
-use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::NoCheckpointing};
-use burn::backend::autodiff::grads::Gradients;
-use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
-use burn::backend::flex::{FlexTensor, Layout};
+use burn::backend::flex::FlexTensor;
 use burn::backend::ops::FloatTensorOps;
-use burn::tensor::{Bytes, DType, Shape};
+use burn::tensor::{DType, Shape};
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::cpu::{Inputs, forward};
+use super::cpu::Inputs;
 use super::problem::{Attended, Problem, Rows};
-use crate::ops::flex::{AdTensor, from_floats};
+use crate::ops::flex::{Saved, from_floats};
 use crate::ops::simd::exp2;
 
 /// Query rows whose weights exist at a time, per task.
@@ -24,54 +20,21 @@ const BLOCK_ROWS: usize = 256;
 
 /// What the backward pass needs of the forward pass.
 #[derive(Clone, Debug)]
-struct Saved {
-    inputs: Inputs,
-    attended: Arc<Attended>,
+pub(super) struct Forward {
+    pub(super) inputs: Inputs,
+    pub(super) attended: Arc<Attended>,
 }
 
-#[derive(Debug)]
-struct AttentionStep;
-
-impl Backward<Flex, 3> for AttentionStep {
-    type State = Saved;
-
-    fn backward(self, ops: Ops<Saved, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
-        let grad = grads.consume::<Flex>(&ops.node);
-        let gradients = backward(&ops.state, &grad);
-        for (parent, gradient) in ops.parents.into_iter().zip(gradients) {
-            if let Some(parent) = parent {
-                grads.register::<Flex>(parent.id, gradient);
-            }
-        }
-    }
-}
-
-/// Differentiable attention; `inputs` holds the primitives of `qkv`.
-pub(super) fn attention(
-    qkv: [AdTensor; 3],
-    inputs: impl FnOnce([FlexTensor; 3]) -> Inputs,
-) -> AdTensor {
-    let [q, k, v] = qkv.map(AdTensor::into_parts);
-    let inputs = inputs([q.0, k.0, v.0]);
-    let step = AttentionStep.prepare::<NoCheckpointing>([q.1, k.1, v.1]);
-    let attended = forward(&inputs);
-    match step.compute_bound().stateful() {
-        OpsKind::Tracked(prep) => {
-            let output = inputs.output(attended.out.clone());
-            let attended = Arc::new(attended);
-            prep.finish(Saved { inputs, attended }, output)
-        }
-        OpsKind::UnTracked(prep) => {
-            let output = inputs.output(attended.out);
-            prep.finish(output)
-        }
+impl Saved<3> for Forward {
+    fn gradients(self, grad: FlexTensor, _: [bool; 3]) -> [Option<FlexTensor>; 3] {
+        backward(&self, &grad).map(Some)
     }
 }
 
 /// Gradients of one key-value head: `[rows, dim]`, `[k_len, dim]`, `[k_len, v_dim]`.
 type HeadGradients = [Vec<f32>; 3];
 
-fn backward(saved: &Saved, grad: &FlexTensor) -> [FlexTensor; 3] {
+fn backward(saved: &Forward, grad: &FlexTensor) -> [FlexTensor; 3] {
     let p = saved.inputs.problem();
     let grad = Rows::new(grad);
     let heads: Vec<HeadGradients> = (0..p.batch * p.kv_heads)
@@ -87,15 +50,14 @@ fn backward(saved: &Saved, grad: &FlexTensor) -> [FlexTensor; 3] {
         })
         .collect();
 
-    let dims = |tensor: &FlexTensor| (tensor.layout().shape().clone(), tensor.dtype());
     let gather = |part: usize, tensor: &FlexTensor| {
-        let (shape, dtype) = dims(tensor);
+        let shape = tensor.layout().shape().clone();
         let mut all = Vec::with_capacity(shape.num_elements());
         // Stacked rows are [group, q_len]: with the heads in order this is [heads, q_len].
         heads
             .iter()
             .for_each(|head| all.extend_from_slice(&head[part]));
-        from_floats(all, shape, dtype)
+        from_floats(all, shape, tensor.dtype())
     };
     let [q, k, v] = &saved.inputs.qkv;
     [gather(0, q), gather(1, k), gather(2, v)]
@@ -151,11 +113,12 @@ fn head_backward(
             });
         }
         let (weights, d_scores) = (matrix(scores, n, k_len), matrix(d_scores, n, k_len));
-        add(&mut d_value, multiply(&transposed(&weights), &d_out));
+        let part = into_floats(multiply(&transposed(&weights), &d_out));
+        add(&mut d_value, &part);
         // `query` carries `scale` with log2 e; ln 2 takes the latter away.
         let mut part = into_floats(multiply(&transposed(&d_scores), &query));
         part.iter_mut().for_each(|x| *x *= std::f32::consts::LN_2);
-        add_slice(&mut d_key, &part);
+        add(&mut d_key, &part);
         let part = into_floats(multiply(&d_scores, &keys));
         d_query.extend(part.iter().map(|x| x * factor));
     }
@@ -199,11 +162,7 @@ impl WithSimd for WeightRow<'_> {
 }
 
 fn matrix(values: Vec<f32>, rows: usize, cols: usize) -> FlexTensor {
-    FlexTensor::new(
-        Bytes::from_elems(values),
-        Layout::contiguous(Shape::new([rows, cols])),
-        DType::F32,
-    )
+    from_floats(values, Shape::new([rows, cols]), DType::F32)
 }
 
 fn transposed(m: &FlexTensor) -> FlexTensor {
@@ -215,18 +174,13 @@ fn multiply(a: &FlexTensor, b: &FlexTensor) -> FlexTensor {
 }
 
 fn into_floats(m: FlexTensor) -> Vec<f32> {
-    let data = m.into_data();
-    let (bytes, _, _) = data.into_parts();
-    bytes.try_into_vec::<f32>().unwrap_or_else(|bytes| {
-        Cow::<[f32]>::Owned(pulp::bytemuck::pod_collect_to_vec(&bytes)).into_owned()
-    })
+    let (bytes, _, _) = m.into_data().into_parts();
+    bytes
+        .try_into_vec::<f32>()
+        .unwrap_or_else(|bytes| pulp::bytemuck::pod_collect_to_vec(&bytes))
 }
 
-fn add(sum: &mut [f32], part: FlexTensor) {
-    add_slice(sum, part.as_slice::<f32>().unwrap_or_default());
-}
-
-fn add_slice(sum: &mut [f32], part: &[f32]) {
+fn add(sum: &mut [f32], part: &[f32]) {
     for (sum, x) in sum.iter_mut().zip(part) {
         *sum += x;
     }

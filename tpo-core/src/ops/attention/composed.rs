@@ -1,12 +1,12 @@
 //! Attention from Burn operations: differentiable on every device.
 
 use burn::tensor::{
-    Bool, DType, Device, FloatDType, Int, Tensor, TensorData, activation, module,
-    ops::AttentionModuleOptions,
+    Bool, Device, Int, Tensor, TensorData, activation, module, ops::AttentionModuleOptions,
 };
 
 use super::AttentionOptions;
 use super::visibility::Visibility;
+use crate::ops::to_f32;
 
 /// Materialises the scores; used where gradients are recorded and no kernel of ours applies.
 pub(super) fn attention(
@@ -27,10 +27,7 @@ pub(super) fn attention(
     let scores = q
         .matmul(k.swap_dims(2, 3))
         .reshape([batch, heads, q_len, k_len]);
-    let mut scores = match dtype {
-        DType::F16 | DType::BF16 => scores.cast(FloatDType::F32),
-        _ => scores,
-    };
+    let mut scores = to_f32(scores);
     if let Some(bias) = options.bias.clone() {
         let dtype = scores.dtype();
         // A bias off the graph, which the kernels take, joins scores that are on it.
@@ -89,38 +86,28 @@ pub(super) fn fused(
         && options.key_padding.is_none()
         && options.query_offset.is_none_or(|o| o + q_len == k_len)
         && q_len <= k_len;
-    if plain_causal {
-        let module_options = AttentionModuleOptions {
-            is_causal: true,
-            ..Default::default()
-        };
-        return module::attention(
-            q,
-            k,
-            v,
-            None,
-            expand_bias(options.bias, [batch, heads, q_len, k_len]),
-            module_options,
-        );
-    }
-    let mask = mask(batch, q_len, k_len, &options, &device);
+    let mask = if plain_causal {
+        None
+    } else {
+        mask(batch, q_len, k_len, &options, &device)
+    };
     let hidden_rows = mask.clone().map(|mask| mask.all_dim(3));
+    let full = [batch, heads, q_len, k_len];
     let out = module::attention(
         q,
         k,
         v,
-        mask.map(|mask| mask.expand([batch, heads, q_len, k_len])),
-        expand_bias(options.bias, [batch, heads, q_len, k_len]),
-        AttentionModuleOptions::default(),
+        mask.map(|mask| mask.expand(full)),
+        options.bias.map(|bias| bias.expand(full)),
+        AttentionModuleOptions {
+            is_causal: plain_causal,
+            ..Default::default()
+        },
     );
     match hidden_rows {
         Some(rows) => out.mask_fill(rows.expand([batch, heads, q_len, v_dim]), 0.0),
         None => out,
     }
-}
-
-fn expand_bias(bias: Option<Tensor<4>>, full: [usize; 4]) -> Option<Tensor<4>> {
-    bias.map(|bias| bias.expand(full))
 }
 
 /// `[batch or 1, 1, q_len, k_len]`, `true` where the key is hidden; `None` if nothing is.

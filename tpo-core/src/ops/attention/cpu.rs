@@ -77,12 +77,7 @@ impl Inputs {
     }
 }
 
-/// Runs the kernel for an attention call.
-pub(super) fn forward(inputs: &Inputs) -> Attended {
-    solve(&inputs.problem())
-}
-
-/// Picks the kernel.
+/// Picks the kernel and runs it.
 pub(super) fn solve(p: &Problem) -> Attended {
     if p.k_len == 0 || p.rows() == 0 || p.batch == 0 || p.v.width == 0 || p.k.width == 0 {
         return Attended {

@@ -5,6 +5,7 @@ use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::problem::{Attended, Problem};
+use crate::ops::rows::largest;
 use crate::ops::simd::{Cpu, exp2};
 
 /// Rows up to which this kernel beats packing the keys.
@@ -124,14 +125,8 @@ impl WithSimd for Task<'_> {
         let mut sums = vec![0.0f32; rows];
         for (row, line) in scores.chunks_exact_mut(len).enumerate() {
             p.mask_row(batch, kv_head, row, first, line);
+            let max = largest(s, line);
             let (body, tail) = S::as_mut_simd_f32s(line);
-            let mut top = s.splat_f32s(f32::NEG_INFINITY);
-            for &x in body.iter() {
-                top = s.max_f32s(top, x);
-            }
-            let max = tail
-                .iter()
-                .fold(s.reduce_max_f32s(top), |max, &x| max.max(x));
             let shift = s.splat_f32s(if max == f32::NEG_INFINITY { 0.0 } else { max });
             let mut total = s.splat_f32s(0.0);
             for x in body.iter_mut() {

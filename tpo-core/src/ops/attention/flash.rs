@@ -8,6 +8,7 @@ use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::problem::{Attended, Problem};
+use crate::ops::rows::largest;
 use crate::ops::simd::{Cpu, exp2};
 
 /// Query rows per task.
@@ -293,12 +294,8 @@ fn score_tile<S: Simd, const NV: usize>(
 /// which earlier results of the row shrink.
 #[inline(always)]
 fn online_softmax<S: Simd>(s: S, scores: &mut [f32], max: &mut f32, sum: &mut f32) -> f32 {
+    let new_max = max.max(largest(s, scores));
     let (scores, _) = S::as_mut_simd_f32s(scores);
-    let mut top = s.splat_f32s(f32::NEG_INFINITY);
-    for &x in scores.iter() {
-        top = s.max_f32s(top, x);
-    }
-    let new_max = max.max(s.reduce_max_f32s(top));
     // A row that has seen no key keeps weights of zero: 2^(−inf − 0).
     let shift = if new_max == f32::NEG_INFINITY {
         0.0

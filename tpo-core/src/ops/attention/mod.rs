@@ -9,10 +9,14 @@ mod problem;
 mod visibility;
 mod window;
 
+use std::sync::Arc;
+
+use burn::backend::flex::FlexTensor;
 use burn::tensor::{Bool, Tensor};
 
+pub(super) use self::problem::Rows;
 pub use self::window::{WindowAttention, window_attention};
-use super::flex::{Operands, operands, wrap, wrap_autodiff};
+use super::flex::{differentiable, plain};
 
 /// What [`attention`] does besides `softmax(q·kᵀ·scale)·v`.
 #[derive(Clone, Debug, Default)]
@@ -59,25 +63,25 @@ pub fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, options: AttentionOpt
     // A bias that may want a gradient takes the composed path.
     let bias = match options.bias.clone() {
         None => None,
-        Some(bias) => match operands([bias.into_dispatch()]) {
-            Ok(Operands::Plain([bias])) => Some(bias),
-            _ => return elsewhere(q, k, v, options),
+        Some(bias) => match plain([bias.into_dispatch()]) {
+            Ok([bias]) => Some(bias),
+            Err(_) => return elsewhere(q, k, v, options),
         },
     };
-    match operands([q, k, v].map(Tensor::into_dispatch)) {
-        Ok(Operands::Plain(qkv)) => {
-            let inputs = cpu::Inputs::new(qkv, bias, options);
-            wrap(inputs.output(cpu::forward(&inputs).out))
+    let run = |qkv: [FlexTensor; 3], tracked: bool| {
+        let inputs = cpu::Inputs::new(qkv, bias, options.clone());
+        let attended = cpu::solve(&inputs.problem());
+        if !tracked {
+            return (inputs.output(attended.out), None);
         }
-        Ok(Operands::Autodiff(qkv, context)) => {
-            let out = backward::attention(qkv, |qkv| cpu::Inputs::new(qkv, bias, options));
-            wrap_autodiff(out, context)
-        }
-        Err(qkv) => {
-            let [q, k, v] = qkv.map(Tensor::from_dispatch);
-            elsewhere(q, k, v, options)
-        }
-    }
+        let out = inputs.output(attended.out.clone());
+        let attended = Arc::new(attended);
+        (out, Some(backward::Forward { inputs, attended }))
+    };
+    differentiable([q, k, v].map(Tensor::into_dispatch), run).unwrap_or_else(|qkv| {
+        let [q, k, v] = qkv.map(Tensor::from_dispatch);
+        elsewhere(q, k, v, options)
+    })
 }
 
 /// Attention without a kernel of ours.

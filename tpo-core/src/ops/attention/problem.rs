@@ -8,8 +8,9 @@ use burn::tensor::DType;
 use super::visibility::Visibility;
 use crate::ops::flex::floats;
 
-/// Rows of a `[batch, heads, len, width]` tensor, each contiguous.
-pub(super) struct Rows<'a> {
+/// Rows of a `[batch, heads, len, width]` tensor, or pixels of `[images, height, width, channels]`,
+/// each contiguous.
+pub(in crate::ops) struct Rows<'a> {
     data: Cow<'a, [f32]>,
     start: usize,
     /// Of batch (or image), head and position (or pixel).
@@ -39,26 +40,24 @@ impl<'a> Rows<'a> {
     }
 
     /// Borrows the tensor's storage if its rows are contiguous `f32`, else converts.
-    pub(super) fn new(tensor: &'a FlexTensor) -> Self {
+    pub(in crate::ops) fn new(tensor: &'a FlexTensor) -> Self {
         let layout = tensor.layout();
         let [_, heads, len, width] = layout.shape().dims::<4>();
         let strides = layout.strides();
         let borrowable = tensor.dtype() == DType::F32
             && (strides[3] == 1 || width == 1)
             && strides.iter().all(|&s| s >= 0);
-        if borrowable {
-            return Rows {
-                data: Cow::Borrowed(tensor.storage::<f32>()),
-                start: layout.start_offset(),
-                strides: [0, 1, 2].map(|axis| strides[axis].unsigned_abs()),
-                width,
-                windows: None,
-            };
-        }
+        let (data, start, strides) = if borrowable {
+            let data = Cow::Borrowed(tensor.storage::<f32>());
+            let strides = [0, 1, 2].map(|axis| strides[axis].unsigned_abs());
+            (data, layout.start_offset(), strides)
+        } else {
+            (floats(tensor), 0, [heads * len * width, len * width, width])
+        };
         Rows {
-            data: floats(tensor),
-            start: 0,
-            strides: [heads * len * width, len * width, width],
+            data,
+            start,
+            strides,
             width,
             windows: None,
         }
@@ -66,7 +65,7 @@ impl<'a> Rows<'a> {
 
     /// The row at `(batch, head, position)`.
     #[inline(always)]
-    pub(super) fn row(&self, batch: usize, head: usize, position: usize) -> &[f32] {
+    pub(in crate::ops) fn row(&self, batch: usize, head: usize, position: usize) -> &[f32] {
         let (batch, position) = match &self.windows {
             None => (batch, position),
             Some((windows, padding)) => match windows.pixel(batch, position) {

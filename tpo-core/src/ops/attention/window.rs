@@ -9,7 +9,7 @@ use super::cpu::solve;
 use super::problem::{Problem, Rows, Windows};
 use super::visibility::Visibility;
 use super::{AttentionOptions, attention};
-use crate::ops::flex::{Operands, floats, from_floats, operands, wrap, wrap_autodiff};
+use crate::ops::flex::{floats, from_floats, plain, wrap};
 use crate::ops::pool::{max_pool_2x2, max_pool_2x2_cpu as pool_cpu};
 
 /// How [`window_attention`] attends.
@@ -58,19 +58,14 @@ pub fn window_attention(qkv: Tensor<4>, padding: Tensor<1>, options: WindowAtten
     if mixed {
         return composed(qkv, padding, options);
     }
-    match operands([qkv.into_dispatch(), padding.into_dispatch()]) {
-        Ok(Operands::Plain([qkv, padding])) => {
+    match plain([qkv.into_dispatch(), padding.into_dispatch()]) {
+        Ok([qkv, padding]) => {
             let q = options.pool.then(|| {
                 let dim = triple / 3;
                 pool_cpu(qkv.clone().with_layout(qkv.layout().narrow(3, 0, dim)))
             });
             wrap(cpu(&qkv, q.as_ref(), &padding, options))
         }
-        Ok(Operands::Autodiff([qkv, padding], context)) => composed(
-            wrap_autodiff(qkv, context),
-            wrap_autodiff(padding, context),
-            options,
-        ),
         Err([qkv, padding]) => composed(
             Tensor::from_dispatch(qkv),
             Tensor::from_dispatch(padding),

@@ -1,58 +1,22 @@
 //! Edit lists: which part of the track is shown, and when.
 
-use super::boxes::{Boxes, Cursor};
-use super::{Fault, Sample, Shown};
+use mp4_atom::ElstEntry;
 
-/// One entry of an `elst` box.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Edit {
-    /// Duration in movie units; 0 means to the end of the track.
-    pub duration: u64,
-    /// Start in track units; `None` shows nothing for the duration.
-    pub start: Option<i64>,
-}
-
-/// The edit list of a track, empty when it has none.
-pub(super) fn read_edits(trak: &[u8]) -> Result<Vec<Edit>, Fault> {
-    let Some(edts) = Boxes::new(trak, "trak").find(b"edts")? else {
-        return Ok(Vec::new());
-    };
-    let Some(body) = Boxes::new(edts, "edts").find(b"elst")? else {
-        return Ok(Vec::new());
-    };
-    let mut elst = Cursor::new(body, "elst");
-    let (version, _) = elst.version_flags()?;
-    let entry_size = if version == 0 { 12 } else { 20 };
-    let (count, table) = elst.table(entry_size)?;
-    let mut table = Cursor::new(table, "elst");
-    let mut edits = Vec::with_capacity(count);
-    for _ in 0..count {
-        let duration = table.u32_or_64(version)?;
-        let start = match version {
-            0 => i64::from(table.i32()?),
-            _ => table.u64()?.cast_signed(),
-        };
-        table.take(4)?;
-        edits.push(Edit {
-            duration,
-            start: (start >= 0).then_some(start),
-        });
-    }
-    Ok(edits)
-}
+use super::{Sample, Shown};
 
 /// Shown pictures in presentation order, with times in seconds.
 ///
 /// Without an edit list every picture is shown, the first at 0 s. With one, the pictures whose
 /// time lies in an edit are shown at their place on the movie's time line; ffmpeg does the
 /// same.
+///
+/// `max_frames` bounds what is shown.
 pub(super) fn present(
     samples: &[Sample],
-    edits: &[Edit],
-    timescale: u32,
-    movie_timescale: u32,
+    edits: &[ElstEntry],
+    (timescale, movie_timescale): (u32, u32),
     max_frames: u64,
-) -> Result<Vec<Shown>, Fault> {
+) -> Result<Vec<Shown>, String> {
     let units = f64::from(timescale);
     let mut order: Vec<u32> = (0..samples.len() as u32).collect();
     order.sort_by_key(|&i| samples[i as usize].pts);
@@ -67,16 +31,17 @@ pub(super) fn present(
             })
             .collect::<Vec<_>>()
     };
-    if edits.iter().all(|e| e.start.is_none()) || movie_timescale == 0 {
+    if edits.iter().all(|e| e.media_time.is_none()) || movie_timescale == 0 {
         return Ok(whole());
     }
     let mut shown = Vec::new();
     // Movie time of the next edit, in seconds.
     let mut origin = 0.0;
     for edit in edits {
-        let length = edit.duration as f64 / f64::from(movie_timescale);
-        if let Some(start) = edit.start {
-            let end = if edit.duration == 0 {
+        let length = edit.segment_duration as f64 / f64::from(movie_timescale);
+        if let Some(start) = edit.media_time {
+            let start = i64::try_from(start).unwrap_or(i64::MAX);
+            let end = if edit.segment_duration == 0 {
                 i64::MAX
             } else {
                 start.saturating_add((length * units).round() as i64)
@@ -84,10 +49,7 @@ pub(super) fn present(
             let from = order.partition_point(|&i| pts(i) < start);
             let to = order.partition_point(|&i| pts(i) < end).max(from);
             if (shown.len() + (to - from)) as u64 > max_frames {
-                return Err(Fault::corrupt(
-                    "elst",
-                    format!("the edits show more than {max_frames} frames"),
-                ));
+                return Err(format!("the edits show more than {max_frames} frames"));
             }
             shown.extend(order[from..to].iter().map(|&i| Shown {
                 sample: i,
@@ -123,15 +85,16 @@ mod tests {
             .collect()
     }
 
-    fn edit(duration: u64, start: i64) -> Edit {
-        Edit {
-            duration,
-            start: (start >= 0).then_some(start),
+    fn edit(duration: u64, start: i64) -> ElstEntry {
+        ElstEntry {
+            segment_duration: duration,
+            media_time: start.try_into().ok(),
+            ..ElstEntry::default()
         }
     }
 
-    fn run(edits: &[Edit]) -> Vec<(u32, f64)> {
-        present(&samples(), edits, 10, 1000, 100)
+    fn run(edits: &[ElstEntry]) -> Vec<(u32, f64)> {
+        present(&samples(), edits, (10, 1000), 100)
             .unwrap()
             .iter()
             .map(|s| (s.sample, s.seconds))
@@ -158,7 +121,7 @@ mod tests {
     #[test]
     fn hostile_edits_are_bounded() {
         let many = vec![edit(0, 0); 1000];
-        assert!(present(&samples(), &many, 10, 1000, 100).is_err());
+        assert!(present(&samples(), &many, (10, 1000), 100).is_err());
         assert_eq!(run(&[edit(u64::MAX, i64::MAX)]).len(), 4);
     }
 }

@@ -1,113 +1,82 @@
 //! Fragmented files (`moof`): the samples of a streaming download or a phone recording.
 
-use std::path::Path;
+use mp4_atom::{Tfdt, Tfhd, Trun};
 
-use super::boxes::{Boxes, Cursor};
+use super::boxes::Boxes;
 use super::track::TrackBuilder;
-use super::{Fault, Sample};
-use crate::MediaLimits;
+use super::{Sample, signed};
+use crate::{DataError, MediaLimits};
 
 /// Bit of the sample flags that says decoding cannot start here (ISO/IEC 14496-12, 8.8.3.1).
 const NON_SYNC: u32 = 0x1_0000;
 
 /// Adds the samples of a `moof` box that starts at byte `start` of the file.
 pub(super) fn read_moof(
-    moof: &[u8],
+    moof: Boxes<'_>,
     start: u64,
     track: &mut TrackBuilder,
-    path: &Path,
     limits: &MediaLimits,
-) -> Result<(), Fault> {
-    for item in Boxes::new(moof, "moof") {
+) -> Result<(), DataError> {
+    for item in moof {
         let (name, traf) = item?;
-        if &name == b"traf" {
-            read_traf(traf, start, track, path, limits)?;
+        if name == b"traf".into() {
+            read_traf(Boxes::new(traf, "traf", moof.path), start, track, limits)?;
         }
     }
     Ok(())
 }
 
 fn read_traf(
-    traf: &[u8],
+    traf: Boxes<'_>,
     moof_start: u64,
     track: &mut TrackBuilder,
-    path: &Path,
     limits: &MediaLimits,
-) -> Result<(), Fault> {
-    let mut tfhd = Cursor::new(Boxes::new(traf, "traf").require(b"tfhd")?, "tfhd");
-    let (_, flags) = tfhd.version_flags()?;
-    if tfhd.u32()? != track.id {
+) -> Result<(), DataError> {
+    let tfhd: Tfhd = traf.need()?;
+    if tfhd.track_id != track.id {
         return Ok(());
     }
-    let base = if flags & 0x1 != 0 {
-        tfhd.u64()?
-    } else {
-        moof_start
-    };
-    if flags & 0x2 != 0 {
-        tfhd.u32()?;
-    }
-    let mut defaults = track.defaults;
-    if flags & 0x8 != 0 {
-        defaults.duration = tfhd.u32()?;
-    }
-    if flags & 0x10 != 0 {
-        defaults.size = tfhd.u32()?;
-    }
-    if flags & 0x20 != 0 {
-        defaults.flags = tfhd.u32()?;
-    }
-    if let Some(body) = Boxes::new(traf, "traf").find(b"tfdt")? {
-        let mut tfdt = Cursor::new(body, "tfdt");
-        let (version, _) = tfdt.version_flags()?;
-        let time = i64::try_from(tfdt.u32_or_64(version)?).unwrap_or(i64::MAX);
+    let defaults = &track.defaults;
+    let duration = tfhd.default_sample_duration;
+    let duration = duration.unwrap_or(defaults.default_sample_duration);
+    let size = tfhd.default_sample_size;
+    let size = size.unwrap_or(defaults.default_sample_size);
+    let flags = tfhd.default_sample_flags;
+    let flags = flags.unwrap_or(defaults.default_sample_flags);
+    if let Some(tfdt) = traf.get::<Tfdt>()? {
+        let time = i64::try_from(tfdt.base_media_decode_time).unwrap_or(i64::MAX);
         if track.samples.is_empty() || time >= track.next_dts {
             track.next_dts = time;
         }
     }
+    let base = tfhd.base_data_offset.unwrap_or(moof_start);
     let mut offset = base;
-    for item in Boxes::new(traf, "traf") {
+    for item in traf {
         let (name, body) = item?;
-        if &name != b"trun" {
+        if name != b"trun".into() {
             continue;
         }
-        let mut trun = Cursor::new(body, "trun");
-        let (_, flags) = trun.version_flags()?;
-        let count = trun.u32()? as usize;
+        let trun: Trun = traf.decode(body)?;
         // Every per-sample field is optional, so the bytes do not bound the count.
-        limits.check_frame_count(
-            path,
-            (track.samples.len() as u64).saturating_add(count as u64),
-        )?;
-        if flags & 0x1 != 0 {
-            offset = base.saturating_add_signed(i64::from(trun.i32()?));
+        let count = track.samples.len() + trun.samples.len();
+        limits.check_frame_count(traf.path, count as u64)?;
+        if let Some(shift) = trun.data_offset {
+            offset = base.saturating_add_signed(i64::from(shift));
         }
-        let first_flags = (flags & 0x4 != 0).then(|| trun.u32()).transpose()?;
-        for i in 0..count {
-            let field = |bit: u32, default: u32, trun: &mut Cursor| {
-                if flags & bit != 0 {
-                    trun.u32()
-                } else {
-                    Ok(default)
-                }
-            };
-            let duration = field(0x100, defaults.duration, &mut trun)?;
-            let size = field(0x200, defaults.size, &mut trun)?;
-            let default_flags = match first_flags {
-                Some(first) if i == 0 => first,
-                _ => defaults.flags,
-            };
-            let sample_flags = field(0x400, default_flags, &mut trun)?;
-            let shift = field(0x800, 0, &mut trun)?.cast_signed();
+        for entry in &trun.samples {
+            let size = entry.size.unwrap_or(size);
             track.samples.push(Sample {
                 offset,
                 size,
-                sync: sample_flags & NON_SYNC == 0,
+                sync: entry.flags.unwrap_or(flags) & NON_SYNC == 0,
                 dts: track.next_dts,
-                pts: track.next_dts.saturating_add(i64::from(shift)),
+                pts: track
+                    .next_dts
+                    .saturating_add(signed(entry.cts.unwrap_or(0))),
             });
             offset = offset.saturating_add(u64::from(size));
-            track.next_dts = track.next_dts.saturating_add(i64::from(duration));
+            let duration = i64::from(entry.duration.unwrap_or(duration));
+            track.next_dts = track.next_dts.saturating_add(duration);
         }
     }
     Ok(())

@@ -1,8 +1,9 @@
 //! Demultiplexer for MP4 / QuickTime files: which bytes are which picture, and when it is
 //! shown.
 //!
-//! Written here rather than taken from a crate because every table of a hostile file must be
-//! checked before it is expanded: a 30-byte `stsz` box may claim 2^32 samples.
+//! `mp4-atom` decodes single boxes, none of which can take more memory than its bytes. Which boxes
+//! are looked at, and what their tables expand to, is decided here: a 30-byte `stsz` box may claim
+//! 2^32 samples, and a box nobody asked about must not cost the video.
 
 mod boxes;
 mod edits;
@@ -12,50 +13,24 @@ mod track;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 
+use mp4_atom::{Avcc, Header, ReadFrom};
+
+use boxes::Boxes;
+
 use crate::frame::Rotation;
 use crate::{DataError, MediaLimits};
-use boxes::FourCc;
 
 /// Largest `moov` or `moof` box read, in bytes; 1 000 000 samples need about 24 MiB.
 const MAX_HEADER_BYTES: u64 = 128 << 20;
 /// Most top-level boxes read; a file of 8-byte boxes would otherwise take minutes.
 const MAX_BOXES: usize = 1_000_000;
 
-/// What is wrong with a file, before its path is attached.
-#[derive(Debug)]
-pub(super) enum Fault {
-    Corrupt(&'static str, String),
-    Codec(String),
-    NoVideo,
-    Data(DataError),
-}
-
-impl Fault {
-    pub(super) fn corrupt(what: &'static str, reason: impl Into<String>) -> Self {
-        Self::Corrupt(what, reason.into())
-    }
-
-    pub(super) fn at(self, path: &Path) -> DataError {
-        match self {
-            Self::Corrupt(what, reason) => DataError::Corrupt {
-                path: path.into(),
-                what,
-                reason,
-            },
-            Self::Codec(codec) => DataError::UnsupportedCodec {
-                path: path.into(),
-                codec,
-                hint: "re-encode to 8-bit H.264, or build with the `ffmpeg` feature",
-            },
-            Self::NoVideo => DataError::NoVideoTrack { path: path.into() },
-            Self::Data(error) => error,
-        }
-    }
-}
-
-impl From<DataError> for Fault {
-    fn from(error: DataError) -> Self {
-        Self::Data(error)
+/// What an MP4 file holds that only FFmpeg may read.
+pub(super) fn unsupported(path: &Path, codec: impl Into<String>) -> DataError {
+    DataError::UnsupportedCodec {
+        path: path.into(),
+        codec: codec.into(),
+        hint: "re-encode to 8-bit H.264, or build with the `ffmpeg` feature",
     }
 }
 
@@ -95,18 +70,17 @@ pub(super) struct Movie {
     /// Rotation of the track header.
     pub rotation: Rotation,
     /// The `avcC` record.
-    pub avcc: Vec<u8>,
+    pub avcc: Avcc,
     /// Colour description of the `colr` box.
     pub colour: Option<ContainerColour>,
 }
 
-/// `colr` box of type `nclx`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct ContainerColour {
-    /// ISO/IEC 23091-2 matrix coefficients.
-    pub matrix: u8,
-    /// Whether samples use the full 0-255 range; `None` in QuickTime's variant of the box.
-    pub full_range: Option<bool>,
+/// Matrix coefficients (ISO/IEC 23091-2), and whether samples use the full 0-255 range.
+pub(super) type ContainerColour = (u8, bool);
+
+/// A composition offset, which is signed in practice in both versions of the boxes that hold it.
+fn signed(offset: i64) -> i64 {
+    i64::from(offset as i32)
 }
 
 /// Reads the headers of a file of `len` bytes.
@@ -117,6 +91,7 @@ pub(super) fn read_movie(
     limits: &MediaLimits,
 ) -> Result<Movie, DataError> {
     let io = DataError::io(path);
+    let corrupt = |what, reason: String| DataError::corrupt(path, what, reason);
     let mut builder: Option<track::TrackBuilder> = None;
     let mut position = 0u64;
     let mut boxes = 0;
@@ -124,45 +99,37 @@ pub(super) fn read_movie(
         boxes += 1;
         if boxes > MAX_BOXES {
             let reason = format!("more than {MAX_BOXES} top-level boxes");
-            return Err(Fault::corrupt("file", reason).at(path));
+            return Err(corrupt("file", reason));
         }
         file.seek(SeekFrom::Start(position)).map_err(io)?;
-        let mut header = [0; 16];
-        file.read_exact(&mut header[..8]).map_err(io)?;
-        let name: FourCc = [header[4], header[5], header[6], header[7]];
-        let short = u32::from_be_bytes([header[0], header[1], header[2], header[3]]);
-        let (header_len, size) = match short {
-            0 => (8, len - position),
-            1 if len - position >= 16 => {
-                file.read_exact(&mut header[8..]).map_err(io)?;
-                let [.., a, b, c, d, e, f, g, h] = header;
-                (16, u64::from_be_bytes([a, b, c, d, e, f, g, h]))
-            }
-            n => (8, u64::from(n)),
-        };
-        let end = position.checked_add(size).filter(|_| size >= header_len);
-        let Some(end) = end else {
-            return Err(Fault::corrupt("file", format!("a box of {size} bytes")).at(path));
-        };
+        let header = Header::read_from(file)
+            .map_err(|e| corrupt("file", format!("the box at byte {position}: {e}")))?;
+        let start = file.stream_position().map_err(io)?;
+        let size = header.size.map_or(len - start, |n| n as u64);
+        let end = start.saturating_add(size);
+        let name: [u8; 4] = header.kind.into();
         if matches!(&name, b"moov" | b"moof") {
             if end > len {
                 let reason = format!("box ends at byte {end}, the file at {len}");
-                return Err(Fault::corrupt("movie header", reason).at(path));
+                return Err(corrupt("movie header", reason));
             }
             if size > MAX_HEADER_BYTES {
                 let reason = format!("{size} bytes, at most {MAX_HEADER_BYTES} are read");
-                return Err(Fault::corrupt("movie header", reason).at(path));
+                return Err(corrupt("movie header", reason));
             }
-            let mut body = vec![0; (size - header_len) as usize];
+            let mut body = vec![0; size as usize];
             file.read_exact(&mut body).map_err(io)?;
-            let result = match (&name, &mut builder) {
-                (b"moov", None) => track::read_moov(&body, path, limits).map(|b| builder = Some(b)),
-                (b"moof", Some(builder)) => {
-                    fragments::read_moof(&body, position, builder, path, limits)
+            match (&name, &mut builder) {
+                (b"moov", None) => {
+                    let moov = Boxes::new(&body, "moov", path);
+                    builder = Some(track::read_moov(moov, limits)?);
                 }
-                _ => Ok(()),
-            };
-            result.map_err(|fault| fault.at(path))?;
+                (b"moof", Some(builder)) => {
+                    let moof = Boxes::new(&body, "moof", path);
+                    fragments::read_moof(moof, position, builder, limits)?;
+                }
+                _ => {}
+            }
         }
         // A last box that claims more than the file holds (a cut download) ends the walk; the
         // samples it should have held are checked one by one below.
@@ -172,7 +139,8 @@ pub(super) fn read_movie(
         position = end;
     }
     let Some(builder) = builder else {
-        return Err(Fault::corrupt("file", "no `moov` box; the file may be cut off").at(path));
+        let reason = "no `moov` box; the file may be cut off";
+        return Err(corrupt("file", reason.into()));
     };
     builder.finish(len, path, limits)
 }

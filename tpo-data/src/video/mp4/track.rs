@@ -2,23 +2,20 @@
 
 use std::path::Path;
 
-use super::boxes::{Boxes, Cursor, u32_at, u64_at};
-use super::edits::{Edit, present, read_edits};
-use super::{ContainerColour, Fault, Movie, Sample};
+use mp4_atom::{
+    Avcc, Co64, Colr, Ctts, Elst, ElstEntry, Mdhd, Mvhd, Stco, Stsc, Stss, Stsz, StszSamples, Stts,
+    Tkhd, Trex,
+};
+
+use super::boxes::Boxes;
+use super::edits::present;
+use super::{ContainerColour, Movie, Sample, signed, unsupported};
 use crate::frame::Rotation;
 use crate::{DataError, MediaLimits};
 
 /// Frames per second assumed when the file gives its pictures no duration (a single frame).
 /// The default of ffmpeg's image demuxers.
 const FALLBACK_FPS: f64 = 25.0;
-
-/// Defaults of a track's fragments (`trex`).
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct FragmentDefaults {
-    pub duration: u32,
-    pub size: u32,
-    pub flags: u32,
-}
 
 /// A video track while its samples are collected.
 #[derive(Debug)]
@@ -27,12 +24,13 @@ pub(super) struct TrackBuilder {
     pub samples: Vec<Sample>,
     /// Sum of the durations so far, which is the decoding time of the next sample.
     pub next_dts: i64,
-    pub defaults: FragmentDefaults,
+    /// Defaults of its fragments.
+    pub defaults: Trex,
     timescale: u32,
     movie_timescale: u32,
-    edits: Vec<Edit>,
+    edits: Vec<ElstEntry>,
     rotation: Rotation,
-    avcc: Vec<u8>,
+    avcc: Avcc,
     colour: Option<ContainerColour>,
 }
 
@@ -47,7 +45,7 @@ impl TrackBuilder {
         // An empty sample stands for "no change" and decodes to nothing; ffmpeg drops it too.
         self.samples.retain(|s| s.size > 0);
         if self.samples.is_empty() {
-            return Err(Fault::corrupt("video track", "it has no samples").at(path));
+            return Err(DataError::corrupt(path, "video track", "it has no samples"));
         }
         for (i, sample) in self.samples.iter().enumerate() {
             let end = sample.offset.saturating_add(u64::from(sample.size));
@@ -70,14 +68,10 @@ impl TrackBuilder {
         } else {
             FALLBACK_FPS
         };
-        let shown = present(
-            &self.samples,
-            &self.edits,
-            self.timescale,
-            self.movie_timescale,
-            limits.max_frames,
-        )
-        .map_err(|fault| fault.at(path))?;
+        let scales = (self.timescale, self.movie_timescale);
+        let most = limits.max_frames;
+        let shown = present(&self.samples, &self.edits, scales, most)
+            .map_err(|reason| DataError::corrupt(path, "elst", reason))?;
         Ok(Movie {
             samples: self.samples,
             shown,
@@ -90,323 +84,213 @@ impl TrackBuilder {
 }
 
 /// Reads a `moov` box: the first video track with H.264.
-pub(super) fn read_moov(
-    moov: &[u8],
-    path: &Path,
-    limits: &MediaLimits,
-) -> Result<TrackBuilder, Fault> {
-    let movie_timescale = {
-        let mut mvhd = Cursor::new(Boxes::new(moov, "moov").require(b"mvhd")?, "mvhd");
-        let (version, _) = mvhd.version_flags()?;
-        mvhd.take(if version == 0 { 8 } else { 16 })?;
-        mvhd.u32()?
-    };
+pub(super) fn read_moov(moov: Boxes<'_>, limits: &MediaLimits) -> Result<TrackBuilder, DataError> {
+    let movie_timescale = moov.need::<Mvhd>()?.timescale;
+    let path = moov.path;
     let mut other_codec = None;
-    for item in Boxes::new(moov, "moov") {
+    for item in moov {
         let (name, trak) = item?;
-        if &name != b"trak" {
+        if name != b"trak".into() {
             continue;
         }
-        match read_trak(trak, movie_timescale, path, limits) {
+        match read_trak(Boxes::new(trak, "trak", path), movie_timescale, limits) {
             Ok(Some(mut track)) => {
                 track.defaults = read_trex(moov, track.id)?;
                 return Ok(track);
             }
             Ok(None) => {}
             // Another track may be readable.
-            Err(Fault::Codec(codec)) => other_codec = Some(codec),
-            Err(fault) => return Err(fault),
+            Err(error @ DataError::UnsupportedCodec { .. }) => other_codec = Some(error),
+            Err(error) => return Err(error),
         }
     }
-    Err(other_codec.map_or(Fault::NoVideo, Fault::Codec))
+    Err(other_codec.unwrap_or_else(|| DataError::NoVideoTrack { path: path.into() }))
 }
 
-fn read_trex(moov: &[u8], track: u32) -> Result<FragmentDefaults, Fault> {
-    let Some(mvex) = Boxes::new(moov, "moov").find(b"mvex")? else {
-        return Ok(FragmentDefaults::default());
-    };
-    for item in Boxes::new(mvex, "mvex") {
+fn read_trex(moov: Boxes<'_>, track: u32) -> Result<Trex, DataError> {
+    let mvex = moov.inside("mvex")?;
+    for item in mvex {
         let (name, body) = item?;
-        if &name == b"trex" {
-            let mut trex = Cursor::new(body, "trex");
-            trex.version_flags()?;
-            if trex.u32()? == track {
-                trex.u32()?;
-                return Ok(FragmentDefaults {
-                    duration: trex.u32()?,
-                    size: trex.u32()?,
-                    flags: trex.u32()?,
-                });
+        if name == b"trex".into() {
+            let trex: Trex = mvex.decode(body)?;
+            if trex.track_id == track {
+                return Ok(trex);
             }
         }
     }
-    Ok(FragmentDefaults::default())
+    Ok(Trex::default())
 }
 
 /// Reads a `trak` box; `None` when it is not video.
 fn read_trak(
-    trak: &[u8],
+    trak: Boxes<'_>,
     movie_timescale: u32,
-    path: &Path,
     limits: &MediaLimits,
-) -> Result<Option<TrackBuilder>, Fault> {
-    let mdia = Boxes::new(trak, "trak").require(b"mdia")?;
-    let mut hdlr = Cursor::new(Boxes::new(mdia, "mdia").require(b"hdlr")?, "hdlr");
-    hdlr.take(8)?;
-    if &hdlr.fourcc()? != b"vide" {
+) -> Result<Option<TrackBuilder>, DataError> {
+    let mdia = trak.inside("mdia")?;
+    if mdia.require(b"hdlr".into())?.get(8..12) != Some(b"vide") {
         return Ok(None);
     }
-    let (id, rotation) = read_tkhd(Boxes::new(trak, "trak").require(b"tkhd")?)?;
-    let timescale = {
-        let mut mdhd = Cursor::new(Boxes::new(mdia, "mdia").require(b"mdhd")?, "mdhd");
-        let (version, _) = mdhd.version_flags()?;
-        mdhd.take(if version == 0 { 8 } else { 16 })?;
-        mdhd.u32()?
-    };
+    let tkhd: Tkhd = trak.need()?;
+    let m = &tkhd.matrix;
+    let timescale = mdia.need::<Mdhd>()?.timescale;
     if timescale == 0 {
-        return Err(Fault::corrupt("mdhd", "a timescale of 0"));
+        return Err(mdia.corrupt("box `mdhd` has a timescale of 0"));
     }
-    let minf = Boxes::new(mdia, "mdia").require(b"minf")?;
-    let stbl = Boxes::new(minf, "minf").require(b"stbl")?;
-    let (avcc, colour) = read_stsd(Boxes::new(stbl, "stbl").require(b"stsd")?, path, limits)?;
-    let (samples, next_dts) = read_samples(stbl, path, limits)?;
+    let stbl = mdia.inside("minf")?.inside("stbl")?;
+    let (avcc, colour) = read_stsd(stbl, limits)?;
+    let (samples, next_dts) = read_samples(stbl, limits)?;
+    let edits = trak.inside("edts")?.get::<Elst>()?;
     Ok(Some(TrackBuilder {
-        id,
+        id: tkhd.track_id,
         samples,
         next_dts,
-        defaults: FragmentDefaults::default(),
+        defaults: Trex::default(),
         timescale,
         movie_timescale,
-        edits: read_edits(trak)?,
-        rotation,
+        edits: edits.map_or_else(Vec::new, |elst| elst.entries),
+        // In 16.16; only the signs matter for right angles.
+        rotation: Rotation::from_matrix_signs([m.a, m.b, m.c, m.d].map(i32::signum)),
         avcc,
         colour,
     }))
 }
 
-/// Track number and rotation.
-fn read_tkhd(body: &[u8]) -> Result<(u32, Rotation), Fault> {
-    let mut tkhd = Cursor::new(body, "tkhd");
-    let (version, _) = tkhd.version_flags()?;
-    let wide = version != 0;
-    tkhd.take(if wide { 16 } else { 8 })?;
-    let id = tkhd.u32()?;
-    // Reserved, duration, reserved, layer, group, volume, reserved.
-    tkhd.take(if wide { 28 } else { 24 })?;
-    let (a, b) = (tkhd.i32()?, tkhd.i32()?);
-    tkhd.take(4)?;
-    let (c, d) = (tkhd.i32()?, tkhd.i32()?);
-    // In 16.16; only the signs matter for right angles.
-    let rotation = Rotation::from_matrix_signs([a, b, c, d].map(i32::signum));
-    Ok((id, rotation))
-}
-
 /// The `avcC` record and the colour description of the first sample entry.
 fn read_stsd(
-    body: &[u8],
-    path: &Path,
+    stbl: Boxes<'_>,
     limits: &MediaLimits,
-) -> Result<(Vec<u8>, Option<ContainerColour>), Fault> {
-    let mut stsd = Cursor::new(body, "stsd");
-    stsd.take(8)?;
-    let Some(entry) = Boxes::new(stsd.rest(), "stsd").next() else {
-        return Err(Fault::corrupt("stsd", "no sample entry"));
-    };
-    let (codec, entry) = entry?;
-    if !matches!(&codec, b"avc1" | b"avc3") {
-        return Err(Fault::Codec(
-            String::from_utf8_lossy(&codec).escape_debug().to_string(),
-        ));
+) -> Result<(Avcc, Option<ContainerColour>), DataError> {
+    let stsd = stbl.require(b"stsd".into())?;
+    // Version and number of entries.
+    let mut entries = Boxes::new(stsd.get(8..).unwrap_or_default(), "stsd", stbl.path);
+    let first = entries.next();
+    let (codec, entry) = first.ok_or_else(|| entries.corrupt("no sample entry"))??;
+    if codec != b"avc1".into() && codec != b"avc3".into() {
+        let codec = codec.to_string().escape_debug().to_string();
+        return Err(unsupported(stbl.path, codec));
     }
-    let mut entry = Cursor::new(entry, "avc1");
-    entry.take(24)?;
-    let (width, height) = (entry.u16()?, entry.u16()?);
-    limits.check_frame(path, u64::from(width), u64::from(height))?;
-    entry.take(50)?;
-    let avcc = Boxes::new(entry.rest(), "avc1").require(b"avcC")?.to_vec();
-    let colour = match Boxes::new(entry.rest(), "avc1").find(b"colr")? {
-        Some(body) => read_colr(body)?,
-        None => None,
+    // Fields of the sample entry: width and height are 24 bytes into it.
+    let fields = entry.split_at_checked(78);
+    let (fields, boxes) = fields.ok_or_else(|| entries.corrupt("a sample entry is too short"))?;
+    let side = |at: usize| u64::from(u16::from_be_bytes([fields[at], fields[at + 1]]));
+    limits.check_frame(stbl.path, side(24), side(26))?;
+    let boxes = Boxes::new(boxes, "avc1", stbl.path);
+    let avcc = boxes.need()?;
+    let colour = match boxes.get() {
+        Ok(Some(Colr::Nclx {
+            matrix_coefficients,
+            full_range_flag,
+            ..
+        })) => Some((matrix_coefficients as u8, full_range_flag)),
+        Ok(Some(Colr::Nclc {
+            matrix_coefficients,
+            ..
+        })) => Some((matrix_coefficients as u8, false)),
+        _ => None,
     };
     Ok((avcc, colour))
 }
 
-fn read_colr(body: &[u8]) -> Result<Option<ContainerColour>, Fault> {
-    let mut colr = Cursor::new(body, "colr");
-    let kind = colr.fourcc()?;
-    if !matches!(&kind, b"nclx" | b"nclc") {
-        return Ok(None);
-    }
-    colr.take(4)?;
-    let matrix = colr.u16()? as u8;
-    let full_range = match &kind {
-        b"nclx" => Some(colr.u8()? & 0x80 != 0),
-        _ => None,
-    };
-    Ok(Some(ContainerColour { matrix, full_range }))
-}
-
 /// Expands the sample tables. Returns the samples and the sum of their durations.
-fn read_samples(
-    stbl: &[u8],
-    path: &Path,
-    limits: &MediaLimits,
-) -> Result<(Vec<Sample>, i64), Fault> {
-    let find = |name: &'static [u8; 4]| Boxes::new(stbl, "stbl").find(name);
-    let Some(stsz) = find(b"stsz")? else {
-        return Err(Fault::corrupt(
-            "stbl",
-            "box `stsz` is missing (compact `stz2` is not supported)",
-        ));
-    };
-    let mut stsz = Cursor::new(stsz, "stsz");
-    stsz.version_flags()?;
-    let common_size = stsz.u32()?;
-    let (count, sizes) = if common_size == 0 {
-        stsz.table(4)?
-    } else {
-        (stsz.u32()? as usize, &[][..])
+fn read_samples(stbl: Boxes<'_>, limits: &MediaLimits) -> Result<(Vec<Sample>, i64), DataError> {
+    let missing = || stbl.corrupt("box `stsz` is missing (compact `stz2` is not supported)");
+    let stsz: Stsz = stbl.get()?.ok_or_else(missing)?;
+    let count = match &stsz.samples {
+        StszSamples::Identical { count, .. } => *count as usize,
+        StszSamples::Different { sizes } => sizes.len(),
     };
     // Before anything is expanded.
-    limits.check_frame_count(path, count as u64)?;
+    limits.check_frame_count(stbl.path, count as u64)?;
     if count == 0 {
         // A fragmented file keeps its samples in `moof` boxes.
         return Ok((Vec::new(), 0));
     }
-
-    let mut samples = Vec::with_capacity(count);
-    for i in 0..count {
-        samples.push(Sample {
-            offset: 0,
-            size: u32_at(sizes, i).unwrap_or(common_size),
-            sync: false,
-            dts: 0,
-            pts: 0,
-        });
-    }
+    let sizes = match stsz.samples {
+        StszSamples::Identical { size, .. } => vec![size; count],
+        StszSamples::Different { sizes } => sizes,
+    };
+    let stss = stbl.get::<Stss>()?;
+    let sample = |size| Sample {
+        offset: 0,
+        size,
+        // Without a table decoding can start anywhere.
+        sync: stss.is_none(),
+        dts: 0,
+        pts: 0,
+    };
+    let mut samples: Vec<_> = sizes.into_iter().map(sample).collect();
     set_offsets(stbl, &mut samples)?;
     let total = set_times(stbl, &mut samples)?;
-
-    match find(b"stss")? {
-        None => samples.iter_mut().for_each(|s| s.sync = true),
-        Some(body) => {
-            let mut stss = Cursor::new(body, "stss");
-            stss.version_flags()?;
-            let (entries, table) = stss.table(4)?;
-            for i in 0..entries {
-                let number = u32_at(table, i).unwrap_or(0) as usize;
-                if let Some(sample) = number.checked_sub(1).and_then(|n| samples.get_mut(n)) {
-                    sample.sync = true;
-                }
-            }
+    for number in stss.iter().flat_map(|stss| &stss.entries) {
+        if let Some(sample) = samples.get_mut((*number as usize).wrapping_sub(1)) {
+            sample.sync = true;
         }
     }
     Ok((samples, total))
 }
 
 /// Byte offsets from `stsc` and `stco` / `co64`.
-fn set_offsets(stbl: &[u8], samples: &mut [Sample]) -> Result<(), Fault> {
-    let find = |name: &'static [u8; 4]| Boxes::new(stbl, "stbl").find(name);
-    let (wide, body) = match (find(b"stco")?, find(b"co64")?) {
-        (Some(body), _) => (false, body),
-        (None, Some(body)) => (true, body),
-        (None, None) => return Err(Fault::corrupt("stbl", "no chunk offsets")),
+fn set_offsets(stbl: Boxes<'_>, samples: &mut [Sample]) -> Result<(), DataError> {
+    let offsets: Vec<u64> = match stbl.get::<Stco>()? {
+        Some(stco) => stco.entries.into_iter().map(u64::from).collect(),
+        None => stbl.need::<Co64>()?.entries,
     };
-    let mut offsets = Cursor::new(body, "stco");
-    offsets.version_flags()?;
-    let (chunks, offsets) = offsets.table(if wide { 8 } else { 4 })?;
-    let mut stsc = Cursor::new(Boxes::new(stbl, "stbl").require(b"stsc")?, "stsc");
-    stsc.version_flags()?;
-    let (runs, table) = stsc.table(12)?;
-    let first_chunk = |run: usize| u32_at(table, 3 * run).unwrap_or(0) as usize;
-
-    let mut next = 0;
-    for run in 0..runs {
-        let first = first_chunk(run);
-        let end = if run + 1 < runs {
-            first_chunk(run + 1)
-        } else {
-            chunks + 1
-        };
-        let per_chunk = u32_at(table, 3 * run + 1).unwrap_or(0) as usize;
+    let chunks = offsets.len();
+    let runs = stbl.need::<Stsc>()?.entries;
+    let (count, mut rest) = (samples.len(), samples.iter_mut());
+    for (i, run) in runs.iter().enumerate() {
+        let first = run.first_chunk as usize;
+        let end = runs
+            .get(i + 1)
+            .map_or(chunks + 1, |r| r.first_chunk as usize);
+        let per_chunk = run.samples_per_chunk;
         if first == 0 || end < first || end > chunks + 1 || per_chunk == 0 {
-            return Err(Fault::corrupt(
-                "stsc",
-                format!("run {run}: chunks {first}..{end} of {chunks}, {per_chunk} samples each"),
-            ));
+            return Err(stbl.corrupt(format!(
+                "run {i} of `stsc`: chunks {first}..{end} of {chunks}, {per_chunk} samples each"
+            )));
         }
-        for chunk in first..end {
-            let mut offset = if wide {
-                u64_at(offsets, chunk - 1)
-            } else {
-                u32_at(offsets, chunk - 1).map(u64::from)
-            }
-            .unwrap_or(u64::MAX);
+        for mut offset in offsets[first - 1..end - 1].iter().copied() {
             for _ in 0..per_chunk {
-                let Some(sample) = samples.get_mut(next) else {
+                let Some(sample) = rest.next() else {
                     return Ok(());
                 };
                 sample.offset = offset;
                 offset = offset.saturating_add(u64::from(sample.size));
-                next += 1;
             }
         }
     }
-    if next < samples.len() {
-        return Err(Fault::corrupt(
-            "stsc",
-            format!(
-                "chunks hold {next} samples, the track has {}",
-                samples.len()
-            ),
-        ));
+    match rest.len() {
+        0 => Ok(()),
+        missing => Err(stbl.corrupt(format!(
+            "chunks hold {} samples, the track has {count}",
+            count - missing
+        ))),
     }
-    Ok(())
 }
 
 /// Decoding times from `stts`, presentation times from `ctts`. Returns the total duration.
-fn set_times(stbl: &[u8], samples: &mut [Sample]) -> Result<i64, Fault> {
-    let mut stts = Cursor::new(Boxes::new(stbl, "stbl").require(b"stts")?, "stts");
-    stts.version_flags()?;
-    let (runs, table) = stts.table(8)?;
+fn set_times(stbl: Boxes<'_>, samples: &mut [Sample]) -> Result<i64, DataError> {
+    let runs = stbl.need::<Stts>()?.entries;
+    // In a table that ends early the last duration continues.
+    let last = runs.last().map_or(0, |run| run.sample_delta);
+    let durations = runs
+        .iter()
+        .flat_map(|run| std::iter::repeat_n(run.sample_delta, run.sample_count as usize))
+        .chain(std::iter::repeat(last));
     let mut time = 0i64;
-    let mut rest = samples.iter_mut();
-    let mut last_delta = 0;
-    'runs: for run in 0..runs {
-        let count = u32_at(table, 2 * run).unwrap_or(0);
-        last_delta = i64::from(u32_at(table, 2 * run + 1).unwrap_or(0));
-        for _ in 0..count {
-            let Some(sample) = rest.next() else {
-                break 'runs;
-            };
-            sample.dts = time;
-            time = time.saturating_add(last_delta);
-        }
+    for (sample, duration) in samples.iter_mut().zip(durations) {
+        (sample.dts, sample.pts) = (time, time);
+        time = time.saturating_add(i64::from(duration));
     }
-    // A table that ends early: the last duration continues.
-    for sample in rest {
-        sample.dts = time;
-        time = time.saturating_add(last_delta);
-    }
-    for sample in samples.iter_mut() {
-        sample.pts = sample.dts;
-    }
-    if let Some(body) = Boxes::new(stbl, "stbl").find(b"ctts")? {
-        let mut ctts = Cursor::new(body, "ctts");
-        ctts.version_flags()?;
-        let (runs, table) = ctts.table(8)?;
-        let mut rest = samples.iter_mut();
-        'offsets: for run in 0..runs {
-            let count = u32_at(table, 2 * run).unwrap_or(0);
-            // Signed in practice in both versions of the box.
-            let offset = u32_at(table, 2 * run + 1).unwrap_or(0).cast_signed();
-            for _ in 0..count {
-                let Some(sample) = rest.next() else {
-                    break 'offsets;
-                };
-                sample.pts = sample.dts.saturating_add(i64::from(offset));
-            }
-        }
+    let runs = stbl
+        .get::<Ctts>()?
+        .map_or_else(Vec::new, |ctts| ctts.entries);
+    let shifts = runs
+        .iter()
+        .flat_map(|run| std::iter::repeat_n(run.sample_offset, run.sample_count as usize));
+    for (sample, shift) in samples.iter_mut().zip(shifts) {
+        sample.pts = sample.dts.saturating_add(signed(shift));
     }
     Ok(time)
 }

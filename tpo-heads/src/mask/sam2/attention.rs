@@ -75,11 +75,6 @@ impl Attention {
         self.attend(q, k, self.split(self.v_proj.forward(v)))
     }
 
-    /// Channels per head.
-    pub fn head_dim(&self) -> usize {
-        self.q_proj.shape().0 / self.heads
-    }
-
     /// `[batch, tokens, inner]` to `[batch, tokens, heads, head_dim]`.
     fn split(&self, x: Tensor<3>) -> Tensor<4> {
         let [batch, tokens, inner] = x.dims();

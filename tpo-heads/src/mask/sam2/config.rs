@@ -68,18 +68,6 @@ pub struct MaskDecoderConfig {
     /// Hidden width of the IoU head.
     #[config(default = 256)]
     pub iou_head_hidden_dim: usize,
-    /// Whether the IoU head ends in a sigmoid.
-    #[config(default = true)]
-    pub iou_prediction_use_sigmoid: bool,
-    /// Whether features of strides 4 and 8 are added on the way up.
-    #[config(default = true)]
-    pub use_high_res_features: bool,
-    /// Whether the visibility of the object is predicted.
-    #[config(default = true)]
-    pub pred_obj_scores: bool,
-    /// Whether that head has three layers instead of one.
-    #[config(default = true)]
-    pub pred_obj_scores_mlp: bool,
 }
 
 /// Architecture of [`MemoryAttention`](super::MemoryAttention).
@@ -101,9 +89,6 @@ pub struct MemoryAttentionConfig {
     /// Base of the rotary frequencies.
     #[config(default = 10000.0)]
     pub rope_theta: f64,
-    /// Whether a tenth of the position encoding is added to the input.
-    #[config(default = true)]
-    pub pos_enc_at_input: bool,
     /// Dropout probability on the branches and within the MLP, in training. Attention weights are
     /// not dropped.
     #[config(default = 0.1)]
@@ -167,9 +152,6 @@ pub struct TrackingConfig {
     /// Least stability of a stable mask.
     #[config(default = 0.98)]
     pub dynamic_multimask_stability_thresh: f64,
-    /// Whether frames attend to object pointers.
-    #[config(default = true)]
-    pub use_obj_ptrs_in_encoder: bool,
     /// Most object pointers a frame attends to.
     #[config(default = 16)]
     pub max_obj_ptrs_in_encoder: usize,
@@ -182,15 +164,6 @@ pub struct TrackingConfig {
     /// Whether that encoding has a sign, to tell past from future (SAM 2.1).
     #[config(default = false)]
     pub use_signed_tpos_enc_to_obj_ptrs: bool,
-    /// Whether only pointers of the past are used.
-    #[config(default = true)]
-    pub only_obj_ptrs_in_the_past_for_eval: bool,
-    /// Whether `no_obj_ptr` replaces the pointer of a hidden object instead of being added.
-    #[config(default = true)]
-    pub fixed_no_obj_ptr: bool,
-    /// Whether the object score weighs `no_obj_ptr` instead of switching it.
-    #[config(default = false)]
-    pub soft_no_obj_ptr: bool,
     /// Whether memories of a hidden object get a learned vector (SAM 2.1).
     #[config(default = false)]
     pub no_obj_embed_spatial: bool,
@@ -341,55 +314,48 @@ impl Sam2Config {
         let require = |holds: bool, what, expected: String, found: usize| {
             HeadsError::require(holds, what, expected, found)
         };
-        for (what, value) in [
-            ("image_size", side),
-            ("num_maskmem", self.num_maskmem),
-            ("prompt_encoder.mask_in_chans", p.mask_in_chans),
-            ("mask_decoder.num_heads", d.num_heads),
-            ("mask_decoder.mlp_dim", d.mlp_dim),
+        // Beyond these a file is taken to be wrong; published models are far below.
+        let (wide, many) = (1 << 16, 1000);
+        for (what, value, least, most) in [
+            ("image_size", side, 1, wide),
+            ("num_maskmem", self.num_maskmem, 1, many),
+            ("prompt_encoder.mask_in_chans", p.mask_in_chans, 1, wide),
+            ("mask_decoder.depth", d.depth, 0, many),
+            ("mask_decoder.num_heads", d.num_heads, 1, wide),
+            ("mask_decoder.mlp_dim", d.mlp_dim, 1, wide),
             (
                 "mask_decoder.attention_downsample_rate",
                 d.attention_downsample_rate,
+                1,
+                wide,
             ),
             (
                 "mask_decoder.num_multimask_outputs",
                 d.num_multimask_outputs,
+                1,
+                many,
             ),
-            ("mask_decoder.iou_head_depth", d.iou_head_depth),
-            ("mask_decoder.iou_head_hidden_dim", d.iou_head_hidden_dim),
-            ("memory_attention.num_heads", a.num_heads),
-            ("memory_encoder.out_dim", memory),
-        ] {
-            require(value > 0, what, "at least 1".into(), value)?;
-        }
-        // Beyond these a file is taken to be wrong; published models are far below.
-        for (what, value, most) in [
-            ("image_size", side, 1 << 16),
-            ("num_maskmem", self.num_maskmem, 1000),
-            ("prompt_encoder.mask_in_chans", p.mask_in_chans, 1 << 16),
-            ("mask_decoder.depth", d.depth, 1000),
-            ("mask_decoder.mlp_dim", d.mlp_dim, 1 << 16),
-            (
-                "mask_decoder.num_multimask_outputs",
-                d.num_multimask_outputs,
-                1000,
-            ),
-            ("mask_decoder.iou_head_depth", d.iou_head_depth, 1000),
+            ("mask_decoder.iou_head_depth", d.iou_head_depth, 1, many),
             (
                 "mask_decoder.iou_head_hidden_dim",
                 d.iou_head_hidden_dim,
-                1 << 16,
+                1,
+                wide,
             ),
-            ("memory_attention.num_layers", a.num_layers, 1000),
+            ("memory_attention.num_layers", a.num_layers, 0, many),
+            ("memory_attention.num_heads", a.num_heads, 1, wide),
             (
                 "memory_attention.dim_feedforward",
                 a.dim_feedforward,
-                1 << 16,
+                0,
+                wide,
             ),
-            ("memory_encoder.fuser_layers", m.fuser_layers, 1000),
-            ("memory_encoder.fuser_kernel", m.fuser_kernel, 1000),
+            ("memory_encoder.out_dim", memory, 1, wide),
+            ("memory_encoder.fuser_layers", m.fuser_layers, 0, many),
+            ("memory_encoder.fuser_kernel", m.fuser_kernel, 0, many),
         ] {
-            require(value <= most, what, format!("at most {most}"), value)?;
+            let holds = (least..=most).contains(&value);
+            require(holds, what, format!("{least} to {most}"), value)?;
         }
         for (what, value, of, expected) in [
             ("prompt_encoder.dim", p.dim, "the pyramid", dim),

@@ -4,8 +4,8 @@ use burn::module::Module;
 use burn::tensor::activation::sigmoid;
 use burn::tensor::{Device, FloatDType, Int, Tensor};
 use tpo_core::nn::{
-    Conv2d, Conv2dConfig, Embedding, EmbeddingConfig, LayerNorm, LayerNormConfig, Linear,
-    LinearConfig, Mlp, MlpConfig, UpConv2x2,
+    Conv2d, Conv2dConfig, Embedding, EmbeddingConfig, LayerNorm, LayerNormConfig, Mlp, MlpConfig,
+    UpConv2x2,
 };
 use tpo_core::ops;
 
@@ -13,9 +13,6 @@ use super::config::MaskDecoderConfig;
 use super::prompt_encoder::{MAP_NORM_EPS, PromptEmbedding};
 use super::two_way::TwoWayTransformer;
 use crate::HeadsError;
-
-/// Object score where no head predicts one: certainly there (reference implementation).
-const NO_SCORE_HEAD: f64 = 10.0;
 
 /// Two transposed convolutions that quadruple the sides.
 #[derive(Module, Debug)]
@@ -28,16 +25,6 @@ pub struct MaskUpscaling {
     pub conv2: UpConv2x2,
 }
 
-/// Predicts whether the object is there at all.
-#[derive(Module, Debug)]
-#[allow(clippy::large_enum_variant)]
-pub enum ObjectScoreHead {
-    /// Three layers (all published models).
-    Mlp(Mlp),
-    /// One layer.
-    Linear(Linear),
-}
-
 /// The mask decoder.
 #[derive(Module, Debug)]
 pub struct MaskDecoder {
@@ -48,40 +35,27 @@ pub struct MaskDecoder {
     /// Tokens of the masks `[1 + multimask outputs, dim]`.
     pub mask_tokens: Embedding,
     /// Token of the object score `[1, dim]`.
-    pub obj_score_token: Option<Embedding>,
+    pub obj_score_token: Embedding,
     /// From the image embedding to the resolution of the masks.
     pub output_upscaling: MaskUpscaling,
     /// Makes the feature of stride 4 for the decoder.
-    pub conv_s0: Option<Conv2d>,
+    pub conv_s0: Conv2d,
     /// Makes the feature of stride 8 for the decoder.
-    pub conv_s1: Option<Conv2d>,
+    pub conv_s1: Conv2d,
     /// From a mask token to the weights of its mask, one per token.
     pub output_hypernetworks_mlps: Vec<Mlp>,
     /// Predicts the IoU of every mask.
     pub iou_prediction_head: Mlp,
     /// Predicts the object score.
-    pub pred_obj_score_head: Option<ObjectScoreHead>,
+    pub pred_obj_score_head: Mlp,
     #[module(skip)]
     config: MaskDecoderConfig,
 }
 
-/// Everything the decoder predicts, the single mask first.
+/// What the decoder predicts: everything, the single mask first, or the masks chosen from it.
 #[derive(Debug, Clone)]
 pub struct MaskDecoderOutput {
-    /// Logits `[batch, 1 + multimask outputs, 4·rows, 4·columns]`.
-    pub masks: Tensor<4>,
-    /// Predicted IoU `[batch, 1 + multimask outputs]`.
-    pub iou: Tensor<2>,
-    /// Mask tokens `[batch, 1 + multimask outputs, dim]`.
-    pub tokens: Tensor<3>,
-    /// Logit of the object being visible `[batch, 1]`.
-    pub object_score: Tensor<2>,
-}
-
-/// Masks chosen from a [`MaskDecoderOutput`].
-#[derive(Debug, Clone)]
-pub struct DecodedMasks {
-    /// Logits `[batch, masks, 4·rows, 4·columns]`.
+    /// Logits `[batch, masks, 4·rows, 4·columns]`; of everything `1 + multimask outputs` masks.
     pub masks: Tensor<4>,
     /// Predicted IoU `[batch, masks]`.
     pub iou: Tensor<2>,
@@ -99,10 +73,7 @@ impl MaskDecoderConfig {
         let (quarter, eighth) = (dim / 4, dim / 8);
         let masks = self.num_multimask_outputs + 1;
         let token = |rows| EmbeddingConfig::new(rows, dim).with_std(1.0).init(device);
-        let high_res = |channels: usize| {
-            self.use_high_res_features
-                .then(|| Conv2dConfig::new(dim, channels, 1).init(device))
-        };
+        let high_res = |channels: usize| Conv2dConfig::new(dim, channels, 1).init(device);
         let mut iou_widths = vec![dim];
         iou_widths.extend(vec![
             self.iou_head_hidden_dim;
@@ -113,7 +84,7 @@ impl MaskDecoderConfig {
             transformer: TwoWayTransformer::new(self, device),
             iou_token: token(1),
             mask_tokens: token(masks),
-            obj_score_token: self.pred_obj_scores.then(|| token(1)),
+            obj_score_token: token(1),
             output_upscaling: MaskUpscaling {
                 conv1: UpConv2x2::new(dim, quarter, device),
                 norm: LayerNormConfig::new(quarter)
@@ -127,13 +98,7 @@ impl MaskDecoderConfig {
                 .map(|_| MlpConfig::new(vec![dim, dim, dim, eighth]).init(device))
                 .collect(),
             iou_prediction_head: MlpConfig::new(iou_widths).init(device),
-            pred_obj_score_head: self.pred_obj_scores.then(|| {
-                if self.pred_obj_scores_mlp {
-                    ObjectScoreHead::Mlp(MlpConfig::new(vec![dim, dim, dim, 1]).init(device))
-                } else {
-                    ObjectScoreHead::Linear(LinearConfig::new(dim, 1).init(device))
-                }
-            }),
+            pred_obj_score_head: MlpConfig::new(vec![dim, dim, dim, 1]).init(device),
             config: self.clone(),
         }
     }
@@ -152,7 +117,7 @@ impl MaskDecoder {
     /// - `positions` `[1, rows, columns, dim]`, [`PromptEncoder::dense_encoding`]
     /// - `prompt` for `batch` items
     /// - `high_res` `[batch or 1, 4·rows, 4·columns, dim / 8]` and `[batch or 1, 2·rows, 2·columns,
-    ///   dim / 4]`, required if the decoder was configured with them
+    ///   dim / 4]`
     ///
     /// # Errors
     /// [`HeadsError::Shape`] for tensors that do not fit together.
@@ -163,17 +128,14 @@ impl MaskDecoder {
         image: Tensor<4>,
         positions: Tensor<4>,
         prompt: &PromptEmbedding,
-        high_res: Option<&[Tensor<4>; 2]>,
+        high_res: &[Tensor<4>; 2],
     ) -> Result<MaskDecoderOutput, HeadsError> {
         let [batch, prompts, _] = prompt.sparse.dims();
         self.check(&image, &positions, prompt, high_res)?;
         let [_, rows, columns, dim] = image.dims();
 
-        let mut tokens = Vec::with_capacity(4);
-        tokens.extend(self.obj_score_token.as_ref().map(|t| t.weight.val()));
-        tokens.push(self.iou_token.weight.val());
-        tokens.push(self.mask_tokens.weight.val());
-        let tokens = Tensor::cat(tokens, 0);
+        let tokens = [&self.obj_score_token, &self.iou_token, &self.mask_tokens];
+        let tokens = Tensor::cat(tokens.map(|t| t.weight.val()).to_vec(), 0);
         let dtype = tokens.dtype();
         let own = tokens.dims()[0];
         let mut tokens = tokens.unsqueeze::<3>().expand([batch, own, dim]);
@@ -188,9 +150,8 @@ impl MaskDecoder {
             .expand([batch, rows * columns, dim]);
         let (tokens, pixels) = self.transformer.forward(pixels, positions, tokens);
 
-        let first = usize::from(self.obj_score_token.is_some());
         let masks = self.output_hypernetworks_mlps.len();
-        let mask_tokens = tokens.clone().narrow(1, first + 1, masks);
+        let mask_tokens = tokens.clone().narrow(1, 2, masks);
         let pixels = self.upscale(pixels.reshape([batch, rows, columns, dim]), high_res);
         let channels = pixels.dims()[3];
         let weights = self
@@ -208,37 +169,23 @@ impl MaskDecoder {
 
         let iou = self
             .iou_prediction_head
-            .forward(tokens.clone().narrow(1, first, 1))
+            .forward(tokens.clone().narrow(1, 1, 1))
             .reshape([batch, masks]);
-        let iou = if self.config.iou_prediction_use_sigmoid {
-            sigmoid(iou)
-        } else {
-            iou
-        };
         let object = tokens.narrow(1, 0, 1).reshape([batch, dim]);
-        let object_score = match &self.pred_obj_score_head {
-            Some(ObjectScoreHead::Mlp(head)) => head.forward(object),
-            Some(ObjectScoreHead::Linear(head)) => head.forward(object),
-            None => Tensor::full([batch, 1], NO_SCORE_HEAD, (&iou.device(), dtype)),
-        };
         Ok(MaskDecoderOutput {
             masks: logits,
-            iou,
+            iou: sigmoid(iou),
             tokens: mask_tokens,
-            object_score,
+            object_score: self.pred_obj_score_head.forward(object),
         })
     }
 
     /// Four times the sides, with the high-resolution features added on the way.
-    fn upscale(&self, pixels: Tensor<4>, high_res: Option<&[Tensor<4>; 2]>) -> Tensor<4> {
+    fn upscale(&self, pixels: Tensor<4>, high_res: &[Tensor<4>; 2]) -> Tensor<4> {
         let up = &self.output_upscaling;
-        let add = |x: Tensor<4>, feature: usize| match high_res {
-            Some(features) => x + features[feature].clone(),
-            None => x,
-        };
-        let x = add(up.conv1.forward(pixels), 1);
+        let x = up.conv1.forward(pixels) + high_res[1].clone();
         let x = ops::gelu(up.norm.forward(x));
-        ops::gelu(add(up.conv2.forward(x), 0))
+        ops::gelu(up.conv2.forward(x) + high_res[0].clone())
     }
 
     fn check(
@@ -246,7 +193,7 @@ impl MaskDecoder {
         image: &Tensor<4>,
         positions: &Tensor<4>,
         prompt: &PromptEmbedding,
-        high_res: Option<&[Tensor<4>; 2]>,
+        high_res: &[Tensor<4>; 2],
     ) -> Result<(), HeadsError> {
         let shape = |what: &'static str, expected: String, found: &[usize]| {
             Err(HeadsError::Shape {
@@ -275,15 +222,7 @@ impl MaskDecoder {
             let expected = format!("[1, {rows}, {columns}, {dim}]");
             return shape("pixel positions", expected, &positions.dims());
         }
-        if high_res.is_some() != self.config.use_high_res_features {
-            let expected = if self.config.use_high_res_features {
-                "given: the decoder was configured with them"
-            } else {
-                "absent: the decoder was configured without them"
-            };
-            return shape("high-resolution features", expected.into(), &[]);
-        }
-        for (at, feature) in high_res.into_iter().flatten().enumerate() {
+        for (at, feature) in high_res.iter().enumerate() {
             let (factor, channels) = [(4, dim / 8), (2, dim / 4)][at];
             let [n, h, w, c] = feature.dims();
             if (n != batch && n != 1) || [h, w, c] != [factor * rows, factor * columns, channels] {
@@ -301,17 +240,17 @@ impl MaskDecoder {
 
 impl MaskDecoderOutput {
     /// The masks for an ambiguous prompt: all but the first.
-    pub fn multiple(&self) -> DecodedMasks {
+    pub fn multiple(&self) -> Self {
         self.columns(1, self.masks.dims()[1] - 1)
     }
 
     /// The mask for a clear prompt: the first.
-    pub fn single(&self) -> DecodedMasks {
+    pub fn single(&self) -> Self {
         self.columns(0, 1)
     }
 
-    fn columns(&self, first: usize, n: usize) -> DecodedMasks {
-        DecodedMasks {
+    fn columns(&self, first: usize, n: usize) -> Self {
+        Self {
             masks: self.masks.clone().narrow(1, first, n),
             iou: self.iou.clone().narrow(1, first, n),
             tokens: self.tokens.clone().narrow(1, first, n),
@@ -337,7 +276,7 @@ impl MaskDecoderOutput {
 
     /// The single mask where its [`stability`](Self::stability) reaches `threshold`, else the one
     /// of the others with the best predicted IoU. The token is the single mask's in either case.
-    pub fn stable(&self, delta: f64, threshold: f64) -> DecodedMasks {
+    pub fn stable(&self, delta: f64, threshold: f64) -> Self {
         let single = self.single();
         let best = self.multiple().best();
         let [batch, _, height, width] = single.masks.dims();
@@ -349,19 +288,17 @@ impl MaskDecoderOutput {
                 .expand([batch, 1, height, width]),
             best.masks,
         );
-        DecodedMasks {
+        Self {
             masks,
             iou: single.iou.mask_where(unstable, best.iou),
             tokens: single.tokens,
             object_score: single.object_score,
         }
     }
-}
 
-impl DecodedMasks {
     /// The mask with the best predicted IoU of every item. Its token goes with it if the tokens
     /// are those of the masks.
-    pub fn best(&self) -> DecodedMasks {
+    pub fn best(&self) -> Self {
         let [batch, masks, height, width] = self.masks.dims();
         let [_, tokens, dim] = self.tokens.dims();
         let index: Tensor<2, Int> = self.iou.clone().argmax(1);
@@ -375,7 +312,7 @@ impl DecodedMasks {
         } else {
             self.tokens.clone()
         };
-        DecodedMasks {
+        Self {
             masks: self.masks.clone().gather(1, pick),
             iou: self.iou.clone().gather(1, index),
             tokens: token,

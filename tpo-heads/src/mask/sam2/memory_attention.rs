@@ -141,11 +141,7 @@ impl MemoryAttention {
     ) -> Result<Tensor<3>, HeadsError> {
         self.check(&features, &positions, input, rope)?;
         let dtype = features.dtype();
-        let mut x = if self.config.pos_enc_at_input {
-            features + positions.cast(dtype) * INPUT_POSITIONS
-        } else {
-            features
-        };
+        let mut x = features + positions.cast(dtype) * INPUT_POSITIONS;
         let keys = input.memory.clone() + input.positions.clone().cast(input.memory.dtype());
         for layer in &self.layers {
             x = layer.forward(x, &keys, input, rope);

@@ -27,14 +27,12 @@ pub use config::{
     PromptEncoderConfig, Sam2Config, Sam2Version, TrackingConfig,
 };
 pub use keys::{sam2_hugging_face_keys, sam2_keys, sam2_videochat_tpo_keys};
-pub use mask_decoder::{
-    DecodedMasks, MaskDecoder, MaskDecoderOutput, MaskUpscaling, ObjectScoreHead,
-};
+pub use mask_decoder::{MaskDecoder, MaskDecoderOutput, MaskUpscaling};
 pub use memory_attention::{MemoryAttention, MemoryAttentionLayer, MemoryInput};
 pub use memory_encoder::{ConvNextBlock, Fuser, MaskDownsampler, MemoryEncoder};
-pub use model::{MaskSource, Memory, Sam2, Sam2Features};
+pub use model::{MaskSource, Sam2, Sam2Features};
 pub use prompt_encoder::{
-    PointLabel, PointPrompt, PointTable, PromptEmbedding, PromptEncoder, Prompts, RandomFourier,
+    PointLabel, PointPrompt, PointTable, PromptEmbedding, PromptEncoder, RandomFourier,
 };
 pub use rope::AxialRope;
 pub use two_way::{TwoWayBlock, TwoWayTransformer};

@@ -5,10 +5,10 @@ use burn::nn::Initializer;
 use burn::tensor::activation::sigmoid;
 use burn::tensor::{Device, FloatDType, Tensor};
 use tpo_core::nn::{Conv2d, Conv2dConfig, Linear, LinearConfig, Mlp, MlpConfig};
-use tpo_vision::hiera::{ImageEncoder, sine_encoding};
+use tpo_vision::hiera::ImageEncoder;
 
 use super::config::Sam2Config;
-use super::mask_decoder::{DecodedMasks, MaskDecoder, MaskDecoderOutput};
+use super::mask_decoder::{MaskDecoder, MaskDecoderOutput};
 use super::memory_attention::MemoryAttention;
 use super::memory_encoder::MemoryEncoder;
 use super::prompt_encoder::{PromptEmbedding, PromptEncoder};
@@ -33,7 +33,7 @@ pub struct Sam2 {
     /// Position encoding of a missing memory, `[1, 1, dim]`; not used by the published models.
     pub no_mem_pos_enc: Param<Tensor<3>>,
     /// Pointer of an object that is not visible, `[1, dim]`.
-    pub no_obj_ptr: Option<Param<Tensor<2>>>,
+    pub no_obj_ptr: Param<Tensor<2>>,
     /// Added to the memory of a frame in which the object is not visible, `[1, mem_dim]`
     /// (SAM 2.1).
     pub no_obj_embed_spatial: Option<Param<Tensor<2>>>,
@@ -56,7 +56,7 @@ pub struct Sam2Features {
     pub embedding: Tensor<4>,
     /// Features of strides 4 and 8 as the mask decoder adds them, `[batch, 4·rows, 4·columns,
     /// dim / 8]` and `[batch, 2·rows, 2·columns, dim / 4]`.
-    pub high_res: Option<[Tensor<4>; 2]>,
+    pub high_res: [Tensor<4>; 2],
 }
 
 impl Sam2Features {
@@ -64,7 +64,7 @@ impl Sam2Features {
     pub(in crate::mask) fn map(self, change: impl Fn(Tensor<4>) -> Tensor<4>) -> Self {
         Self {
             embedding: change(self.embedding),
-            high_res: self.high_res.map(|maps| maps.map(change)),
+            high_res: self.high_res.map(change),
         }
     }
 }
@@ -76,15 +76,6 @@ pub enum MaskSource {
     Prompt,
     /// Tracking.
     Tracking,
-}
-
-/// A frame in memory.
-#[derive(Debug, Clone)]
-pub struct Memory {
-    /// `[batch, rows, columns, mem_dim]`.
-    pub features: Tensor<4>,
-    /// Sine encoding of the pixels, `[1, rows, columns, mem_dim]`, without the encoding of time.
-    pub positions: Tensor<4>,
 }
 
 impl Sam2Config {
@@ -112,10 +103,7 @@ impl Sam2Config {
             maskmem_tpos_enc: small.init([self.num_maskmem, 1, 1, memory], device),
             no_mem_embed: small.init([1, 1, dim], device),
             no_mem_pos_enc: small.init([1, 1, dim], device),
-            no_obj_ptr: self
-                .mask_decoder
-                .pred_obj_scores
-                .then(|| small.init([1, dim], device)),
+            no_obj_ptr: small.init([1, dim], device),
             no_obj_embed_spatial: tracking
                 .no_obj_embed_spatial
                 .then(|| small.init([1, memory], device)),
@@ -152,36 +140,24 @@ impl Sam2 {
                 found: images.dims().to_vec(),
             });
         }
-        let mut maps = self
+        let maps = self
             .image_encoder
             .forward(images)
             .map_err(tpo_core::CoreError::from)?
             .maps;
-        let missing = || HeadsError::Config {
-            what: "image_encoder.scalp",
-            expected: "a pyramid of strides 4, 8 and 16".into(),
-            found: self.config.image_encoder.scalp.to_string(),
-        };
-        let embedding = maps.pop().ok_or_else(missing)?;
+        let [fine, coarse, embedding]: [Tensor<4>; 3] = maps.try_into().map_err(|_| {
+            let scalp = self.config.image_encoder.scalp;
+            let expected = "a pyramid of strides 4, 8 and 16";
+            HeadsError::config("image_encoder.scalp", expected, scalp)
+        })?;
         let decoder = &self.sam_mask_decoder;
-        let high_res = match (&decoder.conv_s0, &decoder.conv_s1) {
-            (Some(s0), Some(s1)) => {
-                let mut maps = maps.into_iter();
-                let (fine, coarse) = maps.next().zip(maps.next()).ok_or_else(missing)?;
-                Some([s0.forward(fine), s1.forward(coarse)])
-            }
-            _ => None,
-        };
         Ok(Sam2Features {
             embedding,
-            high_res,
+            high_res: [
+                decoder.conv_s0.forward(fine),
+                decoder.conv_s1.forward(coarse),
+            ],
         })
-    }
-
-    /// Sine encoding of the pixels of the image embedding, `[1, rows, columns, dim]` in f32.
-    pub fn position_encoding(&self, device: &Device) -> Tensor<4> {
-        let [rows, columns] = self.config.prompt_encoder.grid();
-        sine_encoding(rows, columns, self.config.image_encoder.d_model, device)
     }
 
     /// The embedding of a frame without memories: with `no_mem_embed` added.
@@ -197,7 +173,7 @@ impl Sam2 {
     pub fn decode(
         &self,
         embedding: Tensor<4>,
-        high_res: Option<&[Tensor<4>; 2]>,
+        high_res: &[Tensor<4>; 2],
         prompt: &PromptEmbedding,
     ) -> Result<MaskDecoderOutput, HeadsError> {
         let positions = self.sam_prompt_encoder.dense_encoding();
@@ -207,7 +183,7 @@ impl Sam2 {
 
     /// The masks SAM 2 uses: several if `multimask`, else one, which falls back to the best of
     /// several where it is unstable if the configuration says so.
-    pub fn choose(&self, output: &MaskDecoderOutput, multimask: bool) -> DecodedMasks {
+    pub fn choose(&self, output: &MaskDecoderOutput, multimask: bool) -> MaskDecoderOutput {
         let tracking = &self.config.tracking;
         if multimask {
             let mut masks = output.multiple();
@@ -231,30 +207,25 @@ impl Sam2 {
     /// - `token` `[batch, dim]`, `object_score` `[batch, 1]`; output `[batch, dim]`
     pub fn object_pointer(&self, token: Tensor<2>, object_score: Tensor<2>) -> Tensor<2> {
         let pointer = self.obj_ptr_proj.forward(token);
-        let Some(absent) = &self.no_obj_ptr else {
-            return pointer;
-        };
-        let tracking = &self.config.tracking;
-        let dtype = pointer.dtype();
-        let visible = if tracking.soft_no_obj_ptr {
-            sigmoid(object_score).cast(dtype)
-        } else {
-            object_score.greater_scalar(0.0).float().cast(dtype)
-        };
-        let pointer = if tracking.fixed_no_obj_ptr {
-            pointer * visible.clone()
-        } else {
-            pointer
-        };
-        pointer + (visible * -1.0 + 1.0) * absent.val()
+        let visible = object_score
+            .greater_scalar(0.0)
+            .float()
+            .cast(pointer.dtype());
+        self.or_absent(pointer, visible)
     }
 
-    /// Makes a memory of a frame.
+    /// The pointer where the object is visible, 1 in `visible`, and `no_obj_ptr` elsewhere.
+    pub(in crate::mask) fn or_absent(&self, pointer: Tensor<2>, visible: Tensor<2>) -> Tensor<2> {
+        pointer * visible.clone() + (visible * -1.0 + 1.0) * self.no_obj_ptr.val()
+    }
+
+    /// Makes a memory of a frame, without positions.
     ///
     /// # Shapes
     /// - `embedding` `[batch or 1, rows, columns, dim]`, straight from the image encoder
     /// - `mask_logits` `[batch, 16·rows, 16·columns]`
     /// - `object_score` `[batch, 1]`, used by SAM 2.1 only
+    /// - output `[batch, rows, columns, mem_dim]`
     ///
     /// # Errors
     /// As [`MemoryEncoder::forward`].
@@ -264,7 +235,7 @@ impl Sam2 {
         mask_logits: Tensor<3>,
         object_score: Tensor<2>,
         source: MaskSource,
-    ) -> Result<Memory, HeadsError> {
+    ) -> Result<Tensor<4>, HeadsError> {
         let tracking = &self.config.tracking;
         let logits = mask_logits.cast(FloatDType::F32);
         let binary = source == MaskSource::Prompt && tracking.binarize_mask_from_pts_for_mem_enc;
@@ -275,17 +246,13 @@ impl Sam2 {
         };
         let mask = mask * tracking.sigmoid_scale_for_mem_enc + tracking.sigmoid_bias_for_mem_enc;
         let mut features = self.memory_encoder.forward(embedding, mask)?;
-        let [batch, rows, columns, width] = features.dims();
+        let [batch, _, _, width] = features.dims();
         if let Some(absent) = &self.no_obj_embed_spatial {
             let visible = object_score.greater_scalar(0.0).float();
             let hidden = (visible * -1.0 + 1.0).cast(features.dtype());
             let extra = hidden * absent.val();
             features = features + extra.reshape([batch, 1, 1, width]);
         }
-        let device = features.device().inner();
-        Ok(Memory {
-            positions: sine_encoding(rows, columns, width, &device),
-            features,
-        })
+        Ok(features)
     }
 }

@@ -29,18 +29,6 @@ pub enum PointLabel {
 }
 
 impl PointLabel {
-    /// The label of SAM's numbering: −1 padding, 0 negative, 1 positive, 2 and 3 corners.
-    pub fn from_sam(label: i64) -> Option<Self> {
-        Some(match label {
-            -1 => Self::Padding,
-            0 => Self::Negative,
-            1 => Self::Positive,
-            2 => Self::TopLeft,
-            3 => Self::BottomRight,
-            _ => return None,
-        })
-    }
-
     /// Row in the table of labels, where padding comes last.
     fn row(self) -> usize {
         match self {
@@ -84,21 +72,10 @@ impl PointPrompt {
     }
 }
 
-/// Prompts of a batch. What is given at all is given for every item.
-#[derive(Debug, Clone, Default)]
-pub struct Prompts {
-    /// Points of every item; lists of different lengths are padded. Empty: no points.
-    pub points: Vec<Vec<PointPrompt>>,
-    /// A box for every item, in pixels of the model's input image. Empty: no boxes.
-    pub boxes: Vec<BoxPixels>,
-    /// Logits `[batch, 4·rows, 4·columns]` of an earlier mask.
-    pub masks: Option<Tensor<3>>,
-}
-
 /// Embedded prompts.
 #[derive(Debug, Clone)]
 pub struct PromptEmbedding {
-    /// `[batch, tokens, dim]`; zero tokens without points and boxes.
+    /// `[batch, tokens, dim]`.
     pub sparse: Tensor<3>,
     /// `[batch, rows, columns, dim]`, added to the image embedding.
     pub dense: Tensor<4>,
@@ -268,21 +245,16 @@ impl PromptEncoder {
 
     /// Embeds points, one list per item.
     ///
-    /// Lists of different lengths are filled up with padding. With `pad` every list gets one more
-    /// padding point, which the reference adds whenever no separate box is given.
+    /// Lists of different lengths are filled up with padding, and every list gets one more padding
+    /// point, which the reference adds whenever no separate box is given.
     ///
     /// # Shapes
-    /// - output `[batch, points, dim]`
+    /// - output `[batch, longest + 1, dim]`
     ///
     /// # Errors
     /// [`HeadsError::NotFinite`] for a coordinate that is not a number.
-    pub fn embed_points(
-        &self,
-        points: &[Vec<PointPrompt>],
-        pad: bool,
-    ) -> Result<Tensor<3>, HeadsError> {
-        let longest = points.iter().map(Vec::len).max().unwrap_or(0);
-        let length = longest + usize::from(pad);
+    pub fn embed_points(&self, points: &[Vec<PointPrompt>]) -> Result<Tensor<3>, HeadsError> {
+        let length = points.iter().map(Vec::len).max().unwrap_or(0) + 1;
         let padding = PointPrompt::padding();
         let all: Vec<PointPrompt> = points
             .iter()
@@ -306,7 +278,7 @@ impl PromptEncoder {
         let batch = points.len();
         let rows = self.point_embeddings.rows();
         let (device, dtype, dim) = (rows.device(), rows.dtype(), self.config.dim);
-        if batch * length == 0 {
+        if batch == 0 {
             return Ok(Tensor::zeros([batch, length, dim], (&device, dtype)));
         }
         let [height, width] = self.config.image_size.map(|side| side as f32);
@@ -325,18 +297,6 @@ impl PromptEncoder {
         let places = (self.pe_layer.encode(positions) * is_point).cast(dtype);
         let table = Tensor::cat(vec![rows, self.not_a_point_embed.weight.val()], 0);
         Ok(places + table.select(0, labels).reshape([batch, length, dim]))
-    }
-
-    /// Embeds boxes in pixels of the model's input image as two corners each, `[batch, 2, dim]`.
-    ///
-    /// # Errors
-    /// [`HeadsError::NotFinite`].
-    pub fn embed_boxes(&self, boxes: &[BoxPixels]) -> Result<Tensor<3>, HeadsError> {
-        let corners: Vec<Vec<PointPrompt>> = boxes
-            .iter()
-            .map(|b| PointPrompt::corners(b).to_vec())
-            .collect();
-        self.embed_points(&corners, false)
     }
 
     /// Embeds mask logits `[batch, 4·rows, 4·columns]` to `[batch, rows, columns, dim]`.
@@ -369,53 +329,5 @@ impl PromptEncoder {
             .val()
             .reshape([1, 1, 1, dim])
             .expand([batch, rows, columns, dim])
-    }
-
-    /// Embeds prompts of a batch; without any prompt the batch is one item.
-    ///
-    /// # Errors
-    /// [`HeadsError::Shape`] when the kinds of prompts disagree about the batch, and the errors of
-    /// the parts.
-    pub fn forward(&self, prompts: &Prompts) -> Result<PromptEmbedding, HeadsError> {
-        let sizes: Vec<usize> = [
-            prompts.points.len(),
-            prompts.boxes.len(),
-            prompts.masks.as_ref().map_or(0, |m| m.dims()[0]),
-        ]
-        .into_iter()
-        .filter(|&n| n > 0)
-        .collect();
-        let batch = sizes.first().copied().unwrap_or(1);
-        if sizes.iter().any(|&n| n != batch) {
-            return Err(HeadsError::Shape {
-                place: "PromptEncoder::forward",
-                what: "batch of points, boxes and masks",
-                expected: "the same, where given".into(),
-                found: sizes,
-            });
-        }
-        let mut parts = Vec::new();
-        if !prompts.points.is_empty() {
-            parts.push(self.embed_points(&prompts.points, prompts.boxes.is_empty())?);
-        }
-        if !prompts.boxes.is_empty() {
-            parts.push(self.embed_boxes(&prompts.boxes)?);
-        }
-        let sparse = match parts.len() {
-            0 => {
-                let weight = self.not_a_point_embed.weight.val();
-                Tensor::zeros(
-                    [batch, 0, self.config.dim],
-                    (&weight.device(), weight.dtype()),
-                )
-            }
-            1 => parts.remove(0),
-            _ => Tensor::cat(parts, 1),
-        };
-        let dense = match prompts.masks.clone() {
-            Some(masks) => self.embed_masks(masks)?,
-            None => self.no_mask(batch),
-        };
-        Ok(PromptEmbedding { sparse, dense })
     }
 }

@@ -61,10 +61,22 @@ impl Sam2Config {
 
         let (d, p) = (&mut c.mask_decoder, &mut c.prompt_encoder);
         d.dim = c.image_encoder.d_model;
-        d.iou_prediction_use_sigmoid = f.or("iou_prediction_use_sigmoid", false)?;
-        d.use_high_res_features = f.or("use_high_res_features_in_sam", false)?;
-        d.pred_obj_scores = f.or("pred_obj_scores", false)?;
-        d.pred_obj_scores_mlp = f.or("pred_obj_scores_mlp", false)?;
+        for path in [
+            "iou_prediction_use_sigmoid",
+            "use_high_res_features_in_sam",
+            "pred_obj_scores",
+            "pred_obj_scores_mlp",
+            "memory_attention.pos_enc_at_input",
+            "use_mlp_for_obj_ptr_proj",
+            "use_obj_ptrs_in_encoder",
+            "only_obj_ptrs_in_the_past_for_eval",
+            "fixed_no_obj_ptr",
+        ] {
+            f.fixed(path, true)?;
+        }
+        if f.at("soft_no_obj_ptr")?.is_some() {
+            f.fixed("soft_no_obj_ptr", false)?;
+        }
         let sizes = Fields(mask_decoder.unwrap_or(&Value::Null));
         sizes.take("mlp_dim", &mut d.mlp_dim)?;
         sizes.take("num_heads", &mut d.num_heads)?;
@@ -79,7 +91,6 @@ impl Sam2Config {
         let a = &mut c.memory_attention;
         f.need("memory_attention.d_model", &mut a.d_model)?;
         f.need("memory_attention.num_layers", &mut a.num_layers)?;
-        f.need("memory_attention.pos_enc_at_input", &mut a.pos_enc_at_input)?;
         f.fixed("memory_attention.layer.activation", "relu")?;
         f.fixed("memory_attention.layer.pos_enc_at_attn", false)?;
         f.fixed("memory_attention.layer.pos_enc_at_cross_attn_keys", true)?;
@@ -115,8 +126,6 @@ impl Sam2Config {
         )?;
         f.fixed("memory_encoder.fuser.layer.padding", m.fuser_kernel / 2)?;
 
-        f.fixed("use_mlp_for_obj_ptr_proj", true)?;
-        f.fixed("use_obj_ptrs_in_encoder", true)?;
         c.tracking = tracking(&f)?;
         config.validate()?;
         Ok(config)
@@ -147,9 +156,6 @@ fn tracking(f: &Fields<'_>) -> Result<TrackingConfig, HeadsError> {
         .with_add_tpos_enc_to_obj_ptrs(f.or("add_tpos_enc_to_obj_ptrs", true)?)
         .with_proj_tpos_enc_in_obj_ptrs(flag("proj_tpos_enc_in_obj_ptrs")?)
         .with_use_signed_tpos_enc_to_obj_ptrs(flag("use_signed_tpos_enc_to_obj_ptrs")?)
-        .with_only_obj_ptrs_in_the_past_for_eval(flag("only_obj_ptrs_in_the_past_for_eval")?)
-        .with_fixed_no_obj_ptr(flag("fixed_no_obj_ptr")?)
-        .with_soft_no_obj_ptr(flag("soft_no_obj_ptr")?)
         .with_no_obj_embed_spatial(flag("no_obj_embed_spatial")?)
         .with_memory_temporal_stride_for_eval(f.or("memory_temporal_stride_for_eval", 1)?)
         .with_fill_hole_area(f.or("fill_hole_area", 0)?))

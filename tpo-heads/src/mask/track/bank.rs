@@ -30,26 +30,20 @@ impl Selection {
 /// Sizes of the window.
 #[derive(Debug, Clone)]
 pub(super) struct Window {
-    pub(super) memories: usize,
-    pub(super) pointers: usize,
+    memories: usize,
+    pointers: usize,
     stride: usize,
-    use_pointers: bool,
-    only_past: bool,
     signed: bool,
-    max_prompted: Option<usize>,
 }
 
 impl Window {
-    pub(super) fn new(config: &Sam2Config, max_prompted: Option<usize>) -> Self {
+    pub(super) fn new(config: &Sam2Config) -> Self {
         let tracking: &TrackingConfig = &config.tracking;
         Self {
             memories: config.num_maskmem,
             pointers: tracking.max_obj_ptrs_in_encoder,
             stride: tracking.memory_temporal_stride_for_eval.max(1),
-            use_pointers: tracking.use_obj_ptrs_in_encoder,
-            only_past: tracking.only_obj_ptrs_in_the_past_for_eval,
             signed: tracking.use_signed_tpos_enc_to_obj_ptrs,
-            max_prompted,
         }
     }
 
@@ -65,16 +59,7 @@ impl Window {
 
     /// The same for object pointers.
     pub(super) fn pointer_reach(&self) -> usize {
-        if self.use_pointers {
-            self.pointers.saturating_sub(1)
-        } else {
-            0
-        }
-    }
-
-    /// Frames around a prompt whose memories a new prompt clears.
-    pub(super) fn clear_reach(&self) -> usize {
-        self.stride.saturating_mul(self.memories)
+        self.pointers.saturating_sub(1)
     }
 
     /// Pointers a frame attends to at most in a video of `frames` frames.
@@ -100,25 +85,6 @@ impl Window {
         }
     }
 
-    /// The prompted frames that `frame` attends to, in the order the reference lists them.
-    fn prompted<T>(&self, frame: usize, prompted: &BTreeMap<usize, T>) -> Vec<usize> {
-        let Some(most) = self.max_prompted.filter(|m| prompted.len() > *m) else {
-            return prompted.keys().copied().collect();
-        };
-        let before = prompted.range(..frame).next_back().map(|(t, _)| *t);
-        let after = prompted.range(frame..).next().map(|(t, _)| *t);
-        let mut chosen: Vec<usize> = before.into_iter().chain(after).collect();
-        let mut others: Vec<usize> = prompted
-            .keys()
-            .copied()
-            .filter(|t| !chosen.contains(t))
-            .collect();
-        others.sort_by_key(|t| t.abs_diff(frame));
-        chosen.extend(others);
-        chosen.truncate(most.max(1));
-        chosen
-    }
-
     /// What `frame` attends to, of the frames that were prompted and those that were tracked and
     /// have a memory.
     pub(super) fn select<P, T>(
@@ -130,46 +96,42 @@ impl Window {
         tracked: &BTreeMap<usize, T>,
         has_memory: impl Fn(&T) -> bool,
     ) -> Selection {
-        let chosen = self.prompted(frame, prompted);
-        let left_out = |t: &usize| prompted.contains_key(t) && !chosen.contains(t);
-        let mut memories: Vec<(usize, usize)> = chosen.iter().map(|t| (0, *t)).collect();
+        let mut memories: Vec<(usize, usize)> = prompted.keys().map(|t| (0, *t)).collect();
         for position in 1..self.memories {
             let back = self.memories - position;
             let Some(t) = self.memory_frame(frame, back, direction) else {
                 continue;
             };
-            if tracked.get(&t).is_some_and(&has_memory) || left_out(&t) {
+            if tracked.get(&t).is_some_and(&has_memory) {
                 memories.push((position, t));
             }
         }
         let mut pointers = Vec::new();
-        if self.use_pointers {
-            let backward = direction == Direction::Backward;
-            for &t in &chosen {
-                let past = if backward { t >= frame } else { t <= frame };
-                if self.only_past && !past {
-                    continue;
-                }
-                let away = frame as i64 - t as i64;
-                let away = match (self.signed, backward) {
-                    (true, true) => -away,
-                    (true, false) => away,
-                    (false, _) => away.abs(),
-                };
-                pointers.push((away, t));
+        let backward = direction == Direction::Backward;
+        for &t in prompted.keys() {
+            let past = if backward { t >= frame } else { t <= frame };
+            if !past {
+                continue;
             }
-            for away in 1..self.pointer_limit(frames) {
-                let t = if backward {
-                    frame
-                        .checked_add(away)
-                        .filter(|t| frames.is_none_or(|n| *t < n))
-                } else {
-                    frame.checked_sub(away)
-                };
-                let Some(t) = t else { break };
-                if tracked.contains_key(&t) || left_out(&t) {
-                    pointers.push((away as i64, t));
-                }
+            let away = frame as i64 - t as i64;
+            let away = match (self.signed, backward) {
+                (true, true) => -away,
+                (true, false) => away,
+                (false, _) => away.abs(),
+            };
+            pointers.push((away, t));
+        }
+        for away in 1..self.pointer_limit(frames) {
+            let t = if backward {
+                frame
+                    .checked_add(away)
+                    .filter(|t| frames.is_none_or(|n| *t < n))
+            } else {
+                frame.checked_sub(away)
+            };
+            let Some(t) = t else { break };
+            if tracked.contains_key(&t) {
+                pointers.push((away as i64, t));
             }
         }
         Selection { memories, pointers }
@@ -184,7 +146,7 @@ mod tests {
     fn window(change: impl FnOnce(&mut Sam2Config)) -> Window {
         let mut config = Sam2Config::tiny(Sam2Version::V2_0);
         change(&mut config);
-        Window::new(&config, None)
+        Window::new(&config)
     }
 
     fn frames(list: impl IntoIterator<Item = usize>) -> BTreeMap<usize, ()> {
@@ -240,24 +202,6 @@ mod tests {
             s.memories,
             [(0, 0), (1, 4), (2, 8), (3, 12), (4, 16), (5, 20), (6, 22)]
         );
-    }
-
-    #[test]
-    fn of_many_prompts_the_closest_condition() {
-        let mut w = window(|_| {});
-        w.max_prompted = Some(2);
-        let prompted = frames([0, 10, 18, 40]);
-        let s = select(&w, 20, Direction::Forward, &prompted, &frames([19]));
-        // The one before, the one after; the other close one counts as tracked.
-        assert_eq!(s.memories, [(0, 18), (0, 40), (6, 19)]);
-        let s = select(
-            &w,
-            22,
-            Direction::Forward,
-            &frames([0, 10, 20, 21, 40]),
-            &frames([]),
-        );
-        assert_eq!(s.memories, [(0, 21), (0, 40), (5, 20)]);
     }
 
     #[test]

@@ -54,24 +54,6 @@ pub trait FrameReader {
     }
 }
 
-impl<R: FrameReader + ?Sized> FrameReader for Box<R> {
-    fn read(&mut self, index: usize) -> Result<Option<VideoFrame>, HeadsError> {
-        (**self).read(index)
-    }
-    fn frame_count(&self) -> Option<usize> {
-        (**self).frame_count()
-    }
-}
-
-impl<R: FrameReader + ?Sized> FrameReader for &mut R {
-    fn read(&mut self, index: usize) -> Result<Option<VideoFrame>, HeadsError> {
-        (**self).read(index)
-    }
-    fn frame_count(&self) -> Option<usize> {
-        (**self).frame_count()
-    }
-}
-
 /// Frames that are all in memory.
 impl FrameReader for Vec<VideoFrame> {
     fn read(&mut self, index: usize) -> Result<Option<VideoFrame>, HeadsError> {
@@ -79,69 +61,6 @@ impl FrameReader for Vec<VideoFrame> {
     }
     fn frame_count(&self) -> Option<usize> {
         Some(self.len())
-    }
-}
-
-/// A stream that can be watched once, for example a camera. Only the last frame is held.
-#[derive(Debug)]
-pub struct ForwardFrames<I> {
-    frames: I,
-    /// Index of the frame that comes next.
-    next: usize,
-    last: Option<VideoFrame>,
-    count: Option<usize>,
-}
-
-impl<I: Iterator<Item = Result<VideoFrame, HeadsError>>> ForwardFrames<I> {
-    /// Frames 0, 1, .. of a stream of unknown length.
-    pub fn new(frames: I) -> Self {
-        Self {
-            frames,
-            next: 0,
-            last: None,
-            count: None,
-        }
-    }
-
-    /// Says how many frames will come, which SAM 2 uses on clips shorter than its list of object
-    /// pointers.
-    pub fn with_frame_count(mut self, count: usize) -> Self {
-        self.count = Some(count);
-        self
-    }
-}
-
-impl<I: Iterator<Item = Result<VideoFrame, HeadsError>>> FrameReader for ForwardFrames<I> {
-    fn read(&mut self, index: usize) -> Result<Option<VideoFrame>, HeadsError> {
-        if index + 1 == self.next
-            && let Some(last) = &self.last
-        {
-            return Ok(Some(last.clone()));
-        }
-        if self.count.is_some_and(|count| index >= count) {
-            return Ok(None);
-        }
-        if index < self.next {
-            return Err(HeadsError::FrameGone {
-                frame: index,
-                why: format!("the stream is at frame {} and cannot go back", self.next),
-                hint: "prompt frames as they come, or read from a file with SeekFrames",
-            });
-        }
-        while self.next <= index {
-            self.last = None;
-            let Some(frame) = self.frames.next() else {
-                return Ok(None);
-            };
-            // Counted whether it can be read or not: the stream is past it.
-            self.next += 1;
-            self.last = Some(frame?);
-        }
-        Ok(self.last.clone())
-    }
-
-    fn frame_count(&self) -> Option<usize> {
-        self.count
     }
 }
 

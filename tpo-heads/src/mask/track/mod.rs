@@ -17,16 +17,15 @@ mod step;
 mod unroll;
 
 pub use components::fill_holes;
-pub use frames::{
-    ForwardFrames, FrameReader, IMAGENET_MEAN, IMAGENET_STD, SeekFrames, SourceFrames, VideoFrame,
-};
+pub use frames::{FrameReader, IMAGENET_MEAN, IMAGENET_STD, SeekFrames, SourceFrames, VideoFrame};
 pub use masks::{FrameMasks, ObjectId, ObjectMask};
 pub use options::{Direction, Keep, Propagation, TrackOptions};
 pub use prompts::Click;
 pub use propagate::Propagate;
 pub use resize::Resize;
 pub(in crate::mask) use resize::mask_prompt;
-#[doc(hidden)]
-pub use state::KeptOutput;
 pub use state::TrackState;
-pub(in crate::mask) use unroll::{Candidates, FirstPrompts, Unrolled, unroll};
+#[doc(hidden)]
+pub use step::FrameOutput;
+pub(in crate::mask) use step::Prompts;
+pub(in crate::mask) use unroll::{Candidates, Unrolled, unroll};

@@ -43,8 +43,6 @@ pub(super) struct Object {
     /// Prompted since the last run.
     pub(super) pending: BTreeMap<usize, Pending>,
     spans: Vec<Span>,
-    /// Frames whose memories prompts have cleared, first and last.
-    cleared: Vec<(usize, usize)>,
 }
 
 impl Object {
@@ -56,7 +54,6 @@ impl Object {
             tracked: BTreeMap::new(),
             pending: BTreeMap::new(),
             spans: Vec::new(),
-            cleared: Vec::new(),
         }
     }
 
@@ -161,8 +158,7 @@ impl Object {
         };
         let reach = window.memory_reach().max(window.pointer_reach());
         (1..=reach).filter_map(behind).find(|t| {
-            let was = self.tracked_direction(*t).is_some()
-                && !self.cleared.iter().any(|(a, b)| (a..=b).contains(&t));
+            let was = self.tracked_direction(*t).is_some();
             let away = t.abs_diff(frame);
             let kept = self.settled(*t);
             let memory = away > window.memory_reach() || kept.is_some_and(|o| o.memory.is_some());
@@ -193,21 +189,10 @@ impl Object {
         });
     }
 
-    /// Clears the memories of tracked frames around a prompt.
-    pub(super) fn clear_around(&mut self, window: &Window, frame: usize) {
-        let reach = window.clear_reach();
-        let (first, last) = (frame.saturating_sub(reach), frame.saturating_add(reach));
-        self.tracked.retain(|t, _| !(first..=last).contains(t));
-        if !self.cleared.contains(&(first, last)) {
-            self.cleared.push((first, last));
-        }
-    }
-
     /// Forgets everything that was tracked; prompts stay.
     pub(super) fn forget_tracking(&mut self) {
         self.tracked.clear();
         self.spans.clear();
-        self.cleared.clear();
     }
 
     /// Bytes of all outputs.
@@ -218,10 +203,5 @@ impl Object {
             .chain(self.pending.values().map(|p| &p.output))
             .map(FrameOutput::bytes)
             .sum()
-    }
-
-    /// Outputs that are kept.
-    pub(super) fn outputs(&self) -> usize {
-        self.prompted.len() + self.tracked.len() + self.pending.len()
     }
 }

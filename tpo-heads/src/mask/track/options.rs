@@ -14,8 +14,9 @@ pub enum Keep {
     Everything,
 }
 
-/// Settings of a [`TrackState`](super::TrackState). Names in brackets are the reference's.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// Settings of a [`TrackState`](super::TrackState): by default as the published video predictor, but
+/// bounded in memory. Names in brackets are the reference's.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TrackOptions {
     /// What is kept.
@@ -23,48 +24,9 @@ pub struct TrackOptions {
     /// Whether a pixel belongs to at most one object in the masks handed out
     /// (`non_overlap_masks`).
     pub non_overlapping_masks: bool,
-    /// Whether it does in memories too (`non_overlap_masks_for_mem_enc`).
-    pub non_overlapping_memories: bool,
-    /// Whether memories of tracked frames within the window of a new prompt are forgotten, since
-    /// they may hold what the prompt corrects (`clear_non_cond_mem_around_input`).
-    pub clear_memory_around_prompts: bool,
-    /// Whether that is done with several objects too (`clear_non_cond_mem_for_multi_obj`).
-    pub clear_memory_of_several_objects: bool,
-    /// Whether corrected frames become prompted frames, which every other frame attends to
-    /// (`add_all_frames_to_correct_as_cond`).
-    pub corrections_condition: bool,
-    /// Most prompted frames that a frame attends to, the closest; `None` for all
-    /// (`max_cond_frames_in_attn`, −1 in the published models).
-    pub max_prompted_frames: Option<usize>,
     /// Largest area of a filled hole in pixels of the low-resolution mask; `None` for that of the
     /// model (`fill_hole_area`).
     pub fill_hole_area: Option<usize>,
-}
-
-impl Default for TrackOptions {
-    /// As the published video predictor, but bounded in memory.
-    fn default() -> Self {
-        Self {
-            keep: Keep::Window,
-            non_overlapping_masks: false,
-            non_overlapping_memories: false,
-            clear_memory_around_prompts: false,
-            clear_memory_of_several_objects: false,
-            corrections_condition: false,
-            max_prompted_frames: None,
-            fill_hole_area: None,
-        }
-    }
-}
-
-impl TrackOptions {
-    /// Keeps everything, as the reference implementation.
-    pub fn random_access() -> Self {
-        Self {
-            keep: Keep::Everything,
-            ..Self::default()
-        }
-    }
 }
 
 /// Which way a run goes.

@@ -9,9 +9,9 @@ use super::object::{Object, Pending};
 use super::options::Direction;
 use super::resize::mask_prompt;
 use super::state::{EncodedFrame, TrackState};
-use super::step::{self, Decoded};
+use super::step::{self, Decoded, Prompts};
 use crate::HeadsError;
-use crate::mask::sam2::{PointLabel, PointPrompt, PromptEmbedding, Sam2};
+use crate::mask::sam2::{PointLabel, PointPrompt, Sam2};
 
 /// A point on a frame.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -43,19 +43,6 @@ impl Click {
         }
     }
 }
-
-/// What is put before the decoder.
-enum Prompt {
-    /// Points in pixels of the model's input; the first two may be the corners of a box.
-    Points(Vec<PointPrompt>),
-    /// Tokens `[1, tokens, dim]` in place of an embedded box.
-    Tokens(Tensor<3>),
-    /// A mask `[1, image_size, image_size]` of zeros and ones.
-    Mask(Tensor<3>),
-}
-
-/// Points a box stands for when SAM 2 decides whether the prompt is ambiguous.
-pub(super) const BOX_POINTS: usize = 2;
 
 impl<R: FrameReader> TrackState<R> {
     /// Adds points to those already on the frame and predicts its masks.
@@ -115,7 +102,7 @@ impl<R: FrameReader> TrackState<R> {
         let scale = self.constants.image_size as f32;
         let to_model =
             |x: f32, y: f32, label| PointPrompt::new(x / width * scale, y / height * scale, label);
-        let mut all = Vec::with_capacity(points.len() + BOX_POINTS);
+        let mut all = Vec::with_capacity(points.len() + 2);
         if let Some(b) = area {
             if let Some(why) = bad_box(&b, width, height) {
                 return Err(refuse(format!("the box {:?}", b.to_array()), why));
@@ -140,7 +127,7 @@ impl<R: FrameReader> TrackState<R> {
             };
             all.push(to_model(p.x, p.y, label));
         }
-        self.prompt(model, encoded, object, Prompt::Points(all))
+        self.prompt(model, encoded, object, Prompts::Points(vec![all]))
     }
 
     /// Gives the mask of an object on a frame; it replaces all prompts there. The mask must have
@@ -167,7 +154,7 @@ impl<R: FrameReader> TrackState<R> {
         }
         let c = &self.constants;
         let given = mask_prompt(mask, c.image_size, &c.device);
-        self.prompt(model, encoded, object, Prompt::Mask(given))
+        self.prompt(model, encoded, object, Prompts::Masks(given))
     }
 
     /// Puts an embedding in place of all prompts on the frame: the path of TPO, where the language
@@ -207,7 +194,7 @@ impl<R: FrameReader> TrackState<R> {
             });
         }
         let encoded = self.require(model, frame)?;
-        self.prompt(model, encoded, object, Prompt::Tokens(tokens))
+        self.prompt(model, encoded, object, Prompts::Tokens(tokens))
     }
 
     fn prompt(
@@ -215,7 +202,7 @@ impl<R: FrameReader> TrackState<R> {
         model: &Sam2,
         frame: EncodedFrame,
         id: ObjectId,
-        prompt: Prompt,
+        prompt: Prompts,
     ) -> Result<FrameMasks, HeadsError> {
         let index = frame.index;
         let new = Object::new(id);
@@ -223,11 +210,9 @@ impl<R: FrameReader> TrackState<R> {
         let object = at.map_or(&new, |at| &self.objects[at]);
         let direction = object.tracked_direction(index);
         // A second prompt on a prompted frame stays one; the reference forgets it with the run.
-        let conditions = direction.is_none()
-            || self.options.corrections_condition
-            || object.prompted.contains_key(&index);
+        let conditions = direction.is_none() || object.prompted.contains_key(&index);
         let points = match &prompt {
-            Prompt::Points(points) => Some(points.clone()),
+            Prompts::Points(points) => points.first().cloned(),
             _ => None,
         };
         let decoded = self.decode_prompt(model, &frame, object, direction, prompt)?;
@@ -256,11 +241,12 @@ impl<R: FrameReader> TrackState<R> {
         frame: &EncodedFrame,
         object: &Object,
         direction: Option<Direction>,
-        prompt: Prompt,
+        prompt: Prompts,
     ) -> Result<Decoded, HeadsError> {
         let (c, features) = (&self.constants, &frame.features);
         let tracking = &model.config().tracking;
-        if let (Prompt::Mask(mask), true) = (&prompt, tracking.use_mask_input_as_output_without_sam)
+        if let (Prompts::Masks(mask), true) =
+            (&prompt, tracking.use_mask_input_as_output_without_sam)
         {
             return Ok(step::given_mask(model, c, features, mask.clone())?.inner());
         }
@@ -269,30 +255,7 @@ impl<R: FrameReader> TrackState<R> {
             Some(direction) => self.recall_for(model, frame, object, direction)?,
         };
         let earlier = object.latest(frame.index).map(|o| o.low_res.as_ref());
-        let dense = |earlier| step::dense(model, c, earlier);
-        let (count, prompt) = match prompt {
-            Prompt::Points(points) => (
-                points.len(),
-                PromptEmbedding {
-                    sparse: model.sam_prompt_encoder.embed_points(&[points], true)?,
-                    dense: dense(earlier)?,
-                },
-            ),
-            Prompt::Tokens(sparse) => (
-                BOX_POINTS,
-                PromptEmbedding {
-                    sparse,
-                    dense: dense(earlier)?,
-                },
-            ),
-            Prompt::Mask(mask) => (
-                0,
-                PromptEmbedding {
-                    sparse: step::no_points(model, 1)?,
-                    dense: step::dense_mask(model, c, mask)?,
-                },
-            ),
-        };
+        let (count, prompt) = prompt.embed(model, c, earlier)?;
         let multimask = step::multimask(tracking, count, direction.is_none());
         Ok(step::decode(model, embedding, features, &prompt, multimask)?.inner())
     }

@@ -2,8 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use burn::tensor::{FloatDType, Tensor};
-
 use super::frames::FrameReader;
 use super::masks::FrameMasks;
 use super::options::{Direction, Propagation};
@@ -90,18 +88,18 @@ impl<R: FrameReader> TrackState<R> {
             .collect();
         if !tracked.is_empty() {
             let decoded = self.track(model, frame, direction, &tracked)?;
-            let memories = self.memories(model, frame, &tracked, &decoded)?;
+            let (c, features) = (&self.constants, &frame.features);
+            let (low_res, score) = (decoded.low_res.clone(), decoded.score.clone());
+            let source = MaskSource::Tracking;
+            let memories = step::encode_memory(model, c, features, low_res, score, source)?.inner();
             let outputs = step::to_outputs(&decoded, self.fill_hole_area(model))?;
             for (n, (at, mut output)) in tracked.into_iter().zip(outputs).enumerate() {
                 output.memory = Some(memories.clone().narrow(0, n, 1));
                 self.objects[at].tracked.insert(index, output);
             }
         }
-        let (clear, bounded) = (self.clears_memories(), self.bounded());
+        let bounded = self.bounded();
         for object in &mut self.objects {
-            if clear && object.prompted.contains_key(&index) {
-                object.clear_around(&self.window, index);
-            }
             object.note(index, direction);
             if bounded {
                 object.forget(&self.window, index);
@@ -156,32 +154,6 @@ impl<R: FrameReader> TrackState<R> {
         parts.sort_by_key(|(n, _)| *n);
         let parts: Vec<Decoded> = parts.into_iter().map(|(_, decoded)| decoded).collect();
         Ok(Decoded::cat(&parts))
-    }
-
-    /// Memories of tracked objects `[n, pixels, memory width]`.
-    fn memories(
-        &self,
-        model: &Sam2,
-        frame: &EncodedFrame,
-        tracked: &[usize],
-        decoded: &Decoded,
-    ) -> Result<Tensor<3>, HeadsError> {
-        let c = &self.constants;
-        let mut masks = c.full(decoded.low_res.clone());
-        if self.options.non_overlapping_memories && self.objects.len() > 1 {
-            // Objects with a given mask on this frame take part, but keep their memory.
-            let others = (0..self.objects.len())
-                .filter(|at| !tracked.contains(at))
-                .filter_map(|at| self.objects[at].latest(frame.index))
-                .map(|output| c.full(c.tensor(&output.low_res)));
-            let all = std::iter::once(masks).chain(others).collect();
-            masks = step::separate(Tensor::cat(all, 0)).narrow(0, 0, tracked.len());
-        }
-        let score = decoded.score.clone().cast(FloatDType::F32);
-        let features = &frame.features;
-        let source = MaskSource::Tracking;
-        let memories = step::encode_memory(model, c, features, masks, score, source)?;
-        Ok(memories.inner())
     }
 }
 

@@ -7,9 +7,9 @@ use super::frames::FrameReader;
 use super::masks::{FrameMasks, ObjectId, ObjectMask};
 use super::object::Object;
 use super::options::{Keep, TrackOptions};
-use super::step::{self, Constants};
+use super::step::{self, Constants, FrameOutput};
 use crate::HeadsError;
-use crate::mask::sam2::{MaskSource, Sam2, Sam2Features};
+use crate::mask::sam2::{Sam2, Sam2Features};
 
 /// A frame after the image encoder.
 #[derive(Debug, Clone)]
@@ -53,7 +53,7 @@ impl<R: FrameReader> TrackState<R> {
     /// [`HeadsError::Config`] for models with `directly_add_no_mem_embed` off.
     pub fn init(model: &Sam2, reader: R, options: TrackOptions) -> Result<Self, HeadsError> {
         Ok(Self {
-            window: Window::new(model.config(), options.max_prompted_frames),
+            window: Window::new(model.config()),
             constants: Constants::new(model)?,
             end: reader.frame_count(),
             reader,
@@ -61,16 +61,6 @@ impl<R: FrameReader> TrackState<R> {
             objects: Vec::new(),
             cached: None,
         })
-    }
-
-    /// The settings.
-    pub fn options(&self) -> &TrackOptions {
-        &self.options
-    }
-
-    /// Where frames come from.
-    pub fn reader(&self) -> &R {
-        &self.reader
     }
 
     /// Ids of the objects, in the order in which they were first prompted.
@@ -127,15 +117,10 @@ impl<R: FrameReader> TrackState<R> {
         let of = |elements: usize, dtype: DType| elements * dtype.size();
         let size = |t: &Tensor<4>| of(t.shape().num_elements(), t.dtype());
         let cached = self.cached.as_ref().map_or(0, |frame| {
-            let fine = frame.features.high_res.iter().flatten();
+            let fine = frame.features.high_res.iter();
             size(&frame.features.embedding) + fine.map(size).sum::<usize>()
         });
         cached + self.objects.iter().map(Object::bytes).sum::<usize>()
-    }
-
-    /// Outputs that are kept, over all objects.
-    pub fn kept_outputs(&self) -> usize {
-        self.objects.iter().map(Object::outputs).sum()
     }
 
     pub(super) fn position(&self, object: ObjectId) -> Result<usize, HeadsError> {
@@ -210,50 +195,16 @@ impl<R: FrameReader> TrackState<R> {
         let Some(frame) = self.cached.clone() else {
             return Ok(());
         };
-        for at in 0..self.objects.len() {
-            let missing = |o: &Object| {
-                let pending = o.pending.get(&frame.index);
-                pending.is_some_and(|p| p.output.memory.is_none())
-            };
-            if missing(&self.objects[at]) {
-                let memory = self.prompt_memory(model, &frame, at)?;
-                if let Some(pending) = self.objects[at].pending.get_mut(&frame.index) {
-                    pending.output.memory = Some(memory);
-                }
+        for object in &mut self.objects {
+            let pending = object.pending.get_mut(&frame.index);
+            if let Some(pending) = pending.filter(|p| p.output.memory.is_none()) {
+                let outputs = [&pending.output];
+                let (c, features) = (&self.constants, &frame.features);
+                let memory = step::prompt_memory(model, c, features, &outputs)?;
+                pending.output.memory = Some(memory.inner());
             }
         }
         Ok(())
-    }
-
-    /// The memory of a prompted frame: of its hole-filled, enlarged, binary mask (reference
-    /// implementation).
-    fn prompt_memory(
-        &self,
-        model: &Sam2,
-        frame: &EncodedFrame,
-        at: usize,
-    ) -> Result<Tensor<3>, HeadsError> {
-        let c = &self.constants;
-        let all = if self.options.non_overlapping_memories {
-            self.objects.as_slice()
-        } else {
-            std::slice::from_ref(&self.objects[at])
-        };
-        let (mut maps, mut own, mut score) = (Vec::new(), 0, 0.0);
-        for object in all {
-            let Some(output) = object.latest(frame.index) else {
-                continue;
-            };
-            if object.id == self.objects[at].id {
-                (own, score) = (maps.len(), output.score);
-            }
-            maps.push(c.full(c.tensor(&output.low_res)));
-        }
-        let mask = step::separate(Tensor::cat(maps, 0)).narrow(0, own, 1);
-        let score = Tensor::<2>::full([1, 1], score, (&c.device, DType::F32));
-        let source = MaskSource::Prompt;
-        let memory = step::encode_memory(model, c, &frame.features, mask, score, source)?;
-        Ok(memory.inner())
     }
 
     /// Settles the prompts collected since the last run.
@@ -272,7 +223,6 @@ impl<R: FrameReader> TrackState<R> {
             self.require(model, frame)?;
             self.remember_pending(model)?;
         }
-        let clear = self.clears_memories();
         for object in &mut self.objects {
             for (frame, pending) in std::mem::take(&mut object.pending) {
                 if pending.conditions {
@@ -280,11 +230,6 @@ impl<R: FrameReader> TrackState<R> {
                     object.prompted.insert(frame, pending.output);
                 } else {
                     object.tracked.insert(frame, pending.output);
-                }
-                if clear {
-                    let kept = object.tracked.remove(&frame);
-                    object.clear_around(&self.window, frame);
-                    object.tracked.extend(kept.map(|k| (frame, k)));
                 }
             }
         }
@@ -296,12 +241,6 @@ impl<R: FrameReader> TrackState<R> {
             None if self.objects.is_empty() => Err(HeadsError::NothingToTrack { object: None }),
             None => Ok(()),
         }
-    }
-
-    /// Whether prompts clear the memories around them.
-    pub(super) fn clears_memories(&self) -> bool {
-        self.options.clear_memory_around_prompts
-            && (self.options.clear_memory_of_several_objects || self.objects.len() <= 1)
     }
 
     /// Whether memories are forgotten.
@@ -329,28 +268,8 @@ impl<R: FrameReader> TrackState<R> {
 
     /// Everything kept of an object on a frame; for comparisons with other implementations.
     #[doc(hidden)]
-    pub fn inspect(&self, object: ObjectId, frame: usize) -> Option<KeptOutput> {
+    pub fn inspect(&self, object: ObjectId, frame: usize) -> Option<&FrameOutput> {
         let object = self.objects.iter().find(|o| o.id == object)?;
-        let output = object.latest(frame)?;
-        Some(KeptOutput {
-            low_res: output.low_res.as_ref().clone(),
-            pointer: output.pointer.clone(),
-            score: output.score,
-            memory: output.memory.clone(),
-        })
+        object.latest(frame)
     }
-}
-
-/// What [`TrackState::inspect`] shows.
-#[doc(hidden)]
-#[derive(Debug, Clone)]
-pub struct KeptOutput {
-    /// Low-resolution logits, holes filled.
-    pub low_res: ndarray::Array2<f32>,
-    /// `[1, dim]`.
-    pub pointer: Tensor<2>,
-    /// Object score.
-    pub score: f32,
-    /// `[1, pixels, memory width]`.
-    pub memory: Option<Tensor<3>>,
 }

@@ -77,15 +77,17 @@ impl Decoded {
 }
 
 /// An object on a frame, as it is kept.
+#[doc(hidden)]
 #[derive(Debug, Clone)]
-pub(super) struct FrameOutput {
-    /// Holes filled.
-    pub(super) low_res: Arc<Array2<f32>>,
+pub struct FrameOutput {
+    /// Low-resolution logits, holes filled.
+    pub low_res: Arc<Array2<f32>>,
     /// `[1, dim]`.
-    pub(super) pointer: Tensor<2>,
-    pub(super) score: f32,
+    pub pointer: Tensor<2>,
+    /// Object score.
+    pub score: f32,
     /// `[1, pixels, memory width]`; absent until it was made, and when it was forgotten.
-    pub(super) memory: Option<Tensor<3>>,
+    pub memory: Option<Tensor<3>>,
     /// A user corrected this frame, so it is not tracked again.
     pub(super) corrected: bool,
 }
@@ -139,7 +141,7 @@ impl Constants {
     }
 
     /// Low-resolution logits `[n, low side, low side]` at the model's input size.
-    pub(super) fn full(&self, low_res: Tensor<3>) -> Tensor<3> {
+    fn full(&self, low_res: Tensor<3>) -> Tensor<3> {
         self.enlarge.apply(low_res.cast(FloatDType::F32))
     }
 
@@ -150,24 +152,63 @@ impl Constants {
     }
 }
 
+/// Points a box stands for when SAM 2 decides whether the prompt is ambiguous.
+const BOX_POINTS: usize = 2;
+
+/// Prompts of one kind for one or more objects of a frame.
+#[derive(Debug, Clone)]
+pub(in crate::mask) enum Prompts {
+    /// Equally many points for every object, in pixels of the model's input; the first two may be
+    /// the corners of a box.
+    Points(Vec<Vec<PointPrompt>>),
+    /// Masks `[n, image_size, image_size]` of zeros and ones.
+    Masks(Tensor<3>),
+    /// Tokens `[n, tokens, dim]` in place of those of a box.
+    Tokens(Tensor<3>),
+}
+
+impl Prompts {
+    pub(super) fn objects(&self) -> usize {
+        match self {
+            Self::Points(points) => points.len(),
+            Self::Masks(masks) => masks.dims()[0],
+            Self::Tokens(tokens) => tokens.dims()[0],
+        }
+    }
+
+    /// The number of points of each prompt, and what is put before the decoder: beside points and
+    /// tokens an earlier mask of the object, confined, or nothing.
+    pub(super) fn embed(
+        self,
+        model: &Sam2,
+        constants: &Constants,
+        earlier: Option<&Array2<f32>>,
+    ) -> Result<(usize, PromptEmbedding), HeadsError> {
+        let (encoder, n) = (&model.sam_prompt_encoder, self.objects());
+        let dense = || match earlier {
+            None => Ok(encoder.no_mask(n)),
+            Some(map) => encoder.embed_masks(constants.tensor(map).clamp(-EARLIER, EARLIER)),
+        };
+        let (count, sparse, dense) = match self {
+            Self::Points(points) => {
+                let count = points.first().map_or(0, Vec::len);
+                (count, encoder.embed_points(&points)?, dense()?)
+            }
+            Self::Tokens(tokens) => (BOX_POINTS, tokens, dense()?),
+            // For models whose given masks are not the output itself.
+            Self::Masks(masks) => {
+                let dense = encoder.embed_masks(constants.reduce.apply(masks))?;
+                (0, no_points(model, n)?, dense)
+            }
+        };
+        Ok((count, PromptEmbedding { sparse, dense }))
+    }
+}
+
 /// Embeds a prompt without points: two padding points, as the reference has them.
 pub(super) fn no_points(model: &Sam2, objects: usize) -> Result<Tensor<3>, HeadsError> {
     let padding = vec![vec![PointPrompt::padding()]; objects];
-    model.sam_prompt_encoder.embed_points(&padding, true)
-}
-
-/// The dense part of a prompt: an earlier mask, confined, or nothing.
-pub(super) fn dense(
-    model: &Sam2,
-    constants: &Constants,
-    earlier: Option<&Array2<f32>>,
-) -> Result<Tensor<4>, HeadsError> {
-    match earlier {
-        None => Ok(model.sam_prompt_encoder.no_mask(1)),
-        Some(map) => model
-            .sam_prompt_encoder
-            .embed_masks(constants.tensor(map).clamp(-EARLIER, EARLIER)),
-    }
+    model.sam_prompt_encoder.embed_points(&padding)
 }
 
 /// Whether a prompt of `points` points gets several masks. `fresh` unless the frame was tracked.
@@ -187,7 +228,7 @@ pub(super) fn decode(
     prompt: &PromptEmbedding,
     multimask: bool,
 ) -> Result<Decoded, HeadsError> {
-    let output = model.decode(embedding, features.high_res.as_ref(), prompt)?;
+    let output = model.decode(embedding, &features.high_res, prompt)?;
     Ok(settle(model, &output, multimask))
 }
 
@@ -196,12 +237,10 @@ pub(super) fn settle(model: &Sam2, output: &MaskDecoderOutput, multimask: bool) 
     let chosen = model.choose(output, multimask);
     let chosen = if multimask { chosen.best() } else { chosen };
     let [n, _, h, w] = chosen.masks.dims();
-    let mut low_res = chosen.masks.reshape([n, h, w]).cast(FloatDType::F32);
-    if model.config().mask_decoder.pred_obj_scores {
-        let absent = chosen.object_score.clone().lower_equal_scalar(0.0);
-        let absent = absent.reshape([n, 1, 1]).expand([n, h, w]);
-        low_res = low_res.mask_fill(absent, ABSENT);
-    }
+    let low_res = chosen.masks.reshape([n, h, w]).cast(FloatDType::F32);
+    let absent = chosen.object_score.clone().lower_equal_scalar(0.0);
+    let absent = absent.reshape([n, 1, 1]).expand([n, h, w]);
+    let low_res = low_res.mask_fill(absent, ABSENT);
     let [_, tokens, dim] = chosen.tokens.dims();
     let token = chosen.tokens.narrow(1, 0, tokens.min(1)).reshape([n, dim]);
     let pointer = model.object_pointer(token, chosen.object_score.clone());
@@ -238,30 +277,13 @@ pub(super) fn given_mask(
             .sam_prompt_encoder
             .embed_masks(prompt.reshape([n, h, w]))?,
     };
-    let mut pointer = decode(model, features.embedding.clone(), features, &prompt, false)?.pointer;
-    if let Some(absent) = &model.no_obj_ptr {
-        let visible = visible.clone().cast(pointer.dtype());
-        if model.config().tracking.fixed_no_obj_ptr {
-            pointer = pointer * visible.clone();
-        }
-        pointer = pointer + (visible * -1.0 + 1.0) * absent.val();
-    }
+    let pointer = decode(model, features.embedding.clone(), features, &prompt, false)?.pointer;
+    let pointer = model.or_absent(pointer.clone(), visible.clone().cast(pointer.dtype()));
     Ok(Decoded {
         low_res,
         pointer,
         score: visible * scale + bias,
     })
-}
-
-/// A given mask as a prompt of the decoder, for models that are configured so.
-pub(super) fn dense_mask(
-    model: &Sam2,
-    constants: &Constants,
-    mask: Tensor<3>,
-) -> Result<Tensor<4>, HeadsError> {
-    model
-        .sam_prompt_encoder
-        .embed_masks(constants.reduce.apply(mask))
 }
 
 /// Memories `[n, pixels, memory width]` and pointers `[n, dim]` of objects, in the order of their
@@ -391,37 +413,37 @@ pub(super) fn follow(
         sparse: no_points(model, n)?,
         dense: model.sam_prompt_encoder.no_mask(n),
     };
-    model.decode(embedding, features.high_res.as_ref(), &prompt)
+    model.decode(embedding, &features.high_res, &prompt)
 }
 
-/// Makes memories `[n, pixels, memory width]` of masks `[n, image_size, image_size]`.
+/// Memories `[n, pixels, memory width]` of masks `[n, low side, low side]` and scores `[n, 1]`.
 pub(super) fn encode_memory(
     model: &Sam2,
     constants: &Constants,
     features: &Sam2Features,
-    masks: Tensor<3>,
+    low_res: Tensor<3>,
     score: Tensor<2>,
     source: MaskSource,
 ) -> Result<Tensor<3>, HeadsError> {
-    let n = masks.dims()[0];
-    let memory = model.encode_memory(features.embedding.clone(), masks, score, source)?;
-    let shape = [n, constants.pixels(), constants.memory_dim];
-    Ok(memory.features.reshape(shape))
+    let n = low_res.dims()[0];
+    let (embedding, masks) = (features.embedding.clone(), constants.full(low_res));
+    let memory = model.encode_memory(embedding, masks, score.cast(FloatDType::F32), source)?;
+    Ok(memory.reshape([n, constants.pixels(), constants.memory_dim]))
 }
 
-/// Leaves every pixel of masks `[n, h, w]` to the object with the largest logit; elsewhere logits
-/// are at most −10 (reference implementation).
-pub(super) fn separate(masks: Tensor<3>) -> Tensor<3> {
-    let n = masks.dims()[0];
-    if n < 2 {
-        return masks;
-    }
-    let winner = masks.clone().argmax(0);
-    let own = Tensor::<1, burn::tensor::Int>::arange(0..n as i64, &masks.device());
-    let own = own.reshape([n, 1, 1]).expand(masks.dims());
-    let lost = winner.expand(masks.dims()).not_equal(own);
-    let confined = masks.clone().clamp_max(GIVEN.1);
-    masks.mask_where(lost, confined)
+/// Memories of prompted objects: of their hole-filled masks, which are constants (reference
+/// implementation).
+pub(super) fn prompt_memory(
+    model: &Sam2,
+    constants: &Constants,
+    features: &Sam2Features,
+    outputs: &[&FrameOutput],
+) -> Result<Tensor<3>, HeadsError> {
+    let maps = outputs.iter().map(|o| constants.tensor(&o.low_res));
+    let scores = outputs.iter().map(|o| o.score).collect();
+    let scores = floats(scores, [outputs.len(), 1], &constants.device);
+    let (low_res, source) = (Tensor::cat(maps.collect(), 0), MaskSource::Prompt);
+    encode_memory(model, constants, features, low_res, scores, source)
 }
 
 /// Brings decoded masks to the host, fills their holes, and takes the objects apart.

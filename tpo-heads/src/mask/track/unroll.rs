@@ -5,38 +5,14 @@
 
 use std::collections::BTreeMap;
 
-use burn::tensor::{FloatDType, Tensor};
-use tpo_core::ops::{floats, indices};
+use burn::tensor::Tensor;
+use tpo_core::ops::indices;
 
 use super::bank::Window;
 use super::options::Direction;
-use super::prompts::BOX_POINTS;
-use super::step::{self, Constants, Decoded, Recalled};
+use super::step::{self, Constants, Decoded, Prompts, Recalled};
 use crate::HeadsError;
-use crate::mask::sam2::{
-    MaskDecoderOutput, MaskSource, PointPrompt, PromptEmbedding, Sam2, Sam2Features,
-};
-
-/// Prompts of one kind for several objects on the first frame.
-#[derive(Debug, Clone)]
-pub(in crate::mask) enum FirstPrompts {
-    /// Equally many points for every object, in pixels of the model's input.
-    Points(Vec<Vec<PointPrompt>>),
-    /// Masks `[n, image_size, image_size]` of zeros and ones.
-    Masks(Tensor<3>),
-    /// Tokens `[n, tokens, dim]` in place of those of a box.
-    Tokens(Tensor<3>),
-}
-
-impl FirstPrompts {
-    fn objects(&self) -> usize {
-        match self {
-            Self::Points(points) => points.len(),
-            Self::Masks(masks) => masks.dims()[0],
-            Self::Tokens(tokens) => tokens.dims()[0],
-        }
-    }
-}
+use crate::mask::sam2::{MaskDecoderOutput, MaskSource, Sam2, Sam2Features};
 
 /// What the decoder offered for some consecutive objects on a frame.
 #[derive(Debug, Clone)]
@@ -79,11 +55,11 @@ pub(in crate::mask) fn unroll(
     model: &Sam2,
     frames: &[Sam2Features],
     clips: &[usize],
-    prompts: &[FirstPrompts],
+    prompts: &[Prompts],
 ) -> Result<Unrolled, HeadsError> {
     let c = Constants::new(model)?;
-    let window = Window::new(model.config(), None);
-    let objects: usize = prompts.iter().map(FirstPrompts::objects).sum();
+    let window = Window::new(model.config());
+    let objects: usize = prompts.iter().map(Prompts::objects).sum();
     let images = frames.first().map_or(0, |f| f.embedding.dims()[0]);
     let fits = objects > 0 && clips.len() == objects && clips.iter().all(|clip| *clip < images);
     if !fits {
@@ -142,12 +118,13 @@ pub(in crate::mask) fn unroll(
         };
         if at + 1 < frames.len() {
             let memory = if at == 0 {
-                prompt_memory(model, &c, &features, &decoded)?
+                let holes = model.config().tracking.fill_hole_area;
+                let outputs = step::to_outputs(&decoded.inner(), holes)?;
+                let outputs: Vec<_> = outputs.iter().collect();
+                step::prompt_memory(model, &c, &features, &outputs)?
             } else {
-                let masks = c.full(decoded.low_res.clone());
-                let score = decoded.score.clone().cast(FloatDType::F32);
-                let source = MaskSource::Tracking;
-                step::encode_memory(model, &c, &features, masks, score, source)?
+                let (low_res, score) = (decoded.low_res.clone(), decoded.score.clone());
+                step::encode_memory(model, &c, &features, low_res, score, MaskSource::Tracking)?
             };
             let kept = Kept {
                 memory,
@@ -170,7 +147,7 @@ fn first_frame(
     model: &Sam2,
     c: &Constants,
     features: &Sam2Features,
-    prompts: &[FirstPrompts],
+    prompts: &[Prompts],
     run: &mut Unrolled,
 ) -> Result<Decoded, HeadsError> {
     let tracking = &model.config().tracking;
@@ -178,37 +155,16 @@ fn first_frame(
     for group in prompts {
         let n = group.objects();
         let features = features.clone().map(|x| x.narrow(0, first, n));
-        let no_mask = || model.sam_prompt_encoder.no_mask(n);
-        let (count, prompt) = match group {
-            FirstPrompts::Masks(masks) if tracking.use_mask_input_as_output_without_sam => {
-                parts.push(step::given_mask(model, c, &features, masks.clone())?);
-                first += n;
-                continue;
-            }
-            FirstPrompts::Masks(masks) => (
-                0,
-                PromptEmbedding {
-                    sparse: step::no_points(model, n)?,
-                    dense: step::dense_mask(model, c, masks.clone())?,
-                },
-            ),
-            FirstPrompts::Points(points) => (
-                points.first().map_or(0, Vec::len),
-                PromptEmbedding {
-                    sparse: model.sam_prompt_encoder.embed_points(points, true)?,
-                    dense: no_mask(),
-                },
-            ),
-            FirstPrompts::Tokens(tokens) => (
-                BOX_POINTS,
-                PromptEmbedding {
-                    sparse: tokens.clone(),
-                    dense: no_mask(),
-                },
-            ),
-        };
+        if let (Prompts::Masks(masks), true) =
+            (group, tracking.use_mask_input_as_output_without_sam)
+        {
+            parts.push(step::given_mask(model, c, &features, masks.clone())?);
+            first += n;
+            continue;
+        }
+        let (count, prompt) = group.clone().embed(model, c, None)?;
         let embedding = model.without_memory(features.embedding.clone());
-        let output = model.decode(embedding, features.high_res.as_ref(), &prompt)?;
+        let output = model.decode(embedding, &features.high_res, &prompt)?;
         let multimask = step::multimask(tracking, count, true);
         parts.push(step::settle(model, &output, multimask));
         run.candidates.push(Candidates {
@@ -220,20 +176,4 @@ fn first_frame(
         first += n;
     }
     Ok(Decoded::cat(&parts))
-}
-
-/// Memories of the prompted frame: of hole-filled, enlarged masks, which are constants.
-fn prompt_memory(
-    model: &Sam2,
-    c: &Constants,
-    features: &Sam2Features,
-    decoded: &Decoded,
-) -> Result<Tensor<3>, HeadsError> {
-    let holes = model.config().tracking.fill_hole_area;
-    let outputs = step::to_outputs(&decoded.inner(), holes)?;
-    let maps: Vec<Tensor<3>> = outputs.iter().map(|o| c.tensor(&o.low_res)).collect();
-    let scores: Vec<f32> = outputs.iter().map(|o| o.score).collect();
-    let scores = floats(scores, [outputs.len(), 1], &c.device);
-    let masks = c.full(Tensor::cat(maps, 0));
-    step::encode_memory(model, c, features, masks, scores, MaskSource::Prompt)
 }

@@ -7,7 +7,7 @@ use super::prompt::{Kind, VideoPrompt};
 use crate::HeadsError;
 use crate::mask::sam2::{PointLabel, PointPrompt, Sam2, Sam2Features};
 use crate::mask::target::coverage;
-use crate::mask::track::{FirstPrompts, VideoFrame, mask_prompt};
+use crate::mask::track::{Prompts, VideoFrame, mask_prompt};
 
 /// An object of a clip.
 #[derive(Debug, Clone)]
@@ -56,14 +56,14 @@ pub(super) fn ordered(objects: &[VideoObject]) -> Vec<&VideoObject> {
 pub(super) fn first_prompts(
     objects: &[&VideoObject],
     sam: &Sam2,
-) -> Result<Vec<FirstPrompts>, HeadsError> {
+) -> Result<Vec<Prompts>, HeadsError> {
     let side = sam.config().image_size;
     let like = sam.no_mem_embed.val();
     let (device, scale) = (like.device().inner(), side as f32);
     objects
         .chunk_by(|a, b| a.prompt.kind() == b.prompt.kind())
         .map(|group| match group[0].prompt.kind() {
-            Kind::Area | Kind::Click => Ok(FirstPrompts::Points(
+            Kind::Area | Kind::Click => Ok(Prompts::Points(
                 group.iter().map(|o| points(o, scale)).collect(),
             )),
             Kind::Tokens => {
@@ -71,7 +71,7 @@ pub(super) fn first_prompts(
                     VideoPrompt::Tokens(tokens) => Some(tokens.clone().unsqueeze_dim::<3>(0)),
                     _ => None,
                 });
-                Ok(FirstPrompts::Tokens(Tensor::cat(tokens.collect(), 0)))
+                Ok(Prompts::Tokens(Tensor::cat(tokens.collect(), 0)))
             }
             Kind::Mask => {
                 let mut masks = Vec::with_capacity(group.len());
@@ -86,7 +86,7 @@ pub(super) fn first_prompts(
                     };
                     masks.push(mask_prompt(mask, side, &device));
                 }
-                Ok(FirstPrompts::Masks(Tensor::cat(masks, 0)))
+                Ok(Prompts::Masks(Tensor::cat(masks, 0)))
             }
         })
         .collect()

@@ -64,17 +64,6 @@ pub struct Sam2TrainConfig {
     pub prompts: PromptMix,
 }
 
-impl PromptMix {
-    /// The task token alone.
-    pub fn task_token_only() -> Self {
-        Self::new()
-            .with_mask(0.0)
-            .with_area(0.0)
-            .with_click(0.0)
-            .with_task_token(1.0)
-    }
-}
-
 impl Sam2TrainConfig {
     /// Checks weights and shares.
     ///

@@ -13,9 +13,9 @@ use super::config::Sam2TrainConfig;
 use super::losses::losses;
 use super::prompt::{Kind, VideoPrompt};
 use crate::HeadsError;
+use crate::mask::decode::require_frames;
 use crate::mask::head::{MaskHead, MaskOutput};
 use crate::mask::sam2::{Sam2, Sam2Features};
-use crate::mask::supervision::{on_graph, require_frames};
 use crate::mask::target::MaskTarget;
 
 /// Adds the terms of SAM 2's training: of SAM 2 itself if a parameter of it learns, and of the
@@ -73,6 +73,14 @@ pub(in crate::mask) fn supervise_video(
     Ok(added.terms().iter().fold(terms, |terms, term| {
         terms.with(term.name.clone(), term.value.clone(), term.weight)
     }))
+}
+
+/// The features as constants of the graph that `like` is on.
+fn on_graph(features: Sam2Features, like: &Tensor<3>) -> Sam2Features {
+    let Some(strategy) = like.gradient_checkpointing_strategy() else {
+        return features;
+    };
+    features.map(|x| x.autodiff().with_gradient_checkpointing_strategy(strategy))
 }
 
 /// Whether any parameter gets a gradient.

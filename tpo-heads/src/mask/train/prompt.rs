@@ -159,7 +159,11 @@ mod tests {
         }
         let empty = Mask(Array2::from_elem((3, 3), false));
         assert!(VideoPrompt::sample(&empty, &mix, &mut rng).is_none());
-        let none = PromptMix::task_token_only();
+        let none = PromptMix::new()
+            .with_mask(0.0)
+            .with_area(0.0)
+            .with_click(0.0)
+            .with_task_token(1.0);
         assert!(VideoPrompt::sample(&mask, &none, &mut rng).is_none());
     }
 }

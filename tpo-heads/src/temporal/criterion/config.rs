@@ -55,11 +55,6 @@ pub struct CriterionConfig {
     /// Weight of the saliency loss on attention within the saliency loss.
     #[config(default = 1.0)]
     pub attention: f64,
-    /// Whether a batch with exactly **one** sample whose neighbour shows the same video contrasts
-    /// that sample with itself too. The reference does so for two and more; for one a shape
-    /// mistake turns the term into a constant of 1e-6, and that is how it was trained.
-    #[config(default = false)]
-    pub contrast_single_false_negative: bool,
     /// Weights of the matching.
     #[config(default = "MatchCosts::new()")]
     pub costs: MatchCosts,

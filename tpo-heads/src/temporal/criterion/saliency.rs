@@ -51,9 +51,10 @@ pub(super) fn loss(
             on_attention = on_attention + with_foreign(&attention, &negatives.text_attention);
 
             // Samples whose neighbour shows the same video contrast with themselves; the
-            // reference does this for the scores only.
+            // reference does this for the scores only. Of exactly one such sample a shape mistake
+            // there makes a constant of 1e-6, and that is how it was trained.
             let same: Vec<usize> = (0..batch).filter(|b| !rows.contains(b)).collect();
-            if same.len() > 1 || (same.len() == 1 && config.contrast_single_false_negative) {
+            if same.len() > 1 {
                 let labels: Vec<&[f32]> = same.iter().map(|r| labels[*r]).collect();
                 let lengths: Vec<usize> = same.iter().map(|r| lengths[*r]).collect();
                 let contrast = Contrast::new(&labels, &lengths, clips, 1);

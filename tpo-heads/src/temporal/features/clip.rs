@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use tpo_core::traits::VisionEncoder;
 use tpo_vision::internvideo2::InternVideo2;
 
-use super::{plain, plain_device, weights_fingerprint};
+use super::{plain_device, weights_fingerprint};
 use crate::error::HeadsError;
 
 /// Clips that are computed at once, unless told otherwise. One clip of the 1B tower needs about
@@ -132,65 +132,69 @@ pub trait ClipFeatureExtractor: Send + Sync {
     fn extract(&self, clips: Tensor<5>) -> Result<Tensor<2>, HeadsError>;
 }
 
-/// Checks the clips, cuts them into batches and collects the features.
-fn in_batches(
-    clips: Tensor<5>,
-    input: &ClipInput,
-    per_batch: usize,
-    device: &Device,
-    forward: impl Fn(Tensor<5>) -> Result<Tensor<2>, HeadsError>,
-) -> Result<Tensor<2>, HeadsError> {
-    let found = clips.dims();
-    let [n, frames, channels, height, width] = found;
-    let expected = [input.frames_per_clip, 3, input.size, input.size];
-    if n == 0 || [frames, channels, height, width] != expected {
-        return Err(HeadsError::Shape {
-            place: "ClipFeatureExtractor::extract",
-            what: "clips",
-            expected: format!("[at least 1, {expected:?}]"),
-            found: found.to_vec(),
-        });
-    }
-    let clips = if clips.device().is_autodiff() {
-        clips.inner()
-    } else {
-        clips
-    };
-    let clips = clips.to_device(device);
-    let per_batch = per_batch.max(1);
-    let mut out = Vec::with_capacity(n.div_ceil(per_batch));
-    for start in (0..n).step_by(per_batch) {
-        let batch = clips.clone().narrow(0, start, per_batch.min(n - start));
-        out.push(forward(batch)?.cast(FloatDType::F32));
-    }
-    Ok(Tensor::cat(out, 0))
-}
-
-/// Features of the InternVideo2-CLIP tower, not normalised (reference implementation).
+/// A frozen tower and what it is shown.
 #[derive(Debug)]
-pub struct InternVideo2Features {
-    tower: InternVideo2,
+pub struct ClipTower<M> {
+    tower: M,
+    /// What stands before the fingerprint of the weights.
+    name: String,
     input: ClipInput,
+    width: usize,
     device: Device,
     per_batch: usize,
     identity: OnceLock<String>,
+    forward: fn(&M, Tensor<5>, &ClipInput) -> Result<Tensor<2>, HeadsError>,
 }
+
+/// Features of the InternVideo2-CLIP tower, not normalised (reference implementation).
+pub type InternVideo2Features = ClipTower<InternVideo2>;
 
 impl InternVideo2Features {
     /// Freezes a tower. Its clips last one second, whatever its number of frames.
     pub fn new(tower: InternVideo2) -> Self {
-        let frames = tower.config().num_frames;
+        let (frames, width) = (tower.config().num_frames, tower.config().clip_embed_dim);
         let input = ClipInput {
             frames_per_second: frames as f64,
             frames_per_clip: frames,
             ..ClipInput::one_per_second(tower.config().img_size)
         };
+        let forward = |tower: &InternVideo2, clips, _: &ClipInput| Ok(tower.forward(clips)?);
+        Self::frozen(tower, "internvideo2-clip".into(), input, width, forward)
+    }
+}
+
+impl<V: VisionEncoder> ClipTower<V> {
+    /// Freezes any encoder: a feature is the mean of a clip's tokens, or of those of each part of
+    /// its time ([`ClipInput::features_per_clip`]), whose tokens then follow each other. What a
+    /// small model uses in place of InternVideo2; a head must be trained on the features it is
+    /// given. `name` tells architectures apart whose weights are equal.
+    ///
+    /// # Errors
+    /// [`HeadsError::Config`] for an input that makes no sense.
+    pub fn of_encoder(encoder: V, name: &str, input: ClipInput) -> Result<Self, HeadsError> {
+        input.validate()?;
+        let (name, width) = (format!("{name}:mean"), encoder.dim());
+        Ok(Self::frozen(encoder, name, input, width, mean_tokens))
+    }
+}
+
+impl<M: Module> ClipTower<M> {
+    fn frozen(
+        tower: M,
+        name: String,
+        input: ClipInput,
+        width: usize,
+        forward: fn(&M, Tensor<5>, &ClipInput) -> Result<Tensor<2>, HeadsError>,
+    ) -> Self {
         Self {
             device: plain_device(&tower),
             tower: tower.valid(),
+            name,
             input,
+            width,
             per_batch: CLIPS_PER_BATCH,
             identity: OnceLock::new(),
+            forward,
         }
     }
 
@@ -199,25 +203,20 @@ impl InternVideo2Features {
         self.per_batch = clips.max(1);
         self
     }
-
-    /// The tower.
-    pub fn tower(&self) -> &InternVideo2 {
-        &self.tower
-    }
 }
 
-impl ClipFeatureExtractor for InternVideo2Features {
+impl<M: Module + Sync> ClipFeatureExtractor for ClipTower<M> {
     fn input(&self) -> &ClipInput {
         &self.input
     }
 
     fn width(&self) -> usize {
-        self.tower.config().clip_embed_dim
+        self.width
     }
 
     fn identity(&self) -> &str {
         self.identity
-            .get_or_init(|| format!("internvideo2-clip:{}", weights_fingerprint(&self.tower)))
+            .get_or_init(|| format!("{}:{}", self.name, weights_fingerprint(&self.tower)))
     }
 
     fn device(&self) -> Device {
@@ -225,82 +224,52 @@ impl ClipFeatureExtractor for InternVideo2Features {
     }
 
     fn extract(&self, clips: Tensor<5>) -> Result<Tensor<2>, HeadsError> {
-        in_batches(clips, &self.input, self.per_batch, &self.device, |batch| {
-            Ok(self.tower.forward(batch)?)
-        })
+        let (input, found) = (&self.input, clips.dims());
+        let [n, frames, channels, height, width] = found;
+        let expected = [input.frames_per_clip, 3, input.size, input.size];
+        if n == 0 || [frames, channels, height, width] != expected {
+            return Err(HeadsError::Shape {
+                place: "ClipFeatureExtractor::extract",
+                what: "clips",
+                expected: format!("[at least 1, {expected:?}]"),
+                found: found.to_vec(),
+            });
+        }
+        let clips = if clips.device().is_autodiff() {
+            clips.inner()
+        } else {
+            clips
+        };
+        let clips = clips.to_device(&self.device);
+        let mut out = Vec::with_capacity(n.div_ceil(self.per_batch));
+        for start in (0..n).step_by(self.per_batch) {
+            let batch = clips
+                .clone()
+                .narrow(0, start, self.per_batch.min(n - start));
+            let features = (self.forward)(&self.tower, batch, input)?;
+            out.push(features.cast(FloatDType::F32));
+        }
+        Ok(Tensor::cat(out, 0))
     }
 }
 
-/// Features of any [`VisionEncoder`]: the mean of a clip's tokens, or of those of each part of its
-/// time ([`ClipInput::features_per_clip`]), whose tokens then follow each other. What a small model
-/// uses in place of InternVideo2; a head must be trained on the features it is given.
-#[derive(Debug)]
-pub struct EncoderFeatures<V> {
-    encoder: V,
-    name: String,
-    input: ClipInput,
-    device: Device,
-    per_batch: usize,
-    identity: OnceLock<String>,
-}
-
-impl<V: VisionEncoder> EncoderFeatures<V> {
-    /// Freezes an encoder. `name` tells architectures apart whose weights are equal.
-    ///
-    /// # Errors
-    /// [`HeadsError::Config`] for an input that makes no sense.
-    pub fn new(encoder: V, name: impl Into<String>, input: ClipInput) -> Result<Self, HeadsError> {
-        input.validate()?;
-        Ok(Self {
-            device: plain_device(&encoder),
-            encoder: encoder.valid(),
-            name: name.into(),
-            input,
-            per_batch: CLIPS_PER_BATCH,
-            identity: OnceLock::new(),
-        })
+/// The mean of an encoder's tokens, of each part of a clip's time.
+fn mean_tokens<V: VisionEncoder>(
+    encoder: &V,
+    clips: Tensor<5>,
+    input: &ClipInput,
+) -> Result<Tensor<2>, HeadsError> {
+    let tokens = encoder.encode(clips)?.cast(FloatDType::F32);
+    let [clips, count, width] = tokens.dims();
+    let parts = input.features_per_clip;
+    if !count.is_multiple_of(parts) {
+        return Err(HeadsError::Shape {
+            place: "ClipTower::of_encoder",
+            what: "tokens of the encoder",
+            expected: format!("a multiple of the {parts} features of a clip"),
+            found: vec![clips, count, width],
+        });
     }
-
-    /// Sets how many clips are computed at once.
-    pub fn with_clips_per_batch(mut self, clips: usize) -> Self {
-        self.per_batch = clips.max(1);
-        self
-    }
-}
-
-impl<V: VisionEncoder + Sync> ClipFeatureExtractor for EncoderFeatures<V> {
-    fn input(&self) -> &ClipInput {
-        &self.input
-    }
-
-    fn width(&self) -> usize {
-        self.encoder.dim()
-    }
-
-    fn identity(&self) -> &str {
-        self.identity
-            .get_or_init(|| format!("{}:mean:{}", self.name, weights_fingerprint(&self.encoder)))
-    }
-
-    fn device(&self) -> Device {
-        plain(&self.device)
-    }
-
-    fn extract(&self, clips: Tensor<5>) -> Result<Tensor<2>, HeadsError> {
-        in_batches(clips, &self.input, self.per_batch, &self.device, |batch| {
-            let tokens = self.encoder.encode(batch)?.cast(FloatDType::F32);
-            let [clips, count, width] = tokens.dims();
-            let parts = self.input.features_per_clip;
-            if !count.is_multiple_of(parts) {
-                return Err(HeadsError::Shape {
-                    place: "EncoderFeatures::extract",
-                    what: "tokens of the encoder",
-                    expected: format!("a multiple of the {parts} features of a clip"),
-                    found: vec![clips, count, width],
-                });
-            }
-            let tokens = tokens.reshape([clips * parts, count / parts, width]);
-            Ok(tokens.mean_dim(1).squeeze_dim(1))
-        })
-    }
+    let tokens = tokens.reshape([clips * parts, count / parts, width]);
+    Ok(tokens.mean_dim(1).squeeze_dim(1))
 }

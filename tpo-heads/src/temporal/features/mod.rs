@@ -5,9 +5,9 @@
 //!
 //! - a [`ClipFeatureExtractor`] and a [`QueryFeatureExtractor`]: InternVideo2-CLIP's towers
 //!   ([`InternVideo2Features`], [`TextTowerFeatures`]) as in the reference implementation, or a
-//!   small model's own encoder and language model ([`EncoderFeatures`],
+//!   small model's own encoder and language model ([`ClipTower::of_encoder`],
 //!   [`LanguageModelFeatures`]);
-//! - or files, [`PrecomputedFeatures`], as the datasets of moment retrieval ship them.
+//! - or files, [`PrecomputedOptions::read`], as the datasets of moment retrieval ship them.
 //!
 //! Towers are frozen: they always run without autodiff, whatever device they were created on, and
 //! what they return is a constant of any graph.
@@ -21,12 +21,10 @@ mod query;
 use burn::tensor::{Device, Tensor, TensorData};
 use tpo_core::head::FeatureSource;
 
-pub use clip::{ClipFeatureExtractor, ClipInput, EncoderFeatures, FrameRule, InternVideo2Features};
+pub use clip::{ClipFeatureExtractor, ClipInput, ClipTower, FrameRule, InternVideo2Features};
 pub use identity::weights_fingerprint;
 pub use internvideo2::{CLIP_TEMPERATURE, InternVideo2Files};
-pub use precomputed::{
-    FeatureFolders, FeatureMatrix, PrecomputedFeatures, PrecomputedOptions, read_features,
-};
+pub use precomputed::{FeatureMatrix, PrecomputedOptions, read_features};
 pub use query::{LanguageModelFeatures, QueryFeatureExtractor, TextTowerFeatures};
 
 /// Name under which the temporal head asks for the video's features `[seconds, width]`.
@@ -76,14 +74,10 @@ pub fn with_endpoints(features: Tensor<2>) -> Tensor<2> {
 /// The device without autodiff of a module's parameters.
 fn plain_device<M: burn::module::Module>(module: &M) -> Device {
     let device = module.devices().into_iter().next().unwrap_or_default();
-    plain(&device)
-}
-
-fn plain(device: &Device) -> Device {
     if device.is_autodiff() {
-        device.clone().inner()
+        device.inner()
     } else {
-        device.clone()
+        device
     }
 }
 

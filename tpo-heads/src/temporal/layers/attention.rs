@@ -1,22 +1,12 @@
 //! Self-attention with PyTorch's packed input projection, and what all attentions here share.
 
-use burn::config::Config;
 use burn::module::{Module, Param};
 use burn::nn::{Dropout, DropoutConfig, Initializer};
 use burn::tensor::{Bool, Device, Tensor};
 use tpo_core::nn::{Linear, LinearConfig, attention_with_dropout, merge_heads, split_heads};
 use tpo_core::ops::{self, AttentionOptions};
 
-/// Configuration of [`SelfAttention`].
-#[derive(Config, Debug)]
-pub struct SelfAttentionConfig {
-    /// Width of input and output.
-    pub d_model: usize,
-    /// Number of heads; divides `d_model`.
-    pub heads: usize,
-    /// Probability of dropping an attention weight while training.
-    pub dropout: f64,
-}
+use super::LayerSizes;
 
 /// Multi-head self-attention; positions are added to queries and keys, not to values.
 #[derive(Module, Debug)]
@@ -32,11 +22,11 @@ pub struct SelfAttention {
     heads: usize,
 }
 
-impl SelfAttentionConfig {
-    /// Creates the layer: Xavier-uniform weights, zero biases (PyTorch).
-    pub fn init(&self, device: &Device) -> SelfAttention {
-        let d = self.d_model;
-        SelfAttention {
+impl SelfAttention {
+    /// Xavier-uniform weights, zero biases (PyTorch).
+    pub(super) fn new(sizes: &LayerSizes, device: &Device) -> Self {
+        let d = sizes.d_model;
+        Self {
             in_proj_weight: Initializer::XavierUniform { gain: 1.0 }.init_with(
                 [3 * d, d],
                 Some(d),
@@ -45,13 +35,11 @@ impl SelfAttentionConfig {
             ),
             in_proj_bias: Initializer::Zeros.init([3 * d], device),
             out_proj: LinearConfig::new(d, d).init(device),
-            dropout: DropoutConfig::new(self.dropout).init(),
-            heads: self.heads,
+            dropout: DropoutConfig::new(sizes.dropout).init(),
+            heads: sizes.heads,
         }
     }
-}
 
-impl SelfAttention {
     /// # Shapes
     /// - x and positions `[batch, length, d_model]`
     /// - padding `[batch, length]`, `true` hides a key

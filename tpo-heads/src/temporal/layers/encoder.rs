@@ -1,26 +1,12 @@
 //! Post-norm transformer encoder.
 
-use burn::config::Config;
 use burn::module::Module;
 use burn::nn::{Dropout, DropoutConfig};
 use burn::tensor::{Bool, Device, Tensor};
 use tpo_core::nn::{LayerNorm, LayerNormConfig, Linear};
 use tpo_vision::{DropPath, DropPathConfig};
 
-use super::{PRelu, PReluConfig, SelfAttention, SelfAttentionConfig, WeightInit, linear};
-
-/// Configuration of [`FeedForward`] and of the layers around it.
-#[derive(Config, Debug)]
-pub struct FeedForwardConfig {
-    /// Width of input and output.
-    pub d_model: usize,
-    /// Width of the hidden layer.
-    pub d_hidden: usize,
-    /// Probability of dropping a hidden element while training.
-    pub dropout: f64,
-    /// Whether the weights start Xavier uniform (inside the transformer) or with PyTorch's default.
-    pub in_transformer: bool,
-}
+use super::{LayerSizes, PRelu, SelfAttention, linear};
 
 /// Linear, PReLU, dropout, linear. Its parameters lie in the layer around it, as the reference
 /// names them.
@@ -36,38 +22,22 @@ pub struct FeedForward {
     pub dropout: Dropout,
 }
 
-impl FeedForwardConfig {
-    /// Creates the layers.
-    pub fn init(&self, device: &Device) -> FeedForward {
-        let init = if self.in_transformer {
-            WeightInit::Transformer
-        } else {
-            WeightInit::Default
-        };
-        FeedForward {
-            linear1: linear(self.d_model, self.d_hidden, init, device),
-            activation: PReluConfig::new().init(device),
-            linear2: linear(self.d_hidden, self.d_model, init, device),
-            dropout: DropoutConfig::new(self.dropout).init(),
+impl FeedForward {
+    pub(in crate::temporal) fn new(sizes: &LayerSizes, device: &Device) -> Self {
+        let (d, hidden) = (sizes.d_model, sizes.d_hidden);
+        Self {
+            linear1: linear(d, hidden, sizes.init, device),
+            activation: PRelu::new(device),
+            linear2: linear(hidden, d, sizes.init, device),
+            dropout: DropoutConfig::new(sizes.dropout).init(),
         }
     }
-}
 
-impl FeedForward {
     /// `[batch, length, d_model]` to the same.
     pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
         let hidden = self.activation.forward(self.linear1.forward(x));
         self.linear2.forward(self.dropout.forward(hidden))
     }
-}
-
-/// Configuration of [`EncoderLayer`].
-#[derive(Config, Debug)]
-pub struct EncoderLayerConfig {
-    /// The feed-forward part; its dropout rate is that of the whole layer.
-    pub feed_forward: FeedForwardConfig,
-    /// Number of attention heads.
-    pub heads: usize,
 }
 
 /// Self-attention and feed-forward, each with a residual and a norm after it.
@@ -85,22 +55,18 @@ pub struct EncoderLayer {
     pub drop_path: DropPath,
 }
 
-impl EncoderLayerConfig {
-    /// Creates the layer.
-    pub fn init(&self, device: &Device) -> EncoderLayer {
-        let ff = &self.feed_forward;
-        let norm = LayerNormConfig::new(ff.d_model);
-        EncoderLayer {
-            self_attn: SelfAttentionConfig::new(ff.d_model, self.heads, ff.dropout).init(device),
-            feed_forward: ff.init(device),
+impl EncoderLayer {
+    fn new(sizes: &LayerSizes, device: &Device) -> Self {
+        let norm = LayerNormConfig::new(sizes.d_model);
+        Self {
+            self_attn: SelfAttention::new(sizes, device),
+            feed_forward: FeedForward::new(sizes, device),
             norm1: norm.init(device),
             norm2: norm.init(device),
-            drop_path: DropPathConfig::new(ff.dropout).init(),
+            drop_path: DropPathConfig::new(sizes.dropout).init(),
         }
     }
-}
 
-impl EncoderLayer {
     /// # Shapes
     /// As [`SelfAttention::forward`].
     pub fn forward(
@@ -116,15 +82,6 @@ impl EncoderLayer {
     }
 }
 
-/// Configuration of [`Encoder`].
-#[derive(Config, Debug)]
-pub struct EncoderConfig {
-    /// Every layer.
-    pub layer: EncoderLayerConfig,
-    /// How many.
-    pub depth: usize,
-}
-
 /// Encoder layers one after another.
 #[derive(Module, Debug)]
 pub struct Encoder {
@@ -132,16 +89,15 @@ pub struct Encoder {
     pub layers: Vec<EncoderLayer>,
 }
 
-impl EncoderConfig {
-    /// Creates the layers.
-    pub fn init(&self, device: &Device) -> Encoder {
-        Encoder {
-            layers: (0..self.depth).map(|_| self.layer.init(device)).collect(),
+impl Encoder {
+    pub(in crate::temporal) fn new(sizes: &LayerSizes, depth: usize, device: &Device) -> Self {
+        Self {
+            layers: (0..depth)
+                .map(|_| EncoderLayer::new(sizes, device))
+                .collect(),
         }
     }
-}
 
-impl Encoder {
     /// # Shapes
     /// As [`SelfAttention::forward`].
     pub fn forward(

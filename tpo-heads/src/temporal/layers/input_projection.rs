@@ -1,6 +1,5 @@
 //! Projection of one kind of features to the width of the head.
 
-use burn::config::Config;
 use burn::module::Module;
 use burn::nn::{Dropout, DropoutConfig};
 use burn::tensor::activation::relu;
@@ -8,20 +7,6 @@ use burn::tensor::{Device, Tensor};
 use tpo_core::nn::{LayerNorm, LayerNormConfig, Linear};
 
 use super::{WeightInit, linear};
-
-/// Configuration of [`InputProjection`].
-#[derive(Config, Debug)]
-pub struct InputProjectionConfig {
-    /// Width of the features.
-    pub d_input: usize,
-    /// Width of the head.
-    pub d_output: usize,
-    /// Probability of dropping an element of the normalised features while training.
-    pub dropout: f64,
-    /// Whether a ReLU follows.
-    #[config(default = true)]
-    pub relu: bool,
-}
 
 /// Layer norm over the **input** width, dropout, linear layer, perhaps ReLU.
 #[derive(Module, Debug)]
@@ -35,19 +20,22 @@ pub struct InputProjection {
     relu: bool,
 }
 
-impl InputProjectionConfig {
-    /// Creates the layer.
-    pub fn init(&self, device: &Device) -> InputProjection {
-        InputProjection {
-            layer_norm: LayerNormConfig::new(self.d_input).init(device),
-            linear: linear(self.d_input, self.d_output, WeightInit::Default, device),
-            dropout: DropoutConfig::new(self.dropout).init(),
-            relu: self.relu,
+impl InputProjection {
+    /// From `d_input` to `d_output` columns.
+    pub(in crate::temporal) fn new(
+        [d_input, d_output]: [usize; 2],
+        dropout: f64,
+        relu: bool,
+        device: &Device,
+    ) -> Self {
+        Self {
+            layer_norm: LayerNormConfig::new(d_input).init(device),
+            linear: linear(d_input, d_output, WeightInit::Default, device),
+            dropout: DropoutConfig::new(dropout).init(),
+            relu,
         }
     }
-}
 
-impl InputProjection {
     /// `[batch, rows, d_input]` to `[batch, rows, d_output]`.
     pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
         let x = self.dropout.forward(self.layer_norm.forward(x));

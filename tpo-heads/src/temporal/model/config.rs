@@ -5,6 +5,7 @@ use burn::tensor::Device;
 
 use super::CgDetr;
 use crate::HeadsError;
+use crate::temporal::layers::{LayerSizes, WeightInit};
 
 /// Columns that say where a clip begins and ends, 0–1 ("temporal endpoint features").
 pub const TEF_COLUMNS: usize = 2;
@@ -62,9 +63,6 @@ pub struct CgDetrConfig {
     /// Rows of the table of text positions. The published model carries the table unused.
     #[config(default = 100)]
     pub text_positions: usize,
-    /// Whether the text positions are added to the keys (the reference does not).
-    #[config(default = false)]
-    pub use_text_positions: bool,
     /// Reproduces a slip of the reference: the mask that hides padded words from padded clips is
     /// laid out head by head where the scores are sample by sample, so that in a batch some heads
     /// of one sample miss the words another sample lacks. The published model was trained with
@@ -125,6 +123,16 @@ impl CgDetrConfig {
             HeadsError::require(holds, what, "at least 0 and below 1", value)?;
         }
         Ok(())
+    }
+
+    pub(super) fn layers(&self, init: WeightInit) -> LayerSizes {
+        LayerSizes {
+            d_model: self.d_model,
+            d_hidden: self.d_hidden,
+            heads: self.heads,
+            dropout: self.dropout,
+            init,
+        }
     }
 
     /// Creates the model with random weights.

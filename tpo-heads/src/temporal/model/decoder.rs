@@ -1,13 +1,12 @@
 //! Span decoder with dynamic anchors (DAB-DETR, arXiv 2201.12329, on one axis).
 
-use burn::config::Config;
 use burn::module::Module;
 use burn::tensor::activation::sigmoid;
 use burn::tensor::{Device, Tensor};
 use tpo_core::nn::{LayerNorm, LayerNormConfig, Mlp, MlpConfig};
 
-use super::decoder_layer::{DecoderLayer, DecoderLayerConfig, Memory, Queries};
-use crate::temporal::layers::{WeightInit, linear, sine_spans};
+use super::decoder_layer::{DecoderLayer, Memory, Queries};
+use crate::temporal::layers::{LayerSizes, WeightInit, linear, sine_spans};
 
 /// Both sides of a logit are kept at least this far from zero (reference implementation).
 const INVERSE_SIGMOID_EPS: f64 = 1e-3;
@@ -34,15 +33,6 @@ pub(super) fn mlp(widths: &[usize], init: WeightInit, zero_last: bool, device: &
     mlp
 }
 
-/// Configuration of [`Decoder`].
-#[derive(Config, Debug)]
-pub struct DecoderConfig {
-    /// Every layer.
-    pub layer: DecoderLayerConfig,
-    /// How many.
-    pub depth: usize,
-}
-
 /// Layers that refine spans from layer to layer.
 #[derive(Module, Debug)]
 pub struct Decoder {
@@ -60,24 +50,6 @@ pub struct Decoder {
     pub ref_anchor_head: Mlp,
 }
 
-impl DecoderConfig {
-    /// Creates the layers.
-    pub fn init(&self, device: &Device) -> Decoder {
-        let d = self.layer.d_model;
-        let init = WeightInit::Transformer;
-        Decoder {
-            layers: (0..self.depth)
-                .map(|i| self.layer.init(i == 0, device))
-                .collect(),
-            norm: LayerNormConfig::new(d).init(device),
-            query_scale: mlp(&[d, d, d], init, false, device),
-            ref_point_head: mlp(&[d, d, d], init, false, device),
-            bbox_embed: mlp(&[d, d, d, 2], init, true, device),
-            ref_anchor_head: mlp(&[d, d, 1], init, false, device),
-        }
-    }
-}
-
 /// What every layer says.
 #[derive(Debug, Clone)]
 pub struct Decoded {
@@ -88,6 +60,21 @@ pub struct Decoded {
 }
 
 impl Decoder {
+    pub(super) fn new(sizes: &LayerSizes, depth: usize, device: &Device) -> Self {
+        let d = sizes.d_model;
+        let init = WeightInit::Transformer;
+        Self {
+            layers: (0..depth)
+                .map(|i| DecoderLayer::new(sizes, i == 0, device))
+                .collect(),
+            norm: LayerNormConfig::new(d).init(device),
+            query_scale: mlp(&[d, d, d], init, false, device),
+            ref_point_head: mlp(&[d, d, d], init, false, device),
+            bbox_embed: mlp(&[d, d, d, 2], init, true, device),
+            ref_anchor_head: mlp(&[d, d, 1], init, false, device),
+        }
+    }
+
     /// Decodes from learned spans.
     ///
     /// # Shapes

@@ -1,6 +1,5 @@
 //! One layer of the span decoder.
 
-use burn::config::Config;
 use burn::module::Module;
 use burn::nn::{Dropout, DropoutConfig};
 use burn::tensor::{Bool, Device, Tensor};
@@ -11,7 +10,7 @@ use tpo_core::nn::{
 use tpo_core::ops::AttentionOptions;
 use tpo_vision::{DropPath, DropPathConfig};
 
-use crate::temporal::layers::{FeedForward, FeedForwardConfig, WeightInit, linear};
+use crate::temporal::layers::{FeedForward, LayerSizes, WeightInit, linear};
 
 /// What the decoder looks at.
 #[derive(Debug, Clone)]
@@ -38,19 +37,6 @@ pub struct Queries {
 pub struct OutputProjection {
     /// `[d_model, d_model]`.
     pub out_proj: Linear,
-}
-
-/// Configuration of [`DecoderLayer`].
-#[derive(Config, Debug)]
-pub struct DecoderLayerConfig {
-    /// Width.
-    pub d_model: usize,
-    /// Width of the feed-forward layer.
-    pub d_hidden: usize,
-    /// Number of heads; divides `d_model`.
-    pub heads: usize,
-    /// Every dropout rate of the layer.
-    pub dropout: f64,
 }
 
 /// Self-attention of the queries, cross-attention to the clips, feed-forward.
@@ -100,17 +86,16 @@ pub struct DecoderLayer {
     heads: usize,
 }
 
-impl DecoderLayerConfig {
-    /// Creates the layer; the first one also projects the positional queries for
-    /// cross-attention.
-    pub fn init(&self, first: bool, device: &Device) -> DecoderLayer {
-        let d = self.d_model;
+impl DecoderLayer {
+    /// The first layer also projects the positional queries for cross-attention.
+    pub(super) fn new(sizes: &LayerSizes, first: bool, device: &Device) -> Self {
+        let d = sizes.d_model;
         let proj = || linear(d, d, WeightInit::Transformer, device);
         let norm = || LayerNormConfig::new(d).init(device);
         let out = || OutputProjection {
             out_proj: LinearConfig::new(d, d).init(device),
         };
-        DecoderLayer {
+        Self {
             sa_qcontent_proj: proj(),
             sa_qpos_proj: proj(),
             sa_kcontent_proj: proj(),
@@ -124,18 +109,16 @@ impl DecoderLayerConfig {
             ca_v_proj: proj(),
             ca_qpos_sine_proj: proj(),
             cross_attn: out(),
-            feed_forward: FeedForwardConfig::new(d, self.d_hidden, self.dropout, true).init(device),
+            feed_forward: FeedForward::new(sizes, device),
             norm1: norm(),
             norm2: norm(),
             norm3: norm(),
-            dropout: DropoutConfig::new(self.dropout).init(),
-            drop_path: DropPathConfig::new(self.dropout).init(),
-            heads: self.heads,
+            dropout: DropoutConfig::new(sizes.dropout).init(),
+            drop_path: DropPathConfig::new(sizes.dropout).init(),
+            heads: sizes.heads,
         }
     }
-}
 
-impl DecoderLayer {
     /// `[batch, queries, d_model]` to the same.
     pub fn forward(&self, x: Tensor<3>, queries: &Queries, memory: &Memory) -> Tensor<3> {
         let branch = self.self_attention(x.clone(), &queries.position);

@@ -11,13 +11,10 @@ mod training;
 mod transformer;
 
 pub use config::{CgDetrConfig, TEF_COLUMNS};
-pub use decoder::{Decoded, Decoder, DecoderConfig};
-pub use decoder_layer::{DecoderLayer, DecoderLayerConfig, Memory, OutputProjection, Queries};
+pub use decoder::{Decoded, Decoder};
+pub use decoder_layer::{DecoderLayer, Memory, OutputProjection, Queries};
 pub use network::{CgDetr, CgDetrInput, CgDetrOutput, TextPositions};
-pub use t2v::{
-    AdaptiveCrossAttention, AdaptiveCrossAttentionConfig, T2vEncoder, T2vEncoderConfig, T2vLayer,
-    TextKeys,
-};
+pub use t2v::{AdaptiveCrossAttention, T2vEncoder, T2vLayer, TextKeys};
 pub use training::{CgDetrTraining, Negatives, TrainingInput};
 pub use transformer::{Encoded, Prompts, Transformer, VideoTokens};
 

@@ -17,8 +17,7 @@ use super::t2v::TextKeys;
 use super::transformer::{Encoded, Prompts, Transformer, VideoTokens};
 use crate::HeadsError;
 use crate::temporal::layers::{
-    Encoder, EncoderConfig, EncoderLayerConfig, FeedForwardConfig, InputProjection,
-    InputProjectionConfig, WeightInit, linear, normal_rows, sine_positions,
+    Encoder, InputProjection, WeightInit, linear, normal_rows, sine_positions,
 };
 
 /// A padded batch.
@@ -72,18 +71,6 @@ pub struct TextPositions {
     pub layer_norm: LayerNorm,
     /// After the norm.
     pub dropout: Dropout,
-}
-
-impl TextPositions {
-    /// Positional part `[batch, tokens, d_model]` of a text of the same shape; tokens beyond the
-    /// table share its last row.
-    pub fn forward(&self, text: Tensor<3>) -> Tensor<3> {
-        let [_, tokens, _] = text.dims();
-        let last = self.position_embeddings.weight.dims()[0] - 1;
-        let ids = indices((0..tokens).map(|i| i.min(last)), &text.device());
-        let rows = self.position_embeddings.forward(ids.reshape([1, tokens]));
-        self.dropout.forward(self.layer_norm.forward(text + rows))
-    }
 }
 
 /// CG-DETR. Parameters have the reference's names up to [`CG_DETR_KEYS`](crate::temporal::CG_DETR_KEYS).
@@ -142,17 +129,14 @@ impl CgDetr {
         let init = WeightInit::Default;
         let projection = |d_in: usize| {
             vec![
-                InputProjectionConfig::new(d_in, d, c.input_dropout).init(device),
-                InputProjectionConfig::new(d, d, c.input_dropout)
-                    .with_relu(false)
-                    .init(device),
+                InputProjection::new([d_in, d], c.input_dropout, true, device),
+                InputProjection::new([d, d], c.input_dropout, false, device),
             ]
         };
         // Outside the transformer: rate 0.1 whatever the configuration says, in the reference.
         // One rate for all is what a user expects; the presets agree.
-        let ff = FeedForwardConfig::new(d, c.d_hidden, c.dropout, false);
-        let layer = EncoderLayerConfig::new(ff, c.heads);
-        let encoder = |depth| EncoderConfig::new(layer.clone(), depth).init(device);
+        let sizes = c.layers(init);
+        let encoder = |depth| Encoder::new(&sizes, depth, device);
         Self {
             transformer: Transformer::new(c, device),
             span_embed: mlp(&[d, d, d, 2], init, false, device),
@@ -173,7 +157,7 @@ impl CgDetr {
             dummy_rep_pos: normal_rows([c.num_dummies, d], 1.0, device),
             sent_rep_token: normal_rows([d], 1.0, device),
             sent_rep_pos: normal_rows([d], 1.0, device),
-            txt_proj_linear: InputProjectionConfig::new(c.d_text, d, c.dropout).init(device),
+            txt_proj_linear: InputProjection::new([c.d_text, d], c.dropout, true, device),
             txt_position_embed: TextPositions {
                 position_embeddings: EmbeddingConfig::new(c.text_positions, d)
                     .with_std(1.0)
@@ -209,11 +193,8 @@ impl CgDetr {
             .fold(text, |x, layer| layer.forward(x));
         let [batch, tokens, d] = text.dims();
         let text = text + self.token_type(0);
-        let text_positions = if self.config.use_text_positions {
-            self.txt_position_embed.forward(text.clone())
-        } else {
-            Tensor::zeros([batch, tokens, d], (&device, text.dtype()))
-        };
+        // The published model does not use its table of text positions.
+        let text_positions = Tensor::zeros([batch, tokens, d], (&device, text.dtype()));
 
         let dummies = self.config.num_dummies;
         let rows =

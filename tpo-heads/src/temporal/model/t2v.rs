@@ -1,7 +1,6 @@
 //! Adaptive cross-attention of the video to the text, with dummy tokens that soak up the weight of
 //! clips the text says nothing about (CG-DETR, arXiv 2311.08835, section 3.1).
 
-use burn::config::Config;
 use burn::module::Module;
 use burn::nn::{Dropout, DropoutConfig};
 use burn::tensor::{Bool, Device, Tensor};
@@ -11,7 +10,7 @@ use tpo_core::nn::{
 use tpo_core::ops;
 use tpo_vision::{DropPath, DropPathConfig};
 
-use crate::temporal::layers::{FeedForward, FeedForwardConfig};
+use crate::temporal::layers::{FeedForward, LayerSizes};
 
 /// The text side of the attention.
 #[derive(Debug, Clone)]
@@ -26,17 +25,6 @@ pub struct TextKeys {
     pub dummies: usize,
 }
 
-/// Configuration of [`AdaptiveCrossAttention`].
-#[derive(Config, Debug)]
-pub struct AdaptiveCrossAttentionConfig {
-    /// Width.
-    pub d_model: usize,
-    /// Number of heads; divides `d_model`.
-    pub heads: usize,
-    /// Probability of dropping an attention weight while training.
-    pub dropout: f64,
-}
-
 /// Attention **without input projections**: queries, keys and values are the inputs themselves.
 /// The soft-max runs over dummies and text, only the text is summed up.
 #[derive(Module, Debug)]
@@ -48,18 +36,16 @@ pub struct AdaptiveCrossAttention {
     heads: usize,
 }
 
-impl AdaptiveCrossAttentionConfig {
-    /// Creates the layer: Xavier uniform, bias zero.
-    pub fn init(&self, device: &Device) -> AdaptiveCrossAttention {
-        AdaptiveCrossAttention {
-            out_proj: LinearConfig::new(self.d_model, self.d_model).init(device),
-            dropout: DropoutConfig::new(self.dropout).init(),
-            heads: self.heads,
+impl AdaptiveCrossAttention {
+    /// Xavier uniform, bias zero.
+    fn new(sizes: &LayerSizes, device: &Device) -> Self {
+        Self {
+            out_proj: LinearConfig::new(sizes.d_model, sizes.d_model).init(device),
+            dropout: DropoutConfig::new(sizes.dropout).init(),
+            heads: sizes.heads,
         }
     }
-}
 
-impl AdaptiveCrossAttention {
     /// Attention output and the weights averaged over heads.
     ///
     /// # Shapes
@@ -127,17 +113,6 @@ impl T2vLayer {
     }
 }
 
-/// Configuration of [`T2vEncoder`].
-#[derive(Config, Debug)]
-pub struct T2vEncoderConfig {
-    /// The feed-forward part; its dropout rate is that of the whole layer.
-    pub feed_forward: FeedForwardConfig,
-    /// Number of attention heads.
-    pub heads: usize,
-    /// Number of layers.
-    pub depth: usize,
-}
-
 /// Text-to-video encoder: the video takes up what the text says about it; the text stays.
 #[derive(Module, Debug)]
 pub struct T2vEncoder {
@@ -145,26 +120,21 @@ pub struct T2vEncoder {
     pub layers: Vec<T2vLayer>,
 }
 
-impl T2vEncoderConfig {
-    /// Creates the layers.
-    pub fn init(&self, device: &Device) -> T2vEncoder {
-        let ff = &self.feed_forward;
-        let norm = LayerNormConfig::new(ff.d_model);
+impl T2vEncoder {
+    pub(super) fn new(sizes: &LayerSizes, depth: usize, device: &Device) -> Self {
+        let norm = LayerNormConfig::new(sizes.d_model);
         let layer = || T2vLayer {
-            self_attn: AdaptiveCrossAttentionConfig::new(ff.d_model, self.heads, ff.dropout)
-                .init(device),
-            feed_forward: ff.init(device),
+            self_attn: AdaptiveCrossAttention::new(sizes, device),
+            feed_forward: FeedForward::new(sizes, device),
             norm1: norm.init(device),
             norm2: norm.init(device),
-            drop_path: DropPathConfig::new(ff.dropout).init(),
+            drop_path: DropPathConfig::new(sizes.dropout).init(),
         };
-        T2vEncoder {
-            layers: (0..self.depth).map(|_| layer()).collect(),
+        Self {
+            layers: (0..depth).map(|_| layer()).collect(),
         }
     }
-}
 
-impl T2vEncoder {
     /// The video after all layers, and the attention weights averaged over heads and layers.
     ///
     /// # Shapes

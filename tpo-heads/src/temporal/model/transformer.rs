@@ -4,11 +4,10 @@ use burn::module::Module;
 use burn::tensor::{Bool, Device, Tensor};
 
 use super::config::CgDetrConfig;
-use super::decoder::{Decoder, DecoderConfig};
-use super::decoder_layer::DecoderLayerConfig;
+use super::decoder::Decoder;
 use super::saliency_prompt::saliency_prompt;
-use super::t2v::{T2vEncoder, T2vEncoderConfig, TextKeys};
-use crate::temporal::layers::{Encoder, EncoderConfig, EncoderLayerConfig, FeedForwardConfig};
+use super::t2v::{T2vEncoder, TextKeys};
+use crate::temporal::layers::{Encoder, WeightInit};
 
 /// The video side of a pass.
 #[derive(Debug, Clone)]
@@ -66,14 +65,12 @@ pub struct Transformer {
 impl Transformer {
     pub(super) fn new(config: &CgDetrConfig, device: &Device) -> Self {
         let c = config;
-        let ff = FeedForwardConfig::new(c.d_model, c.d_hidden, c.dropout, true);
-        let layer = EncoderLayerConfig::new(ff.clone(), c.heads);
-        let decoder = DecoderLayerConfig::new(c.d_model, c.d_hidden, c.heads, c.dropout);
+        let sizes = c.layers(WeightInit::Transformer);
         Self {
-            mcls_encoder: EncoderConfig::new(layer.clone(), c.moment_layers).init(device),
-            t2v_encoder: T2vEncoderConfig::new(ff, c.heads, c.t2v_layers).init(device),
-            encoder: EncoderConfig::new(layer, c.encoder_layers).init(device),
-            decoder: DecoderConfig::new(decoder, c.decoder_layers).init(device),
+            mcls_encoder: Encoder::new(&sizes, c.moment_layers, device),
+            t2v_encoder: T2vEncoder::new(&sizes, c.t2v_layers, device),
+            encoder: Encoder::new(&sizes, c.encoder_layers, device),
+            decoder: Decoder::new(&sizes, c.decoder_layers, device),
         }
     }
 

@@ -21,5 +21,5 @@ pub use config::QFormerConfig;
 pub use embeddings::QFormerEmbeddings;
 pub use keys::{QFORMER_KEYS, QFORMER_KEYS_INVERSE, QFORMER_UNUSED_KEYS};
 pub use layer::{QFormerIntermediate, QFormerLayer};
-pub use model::{QFormer, QFormerBert, QFormerEncoder, QFormerTrace};
+pub use model::{QFormer, QFormerBert, QFormerEncoder};
 pub use project::{QFormerConnector, QFormerConnectorConfig};

@@ -44,16 +44,6 @@ pub struct QFormer {
     config: QFormerConfig,
 }
 
-/// Hidden states of a forward pass, for inspection and parity tests.
-#[derive(Debug, Clone)]
-pub struct QFormerTrace {
-    /// Input of every layer, then the output of the last:
-    /// `num_hidden_layers + 1` times `[batch, n_query + length, hidden_size]`.
-    pub hidden: Vec<Tensor<3>>,
-    /// Outputs at the queries `[batch, n_query, hidden_size]`.
-    pub query_output: Tensor<3>,
-}
-
 impl QFormerConfig {
     /// Creates the Q-Former with BERT's initialisation: weights and queries normal, biases and
     /// extra queries zero, norms one. Values are drawn on first use.
@@ -105,40 +95,22 @@ impl QFormer {
     /// - output `[batch, n_query, hidden_size]`
     ///
     /// # Errors
-    /// [`VisionError::Shape`], [`VisionError::InstructionLength`] or [`VisionError::TokenId`].
+    /// [`VisionError::Shape`] or [`VisionError::Instruction`].
     pub fn forward(
         &self,
         features: Tensor<3>,
         instruction: Option<&Instruction>,
     ) -> Result<Tensor<3>> {
-        let last = self.run(features, instruction, |_| {})?;
-        Ok(self.at_queries(last))
+        let last = self.hidden(features, instruction, |_| {})?;
+        Ok(last.narrow(1, 0, self.config.n_query()))
     }
 
-    /// [`forward`](Self::forward) that keeps every hidden state.
+    /// Output of the last layer, `[batch, n_query + length, hidden_size]`, the queries first; `see`
+    /// gets the input of each layer.
     ///
     /// # Errors
     /// As [`forward`](Self::forward).
-    pub fn trace(
-        &self,
-        features: Tensor<3>,
-        instruction: Option<&Instruction>,
-    ) -> Result<QFormerTrace> {
-        let mut hidden = Vec::with_capacity(self.config.num_hidden_layers + 1);
-        let last = self.run(features, instruction, |x| hidden.push(x.clone()))?;
-        hidden.push(last.clone());
-        Ok(QFormerTrace {
-            hidden,
-            query_output: self.at_queries(last),
-        })
-    }
-
-    fn at_queries(&self, hidden: Tensor<3>) -> Tensor<3> {
-        hidden.narrow(1, 0, self.config.n_query())
-    }
-
-    /// All layers; `see` gets the input of each.
-    fn run(
+    pub fn hidden(
         &self,
         features: Tensor<3>,
         instruction: Option<&Instruction>,
@@ -201,24 +173,23 @@ impl QFormer {
                 found: instruction.mask.dims().to_vec(),
             });
         }
-        let max = self.config.max_position_embeddings;
-        if found[1] > max {
-            return Err(VisionError::InstructionLength {
-                place: PLACE,
-                length: found[1],
-                max,
-            });
+        let wrong = |why: String| Err(VisionError::Instruction { place: PLACE, why });
+        let (length, max) = (found[1], self.config.max_position_embeddings);
+        if length > max {
+            return wrong(format!(
+                "the instruction has {length} tokens, padding included, but there are {max} \
+                 positions; truncate it on the left as the reference's tokenizer does"
+            ));
         }
         let vocab = self.config.vocab_size;
         let lowest: i64 = instruction.ids.clone().min().into_scalar();
         let highest: i64 = instruction.ids.clone().max().into_scalar();
         for id in [lowest, highest] {
             if id < 0 || id >= vocab as i64 {
-                return Err(VisionError::TokenId {
-                    place: PLACE,
-                    found: id,
-                    vocab,
-                });
+                return wrong(format!(
+                    "token id {id} is outside the vocabulary of {vocab}; tokenise the instruction \
+                     with the connector's own (BERT) tokenizer"
+                ));
             }
         }
         Ok(())

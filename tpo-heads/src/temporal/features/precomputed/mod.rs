@@ -3,7 +3,8 @@
 //! QVHighlights and its relatives come with one `<video>.npz` per video and tower, holding an
 //! array `features` of `[clips, width]`, and one `qid<id>.npz` per query with
 //! `last_hidden_state` of `[tokens, width]`; several towers are concatenated along the width
-//! (CG-DETR's data loader).
+//! (CG-DETR's data loader). [`PrecomputedOptions::read`] makes a [`FeatureMatrix`] of them, and
+//! [`FeatureMatrix::to_tensor`] what [`TemporalFeatures`](super::TemporalFeatures) holds.
 
 mod matrix;
 mod npy;
@@ -11,14 +12,11 @@ mod read;
 
 use std::path::{Path, PathBuf};
 
-use burn::tensor::{Device, Tensor};
 use serde::{Deserialize, Serialize};
-use tpo_core::head::FeatureSource;
 
 pub use matrix::FeatureMatrix;
 pub use read::read_features;
 
-use super::{TEMPORAL_TEXT_FEATURES, TEMPORAL_VIDEO_FEATURES};
 use crate::error::HeadsError;
 
 /// How feature files are read.
@@ -71,131 +69,4 @@ impl PrecomputedOptions {
             why: "no feature file was given".into(),
         })
     }
-}
-
-/// Features of one sample from files, under the names the temporal head asks for.
-#[derive(Debug, Clone, Default)]
-pub struct PrecomputedFeatures {
-    video: Option<FeatureMatrix>,
-    text: Option<FeatureMatrix>,
-    device: Device,
-}
-
-impl PrecomputedFeatures {
-    /// No features yet; tensors are created on `device`.
-    pub fn new(device: &Device) -> Self {
-        Self {
-            device: super::plain(device),
-            ..Self::default()
-        }
-    }
-
-    /// Reads the video's features.
-    ///
-    /// # Errors
-    /// As [`PrecomputedOptions::read`].
-    pub fn with_video<P: AsRef<Path>>(
-        mut self,
-        files: &[P],
-        options: &PrecomputedOptions,
-    ) -> Result<Self, HeadsError> {
-        self.video = Some(options.read(files)?);
-        Ok(self)
-    }
-
-    /// Reads the query's features.
-    ///
-    /// # Errors
-    /// As [`PrecomputedOptions::read`].
-    pub fn with_text<P: AsRef<Path>>(
-        mut self,
-        files: &[P],
-        options: &PrecomputedOptions,
-    ) -> Result<Self, HeadsError> {
-        self.text = Some(options.read(files)?);
-        Ok(self)
-    }
-
-    /// The video's features.
-    pub fn video(&self) -> Option<&FeatureMatrix> {
-        self.video.as_ref()
-    }
-
-    /// The query's features.
-    pub fn text(&self) -> Option<&FeatureMatrix> {
-        self.text.as_ref()
-    }
-}
-
-impl FeatureSource for PrecomputedFeatures {
-    fn features(&self, name: &str) -> tpo_core::Result<Option<Tensor<2>>> {
-        let found = match name {
-            TEMPORAL_VIDEO_FEATURES => &self.video,
-            TEMPORAL_TEXT_FEATURES => &self.text,
-            _ => &None,
-        };
-        Ok(found.as_ref().map(|m| m.to_tensor(&self.device)))
-    }
-}
-
-/// Folders of a dataset: one per tower of the video, and one of queries.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct FeatureFolders {
-    /// Folders with `<video>.npz` (or `.npy`, `.safetensors`), concatenated in this order.
-    pub video: Vec<PathBuf>,
-    /// Folder with the queries' files.
-    pub text: Option<PathBuf>,
-    /// How video files are read.
-    pub video_options: PrecomputedOptions,
-    /// How query files are read.
-    pub text_options: PrecomputedOptions,
-}
-
-impl FeatureFolders {
-    /// Reads the features of one video and, where there is a folder for them, of one query, by
-    /// the names of their files without extension (`qid<id>` in QVHighlights).
-    ///
-    /// # Errors
-    /// [`HeadsError::FeatureFile`] when a file is absent or cannot be used, or a name would leave
-    /// its folder.
-    pub fn read(
-        &self,
-        video: &str,
-        query: Option<&str>,
-        device: &Device,
-    ) -> Result<PrecomputedFeatures, HeadsError> {
-        let mut out = PrecomputedFeatures::new(device);
-        if !self.video.is_empty() {
-            let files = self
-                .video
-                .iter()
-                .map(|dir| find(dir, video))
-                .collect::<Result<Vec<_>, _>>()?;
-            out = out.with_video(&files, &self.video_options)?;
-        }
-        if let (Some(dir), Some(query)) = (&self.text, query) {
-            out = out.with_text(&[find(dir, query)?], &self.text_options)?;
-        }
-        Ok(out)
-    }
-}
-
-/// The feature file called `name` in a folder.
-fn find(dir: &Path, name: &str) -> Result<PathBuf, HeadsError> {
-    let fail = |path: PathBuf, why: &str| HeadsError::FeatureFile {
-        path,
-        why: why.into(),
-    };
-    if name.is_empty() || name.contains(['/', '\\', ':', '\0']) || name.starts_with('.') {
-        return Err(fail(dir.join("?"), "the name is not a plain file name"));
-    }
-    ["npz", "npy", "safetensors"]
-        .iter()
-        .map(|extension| dir.join(format!("{name}.{extension}")))
-        .find(|path| path.is_file())
-        .ok_or_else(|| {
-            let path = dir.join(format!("{name}.npz"));
-            fail(path, "is not there, and neither is .npy or .safetensors")
-        })
 }

@@ -2,35 +2,21 @@
 //!
 //! Format description: numpy's `numpy.lib.format`, versions 1.0 to 3.0.
 
-use half::f16;
+use ndarray::{Array as NdArray, IxDyn, ShapeBuilder};
+use tpo_core::weights::Dtype;
+
+use super::read::floats;
 
 /// First bytes of a file.
 const MAGIC: &[u8; 6] = b"\x93NUMPY";
 /// Longest header accepted, in bytes; numpy's own is 10 000 by default.
 const MAX_HEADER: usize = 1 << 16;
-
-/// A numeric type of one element.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Element {
-    F16,
-    F32,
-    F64,
-}
-
-impl Element {
-    fn bytes(self) -> usize {
-        match self {
-            Self::F16 => 2,
-            Self::F32 => 4,
-            Self::F64 => 8,
-        }
-    }
-}
+/// Most axes of an array, as in numpy.
+const MAX_AXES: usize = 32;
 
 /// What a header says.
-#[derive(Debug, Clone, PartialEq)]
 struct Header {
-    element: Element,
+    dtype: Dtype,
     big_endian: bool,
     fortran_order: bool,
     shape: Vec<u64>,
@@ -42,12 +28,12 @@ pub(super) type Array = (Vec<f32>, Vec<usize>);
 /// Reads a whole `.npy` file of floats.
 pub(super) fn parse(bytes: &[u8]) -> Result<Array, String> {
     let (header, data) = split(bytes)?;
-    let text = std::str::from_utf8(header).map_err(|_| "its header is not text".to_string())?;
-    let header = parse_header(text)?;
+    let header = parse_header(&String::from_utf8_lossy(header))?;
+    let width = header.dtype.bitsize() / 8;
     let size = header
         .shape
         .iter()
-        .try_fold(header.element.bytes() as u64, |n, d| n.checked_mul(*d));
+        .try_fold(width as u64, |n, d| n.checked_mul(*d));
     if size != Some(data.len() as u64) {
         return Err(format!(
             "its header describes an array of shape {:?} but {} bytes of data follow; it is \
@@ -56,13 +42,16 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Array, String> {
             data.len()
         ));
     }
-    let shape: Vec<usize> = header.shape.iter().map(|d| *d as usize).collect();
-    let values = decode(data, &header);
-    if header.fortran_order {
-        Ok((row_major(&values, &shape), shape))
-    } else {
-        Ok((values, shape))
+    let mut data = data.to_vec();
+    if header.big_endian {
+        data.chunks_exact_mut(width).for_each(<[u8]>::reverse);
     }
+    let values = floats(&data, header.dtype).ok_or("it holds no floats")?;
+    let shape: Vec<usize> = header.shape.iter().map(|d| *d as usize).collect();
+    let order = IxDyn(&shape).set_f(header.fortran_order);
+    let array = NdArray::from_shape_vec(order, values).map_err(|e| e.to_string())?;
+    // In logical order, whatever the order of the file.
+    Ok((array.iter().copied().collect(), shape))
 }
 
 fn split(bytes: &[u8]) -> Result<(&[u8], &[u8]), String> {
@@ -86,90 +75,57 @@ fn split(bytes: &[u8]) -> Result<(&[u8], &[u8]), String> {
     rest.split_at_checked(length).ok_or_else(truncated)
 }
 
-fn decode(data: &[u8], header: &Header) -> Vec<f32> {
-    macro_rules! numbers {
-        ($n:literal, $from:expr) => {
-            data.as_chunks::<$n>()
-                .0
-                .iter()
-                .map(|bytes| {
-                    let mut bytes = *bytes;
-                    if header.big_endian {
-                        bytes.reverse();
-                    }
-                    $from(bytes)
-                })
-                .collect()
-        };
-    }
-    match header.element {
-        Element::F16 => numbers!(2, |b| f16::from_le_bytes(b).to_f32()),
-        Element::F32 => numbers!(4, f32::from_le_bytes),
-        Element::F64 => numbers!(8, |b| f64::from_le_bytes(b) as f32),
-    }
-}
-
-/// Column-major values in row-major order.
-fn row_major(values: &[f32], shape: &[usize]) -> Vec<f32> {
-    let mut out = vec![0.0; values.len()];
-    for (from, value) in values.iter().enumerate() {
-        let (mut rest, mut to) = (from, 0);
-        let mut stride = values.len();
-        for &d in shape {
-            // The first axis runs fastest in the file and slowest in the result.
-            stride /= d.max(1);
-            to += rest % d * stride;
-            rest /= d;
-        }
-        out[to] = *value;
-    }
-    out
-}
-
-/// Reads `{'descr': '<f4', 'fortran_order': False, 'shape': (75, 2304), }` and nothing else.
+/// Reads `{'descr': '<f4', 'fortran_order': False, 'shape': (75, 2304), }`, the fields in the order
+/// in which numpy writes them.
 fn parse_header(text: &str) -> Result<Header, String> {
-    let mut parser = Parser(text.trim());
-    let wrong = |what: &str| format!("its header is not numpy's: {what}");
-    let (mut descr, mut order, mut shape) = (None, None, None);
-    parser.expect('{').ok_or_else(|| wrong("no dictionary"))?;
-    while !parser.take('}') {
-        let key = parser.string().ok_or_else(|| wrong("a key is no string"))?;
-        parser
-            .expect(':')
-            .ok_or_else(|| wrong("a colon is missing"))?;
-        match key {
-            "descr" => {
-                descr =
-                    Some(parser.string().ok_or_else(|| {
-                        "it holds records, not one number per element".to_string()
-                    })?);
-            }
-            "fortran_order" => {
-                order = Some(parser.boolean().ok_or_else(|| wrong("fortran_order"))?);
-            }
-            "shape" => shape = Some(parser.tuple().ok_or_else(|| wrong("shape"))?),
-            other => return Err(wrong(&format!("unknown key `{other}`"))),
-        }
-        if !parser.take(',') && !parser.0.starts_with('}') {
-            return Err(wrong("a comma is missing"));
-        }
-    }
-    if !parser.0.is_empty() {
-        return Err(wrong("text follows the dictionary"));
-    }
-    let (Some(descr), Some(fortran_order), Some(shape)) = (descr, order, shape) else {
-        return Err(wrong("descr, fortran_order or shape is missing"));
+    let wrong = |what: &str| {
+        format!(
+            "its header is not numpy's: {what}; found `{}`, expected `{{'descr': '<f4', \
+             'fortran_order': False, 'shape': (rows, width), }}`",
+            text.trim()
+        )
     };
+    let text = text.trim();
+    let fields = text.strip_prefix('{').and_then(|t| t.strip_suffix('}'));
+    let fields = fields.ok_or_else(|| wrong("no dictionary"))?;
+    let (descr, rest) = fields
+        .split_once("'fortran_order':")
+        .ok_or_else(|| wrong("no fortran_order"))?;
+    let (order, shape) = rest
+        .split_once("'shape':")
+        .ok_or_else(|| wrong("no shape"))?;
+    let fortran_order = match clean(order) {
+        "True" => true,
+        "False" => false,
+        _ => return Err(wrong("fortran_order is neither True nor False")),
+    };
+    let axes = clean(shape)
+        .strip_prefix('(')
+        .and_then(|s| s.strip_suffix(')'));
+    let axes = axes.ok_or_else(|| wrong("the shape is no tuple"))?;
+    let shape: Vec<u64> = axes
+        .split(',')
+        .map(str::trim)
+        .filter(|axis| !axis.is_empty())
+        // Python 2 wrote long integers with an L.
+        .map(|axis| axis.trim_end_matches('L').parse().ok())
+        .collect::<Option<_>>()
+        .filter(|axes: &Vec<u64>| axes.len() <= MAX_AXES)
+        .ok_or_else(|| wrong("the shape is no list of lengths"))?;
+    let descr = clean(descr)
+        .strip_prefix("'descr':")
+        .ok_or_else(|| wrong("no descr"))?;
+    let descr = descr.trim().trim_matches('\'');
     let (big_endian, kind) = match descr.split_at_checked(1) {
-        Some(("<" | "=", kind)) => (false, kind),
+        Some(("<" | "=" | "|", kind)) => (false, kind),
         Some((">", kind)) => (true, kind),
         _ => (false, descr),
     };
-    let element = match kind {
-        "f2" => Element::F16,
-        "f4" => Element::F32,
-        "f8" => Element::F64,
-        "O" | "|O" => return Err("it holds pickled Python objects, which are never read".into()),
+    let dtype = match kind {
+        "f2" => Dtype::F16,
+        "f4" => Dtype::F32,
+        "f8" => Dtype::F64,
+        "O" => return Err("it holds pickled Python objects, which are never read".into()),
         _ => {
             return Err(format!(
                 "its elements are `{descr}`, floats of 2, 4 or 8 bytes were expected"
@@ -177,67 +133,22 @@ fn parse_header(text: &str) -> Result<Header, String> {
         }
     };
     Ok(Header {
-        element,
+        dtype,
         big_endian,
         fortran_order,
         shape,
     })
 }
 
-/// What is left of a header.
-struct Parser<'a>(&'a str);
-
-impl<'a> Parser<'a> {
-    fn take(&mut self, c: char) -> bool {
-        match self.0.strip_prefix(c) {
-            Some(rest) => {
-                self.0 = rest.trim_start();
-                true
-            }
-            None => false,
-        }
-    }
-
-    fn expect(&mut self, c: char) -> Option<()> {
-        self.take(c).then_some(())
-    }
-
-    /// A string without escapes, in either kind of quotes.
-    fn string(&mut self) -> Option<&'a str> {
-        let quote = self.0.chars().next().filter(|c| matches!(c, '\'' | '"'))?;
-        let (text, rest) = self.0[1..].split_once(quote)?;
-        self.0 = rest.trim_start();
-        (!text.contains('\\')).then_some(text)
-    }
-
-    fn boolean(&mut self) -> Option<bool> {
-        for (word, value) in [("True", true), ("False", false)] {
-            if let Some(rest) = self.0.strip_prefix(word) {
-                self.0 = rest.trim_start();
-                return Some(value);
-            }
-        }
-        None
-    }
-
-    fn tuple(&mut self) -> Option<Vec<u64>> {
-        self.expect('(')?;
-        let mut out = Vec::new();
-        while !self.take(')') {
-            let end = self.0.find(|c: char| !c.is_ascii_digit())?;
-            out.push(self.0[..end].parse().ok()?);
-            // Python 2 wrote long integers so.
-            self.0 = self.0[end..].trim_start_matches('L').trim_start();
-            if !self.take(',') && !self.0.starts_with(')') {
-                return None;
-            }
-        }
-        (out.len() <= 32).then_some(out)
-    }
+/// A field without the comma after it.
+fn clean(field: &str) -> &str {
+    field.trim().trim_end_matches(',').trim_end()
 }
 
 #[cfg(test)]
 pub(super) mod tests {
+    use half::f16;
+
     use super::*;
 
     /// A version 1 file as numpy writes it.
@@ -294,10 +205,7 @@ pub(super) mod tests {
                 file("<f4", "False", "(99999999999, 99999999999)", &[0; 4]),
                 "truncated",
             ),
-            (
-                file("<f4', 'x': '", "False", "(1, 1)", &[0; 4]),
-                "unknown key",
-            ),
+            (file("<f4', 'x': '", "False", "(1, 1)", &[0; 4]), "floats"),
         ] {
             let error = parse(&bytes).unwrap_err();
             assert!(error.contains(part), "{error} lacks {part}");

@@ -152,22 +152,25 @@ fn read_safetensors(path: &Path, options: &PrecomputedOptions) -> Result<npy::Ar
     if data.len() as u64 != entry.len {
         return Err("it is truncated".into());
     }
-    macro_rules! numbers {
-        ($n:literal, $from:expr) => {
-            data.as_chunks::<$n>()
-                .0
-                .iter()
-                .copied()
-                .map($from)
-                .collect()
-        };
+    match floats(&data, entry.dtype) {
+        Some(values) => Ok((values, entry.shape.clone())),
+        None => Err(format!(
+            "`{key}` holds {:?}, floats were expected",
+            entry.dtype
+        )),
     }
-    let values = match entry.dtype {
-        Dtype::F32 => numbers!(4, f32::from_le_bytes),
-        Dtype::F16 => numbers!(2, |b| f16::from_le_bytes(b).to_f32()),
-        Dtype::BF16 => numbers!(2, |b| bf16::from_le_bytes(b).to_f32()),
-        Dtype::F64 => numbers!(8, |b| f64::from_le_bytes(b) as f32),
-        other => return Err(format!("`{key}` holds {other:?}, floats were expected")),
-    };
-    Ok((values, entry.shape.clone()))
+}
+
+/// Little-endian floats; `None` for elements of another kind.
+pub(super) fn floats(data: &[u8], dtype: Dtype) -> Option<Vec<f32>> {
+    fn numbers<const N: usize>(data: &[u8], from: fn([u8; N]) -> f32) -> Vec<f32> {
+        data.as_chunks().0.iter().copied().map(from).collect()
+    }
+    Some(match dtype {
+        Dtype::F32 => numbers(data, f32::from_le_bytes),
+        Dtype::F16 => numbers(data, |b| f16::from_le_bytes(b).to_f32()),
+        Dtype::BF16 => numbers(data, |b| bf16::from_le_bytes(b).to_f32()),
+        Dtype::F64 => numbers(data, |b| f64::from_le_bytes(b) as f32),
+        _ => return None,
+    })
 }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::*;
+use super::super::*;
 use crate::stage::StageLength;
 
 const BASE: &str = r#"

@@ -1,35 +1,13 @@
 //! Multiple-choice answers.
 
-use crate::evaluation::multiple_choice::{
-    ChoiceRow, ChoiceRule, ChoiceScores, ChoiceTally, read_mvbench, read_video_mme,
-};
-use clap::ValueEnum;
 use serde_json::{Map, json};
 
 use super::Args;
 use super::outcome::{Grid, Scored};
-use super::progress::table;
 use crate::cli::shared::Outcome;
-
-#[derive(Clone, Copy, ValueEnum)]
-pub enum Rule {
-    /// First word against first word, as MVBench's script
-    Mvbench,
-    /// First capital A-D after known openings, as Video-MME's script
-    VideoMme,
-    /// The option letter at the beginning, nothing else
-    Letter,
-}
-
-impl Rule {
-    fn rule(self) -> ChoiceRule {
-        match self {
-            Self::Mvbench => ChoiceRule::MvBench,
-            Self::VideoMme => ChoiceRule::VideoMme,
-            Self::Letter => ChoiceRule::Letter,
-        }
-    }
-}
+use crate::evaluation::multiple_choice::{
+    ChoiceRow, ChoiceRule, ChoiceScores, ChoiceTally, read_mvbench, read_video_mme,
+};
 
 fn scored(
     protocol: &'static str,
@@ -78,7 +56,7 @@ fn scored(
 }
 
 pub fn mvbench(args: &Args) -> Outcome<Scored> {
-    let rule = args.rule.unwrap_or(Rule::Mvbench).rule();
+    let rule = args.rule.unwrap_or(ChoiceRule::MvBench);
     let protocol = "MVBench check_ans";
     let mut tally = ChoiceTally::new(rule);
     let mut add = |row: &ChoiceRow| tally.add(&row.task_type, &row.pred, &row.gt);
@@ -86,7 +64,7 @@ pub fn mvbench(args: &Args) -> Outcome<Scored> {
         read_mvbench(args.predictions())?.iter().for_each(&mut add);
         return scored(protocol, &tally.scores(), &[]);
     }
-    let rows = table::<ChoiceRow>(args.predictions(), &args.reading())?;
+    let rows = args.table::<ChoiceRow>(args.predictions())?;
     rows.iter().for_each(&mut add);
     let mut scored = scored(protocol, &tally.scores(), &[])?;
     scored.read(&rows);
@@ -94,7 +72,7 @@ pub fn mvbench(args: &Args) -> Outcome<Scored> {
 }
 
 pub fn video_mme(args: &Args) -> Outcome<Scored> {
-    let rule = args.rule.unwrap_or(Rule::VideoMme).rule();
+    let rule = args.rule.unwrap_or(ChoiceRule::VideoMme);
     let videos = read_video_mme(args.predictions())?;
     let mut durations = ChoiceTally::new(rule);
     for duration in ["short", "medium", "long"] {

@@ -27,11 +27,11 @@ use crate::trainer::{Hooks, StepReport, TrainEvent, TrainState};
 /// Folder of the checkpoints in a run's directory.
 pub const CHECKPOINTS_DIR: &str = "checkpoints";
 
-/// Keeps a run: give it to [`train_plan`](crate::trainer::train_plan) as hooks.
+/// Writes a run's directory: give it to [`train_plan`](crate::trainer::train_plan) as hooks.
 ///
 /// Evaluation is not its business; join it with hooks that evaluate: `(evaluation, run)`.
 #[derive(Debug)]
-pub struct RunKeeper {
+pub struct RunDirectory {
     recipe: Recipe,
     recipe_text: String,
     store: CheckpointStore,
@@ -43,8 +43,6 @@ pub struct RunKeeper {
     next_stage: usize,
     /// Layers with adapters and their ranks in the model that was seen last.
     adapters: BTreeMap<String, usize>,
-    /// A stage that began and has not made a step yet.
-    pending: Option<(String, u64, u64)>,
     /// Step of the run and value of the last evaluation.
     score: Option<(u64, f64)>,
     /// Best score of all checkpoints.
@@ -67,7 +65,7 @@ pub struct Resumed<M> {
     pub changes: Vec<Change>,
 }
 
-impl RunKeeper {
+impl RunDirectory {
     /// Starts a run in `dir`. `model` has the weights it starts from; `start` is the checkpoint
     /// that some of them are from, so that they are kept too. `bars` draws a progress bar.
     ///
@@ -97,28 +95,15 @@ impl RunKeeper {
 
     /// Takes up the run in `dir` at its newest whole checkpoint; `None` when there is none yet.
     ///
-    /// `model` is what the recipe names, with the weights that no stage trains. What
+    /// `model` gets the place in the recipe of the stage at which the run goes on and builds what the
+    /// recipe names, with the weights that no stage trains and the adapters of that stage
+    /// ([`Stage::lora`](crate::Stage::lora)), whose values come from the checkpoint. What
     /// [`CheckpointStore::newest`] passes over is written to the log.
     ///
     /// # Errors
     /// [`TrainError::ChangedRecipe`] when the recipe would make it another run;
     /// [`TrainError::Checkpoint`] and [`TrainError::Weights`] when it does not fit the model.
     pub fn resume<M: Module>(
-        dir: impl AsRef<Path>,
-        recipe: &Recipe,
-        model: M,
-        bars: bool,
-    ) -> Result<Option<(Self, Resumed<M>)>> {
-        Self::resume_with(dir, recipe, bars, |_| Ok(model))
-    }
-
-    /// [`RunKeeper::resume`] with a model that is built when the stage is known at which the run
-    /// goes on: `model` gets its place in the recipe. It must have the adapters of that stage
-    /// ([`Stage::lora`](crate::Stage::lora)); their values come from the checkpoint.
-    ///
-    /// # Errors
-    /// As [`RunKeeper::resume`].
-    pub fn resume_with<M: Module>(
         dir: impl AsRef<Path>,
         recipe: &Recipe,
         bars: bool,
@@ -186,22 +171,11 @@ impl RunKeeper {
             learnt,
             next_stage: 0,
             adapters: adapters_of(model),
-            pending: None,
             score: None,
             best,
             missing_in: None,
             last: None,
         })
-    }
-
-    /// The run's logs.
-    pub fn log(&self) -> &RunLog {
-        &self.log
-    }
-
-    /// The run's checkpoints.
-    pub fn store(&self) -> &CheckpointStore {
-        &self.store
     }
 
     /// Whether checkpoints hold the parameter at `path`.
@@ -269,12 +243,6 @@ fn held(checkpoint: Option<&SavedCheckpoint>, renaming: &Renaming) -> Result<BTr
     Ok(weights.tensors().map(|t| renaming.key(&t.key)).collect())
 }
 
-/// Steps of an epoch, rounded up.
-fn steps_per_epoch(report: &StepReport) -> u64 {
-    let accumulation = report.micro_batches.len().max(1) as u64;
-    report.batches_per_epoch.div_ceil(accumulation).max(1)
-}
-
 /// The epoch in which a step (from 1) began, from 0, and which of its steps it was, from 1. Where
 /// epochs are not whole steps, a step belongs to the epoch of its first micro-batch.
 fn epoch_of(step: u64, accumulation: u64, batches_per_epoch: u64) -> (u64, u64) {
@@ -285,31 +253,32 @@ fn epoch_of(step: u64, accumulation: u64, batches_per_epoch: u64) -> (u64, u64) 
     (epoch, before - first + 1)
 }
 
-impl<M: Module> Hooks<M> for RunKeeper {
+impl<M: Module> Hooks<M> for RunDirectory {
     fn event(&mut self, event: &TrainEvent) -> Result<()> {
         match event {
             TrainEvent::StageStarted {
                 stage,
                 step,
                 total_steps,
+                steps_per_epoch,
                 ..
-            } => self.pending = Some((stage.clone(), *step, *total_steps)),
+            } => {
+                let steps = *total_steps;
+                let steps_per_epoch = (*steps_per_epoch).min(steps.max(1));
+                let length = self.recipe.stages.iter().find(|s| s.name == *stage);
+                let epochs = match length.map(|s| s.length) {
+                    Some(StageLength::Epochs(n)) => n,
+                    _ => steps.div_ceil(steps_per_epoch),
+                };
+                let lengths = StageLengths {
+                    steps,
+                    steps_per_epoch,
+                    epochs,
+                    done: *step,
+                };
+                self.log.stage(stage, lengths);
+            }
             TrainEvent::StepFinished(report) => {
-                if let Some((stage, done, steps)) = self.pending.take() {
-                    let steps_per_epoch = steps_per_epoch(report).min(steps.max(1));
-                    let length = self.recipe.stages.iter().find(|s| s.name == stage);
-                    let epochs = match length.map(|s| s.length) {
-                        Some(StageLength::Epochs(n)) => n,
-                        _ => steps.div_ceil(steps_per_epoch),
-                    };
-                    let lengths = StageLengths {
-                        steps,
-                        steps_per_epoch,
-                        epochs,
-                        done,
-                    };
-                    self.log.stage(&stage, lengths);
-                }
                 let mut record = self.record(report);
                 record.values = step_values(report);
                 self.log.step(&record)?;
@@ -358,7 +327,6 @@ impl<M: Module> Hooks<M> for RunKeeper {
                 self.log.finish();
                 self.log.line(&format!("{stage}: {step} steps done"));
             }
-            _ => {}
         }
         Ok(())
     }
