@@ -44,6 +44,14 @@ pub enum QuantFormat {
 }
 
 impl QuantFormat {
+    /// As it is written in files and on the command line.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Q8_0 => "q8_0",
+            Self::Q4_0 => "q4_0",
+        }
+    }
+
     /// Elements in one 32-bit unit.
     pub const fn per_unit(self) -> usize {
         match self {
