@@ -8,9 +8,9 @@
 use std::io::Write;
 
 use tpo::llm::chat_template::Message;
-use tpo::llm::from_hf_dir;
 use tpo::llm::generation::GenerationConfig;
 use tpo::llm::sampling::SamplingConfig;
+use tpo::llm::{HfOptions, from_hf_dir};
 use tpo::prelude::*;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -21,7 +21,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .unwrap_or("What is the capital of France?".into());
 
     let device = DeviceChoice::Auto.open()?;
-    let model = from_hf_dir(dir, &device, None, None)?;
+    let model = from_hf_dir(dir, &device, HfOptions::default(), None)?;
     // The chat template of the directory lays out the conversation as the model learnt it.
     let messages = [Message::new("user", &question)];
     let text = model.tokenizer.apply_chat_template(&messages, true)?;

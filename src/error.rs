@@ -33,6 +33,19 @@ pub enum Error {
         /// What is wrong and what to do.
         why: String,
     },
+    /// A model that does not fit into the memory there is. Nothing was read.
+    #[error(
+        "the model does not fit into the {available} GiB of memory that are available; {remedy} \
+         (`--memory GIB` sets another bound)\n{table}"
+    )]
+    Memory {
+        /// GiB there are.
+        available: String,
+        /// What each number format takes.
+        table: String,
+        /// What to do.
+        remedy: String,
+    },
     /// A question that cannot be asked.
     #[error("question: {why}")]
     Question {

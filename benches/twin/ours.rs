@@ -23,7 +23,7 @@ use tpo::heads::temporal::{
     BatchTargets, MomentWindows, SaliencyLabels, TemporalHeadConfig, TemporalTarget,
 };
 use tpo::llm::generation::GenerationConfig;
-use tpo::llm::{LlmConfig, from_hf_dir};
+use tpo::llm::{HfOptions, LlmConfig, from_hf_dir};
 use tpo::train::checkpoint::{CheckpointStore, Retention, files};
 use tpo::vision::{
     HieraConfig, ImageEncoderConfig, InternVideo2Config, QFormerConfig, UmtConfig, VideoEncoder,
@@ -255,7 +255,11 @@ impl Bench {
 
     fn smollm2(&self, args: &Args) -> Outcome<Measured> {
         let (lm, note) = if args.smollm2.join("config.json").is_file() {
-            let model = from_hf_dir(&args.smollm2, &self.device, Some(self.dtype), None)?;
+            let options = HfOptions {
+                dtype: Some(self.dtype),
+                ..HfOptions::default()
+            };
+            let model = from_hf_dir(&args.smollm2, &self.device, options, None)?;
             (model.lm, args.smollm2.display().to_string())
         } else {
             let lm = LlmConfig::smollm2_135m().init(&self.device)?;

@@ -5,13 +5,12 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use burn::tensor::FloatDType;
-use clap::ValueEnum;
 use tpo_llm::chat_template::Message;
-use tpo_llm::from_hf_dir;
 use tpo_llm::generation::GenerationConfig;
 use tpo_llm::sampling::SamplingConfig;
+use tpo_llm::{HfOptions, from_hf_dir};
 
-use super::shared::{DeviceArgs, End, Outcome, loading};
+use super::shared::{DeviceArgs, End, Outcome, Precision, Quantize, loading};
 use crate::CONFIG_FILE;
 
 /// Generate text with a language model.
@@ -55,18 +54,14 @@ pub(super) struct Args {
     /// Seed of sampling
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// Dtype of the weights in memory
-    #[arg(long, value_enum, default_value_t = Dtype::F32)]
-    dtype: Dtype,
+    /// Number format of the weights in memory; auto is f32
+    #[arg(long, value_enum, default_value = "auto")]
+    dtype: Precision,
+    /// Quantise the linear layers while they are read
+    #[arg(long, value_enum, default_value = "none")]
+    quantize: Quantize,
     #[command(flatten)]
     device: DeviceArgs,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-enum Dtype {
-    F32,
-    F16,
-    Bf16,
 }
 
 pub(super) fn run(args: Args) -> Outcome {
@@ -79,13 +74,12 @@ pub(super) fn run(args: Args) -> Outcome {
         .into());
     }
     let device = args.device.open()?;
-    let dtype = match args.dtype {
-        Dtype::F32 => FloatDType::F32,
-        Dtype::F16 => FloatDType::F16,
-        Dtype::Bf16 => FloatDType::BF16,
+    let options = HfOptions {
+        dtype: args.dtype.float().or(Some(FloatDType::F32)),
+        quantize: args.quantize.format(),
     };
     let start = Instant::now();
-    let model = loading(|heard| from_hf_dir(&args.model, &device, Some(dtype), Some(heard)))?;
+    let model = loading(|heard| from_hf_dir(&args.model, &device, options, Some(heard)))?;
     eprintln!("loaded in {:.2} s", start.elapsed().as_secs_f64());
 
     let tokenizer = &model.tokenizer;

@@ -5,11 +5,12 @@ use std::io::BufWriter;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use burn::tensor::Device;
+use burn::tensor::{Device, FloatDType};
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use tpo_core::head::HeadSet;
 use tpo_core::model::CallOrder;
+use tpo_core::ops::QuantFormat;
 use tpo_data::{FrameSampling, Progress};
 use tpo_train::observe::terminal;
 
@@ -88,6 +89,56 @@ enum Order {
     Trained,
 }
 
+/// A number format of weights.
+#[derive(Clone, Copy, ValueEnum)]
+pub(super) enum Precision {
+    Auto,
+    F32,
+    Bf16,
+    F16,
+}
+
+impl Precision {
+    pub(super) fn float(self) -> Option<FloatDType> {
+        match self {
+            Self::Auto => None,
+            Self::F32 => Some(FloatDType::F32),
+            Self::Bf16 => Some(FloatDType::BF16),
+            Self::F16 => Some(FloatDType::F16),
+        }
+    }
+}
+
+/// A quantised format of weights.
+#[derive(Clone, Copy, ValueEnum)]
+pub(super) enum Quantize {
+    /// As they are
+    None,
+    /// 8.5 bits a weight
+    #[value(name = "q8_0")]
+    Q8,
+    /// 4.5 bits a weight
+    #[value(name = "q4_0")]
+    Q4,
+}
+
+impl Quantize {
+    pub(super) fn format(self) -> Option<QuantFormat> {
+        match self {
+            Self::None => None,
+            Self::Q8 => Some(QuantFormat::Q8_0),
+            Self::Q4 => Some(QuantFormat::Q4_0),
+        }
+    }
+}
+
+fn parse_gib(text: &str) -> Result<u64, String> {
+    match text.parse::<f64>() {
+        Ok(gib) if gib > 0.0 && gib < 1e9 => Ok((gib * (1_u64 << 30) as f64) as u64),
+        _ => Err(format!("`{text}` is not a number of GiB above 0")),
+    }
+}
+
 // Which model answers, and how. (A doc comment would become that of the command.)
 #[derive(Args)]
 #[command(next_help_heading = "Model")]
@@ -101,6 +152,16 @@ pub(super) struct ModelArgs {
     /// Checkpoint of a training run, or the run, whose newest checkpoint is taken
     #[arg(long, group = "who", value_name = "DIR")]
     checkpoint: Option<PathBuf>,
+    /// Number format of the weights in memory; auto: f32 if it fits, else bf16 (CPU), or as in the files
+    /// (accelerators)
+    #[arg(long, value_enum, default_value = "auto")]
+    dtype: Precision,
+    /// Quantise the linear layers of the language model while they are read
+    #[arg(long, value_enum, default_value = "none")]
+    quantize: Quantize,
+    /// GiB of memory the model may take on the CPU [default: what is available]
+    #[arg(long, value_name = "GIB", value_parser = parse_gib)]
+    memory: Option<u64>,
     #[command(flatten)]
     towers: TowerArgs,
     /// When a head is called; default: as the model's tpo.json says
@@ -138,6 +199,9 @@ impl ModelArgs {
                 Order::Trained => CallOrder::AsTrained,
             }),
             max_new_tokens: self.max_new_tokens,
+            dtype: self.dtype.float(),
+            quantize: self.quantize.format(),
+            memory: self.memory,
             towers,
             feature_cache,
             ..options

@@ -9,6 +9,7 @@ use serde_json::Value;
 use tpo_core::config::MOST;
 use tpo_core::head::{HeadConfigs, HeadSet, ModelSizes};
 use tpo_core::model::{CallOrder, TpoModel};
+use tpo_core::ops::QuantFormat;
 use tpo_core::token::TaskRegistry;
 use tpo_core::traits::VisualShape;
 use tpo_core::weights::{KeyRules, KeyTables};
@@ -229,6 +230,24 @@ impl TpoConfig {
     pub fn max_prompt(&self) -> usize {
         let layout = self.prompt.layout();
         layout.max_tokens().min(self.llm.max_position_embeddings)
+    }
+
+    /// Has the linear layers of the language model quantised.
+    ///
+    /// # Errors
+    /// [`Error::Config`] when they are in another format already.
+    pub fn quantize(&mut self, format: QuantFormat) -> Result<()> {
+        match self.llm.quantization.replace(format) {
+            Some(old) if old != format => Err(Error::Config {
+                problems: format!(
+                    "the weights are quantised as {} already, and {} is asked for; leave it out, or \
+                     quantise the model they were made of",
+                    old.name(),
+                    format.name()
+                ),
+            }),
+            _ => Ok(()),
+        }
     }
 
     /// Creates the model with random weights, drawn on first use from the device's generator

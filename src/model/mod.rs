@@ -6,6 +6,7 @@ mod directory;
 pub mod export;
 pub mod families;
 pub mod inspect;
+pub mod memory;
 pub(crate) mod mini;
 mod parts;
 mod towers;

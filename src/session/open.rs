@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use burn::tensor::{Device, FloatDType};
+use burn::tensor::Device;
 use tpo_core::head::HeadSet;
 use tpo_core::weights::{Checkpoint, DtypePolicy, LoadOptions, LoadReport, load_module};
 use tpo_train::run_directory::materialise;
@@ -10,6 +10,7 @@ use tpo_train::run_directory::materialise;
 use super::{Session, SessionOptions};
 use crate::error::{Error, Result};
 use crate::model::export::{ExportOptions, export_model};
+use crate::model::memory::{available_memory, choose_format};
 use crate::model::{
     TpoConfig, byte_tokenizer, byte_tokenizer_files, model_tokenizer, read_config, tokenizer_files,
 };
@@ -56,12 +57,13 @@ impl<H: HeadSet> Session<H> {
     /// Loads a model directory with any heads, strictly: `Session::<MyHeads>::open_with_heads(..)`.
     /// `progress` hears (bytes done, bytes in total).
     ///
-    /// On the CPU weights become f32 unless [`SessionOptions::dtype`] says otherwise; the
-    /// published 7B model then needs 32 GB.
+    /// On the CPU weights become f32 if there is memory for that, else bf16, unless
+    /// [`SessionOptions::dtype`] says otherwise. The published 7B model takes 32 GB in f32, 17 GB in
+    /// bf16, and with [`SessionOptions::quantize`] 9 GB (q8_0) or 5 GB (q4_0).
     ///
     /// # Errors
-    /// [`Error::ModelDir`] when the directory does not hold a model; [`Error::Weights`] naming
-    /// every missing, unexpected or mismatched tensor.
+    /// [`Error::ModelDir`] when the directory does not hold a model; [`Error::Memory`] when it does not
+    /// fit, before a weight is read; [`Error::Weights`] naming every missing, unexpected or mismatched tensor.
     pub fn open_with_heads(
         dir: impl AsRef<Path>,
         device: &Device,
@@ -75,13 +77,18 @@ impl<H: HeadSet> Session<H> {
                 why: "is not a directory; give the folder that holds the safetensors files".into(),
             });
         }
-        let config = read_config(dir)?;
+        let mut config = read_config(dir)?;
         config.validate::<H>()?;
         let checkpoint = Checkpoint::open(dir)?;
         let tokenizer = model_tokenizer(dir, &config)?;
         let mut options = options;
-        if options.dtype.is_none() && *device == Device::flex() {
-            options.dtype = Some(FloatDType::F32);
+        if let Some(format) = options.quantize {
+            config.quantize(format)?;
+        }
+        if *device == Device::flex() {
+            let memory = options.memory.or_else(available_memory);
+            let answer = options.max_new_tokens;
+            options.dtype = Some(choose_format::<H>(&config, options.dtype, answer, memory)?);
         }
         let load = LoadOptions {
             dtype: options.dtype.map_or(DtypePolicy::Keep, DtypePolicy::Cast),

@@ -3,6 +3,7 @@
 use burn::tensor::FloatDType;
 use tpo_core::cancel::CancelToken;
 use tpo_core::model::CallOrder;
+use tpo_core::ops::QuantFormat;
 use tpo_data::{FrameSampling, MediaLimits};
 use tpo_llm::sampling::SamplingConfig;
 
@@ -12,8 +13,14 @@ use crate::features::{FeatureCache, TemporalTowers};
 /// How a session reads and answers.
 #[derive(Debug, Clone)]
 pub struct SessionOptions {
-    /// Dtype of the weights in memory; `None` for f32 on the CPU and the file's own elsewhere.
+    /// Dtype of the weights in memory. `None` for the file's own on an accelerator; on the CPU for f32
+    /// if that fits, else bf16.
     pub dtype: Option<FloatDType>,
+    /// Quantises the linear layers of the language model while they are read.
+    pub quantize: Option<QuantFormat>,
+    /// Bytes that the model may take on the CPU; `None` for what is available
+    /// ([`available_memory`](crate::model::memory::available_memory)).
+    pub memory: Option<u64>,
     /// Which frames of a video are looked at.
     pub sampling: FrameSampling,
     /// When heads are called; `None` as the model says
@@ -53,6 +60,8 @@ impl Default for SessionOptions {
     fn default() -> Self {
         Self {
             dtype: None,
+            quantize: None,
+            memory: None,
             sampling: FrameSampling::Middle,
             call_order: None,
             max_new_tokens: 200,

@@ -10,7 +10,9 @@ use tpo_core::model::CallOrder;
 use tpo_core::token::{TaskTokens, TokenId};
 use tpo_core::weights::{DtypePolicy, module_params};
 use tpo_llm::tokenizer::{AddedToken, Tokenizer};
-use tpo_llm::{LORA_TARGETS, LlmConfig, TokenPlan, VocabularyRows, from_hf_dir, vocabulary};
+use tpo_llm::{
+    HfOptions, LORA_TARGETS, LlmConfig, TokenPlan, VocabularyRows, from_hf_dir, vocabulary,
+};
 use tpo_train::checkpoint::{SavedCheckpoint, files};
 use tpo_train::recipe::{ModelSpec, Recipe, SavedWeights};
 use tpo_train::run_directory::{find_checkpoint, materialise};
@@ -301,7 +303,11 @@ pub fn recipe_model<H: HeadSet>(recipe: &Recipe, device: &Device) -> Result<Reci
         }
         (None, Some(dir)) => {
             let mut model: Tpo<H> = config.assemble(device)?;
-            let lm = from_hf_dir(dir, device, Some(FloatDType::F32), None)?.lm;
+            let options = HfOptions {
+                dtype: Some(FloatDType::F32),
+                ..HfOptions::default()
+            };
+            let lm = from_hf_dir(dir, device, options, None)?.lm;
             model.llm = match &config.llm.lora {
                 Some(lora) => lm.replace_lora(Some(lora.clone()))?,
                 None => lm,

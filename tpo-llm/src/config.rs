@@ -4,6 +4,7 @@ use burn::config::Config;
 use serde::Deserialize;
 use tpo_core::LoraConfig;
 use tpo_core::config::{MOST, MOST_LAYERS, Problems};
+use tpo_core::ops::QuantFormat;
 
 use crate::error::{LlmError, Result};
 
@@ -68,6 +69,9 @@ pub struct LlmConfig {
     pub initializer_range: f64,
     /// Adapters.
     pub lora: Option<LoraConfig>,
+    /// How the linear layers of the blocks are quantised, if they are; a layer whose lines are no
+    /// multiple of 32 is not.
+    pub quantization: Option<QuantFormat>,
 }
 
 impl LlmConfig {
@@ -246,6 +250,7 @@ impl HfConfig {
             max_position_embeddings: self.max_position_embeddings.unwrap_or(4096),
             initializer_range: self.initializer_range.unwrap_or(0.02),
             lora: None,
+            quantization: None,
         };
         config.validate()?;
         Ok(config)

@@ -16,7 +16,7 @@ pub mod vocabulary;
 pub use config::{LORA_TARGETS, LlmConfig};
 pub use decoder::{CausalLm, KvCache, VocabularyRows};
 pub use error::LlmError;
-pub use hf::{HfModel, from_hf_dir};
+pub use hf::{HfModel, HfOptions, from_hf_dir};
 pub use text_tower::{QueryTokenizer, TextTower, TextTowerConfig};
 pub use tpo_core::LoraConfig;
 pub use vocabulary::TokenPlan;

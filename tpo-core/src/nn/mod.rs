@@ -11,6 +11,7 @@ mod embedding;
 mod linear;
 mod mlp;
 mod norm;
+mod weight;
 
 pub use attention::{attention_with_dropout, drops, merge_heads, split_heads};
 pub use conv::{Conv2d, Conv2dConfig, UpConv2x2};
@@ -18,3 +19,4 @@ pub use embedding::{Embedding, EmbeddingConfig};
 pub use linear::{Linear, LinearConfig};
 pub use mlp::{Mlp, MlpConfig};
 pub use norm::{LayerNorm, LayerNormConfig, RmsNorm, RmsNormConfig};
+pub use weight::{QuantizedWeight, Weight};

@@ -32,7 +32,7 @@ pub use adamw::{AdamWUpdate, adamw, sum_of_squares};
 pub use attention::{AttentionOptions, WindowAttention, attention, window_attention};
 pub use conv::{ConvShape, conv2d, up_conv_2x2};
 pub use host::{floats, indices, to_f32};
-pub use linear::linear;
+pub use linear::{QuantFormat, dequantize, linear, quantized_linear};
 pub use norm::{layer_norm, rms_norm};
 pub use patch_embed::conv_patch_embed;
 pub use pool::max_pool_2x2;

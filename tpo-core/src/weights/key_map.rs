@@ -165,12 +165,13 @@ impl KeyRules {
                 }
             }
         }
-        for tail in ["weight", "bias"] {
-            if let Some(layer) = name.strip_suffix(&format!(".base_layer.{tail}")) {
-                return format!("{layer}.{tail}");
+        match layer_and_base(&name) {
+            Some((layer, base)) if layer.ends_with(".base_layer") => {
+                let layer = layer.trim_end_matches(".base_layer");
+                format!("{layer}.{base}")
             }
+            _ => name,
         }
-        name
     }
 
     /// Our spelling → PEFT's. `adapted` tells whether the layer has an adapter.
@@ -183,8 +184,8 @@ impl KeyRules {
                 return format!("{layer}.{theirs}.{adapter}.weight");
             }
         }
-        match name.rsplit_once('.') {
-            Some((layer, tail)) if adapted => format!("{layer}.base_layer.{tail}"),
+        match layer_and_base(&name) {
+            Some((layer, base)) if adapted => format!("{layer}.base_layer.{base}"),
             _ => name,
         }
     }
@@ -192,9 +193,17 @@ impl KeyRules {
 
 /// Whether the parameter at `path` is the weight or bias of a layer with an adapter.
 fn is_adapted(path: &str, has: &dyn Fn(&str) -> bool) -> bool {
-    path.rsplit_once('.').is_some_and(|(layer, tail)| {
-        matches!(tail, "weight" | "bias") && has(&format!("{layer}.lora.a"))
-    })
+    layer_and_base(path).is_some_and(|(layer, _)| has(&format!("{layer}.lora.a")))
+}
+
+/// The layer and what an adapter stands beside, of a name that ends so.
+fn layer_and_base(name: &str) -> Option<(&str, &str)> {
+    ["weight", "weight.packed", "bias"]
+        .into_iter()
+        .find_map(|base| {
+            let layer = name.strip_suffix(base)?.strip_suffix('.')?;
+            Some((layer, base))
+        })
 }
 
 pub(super) fn compile(pattern: &str) -> Result<Regex> {

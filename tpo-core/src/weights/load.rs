@@ -13,6 +13,7 @@ use super::params::{ParamInfo, ParamKind, PathStack, module_params, path_set};
 use super::read::{TensorReader, burn_dtype};
 use super::report::{CastTensor, IgnoredTensor, LoadReport, LoadedTensor};
 use super::{Checkpoint, Result, WeightsError};
+use crate::ops::QuantFormat;
 
 /// How many problems of a kind get a nearest name; searching all would take quadratic time when
 /// every name is wrong.
@@ -84,7 +85,8 @@ impl std::fmt::Debug for LoadOptions<'_> {
 /// becomes its parameter; there is never a second copy of more than one tensor. Parameters keep
 /// their id, device, autodiff context and whether they require a gradient; parameters that were
 /// not initialised yet never get their random initial values. Integer parameters take the
-/// integer type of their device.
+/// integer type of their device. A quantised weight takes its packed words, or the float tensor of
+/// the weight's own name, which is quantised when it is read.
 ///
 /// # Errors
 /// [`WeightsError::Refused`] lists everything that is missing, unexpected or mismatched, and
@@ -239,17 +241,21 @@ impl<'a> Plan<'a> {
                     continue;
                 }
             };
-            let Some(param) = by_path.get(path.as_str()) else {
+            let found = by_path.get(path.as_str()).copied();
+            let packed = by_path.get(format!("{path}.packed").as_str()).copied();
+            let Some(param) = found.or(packed) else {
                 unexpected.push(entry);
                 continue;
             };
+            let quantised = quantised_as(entry, param).is_some();
             let why = match taken.insert(&param.path, &entry.key) {
                 Some(first) => Some(format!(
                     "it leads to the parameter `{path}`, and so does `{first}`; remove one of them"
                 )),
+                None if quantised => None,
                 None => unfit(entry, param),
             };
-            if why.is_some() || entry.shape != param.shape {
+            if why.is_some() || (entry.shape != param.shape && !quantised) {
                 plan.problems.mismatched.push(MismatchedTensor {
                     key: entry.key.clone(),
                     path,
@@ -360,6 +366,17 @@ fn near_entry(
         })
 }
 
+/// The format in which this parameter holds the tensor's elements, if it is a quantised weight and
+/// the tensor is not yet.
+fn quantised_as(entry: &TensorEntry, param: &ParamInfo) -> Option<QuantFormat> {
+    let ([rows, d_in], [lines, words]) = (entry.shape.as_slice(), param.shape.as_slice()) else {
+        return None;
+    };
+    let floats = burn_dtype(entry.dtype)?.is_float();
+    (floats && rows == lines && param.kind == ParamKind::Int && param.path.ends_with(".packed"))
+        .then(|| QuantFormat::of(*d_in, *words))?
+}
+
 /// Why a tensor cannot become this parameter, its shape aside.
 fn unfit(entry: &TensorEntry, param: &ParamInfo) -> Option<String> {
     let Some(dtype) = burn_dtype(entry.dtype) else {
@@ -432,6 +449,16 @@ impl Loader<'_> {
     }
 }
 
+/// The words of a quantised weight `[d_out, words]` from its elements `[d_out, d_in]`.
+fn quantised(data: &TensorData, shape: &[usize]) -> Option<TensorData> {
+    let values = data.as_slice::<f32>().ok()?;
+    let ([_, d_in], [rows, words]) = (&data.shape()[..], shape) else {
+        return None;
+    };
+    let packed = QuantFormat::of(*d_in, *words)?.quantize(values, *d_in);
+    Some(TensorData::new(packed, [*rows, *words]))
+}
+
 impl ModuleMapper for Loader<'_> {
     fn enter_module(&mut self, name: &str, container_type: &str) {
         self.stack.enter(name, container_type);
@@ -454,11 +481,21 @@ impl ModuleMapper for Loader<'_> {
 
     fn map_int<const D: usize>(&mut self, param: Param<Tensor<D, Int>>) -> Param<Tensor<D, Int>> {
         let (device, id) = (param.lazy_device(), param.id);
-        // The integer type tensors of the device have.
+        // The integer type tensors of the device have, but for the words of quantised weights.
         let dtype = device.settings().int_dtype.into();
-        let Some(data) = self.data(|_| dtype) else {
+        let want = |from: DType| match from {
+            DType::U32 => from,
+            float if float.is_float() => DType::F32,
+            _ => dtype,
+        };
+        let Some(data) = self.data(want) else {
             return param;
         };
+        let data = match quantised(&data, &param.lazy_shape()) {
+            Some(packed) => packed,
+            None => data,
+        };
+        let dtype = data.dtype();
         let tensor = Tensor::from_data(data, (&device, dtype));
         param.transform_for_load(tensor, id)
     }

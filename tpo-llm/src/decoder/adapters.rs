@@ -5,12 +5,11 @@ use std::collections::BTreeSet;
 use tpo_core::LoraConfig;
 
 use super::causal_lm::CausalLm;
-use super::lora::LoraLinear;
 use crate::config::{LORA_TARGETS, LlmConfig};
 use crate::error::Result;
 
 impl CausalLm {
-    /// Merges every adapter into its weight (see [`LoraLinear::merge`]).
+    /// Merges every adapter into its weight (see [`LoraLinear::merge`](super::LoraLinear::merge)).
     pub fn merge_lora(self) -> Self {
         self.map_linears(|_, linear| linear.merge())
     }
@@ -22,10 +21,7 @@ impl CausalLm {
 
     /// Merges every adapter into its weight and removes it: the same outputs from a plain decoder.
     pub fn bake_lora(self) -> Self {
-        let mut baked = self.map_linears(|_, linear| LoraLinear {
-            lora: None,
-            ..linear.merge()
-        });
+        let mut baked = self.map_linears(|_, linear| linear.bake());
         baked.config.lora = None;
         baked
     }

@@ -6,6 +6,7 @@
 use burn::module::{Module, Param};
 use burn::nn::{Dropout, DropoutConfig, Initializer};
 use burn::tensor::{Device, FloatDType, Tensor};
+use tpo_core::nn::Weight;
 use tpo_core::{LoraConfig, ops};
 
 use crate::config::LlmConfig;
@@ -14,7 +15,7 @@ use crate::config::LlmConfig;
 #[derive(Module, Debug)]
 pub struct LoraLinear {
     /// Base weight `[d_output, d_input]`.
-    pub weight: Param<Tensor<2>>,
+    pub weight: Weight,
     /// Bias `[d_output]`.
     pub bias: Option<Param<Tensor<1>>>,
     /// Adapter.
@@ -49,8 +50,11 @@ impl LlmConfig {
         let shape = [d_output, d_input];
         let lora = self.lora.as_ref();
         let lora = lora.filter(|l| l.targets.iter().any(|target| target == name));
+        // The output layer is not quantised.
+        let format = self.quantization.filter(|_| name != "lm_head");
+        let packed = format.and_then(|format| Weight::to_fill(format, shape, device));
         LoraLinear {
-            weight: normal.init(shape, device),
+            weight: packed.unwrap_or_else(|| Weight::Float(normal.init(shape, device))),
             bias: bias.then(|| Initializer::Zeros.init([d_output], device)),
             lora: lora.map(|l| LoraAdapter::new(l, shape, device)),
         }
@@ -90,11 +94,7 @@ impl LoraLinear {
             let a = ops::linear(x, l.a.val().transpose(), None);
             ops::linear(a, l.b.val().transpose(), None) * l.scale
         });
-        let y = ops::linear(
-            x,
-            self.weight.val().transpose(),
-            self.bias.as_ref().map(|b| b.val()),
-        );
+        let y = self.weight.apply(x, self.bias.as_ref().map(|b| b.val()));
         match low {
             Some(low) => y + low,
             None => y,
@@ -102,7 +102,8 @@ impl LoraLinear {
     }
 
     /// Adds the adapter's product to the base weight; the adapter is kept for
-    /// [`LoraLinear::unmerge`] but no longer applied. Merging twice changes nothing.
+    /// [`LoraLinear::unmerge`] but no longer applied. Merging twice changes nothing. A quantised
+    /// weight stays as it is, and its adapter is applied as before.
     pub fn merge(self) -> Self {
         self.fold(true)
     }
@@ -113,25 +114,48 @@ impl LoraLinear {
     }
 
     fn fold(mut self, merged: bool) -> Self {
-        if let Some(lora) = self.lora.as_mut().filter(|l| l.merged != merged) {
-            let delta = lora.delta();
-            lora.merged = merged;
-            self.weight = self.weight.map(|w| {
-                let trainable = w.is_require_grad();
-                let dtype = w.dtype();
-                let wide = w.detach().cast(FloatDType::F32);
-                let sum = if merged { wide + delta } else { wide - delta };
-                sum.cast(dtype).detach().set_require_grad(trainable)
-            });
-        }
+        let Weight::Float(weight) = self.weight else {
+            return self;
+        };
+        let weight = match self.lora.as_mut().filter(|l| l.merged != merged) {
+            None => weight,
+            Some(lora) => {
+                lora.merged = merged;
+                let delta = lora.delta();
+                let delta = if merged { delta } else { -delta };
+                weight.map(|w| {
+                    let (trainable, dtype) = (w.is_require_grad(), w.dtype());
+                    let sum = w.detach().cast(FloatDType::F32) + delta;
+                    sum.cast(dtype).detach().set_require_grad(trainable)
+                })
+            }
+        };
+        self.weight = Weight::Float(weight);
         self
+    }
+
+    /// Adds the adapter's product to the base weight and removes the adapter. A quantised weight
+    /// is quantised again.
+    pub fn bake(self) -> Self {
+        let merged = self.merge();
+        let weight = match (merged.weight.format(), &merged.lora) {
+            (Some(format), Some(lora)) => {
+                let sum = merged.weight.val() + lora.delta();
+                Weight::Float(Param::from_tensor(sum)).quantize(format)
+            }
+            _ => merged.weight,
+        };
+        Self {
+            weight,
+            bias: merged.bias,
+            lora: None,
+        }
     }
 
     /// With a new adapter in place of the one it has, or without one.
     pub(super) fn with_adapter(self, config: Option<&LoraConfig>) -> Self {
-        let [d_output, d_input] = self.weight.lazy_shape().dims();
-        let device = self.weight.lazy_device();
-        let lora = config.map(|c| LoraAdapter::new(c, [d_output, d_input], &device));
+        let (shape, device) = (self.weight.shape(), self.weight.device());
+        let lora = config.map(|c| LoraAdapter::new(c, shape, &device));
         Self { lora, ..self }
     }
 

@@ -2,6 +2,7 @@
 
 use burn::module::Param;
 use burn::tensor::{FloatDType, Tensor};
+use tpo_core::nn::Weight;
 
 use super::causal_lm::CausalLm;
 use crate::error::{LlmError, Result};
@@ -23,7 +24,7 @@ impl CausalLm {
     /// initialised.
     pub fn table_rows(&self) -> [usize; 2] {
         let embedding = self.model.embed_tokens.weight.lazy_shape()[0];
-        let output = self.lm_head.as_ref().map(|h| h.weight.lazy_shape()[0]);
+        let output = self.lm_head.as_ref().map(|h| h.weight.shape()[0]);
         [embedding, output.unwrap_or(embedding)]
     }
 
@@ -68,7 +69,10 @@ impl CausalLm {
         let embed = &mut self.model.embed_tokens;
         embed.weight = with_new_rows(embed.weight.clone(), rows);
         if let Some(head) = &mut self.lm_head {
-            head.weight = with_new_rows(head.weight.clone(), rows);
+            // No output layer is quantised.
+            if let Weight::Float(weight) = &mut head.weight {
+                *weight = with_new_rows(weight.clone(), rows);
+            }
             head.bias = head.bias.take().map(|bias| with_new_rows(bias, rows));
             if let Some(lora) = &mut head.lora {
                 lora.b = with_new_rows(lora.b.clone(), rows);

@@ -10,10 +10,35 @@ use rayon::prelude::*;
 use super::Weight;
 use crate::ops::half::HalfFloat;
 
+/// A weight whose lines can be widened to `f32` piece by piece.
+pub(super) trait Lines: Sync {
+    /// `(d_in, d_out)`.
+    fn sizes(&self) -> (usize, usize);
+    /// The elements of one output lie together.
+    fn by_output(&self) -> bool;
+    /// Elements `range` of line `line` as `f32`; `range` starts at a multiple of [`STRIP`].
+    fn widen(&self, line: usize, range: std::ops::Range<usize>, dst: &mut [f32]);
+}
+
+impl<T: Element> Lines for Weight<'_, T> {
+    fn sizes(&self) -> (usize, usize) {
+        (self.d_in, self.d_out)
+    }
+
+    fn by_output(&self) -> bool {
+        self.by_output
+    }
+
+    #[inline(always)]
+    fn widen(&self, line: usize, range: std::ops::Range<usize>, dst: &mut [f32]) {
+        T::widen(self.line(line, range), dst);
+    }
+}
+
 /// Elements of one block: 4 MiB, which stays in the last-level cache.
-const BLOCK: usize = 1 << 20;
+pub(super) const BLOCK: usize = 1 << 20;
 /// Inputs turned together; their lines of the block fit the first-level cache.
-const STRIP: usize = 32;
+pub(super) const STRIP: usize = 32;
 /// Extra elements per line of the block: lines at a power-of-two distance would fall on the same
 /// few places of the cache.
 const SLACK: usize = 16;
@@ -47,13 +72,8 @@ impl Element for bf16 {
 }
 
 /// `[rows, d_out]` products of `x` `[rows, d_in]`.
-pub(super) fn apply<T: Element>(
-    x: &[f32],
-    rows: usize,
-    weight: &Weight<T>,
-    bias: Option<&[f32]>,
-) -> Vec<f32> {
-    let (d_in, d_out) = (weight.d_in, weight.d_out);
+pub(super) fn apply(x: &[f32], rows: usize, weight: &impl Lines, bias: Option<&[f32]>) -> Vec<f32> {
+    let (d_in, d_out) = weight.sizes();
     let x = FlexTensor::new(
         Bytes::from_elems(x.to_vec()),
         Layout::contiguous(Shape::new([rows, d_in])),
@@ -83,11 +103,11 @@ pub(super) fn apply<T: Element>(
 }
 
 /// Outputs `first..first + n` as an `f32` matrix `[d_in, n]` whose outputs are contiguous.
-fn block<T: Element>(weight: &Weight<T>, first: usize, n: usize) -> FlexTensor {
-    let d_in = weight.d_in;
+fn block(weight: &impl Lines, first: usize, n: usize) -> FlexTensor {
+    let (d_in, _) = weight.sizes();
     let stride = n + SLACK;
     let mut block = vec![0.0f32; d_in * stride];
-    if weight.by_output {
+    if weight.by_output() {
         block
             .par_chunks_mut(STRIP * stride)
             .enumerate()
@@ -97,7 +117,7 @@ fn block<T: Element>(weight: &Weight<T>, first: usize, n: usize) -> FlexTensor {
                 let mut scratch = [0.0f32; STRIP];
                 for output in 0..n {
                     let scratch = &mut scratch[..len];
-                    T::widen(weight.line(first + output, begin..begin + len), scratch);
+                    weight.widen(first + output, begin..begin + len, scratch);
                     for (line, &w) in strip.chunks_exact_mut(stride).zip(scratch.iter()) {
                         line[output] = w;
                     }
@@ -107,7 +127,7 @@ fn block<T: Element>(weight: &Weight<T>, first: usize, n: usize) -> FlexTensor {
         block
             .par_chunks_mut(stride)
             .enumerate()
-            .for_each(|(at, line)| T::widen(weight.line(at, first..first + n), &mut line[..n]));
+            .for_each(|(at, line)| weight.widen(at, first..first + n, &mut line[..n]));
     }
     let layout = Layout::new(Shape::new([d_in, n]), vec![stride as isize, 1], 0);
     FlexTensor::new(Bytes::from_elems(block), layout, DType::F32)

@@ -4,6 +4,7 @@ mod backward;
 mod blocked;
 mod decode;
 mod few_rows;
+mod quantized;
 
 use burn::backend::Flex;
 use burn::backend::flex::FlexTensor;
@@ -11,6 +12,8 @@ use burn::backend::ops::FloatTensorOps;
 use burn::tensor::{DType, Shape, Tensor, bf16, f16, module};
 use pulp::{Arch, bytemuck};
 use rayon::prelude::*;
+
+pub use self::quantized::{QuantFormat, dequantize, quantized_linear};
 
 use self::decode::{Bf16, F16, F32};
 use super::flex::{Operands, contiguous, floats, from_floats, operands, wrap, wrap_autodiff};

@@ -1,0 +1,204 @@
+//! What a model takes in memory, said before a weight is read.
+
+use std::path::Path;
+
+use burn::tensor::{Device, FloatDType};
+use tpo_core::head::{HeadSet, TaskHead};
+use tpo_core::ops::QuantFormat;
+use tpo_core::weights::{ParamKind, module_params};
+use tpo_heads::mask::MaskHead;
+
+use super::TpoConfig;
+use crate::error::{Error, Result};
+
+/// Working memory of SAM 2 for each pixel of its square input, measured with Hiera-L at 1024².
+const MASK_BYTES_PER_PIXEL: u64 = 1 << 10;
+
+/// Bytes a model takes, by what takes them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ModelMemory {
+    /// All parameters.
+    pub weights: u64,
+    /// Keys and values of the longest prompt and answer.
+    pub cache: u64,
+    /// The largest intermediate results, about: of the longest prompt, and of a picture that the
+    /// mask head looks at.
+    pub activations: u64,
+}
+
+impl ModelMemory {
+    /// Of a model with its floats as `dtype` that answers in up to `answer` tokens. No weight is
+    /// initialised. Quantised layers are those that the configuration says.
+    ///
+    /// # Errors
+    /// Those of [`TpoConfig::init`].
+    pub fn of<H: HeadSet>(config: &TpoConfig, dtype: FloatDType, answer: usize) -> Result<Self> {
+        let float = burn::tensor::DType::from(dtype).size() as u64;
+        let model = config.init::<H>(&Device::flex())?;
+        let params = module_params(&model).into_iter();
+        let weights = params.map(|param| {
+            let elements: usize = param.shape.iter().product();
+            match param.kind {
+                ParamKind::Float => elements as u64 * float,
+                ParamKind::Int | ParamKind::Bool => elements as u64 * 4,
+            }
+        });
+        let llm = &config.llm;
+        let positions = (config.max_prompt() + answer).min(llm.max_position_embeddings) as u64;
+        let token = 2 * llm.num_hidden_layers * llm.num_key_value_heads * llm.head_dim;
+        // The gated MLP holds three rows of its width at once, the block some of the model's own;
+        // products are added up in 32 bits.
+        let row = 3 * llm.intermediate_size + 6 * llm.hidden_size;
+        let side = if config.heads.0.contains_key(MaskHead::NAME) {
+            config.heads.get::<MaskHead>()?.sam.image_size as u64
+        } else {
+            0
+        };
+        Ok(Self {
+            weights: weights.sum(),
+            cache: positions * token as u64 * float,
+            activations: positions * row as u64 * 4 + side * side * MASK_BYTES_PER_PIXEL,
+        })
+    }
+
+    /// Bytes in all.
+    pub fn total(&self) -> u64 {
+        self.weights + self.cache + self.activations
+    }
+}
+
+/// Bytes that this process may still take: what the system has available, or less where the limit
+/// of a control group says so. `None` where the system does not tell.
+pub fn available_memory() -> Option<u64> {
+    let info = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = info.lines().find_map(|l| l.strip_prefix("MemAvailable:"))?;
+    let kib: u64 = line.split_whitespace().next()?.parse().ok()?;
+    let free = kib << 10;
+    Some(group_memory(Path::new("/sys/fs/cgroup")).map_or(free, |group| group.min(free)))
+}
+
+/// What the control group of this process leaves it (version 2, or the memory controller of 1).
+fn group_memory(root: &Path) -> Option<u64> {
+    let number = |dir: &Path, name: &str| -> Option<u64> {
+        let text = std::fs::read_to_string(dir.join(name)).ok()?;
+        text.trim().parse().ok()
+    };
+    let groups = std::fs::read_to_string("/proc/self/cgroup").ok()?;
+    groups
+        .lines()
+        .filter_map(|line| {
+            let mut parts = line.splitn(3, ':').skip(1);
+            let (controllers, path) = (parts.next()?, parts.next()?.trim_start_matches('/'));
+            let (dir, limit, usage) = match controllers {
+                "" => (root.join(path), "memory.max", "memory.current"),
+                "memory" => {
+                    let dir = root.join("memory").join(path);
+                    (dir, "memory.limit_in_bytes", "memory.usage_in_bytes")
+                }
+                _ => return None,
+            };
+            // Every group above has a say too.
+            dir.ancestors()
+                .take_while(|dir| dir.starts_with(root))
+                .filter_map(|dir| Some(number(dir, limit)?.saturating_sub(number(dir, usage)?)))
+                .min()
+        })
+        .min()
+}
+
+/// The number format of a model's weights in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WeightFormat {
+    /// Of everything that is not quantised.
+    pub dtype: FloatDType,
+    /// Of the linear layers of the language model.
+    pub quantize: Option<QuantFormat>,
+}
+
+impl WeightFormat {
+    /// Those a model can be opened in on a CPU, the most exact one first.
+    pub const ALL: [Self; 4] = [
+        Self::new(FloatDType::F32, None),
+        Self::new(FloatDType::BF16, None),
+        Self::new(FloatDType::BF16, Some(QuantFormat::Q8_0)),
+        Self::new(FloatDType::BF16, Some(QuantFormat::Q4_0)),
+    ];
+
+    const fn new(dtype: FloatDType, quantize: Option<QuantFormat>) -> Self {
+        Self { dtype, quantize }
+    }
+
+    /// How it is asked for on the command line.
+    pub fn flags(self) -> String {
+        let dtype = format!("--dtype {}", format!("{:?}", self.dtype).to_lowercase());
+        match self.quantize {
+            None => dtype,
+            Some(format) => format!("{dtype} --quantize {}", format.name()),
+        }
+    }
+}
+
+/// The format in which the model is opened on a CPU with `available` bytes: the one that is asked for, or
+/// the most exact float type that fits.
+///
+/// # Errors
+/// [`Error::Memory`] with what each format takes when the model does not fit.
+pub fn choose_format<H: HeadSet>(
+    config: &TpoConfig,
+    dtype: Option<FloatDType>,
+    answer: usize,
+    available: Option<u64>,
+) -> Result<FloatDType> {
+    let asked = config.llm.quantization;
+    let need = |format: WeightFormat| {
+        let mut config = config.clone();
+        config.llm.quantization = format.quantize;
+        ModelMemory::of::<H>(&config, format.dtype, answer)
+    };
+    let candidates = match dtype {
+        Some(dtype) => vec![dtype],
+        None => vec![FloatDType::F32, FloatDType::BF16],
+    };
+    for dtype in candidates {
+        let needed = need(WeightFormat::new(dtype, asked))?.total();
+        if available.is_none_or(|available| needed <= available) {
+            return Ok(dtype);
+        }
+    }
+    let wanted = WeightFormat::new(dtype.unwrap_or(FloatDType::BF16), asked);
+    let mut formats = WeightFormat::ALL.to_vec();
+    if !formats.contains(&wanted) {
+        formats.insert(0, wanted);
+    }
+    let available = available.unwrap_or_default();
+    let gib = |bytes: u64| format!("{:.1}", bytes as f64 / (1_u64 << 30) as f64);
+    let mut table = format!(
+        "{:32} {:>8} {:>6} {:>12} {:>6}  GiB\n",
+        "format", "weights", "cache", "activations", "need"
+    );
+    let mut fits = None;
+    for format in formats {
+        let m = need(format)?;
+        let fit = m.total() <= available;
+        fits = fits.or(fit.then_some(format));
+        table += &format!(
+            "{:32} {:>8} {:>6} {:>12} {:>6}  {}{}\n",
+            format.flags(),
+            gib(m.weights),
+            gib(m.cache),
+            gib(m.activations),
+            gib(m.total()),
+            if fit { "fits" } else { "too much" },
+            if format == wanted { ", asked for" } else { "" },
+        );
+    }
+    let remedy = match fits {
+        Some(format) => format!("give {}", format.flags()),
+        None => "free memory, or use a machine with more".into(),
+    };
+    Err(Error::Memory {
+        available: gib(available),
+        table,
+        remedy,
+    })
+}

@@ -1,0 +1,184 @@
+//! A quantised decoder against the one with the elements it stands for.
+
+use burn::module::Param;
+use burn::tensor::{Device, Distribution, FloatDType, Tensor};
+use tpo_core::nn::Weight;
+use tpo_core::ops::QuantFormat;
+use tpo_core::traits::LanguageModel;
+use tpo_core::weights::{
+    Checkpoint, KeyRules, LoadOptions, SaveOptions, WeightsError, load_module, save_module,
+};
+use tpo_llm::{CausalLm, LlmConfig, LoraConfig};
+
+const FORMATS: [QuantFormat; 2] = [QuantFormat::Q8_0, QuantFormat::Q4_0];
+
+/// Widths of whole blocks, of two and a half and three.
+fn config() -> LlmConfig {
+    let targets = ["q_proj", "v_proj", "up_proj", "down_proj"].map(String::from);
+    LlmConfig::new(41, 64, 96, 2, 4, 2, 16).lora(LoraConfig::new(3, 6.0, targets.to_vec()))
+}
+
+fn rules() -> KeyRules {
+    KeyRules::new().lora("default")
+}
+
+/// Writes a model in 32 bits whose adapters are not zero.
+fn float_model(dir: &std::path::Path, device: &Device) -> CausalLm {
+    device.seed(5);
+    let mut lm = config().init(device).unwrap();
+    for block in &mut lm.model.layers {
+        for linear in [&mut block.self_attn.q_proj, &mut block.mlp.down_proj] {
+            let lora = linear.lora.as_mut().unwrap();
+            lora.b = lora
+                .b
+                .clone()
+                .map(|b| b.random_like(Distribution::Normal(0.0, 0.2)));
+        }
+    }
+    save_module(&lm, &rules(), dir, &SaveOptions::default()).unwrap();
+    lm
+}
+
+fn open(
+    dir: &std::path::Path,
+    format: QuantFormat,
+    device: &Device,
+) -> Result<CausalLm, WeightsError> {
+    let model = config()
+        .with_quantization(Some(format))
+        .init(device)
+        .unwrap();
+    let checkpoint = Checkpoint::open(dir)?;
+    Ok(load_module(model, &checkpoint, &rules(), &LoadOptions::default())?.0)
+}
+
+/// The same model with the elements that its quantised weights stand for.
+fn dequantised(mut lm: CausalLm) -> CausalLm {
+    for block in &mut lm.model.layers {
+        let (attention, mlp) = (&mut block.self_attn, &mut block.mlp);
+        for linear in [
+            &mut attention.q_proj,
+            &mut attention.k_proj,
+            &mut attention.v_proj,
+            &mut attention.o_proj,
+            &mut mlp.gate_proj,
+            &mut mlp.up_proj,
+            &mut mlp.down_proj,
+        ] {
+            assert!(linear.weight.format().is_some());
+            linear.weight = Weight::Float(Param::from_tensor(linear.weight.val()));
+        }
+    }
+    lm
+}
+
+fn distance<const D: usize>(a: Tensor<D>, b: Tensor<D>) -> f32 {
+    let norm = b.clone().square().sum().sqrt().into_scalar::<f32>();
+    (a - b).square().sum().sqrt().into_scalar::<f32>() / norm
+}
+
+#[test]
+fn outputs_and_adapter_gradients_are_those_of_the_dequantised_model() {
+    let dir = tempfile::tempdir().unwrap();
+    let device = Device::flex().autodiff();
+    let float = float_model(dir.path(), &device);
+    for (format, limit) in FORMATS.into_iter().zip([0.01, 0.2]) {
+        let quantised = open(dir.path(), format, &device).unwrap();
+        let plain = dequantised(quantised.clone());
+        for rows in [1, 3] {
+            let embeds = Tensor::<3>::random([rows, 70, 64], Distribution::Default, &device);
+            let run = |lm: &CausalLm| {
+                let embeds = embeds.clone().require_grad();
+                let logits = lm.logits(lm.hidden(embeds.clone(), None).unwrap());
+                let grads = logits.clone().square().mean().backward();
+                let lora = |block: usize| {
+                    let lora = lm.model.layers[block].mlp.down_proj.lora.as_ref().unwrap();
+                    (
+                        lora.a.val().grad(&grads).unwrap(),
+                        lora.b.val().grad(&grads).unwrap(),
+                    )
+                };
+                (logits, embeds.grad(&grads).unwrap(), lora(0), lora(1))
+            };
+            let (ours, theirs) = (run(&quantised), run(&plain));
+            assert!(distance(ours.0.clone(), theirs.0) < 1e-5, "{format:?}");
+            assert!(distance(ours.1, theirs.1) < 1e-4, "{format:?}");
+            for (ours, theirs) in [(ours.2, theirs.2), (ours.3, theirs.3)] {
+                assert!(distance(ours.0, theirs.0) < 1e-4, "{format:?}");
+                assert!(distance(ours.1, theirs.1) < 1e-4, "{format:?}");
+            }
+            // And near the model in 32 bits.
+            let error = distance(ours.0, run(&float).0);
+            assert!(error < limit, "{format:?}: {error}");
+        }
+        let baked = quantised.clone().bake_lora();
+        let embeds = Tensor::<3>::random([1, 9, 64], Distribution::Default, &device);
+        let logits = |lm: &CausalLm| lm.logits(lm.hidden(embeds.clone(), None).unwrap());
+        let error = distance(logits(&baked), logits(&quantised));
+        assert!(
+            baked.model.layers[0].mlp.down_proj.lora.is_none() && error < limit,
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn a_quantised_file_loads_strictly_and_is_smaller() {
+    let dir = tempfile::tempdir().unwrap();
+    let device = Device::flex();
+    float_model(dir.path(), &device);
+    for (format, other) in FORMATS.into_iter().zip(FORMATS.into_iter().rev()) {
+        let lm = open(dir.path(), format, &device).unwrap();
+        let small = tempfile::tempdir().unwrap();
+        save_module(&lm, &rules(), small.path(), &SaveOptions::default()).unwrap();
+        let names = Checkpoint::open(small.path()).unwrap();
+        let keys: Vec<&str> = names.tensors().map(|t| t.key.as_str()).collect();
+        assert!(keys.contains(&"model.layers.0.self_attn.q_proj.base_layer.weight.packed"));
+        assert!(keys.contains(&"model.layers.1.self_attn.k_proj.weight.packed"));
+
+        let again = open(small.path(), format, &device).unwrap();
+        let embeds = Tensor::<3>::random([2, 5, 64], Distribution::Default, &device);
+        let logits = |lm: &CausalLm| lm.logits(lm.hidden(embeds.clone(), None).unwrap());
+        assert_eq!(logits(&again).into_data(), logits(&lm).into_data());
+        // A file in one format does not pass for the other, nor for floats.
+        let refused = open(small.path(), other, &device).unwrap_err();
+        let WeightsError::Refused(refusal) = refused else {
+            panic!("{refused}");
+        };
+        assert_eq!(refusal.mismatched.len(), 14);
+        let plain = config().init(&device).unwrap();
+        let refused = load_module(plain, &names, &rules(), &LoadOptions::default());
+        assert!(matches!(refused, Err(WeightsError::Refused(_))));
+    }
+}
+
+#[test]
+fn a_cast_leaves_packed_words_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let device = Device::flex();
+    float_model(dir.path(), &device);
+    let words = |dtype| {
+        let model = config().with_quantization(Some(QuantFormat::Q8_0));
+        let checkpoint = Checkpoint::open(dir.path()).unwrap();
+        let options = LoadOptions {
+            dtype: tpo_core::weights::DtypePolicy::Cast(dtype),
+            ..LoadOptions::default()
+        };
+        let model = model.init(&device).unwrap();
+        let (lm, _) = load_module(model, &checkpoint, &rules(), &options).unwrap();
+        match lm
+            .model
+            .layers
+            .into_iter()
+            .next()
+            .unwrap()
+            .mlp
+            .up_proj
+            .weight
+        {
+            Weight::Quantized(weight) => weight.packed.val().into_data(),
+            Weight::Float(_) => panic!("it is not quantised"),
+        }
+    };
+    assert_eq!(words(FloatDType::F32), words(FloatDType::BF16));
+}
