@@ -43,7 +43,7 @@ pub struct RunOptions {
     pub dir: PathBuf,
     /// Device that trains.
     pub device: Device,
-    /// Go on with the run in `dir`, if there is one.
+    /// Continue the run in `dir`, if there is one.
     pub resume: bool,
     /// Draw progress bars.
     pub bars: bool,
