@@ -113,6 +113,25 @@ fn last_files(out: &Path) -> BTreeMap<String, Vec<u8>> {
 }
 
 #[test]
+fn what_cannot_be_exported_is_not_trained() {
+    let dir = tempfile::tempdir().unwrap();
+    let (recipe, out) = (dir.path().join("recipe.toml"), dir.path().join("run"));
+    std::fs::write(&recipe, RECIPE).unwrap();
+    let model = dir.path().join("model");
+    std::fs::create_dir(&model).unwrap();
+    std::fs::write(model.join("tpo.json"), "{}").unwrap();
+    // A model that is there, and no directory.
+    for (target, says) in [(&model, "--overwrite"), (&recipe, "another directory")] {
+        let mut command = train(&recipe, &out, false);
+        let done = command.arg("--export").arg(target).output().unwrap();
+        let text = String::from_utf8_lossy(&done.stderr);
+        assert!(!done.status.success() && text.contains(says), "{text}");
+        assert!(!out.exists());
+    }
+    assert_eq!(std::fs::read(model.join("tpo.json")).unwrap(), b"{}");
+}
+
+#[test]
 fn ten_kills_change_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let recipe = dir.path().join("recipe.toml");

@@ -77,6 +77,10 @@ tpo::core::heads! {
     struct MyHeads { region: RegionHead, temporal: TemporalHead, mask: MaskHead, point: PointHead }
 }
 
+tpo::core::heads! {
+    struct Turned { point: PointHead, region: RegionHead, temporal: TemporalHead, mask: MaskHead }
+}
+
 /// Says a number to whatever is annotated: a box, spans or a track, as the built-in heads have them.
 #[derive(Module, Debug)]
 struct SizeHead {
@@ -281,6 +285,17 @@ fn a_base_without_the_head_learns_it_and_is_opened_again() {
     let error = recipe_model::<BuiltInHeads>(&recipe, &device).unwrap_err();
     let says = "model.task_tokens: `point`: this program has no such head";
     assert!(error.to_string().contains(says), "{error}");
+
+    let mut from_run = recipe.clone();
+    from_run.model.task_tokens.clear();
+    from_run.model.start = Some(at("run"));
+    let error = recipe_model::<BuiltInHeads>(&from_run, &device).unwrap_err();
+    let says = "heads that this program does not have: point";
+    assert!(error.to_string().contains(says), "{error}");
+    // Tokens have the order of the base, whatever that of the program is.
+    let turned = recipe_model::<Turned>(&recipe, &device).unwrap().model;
+    let order: Vec<&str> = turned.task_tokens.iter().map(|(name, _)| name).collect();
+    assert_eq!(order, ["region", "temporal", "mask", "point"]);
 
     // What was trained is there to go on from: its token is not drawn again, nor are lost weights. Also
     // where its configuration is not written, as in models exported before.

@@ -80,6 +80,13 @@ fn invalid(problems: Vec<String>) -> TrainError {
     }
 }
 
+fn refuse(problems: Vec<String>) -> tpo_train::Result<()> {
+    if problems.is_empty() {
+        return Ok(());
+    }
+    Err(invalid(problems))
+}
+
 /// Opens the data of a stage: every file is read once and checked; the heads make what they learn of
 /// annotations. For [`Purpose::Evaluate`] nothing is augmented and frames are the middle
 /// ones; the order is that of `seed`.
@@ -99,17 +106,12 @@ pub fn stage_data<H: HeadSet>(
             "{at}: has no data; add `data = {{ sources = [..] }}`"
         )]));
     };
-    let problems = mixture_problems::<H>(&at, data, context);
-    if !problems.is_empty() {
-        return Err(invalid(problems));
-    }
+    refuse(mixture_problems::<H>(&at, data, context))?;
     let workers = LoaderConfig::default().workers;
     let (feed, learning) = open_feed::<H>(purpose, &at, stage, data, seed, context, workers)?;
     let readers = readers_of::<H>(stage);
     let problems = feed_problems(&at, stage, data, &feed, &learning, context, &readers);
-    if !problems.is_empty() {
-        return Err(invalid(problems));
-    }
+    refuse(problems)?;
     let data = FeedData::new(feed);
     let features = TrainingFeatures::<H>::new(
         &context.config,
@@ -287,10 +289,7 @@ pub fn check_data<H: HeadSet>(recipe: &Recipe, context: &DataContext) -> tpo_tra
             problems.extend(found);
         }
     }
-    if problems.is_empty() {
-        return Ok(());
-    }
-    Err(invalid(problems))
+    refuse(problems)
 }
 
 /// [`check_data`] as far as the files are there, without a thought of towers.
@@ -308,10 +307,7 @@ pub(super) fn check_calls<H: HeadSet>(
             }
         }
     }
-    if problems.is_empty() {
-        return Ok(());
-    }
-    Err(invalid(problems))
+    refuse(problems)
 }
 
 fn mixture_problems<H: HeadSet>(

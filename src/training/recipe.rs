@@ -33,7 +33,10 @@ pub fn model_shape<H: HeadSet>(spec: &ModelSpec) -> Result<ModelShape> {
 
 fn name_of(spec: &ModelSpec) -> String {
     match (&spec.preset, &spec.sizes, &spec.directory) {
-        (Some(preset), ..) => format!("preset {preset}"),
+        (Some(preset), ..) => match &spec.llm {
+            Some(llm) => format!("preset {preset} with {}", llm.display()),
+            None => format!("preset {preset}"),
+        },
         (_, Some(dir), _) => format!("sizes of {}", dir.display()),
         (.., Some(dir)) => dir.display().to_string(),
         _ => String::new(),

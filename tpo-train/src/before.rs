@@ -39,6 +39,13 @@ impl Renaming {
         }
     }
 
+    /// Whether a path is of a head that the model does not have; the name of that head.
+    pub(crate) fn foreign<'p>(&self, path: &'p str) -> Option<&'p str> {
+        let (head, _) = crate::stage::place(path)?;
+        let known = self.names.is_empty() || self.names.iter().any(|name| name == head);
+        (!known).then_some(head)
+    }
+
     /// The path that a key stands for, which may have a further word at its end.
     pub(crate) fn key(&self, key: &str) -> String {
         self.renamed(key).unwrap_or_else(|| key.to_string())

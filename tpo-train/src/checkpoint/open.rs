@@ -160,6 +160,18 @@ impl SavedCheckpoint {
         let checkpoint = Checkpoint::open(self.file(name)?)?;
         let renaming = Renaming::of(&module);
         let held: BTreeSet<String> = checkpoint.tensors().map(|t| renaming.key(&t.key)).collect();
+        let wanted = held.iter().filter(|path| !left_out(path));
+        let foreign: BTreeSet<&str> = wanted.filter_map(|p| renaming.foreign(p)).collect();
+        if !foreign.is_empty() {
+            let names = Vec::from_iter(foreign).join(", ");
+            return Err(TrainError::Checkpoint {
+                path: self.dir.clone(),
+                why: format!(
+                    "holds weights of heads that this program does not have: {names}; use one that \
+                     names them in `heads!`"
+                ),
+            });
+        }
         let missing: Vec<String> = module_params(&module)
             .into_iter()
             .map(|p| p.path)

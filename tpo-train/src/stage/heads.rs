@@ -25,7 +25,7 @@ fn places(group: &ResolvedGroup) -> BTreeSet<(&str, &str)> {
 }
 
 /// The head to which a path belongs, and where that head or its task token is.
-fn place(path: &str) -> Option<(&str, &str)> {
+pub(crate) fn place(path: &str) -> Option<(&str, &str)> {
     let root = PLACES.iter().find(|root| path.starts_with(**root))?.len();
     let end = path[root..].find('.').map_or(path.len(), |at| root + at);
     Some((&path[root..end], &path[..end]))

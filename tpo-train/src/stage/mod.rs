@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use tpo_core::LoraConfig;
 
 pub use heads::learning_heads;
+pub(crate) use heads::place;
 pub use optimizer::{AdamW, Muon, Precision};
 
 use crate::check::Check;
