@@ -9,7 +9,9 @@
 
 mod average;
 mod chat;
+mod convert;
 mod data;
+mod doctor;
 mod evaluate;
 mod features;
 mod generate;
@@ -69,9 +71,11 @@ enum Command {
     Features(features::Args),
     Pretrain(pretrain::Args),
     Average(average::Args),
+    Convert(convert::Args),
     Inspect(inspect::Args),
     Generate(generate::Args),
     Synthetic(synthetic::Args),
+    Doctor(doctor::Args),
 }
 
 /// Runs the command that the arguments of the process name, with errors and warnings on standard error.
@@ -102,9 +106,11 @@ fn run<H: HeadSet>(command: Command) -> Outcome {
         Command::Features(args) => features::run(args),
         Command::Pretrain(args) => pretrain::run(args),
         Command::Average(args) => average::run(args),
+        Command::Convert(args) => convert::run::<H>(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Generate(args) => generate::run(args),
         Command::Synthetic(args) => synthetic::run(args),
+        Command::Doctor(args) => doctor::run::<H>(args),
     }
 }
 

@@ -15,6 +15,7 @@ use tpo_data::{FrameSampling, Progress};
 use tpo_train::observe::terminal;
 
 use crate::features::{FeatureCache, TemporalTowers};
+use crate::model::memory::WeightFormat;
 use crate::session::{HeadProgress, Session, SessionOptions};
 use crate::{DeviceChoice, presets};
 
@@ -206,6 +207,14 @@ impl ModelArgs {
             feature_cache,
             ..options
         };
+        let formats = self.dtype.float().is_some() || self.quantize.format().is_some();
+        if formats && (self.checkpoint.is_some() || matches!(self.preset, Some(Preset::Nano))) {
+            return Err(
+                "--dtype and --quantize are for model directories; write one of a checkpoint with \
+                        `tpo train RECIPE --resume --export DIR`, and give --model DIR"
+                    .into(),
+            );
+        }
         if let Some(dir) = &self.checkpoint {
             let session = Session::checkpoint_with_heads(dir, &device, options)?;
             return Ok((session, dir.display().to_string()));
@@ -218,7 +227,16 @@ impl ModelArgs {
             eprintln!("{MINI}");
         }
         let name = self.model.as_ref().map(|dir| dir.display().to_string());
-        let session = open_model(self.model.as_deref(), &device, options)?;
+        let session: Session<H> = open_model(self.model.as_deref(), &device, options)?;
+        let dtype = session.options().dtype.filter(|d| *d != FloatDType::F32);
+        let quantized = session.config().llm.quantization;
+        if dtype.is_some() || quantized.is_some() {
+            let format = WeightFormat {
+                dtype: dtype.unwrap_or(FloatDType::F32),
+                quantize: quantized,
+            };
+            eprintln!("(weights in memory: {})", format.flags());
+        }
         Ok((session, name.unwrap_or_else(|| "mini".into())))
     }
 }

@@ -3,12 +3,15 @@
 use std::io::Write;
 use std::path::Path;
 
-use burn::tensor::FloatDType;
+use burn::tensor::{Device, FloatDType};
 use tpo_core::head::HeadSet;
-use tpo_core::weights::{DtypePolicy, SaveOptions, SaveReport, save_module};
+use tpo_core::ops::QuantFormat;
+use tpo_core::weights::{
+    Checkpoint, DtypePolicy, LoadOptions, SaveOptions, SaveReport, load_module, save_module,
+};
 
 use super::directory::TOKENIZER_FILES;
-use super::{CONFIG_FILE, Tpo, TpoConfig};
+use super::{CONFIG_FILE, Tpo, TpoConfig, model_tokenizer, read_config, tokenizer_files};
 use crate::error::{Error, Result};
 use crate::files::write_whole;
 
@@ -121,6 +124,39 @@ pub fn check_target(dir: impl AsRef<Path>, tokenizer: bool, overwrite: bool) -> 
         }
     }
     Ok(())
+}
+
+/// Writes the model of a directory to another, as [`export_model`] does, with the linear layers of
+/// its language model quantised where `quantize` says so. Tensors are read one at a time: it takes
+/// the memory of the result and of one tensor. `progress` hears (bytes read, bytes in total).
+///
+/// # Errors
+/// As [`Session::open_with_heads`](crate::Session::open_with_heads) and [`export_model`].
+pub fn convert_model<H: HeadSet>(
+    model: impl AsRef<Path>,
+    dir: impl AsRef<Path>,
+    quantize: Option<QuantFormat>,
+    options: &ExportOptions,
+    progress: Option<&dyn Fn(u64, u64)>,
+) -> Result<SaveReport> {
+    let model = model.as_ref();
+    let mut config = read_config(model)?;
+    config.validate::<H>()?;
+    check_target(dir.as_ref(), true, options.overwrite)?;
+    // Refused here if it is no tokenizer of this model.
+    model_tokenizer(model, &config)?;
+    let checkpoint = Checkpoint::open(model)?;
+    if let Some(format) = quantize {
+        config.quantize(format)?;
+    }
+    let load = LoadOptions {
+        dtype: options.dtype.map_or(DtypePolicy::Keep, DtypePolicy::Cast),
+        progress,
+        ..LoadOptions::default()
+    };
+    let built = config.init::<H>(&Device::flex())?;
+    let (built, _) = load_module(built, &checkpoint, &config.keys::<H>()?, &load)?;
+    export_model(built, &config, &tokenizer_files(model)?, dir, options)
 }
 
 /// The sizes as [`CONFIG_FILE`] has them.

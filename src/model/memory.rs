@@ -24,6 +24,9 @@ pub struct ModelMemory {
     /// The largest intermediate results, about: of the longest prompt, and of a picture that the
     /// mask head looks at.
     pub activations: u64,
+    /// Of the weights, those that every token of an answer reads: the decoder without its table of
+    /// embeddings.
+    pub per_token: u64,
 }
 
 impl ModelMemory {
@@ -35,15 +38,20 @@ impl ModelMemory {
     pub fn of<H: HeadSet>(config: &TpoConfig, dtype: FloatDType, answer: usize) -> Result<Self> {
         let float = burn::tensor::DType::from(dtype).size() as u64;
         let model = config.init::<H>(&Device::flex())?;
-        let params = module_params(&model).into_iter();
-        let weights = params.map(|param| {
+        let llm = &config.llm;
+        let (mut weights, mut per_token) = (0, 0);
+        for param in module_params(&model) {
             let elements: usize = param.shape.iter().product();
-            match param.kind {
+            let bytes = match param.kind {
                 ParamKind::Float => elements as u64 * float,
                 ParamKind::Int | ParamKind::Bool => elements as u64 * 4,
+            };
+            weights += bytes;
+            let table = param.path.contains("embed_tokens") && !llm.tie_word_embeddings;
+            if param.path.starts_with("llm.") && !table {
+                per_token += bytes;
             }
-        });
-        let llm = &config.llm;
+        }
         let positions = (config.max_prompt() + answer).min(llm.max_position_embeddings) as u64;
         let token = 2 * llm.num_hidden_layers * llm.num_key_value_heads * llm.head_dim;
         // The gated MLP holds three rows of its width at once, the block some of the model's own;
@@ -55,7 +63,8 @@ impl ModelMemory {
             0
         };
         Ok(Self {
-            weights: weights.sum(),
+            weights,
+            per_token,
             cache: positions * token as u64 * float,
             activations: positions * row as u64 * 4 + side * side * MASK_BYTES_PER_PIXEL,
         })
