@@ -226,7 +226,8 @@ fn state_of_another_run_is_refused() {
     elsewhere.cursor = serde_json::json!({ "row": 3 });
     let same = stage(&EVERYTHING, 3, 1);
     let error = Trainer::resume(model(&config), same, &mut data, options(), elsewhere);
-    assert!(error.unwrap_err().to_string().contains("not a position"));
+    let error = error.unwrap_err().to_string();
+    assert!(error.contains(r#"(position {"row":3})"#), "{error}");
 }
 
 #[test]

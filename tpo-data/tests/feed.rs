@@ -240,7 +240,7 @@ fn interrupted_anywhere_the_rest_is_the_same() {
     assert_eq!(says.len(), said.len());
     std::fs::write(&file, says).unwrap();
     let error = open(&config, cursor).err().unwrap().to_string();
-    assert!(error.contains("what the rows of its files say"), "{error}");
+    assert!(error.contains("the rows of its files changed"), "{error}");
     open(
         &config,
         Cursor {
