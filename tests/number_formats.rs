@@ -109,7 +109,11 @@ fn a_converted_model_answers_as_one_quantised_while_loading() {
                     .unwrap()
                     .collect_reply()
                     .unwrap();
-                let drawn: Vec<String> = reply.tasks.iter().map(|t| t.drawing().text.clone()).collect();
+                let drawn: Vec<String> = reply
+                    .tasks
+                    .iter()
+                    .map(|t| t.drawing().text.clone())
+                    .collect();
                 (reply.text.clone(), drawn)
             })
         };

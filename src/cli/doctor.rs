@@ -44,7 +44,8 @@ pub(super) fn run<H: HeadSet>(args: Args) -> Outcome {
     }
     let devices = [DeviceChoice::Cuda(0), DeviceChoice::Wgpu].map(|choice| match choice.open() {
         Ok(_) => format!("{choice}"),
-        Err(error) => format!("no {choice} ({error})"),
+        Err(crate::Error::Device { why, .. }) => format!("no {choice}: {why}"),
+        Err(error) => format!("no {choice}: {error}"),
     });
     println!("devices    cpu; {}", devices.join("; "));
     let bandwidth = bandwidth();
