@@ -29,8 +29,9 @@ fn float_model(dir: &std::path::Path, device: &Device) -> CausalLm {
     for block in &mut lm.model.layers {
         for linear in [&mut block.self_attn.q_proj, &mut block.mlp.down_proj] {
             let lora = linear.lora.as_mut().unwrap();
-            let random = lora.b.val().random_like(Distribution::Normal(0.0, 0.2));
-            lora.b = Param::from_tensor(random.detach());
+            let shape = lora.b.lazy_shape().dims::<2>();
+            let random = Tensor::random(shape, Distribution::Normal(0.0, 0.2), device);
+            lora.b = Param::from_tensor(random);
         }
     }
     save_module(&lm, &rules(), dir, &SaveOptions::default()).unwrap();

@@ -141,7 +141,7 @@ impl LoraLinear {
         let weight = match (merged.weight.format(), &merged.lora) {
             (Some(format), Some(lora)) => {
                 let sum = merged.weight.val() + lora.delta();
-                Weight::Float(Param::from_tensor(sum)).quantize(format)
+                Weight::Float(Param::from_tensor(sum.detach())).quantize(format)
             }
             _ => merged.weight,
         };
