@@ -14,7 +14,7 @@ use crate::export::{ExportOptions, LoraExport, convert_model};
 /// --quantize gives the same answers from the unquantised directory, but reads all of it each time.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
-  tpo convert VideoChat-TPO models/tpo-q8 --quantize q8_0       8.7 GB instead of 16.2 GB
+  tpo convert VideoChat-TPO models/tpo-q8 --quantize q8_0       9.7 GB instead of 16.2 GB
   tpo convert models/mine models/mine-bf16 --dtype bf16 --merge
   tpo chat --model models/tpo-q8 --video clip.mp4 --ask 'Where is the dog?'")]
 pub(super) struct Args {
