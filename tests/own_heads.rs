@@ -435,7 +435,7 @@ fn a_language_model_of_others_learns_the_head_and_is_opened_again() {
     assert!(reply.tasks[0].get::<[f32; 2]>().is_some());
 }
 
-/// Boxes, spans and tracks of a head of one's own are scored by that head, those of the built-in
+/// Boxes, spans and tracks of your own head are scored by that head, those of the built-in
 /// heads as benchmarks do.
 #[test]
 fn a_head_scores_itself_whatever_its_truths_are() {

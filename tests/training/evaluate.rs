@@ -67,18 +67,17 @@ fn run(stage: Stage, evaluation: bool) -> (BTreeMap<String, Vec<u8>>, Notes, Vec
     let mut open =
         |_: &Stage, _: usize, _: u64| Ok(Box::new(data(&config, 1)) as Box<dyn TrainData>);
     let start = model(&config);
-    let model = match evaluation {
-        false => train_plan(start, &stages, None, options, &mut open, &mut &mut notes),
-        true => {
-            let held_out = |stage: &Stage, _: usize, seed| {
-                opened.push(seed);
-                assert_eq!(stage.batch_size, 2);
-                Ok(Box::new(data(&config, stage.batch_size)) as Box<dyn TrainData>)
-            };
-            let evaluation = StageEvaluation::new(&stages, &device, held_out);
-            let mut hooks = (evaluation, &mut notes);
-            train_plan(start, &stages, None, options, &mut open, &mut hooks)
-        }
+    let model = if evaluation {
+        let held_out = |stage: &Stage, _: usize, seed| {
+            opened.push(seed);
+            assert_eq!(stage.batch_size, 2);
+            Ok(Box::new(data(&config, stage.batch_size)) as Box<dyn TrainData>)
+        };
+        let evaluation = StageEvaluation::new(&stages, &device, held_out);
+        let mut hooks = (evaluation, &mut notes);
+        train_plan(start, &stages, None, options, &mut open, &mut hooks)
+    } else {
+        train_plan(start, &stages, None, options, &mut open, &mut &mut notes)
     };
     (bits(&model.unwrap().0), notes, opened)
 }

@@ -94,23 +94,21 @@ impl Weight {
         let Self::Float(weight) = &self else {
             return self;
         };
-        let shape = self.shape();
-        let Some(words) = format.words(shape[1]) else {
+        let ([d_output, d_input], device) = (self.shape(), self.device());
+        let values = weight.val().detach().cast(FloatDType::F32).into_data();
+        let values = values.as_slice::<f32>().ok();
+        let Some(packed) = values.and_then(|values| format.quantize(values, d_input)) else {
             return self;
         };
-        let (weight, device) = (weight.val().detach(), self.device());
-        let values = weight.cast(FloatDType::F32).into_data();
-        let Ok(values) = values.as_slice::<f32>() else {
-            return self;
-        };
-        let packed = TensorData::new(format.quantize(values, shape[1]), [shape[0], words]);
+        let words = packed.len() / d_output.max(1);
+        let packed = TensorData::new(packed, [d_output, words]);
         Self::Quantized(QuantizedWeight {
             packed: Param::initialized(
                 ParamId::new(),
                 Tensor::from_data(packed, (&device, DType::U32)),
             ),
             format,
-            d_input: shape[1],
+            d_input,
         })
     }
 }

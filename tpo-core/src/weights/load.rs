@@ -455,7 +455,7 @@ fn quantised(data: &TensorData, shape: &[usize]) -> Option<TensorData> {
     let ([_, d_in], [rows, words]) = (&data.shape()[..], shape) else {
         return None;
     };
-    let packed = QuantFormat::of(*d_in, *words)?.quantize(values, *d_in);
+    let packed = QuantFormat::of(*d_in, *words)?.quantize(values, *d_in)?;
     Some(TensorData::new(packed, [*rows, *words]))
 }
 

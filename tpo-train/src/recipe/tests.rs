@@ -36,6 +36,18 @@ fn problems(text: &str, overrides: &[&str]) -> Vec<String> {
     }
 }
 
+/// Exactly these problems, each by a part of its text.
+fn assert_told(found: &[String], expected: &[&str]) {
+    for want in expected {
+        assert!(
+            found.iter().any(|p| p.contains(want)),
+            "`{want}` is not in\n{}",
+            found.join("\n")
+        );
+    }
+    assert_eq!(found.len(), expected.len(), "{}", found.join("\n"));
+}
+
 #[test]
 fn defaults_and_round_trip() {
     let recipe = read(SMALL, &[]).unwrap();
@@ -98,14 +110,7 @@ fn every_mistake_is_in_one_error() {
         "stages[1].groups[0].wd: unknown key `wd`",
         "patterns: `a..b` has an empty segment",
     ];
-    for want in expected {
-        assert!(
-            found.iter().any(|p| p.contains(want)),
-            "`{want}` is not in\n{}",
-            found.join("\n")
-        );
-    }
-    assert_eq!(found.len(), expected.len(), "{}", found.join("\n"));
+    assert_told(&found, &expected);
 
     let not_toml = read("name = [", &[]).unwrap_err().to_string();
     assert!(

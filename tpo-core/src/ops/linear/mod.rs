@@ -4,6 +4,7 @@ mod backward;
 mod blocked;
 mod decode;
 mod few_rows;
+mod quant_format;
 mod quantized;
 
 use burn::backend::Flex;
@@ -13,7 +14,8 @@ use burn::tensor::{DType, Shape, Tensor, bf16, f16, module};
 use pulp::{Arch, bytemuck};
 use rayon::prelude::*;
 
-pub use self::quantized::{QuantFormat, dequantize, quantized_linear};
+pub use self::quant_format::QuantFormat;
+pub use self::quantized::{dequantize, quantized_linear};
 
 use self::decode::{Bf16, F16, F32};
 use super::flex::{Operands, contiguous, floats, from_floats, operands, wrap, wrap_autodiff};

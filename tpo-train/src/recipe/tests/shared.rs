@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use super::super::*;
+use super::assert_told;
 use crate::stage::StageLength;
 
 const BASE: &str = r#"
@@ -176,14 +177,7 @@ fn messages_name_the_file_and_the_line() {
         "DIR/base.toml, line 16: stages[1] `all`.batch_size is 0",
         "DIR/base.toml, line 19: stages[1].data.sources[0].synthetic.gray: unknown key `gray`, did you mean `grey`?",
     ];
-    for want in expected {
-        assert!(
-            found.iter().any(|p| p.contains(want)),
-            "`{want}` is not in\n{}",
-            found.join("\n")
-        );
-    }
-    assert_eq!(found.len(), expected.len(), "{}", found.join("\n"));
+    assert_told(&found, &expected);
 }
 
 #[test]

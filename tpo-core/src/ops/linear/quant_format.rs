@@ -1,0 +1,154 @@
+//! Blocks of 32 elements with one scale.
+
+use burn::tensor::f16;
+use pulp::bytemuck;
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+/// Elements that share a scale.
+pub(super) const GROUP: usize = 32;
+
+/// How the elements of a quantised weight are stored, with the values that the GGUF formats of the
+/// same names give. Each line (output) is cut into blocks of 32 elements with a scale `d` of type
+/// `f16`. A packed line is 32-bit words: the elements of all blocks, the first in the lowest bits,
+/// then the scales, two in a word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum QuantFormat {
+    /// `d · q` with `q` in −127..=127 and `d` the largest magnitude over 127; four in a unit,
+    /// as two's complement. 8.5 bits an element.
+    #[serde(rename = "q8_0")]
+    Q8_0,
+    /// `d · (q − 8)` with `q` in 0..=15 and `d` the element of largest magnitude over −8; eight
+    /// in a unit. 4.5 bits an element.
+    #[serde(rename = "q4_0")]
+    Q4_0,
+}
+
+impl QuantFormat {
+    /// As it is written in files and on the command line.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Q8_0 => "q8_0",
+            Self::Q4_0 => "q4_0",
+        }
+    }
+
+    /// Elements in one 32-bit unit.
+    pub const fn per_unit(self) -> usize {
+        match self {
+            Self::Q8_0 => 4,
+            Self::Q4_0 => 8,
+        }
+    }
+
+    /// Words of a packed line of `d_in` elements, or `None` where these are no whole blocks.
+    pub const fn words(self, d_in: usize) -> Option<usize> {
+        if d_in == 0 || !d_in.is_multiple_of(GROUP) {
+            return None;
+        }
+        Some(d_in / self.per_unit() + (d_in / GROUP).div_ceil(2))
+    }
+
+    /// The format whose packed lines of `d_in` elements have this many words.
+    pub fn of(d_in: usize, words: usize) -> Option<Self> {
+        [Self::Q8_0, Self::Q4_0]
+            .into_iter()
+            .find(|format| format.words(d_in) == Some(words))
+    }
+
+    /// Packs lines of `d_in` elements; `None` where these are no whole blocks.
+    pub fn quantize(self, values: &[f32], d_in: usize) -> Option<Vec<u32>> {
+        let words = self.words(d_in)?;
+        let mut packed = vec![0u32; values.len() / d_in * words];
+        packed
+            .par_chunks_mut(words)
+            .zip(values.par_chunks(d_in))
+            .for_each(|(packed, line)| {
+                let (units, scales) = packed.split_at_mut(d_in / self.per_unit());
+                let scales: &mut [u16] = bytemuck::cast_slice_mut(scales);
+                let units = units.chunks_exact_mut(GROUP / self.per_unit());
+                for ((block, units), scale) in
+                    line.as_chunks::<GROUP>().0.iter().zip(units).zip(scales)
+                {
+                    *scale = self.quantize_block(block, units).to_bits();
+                }
+            });
+        Some(packed)
+    }
+
+    fn quantize_block(self, block: &[f32; GROUP], units: &mut [u32]) -> f16 {
+        // The first of the elements of largest magnitude, with its sign.
+        let peak = block.iter().fold(
+            0.0f32,
+            |peak, &v| if v.abs() > peak.abs() { v } else { peak },
+        );
+        let (scale, bits) = match self {
+            Self::Q8_0 => (peak.abs() / 127.0, 8),
+            Self::Q4_0 => (peak / -8.0, 4),
+        };
+        let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
+        for (unit, elements) in units.iter_mut().zip(block.chunks_exact(self.per_unit())) {
+            *unit = elements.iter().enumerate().fold(0, |unit, (at, v)| {
+                let q = match self {
+                    Self::Q8_0 => u32::from((v * inverse).round() as i8 as u8),
+                    Self::Q4_0 => ((v * inverse + 8.5) as u32).min(15),
+                };
+                unit | q << (at * bits)
+            });
+        }
+        f16::from_f32(scale)
+    }
+
+    /// Elements of one unit as integers.
+    #[inline(always)]
+    pub(super) fn unpack(self, unit: u32, dst: &mut [f32], scale: f32) {
+        match self {
+            Self::Q8_0 => {
+                for (dst, q) in dst.iter_mut().zip(unit.to_le_bytes()) {
+                    *dst = scale * f32::from(q as i8);
+                }
+            }
+            Self::Q4_0 => {
+                for (at, dst) in dst.iter_mut().enumerate() {
+                    *dst = scale * (((unit >> (4 * at)) & 15) as f32 - 8.0);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Worked by hand: 32 elements of which the first are told.
+    #[test]
+    fn blocks_have_the_values_of_gguf() {
+        let mut block = [0.0f32; GROUP];
+        block[..4].copy_from_slice(&[-8.0, 4.0, 1.0, -0.4]);
+        let packed = QuantFormat::Q8_0.quantize(&block, GROUP).unwrap();
+        // 4 · 127 / 8 = 63.5 rounds away from zero; 15.875 to 16; −6.35 to −6.
+        let elements = packed[0].to_le_bytes().map(|b| b as i8);
+        assert_eq!((packed.len(), elements), (9, [-127, 64, 16, -6]));
+        assert_eq!(packed[8], u32::from(f16::from_f32(8.0 / 127.0).to_bits()));
+
+        let packed = QuantFormat::Q4_0.quantize(&block, GROUP).unwrap();
+        // The peak is negative: d = −8 / −8 = 1; q − 8 = −8, 4, 1, and −0.4 is nearest 0.
+        assert_eq!((packed.len(), packed[0] & 0xffff), (5, 0x89c0));
+        assert_eq!(packed[4], u32::from(f16::from_f32(1.0).to_bits()));
+        block[0] = 8.0;
+        // d = −1: 8 → 0, 4 → 4, 1 → 7, −0.4 → 8.
+        let packed = QuantFormat::Q4_0.quantize(&block, GROUP).unwrap();
+        assert_eq!(packed[0] & 0xffff, 0x8740);
+        assert_eq!(packed[4], u32::from(f16::from_f32(-1.0).to_bits()));
+        let packed = QuantFormat::Q4_0.quantize(&[0.0; GROUP], GROUP).unwrap();
+        assert_eq!((packed[0], packed[4] & 0x7fff), (0x8888_8888, 0));
+        assert_eq!(QuantFormat::of(96, 24 + 2), Some(QuantFormat::Q8_0));
+        assert_eq!(QuantFormat::of(96, 12 + 2), Some(QuantFormat::Q4_0));
+        assert_eq!(
+            (QuantFormat::of(96, 24), QuantFormat::Q8_0.words(80)),
+            (None, None)
+        );
+        assert_eq!(QuantFormat::Q8_0.quantize(&[0.0; 80], 80), None);
+    }
+}
