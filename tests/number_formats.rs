@@ -5,12 +5,13 @@ use burn::tensor::{Device, FloatDType};
 use tpo::core::ops::QuantFormat;
 use tpo::export::{ExportOptions, convert_model};
 use tpo::model::memory::{ModelMemory, choose_format};
+use tpo::model::{Quantize, VisionConfig};
 use tpo::prelude::*;
 use tpo::{Error, presets};
 
 const ANSWER: usize = 20;
 
-fn options(quantize: Option<QuantFormat>, memory: u64) -> SessionOptions {
+fn options(quantize: Quantize, memory: u64) -> SessionOptions {
     SessionOptions {
         quantize,
         memory: Some(memory),
@@ -39,23 +40,25 @@ fn the_best_that_fits_is_taken_and_what_does_not_is_refused() {
         (f32 - 1, FloatDType::BF16),
         (bf16, FloatDType::BF16),
     ] {
-        let (session, _) = open(options(None, memory)).unwrap();
+        let (session, _) = open(options(Quantize::default(), memory)).unwrap();
         assert_eq!(session.options().dtype, Some(dtype));
     }
     // Neither float type fits, the quantised weights do.
-    let error = open(options(None, bf16 - 1)).unwrap_err();
+    let error = open(options(Quantize::default(), bf16 - 1)).unwrap_err();
     assert!(matches!(error, Error::Memory { .. }));
     let text = error.to_string();
     assert!(text.contains("give --dtype bf16 --quantize q8_0"), "{text}");
-    assert!(open(options(Some(QuantFormat::Q8_0), bf16 - 1)).is_ok());
+    assert!(open(options(QuantFormat::Q8_0.into(), bf16 - 1)).is_ok());
     // What is asked for is not silently changed.
     let asked = SessionOptions {
         dtype: Some(FloatDType::F32),
-        ..options(None, f32 - 1)
+        ..options(Quantize::default(), f32 - 1)
     };
     let text = open(asked).unwrap_err().to_string();
     assert!(text.contains("give --dtype bf16"), "{text}");
-    let text = open(options(None, 1 << 20)).unwrap_err().to_string();
+    let text = open(options(Quantize::default(), 1 << 20))
+        .unwrap_err()
+        .to_string();
     assert!(text.contains("free memory"), "{text}");
 }
 
@@ -85,11 +88,15 @@ fn the_published_model_is_refused_in_f32_on_24_gb() {
 fn a_converted_model_answers_as_one_quantised_while_loading() {
     let device = Device::flex();
     let dir = tempfile::tempdir().unwrap();
-    for format in [QuantFormat::Q8_0, QuantFormat::Q4_0] {
+    let all = Quantize {
+        llm: Some(QuantFormat::Q8_0),
+        vision: Some(QuantFormat::Q8_0),
+    };
+    for parts in [all, QuantFormat::Q4_0.into()] {
+        let format = parts.llm.unwrap();
         let small = dir.path().join(format.name());
         let export = ExportOptions::default();
-        let report =
-            convert_model::<BuiltInHeads>("assets/mini", &small, Some(format), &export, None);
+        let report = convert_model::<BuiltInHeads>("assets/mini", &small, parts, &export, None);
         let written = report.unwrap().bytes;
         let original = std::fs::metadata("assets/mini/model.safetensors")
             .unwrap()
@@ -99,7 +106,11 @@ fn a_converted_model_answers_as_one_quantised_while_loading() {
         let answers = |dir: &std::path::Path, quantize| {
             let (mut session, _) =
                 Session::open(dir, &device, options(quantize, u64::MAX), None).unwrap();
-            assert_eq!(session.config().llm.quantization, Some(format));
+            assert_eq!(session.config().llm.quantization, parts.llm);
+            let VisionConfig::Umt(vision) = &session.config().vision else {
+                panic!("another encoder");
+            };
+            assert_eq!(vision.quantization, parts.vision);
             session
                 .load_video("assets/bouncing_shapes.mp4", None)
                 .unwrap();
@@ -117,15 +128,15 @@ fn a_converted_model_answers_as_one_quantised_while_loading() {
                 (reply.text.clone(), drawn)
             })
         };
-        let converted = answers(&small, None);
-        assert_eq!(converted, answers("assets/mini".as_ref(), Some(format)));
+        let converted = answers(&small, Quantize::default());
+        assert_eq!(converted, answers("assets/mini".as_ref(), parts));
         assert!(!converted[1].1.is_empty(), "{converted:?}");
         // It is not quantised a second time in another format.
         let other = match format {
             QuantFormat::Q8_0 => QuantFormat::Q4_0,
             QuantFormat::Q4_0 => QuantFormat::Q8_0,
         };
-        let error = Session::open(&small, &device, options(Some(other), u64::MAX), None);
+        let error = Session::open(&small, &device, options(other.into(), u64::MAX), None);
         let text = error.unwrap_err().to_string();
         assert!(text.contains("quantised as"), "{text}");
     }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use tpo_core::head::HeadSet;
 
-use super::shared::{End, Outcome, Precision, Quantize, loading};
+use super::shared::{End, Outcome, Precision, QuantizeArgs, loading};
 use crate::export::{ExportOptions, LoraExport, convert_model};
 
 /// Write a model in another number format: smaller on the disk and in memory.
@@ -22,9 +22,8 @@ pub(super) struct Args {
     model: PathBuf,
     /// Directory of the result
     out: PathBuf,
-    /// How the linear layers of the language model are quantised
-    #[arg(long, value_enum, default_value = "none")]
-    quantize: Quantize,
+    #[command(flatten)]
+    quantize: QuantizeArgs,
     /// Number format of all other weights; auto: as they are
     #[arg(long, value_enum, default_value = "auto")]
     dtype: Precision,
@@ -47,7 +46,7 @@ pub(super) fn run<H: HeadSet>(args: Args) -> Outcome {
         overwrite: args.overwrite,
         ..ExportOptions::default()
     };
-    let quantize = args.quantize.format();
+    let quantize = args.quantize.parts();
     let report = loading(|heard| {
         convert_model::<H>(&args.model, &args.out, quantize, &options, Some(heard))
     })?;

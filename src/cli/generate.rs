@@ -10,7 +10,7 @@ use tpo_llm::generation::GenerationConfig;
 use tpo_llm::sampling::SamplingConfig;
 use tpo_llm::{HfOptions, from_hf_dir};
 
-use super::shared::{DeviceArgs, End, Outcome, Precision, Quantize, loading};
+use super::shared::{DeviceArgs, End, Outcome, Precision, QuantizeArg, loading};
 use crate::CONFIG_FILE;
 
 /// Generate text with a language model.
@@ -59,7 +59,7 @@ pub(super) struct Args {
     dtype: Precision,
     /// Quantise the linear layers while they are read
     #[arg(long, value_enum, default_value = "none")]
-    quantize: Quantize,
+    quantize: QuantizeArg,
     #[command(flatten)]
     device: DeviceArgs,
 }

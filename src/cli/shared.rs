@@ -15,6 +15,7 @@ use tpo_data::{FrameSampling, Progress};
 use tpo_train::observe::terminal;
 
 use crate::features::{FeatureCache, TemporalTowers};
+use crate::model::Quantize;
 use crate::model::memory::WeightFormat;
 use crate::session::{HeadProgress, Session, SessionOptions};
 use crate::{DeviceChoice, presets};
@@ -112,7 +113,7 @@ impl Precision {
 
 /// A quantised format of weights.
 #[derive(Clone, Copy, ValueEnum)]
-pub(super) enum Quantize {
+pub(super) enum QuantizeArg {
     /// As they are
     None,
     /// 8.5 bits a weight
@@ -123,12 +124,32 @@ pub(super) enum Quantize {
     Q4,
 }
 
-impl Quantize {
+impl QuantizeArg {
     pub(super) fn format(self) -> Option<QuantFormat> {
         match self {
             Self::None => None,
             Self::Q8 => Some(QuantFormat::Q8_0),
             Self::Q4 => Some(QuantFormat::Q4_0),
+        }
+    }
+}
+
+// Which parts are quantised while they are read.
+#[derive(Args)]
+pub(super) struct QuantizeArgs {
+    /// Quantise the linear layers of the language model
+    #[arg(long, value_enum, default_value = "none")]
+    quantize: QuantizeArg,
+    /// Quantise the linear layers of the vision encoder
+    #[arg(long, value_enum, value_name = "QUANTIZE", default_value = "none")]
+    quantize_vision: QuantizeArg,
+}
+
+impl QuantizeArgs {
+    pub(super) fn parts(&self) -> Quantize {
+        Quantize {
+            llm: self.quantize.format(),
+            vision: self.quantize_vision.format(),
         }
     }
 }
@@ -157,9 +178,8 @@ pub(super) struct ModelArgs {
     /// (accelerators)
     #[arg(long, value_enum, default_value = "auto")]
     dtype: Precision,
-    /// Quantise the linear layers of the language model while they are read
-    #[arg(long, value_enum, default_value = "none")]
-    quantize: Quantize,
+    #[command(flatten)]
+    quantize: QuantizeArgs,
     /// GiB of memory the model may take on the CPU [default: what is available]
     #[arg(long, value_name = "GIB", value_parser = parse_gib)]
     memory: Option<u64>,
@@ -201,13 +221,13 @@ impl ModelArgs {
             }),
             max_new_tokens: self.max_new_tokens,
             dtype: self.dtype.float(),
-            quantize: self.quantize.format(),
+            quantize: self.quantize.parts(),
             memory: self.memory,
             towers,
             feature_cache,
             ..options
         };
-        let formats = self.dtype.float().is_some() || self.quantize.format().is_some();
+        let formats = self.dtype.float().is_some() || self.quantize.parts() != Quantize::default();
         if formats && (self.checkpoint.is_some() || matches!(self.preset, Some(Preset::Nano))) {
             return Err(
                 "--dtype and --quantize are for model directories; write one of a checkpoint with \

@@ -85,6 +85,25 @@ fn is_default(order: &CallOrder) -> bool {
     *order == CallOrder::default()
 }
 
+/// How the linear layers of a model's parts are quantised; `None` for as they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Quantize {
+    /// Of the language model: those of the blocks, and the output layer, which has 8 bits in every format.
+    pub llm: Option<QuantFormat>,
+    /// Of the blocks of the vision encoder.
+    pub vision: Option<QuantFormat>,
+}
+
+impl From<QuantFormat> for Quantize {
+    /// The language model alone.
+    fn from(format: QuantFormat) -> Self {
+        Self {
+            llm: Some(format),
+            vision: None,
+        }
+    }
+}
+
 impl TpoConfig {
     /// Reads a configuration, also one of the format before.
     ///
@@ -232,22 +251,32 @@ impl TpoConfig {
         layout.max_tokens().min(self.llm.max_position_embeddings)
     }
 
-    /// Has the linear layers of the language model quantised.
+    /// Has the linear layers of parts quantised.
     ///
     /// # Errors
     /// [`Error::Config`] when they are in another format already.
-    pub fn quantize(&mut self, format: QuantFormat) -> Result<()> {
-        match self.llm.quantization.replace(format) {
-            Some(old) if old != format => Err(Error::Config {
-                problems: format!(
-                    "the weights are quantised as {} already, and {} is asked for; leave it out, or \
-                     quantise the model they were made of",
-                    old.name(),
-                    format.name()
-                ),
-            }),
-            _ => Ok(()),
+    pub fn quantize(&mut self, parts: Quantize) -> Result<()> {
+        let vision = self.vision.quantization_mut();
+        for (format, now) in [
+            (parts.llm, &mut self.llm.quantization),
+            (parts.vision, vision),
+        ] {
+            let Some(format) = format else { continue };
+            match now.replace(format) {
+                Some(old) if old != format => {
+                    return Err(Error::Config {
+                        problems: format!(
+                            "the weights are quantised as {} already, and {} is asked for; leave it \
+                             out, or quantise the model they were made of",
+                            old.name(),
+                            format.name()
+                        ),
+                    });
+                }
+                _ => {}
+            }
         }
+        Ok(())
     }
 
     /// Creates the model with random weights, drawn on first use from the device's generator

@@ -5,13 +5,12 @@ use std::path::Path;
 
 use burn::tensor::{Device, FloatDType};
 use tpo_core::head::HeadSet;
-use tpo_core::ops::QuantFormat;
 use tpo_core::weights::{
     Checkpoint, DtypePolicy, LoadOptions, SaveOptions, SaveReport, load_module, save_module,
 };
 
 use super::directory::TOKENIZER_FILES;
-use super::{CONFIG_FILE, Tpo, TpoConfig, model_tokenizer, read_config, tokenizer_files};
+use super::{CONFIG_FILE, Quantize, Tpo, TpoConfig, model_tokenizer, read_config, tokenizer_files};
 use crate::error::{Error, Result};
 use crate::files::write_whole;
 
@@ -126,8 +125,8 @@ pub fn check_target(dir: impl AsRef<Path>, tokenizer: bool, overwrite: bool) -> 
     Ok(())
 }
 
-/// Writes the model of a directory to another, as [`export_model`] does, with the linear layers of
-/// its language model quantised where `quantize` says so. Tensors are read one at a time: it takes
+/// Writes the model of a directory to another, as [`export_model`] does, with linear layers
+/// quantised where `quantize` says so. Tensors are read one at a time: it takes
 /// the memory of the result and of one tensor. `progress` hears (bytes read, bytes in total).
 ///
 /// # Errors
@@ -135,7 +134,7 @@ pub fn check_target(dir: impl AsRef<Path>, tokenizer: bool, overwrite: bool) -> 
 pub fn convert_model<H: HeadSet>(
     model: impl AsRef<Path>,
     dir: impl AsRef<Path>,
-    quantize: Option<QuantFormat>,
+    quantize: Quantize,
     options: &ExportOptions,
     progress: Option<&dyn Fn(u64, u64)>,
 ) -> Result<SaveReport> {
@@ -146,9 +145,7 @@ pub fn convert_model<H: HeadSet>(
     // Refused here if it is no tokenizer of this model.
     model_tokenizer(model, &config)?;
     let checkpoint = Checkpoint::open(model)?;
-    if let Some(format) = quantize {
-        config.quantize(format)?;
-    }
+    config.quantize(quantize)?;
     let load = LoadOptions {
         dtype: options.dtype.map_or(DtypePolicy::Keep, DtypePolicy::Cast),
         progress,

@@ -7,6 +7,7 @@ use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 use tpo_core::gradient_checkpointing::Tape;
+use tpo_core::ops::QuantFormat;
 use tpo_core::traits::{Connector as Connect, Instruction, VisionEncoder, VisualRows, VisualShape};
 use tpo_core::weights::KeyRules;
 use tpo_vision::{
@@ -88,6 +89,14 @@ impl VisionConfig {
         let steps = pictures.div_ceil(self.clip().1.max(1)).max(1);
         let columns = steps.saturating_mul(grid);
         columns.saturating_mul(grid).saturating_add(class)
+    }
+
+    /// How the linear layers of the blocks are quantised, if they are.
+    pub(super) fn quantization_mut(&mut self) -> &mut Option<QuantFormat> {
+        match self {
+            Self::Umt(config) => &mut config.quantization,
+            Self::InternVideo2(config) => &mut config.quantization,
+        }
     }
 
     /// Names of the encoder's parameters in checkpoints; paths count from the encoder.

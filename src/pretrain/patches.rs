@@ -249,7 +249,6 @@ impl Seen {
 
 #[cfg(test)]
 mod tests {
-    use burn::module::Param;
     use tpo_data::synthetic::{Split, World, WorldConfig};
 
     use super::*;
@@ -349,7 +348,7 @@ mod tests {
             weight[step * COLUMNS * steps + step] = 1.0;
         }
         let weight = TensorData::new(weight, [steps * COLUMNS, steps]);
-        head.read.weight = Param::from_tensor(Tensor::from_data(weight, &device));
+        head.read.weight = Tensor::<2>::from_data(weight, &device).into();
         head.read.bias = None;
         let (_, scores) = head.loss(tokens, &labels);
         assert!(scores.cover_error < 1e-3, "{scores:?}");

@@ -82,9 +82,7 @@ impl<H: HeadSet> Session<H> {
         let checkpoint = Checkpoint::open(dir)?;
         let tokenizer = model_tokenizer(dir, &config)?;
         let mut options = options;
-        if let Some(format) = options.quantize {
-            config.quantize(format)?;
-        }
+        config.quantize(options.quantize)?;
         if *device == Device::flex() {
             let memory = options.memory.or_else(available_memory);
             let answer = options.max_new_tokens;

@@ -3,12 +3,12 @@
 use burn::tensor::FloatDType;
 use tpo_core::cancel::CancelToken;
 use tpo_core::model::CallOrder;
-use tpo_core::ops::QuantFormat;
 use tpo_data::{FrameSampling, MediaLimits};
 use tpo_llm::sampling::SamplingConfig;
 
 pub use crate::features::HeadProgress;
 use crate::features::{FeatureCache, TemporalTowers};
+use crate::model::Quantize;
 
 /// How a session reads and answers.
 #[derive(Debug, Clone)]
@@ -16,8 +16,8 @@ pub struct SessionOptions {
     /// Dtype of the weights in memory. `None` for the file's own on an accelerator; on the CPU for f32
     /// if that fits, else bf16.
     pub dtype: Option<FloatDType>,
-    /// Quantises the linear layers of the language model while they are read.
-    pub quantize: Option<QuantFormat>,
+    /// Quantises linear layers while they are read.
+    pub quantize: Quantize,
     /// Bytes that the model may take on the CPU; `None` for what is available
     /// ([`available_memory`](crate::model::memory::available_memory)).
     pub memory: Option<u64>,
@@ -60,7 +60,7 @@ impl Default for SessionOptions {
     fn default() -> Self {
         Self {
             dtype: None,
-            quantize: None,
+            quantize: Quantize::default(),
             memory: None,
             sampling: FrameSampling::Middle,
             call_order: None,

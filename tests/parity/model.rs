@@ -3,14 +3,12 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use burn::module::Param;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use tpo::core::geometry::BoxXyxy;
 use tpo::core::head::{
     FrameSource, HeadConfigs, HeadContext, HeadSet, Sample, TargetSet, TaskHead, TaskOutput,
 };
 use tpo::core::model::{GenerateEvent, GenerateOptions, TokenBatch, TpoBatch};
-use tpo::core::nn::Weight;
 use tpo::core::token::{TaskRegistry, TaskTokens, TokenId};
 use tpo::core::traits::{LanguageModel, VisualInput};
 use tpo::heads::mask::sam2::Sam2Config;
@@ -318,7 +316,7 @@ pub fn generate(fixture: &Fixture, device: &Device) -> Result<Report, Failure> {
     let mut model = model(fixture, device)?;
     let head = fixture.tensor::<2>("w.lm.base_model.model.lm_head.base_layer.weight", device)?;
     if let Some(lm_head) = &mut model.llm.lm_head {
-        lm_head.weight = Weight::Float(Param::from_tensor(head));
+        lm_head.weight = head.into();
     }
     let tokens = batch_of(fixture, "in.video_index")?;
     let visuals = VisualInput::clips(fixture.tensor("in.video", device)?);

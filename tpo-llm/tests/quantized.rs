@@ -8,7 +8,7 @@ use tpo_core::traits::LanguageModel;
 use tpo_core::weights::{
     Checkpoint, KeyRules, LoadOptions, SaveOptions, WeightsError, load_module, save_module,
 };
-use tpo_llm::{CausalLm, LlmConfig, LoraConfig};
+use tpo_llm::{CausalLm, LlmConfig, LoraConfig, VocabularyRows};
 
 const FORMATS: [QuantFormat; 2] = [QuantFormat::Q8_0, QuantFormat::Q4_0];
 
@@ -65,9 +65,12 @@ fn dequantised(mut lm: CausalLm) -> CausalLm {
             &mut mlp.down_proj,
         ] {
             assert!(linear.weight.format().is_some());
-            linear.weight = Weight::Float(Param::from_tensor(linear.weight.val()));
+            linear.weight = linear.weight.val().into();
         }
     }
+    let head = lm.lm_head.as_mut().unwrap();
+    assert_eq!(head.weight.format(), Some(QuantFormat::Q8_0));
+    head.weight = head.weight.val().into();
     lm
 }
 
@@ -180,4 +183,27 @@ fn a_cast_leaves_packed_words_alone() {
         }
     };
     assert_eq!(words(FloatDType::F32), words(FloatDType::BF16));
+}
+
+#[test]
+fn a_quantised_output_layer_gets_rows_for_new_tokens() {
+    let dir = tempfile::tempdir().unwrap();
+    let device = Device::flex();
+    float_model(dir.path(), &device);
+    let lm = open(dir.path(), QuantFormat::Q4_0, &device).unwrap();
+    let embeds = Tensor::<3>::random([2, 5, 64], Distribution::Default, &device);
+    let logits = |lm: &CausalLm| lm.logits(lm.hidden(embeds.clone(), None).unwrap());
+    let before = logits(&lm);
+    // A spare row and two new ones.
+    let rows = VocabularyRows {
+        used: 40,
+        total: 43,
+    };
+    let grown = logits(&lm.with_vocabulary(rows).unwrap());
+    assert_eq!(grown.dims(), [2, 5, 43]);
+    let old = |logits: &Tensor<3>| logits.clone().slice_dim(2, 0..40);
+    assert_eq!(old(&grown).into_data(), old(&before).into_data());
+    let mean = old(&before).mean_dim(2).expand([2, 5, 3]);
+    let error = distance(grown.slice_dim(2, 40..43), mean);
+    assert!(error < 0.02, "{error}");
 }

@@ -214,8 +214,8 @@ fn the_mlp_maps_every_token() {
     let device = Device::flex();
     let mut connector = MlpConnectorConfig::new(2, 2).init(&device).unwrap();
     let eye = || Tensor::<2>::eye(2, &device);
-    connector.linear_1.weight = connector.linear_1.weight.map(|_| eye());
-    connector.linear_2.weight = connector.linear_2.weight.map(|_| eye() * 2.0);
+    connector.linear_1.weight = eye().into();
+    connector.linear_2.weight = (eye() * 2.0).into();
     let features = Tensor::<3>::from_floats([[[0.0, 1.0], [-1.0, 3.0]]], &device);
     let output = connector.forward(features).unwrap();
     // 2·GELU(x) with GELU(1) = 0.841345, GELU(-1) = -0.158655, GELU(3) = 2.995950.

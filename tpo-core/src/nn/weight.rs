@@ -1,5 +1,7 @@
 //! The matrix of a linear layer, in a float type or quantised.
 
+use std::ops::Range;
+
 use burn::module::{Module, Param, ParamId};
 use burn::tensor::{DType, Device, FloatDType, Int, Tensor, TensorData};
 
@@ -94,21 +96,47 @@ impl Weight {
         let Self::Float(weight) = &self else {
             return self;
         };
-        let ([d_output, d_input], device) = (self.shape(), self.device());
-        let values = weight.val().detach().cast(FloatDType::F32).into_data();
-        let values = values.as_slice::<f32>().ok();
-        let Some(packed) = values.and_then(|values| format.quantize(values, d_input)) else {
+        let [_, d_input] = self.shape();
+        let Some(packed) = pack(weight.val(), format) else {
             return self;
         };
-        let words = packed.len() / d_output.max(1);
-        let packed = TensorData::new(packed, [d_output, words]);
         Self::Quantized(QuantizedWeight {
-            packed: Param::initialized(
-                ParamId::new(),
-                Tensor::from_data(packed, (&device, DType::U32)),
-            ),
+            packed: Param::initialized(ParamId::new(), packed),
             format,
             d_input,
         })
     }
+}
+
+impl From<Tensor<2>> for Weight {
+    /// A parameter `[d_output, d_input]`.
+    fn from(weight: Tensor<2>) -> Self {
+        Self::Float(Param::from_tensor(weight))
+    }
+}
+
+impl QuantizedWeight {
+    /// The elements of some lines, `[lines, d_input]` of type `f32`.
+    pub fn elements(&self, lines: Range<usize>) -> Tensor<2> {
+        let packed = self.packed.val().slice_dim(0, lines);
+        ops::dequantize(packed, self.format, self.d_input)
+    }
+
+    /// Lines `[lines, d_input]` as [`packed`](Self::packed) has them; `None` for another width.
+    pub fn pack(&self, lines: Tensor<2>) -> Option<Tensor<2, Int>> {
+        if lines.dims()[1] != self.d_input {
+            return None;
+        }
+        pack(lines, self.format)
+    }
+}
+
+/// Lines `[lines, d_input]` quantised; `None` where these are no whole blocks.
+fn pack(lines: Tensor<2>, format: QuantFormat) -> Option<Tensor<2, Int>> {
+    let ([count, d_input], device) = (lines.dims(), lines.device());
+    let values = lines.detach().cast(FloatDType::F32).into_data();
+    let packed = format.quantize(values.as_slice::<f32>().ok()?, d_input)?;
+    let shape = [count, format.words(d_input)?];
+    let packed = TensorData::new(packed, shape);
+    Some(Tensor::from_data(packed, (&device, DType::U32)))
 }

@@ -4,6 +4,7 @@ use std::cell::RefCell;
 
 use burn::module::{Module, Param};
 use burn::tensor::{DType, Device, FloatDType, Tensor};
+use tpo_core::nn::{Linear, Weight};
 use tpo_core::weights::{
     Checkpoint, DtypePolicy, KeyRules, KeyScope, Layer, LoadOptions, WeightsError, load_layers,
     load_module,
@@ -35,6 +36,14 @@ fn refuse(tensors: &[T<'_>]) -> (String, tpo_core::weights::Refusal) {
     }
 }
 
+/// The parameter of a layer.
+fn weight(linear: &Linear) -> &Param<Tensor<2>> {
+    match &linear.weight {
+        Weight::Float(weight) => weight,
+        Weight::Quantized(_) => panic!("it is quantised"),
+    }
+}
+
 fn values<const D: usize>(param: &Param<Tensor<D>>) -> Vec<f32> {
     param
         .val()
@@ -56,7 +65,7 @@ fn values_arrive_in_the_order_of_the_file() {
     assert!(report.is_complete());
     assert_eq!(report.loaded.len(), NET.len());
     assert_eq!(report.bytes(), checkpoint.bytes());
-    assert_eq!(values(&net.blocks[0].fc.weight), [0., 1., 2., 3., 4., 5.]);
+    assert_eq!(values(weight(&net.blocks[0].fc)), [0., 1., 2., 3., 4., 5.]);
     assert_eq!(net.blocks[0].fc.weight.val().dtype(), DType::BF16);
     assert_eq!(net.blocks[1].fc.weight.val().dtype(), DType::F32);
     let ids = net.blocks[1].ids.val();
@@ -100,14 +109,15 @@ fn gradients_flow_after_loading_and_frozen_stays_frozen() {
     let (_dir, checkpoint) = open(NET);
     let device = Device::flex().autodiff();
     let mut net = Net::new(&device);
-    net.blocks[1].fc.weight = net.blocks[1].fc.weight.clone().set_require_grad(false);
-    let id = net.blocks[0].fc.weight.id;
+    let fixed = weight(&net.blocks[1].fc).clone().set_require_grad(false);
+    net.blocks[1].fc.weight = Weight::Float(fixed);
+    let id = weight(&net.blocks[0].fc).id;
     let options = LoadOptions {
         dtype: DtypePolicy::Cast(FloatDType::F32),
         ..LoadOptions::default()
     };
     let (net, _) = load_module(net, &checkpoint, &KeyRules::new(), &options).unwrap();
-    assert_eq!(net.blocks[0].fc.weight.id, id);
+    assert_eq!(weight(&net.blocks[0].fc).id, id);
     assert!(net.blocks[0].fc.weight.val().device().is_autodiff());
     assert!(net.blocks[0].fc.weight.val().is_require_grad());
     assert!(!net.blocks[1].fc.weight.val().is_require_grad());
@@ -199,13 +209,13 @@ fn a_refused_load_changes_nothing() {
     let device = Device::flex();
     let net = Net::new(&device);
     let before = net.clone();
-    let kept = values(&before.blocks[0].fc.weight);
+    let kept = values(weight(&before.blocks[0].fc));
     // Only the last tensor is wrong.
     let (_dir, checkpoint) = open(&net_with("token", Some(T("token", "F32", &[1, 1, 3]))));
     let result = load_module(net, &checkpoint, &KeyRules::new(), &LoadOptions::default());
     assert!(result.is_err());
-    assert_eq!(values(&before.blocks[0].fc.weight), kept);
-    assert!(!before.blocks[1].fc.weight.is_initialized());
+    assert_eq!(values(weight(&before.blocks[0].fc)), kept);
+    assert!(!weight(&before.blocks[1].fc).is_initialized());
 }
 
 #[test]

@@ -175,10 +175,8 @@ struct Decoder {
 fn decoder(adapter: bool) -> Decoder {
     let device = Device::flex();
     let random = |rows, columns| {
-        LinearConfig::new(columns, rows)
-            .with_bias(false)
-            .init(&device)
-            .weight
+        let linear = LinearConfig::new(columns, rows).with_bias(false);
+        Param::from_tensor(linear.init(&device).weight.val())
     };
     Decoder {
         q_proj: Adapted {

@@ -70,7 +70,7 @@ pub fn model(version: Sam2Version) -> Sam2 {
 pub fn score_bias(model: &mut Sam2, bias: f32) {
     let head = &mut model.sam_mask_decoder.pred_obj_score_head;
     let last = head.layers.last_mut().unwrap();
-    last.weight = last.weight.clone().map(|w| w * 0.0);
+    last.weight = (last.weight.val() * 0.0).into();
     last.bias = last.bias.take().map(|b| b.map(|b| b * 0.0 + bias));
 }
 

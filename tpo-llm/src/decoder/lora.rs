@@ -7,6 +7,7 @@ use burn::module::{Module, Param};
 use burn::nn::{Dropout, DropoutConfig, Initializer};
 use burn::tensor::{Device, FloatDType, Tensor};
 use tpo_core::nn::Weight;
+use tpo_core::ops::QuantFormat;
 use tpo_core::{LoraConfig, ops};
 
 use crate::config::LlmConfig;
@@ -50,8 +51,12 @@ impl LlmConfig {
         let shape = [d_output, d_input];
         let lora = self.lora.as_ref();
         let lora = lora.filter(|l| l.targets.iter().any(|target| target == name));
-        // The output layer is not quantised.
-        let format = self.quantization.filter(|_| name != "lm_head");
+        // Every answer is chosen by the output layer; it has 8 bits in every format, as llama.cpp has more
+        // for it than for the blocks.
+        let format = self.quantization.map(|format| match name {
+            "lm_head" => QuantFormat::Q8_0,
+            _ => format,
+        });
         let packed = format.and_then(|format| Weight::to_fill(format, shape, device));
         LoraLinear {
             weight: packed.unwrap_or_else(|| Weight::Float(normal.init(shape, device))),

@@ -1,6 +1,9 @@
 //! Rows for new tokens in the embedding table and the output layer.
 
+use std::ops::Range;
+
 use burn::module::Param;
+use burn::tensor::kind::Basic;
 use burn::tensor::{FloatDType, Tensor};
 use tpo_core::nn::Weight;
 
@@ -69,9 +72,20 @@ impl CausalLm {
         let embed = &mut self.model.embed_tokens;
         embed.weight = with_new_rows(embed.weight.clone(), rows);
         if let Some(head) = &mut self.lm_head {
-            // No output layer is quantised.
-            if let Weight::Float(weight) = &mut head.weight {
-                *weight = with_new_rows(weight.clone(), rows);
+            match &mut head.weight {
+                Weight::Float(weight) => *weight = with_new_rows(weight.clone(), rows),
+                Weight::Quantized(weight) => {
+                    let mean = mean_row(used, |lines| weight.elements(lines));
+                    let fresh = weight.pack(mean).ok_or_else(|| LlmError::Vocabulary {
+                        problems: vec![
+                            "rows of the quantised output layer are no whole blocks".into(),
+                        ],
+                    })?;
+                    weight.packed = weight
+                        .packed
+                        .clone()
+                        .map(|packed| replaced(packed, fresh.clone(), rows));
+                }
             }
             head.bias = head.bias.take().map(|bias| with_new_rows(bias, rows));
             if let Some(lora) = &mut head.lora {
@@ -85,29 +99,37 @@ impl CausalLm {
 /// A table with the mean of its used rows at every new id.
 fn with_new_rows<const D: usize>(
     table: Param<Tensor<D>>,
-    VocabularyRows { used, total }: VocabularyRows,
+    rows: VocabularyRows,
 ) -> Param<Tensor<D>> {
     table.map(|table| {
         let learns = table.is_require_grad();
         let table = table.detach();
-        let mut shape = table.dims();
-        let present = std::mem::replace(&mut shape[0], total - used);
-        let fresh = mean_row(&table, used).cast(table.dtype()).expand(shape);
-        let mut parts = vec![table.clone().slice_dim(0, 0..used), fresh];
-        if total < present {
-            parts.push(table.slice_dim(0, total..present));
-        }
-        Tensor::cat(parts, 0).detach().set_require_grad(learns)
+        let chunk = |lines| table.clone().slice_dim(0, lines).cast(FloatDType::F32);
+        let fresh = mean_row(rows.used, chunk).cast(table.dtype());
+        replaced(table, fresh, rows)
+            .detach()
+            .set_require_grad(learns)
     })
 }
 
-/// The mean of the first `used` rows in 32 bits, `[1, ..]`.
-fn mean_row<const D: usize>(table: &Tensor<D>, used: usize) -> Tensor<D> {
-    let sum = |start: usize| {
-        let chunk = start..(start + CHUNK).min(used);
-        let chunk = table.clone().slice_dim(0, chunk);
-        chunk.cast(FloatDType::F32).sum_dim(0)
-    };
+/// A table with `fresh` `[1, ..]` at every new id.
+fn replaced<const D: usize, K: Basic>(
+    table: Tensor<D, K>,
+    fresh: Tensor<D, K>,
+    VocabularyRows { used, total }: VocabularyRows,
+) -> Tensor<D, K> {
+    let mut shape = table.dims();
+    let present = std::mem::replace(&mut shape[0], total - used);
+    let mut parts = vec![table.clone().slice_dim(0, 0..used), fresh.expand(shape)];
+    if total < present {
+        parts.push(table.slice_dim(0, total..present));
+    }
+    Tensor::cat(parts, 0)
+}
+
+/// The mean `[1, ..]` of the first `used` rows of a table whose rows in 32 bits `chunk` gives.
+fn mean_row<const D: usize>(used: usize, chunk: impl Fn(Range<usize>) -> Tensor<D>) -> Tensor<D> {
+    let sum = |start: usize| chunk(start..(start + CHUNK).min(used)).sum_dim(0);
     let sums: Vec<_> = (0..used).step_by(CHUNK).map(sum).collect();
     Tensor::cat(sums, 0).sum_dim(0) / used as f64
 }

@@ -46,7 +46,7 @@ pub struct AttentionPool {
 impl CrossAttention {
     fn new(config: &InternVideo2Config, device: &Device) -> Self {
         let dim = config.embed_dim;
-        let weight = || linear(dim, dim, false, device);
+        let weight = || linear(dim, dim, false).init(device);
         let bias = || Initializer::Zeros.init([dim], device);
         Self {
             q: weight(),
@@ -55,7 +55,7 @@ impl CrossAttention {
             q_bias: bias(),
             k_bias: bias(),
             v_bias: bias(),
-            proj: linear(dim, config.clip_embed_dim, true, device),
+            proj: linear(dim, config.clip_embed_dim, true).init(device),
             heads: config.attn_pool_num_heads,
         }
     }
@@ -65,8 +65,7 @@ impl CrossAttention {
     /// - output `[batch, queries, clip_embed_dim]`
     pub fn forward(&self, q: Tensor<3>, k: Tensor<3>, v: Tensor<3>) -> Tensor<3> {
         let project = |x: Tensor<3>, weight: &Linear, bias: &Param<Tensor<1>>| {
-            let x = ops::linear(x, weight.weight.val().transpose(), Some(bias.val()));
-            split_heads(x, self.heads)
+            split_heads(weight.weight.apply(x, Some(bias.val())), self.heads)
         };
         let out = ops::attention(
             project(q, &self.q, &self.q_bias),

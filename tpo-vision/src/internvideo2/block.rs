@@ -14,13 +14,24 @@ use crate::umt::UmtMlp;
 pub(super) const INIT_STD: f64 = 0.02;
 
 /// A linear layer with the tower's initialisation.
-pub(super) fn linear(d_in: usize, d_out: usize, bias: bool, device: &Device) -> Linear {
+pub(super) fn linear(d_in: usize, d_out: usize, bias: bool) -> LinearConfig {
     LinearConfig::new(d_in, d_out)
         .with_bias(bias)
         .with_initializer(Initializer::Normal {
             mean: 0.0,
             std: INIT_STD,
         })
+}
+
+/// A linear layer of a block.
+fn block_linear(
+    config: &InternVideo2Config,
+    [d_in, d_out]: [usize; 2],
+    bias: bool,
+    device: &Device,
+) -> Linear {
+    linear(d_in, d_out, bias)
+        .with_quantization(config.quantization)
         .init(device)
 }
 
@@ -77,10 +88,10 @@ impl InternVideo2Attention {
             })
         };
         Self {
-            qkv: linear(dim, 3 * dim, config.qkv_bias, device),
+            qkv: block_linear(config, [dim, 3 * dim], config.qkv_bias, device),
             q_norm: norm(),
             k_norm: norm(),
-            proj: linear(dim, dim, true, device),
+            proj: block_linear(config, [dim, dim], true, device),
             heads: config.num_heads,
         }
     }
@@ -131,8 +142,8 @@ impl InternVideo2Block {
             ls1: LayerScale::new(config, device),
             norm2: norm(),
             mlp: UmtMlp {
-                fc1: linear(dim, hidden, true, device),
-                fc2: linear(hidden, dim, true, device),
+                fc1: block_linear(config, [dim, hidden], true, device),
+                fc2: block_linear(config, [hidden, dim], true, device),
             },
             ls2: LayerScale::new(config, device),
             drop_path: DropPathConfig::new(drop_path).init(),

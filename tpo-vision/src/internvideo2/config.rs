@@ -2,6 +2,7 @@
 
 use burn::config::Config;
 use tpo_core::config::{MOST, MOST_LAYERS, Problems, overlay};
+use tpo_core::ops::QuantFormat;
 
 use crate::error::{Result, VisionError};
 
@@ -56,6 +57,8 @@ pub struct InternVideo2Config {
     /// Added to the variance in the pooling's layer norms (reference implementation).
     #[config(default = 1e-5)]
     pub pool_norm_eps: f64,
+    /// How the linear layers of the blocks are quantised, if they are.
+    pub quantization: Option<QuantFormat>,
 }
 
 impl InternVideo2Config {

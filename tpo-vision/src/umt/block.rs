@@ -54,10 +54,13 @@ impl UmtAttention {
         Self {
             qkv: LinearConfig::new(dim, 3 * dim)
                 .with_bias(false)
+                .with_quantization(config.quantization)
                 .init(device),
             q_bias: Initializer::Zeros.init([dim], device),
             v_bias: Initializer::Zeros.init([dim], device),
-            proj: LinearConfig::new(dim, dim).init(device),
+            proj: LinearConfig::new(dim, dim)
+                .with_quantization(config.quantization)
+                .init(device),
             heads: config.encoder_num_heads,
         }
     }
@@ -70,7 +73,7 @@ impl UmtAttention {
             vec![q_bias.clone(), q_bias.zeros_like(), self.v_bias.val()],
             0,
         );
-        let qkv = ops::linear(x, self.qkv.weight.val().transpose(), Some(bias));
+        let qkv = self.qkv.weight.apply(x, Some(bias));
         let heads = |part: usize| split_heads(qkv.clone().narrow(2, part * dim, dim), self.heads);
         // Scaled by 1/sqrt(head width) by default.
         let out = ops::attention(heads(0), heads(1), heads(2), AttentionOptions::default());
@@ -95,13 +98,18 @@ impl UmtBlock {
                 .with_eps(config.layer_norm_eps)
                 .init(device)
         };
+        let linear = |d_in, d_out| {
+            LinearConfig::new(d_in, d_out)
+                .with_quantization(config.quantization)
+                .init(device)
+        };
         Self {
             norm1: norm(),
             attn: UmtAttention::new(config, device),
             norm2: norm(),
             mlp: UmtMlp {
-                fc1: LinearConfig::new(dim, hidden).init(device),
-                fc2: LinearConfig::new(hidden, dim).init(device),
+                fc1: linear(dim, hidden),
+                fc2: linear(hidden, dim),
             },
             drop_path: DropPathConfig::new(drop_path).init(),
         }

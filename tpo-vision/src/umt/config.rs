@@ -2,6 +2,7 @@
 
 use burn::config::Config;
 use tpo_core::config::{MOST, MOST_LAYERS, Problems, overlay};
+use tpo_core::ops::QuantFormat;
 
 use super::patch_embed::STEM_SIDE;
 use crate::error::{Result, VisionError};
@@ -59,6 +60,8 @@ pub struct UmtConfig {
     /// Added to the variance in the blocks' layer norms.
     #[config(default = 1e-6)]
     pub layer_norm_eps: f64,
+    /// How the linear layers of the blocks are quantised, if they are.
+    pub quantization: Option<QuantFormat>,
 }
 
 impl UmtConfig {

@@ -70,10 +70,7 @@ mod tests {
         assert_eq!(first, weights_fingerprint(&linear.clone()));
         assert_eq!(first, weights_fingerprint(&linear.valid()));
         let other = Linear {
-            weight: linear
-                .weight
-                .clone()
-                .map(|w| w.slice_fill([0..1, 0..1], 9.0)),
+            weight: linear.weight.val().slice_fill([0..1, 0..1], 9.0).into(),
             bias: linear.bias.clone(),
         };
         assert_ne!(first, weights_fingerprint(&other));
