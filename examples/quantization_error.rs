@@ -51,7 +51,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .iter()
         .map(|ids| log_probabilities(&lm, ids))
         .collect::<Result<Vec<_>, _>>()?;
-    println!("{:10} {:>10} {:>16}", "format", "mean KL", "same next token");
+    println!(
+        "{:10} {:>10} {:>16}",
+        "format", "mean KL", "same next token"
+    );
     let formats = [
         ("bf16", FloatDType::BF16, None),
         ("q8_0", FloatDType::F32, Some(QuantFormat::Q8_0)),
@@ -74,10 +77,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 }
 
 /// Log-probabilities `[length, vocabulary]` of what follows each token.
-fn log_probabilities(lm: &CausalLm, ids: &[u32]) -> Result<Tensor<2>, tpo::llm::LlmError> {
+fn log_probabilities(lm: &CausalLm, ids: &[u32]) -> tpo::Result<Tensor<2>> {
     let ids: Vec<i32> = ids.iter().map(|id| *id as i32).collect();
     let ids = Tensor::<1, burn::tensor::Int>::from_ints(ids.as_slice(), &Device::flex());
     let embeds = lm.embed(ids.unsqueeze::<2>());
     let logits = lm.logits(lm.hidden(embeds, None)?);
-    Ok(log_softmax(logits.squeeze_dim::<2>(0).cast(FloatDType::F32), 1))
+    Ok(log_softmax(
+        logits.squeeze_dim::<2>(0).cast(FloatDType::F32),
+        1,
+    ))
 }
