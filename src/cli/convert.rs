@@ -9,12 +9,12 @@ use crate::export::{ExportOptions, LoraExport, convert_model};
 
 /// Write a model in another number format: smaller on the disk and in memory.
 ///
-/// With --quantize the linear layers of the language model are stored in blocks of 32 weights with one
+/// With --quantize the linear layers of the language model, with --quantize-vision those of the vision encoder, are stored in blocks of 32 weights with one
 /// scale (q8_0: 8.5 bits a weight, q4_0: 4.5 bits). What comes out opens like every other model; chat
 /// --quantize gives the same answers from the unquantised directory, but reads all of it each time.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
-  tpo convert VideoChat-TPO models/tpo-q8 --quantize q8_0       9.7 GB instead of 16.2 GB
+  tpo convert VideoChat-TPO models/tpo-q8 --quantize q8_0       9.5 GB instead of 16.2 GB
   tpo convert models/mine models/mine-bf16 --dtype bf16 --merge
   tpo chat --model models/tpo-q8 --video clip.mp4 --ask 'Where is the dog?'")]
 pub(super) struct Args {
