@@ -18,7 +18,7 @@ pub fn run<H: HeadSet>(args: &Args, question: &str, device: &Device) -> Outcome 
         eprintln!("{MINI}");
     }
     let options = SessionOptions {
-        progress: Some(head_progress()),
+        progress: Some(head_progress(None)),
         ..SessionOptions::default()
     };
     let mut session = open_model::<H>(args.model.as_deref(), device, options)?;
