@@ -19,6 +19,8 @@ pub fn run<H: HeadSet>(args: &Args, question: &str, device: &Device) -> Outcome 
     }
     let options = SessionOptions {
         progress: Some(head_progress(None)),
+        dtype: args.dtype.float(),
+        quantize: args.quantize.format(),
         ..SessionOptions::default()
     };
     let mut session = open_model::<H>(args.model.as_deref(), device, options)?;
