@@ -7,7 +7,7 @@ use super::conversation::{LlavaRow, exchanges, media};
 use super::spatial::CocoImage;
 use super::{At, ConvertOptions, Samples, asked, members, parts, records, text_of};
 use crate::DataError;
-use crate::schema::{Annotation, BOX_MARK, BoxCoords, Media, Sample, Target, Turn};
+use crate::schema::{Annotation, BOX_MARK, BoxCoords, Sample, Target, Turn};
 
 /// Coordinates are whole numbers from 0 to this (the dataset's own script, `visualize_rec.py`).
 const SCALE: f32 = 999.0;
@@ -44,12 +44,13 @@ pub(super) fn as_v2(path: &Path, options: &ConvertOptions) -> Result<Samples, Da
         }
     };
     let each = move |options: &ConvertOptions, at: At, row: LlavaRow| {
-        let row = read(options, &at, row, &sizes).map_err(|why| at.bad(why));
-        let read = row.and_then(|(id, media, turns, size)| {
-            let frame = Frame { size, padded };
-            rows(options, &at, (id, media, turns), frame).map_err(|why| at.bad(why))
-        });
-        read.unwrap_or_else(|e| vec![Err(e)])
+        let file = row
+            .image
+            .as_deref()
+            .and_then(|path| path.rsplit('/').next());
+        let size = file.and_then(|file| sizes.get(file)).copied();
+        let found = rows(options, &at, row, Frame { size, padded });
+        found.unwrap_or_else(|why| vec![Err(at.bad(why))])
     };
     Ok(parts(records(path)?, options, each))
 }
@@ -64,27 +65,6 @@ fn sizes(path: &Path) -> Result<HashMap<String, [u32; 2]>, DataError> {
         Ok((image.file_name, size))
     });
     sized.collect()
-}
-
-type Row = (String, Option<Media>, Vec<Turn>, Option<[u32; 2]>);
-
-fn read(
-    options: &ConvertOptions,
-    at: &At,
-    row: LlavaRow,
-    sizes: &HashMap<String, [u32; 2]>,
-) -> Result<Row, String> {
-    let file = row
-        .image
-        .as_deref()
-        .and_then(|path| path.rsplit('/').next());
-    let size = file.and_then(|file| sizes.get(file)).copied();
-    let mut media = media(options, row.video, row.image, [None, None])?;
-    if let Some(media) = &mut media {
-        media.size = size;
-    }
-    let id = row.id.map_or_else(|| at.number.to_string(), text_of);
-    Ok((id, media, exchanges(row.conversations)?, size))
 }
 
 /// What the boxes of a row are of.
@@ -140,9 +120,15 @@ struct Phrase<'a> {
 fn rows(
     options: &ConvertOptions,
     at: &At,
-    (id, media, turns): (String, Option<Media>, Vec<Turn>),
+    row: LlavaRow,
     frame: Frame,
 ) -> Result<Vec<Result<Sample, DataError>>, String> {
+    let mut media = media(options, row.video, row.image, [None, None])?;
+    if let Some(media) = &mut media {
+        media.size = frame.size;
+    }
+    let turns = exchanges(row.conversations)?;
+    let id = row.id.map_or_else(|| at.number.to_string(), text_of);
     let phrases = phrases(&turns)?;
     if phrases.is_empty() {
         let turns = turns.into_iter().map(|turn| said(turn, frame));
