@@ -546,3 +546,47 @@ fn a_model_is_run_and_its_submission_scores_the_same() {
     assert_eq!(output.status.code(), Some(2));
     assert!(text(&output).contains("--predictions"), "{}", text(&output));
 }
+
+/// The mask head goes through the frames that `--track` names; what is scored on every frame cannot be
+/// asked of a few.
+#[test]
+fn the_mask_head_goes_through_the_frames_that_are_asked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let chat = |track: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tpo"));
+        command
+            .args(["chat", "--preset", "nano", "--device", "cpu"])
+            .args(["--video", "assets/bouncing_shapes.mp4"])
+            .args(["--ask", "Follow it.", "--task", "mask"])
+            .args(["--max-new-tokens", "2", "--track", track, "--out"])
+            .arg(dir.path().join("chat.png"));
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{}", text(&output));
+        text(&output)
+    };
+    let (sampled, all) = (chat("sampled"), chat("all"));
+    assert!(sampled.contains("of 8 frames]"), "{sampled}");
+    assert!(
+        all.contains(" frames]") && !all.contains("of 8 frames]"),
+        "{all}"
+    );
+
+    let go = |task: &str| {
+        let mut command = evaluate();
+        command
+            .args(["--preset", "nano", "--synthetic", "1", "--device", "cpu"])
+            .args(["--max-new-tokens", "2", "--track", "sampled"])
+            .args(["--task", task, "--out"])
+            .arg(dir.path().join(task));
+        command.output().unwrap()
+    };
+    let refused = go("mask");
+    assert_eq!(refused.status.code(), Some(2));
+    let message = text(&refused);
+    assert!(message.contains("every frame") && message.contains("--track"));
+    let output = go("region");
+    assert!(output.status.success(), "{}", text(&output));
+    let protocol = std::fs::read_to_string(dir.path().join("region/protocol.json")).unwrap();
+    let protocol: Value = serde_json::from_str(&protocol).unwrap();
+    assert_eq!(protocol["model"]["settings"]["track"], "sampled");
+}

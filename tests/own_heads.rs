@@ -564,8 +564,8 @@ fn an_answer_is_cancelled_in_the_middle_of_a_mask() {
     let options = SessionOptions {
         cancel: cancel.clone(),
         track: TrackFrames::All,
-        progress: Some(HeadProgress(Arc::new(move |what, done, _| {
-            if what == "frames" && done == 3 {
+        progress: Some(HeadProgress(Arc::new(move |step| {
+            if step.what == "frames" && step.done == 3 {
                 stop.cancel();
             }
         }))),

@@ -8,7 +8,7 @@ use tpo::core::prompt::Visual;
 use tpo::data::MediaLimits;
 use tpo::features::FeatureCache;
 use tpo::prelude::*;
-use tpo::{HeadProgress, TrackFrames};
+use tpo::{FrameCost, HeadProgress, HeadStep, TrackFrames};
 
 fn session() -> Session {
     let options = SessionOptions {
@@ -66,8 +66,13 @@ fn a_video_is_asked_when() {
     let hears = heard.clone();
     let options = SessionOptions {
         max_new_tokens: 4,
-        progress: Some(HeadProgress(Arc::new(move |what, done, total| {
-            hears.lock().unwrap().push((what.to_string(), done, total));
+        progress: Some(HeadProgress(Arc::new(move |step| {
+            assert_eq!(step.cost, None);
+            let HeadStep { done, total, .. } = step;
+            hears
+                .lock()
+                .unwrap()
+                .push((step.what.to_string(), done, total));
         }))),
         ..SessionOptions::default()
     };
@@ -121,8 +126,12 @@ fn a_video_is_followed() {
     let hears = heard.clone();
     let options = SessionOptions {
         max_new_tokens: 2,
-        progress: Some(HeadProgress(Arc::new(move |what, done, total| {
-            hears.lock().unwrap().push((what.to_string(), done, total));
+        progress: Some(HeadProgress(Arc::new(move |step| {
+            let HeadStep {
+                done, total, cost, ..
+            } = step;
+            assert_eq!(step.what, "frames");
+            hears.lock().unwrap().push((done, total, cost));
         }))),
         ..SessionOptions::default()
     };
@@ -139,10 +148,17 @@ fn a_video_is_followed() {
         assert_eq!((frame.frame, mask.size()), (i, (240, 320)));
         assert_eq!(frame.area.is_some(), mask.area() > 0);
     }
-    assert_eq!(
-        heard.lock().unwrap().last(),
-        Some(&("frames".into(), all, all))
-    );
+    let steps: Vec<_> = heard.lock().unwrap().drain(..).collect();
+    assert!(steps.iter().map(|s| s.0).eq(1..=all) && steps.iter().all(|s| s.1 == all));
+    // The first frame says what the others will cost.
+    assert_eq!(steps[0].2, None);
+    let costs: Vec<FrameCost> = steps[1..].iter().map(|s| s.2.unwrap()).collect();
+    let side = session.model().heads.mask.sam.config().image_size;
+    for cost in &costs {
+        assert_eq!((cost.frames, cost.sampled, cost.side), (all, 8, side));
+        assert!(cost.seconds_per_frame > 0.0);
+    }
+    assert_ne!(costs[0].seconds_per_frame, costs[1].seconds_per_frame);
     assert_eq!(
         follow(&mut session, Question::new("Follow the red circle.")),
         found
@@ -171,6 +187,26 @@ fn a_video_is_followed() {
     let by_token = follow(&mut session, Question::new("Follow it."));
     assert_eq!(by_token.prompt, None);
     assert_ne!(by_token.frames, by_box.frames);
+}
+
+#[test]
+fn the_cost_of_frames_is_said_in_words() {
+    let cost = FrameCost {
+        frames: 300,
+        sampled: 16,
+        side: 1024,
+        seconds_per_frame: 9.4,
+    };
+    assert_eq!(cost.to_string(), "300 frames at 1024², about 47 min here");
+    assert_eq!(cost.of(cost.sampled), "16 frames, about 2.5 min");
+    assert_eq!(cost.seconds(16), 150.4);
+    // A frame that takes longer counts for half, and so does the next.
+    let later = cost.after(11.4);
+    assert!((later.seconds_per_frame - 10.4).abs() < 1e-9);
+    assert!((later.after(8.4).seconds_per_frame - 9.4).abs() < 1e-9);
+    assert_eq!((later.frames, later.sampled, later.side), (300, 16, 1024));
+    assert_eq!(cost.of(4), "4 frames, about 38 s");
+    assert_eq!(cost.of(3000), "3000 frames, about 7.8 h");
 }
 
 /// The mask of an image is that of its one frame.

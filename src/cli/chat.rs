@@ -12,7 +12,7 @@ use tpo_core::prompt::Visual;
 use tpo_data::{MediaLimits, open_video, read_image};
 use tpo_llm::sampling::SamplingConfig;
 
-use super::shared::{End, ModelArgs, Outcome, counting, head_progress};
+use super::shared::{End, ModelArgs, Outcome, TRACK_SAMPLED, counting, head_progress};
 use crate::draw::{Axis, Strip, contact_sheet, draw_shapes, enlarged, picture, save_picture};
 use crate::session::{Event, Media, Question, SessionOptions};
 
@@ -34,6 +34,7 @@ const WIDTH: u32 = 960;
   tpo chat --video clip.mp4 --ask 'Where is the dog?'
   tpo chat --video clip.mp4 --ask 'When does the dog jump?' --truth 3-7.5
   tpo chat --video clip.mp4 --ask 'Follow the dog.'
+  tpo chat --model VideoChat-TPO --video clip.mp4 --ask 'Follow the dog.' --track sampled
   tpo chat --model VideoChat-TPO --towers InternVideo2-CLIP --video clip.mp4 --ask 'When is the goal?'
   tpo chat --model VideoChat-TPO --video clip.mp4 --ask 'What happens?' --ask 'And then?'
   tpo chat --image photo.png --ask 'What is in <track_box>?' --box 0.1,0.2,0.5,0.8")]
@@ -107,7 +108,7 @@ fn parse_span(text: &str) -> Result<TimeSpan, String> {
 pub(super) fn run<H: HeadSet>(args: Args) -> Outcome {
     let (mut session, _) = args.model.open::<H>(SessionOptions {
         decoding: SamplingConfig::sampling(args.temperature, args.model.seed),
-        progress: Some(head_progress()),
+        progress: Some(head_progress(Some(TRACK_SAMPLED))),
         ..SessionOptions::default()
     })?;
     let start = Instant::now();

@@ -9,7 +9,7 @@ use tpo_heads::temporal::features::{ClipFeatureExtractor, InternVideo2Features};
 use tpo_vision::InternVideo2Config;
 use tpo_vision::internvideo2::{InternVideo2, VisionFileKind, VisionFiles, VisionLoadOptions};
 
-use super::shared::{DeviceArgs, End, Outcome, counting, loading};
+use super::shared::{DeviceArgs, End, Outcome, Precision, counting, loading};
 use crate::features::{CacheUse, ExtractOptions, FeatureCache, VideoFeatures, extract_video};
 
 /// Extract the video features of the temporal head.
@@ -53,6 +53,9 @@ pub(super) struct Args {
     /// CLIP weights, which replace the tower's pooling
     #[arg(long, requires = "vision")]
     clip: Option<PathBuf>,
+    /// Number format of the weights in memory; auto: f32 (CPU), or as in the files (accelerators)
+    #[arg(long, value_enum, default_value = "auto", requires = "vision")]
+    dtype: Precision,
     /// Frames of the position table in --vision
     #[arg(long, default_value_t = 4)]
     table_frames: usize,
@@ -184,9 +187,9 @@ fn tower(args: &Args) -> Outcome<InternVideo2> {
         };
         options.load.progress = Some(heard);
         // Half precision is slow on a CPU.
-        if device == Device::flex() {
-            options.load.dtype = DtypePolicy::Cast(FloatDType::F32);
-        }
+        let auto = (device == Device::flex()).then_some(FloatDType::F32);
+        let dtype = args.dtype.float().or(auto);
+        options.load.dtype = dtype.map_or(DtypePolicy::Keep, DtypePolicy::Cast);
         tower.load(&files, &options)
     });
     Ok(loaded?.0)

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::BufWriter;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 
 use burn::tensor::{Device, FloatDType};
 use clap::{Args, ValueEnum};
@@ -14,10 +14,10 @@ use tpo_core::ops::QuantFormat;
 use tpo_data::{FrameSampling, Progress};
 use tpo_train::observe::terminal;
 
-use crate::features::{FeatureCache, TemporalTowers};
+use crate::features::{FeatureCache, FrameCost, TemporalTowers};
 use crate::model::Quantize;
 use crate::model::memory::WeightFormat;
-use crate::session::{HeadProgress, Session, SessionOptions};
+use crate::session::{HeadProgress, Session, SessionOptions, TrackFrames};
 use crate::{DeviceChoice, presets};
 
 /// Why a command could not do what was asked.
@@ -154,6 +154,15 @@ impl QuantizeArgs {
     }
 }
 
+/// Which frames of a video the mask head goes through.
+#[derive(Clone, Copy, ValueEnum)]
+enum Track {
+    /// Every frame of the file
+    All,
+    /// Those that the model looked at
+    Sampled,
+}
+
 fn parse_gib(text: &str) -> Result<u64, String> {
     match text.parse::<f64>() {
         Ok(gib) if gib > 0.0 && gib < 1e9 => Ok((gib * (1_u64 << 30) as f64) as u64),
@@ -191,6 +200,9 @@ pub(super) struct ModelArgs {
     /// Frames to look at: middle, rand, rand:SEED, or fps1, fps0.5, …
     #[arg(long, default_value = "middle")]
     sampling: FrameSampling,
+    /// Which frames the mask head goes through, which takes seconds a frame on a CPU
+    #[arg(long, value_enum, default_value = "all")]
+    track: Track,
     /// Most tokens of an answer
     #[arg(long, default_value_t = 100)]
     max_new_tokens: usize,
@@ -206,6 +218,14 @@ impl ModelArgs {
         self.model.is_some() || self.preset.is_some() || self.checkpoint.is_some()
     }
 
+    /// Which frames the mask head goes through.
+    pub(super) fn track(&self) -> TrackFrames {
+        match self.track {
+            Track::All => TrackFrames::All,
+            Track::Sampled => TrackFrames::Sampled,
+        }
+    }
+
     /// The model with its name. Of `options`, what the arguments do not say is taken.
     pub(super) fn open<H: HeadSet>(
         &self,
@@ -215,6 +235,7 @@ impl ModelArgs {
         let (towers, feature_cache) = self.towers.open(&device)?;
         let options = SessionOptions {
             sampling: self.sampling,
+            track: self.track(),
             call_order: self.order.map(|order| match order {
                 Order::Reference => CallOrder::AsReference,
                 Order::Trained => CallOrder::AsTrained,
@@ -309,17 +330,39 @@ pub(super) fn counting<T>(what: &str, work: impl FnOnce(Progress<'_>) -> T) -> T
     done
 }
 
-/// A bar for heads that work through many frames.
-pub(super) fn head_progress() -> HeadProgress {
+/// The flag that shortens the way of the mask head.
+pub(super) const TRACK_SAMPLED: &str = "--track sampled";
+
+/// Seconds of a head's work on frames of which it is said beforehand what they cost.
+const LONG: f64 = 20.0;
+
+/// A bar for heads that work through many frames. What a long way will cost is said once, when the
+/// first frame is done; with `cheaper`, the flag that makes it shorter.
+pub(super) fn head_progress(cheaper: Option<&'static str>) -> HeadProgress {
     let bar = bar("{msg} {bar:32} {pos}/{len} {per_sec} {eta}");
-    HeadProgress(Arc::new(move |what, done, total| {
-        bar.set_length(total as u64);
-        bar.set_message(what.to_string());
-        bar.set_position(done as u64);
-        if done >= total {
+    let said = Once::new();
+    HeadProgress(Arc::new(move |step| {
+        if step.done <= 1 {
+            bar.reset();
+        }
+        bar.set_length(step.total as u64);
+        bar.set_message(step.what.to_string());
+        if let Some(cost) = step.cost.filter(|cost| cost.seconds(cost.frames) > LONG) {
+            said.call_once(|| bar.suspend(|| eprintln!("{}", in_advance(&cost, cheaper))));
+        }
+        bar.set_position(step.done as u64);
+        if step.done >= step.total {
             bar.finish_and_clear();
         }
     }))
+}
+
+/// What frames will cost, and what a flag makes of it.
+fn in_advance(cost: &FrameCost, cheaper: Option<&str>) -> String {
+    match cheaper.filter(|_| cost.sampled < cost.frames) {
+        Some(flag) => format!("{cost}; {flag}: {}", cost.of(cost.sampled)),
+        None => cost.to_string(),
+    }
 }
 
 /// The text of a file.
@@ -334,4 +377,28 @@ pub(super) fn create(path: &Path) -> Outcome<BufWriter<File>> {
         std::fs::create_dir_all(dir).map_err(failed)?;
     }
     Ok(BufWriter::new(File::create(path).map_err(failed)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_frames_cost_is_said_with_the_way_out() {
+        let cost = FrameCost {
+            frames: 300,
+            sampled: 16,
+            side: 1024,
+            seconds_per_frame: 9.4,
+        };
+        assert_eq!(
+            in_advance(&cost, Some(TRACK_SAMPLED)),
+            "300 frames at 1024², about 47 min here; --track sampled: 16 frames, about 2.5 min"
+        );
+        let alone = "300 frames at 1024², about 47 min here";
+        assert_eq!(in_advance(&cost, None), alone);
+        let sampled = FrameCost { frames: 16, ..cost };
+        let alone = "16 frames at 1024², about 2.5 min here";
+        assert_eq!(in_advance(&sampled, Some(TRACK_SAMPLED)), alone);
+    }
 }

@@ -132,7 +132,11 @@ impl<'a, H: HeadSet> SessionAnswerer<'a, H> {
         let media = self.session.media();
         let fps = media.and_then(|m| m.fps).unwrap_or(1.0);
         let (width, height) = media.map_or((0, 0), |m| m.size);
-        let frames = media.map_or(1, |m| m.frame_count);
+        let frames = media.map_or(1, |m| match (self.session.options().track, m.duration) {
+            // Those of the file.
+            (TrackFrames::Sampled, Some(seconds)) => (seconds * fps).round() as usize,
+            _ => m.frame_count,
+        });
         let info = VideoInfo::steady([width as usize, height as usize], frames, fps, "clip")?;
         let times = media.map_or(Vec::new(), |m| m.timestamps.clone());
         let times = if times.is_empty() { vec![0.0] } else { times };
@@ -181,14 +185,8 @@ impl<'a, H: HeadSet> SessionAnswerer<'a, H> {
 impl<H: HeadSet> Answerer for SessionAnswerer<'_, H> {
     fn identity(&mut self) -> Result<AnswererIdentity> {
         let options = self.session.options();
-        if options.track != TrackFrames::All {
-            return Err(Error::Config {
-                problems: "masks are scored on every frame; set SessionOptions::track to All"
-                    .into(),
-            });
-        }
         let config = serde_json::to_string(self.session.config()).unwrap_or_default();
-        let settings = json!({
+        let mut settings = json!({
             "input": self.session.config().input,
             "config": blake3::hash(config.as_bytes()).to_hex().to_string(),
             "sampling": options.sampling,
@@ -202,6 +200,10 @@ impl<H: HeadSet> Answerer for SessionAnswerer<'_, H> {
                 "text": t.text.identity(),
             })),
         });
+        // Runs of before, when there was no choice, can be continued.
+        if options.track == TrackFrames::Sampled {
+            settings["track"] = "sampled".into();
+        }
         Ok(AnswererIdentity {
             name: self.name.clone(),
             weights: weights_fingerprint(self.session.model()),
@@ -249,6 +251,13 @@ impl<H: HeadSet> Answerer for SessionAnswerer<'_, H> {
     }
 
     fn answer(&mut self, item: &Item, media: &MediaInfo) -> Result<Reply> {
+        let every_frame = matches!(item.kind(), ItemKind::Mask | ItemKind::Track);
+        if every_frame && self.session.options().track != TrackFrames::All {
+            return Err(Error::Config {
+                problems: "masks are scored on every frame; set SessionOptions::track to All"
+                    .into(),
+            });
+        }
         let question = self.question(&item.ask, media)?;
         self.session.clear_history();
         let reply = self.session.ask(question)?.collect_reply();

@@ -18,6 +18,7 @@
 //! ```
 
 mod cache;
+mod cost;
 mod extract;
 mod session;
 mod training;
@@ -39,9 +40,11 @@ use crate::error::{Error, Result};
 
 pub use crate::model::{FeatureTowers, OwnClips};
 pub use cache::{CacheKey, CacheUse, FeatureCache, hash_file};
+pub(crate) use cost::FrameClock;
+pub use cost::FrameCost;
 pub use extract::{ExtractOptions, VideoFeatures, extract_reader, extract_video};
-pub use session::HeadProgress;
 pub(crate) use session::{FeatureVideo, LazyFeatures};
+pub use session::{HeadProgress, HeadStep};
 pub use training::TrainingFeatures;
 pub(crate) use training::readers;
 

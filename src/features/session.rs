@@ -14,7 +14,9 @@ use tpo_heads::temporal::features::{
 };
 use tpo_llm::tokenizer::Tokenizer;
 
-use super::{ExtractOptions, FeatureCache, TemporalTowers, extract_reader, extract_video};
+use super::{
+    ExtractOptions, FeatureCache, FrameCost, TemporalTowers, extract_reader, extract_video,
+};
 use crate::error::Result;
 use crate::model::{OwnClips, Tpo};
 
@@ -51,12 +53,24 @@ impl TemporalTowers {
     }
 }
 
-/// Called with what is being done, steps done, steps in total; from any thread.
-type OnProgress = dyn Fn(&str, usize, usize) + Send + Sync;
+/// How far a head is that works in many steps.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct HeadStep<'a> {
+    /// What it works on: `frames`, `features`.
+    pub what: &'a str,
+    /// Steps done.
+    pub done: usize,
+    /// Steps in total.
+    pub total: usize,
+    /// Of a head that goes through frames, from the second one on: what that costs.
+    pub cost: Option<FrameCost>,
+}
 
-/// Hears (what is being done, steps done, steps in total); may be called from several threads.
+/// Hears how far a head is; may be called from several threads.
 #[derive(Clone)]
 pub struct HeadProgress(pub Arc<OnProgress>);
+
+type OnProgress = dyn Fn(HeadStep<'_>) + Send + Sync;
 
 impl std::fmt::Debug for HeadProgress {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -107,7 +121,12 @@ impl LazyFeatures {
         };
         let heard = |done: usize, total: usize| {
             if let Some(progress) = &self.progress {
-                (progress.0)("features", done, total);
+                (progress.0)(HeadStep {
+                    what: "features",
+                    done,
+                    total,
+                    cost: None,
+                });
             }
             !self.cancel.is_cancelled()
         };

@@ -1,7 +1,7 @@
 //! Looking at videos and images.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use burn::tensor::{Tensor, TensorData};
 use tpo_core::head::{FrameSource, HeadSet};
@@ -14,7 +14,7 @@ use tpo_data::{
 
 use super::{Session, TrackFrames};
 use crate::error::Result;
-use crate::features::FeatureVideo;
+use crate::features::{FeatureVideo, FrameClock, HeadStep};
 
 /// What the session is looking at.
 #[derive(Debug, Clone)]
@@ -177,8 +177,20 @@ impl<H: HeadSet> Session<H> {
         let embeddings = self.model.encode_visuals(vec![visual], None)?;
         self.clear_history();
         let progress = self.options.progress.clone();
+        let sampled = media.frames.len();
         let progress = progress.map(|heard| -> OnFrame {
-            Arc::new(move |done, total| (heard.0)("frames", done, total))
+            let clock = Mutex::new(FrameClock::default());
+            Arc::new(move |done, total, side| {
+                let mut clock = clock.lock().unwrap_or_else(PoisonError::into_inner);
+                let cost = clock.read([done, total, sampled], side);
+                drop(clock);
+                (heard.0)(HeadStep {
+                    what: "frames",
+                    done,
+                    total,
+                    cost,
+                });
+            })
         });
         let looking = Looking {
             media,

@@ -24,7 +24,7 @@ mod tests;
 pub use ask::{Answer, Event, Reply};
 use media::Looking;
 pub use media::Media;
-pub use options::{HeadProgress, SessionOptions, TrackFrames};
+pub use options::{FrameCost, HeadProgress, HeadStep, SessionOptions, TrackFrames};
 
 /// A question.
 #[derive(Debug, Clone, Default)]

@@ -6,9 +6,10 @@ use tpo_core::model::CallOrder;
 use tpo_data::{FrameSampling, MediaLimits};
 use tpo_llm::sampling::SamplingConfig;
 
-pub use crate::features::HeadProgress;
 use crate::features::{FeatureCache, TemporalTowers};
 use crate::model::Quantize;
+
+pub use crate::features::{FrameCost, HeadProgress, HeadStep};
 
 /// How a session reads and answers.
 #[derive(Debug, Clone)]
@@ -39,7 +40,7 @@ pub struct SessionOptions {
     pub feature_cache: Option<FeatureCache>,
     /// Which frames of a video the mask head goes through.
     pub track: TrackFrames,
-    /// Hears how far a head is that works on many frames: what it does, done, in total.
+    /// Hears how far a head is that works on many frames, and what that costs.
     pub progress: Option<HeadProgress>,
     /// Stops an answer from another thread, also in the middle of a mask: the answer then ends with
     /// [`CoreError::Cancelled`](tpo_core::CoreError::Cancelled) and is not part of the history.

@@ -21,8 +21,8 @@ const BLOCK: usize = 16;
 /// Most bytes of such frames.
 const BLOCK_BYTES: usize = 64 << 20;
 
-/// Hears (frames read, frames in total).
-pub type OnFrame = Arc<dyn Fn(usize, usize) + Send + Sync>;
+/// Hears (frames read, frames in total, longer side in pixels of the picture that is made of it).
+pub type OnFrame = Arc<dyn Fn(usize, usize, usize) + Send + Sync>;
 
 type Open = dyn Fn() -> Result<Arc<dyn VideoReader>, DataError> + Send + Sync;
 
@@ -147,12 +147,13 @@ impl VideoFrames {
     /// [`DataError::FrameOutOfRange`], [`DataError::Cancelled`]; those of opening, decoding and
     /// the view.
     pub fn raw(&self, index: usize) -> Result<Frame, DataError> {
-        self.with_frame(index, |frame| Ok(frame.clone()))
+        self.with_frame(index, None, |frame| Ok(frame.clone()))
     }
 
     fn with_frame<T>(
         &self,
         index: usize,
+        side: Option<usize>,
         read: impl FnOnce(&Frame) -> Result<T, DataError>,
     ) -> Result<T, DataError> {
         let mut place = self.place();
@@ -169,7 +170,8 @@ impl VideoFrames {
                     .view
                     .map_frame(self.next(&mut place, index, follows)?)?;
                 if let Some(progress) = &self.progress {
-                    progress(index + 1, self.len());
+                    let own = frame.width().max(frame.height());
+                    progress(index + 1, self.len(), side.unwrap_or(own));
                 }
                 frame
             }
@@ -317,7 +319,7 @@ impl FrameSource for VideoFrames {
     }
 
     fn frame(&self, index: usize, size: usize) -> tpo_core::Result<Tensor<4>> {
-        let values = self.with_frame(index, |frame| {
+        let values = self.with_frame(index, Some(size), |frame| {
             let plan = transform(size).plan(frame.height(), frame.width())?;
             let mut values = vec![0.0; 3 * size * size];
             plan.apply_into(frame, &mut values)?;

@@ -1,3 +1,4 @@
+#![recursion_limit = "256"]
 //! Every public format, on a sample of it written here.
 
 #[path = "common/fuzzing.rs"]
@@ -502,6 +503,317 @@ fn conversations() {
 }
 
 #[test]
+fn ego4d_nlq_is_of_clips() {
+    let f = Folder::new();
+    // Of nlq_train.json only the names of fields are copied.
+    let path = f.json("nlq_train.json", json!({"version": "1", "date": "220216", "description": "NLQ Annotations (train)", "videos": [
+        {"video_uid": "d250521e", "split": "train", "clips": [{
+            "clip_uid": "fae92e70", "video_start_sec": 480.021, "video_end_sec": 960.021, "video_start_frame": 14401, "video_end_frame": 28801,
+            "clip_start_sec": 0, "clip_end_sec": 480.0, "clip_start_frame": 0, "clip_end_frame": 14400, "source_clip_uid": "0aca0078",
+            "annotations": [{"annotation_uid": "f3083484", "language_queries": [
+                {"clip_start_sec": 0.0, "clip_end_sec": 43.5, "video_start_sec": 480.021, "video_end_sec": 523.521, "video_start_frame": 14401,
+                 "video_end_frame": 15706, "template": "Objects: How many X’s? (quantity question)", "query": "How many pans are on the shelf? ",
+                 "slot_x": "pans", "verb_x": "[verb_not_applicable]", "slot_y": "shelf", "verb_y": "[verb_not_applicable]", "raw_tags": []},
+                {"clip_start_sec": 1.0, "clip_end_sec": 2.0, "template": null, "query": null},
+                {"clip_start_sec": 7.0, "clip_end_sec": 7.0, "query": "Where was the cup?"}]}]}]},
+        {"video_uid": "b", "split": "val", "clips": [{"clip_uid": "c", "annotations": [
+            {"annotation_uid": "u", "language_queries": [{"query": "Who did I talk to?"}]}]}]},
+        {"video_uid": "b", "split": "val"}
+    ]}));
+    let options = ConvertOptions {
+        media_prefix: "clips".into(),
+        ..ConvertOptions::default()
+    };
+    let rows: Vec<_> = convert(Format::Ego4dNlq, &path, &options)
+        .unwrap()
+        .collect();
+    assert_eq!(rows.len(), 5);
+    let first = rows[0].as_ref().unwrap();
+    assert_eq!(first.problems(), []);
+    assert_eq!(
+        (media(first), query(first), spans(first)),
+        (
+            "clips/fae92e70.mp4",
+            "How many pans are on the shelf?",
+            vec![[0.0, 43.5]]
+        )
+    );
+    let length = first.media.as_ref().unwrap().duration.unwrap();
+    assert!((length - 480.0).abs() < 1e-9);
+    assert_eq!(first.id.as_deref(), Some("f3083484:0"));
+    assert_eq!(first.meta["video_uid"], "d250521e");
+    assert!(
+        first.meta["template"]
+            .as_str()
+            .unwrap()
+            .contains("How many")
+    );
+    let error = rows[1].as_ref().unwrap_err().to_string();
+    assert!(
+        error.contains("nlq_train.json: element 0: query `f3083484:1` has no text"),
+        "{error}"
+    );
+    // A window without length is found by the check of every row.
+    let empty = rows[2].as_ref().unwrap().problems();
+    assert!(empty[0].what.contains("no length"), "{empty:?}");
+    let asked = rows[3].as_ref().unwrap();
+    assert_eq!(asked.turns[0].question, "Who did I talk to?");
+    assert!(asked.annotations.is_empty() && asked.meta["unlabelled"] == true);
+    let error = rows[4].as_ref().unwrap_err().to_string();
+    assert!(
+        error.contains("element 2") && error.contains("clips"),
+        "{error}"
+    );
+
+    let options = ConvertOptions {
+        split: Some("val".into()),
+        ..ConvertOptions::default()
+    };
+    let of_split: Vec<_> = convert(Format::Ego4dNlq, &path, &options)
+        .unwrap()
+        .flatten()
+        .collect();
+    assert_eq!(of_split.len(), 1);
+    assert_eq!(media(&of_split[0]), "c.mp4");
+    let flat = f.json("flat.json", json!([]));
+    assert!(convert(Format::Ego4dNlq, &flat, &ConvertOptions::default()).is_err());
+}
+
+#[test]
+fn youcook2_in_spans_and_in_words() {
+    let f = Folder::new();
+    let database = f.json("youcookii_annotations_trainval.json", json!({"database": {
+        "GLd3aX16zBg": {"duration": 241.62, "subset": "training", "recipe_type": "113", "video_url": "https://www.youtube.com/watch?v=GLd3aX16zBg",
+            "annotations": [{"segment": [90, 102], "id": 0, "sentence": "spread margarine on two slices of white bread"},
+                            {"segment": [114, 127], "id": 1, "sentence": "place a slice of cheese on the bread "}]},
+        "xHr8X2Wpmno": {"duration": 311.77, "subset": "validation", "recipe_type": "101", "video_url": "u",
+            "annotations": [{"segment": [41, 54], "id": 0}]}
+    }}));
+    let rows = read(Format::YouCook2, &database, &ConvertOptions::default());
+    assert_eq!(rows.len(), 3);
+    let second_step = rows[1].as_ref().unwrap();
+    assert_eq!(
+        (media(second_step), query(second_step), spans(second_step)),
+        (
+            "training/113/GLd3aX16zBg.mp4",
+            "place a slice of cheese on the bread",
+            vec![[114.0, 127.0]]
+        )
+    );
+    assert_eq!(second_step.id.as_deref(), Some("GLd3aX16zBg:1"));
+    let length = second_step.media.as_ref().unwrap().duration;
+    assert_eq!(length, Some(241.62));
+    let error = rows[2].as_ref().unwrap_err().to_string();
+    assert!(
+        error.contains("`xHr8X2Wpmno`: step 0 has no `sentence`"),
+        "{error}"
+    );
+    let training = ConvertOptions {
+        split: Some("training".into()),
+        ..ConvertOptions::default()
+    };
+    assert_eq!(good(Format::YouCook2, &database, &training).len(), 2);
+
+    // As VideoChat2-IT has it: cut clips, or with the annotations parts of the videos.
+    let it = f.json("train.json", json!([
+        {"video": "training/113/GLd3aX16zBg/split_1.mp4", "QA": [{"i": "Describe the step.", "q": "", "a": "Place cheese on the bread."}]},
+        {"video": "training/113/GLd3aX16zBg/split_7.mp4", "QA": [{"a": "b", "q": "q"}]},
+        {"video": "training/113/unknown/split_0.mp4", "QA": [{"a": "b", "q": "q"}]},
+        {"video": "somewhere.mp4", "QA": [{"a": "b", "q": "q"}]}
+    ]));
+    let cut = good(Format::VideoChat2It, &it, &ConvertOptions::default());
+    assert_eq!(media(&cut[0]), "training/113/GLd3aX16zBg/split_1.mp4");
+    let rows = read(Format::VideoChat2It, &it, &second(database));
+    let whole = rows[0].as_ref().unwrap();
+    assert_eq!(media(whole), "data/training/113/GLd3aX16zBg.mp4");
+    let range = whole.media.as_ref().unwrap().range.unwrap();
+    assert_eq!((range.start, range.end), (114.0, 127.0));
+    assert_eq!(whole.turns[0].answer, "Place cheese on the bread.");
+    for (row, why) in rows[1..].iter().zip([
+        "`GLd3aX16zBg` has no annotation 7",
+        "no video `unknown`",
+        "expected SUBSET/RECIPE/ID/split_N.mp4",
+    ]) {
+        let error = row.as_ref().unwrap_err().to_string();
+        assert!(error.contains(why), "{error}");
+    }
+}
+
+#[test]
+fn activitynet_rtl_reasons_in_words() {
+    let f = Folder::new();
+    let train = f.json("activitynet_train.json", json!({
+        "v_a": {"duration": 82.73, "QA": [
+            {"q": "When is the floor finished? ", "a": "<79.2> <82> The floor is finished between <79.2> and <82>, as a < b and <i>."},
+            {"q": "Why?", "a": "It rains."},
+            {"q": "When?", "a": "<9> <3> Never."},
+            {"q": "When?", "a": "It ends at <100.5>."}]},
+        "v_b": {"QA": []}
+    }));
+    let rows = read(Format::ActivityNetRtl, &train, &ConvertOptions::default());
+    assert_eq!(rows.len(), 5);
+    let first = rows[0].as_ref().unwrap();
+    assert_eq!(
+        (media(first), first.id.as_deref()),
+        ("v_a.mp4", Some("v_a:0"))
+    );
+    assert_eq!(first.media.as_ref().unwrap().duration, Some(82.73));
+    assert_eq!(first.turns[0].question, "When is the floor finished?");
+    let words = "79.2 - 82 seconds. The floor is finished between 79.2 seconds and 82 seconds, as a < b and <i>.";
+    assert_eq!(first.turns[0].answer, words);
+    // What the evaluation of textual answers reads is the span that was meant.
+    let read_back = tpo_data::prompts::read_spans(words);
+    assert_eq!((read_back[0].start, read_back[0].end), (79.2, 82.0));
+    assert_eq!(rows[1].as_ref().unwrap().turns[0].answer, "It rains.");
+    for (row, why) in rows[2..].iter().zip([
+        "member `v_a`: the answer to `When?`: its span <9> <3> is empty or reversed",
+        "<100.5> is after the end of the video, 82.73 seconds",
+        "missing field `duration`",
+    ]) {
+        let error = row.as_ref().unwrap_err().to_string();
+        assert!(error.contains(why), "{error}");
+    }
+    let val = f.json(
+        "annot_val.json",
+        json!([
+            {"vid": "x_1", "question": "When?", "answer": "<1.5> <2> Then.", "duration": 9.5}
+        ]),
+    );
+    let rows = good(Format::ActivityNetRtl, &val, &ConvertOptions::default());
+    assert_eq!(media(&rows[0]), "v_x_1.mp4");
+    assert_eq!(rows[0].turns[0].answer, "1.5 - 2 seconds. Then.");
+}
+
+/// The dataset's own example (`visualize_rec.py`), whose boxes are published both ways.
+const BUS: [&str; 2] = [
+    "A tall red <ref>bus</ref><box>[[290, 201, 835, 850]]</box> is <pred>driving on</pred><box>[[290, 201, 835, 850]]</box>\
+     <box>[[0, 603, 984, 998]]</box> a <ref>road</ref><box>[[0, 603, 984, 998]]</box> with <ref>cars</ref>\
+     <box>[[827, 589, 885, 681], [1, 603, 238, 803]]</box>; the <ref>Bus</ref><box>[[290, 201, 835, 850]]</box> is full.",
+    "A tall red <ref>bus</ref><box>[[290, 260, 835, 781]]</box> is on a <ref>road</ref><box>[[0, 583, 984, 900]]</box>.",
+];
+
+fn as_v2(answer: &str) -> Value {
+    json!([{"id": 7, "image": "coco/train2017/000000000001.jpg", "conversations": [
+        {"from": "human", "value": "<image>\nDescribe it."}, {"from": "gpt", "value": answer}]}])
+}
+
+fn boxes(sample: &Sample) -> Vec<(&str, BoxCoords)> {
+    let found = sample.annotations.iter().map(|a| match &a.target {
+        Target::Box(area) => (a.query.as_deref().unwrap(), *area),
+        other => panic!("{other:?}"),
+    });
+    found.collect()
+}
+
+#[test]
+fn as_v2_phrases_become_boxes() {
+    let f = Folder::new();
+    let path = f.json(
+        "rec_detailed_description_42k_wo_square_pad.json",
+        as_v2(BUS[0]),
+    );
+    let rows = read(Format::AsV2, &path, &ConvertOptions::default());
+    assert_eq!(rows.len(), 2);
+    let row = rows[0].as_ref().unwrap();
+    assert_eq!(
+        (media(row), row.id.as_deref(), row.turns.len()),
+        ("coco/train2017/000000000001.jpg", Some("7"), 0)
+    );
+    let shares = |b: [f32; 4]| BoxCoords::Normalised(b.map(|v| v / 999.0));
+    assert_eq!(
+        boxes(row),
+        [
+            ("bus", shares([290.0, 201.0, 835.0, 850.0])),
+            ("road", shares([0.0, 603.0, 984.0, 998.0]))
+        ]
+    );
+    assert!(row.annotations.iter().all(|a| a.task == "region"));
+    let error = rows[1].as_ref().unwrap_err().to_string();
+    assert!(
+        error.contains("element 0: `cars`: it has 2 boxes in this row"),
+        "{error}"
+    );
+
+    // The same picture, whose sides are as 640 to 514, padded to a square: within the rounding of both.
+    let padded = f.json("rec_detailed_description_42k.json", as_v2(BUS[1]));
+    let refused = convert(Format::AsV2, &padded, &ConvertOptions::default()).err();
+    let refused = refused.unwrap().to_string();
+    assert!(
+        refused.contains("wo_square_pad") && refused.contains("instances_train2017.json"),
+        "{refused}"
+    );
+    let (width, height) = (640.0, 514.0);
+    let sizes = |name: &str| json!({"images": [{"id": 1, "file_name": name, "width": width as u32, "height": height as u32}], "annotations": []});
+    let instances = f.json("instances.json", sizes("000000000001.jpg"));
+    let unpadded = good(Format::AsV2, &padded, &second(instances));
+    assert_eq!(unpadded[0].media.as_ref().unwrap().size, Some([640, 514]));
+    for ((name, at), (same, share)) in boxes(&unpadded[0]).into_iter().zip(boxes(row)) {
+        assert_eq!(name, same);
+        let [x0, y0, x1, y1] = share.to_array();
+        let expected = [x0 * width, y0 * height, x1 * width, y1 * height];
+        assert!(matches!(at, BoxCoords::Pixels(_)));
+        for (at, expected) in at.to_array().into_iter().zip(expected) {
+            assert!((at - expected).abs() <= 1.5, "{name}: {at}, {expected}");
+        }
+    }
+    let others = f.json("others.json", sizes("2.jpg"));
+    let rows = read(Format::AsV2, &padded, &second(others));
+    assert_eq!(rows.len(), 2);
+    assert!(rows.iter().all(|row| {
+        let error = row.as_ref().unwrap_err().to_string();
+        error.contains("no size of its image")
+    }));
+}
+
+#[test]
+fn as_v2_without_boxes_in_answers_is_conversation() {
+    let f = Folder::new();
+    let said = |human: &str, gpt: &str| {
+        json!({"id": "r", "image": "a.jpg", "conversations": [
+            {"from": "human", "value": human}, {"from": "gpt", "value": gpt}]})
+    };
+    let words = json!({"id": "t", "conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello"}]});
+    let path = f.json("rec_conversation_22k_wo_square_pad.json", json!([
+        said("<image>\nWhat are the two <ref>people</ref><box>[[200, 251, 447, 963], [529, 246, 744, 984]]</box> doing?",
+             "They <pred>talk</pred><box>[[200, 251, 447, 963]]</box><box>[[529, 246, 744, 984]]</box>."),
+        words,
+        said("What?", "A <ref>dog</ref><box>[[1, 2, 3"),
+        said("What?", "A <ref>dog</ref><box>dog</box>"),
+        said("What?", "<box>[[1, 2, 3, 4]]</box>"),
+        said("Where is <box>[[5, 5, 2, 9]]</box>?", "There."),
+        said("What?", "A <ref>dog</ref><box>[[1, 2, 1000, 4]]</box>, a <ref>cat</ref><box>[[3, 4, 5, 6]]</box>"),
+    ]));
+    let rows = read(Format::AsV2, &path, &ConvertOptions::default());
+    let people = rows[0].as_ref().unwrap();
+    assert_eq!(
+        people.turns[0].question,
+        "What are the two people <box>, <box> doing?"
+    );
+    assert_eq!(
+        (people.turns[0].boxes.len(), people.turns[0].answer.as_str()),
+        (2, "They talk.")
+    );
+    assert!(people.annotations.is_empty());
+    assert!(rows[1].as_ref().unwrap().media.is_none());
+    for (row, why) in rows[2..6].iter().zip([
+        "element 2: `<box>` is not closed",
+        "`dog` are no boxes, expected [[x1, y1, x2, y2], ..]",
+        "follows no `<ref>`",
+        "has no area",
+    ]) {
+        let error = row.as_ref().unwrap_err().to_string();
+        assert!(error.contains(why), "{error}");
+    }
+    // A bad box costs its phrase, not the row.
+    assert_eq!(boxes(rows[6].as_ref().unwrap())[0].0, "cat");
+    let error = rows[7].as_ref().unwrap_err().to_string();
+    assert!(
+        error.contains("`dog`") && error.contains("0 to 999"),
+        "{error}"
+    );
+}
+
+#[test]
 fn multiple_choice() {
     let f = Folder::new();
     let path = f.json("mv.json", json!([
@@ -557,6 +869,9 @@ fn every_format_survives_any_bytes() {
     let mut seeds: Vec<Vec<u8>> = [
         "", "[", "{", "{}", "[]", "[1]", "{\"a\": 1}", "[[[[", "{\"videos\": {\"a\": {\"frames\": [], \"expressions\": {}}}}",
         "{\"videos\": 3}", "a b##c", "\u{feff}[]", "\"", "video_id,question,answer,qid,a0,a1,a2,a3,a4\n1,2,3",
+        "[{\"conversations\": [{\"from\": \"human\", \"value\": \"<box>[[1,2,3,4]]</box>\"}, {\"from\": \"gpt\", \"value\": \"<ref>a</ref><box>[[1,2,3e9,4]]</box><pred>\"}]}]",
+        "{\"v_\": {\"duration\": 3, \"QA\": [{\"q\": \"a\", \"a\": \"<1><2.> <é> <\"}]}}",
+        "{\"videos\": [{\"video_uid\": \"a\", \"clips\": [{\"clip_uid\": \"\", \"annotations\": []}]}]}",
         "[{\"QA\": []}, {\"video\": \"a\", \"image\": \"b\", \"QA\": []}]",
         "{\"images\": [{\"id\": 1, \"file_name\": \"a\"}], \"annotations\": [{\"image_id\": 1, \"bbox\": [1e999,0,0,0]}]}",
     ].iter().map(|s| s.as_bytes().to_vec()).collect();

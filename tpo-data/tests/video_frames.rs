@@ -102,8 +102,8 @@ fn reading_is_heard_and_can_be_cancelled() {
     let (hears, stops) = (heard.clone(), cancel.clone());
     let frames = all()
         .with_cancel(cancel.clone())
-        .with_progress(Some(Arc::new(move |done, total| {
-            hears.lock().unwrap().push((done, total));
+        .with_progress(Some(Arc::new(move |done, total, side| {
+            hears.lock().unwrap().push((done, total, side));
             if done == 3 {
                 stops.cancel();
             }
@@ -117,7 +117,10 @@ fn reading_is_heard_and_can_be_cancelled() {
     let error = frames.frame(3, 8).unwrap_err().to_string();
     assert!(error.contains("cancelled"), "{error}");
     assert!(frames.frames(8).is_err());
-    assert_eq!(*heard.lock().unwrap(), [(1, total), (2, total), (3, total)]);
+    assert_eq!(
+        *heard.lock().unwrap(),
+        [(1, total, 8), (2, total, 8), (3, total, 8)]
+    );
 }
 
 /// However long a video is, few of its frames are decoded before they are asked for.

@@ -1,5 +1,6 @@
 //! Public datasets in the format of this project.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
@@ -13,8 +14,8 @@ use crate::cli::shared::{End, Outcome, create};
 
 /// Convert a public dataset to the format of this project.
 ///
-/// Records that cannot be used are listed and left out. Nothing is downloaded and media is not
-/// touched; run `tpo data validate` on the result.
+/// What cannot be used is listed, left out and counted by reason. Nothing is downloaded and media is
+/// not touched; run `tpo data validate` on the result.
 #[derive(clap::Args)]
 #[command(after_help = formats())]
 pub struct Args {
@@ -102,10 +103,11 @@ fn write(
     const LISTED: u64 = 50;
     let mut out = create(unfinished)?;
     let (mut written, mut refused) = (0u64, 0u64);
+    let mut reasons: BTreeMap<String, u64> = BTreeMap::new();
     let progress = terminal().add(ProgressBar::new_spinner());
     for sample in samples {
         progress.inc(1);
-        let why = match sample {
+        let (why, reason) = match sample {
             Ok(sample) => {
                 let problems = sample.problems();
                 if problems.is_empty() {
@@ -115,12 +117,17 @@ fn write(
                 }
                 let list: Vec<_> = problems.iter().map(ToString::to_string).collect();
                 let name = sample.id.unwrap_or_default();
-                format!("record {name}: {}", list.join("; "))
+                let list = list.join("; ");
+                (format!("record {name}: {list}"), list)
             }
             Err(e @ DataError::Io { .. }) => return Err(e.into()),
-            Err(e) => e.to_string(),
+            Err(e) => match &e {
+                DataError::Format { reason, .. } => (e.to_string(), reason.clone()),
+                _ => (e.to_string(), e.to_string()),
+            },
         };
         refused += 1;
+        *reasons.entry(without_values(&reason)).or_default() += 1;
         if args.strict {
             return Err(why.into());
         }
@@ -135,9 +142,60 @@ fn write(
     if refused > LISTED {
         eprintln!("... and {} more", refused - LISTED);
     }
-    println!(
-        "{}: {written} rows, {refused} records left out",
-        args.out.display()
-    );
+    println!("{}: {written} rows, {refused} left out", args.out.display());
+    let mut reasons: Vec<_> = reasons.into_iter().collect();
+    reasons.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+    for (reason, count) in reasons {
+        println!("{count:>9}  {reason}");
+    }
     Ok(End::fine_if(written > 0))
+}
+
+/// A reason as it is for other values too: quoted names are `..`, numbers N.
+fn without_values(reason: &str) -> String {
+    let mut out = String::new();
+    let mut rest = reason;
+    while let Some(c) = rest.chars().next() {
+        let quoted = if c == '`' || c == '"' {
+            rest[1..].find(c)
+        } else {
+            None
+        };
+        let number = |c: char| c.is_ascii_digit() || c == '.';
+        if let Some(end) = quoted {
+            out.push_str(&format!("{c}..{c}"));
+            rest = &rest[end + 2..];
+        } else if c.is_ascii_digit() {
+            out.push('N');
+            let digits = rest.trim_start_matches(number);
+            // A full stop ends the sentence, not the number.
+            let stops = rest[..rest.len() - digits.len()].ends_with('.');
+            rest = &rest[rest.len() - digits.len() - usize::from(stops)..];
+        } else {
+            out.push(c);
+            rest = &rest[c.len_utf8()..];
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::without_values;
+
+    #[test]
+    fn reasons_of_one_kind_are_one() {
+        let same = |a: &str, b: &str| assert_eq!(without_values(a), without_values(b));
+        same("`cars`: it has 2 boxes", "`the é`: it has 12 boxes");
+        same(
+            "[1, 2.5]: it has no length.",
+            "[7.25, 7]: it has no length.",
+        );
+        same(
+            "missing field `a` at line 1 column 4",
+            "missing field `b` at line 1 column 50",
+        );
+        assert_eq!(without_values("`a` ends at 3.5."), "`..` ends at N.");
+        assert_eq!(without_values("not closed: ` é 1"), "not closed: ` é N");
+    }
 }

@@ -8,13 +8,13 @@ use tpo_data::synthetic::{Split, WorldConfig};
 
 use super::outcome::Grid;
 use super::{Args, Format, Task};
-use crate::cli::shared::{End, ModelArgs, Outcome, bar};
+use crate::cli::shared::{End, ModelArgs, Outcome, TRACK_SAMPLED, bar, head_progress};
 use crate::evaluation::{
     AnswerForm, DataFile, ItemKind, Plan, PlanOptions, RESULTS_FILE, Results, Route, RunOptions,
     RunOutcome, RunProgress, SUBMISSION_DIR, SessionAnswerer, TaskScores, WorldSpec,
     run as ask_all,
 };
-use crate::session::SessionOptions;
+use crate::session::{SessionOptions, TrackFrames};
 
 /// Rows listed on the screen; the results have all.
 const LISTED: usize = 5;
@@ -143,7 +143,15 @@ fn kinds(task: Task) -> Vec<ItemKind> {
 pub fn run<H: HeadSet>(args: &Args) -> Outcome {
     let dir = args.run.out.as_deref().ok_or("give --out RUN_DIR")?;
     let plan = args.run.plan(args.task, args.format)?;
-    let (mut session, name) = args.run.model.open::<H>(SessionOptions::default())?;
+    let every_frame = |kind| matches!(kind, ItemKind::Mask | ItemKind::Track);
+    let every_frame = plan.items.iter().any(|item| every_frame(item.kind()));
+    if every_frame && args.run.model.track() != TrackFrames::All {
+        return Err("masks and tracks are scored on every frame; leave out --track".into());
+    }
+    let (mut session, name) = args.run.model.open::<H>(SessionOptions {
+        progress: Some(head_progress((!every_frame).then_some(TRACK_SAMPLED))),
+        ..SessionOptions::default()
+    })?;
     let mut model = SessionAnswerer::new(&mut session, name, plan.route, plan.answers);
     let options = RunOptions {
         restart: args.run.restart,

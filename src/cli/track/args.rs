@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::ValueEnum;
 use tpo_core::geometry::BoxXyxy;
 
-use crate::cli::shared::DeviceArgs;
+use crate::cli::shared::{DeviceArgs, Precision, Quantize};
 
 /// Follow objects through a video with SAM 2.
 ///
@@ -66,6 +66,13 @@ pub struct Args {
     /// Generation of the model in --weights
     #[arg(long, value_enum, default_value_t = Generation::V2_1)]
     pub sam: Generation,
+    /// Number format of the weights in memory; auto: f32, or of --model f32 if it fits, else bf16 (CPU),
+    /// or as in the files (accelerators)
+    #[arg(long, value_enum, default_value = "auto")]
+    pub dtype: Precision,
+    /// Quantise the linear layers of the language model of --ask while they are read
+    #[arg(long, value_enum, default_value = "none", requires = "ask")]
+    pub quantize: Quantize,
     /// Masks to write
     #[arg(long, default_value = "out/track.json")]
     pub out: PathBuf,

@@ -18,7 +18,9 @@ pub fn run<H: HeadSet>(args: &Args, question: &str, device: &Device) -> Outcome 
         eprintln!("{MINI}");
     }
     let options = SessionOptions {
-        progress: Some(head_progress()),
+        progress: Some(head_progress(None)),
+        dtype: args.dtype.float(),
+        quantize: args.quantize.format(),
         ..SessionOptions::default()
     };
     let mut session = open_model::<H>(args.model.as_deref(), device, options)?;

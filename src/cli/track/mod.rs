@@ -51,7 +51,8 @@ pub(super) fn run<H: HeadSet>(args: Args) -> Outcome {
     let side = model.config().image_size;
     let mut tracks = Tracks::new();
     std::thread::scope(|scope| -> Outcome<()> {
-        let reader = video::reader(scope, video.as_ref(), frames, side, &device);
+        let kind = (&device, model::dtype(&args));
+        let reader = video::reader(scope, video.as_ref(), frames, side, kind);
         let options = TrackOptions {
             keep: if args.keep_everything {
                 Keep::Everything

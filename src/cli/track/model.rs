@@ -14,12 +14,20 @@ use crate::cli::shared::{Outcome, loading, read};
 use crate::presets;
 use crate::session::SessionOptions;
 
+/// Number format of the weights.
+pub fn dtype(args: &Args) -> FloatDType {
+    args.dtype.float().unwrap_or(FloatDType::F32)
+}
+
 pub fn open(args: &Args, device: &Device) -> Outcome<Sam2> {
     let version = match args.sam {
         Generation::V2_0 => Sam2Version::V2_0,
         Generation::V2_1 => Sam2Version::V2_1,
     };
     let Some(path) = &args.weights else {
+        if args.dtype.float().is_some() {
+            return Err("--dtype is for --weights, or for a model that --ask goes to".into());
+        }
         let Some(size) = args.size else {
             eprintln!("(no --weights: the mini model's SAM 2, which knows coloured shapes only)");
             let session = presets::mini(device, SessionOptions::default())?;
@@ -42,7 +50,7 @@ pub fn open(args: &Args, device: &Device) -> Outcome<Sam2> {
     let model = config.init(device)?;
     let loaded = loading(|heard| {
         let options = LoadOptions {
-            dtype: DtypePolicy::Cast(FloatDType::F32),
+            dtype: DtypePolicy::Cast(dtype(args)),
             scope: if begins("sam.") {
                 KeyScope::Part
             } else {

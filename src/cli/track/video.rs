@@ -3,7 +3,7 @@
 use std::sync::mpsc::sync_channel;
 use std::thread::Scope;
 
-use burn::tensor::Device;
+use burn::tensor::{Device, FloatDType};
 use tpo_data::{DataError, ImageTransform, VideoReader};
 use tpo_heads::HeadsError;
 use tpo_heads::mask::track::{FrameReader, SeekFrames, VideoFrame};
@@ -11,13 +11,13 @@ use tpo_heads::mask::track::{FrameReader, SeekFrames, VideoFrame};
 /// Frames decoded ahead of the tracker.
 const AHEAD: usize = 2;
 
-/// A reader of the first `frames` frames of `video` for a model that looks at `side` pixels.
+/// A reader of the first `frames` frames of `video` for a model of `dtype` that looks at `side` pixels.
 pub fn reader<'scope, 'env: 'scope>(
     scope: &'scope Scope<'scope, 'env>,
     video: &'env dyn VideoReader,
     frames: usize,
     side: usize,
-    device: &'env Device,
+    (device, dtype): (&'env Device, FloatDType),
 ) -> impl FrameReader + use<'scope, 'env> {
     SeekFrames::new(Some(frames), move |start| {
         let (send, receive) = sync_channel(AHEAD);
@@ -31,6 +31,7 @@ pub fn reader<'scope, 'env: 'scope>(
             let seen = |frame: tpo_data::Frame| -> Result<VideoFrame, DataError> {
                 let size = [frame.height(), frame.width()];
                 let image = transform.apply_tensor(&[frame], device)?.squeeze_dim(0);
+                let image = image.cast(dtype);
                 Ok(VideoFrame { image, size })
             };
             let stream = match video.stream(start) {

@@ -8,6 +8,7 @@
 //! Formats were written down from public documentation and public code that reads them, not from
 //! the datasets themselves; where these left something open the reader's doc says so.
 
+mod as_v2;
 mod choice;
 mod conversation;
 mod json_items;
@@ -78,17 +79,21 @@ formats! {
     DiDeMo "didemo" temporal::didemo => "DiDeMo JSON array: video, description, times (5-second pieces, first and last).",
     Tacos "tacos" temporal::tacos => "TACoS JSON as temporal grounding code distributes it: {\"s13-d21.avi\": {timestamps in frames, fps, num_frames, sentences}}.",
     QuerYd "queryd" temporal::queryd => "QuerYD captions as JSON `{video: [[words]]}` with --second-file the times JSON `{video: [[start, end]]}`.",
+    Ego4dNlq "ego4d-nlq" temporal::ego4d_nlq => "Ego4D natural language queries, nlq_train.json: videos, clips, annotations, language_queries; media are the clips, CLIP_UID.mp4.",
+    YouCook2 "youcook2" temporal::youcook2 => "YouCook2 youcookii_annotations_trainval.json: {database: {ID: {duration, subset, recipe_type, annotations of segment and sentence}}}; videos are SUBSET/RECIPE_TYPE/ID.mp4.",
     HiRest "hirest" temporal::hirest => "HiREST JSON: {prompt: {video: {relevant, clip, v_duration, bounds, steps}}}.",
     RefCoco "refcoco" spatial::refcoco => "RefCOCO, RefCOCO+ or RefCOCOg refs as JSON, with --second-file COCO's instances.json.",
     MdetrRefCoco "refcoco-coco-style" spatial::coco_style => "RefCOCO family in one COCO-style file: images with caption, annotations with bbox.",
     VisualGenome "visual-genome" spatial::visual_genome => "Visual Genome region_descriptions.json.",
+    AsV2 "as-v2" as_v2::as_v2 => "All-Seeing V2 conversation JSON array with <ref>phrase</ref><box>[[x1, y1, x2, y2]]</box>; other files than *_wo_square_pad.json need --second-file COCO's instances.json for the sizes of the images.",
     SaV "sa-v" video_masks::sa_v => "A SA-V annotation file, or a folder of them (`*_manual.json`, `*_auto.json`).",
     MeViS "mevis" video_masks::mevis => "MeViS meta_expressions.json, with --second-file mask_dict.json.",
     RefYouTubeVos "ref-youtube-vos" video_masks::ref_youtube_vos => "Ref-YouTube-VOS meta_expressions.json, with --second-file the Annotations folder of indexed PNG masks.",
     LaSot "lasot" tracking::lasot => "A LaSOT folder: CLASS/SEQUENCE/{groundtruth.txt, nlp.txt, full_occlusion.txt, out_of_view.txt, img/}.",
     Got10k "got-10k" tracking::got10k => "A GOT-10k split folder: SEQUENCE/{groundtruth.txt, absence.label, meta_info.ini, 00000001.jpg, ..}.",
-    VideoChat2It "videochat2-it" conversation::videochat2 => "VideoChat2-IT JSON array: video or image, QA of {i, q, a}.",
+    VideoChat2It "videochat2-it" conversation::videochat2 => "VideoChat2-IT JSON array: video or image, QA of {i, q, a}; with --second-file youcookii_annotations_trainval.json the cut clips of YouCook2 are segments of the whole videos.",
     Llava "llava" conversation::llava => "LLaVA conversation JSON array: image or video, conversations of {from, value}.",
+    ActivityNetRtl "activitynet-rtl" conversation::activitynet_rtl => "ActivityNet-RTL, reasoning about time: training JSON {\"v_ID\": {duration, QA of {q, a}}}, or the validation array of vid, question, answer, duration.",
     MvBench "mvbench" choice::mvbench => "MVBench task JSON array: video, question, candidates, answer, start, end.",
     NextGqa "next-gqa" choice::next_gqa => "NExT-GQA csv of questions a0 to a4, with --second-file gsub_*.json of the time spans.",
     VideoMme "video-mme" choice::video_mme => "Video-MME JSON array, by video or by question, or the same as JSONL.",
@@ -375,6 +380,19 @@ where
 {
     let options = options.clone();
     rows(records.map(move |record| record.and_then(|(at, value)| each(&options, at, value))))
+}
+
+/// What `each` makes of the parts of every record, of which one may be bad and the others good.
+fn parts<T: 'static>(
+    records: Records<T>,
+    options: &ConvertOptions,
+    each: impl Fn(&ConvertOptions, At, T) -> Vec<Result<Sample, DataError>> + Send + 'static,
+) -> Samples {
+    let options = options.clone();
+    Box::new(records.flat_map(move |record| match record {
+        Ok((at, value)) => each(&options, at, value),
+        Err(e) => vec![Err(e)],
+    }))
 }
 
 /// The samples of records one after the other; a bad record is one error.

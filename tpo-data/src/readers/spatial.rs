@@ -29,16 +29,16 @@ fn phrase(
 }
 
 #[derive(Deserialize)]
-struct CocoImage {
+pub(super) struct CocoImage {
     id: u64,
-    file_name: String,
+    pub file_name: String,
     width: Option<u32>,
     height: Option<u32>,
     caption: Option<String>,
 }
 
 impl CocoImage {
-    fn size(&self) -> Option<[u32; 2]> {
+    pub fn size(&self) -> Option<[u32; 2]> {
         Some([self.width?, self.height?])
     }
 }

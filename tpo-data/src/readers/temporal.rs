@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::{
     At, ConvertOptions, Format, JsonItems, Samples, annotated, is_object, items, lines, map,
-    members, records, samples, table, text_of, unlabelled,
+    members, parts, records, samples, table, text_of, unlabelled,
 };
 use crate::DataError;
 use crate::schema::{Annotation, Media, Saliency, Sample, Target};
@@ -291,4 +291,127 @@ pub(super) fn hirest(path: &Path, options: &ConvertOptions) -> Result<Samples, D
         Ok(rows)
     };
     Ok(samples(items(path, &[])?, options, each))
+}
+
+#[derive(Deserialize)]
+struct NlqVideo {
+    video_uid: String,
+    split: Option<String>,
+    clips: Vec<NlqClip>,
+}
+
+#[derive(Deserialize)]
+struct NlqClip {
+    clip_uid: String,
+    video_start_sec: Option<f64>,
+    video_end_sec: Option<f64>,
+    annotations: Vec<NlqAnnotation>,
+}
+
+#[derive(Deserialize)]
+struct NlqAnnotation {
+    annotation_uid: String,
+    language_queries: Vec<NlqQuery>,
+}
+
+#[derive(Deserialize)]
+struct NlqQuery {
+    query: Option<String>,
+    template: Option<String>,
+    clip_start_sec: Option<f64>,
+    clip_end_sec: Option<f64>,
+}
+
+/// Natural language queries of Ego4D (`nlq_train.json`): videos, their clips, annotations of a
+/// clip, queries of an annotation. Media are the clips Ego4D exports, `CLIP_UID.mp4`, and times are
+/// those of the clip (`clip_start_sec`); the whole videos, of hours, are named in `meta`. Queries
+/// without a time, those of `nlq_test_unannotated.json`, become questions. Of the first edition
+/// about one window in seven has no length, and some queries no text; both are left out.
+pub(super) fn ego4d_nlq(path: &Path, options: &ConvertOptions) -> Result<Samples, DataError> {
+    let each = |options: &ConvertOptions, at: At, video: NlqVideo| {
+        if options.split.is_some() && video.split != options.split {
+            return Vec::new();
+        }
+        let mut rows = Vec::new();
+        for clip in &video.clips {
+            let mut media = Media::video(options.video(&clip.clip_uid));
+            let ends = clip.video_end_sec.zip(clip.video_start_sec);
+            media.duration = ends.map(|(end, start)| end - start);
+            for annotation in &clip.annotations {
+                for (i, asked) in annotation.language_queries.iter().enumerate() {
+                    let id = format!("{}:{i}", annotation.annotation_uid);
+                    let row = nlq_row(options, &at, id, media.clone(), asked);
+                    rows.push(row.map(|mut row| {
+                        let template = asked.template.as_deref();
+                        let uid = Some(&*video.video_uid);
+                        for (key, value) in [("template", template), ("video_uid", uid)] {
+                            row.meta.extend(value.map(|v| (key.into(), v.into())));
+                        }
+                        row
+                    }));
+                }
+            }
+        }
+        rows
+    };
+    Ok(parts(members(path, &["videos"])?, options, each))
+}
+
+fn nlq_row(
+    options: &ConvertOptions,
+    at: &At,
+    id: String,
+    media: Media,
+    asked: &NlqQuery,
+) -> Result<Sample, DataError> {
+    let query = asked.query.as_deref().map(str::trim);
+    let query = query.filter(|q| !q.is_empty());
+    let query = query.ok_or_else(|| at.bad(format!("query `{id}` has no text")))?;
+    let Some((start, end)) = asked.clip_start_sec.zip(asked.clip_end_sec) else {
+        return Ok(unlabelled(id, media, query));
+    };
+    let length = media.duration;
+    let spans = vec![[start, end]];
+    Ok(moment(options, id, media, length, query, spans))
+}
+
+/// A video of YouCook2.
+#[derive(Deserialize)]
+pub(super) struct CookVideo {
+    duration: f64,
+    subset: String,
+    recipe_type: String,
+    pub annotations: Vec<CookStep>,
+}
+
+/// A step of a recipe.
+#[derive(Deserialize)]
+pub(super) struct CookStep {
+    pub id: u64,
+    pub segment: [f64; 2],
+    sentence: Option<String>,
+}
+
+/// YouCook2 (`youcookii_annotations_trainval.json`): `database` of videos with `duration`, `subset`
+/// (`training`, `validation`), `recipe_type` and the steps of the recipe. Every step becomes a row.
+/// Videos lie where the dataset's own download script puts them, `SUBSET/RECIPE_TYPE/ID.mp4`.
+pub(super) fn youcook2(path: &Path, options: &ConvertOptions) -> Result<Samples, DataError> {
+    let each = |options: &ConvertOptions, at: At, video: CookVideo| {
+        let (name, subset) = (&at.key, &video.subset);
+        if options.split.as_ref().is_some_and(|split| split != subset) {
+            return Vec::new();
+        }
+        let file = format!("{subset}/{}/{name}", video.recipe_type);
+        let media = Media::video(options.video(&file));
+        let steps = video.annotations.iter().map(|step| {
+            let id = format!("{name}:{}", step.id);
+            let sentence = step.sentence.as_deref();
+            let sentence =
+                sentence.ok_or_else(|| at.bad(format!("step {} has no `sentence`", step.id)))?;
+            let (length, spans) = (Some(video.duration), vec![step.segment]);
+            Ok(moment(options, id, media.clone(), length, sentence, spans))
+        });
+        steps.collect()
+    };
+    Ok(parts(members(path, &["database"])?, options, each))
 }
