@@ -138,7 +138,9 @@ impl TensorReader {
 /// Rows of heads whose pairs lie side by side, as interleaved RoPE has them, with the first of all
 /// pairs of a head in front of the second. `None` where the rows are no heads of even width.
 fn rotate_half_rows(bytes: &[u8], rows: usize, heads: usize) -> Option<Vec<u8>> {
-    let half = rows.checked_div(2 * heads).filter(|half| *half > 0)?;
+    let half = rows
+        .checked_div(heads.checked_mul(2)?)
+        .filter(|half| *half > 0)?;
     let row = bytes.len() / rows;
     if half * 2 * heads != rows || row * rows != bytes.len() {
         return None;
