@@ -2,6 +2,7 @@
 
 mod config;
 mod tokenizer;
+mod vocabulary;
 
 use std::path::Path;
 

@@ -1,19 +1,16 @@
 //! The header of a GGUF file.
 
 use std::collections::{BTreeMap, HashSet};
-use std::fs::File;
-use std::io::{BufReader, Read};
 use std::path::Path;
 use std::sync::Arc;
 
 use safetensors::Dtype;
 
-use super::super::header::{MAX_HEADER_BYTES, open_regular};
+use super::reader::Reader;
 use super::{BlockType, GgufFile, GgufValue};
+use crate::weights::header::open_regular;
 use crate::weights::{Result, TensorEntry, WeightsError};
 
-/// Most elements of all lists together. The largest vocabularies take about a million.
-const MAX_ITEMS: u64 = 1 << 22;
 /// Most keys and most tensors; models have some tens and some thousands.
 const MAX_ENTRIES: u64 = 1 << 17;
 /// Longest key or tensor name, in bytes (the format's limit for keys).
@@ -88,13 +85,7 @@ fn stored_as(kind: u32) -> Result<(Dtype, Option<BlockType>), String> {
 /// Reads and checks the header of the file at `path`.
 pub(super) fn read(path: &Path) -> Result<GgufFile> {
     let (file, len) = open_regular(path)?;
-    let mut reader = Reader {
-        inner: BufReader::new(file),
-        at: 0,
-        len,
-        items: 0,
-    };
-    reader.header(path).map_err(|why| WeightsError::Gguf {
+    header(&mut Reader::new(file, len), path).map_err(|why| WeightsError::Gguf {
         file: path.to_path_buf(),
         why,
     })
@@ -105,17 +96,6 @@ fn damaged(why: impl std::fmt::Display) -> String {
     format!("{why}; the file is damaged or not in the GGUF format, fetch it again")
 }
 
-/// Bytes of the header in order.
-struct Reader {
-    inner: BufReader<File>,
-    /// Position of the next byte.
-    at: u64,
-    /// Bytes of the file.
-    len: u64,
-    /// Elements of lists so far.
-    items: u64,
-}
-
 /// A tensor as the header lists it.
 struct Listed {
     entry: TensorEntry,
@@ -123,263 +103,117 @@ struct Listed {
     begin: u64,
 }
 
-impl Reader {
-    fn header(&mut self, path: &Path) -> Result<GgufFile, String> {
-        let magic: [u8; 4] = self.bytes("the format's mark").map_err(damaged)?;
-        if magic != *b"GGUF" {
-            return Err(damaged(format_args!(
-                "it begins with the bytes {magic:02x?}, expected `GGUF`"
-            )));
-        }
-        let version = self.u32("the version").map_err(damaged)?;
-        match version {
-            2 | 3 => {}
-            _ if matches!(version.swap_bytes(), 1..=3) => {
-                return Err(
-                    "it is big-endian, only little-endian files are read; convert it with \
-                     gguf-convert-endian"
-                        .into(),
-                );
-            }
-            _ => {
-                return Err(format!(
-                    "its version is {version}, versions 2 and 3 are read; convert the model again \
-                     with a llama.cpp of today"
-                ));
-            }
-        }
-        let (tensors, keys) = (
-            self.u64("the number of tensors").map_err(damaged)?,
-            self.u64("the number of keys").map_err(damaged)?,
-        );
-        // A key takes a length, a type and a value; a tensor a length, axes, a type and a place.
-        for (count, least, what) in [(keys, 13, "keys"), (tensors, 32, "tensors")] {
-            if count > MAX_ENTRIES.min(self.left() / least) {
-                return Err(damaged(format_args!(
-                    "it claims {count} {what} in {} bytes; at most {MAX_ENTRIES} are read",
-                    self.len
-                )));
-            }
-        }
-        let mut metadata = BTreeMap::new();
-        for _ in 0..keys {
-            let key = self.string("a key", MAX_NAME_BYTES).map_err(damaged)?;
-            let value = self
-                .value()
-                .map_err(|why| damaged(format_args!("`{key}`: {why}")))?;
-            if metadata.insert(key.clone(), value).is_some() {
-                return Err(damaged(format_args!("`{key}` occurs twice")));
-            }
-        }
-        refuse_part(&metadata)?;
-        let alignment = alignment(&metadata)?;
-        let file: Arc<Path> = Arc::from(path);
-        let mut listed = Vec::new();
-        let mut names = HashSet::new();
-        for _ in 0..tensors {
-            let key = self
-                .string("the name of a tensor", MAX_NAME_BYTES)
-                .map_err(damaged)?;
-            if !names.insert(key.clone()) {
-                return Err(damaged(format_args!("tensor `{key}` occurs twice")));
-            }
-            let tensor = self.tensor(&file, &key);
-            listed.push(tensor.map_err(|why| format!("tensor `{key}`: {why}"))?);
-        }
-        let start = self.at.next_multiple_of(alignment);
-        Ok(GgufFile {
-            tensors: place(listed, start, alignment, self.len)?,
-            path: file,
-            version,
-            metadata,
-        })
+fn header(reader: &mut Reader, path: &Path) -> Result<GgufFile, String> {
+    let magic: [u8; 4] = reader.bytes("the format's mark").map_err(damaged)?;
+    if magic != *b"GGUF" {
+        return Err(damaged(format_args!(
+            "it begins with the bytes {magic:02x?}, expected `GGUF`"
+        )));
     }
-
-    /// Bytes that a header may still have.
-    fn left(&self) -> u64 {
-        self.len.min(MAX_HEADER_BYTES).saturating_sub(self.at)
-    }
-
-    /// Checks that `count` bytes can be there.
-    fn expect(&self, what: &str, count: u64) -> Result<(), String> {
-        let left = self.left();
-        if count <= left {
-            return Ok(());
+    let version = reader.u32("the version").map_err(damaged)?;
+    match version {
+        2 | 3 => {}
+        _ if matches!(version.swap_bytes(), 1..=3) => {
+            return Err(
+                "it is big-endian, only little-endian files are read; convert it with \
+                 gguf-convert-endian"
+                    .into(),
+            );
         }
-        let (at, len) = (self.at, self.len);
-        Err(format!(
-            "{what} at byte {at} takes {count} bytes and {left} are possible (the file has {len} \
-             bytes, and no header may pass {MAX_HEADER_BYTES})"
-        ))
-    }
-
-    fn bytes<const N: usize>(&mut self, what: &str) -> Result<[u8; N], String> {
-        self.expect(what, N as u64)?;
-        let mut bytes = [0; N];
-        let read = self.inner.read_exact(&mut bytes);
-        read.map_err(|e| format!("reading {what} at byte {}: {e}", self.at))?;
-        self.at += N as u64;
-        Ok(bytes)
-    }
-
-    fn u32(&mut self, what: &str) -> Result<u32, String> {
-        Ok(u32::from_le_bytes(self.bytes(what)?))
-    }
-
-    fn u64(&mut self, what: &str) -> Result<u64, String> {
-        Ok(u64::from_le_bytes(self.bytes(what)?))
-    }
-
-    fn string(&mut self, what: &str, longest: u64) -> Result<String, String> {
-        let len = self.u64(what)?;
-        self.expect(what, len)?;
-        if len > longest {
+        _ => {
             return Err(format!(
-                "{what} at byte {} takes {len} bytes, at most {longest} are possible",
-                self.at
+                "its version is {version}, versions 2 and 3 are read; convert the model again \
+                 with a llama.cpp of today"
             ));
         }
-        let mut bytes = Vec::new();
-        let read = (&mut self.inner).take(len).read_to_end(&mut bytes);
-        let at = self.at;
-        read.map_err(|e| format!("reading {what} at byte {at}: {e}"))?;
-        if bytes.len() as u64 != len {
-            return Err(format!("the file ended while {what} was read at byte {at}"));
-        }
-        self.at += len;
-        String::from_utf8(bytes).map_err(|_| format!("{what} at byte {at} is not UTF-8"))
     }
-
-    fn value(&mut self) -> Result<GgufValue, String> {
-        match self.u32("the type of a value")? {
-            8 => Ok(GgufValue::Text(self.string("text", u64::MAX)?)),
-            9 => self.list(),
-            7 => Ok(GgufValue::Flag(self.flag()?)),
-            6 => Ok(GgufValue::Real(self.real32()?)),
-            12 => Ok(GgufValue::Real(f64::from_le_bytes(self.bytes("a number")?))),
-            10 => Ok(GgufValue::Unsigned(self.u64("a number")?)),
-            kind => {
-                let number = self.integer(kind)?;
-                Ok(u64::try_from(number).map_or(GgufValue::Negative(number), GgufValue::Unsigned))
-            }
-        }
-    }
-
-    fn list(&mut self) -> Result<GgufValue, String> {
-        let kind = self.u32("the type of a list")?;
-        let count = self.u64("the length of a list")?;
-        let width = match kind {
-            0 | 1 | 7 => 1,
-            2 | 3 => 2,
-            4..=6 => 4,
-            8 | 10..=12 => 8,
-            9 => return Err("it is a list of lists, which is not read".into()),
-            _ => return Err(format!("a list of the unknown type {kind}")),
-        };
-        self.expect("a list", count.saturating_mul(width))?;
-        self.items = self.items.saturating_add(count);
-        if self.items > MAX_ITEMS {
-            return Err(format!(
-                "a list of {count} elements; all lists may have {MAX_ITEMS} together"
-            ));
-        }
-        Ok(match kind {
-            8 => {
-                let texts = (0..count).map(|_| self.string("text", u64::MAX));
-                GgufValue::Texts(texts.collect::<Result<_, _>>()?)
-            }
-            6 => GgufValue::Reals(
-                (0..count)
-                    .map(|_| self.real32())
-                    .collect::<Result<_, _>>()?,
-            ),
-            12 => {
-                let reals = (0..count).map(|_| Ok(f64::from_le_bytes(self.bytes("a number")?)));
-                GgufValue::Reals(reals.collect::<Result<_, String>>()?)
-            }
-            7 => {
-                let flags = (0..count).map(|_| Ok(i64::from(self.flag()?)));
-                GgufValue::Integers(flags.collect::<Result<_, String>>()?)
-            }
-            kind => {
-                let numbers = (0..count).map(|_| self.integer(kind));
-                GgufValue::Integers(numbers.collect::<Result<_, _>>()?)
-            }
-        })
-    }
-
-    fn flag(&mut self) -> Result<bool, String> {
-        match self.bytes::<1>("a truth value")? {
-            [0] => Ok(false),
-            [1] => Ok(true),
-            [other] => Err(format!("a truth value is {other}, expected 0 or 1")),
-        }
-    }
-
-    /// A number of 32 bits as the shortest decimal that stands for it.
-    fn real32(&mut self) -> Result<f64, String> {
-        let real = f32::from_le_bytes(self.bytes("a number")?);
-        Ok(real.to_string().parse().unwrap_or(f64::from(real)))
-    }
-
-    fn integer(&mut self, kind: u32) -> Result<i64, String> {
-        const WHAT: &str = "a number";
-        Ok(match kind {
-            0 => self.bytes::<1>(WHAT)?[0].into(),
-            1 => i8::from_le_bytes(self.bytes(WHAT)?).into(),
-            2 => u16::from_le_bytes(self.bytes(WHAT)?).into(),
-            3 => i16::from_le_bytes(self.bytes(WHAT)?).into(),
-            4 => u32::from_le_bytes(self.bytes(WHAT)?).into(),
-            5 => i32::from_le_bytes(self.bytes(WHAT)?).into(),
-            10 => {
-                let number = self.u64(WHAT)?;
-                i64::try_from(number).map_err(|_| format!("the number {number} is too large"))?
-            }
-            11 => i64::from_le_bytes(self.bytes(WHAT)?),
-            _ => return Err(format!("a value of the unknown type {kind}")),
-        })
-    }
-
-    fn tensor(&mut self, file: &Arc<Path>, key: &str) -> Result<Listed, String> {
-        let rank = self.u32("the number of axes").map_err(damaged)?;
-        if rank == 0 || rank > MAX_RANK {
+    let (tensors, keys) = (
+        reader.u64("the number of tensors").map_err(damaged)?,
+        reader.u64("the number of keys").map_err(damaged)?,
+    );
+    // A key takes a length, a type and a value; a tensor a length, axes, a type and a place.
+    for (count, least, what) in [(keys, 13, "keys"), (tensors, 32, "tensors")] {
+        if count > MAX_ENTRIES.min(reader.left() / least) {
             return Err(damaged(format_args!(
-                "it has {rank} axes, 1 to {MAX_RANK} are possible"
+                "it claims {count} {what} in {} bytes; at most {MAX_ENTRIES} are read",
+                reader.file_len()
             )));
         }
-        let mut shape = Vec::new();
-        for _ in 0..rank {
-            let size = self.u64("the size of an axis").map_err(damaged)?;
-            let small = usize::try_from(size).ok().filter(|size| *size > 0);
-            shape.push(small.ok_or_else(|| damaged(format_args!("the axis size {size}")))?);
-        }
-        let (dtype, blocks) = stored_as(self.u32("its type").map_err(damaged)?)?;
-        let begin = self.u64("its place").map_err(damaged)?;
-        // The first size is that of a line.
-        let per_line = blocks.map_or(1, BlockType::elements);
-        if !shape[0].is_multiple_of(per_line) {
-            return Err(damaged(format_args!(
-                "lines of {} elements are no whole blocks of {per_line}",
-                shape[0]
-            )));
-        }
-        let unit = blocks.map_or(dtype.bitsize() / 8, BlockType::bytes);
-        let elements = shape.iter().try_fold(1u64, |n, d| n.checked_mul(*d as u64));
-        let len = elements.and_then(|n| (n / per_line as u64).checked_mul(unit as u64));
-        let len = len.ok_or_else(|| damaged("its size overflows"))?;
-        shape.reverse();
-        let entry = TensorEntry {
-            key: key.to_string(),
-            dtype,
-            blocks,
-            interleaved_heads: None,
-            shape,
-            file: file.clone(),
-            offset: 0,
-            len,
-        };
-        Ok(Listed { entry, begin })
     }
+    let mut metadata = BTreeMap::new();
+    for _ in 0..keys {
+        let key = reader.string("a key", MAX_NAME_BYTES).map_err(damaged)?;
+        let value = reader
+            .value()
+            .map_err(|why| damaged(format_args!("`{key}`: {why}")))?;
+        if metadata.insert(key.clone(), value).is_some() {
+            return Err(damaged(format_args!("`{key}` occurs twice")));
+        }
+    }
+    refuse_part(&metadata)?;
+    let alignment = alignment(&metadata)?;
+    let file: Arc<Path> = Arc::from(path);
+    let mut listed = Vec::new();
+    let mut names = HashSet::new();
+    for _ in 0..tensors {
+        let key = reader
+            .string("the name of a tensor", MAX_NAME_BYTES)
+            .map_err(damaged)?;
+        if !names.insert(key.clone()) {
+            return Err(damaged(format_args!("tensor `{key}` occurs twice")));
+        }
+        let tensor = tensor(reader, &file, &key);
+        listed.push(tensor.map_err(|why| format!("tensor `{key}`: {why}"))?);
+    }
+    let start = reader.position().next_multiple_of(alignment);
+    Ok(GgufFile {
+        tensors: place(listed, start, alignment, reader.file_len())?,
+        path: file,
+        version,
+        metadata,
+    })
+}
+
+/// A tensor of the header, after its name.
+fn tensor(reader: &mut Reader, file: &Arc<Path>, key: &str) -> Result<Listed, String> {
+    let rank = reader.u32("the number of axes").map_err(damaged)?;
+    if rank == 0 || rank > MAX_RANK {
+        return Err(damaged(format_args!(
+            "it has {rank} axes, 1 to {MAX_RANK} are possible"
+        )));
+    }
+    let mut shape = Vec::new();
+    for _ in 0..rank {
+        let size = reader.u64("the size of an axis").map_err(damaged)?;
+        let small = usize::try_from(size).ok().filter(|size| *size > 0);
+        shape.push(small.ok_or_else(|| damaged(format_args!("the axis size {size}")))?);
+    }
+    let (dtype, blocks) = stored_as(reader.u32("its type").map_err(damaged)?)?;
+    let begin = reader.u64("its place").map_err(damaged)?;
+    // The first size is that of a line.
+    let per_line = blocks.map_or(1, BlockType::elements);
+    if !shape[0].is_multiple_of(per_line) {
+        return Err(damaged(format_args!(
+            "lines of {} elements are no whole blocks of {per_line}",
+            shape[0]
+        )));
+    }
+    let unit = blocks.map_or(dtype.bitsize() / 8, BlockType::bytes);
+    let elements = shape.iter().try_fold(1u64, |n, d| n.checked_mul(*d as u64));
+    let len = elements.and_then(|n| (n / per_line as u64).checked_mul(unit as u64));
+    let len = len.ok_or_else(|| damaged("its size overflows"))?;
+    shape.reverse();
+    let entry = TensorEntry {
+        key: key.to_string(),
+        dtype,
+        blocks,
+        interleaved_heads: None,
+        shape,
+        file: file.clone(),
+        offset: 0,
+        len,
+    };
+    Ok(Listed { entry, begin })
 }
 
 /// A model cut into several files is put together first.

@@ -6,6 +6,7 @@
 
 mod blocks;
 mod header;
+mod reader;
 mod value;
 
 use std::collections::BTreeMap;
