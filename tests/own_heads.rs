@@ -21,6 +21,7 @@ use tpo::evaluation::{
 use tpo::export::{ExportOptions, export_model};
 use tpo::llm::LlmConfig;
 use tpo::llm::tokenizer::Tokenizer;
+use tpo::model::inspect::{LayoutChoice, inspect};
 use tpo::model::{ConnectorConfig, VisionConfig};
 use tpo::prelude::*;
 use tpo::train::Recipe;
@@ -473,6 +474,10 @@ fn a_language_model_of_others_learns_the_head_and_is_opened_again() {
     std::fs::write(at("lm/tokenizer_config.json"), ends).unwrap();
     let gguf = as_gguf(&at("lm"), &config, &tokenizer);
     std::fs::write(at("lm.gguf"), gguf).unwrap();
+    let held = inspect(&at("lm.gguf"), LayoutChoice::Auto).unwrap();
+    assert!(held.is_fine() && held.layout.is_some(), "{held}");
+    assert_eq!(held.dtypes["F32"], held.tensors);
+    assert!(held.notes[0].contains("tokenizer \"gpt2\""), "{held}");
 
     let model = |llm: &str| {
         let llm = at(llm);

@@ -48,7 +48,8 @@ pub fn from_pretrained(
     progress: Option<&dyn Fn(u64, u64)>,
 ) -> Result<HfModel> {
     let dir = path.as_ref();
-    if dir.is_file() {
+    // A file that is not there is missed under its own name.
+    if dir.is_file() || (!dir.is_dir() && dir.extension().is_some_and(|e| e == "gguf")) {
         return GgufModel::open(dir)?.load(device, options, progress);
     }
     let mut config = LlmConfig::from_hf_json(&read(&dir.join("config.json"))?)?;

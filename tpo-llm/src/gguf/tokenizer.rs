@@ -107,14 +107,9 @@ fn byte_level(file: &GgufFile, vocabulary: &Vocabulary<'_>) -> Result<Value> {
             let steps = vec![split(&words(r"\p{N}{1,3}")), bytes(false)];
             (sequence(steps), Value::Null)
         }
-        "qwen2" | "deepseek-r1-qwen" => {
+        "qwen2" => {
             let steps = vec![split(&words(r"\p{N}")), bytes(false)];
-            // DeepSeek's distillations of Qwen leave the text as it is.
-            let normalizer = match pre {
-                "qwen2" => json!({"type": "NFC"}),
-                _ => Value::Null,
-            };
-            (sequence(steps), normalizer)
+            (sequence(steps), json!({"type": "NFC"}))
         }
         "default" => {
             let steps = DEFAULT_WORDS.iter().map(|pattern| split(pattern));
@@ -125,8 +120,8 @@ fn byte_level(file: &GgufFile, vocabulary: &Vocabulary<'_>) -> Result<Value> {
             return Err(unsupported(
                 file,
                 format!(
-                    "the pre-tokenizer `{other}` ({KEY}); gpt-2, default, llama-bpe, qwen2, \
-                     deepseek-r1-qwen and smollm are read"
+                    "the pre-tokenizer `{other}` ({KEY}); gpt-2, default, llama-bpe, qwen2 and smollm are \
+                     read"
                 ),
             ));
         }

@@ -179,6 +179,8 @@ fn weights_are_strict() {
         std::fs::write(&path, file.bytes()).unwrap();
         from_pretrained(&path, &device, HfOptions::default(), None)
     };
+    let nowhere = from_pretrained("no/such.gguf", &device, HfOptions::default(), None);
+    assert!(nowhere.unwrap_err().to_string().contains("no/such.gguf: "));
     let (file, weights) = model("llama", TYPES[3]);
     let ones = [1.0f32; 32].iter().flat_map(|f| f.to_le_bytes()).collect();
     let neutral = file.clone().tensor("rope_freqs.weight", &[32], 0, ones);
