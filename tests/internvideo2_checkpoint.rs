@@ -143,6 +143,7 @@ impl Published {
                     .map(|(key, shape)| ManifestTensor {
                         key: format!("{wrapper}{key}"),
                         dtype: Dtype::F32,
+                        blocks: None,
                         shape: shape.clone(),
                         shard: None,
                         optional: false,

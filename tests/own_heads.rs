@@ -1,6 +1,9 @@
 //! A head from outside through every door: recipe, checkpoint, export, session, evaluation; and models
 //! whose visuals differ in length.
 
+#[path = "../tpo-core/tests/weights/gguf_bytes.rs"]
+mod gguf_bytes;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -10,13 +13,15 @@ use serde_json::{Value, json};
 use tpo::core::cancel::CancelToken;
 use tpo::core::traits::LanguageModel;
 use tpo::core::truth::TruthTarget;
-use tpo::core::weights::{KeyRules, SaveOptions, save_module};
+use tpo::core::weights::{Checkpoint, KeyRules, SaveOptions, read_tensor, save_module};
 use tpo::data::synthetic::{RowsConfig, Split, WorldRows, WorldTask};
 use tpo::evaluation::{
     DataFile, ItemKind, Plan, PlanOptions, Route, RunOutcome, SessionAnswerer, run,
 };
 use tpo::export::{ExportOptions, export_model};
 use tpo::llm::LlmConfig;
+use tpo::llm::tokenizer::Tokenizer;
+use tpo::model::inspect::{LayoutChoice, inspect};
 use tpo::model::{ConnectorConfig, VisionConfig};
 use tpo::prelude::*;
 use tpo::train::Recipe;
@@ -365,8 +370,82 @@ fn a_base_without_the_head_learns_it_and_is_opened_again() {
     assert!((0.0..2.0).contains(&mean), "{mean}");
 }
 
-/// A language model of others, as docs/ADDING_A_HEAD.md takes SmolLM2: its directory has no heads, and
-/// its tokenizer none of their tokens.
+/// The Hugging Face directory of a model of the architecture `llama` as a GGUF file.
+fn as_gguf(dir: &Path, config: &LlmConfig, tokenizer: &Value) -> Vec<u8> {
+    let words = tokenizer["model"]["vocab"].as_object().unwrap();
+    let mut tokens = vec![String::new(); words.len()];
+    for (word, id) in words {
+        tokens[id.as_u64().unwrap() as usize] = word.clone();
+    }
+    // The first three are special.
+    let kinds: Vec<i32> = (0..tokens.len())
+        .map(|id| if id < 3 { 3 } else { 1 })
+        .collect();
+    let mut file = gguf_bytes::Gguf::default()
+        .text("general.architecture", "llama")
+        .f32(
+            "llama.attention.layer_norm_rms_epsilon",
+            config.rms_norm_eps as f32,
+        )
+        .f32("llama.rope.freq_base", config.rope_theta as f32)
+        .text("tokenizer.ggml.model", "gpt2")
+        .text("tokenizer.ggml.pre", "gpt-2")
+        .texts("tokenizer.ggml.tokens", &tokens)
+        .texts::<&str>("tokenizer.ggml.merges", &[])
+        .i32s("tokenizer.ggml.token_type", &kinds)
+        .flag("tokenizer.ggml.add_bos_token", true);
+    for (key, value) in [
+        ("llama.context_length", config.max_position_embeddings),
+        ("llama.embedding_length", config.hidden_size),
+        ("llama.feed_forward_length", config.intermediate_size),
+        ("llama.block_count", config.num_hidden_layers),
+        ("llama.attention.head_count", config.num_attention_heads),
+        ("llama.attention.head_count_kv", config.num_key_value_heads),
+        ("tokenizer.ggml.unknown_token_id", 0),
+        ("tokenizer.ggml.bos_token_id", 1),
+        ("tokenizer.ggml.eos_token_id", 2),
+    ] {
+        file = file.u32(key, value as u32);
+    }
+    for entry in Checkpoint::open(dir).unwrap().tensors() {
+        let mut name = entry.key.clone();
+        for (ours, theirs) in [
+            ("model.embed_tokens", "token_embd"),
+            ("model.norm", "output_norm"),
+            ("model.layers", "blk"),
+            ("input_layernorm", "attn_norm"),
+            ("post_attention_layernorm", "ffn_norm"),
+            ("self_attn.o_proj", "attn_output"),
+            ("self_attn.", "attn_"),
+            ("mlp.", "ffn_"),
+            ("_proj", ""),
+        ] {
+            name = name.replace(ours, theirs);
+        }
+        let data = read_tensor(entry).unwrap();
+        let row = data.as_bytes().len() / entry.shape[0];
+        let rows: Vec<&[u8]> = data.as_bytes().chunks_exact(row).collect();
+        // Llama's pairs of rotary positions lie side by side.
+        let half = config.head_dim / 2;
+        let paired = name.contains("attn_q") || name.contains("attn_k");
+        let from = |to: usize| {
+            let (head, at) = (to / (2 * half), to % (2 * half));
+            if paired {
+                head * 2 * half + at % 2 * half + at / 2
+            } else {
+                to
+            }
+        };
+        let bytes = (0..rows.len())
+            .flat_map(|to| rows[from(to)].to_vec())
+            .collect();
+        file = file.tensor(&name, &entry.shape, 0, bytes);
+    }
+    file.bytes()
+}
+
+/// A language model of others, as docs/ADDING_A_HEAD.md takes SmolLM2: its file has no heads, and its
+/// tokenizer none of their tokens. A GGUF file is the same model as a directory.
 #[test]
 fn a_language_model_of_others_learns_the_head_and_is_opened_again() {
     let (device, dir) = (device(), tempfile::tempdir().unwrap());
@@ -393,28 +472,42 @@ fn a_language_model_of_others_learns_the_head_and_is_opened_again() {
     std::fs::write(at("lm/tokenizer.json"), tokenizer.to_string()).unwrap();
     let ends = r#"{"bos_token":"<s>","eos_token":"</s>","unk_token":"<unk>"}"#;
     std::fs::write(at("lm/tokenizer_config.json"), ends).unwrap();
+    let gguf = as_gguf(&at("lm"), &config, &tokenizer);
+    std::fs::write(at("lm.gguf"), gguf).unwrap();
+    let held = inspect(&at("lm.gguf"), LayoutChoice::Auto).unwrap();
+    assert!(held.is_fine() && held.layout.is_some(), "{held}");
+    assert_eq!(held.dtypes["F32"], held.tensors);
+    assert!(held.notes[0].contains("tokenizer \"gpt2\""), "{held}");
 
-    let model = format!(
-        "preset = \"nano\"\nllm = \"{}\"\nlora = {{ rank = 2, alpha = 4.0 }}",
-        at("lm").display()
-    );
+    let model = |llm: &str| {
+        let llm = at(llm);
+        let llm = llm.display();
+        format!("preset = \"nano\"\nllm = \"{llm}\"\nlora = {{ rank = 2, alpha = 4.0 }}")
+    };
     let file = points(&at("data"));
     let data = format!(
         r#"{{ name = "points", annotations = "{}" }}"#,
         file.display()
     );
-    let recipe = recipe_of(&model, &data, OWN);
+    let directory = recipe_of(&model("lm"), &data, OWN);
+    let directory = recipe_model::<MyHeads>(&directory, &device).unwrap();
+    let recipe = recipe_of(&model("lm.gguf"), &data, OWN);
     let built = recipe_model::<MyHeads>(&recipe, &device).unwrap();
     // Two tokens for each of four heads, with rows.
     assert_eq!(built.model.llm.table_rows(), [259 + 8; 2]);
     assert!(built.tokenizer.token_to_id("<point_begin>").is_some());
-    let run = run_recipe::<MyHeads>(&recipe, &RunOptions::new(at("run"), &device)).unwrap();
-    let trained = run.model;
     let logits = |model: &Tpo<MyHeads>| {
         let ids = Tensor::<2, Int>::from_data([[5, 9, 259, 266]], &device);
         let hidden = model.llm.hidden(model.llm.embed(ids), None).unwrap();
         model.llm.logits(hidden).into_data()
     };
+    logits(&built.model).assert_eq(&logits(&directory.model), true);
+    for text in ["Where is it?", "<s> é\n<point_begin>"] {
+        let ids = |t: &Tokenizer| t.encode(text, t.default_options()).unwrap();
+        assert_eq!(ids(&built.tokenizer), ids(&directory.tokenizer));
+    }
+    let run = run_recipe::<MyHeads>(&recipe, &RunOptions::new(at("run"), &device)).unwrap();
+    let trained = run.model;
     let (model, options) = (trained.model.clone(), ExportOptions::default());
     export_model(
         model,

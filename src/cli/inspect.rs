@@ -9,7 +9,7 @@ use crate::model::inspect::{LayoutChoice, inspect, videochat_tpo_layout};
 
 use super::shared::{End, Outcome};
 
-/// Inspect a safetensors checkpoint.
+/// Inspect a safetensors checkpoint or a GGUF file.
 ///
 /// Reads the headers of all files (no tensor data), checks them against the lengths of the files
 /// and against the index, lists parts, parameters, data types and LoRA adapters, and compares
@@ -19,9 +19,11 @@ use super::shared::{End, Outcome};
 #[command(after_help = "Examples:
   tpo inspect VideoChat-TPO
   tpo inspect models/mine --json
+  tpo inspect mistral.Q4_K_M.gguf
   tpo inspect --write-sparse full-size        a checkpoint of full size without data")]
 pub(super) struct Args {
-    /// A directory with model.safetensors.index.json or model.safetensors, or a .safetensors file
+    /// A directory with model.safetensors.index.json or model.safetensors, a .safetensors file, or a
+    /// .gguf file
     checkpoint: PathBuf,
     /// What to compare the tensors with
     #[arg(long, value_enum, default_value_t = LayoutChoice::Auto)]

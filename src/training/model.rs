@@ -11,7 +11,8 @@ use tpo_core::token::{TaskTokens, TokenId};
 use tpo_core::weights::{DtypePolicy, module_params};
 use tpo_llm::tokenizer::{AddedToken, Tokenizer};
 use tpo_llm::{
-    HfOptions, LORA_TARGETS, LlmConfig, TokenPlan, VocabularyRows, from_hf_dir, vocabulary,
+    GgufModel, HfOptions, LORA_TARGETS, LlmConfig, TokenPlan, VocabularyRows, from_pretrained,
+    vocabulary,
 };
 use tpo_train::checkpoint::{SavedCheckpoint, files};
 use tpo_train::recipe::{ModelSpec, Recipe, SavedWeights};
@@ -187,11 +188,16 @@ fn base_problems(spec: &ModelSpec) -> Vec<String> {
         ("llm", &spec.llm),
     ];
     for (field, dir) in dirs {
-        if let Some(dir) = dir.as_ref().filter(|dir| !dir.is_dir()) {
+        // A language model may be a GGUF file.
+        let there = |path: &Path| path.is_dir() || (field == "llm" && path.is_file());
+        if let Some(dir) = dir.as_ref().filter(|dir| !there(dir)) {
             problems.push(format!(
-                "model.{field}: {} is not a directory; put the model's files there, or take a \
-                 preset ({})",
+                "model.{field}: {} is {}; put the model's files there, or take a preset ({})",
                 dir.display(),
+                match field {
+                    "llm" => "neither a directory nor a GGUF file",
+                    _ => "not a directory",
+                },
                 PRESETS.join(", ")
             ));
         }
@@ -220,6 +226,11 @@ type Files = Vec<(String, Vec<u8>)>;
 
 /// The base of a recipe: its sizes, its tokenizer and the tokenizer's files.
 fn base(spec: &ModelSpec) -> Result<(TpoConfig, Tokenizer, Files)> {
+    if let Some(file) = spec.llm.as_ref().filter(|path| path.is_file()) {
+        let model = GgufModel::open(file)?;
+        let config = TpoConfig::small(model.config().clone());
+        return Ok((config, model.tokenizer()?, model.tokenizer_files().to_vec()));
+    }
     if let Some(dir) = &spec.llm {
         let path = dir.join("config.json");
         let json = std::fs::read_to_string(&path).map_err(|e| Error::ModelDir {
@@ -307,7 +318,7 @@ pub fn recipe_model<H: HeadSet>(recipe: &Recipe, device: &Device) -> Result<Reci
                 dtype: Some(FloatDType::F32),
                 ..HfOptions::default()
             };
-            let lm = from_hf_dir(dir, device, options, None)?.lm;
+            let lm = from_pretrained(dir, device, options, None)?.lm;
             model.llm = match &config.llm.lora {
                 Some(lora) => lm.replace_lora(Some(lora.clone()))?,
                 None => lm,

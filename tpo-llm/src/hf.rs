@@ -1,4 +1,4 @@
-//! Loading a Hugging Face directory.
+//! Loading a Hugging Face directory, or a GGUF file in its place.
 
 use std::path::Path;
 
@@ -9,9 +9,10 @@ use tpo_core::weights::{Checkpoint, DtypePolicy, KeyRules, LoadOptions, LoadRepo
 use crate::config::LlmConfig;
 use crate::decoder::CausalLm;
 use crate::error::{LlmError, Result};
+use crate::gguf::GgufModel;
 use crate::tokenizer::Tokenizer;
 
-/// A language model as a Hugging Face directory holds it.
+/// A language model as a Hugging Face directory or a GGUF file holds it.
 #[derive(Debug)]
 pub struct HfModel {
     /// The model.
@@ -22,28 +23,35 @@ pub struct HfModel {
     pub report: LoadReport,
 }
 
-/// How the weights of a Hugging Face directory are held in memory.
+/// How the weights are held in memory.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct HfOptions {
-    /// Dtype they are cast to; `None` keeps the file's.
+    /// Dtype they are cast to; `None` keeps that of a directory's file, and of a GGUF file that of
+    /// the token embeddings (`f32` if these are quantised).
     pub dtype: Option<FloatDType>,
-    /// Quantises the linear layers of the blocks while they are read.
+    /// Quantises the linear layers of the blocks while they are read. What a GGUF file has in this
+    /// format is taken as it is.
     pub quantize: Option<QuantFormat>,
 }
 
-/// Loads `config.json`, safetensors (one file or sharded) and the tokenizer of a directory.
+/// Loads a language model with its tokenizer: `config.json`, safetensors (one file or sharded) and
+/// the tokenizer of a Hugging Face directory, or all of a GGUF file ([`GgufModel`]).
 ///
 /// `progress` is called with (bytes done, bytes in total).
 ///
 /// # Errors
 /// Any missing or malformed file; any weight that is missing, unexpected or of another shape.
-pub fn from_hf_dir(
-    dir: impl AsRef<Path>,
+pub fn from_pretrained(
+    path: impl AsRef<Path>,
     device: &Device,
     options: HfOptions,
     progress: Option<&dyn Fn(u64, u64)>,
 ) -> Result<HfModel> {
-    let dir = dir.as_ref();
+    let dir = path.as_ref();
+    // A file that is not there is missed under its own name.
+    if dir.is_file() || (!dir.is_dir() && dir.extension().is_some_and(|e| e == "gguf")) {
+        return GgufModel::open(dir)?.load(device, options, progress);
+    }
     let mut config = LlmConfig::from_hf_json(&read(&dir.join("config.json"))?)?;
     config.quantization = options.quantize;
     let mut rules = KeyRules::new().ignore(

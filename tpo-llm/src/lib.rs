@@ -5,6 +5,7 @@ pub mod config;
 pub mod decoder;
 pub mod error;
 pub mod generation;
+mod gguf;
 mod hf;
 #[cfg(feature = "hub")]
 pub mod hub;
@@ -16,7 +17,8 @@ pub mod vocabulary;
 pub use config::{LORA_TARGETS, LlmConfig};
 pub use decoder::{CausalLm, KvCache, VocabularyRows};
 pub use error::LlmError;
-pub use hf::{HfModel, HfOptions, from_hf_dir};
+pub use gguf::GgufModel;
+pub use hf::{HfModel, HfOptions, from_pretrained};
 pub use text_tower::{QueryTokenizer, TextTower, TextTowerConfig};
 pub use tpo_core::LoraConfig;
 pub use vocabulary::TokenPlan;

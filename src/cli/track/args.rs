@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::ValueEnum;
 use tpo_core::geometry::BoxXyxy;
 
-use crate::cli::shared::{DeviceArgs, Precision, Quantize};
+use crate::cli::shared::{DeviceArgs, Precision, QuantizeArg};
 
 /// Follow objects through a video with SAM 2.
 ///
@@ -72,7 +72,7 @@ pub struct Args {
     pub dtype: Precision,
     /// Quantise the linear layers of the language model of --ask while they are read
     #[arg(long, value_enum, default_value = "none", requires = "ask")]
-    pub quantize: Quantize,
+    pub quantize: QuantizeArg,
     /// Masks to write
     #[arg(long, default_value = "out/track.json")]
     pub out: PathBuf,

@@ -1,5 +1,6 @@
 //! Comparing a checkpoint with the layout it should have.
 
+mod gguf;
 mod layouts;
 mod parts;
 
@@ -85,14 +86,17 @@ impl Inspection {
     }
 }
 
-/// Reads the headers of the checkpoint at `path` and compares them with a layout.
+/// Reads the headers of the checkpoint at `path` and compares them with a layout; of a `.gguf` file
+/// its own.
 ///
 /// # Errors
 /// Whatever [`Checkpoint::open`] finds; differences from the layout are not errors but part of
 /// the result.
 pub fn inspect(path: &Path, choice: LayoutChoice) -> Result<Inspection> {
+    if path.extension().is_some_and(|e| e == "gguf") {
+        return gguf::inspect(path, choice);
+    }
     let checkpoint = Checkpoint::open(path)?;
-    let found = Manifest::of(&checkpoint);
     let mut notes = checkpoint.notes().to_vec();
     let layout = match choice {
         LayoutChoice::None => None,
@@ -109,20 +113,33 @@ pub fn inspect(path: &Path, choice: LayoutChoice) -> Result<Inspection> {
     } else {
         top_level_parts(&checkpoint)
     };
-    let parts = account(&found, &specs);
-    let found_differences = match &layout {
+    let found = match &layout {
         Some(layout) => compare_with(layout, &checkpoint),
         None => Refusal {
             checkpoint: path.to_path_buf(),
             ..Refusal::default()
         },
     };
+    let layout = layout.map(|l| l.name);
+    Ok(report(&checkpoint, &specs, layout, found, notes))
+}
+
+/// What `checkpoint` holds, by these parts.
+fn report(
+    checkpoint: &Checkpoint,
+    specs: &[PartSpec],
+    layout: Option<String>,
+    differences: Refusal,
+    notes: Vec<String>,
+) -> Inspection {
+    let found = Manifest::of(checkpoint);
+    let parts = account(&found, specs);
     let mut dtypes = BTreeMap::new();
-    for t in checkpoint.tensors() {
-        *dtypes.entry(format!("{:?}", t.dtype)).or_default() += 1;
+    for t in &found.tensors {
+        *dtypes.entry(t.type_name()).or_default() += 1;
     }
-    Ok(Inspection {
-        path: path.to_path_buf(),
+    Inspection {
+        path: checkpoint.path().to_path_buf(),
         files: checkpoint.files().map(file_name).collect(),
         tensors: checkpoint.len(),
         bytes: checkpoint.bytes(),
@@ -133,10 +150,10 @@ pub fn inspect(path: &Path, choice: LayoutChoice) -> Result<Inspection> {
             .flat_map(|l| l.broken.clone())
             .collect(),
         parts,
-        layout: layout.map(|l| l.name),
-        differences: found_differences,
+        layout,
+        differences,
         notes,
-    })
+    }
 }
 
 /// Names of adapters in both of PEFT's spellings mean the same.

@@ -129,7 +129,7 @@ fn summarise(name: &str, tensors: &[&ManifestTensor]) -> PartSummary {
             out.other_elements += t.elements();
         }
         out.bytes += t.bytes();
-        *out.dtypes.entry(format!("{:?}", t.dtype)).or_default() += 1;
+        *out.dtypes.entry(t.type_name()).or_default() += 1;
     }
     out
 }

@@ -43,6 +43,14 @@ impl Checkpoint {
         let path = path.as_ref();
         let meta = std::fs::metadata(path).map_err(WeightsError::io("opening", path))?;
         if !meta.is_dir() {
+            if path.extension() == Some(OsStr::new("gguf")) {
+                return Err(WeightsError::NotACheckpoint {
+                    path: path.to_path_buf(),
+                    why: "a GGUF file holds a language model alone: `tpo generate --model`, `tpo \
+                          inspect` and `model.llm` of a recipe take it"
+                        .into(),
+                });
+            }
             return if path.extension() == Some(OsStr::new("json")) {
                 Self::open_sharded(path, path)
             } else {
@@ -69,6 +77,17 @@ impl Checkpoint {
             path: path.to_path_buf(),
             why,
         })
+    }
+
+    /// What another header lists of the file at `path`.
+    pub(super) fn of_file(path: Arc<Path>, tensors: impl Iterator<Item = TensorEntry>) -> Self {
+        Self {
+            path: path.to_path_buf(),
+            files: vec![path],
+            tensors: tensors.map(|t| (t.key.clone(), t)).collect(),
+            metadata: BTreeMap::new(),
+            notes: Vec::new(),
+        }
     }
 
     fn open_single(path: &Path, file: &Path) -> Result<Self> {

@@ -49,6 +49,14 @@ pub enum WeightsError {
         /// What is wrong, with the tensor it is in.
         why: String,
     },
+    /// A GGUF file that cannot be read, or holds what is not supported.
+    #[error("{file}: {why}", file = file.display())]
+    Gguf {
+        /// The file.
+        file: PathBuf,
+        /// What was expected, what was found, and what to do.
+        why: String,
+    },
     /// The index of a sharded checkpoint cannot be read, or does not fit its shards.
     #[error("{index}: {why}", index = index.display())]
     Index {

@@ -11,7 +11,7 @@ use safetensors::Dtype;
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize as DeriveDeserialize, Serialize};
 
-use super::{Result, WeightsError};
+use super::{BlockType, Result, WeightsError};
 
 /// Largest header accepted, in bytes: the limit of the safetensors crate.
 pub(super) const MAX_HEADER_BYTES: u64 = 100_000_000;
@@ -24,9 +24,16 @@ const MAX_RANK: usize = 16;
 pub struct TensorEntry {
     /// Key in the checkpoint.
     pub key: String,
-    /// Data type in the file.
+    /// Data type in the file; of blocks the type that they are read as.
     pub dtype: Dtype,
-    /// Shape in the file.
+    /// The blocks it is stored as, in a GGUF file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub blocks: Option<BlockType>,
+    /// Heads whose rows are in the order of interleaved RoPE in the file; they are read in that of
+    /// rotate-half RoPE.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub interleaved_heads: Option<usize>,
+    /// Shape.
     pub shape: Vec<usize>,
     /// The file.
     #[serde(skip)]
@@ -219,6 +226,8 @@ fn check_entry(
     Ok(TensorEntry {
         key: key.to_string(),
         dtype,
+        blocks: None,
+        interleaved_heads: None,
         shape,
         file: file.clone(),
         offset: data_start

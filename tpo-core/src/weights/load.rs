@@ -369,11 +369,16 @@ fn near_entry(
 /// The format in which this parameter holds the tensor's elements, if it is a quantised weight and
 /// the tensor is not yet.
 fn quantised_as(entry: &TensorEntry, param: &ParamInfo) -> Option<QuantFormat> {
-    let ([rows, d_in], [lines, words]) = (entry.shape.as_slice(), param.shape.as_slice()) else {
+    (param.kind == ParamKind::Int && param.path.ends_with(".packed"))
+        .then(|| packed_format(entry, &param.shape))?
+}
+
+/// The format in which packed lines of this shape hold the elements of a float tensor.
+fn packed_format(entry: &TensorEntry, packed: &[usize]) -> Option<QuantFormat> {
+    let ([rows, d_in], [lines, words]) = (entry.shape.as_slice(), packed) else {
         return None;
     };
-    let floats = burn_dtype(entry.dtype)?.is_float();
-    (floats && rows == lines && param.kind == ParamKind::Int && param.path.ends_with(".packed"))
+    (burn_dtype(entry.dtype)?.is_float() && rows == lines)
         .then(|| QuantFormat::of(*d_in, *words))?
 }
 
@@ -413,11 +418,19 @@ struct Loader<'a> {
 impl Loader<'_> {
     /// The data of the parameter being visited in the wanted type, or `None` to leave it as it is.
     fn data(&mut self, want: impl Fn(DType) -> DType) -> Option<TensorData> {
+        self.data_by(|loader, entry| loader.read(entry, want))
+    }
+
+    /// The data of the parameter being visited as `read` reads it.
+    fn data_by(
+        &mut self,
+        read: impl FnOnce(&mut Self, &TensorEntry) -> Result<TensorData>,
+    ) -> Option<TensorData> {
         if self.error.is_some() {
             return None;
         }
         let entry = *self.by_path.get(self.stack.path().as_str())?;
-        match self.read(entry, want) {
+        match read(self, entry) {
             Ok(data) => {
                 self.done += entry.len;
                 if let Some(progress) = self.options.progress {
@@ -488,12 +501,19 @@ impl ModuleMapper for Loader<'_> {
             float if float.is_float() => DType::F32,
             _ => dtype,
         };
-        let Some(data) = self.data(want) else {
+        let shape = param.lazy_shape();
+        let data = self.data_by(|loader, entry| {
+            // Blocks of the same kind are taken as they are.
+            if let Some(format) = packed_format(entry, &shape)
+                && let Some(packed) = loader.reader.read_packed(entry, format)?
+            {
+                return Ok(packed);
+            }
+            let data = loader.read(entry, want)?;
+            Ok(quantised(&data, &shape).unwrap_or(data))
+        });
+        let Some(data) = data else {
             return param;
-        };
-        let data = match quantised(&data, &param.lazy_shape()) {
-            Some(packed) => packed,
-            None => data,
         };
         let dtype = data.dtype();
         let tensor = Tensor::from_data(data, (&device, dtype));

@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde::de::Deserialize;
 
 use super::write::bytes_of;
-use super::{Checkpoint, Result, WeightsError};
+use super::{BlockType, Checkpoint, Result, WeightsError};
 
 /// Most tensors one line of the compact form may stand for.
 const MAX_EXPANSION: usize = 100_000;
@@ -19,6 +19,9 @@ pub struct ManifestTensor {
     pub key: String,
     /// Data type.
     pub dtype: Dtype,
+    /// The blocks it is stored as, in a GGUF file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub blocks: Option<BlockType>,
     /// Shape.
     pub shape: Vec<usize>,
     /// Name of the file it is in, when the manifest says.
@@ -35,7 +38,18 @@ impl ManifestTensor {
 
     /// Number of bytes.
     pub fn bytes(&self) -> u64 {
-        bytes_of(self.dtype, &self.shape)
+        match self.blocks {
+            Some(blocks) => self.elements() / blocks.elements() as u64 * blocks.bytes() as u64,
+            None => bytes_of(self.dtype, &self.shape),
+        }
+    }
+
+    /// Name of the type it is stored as: `F32`, `Q4_K`.
+    pub fn type_name(&self) -> String {
+        match self.blocks {
+            Some(blocks) => blocks.name().to_string(),
+            None => format!("{:?}", self.dtype),
+        }
     }
 
     /// Whether the data type is a floating point type.
@@ -63,6 +77,7 @@ impl Manifest {
                 .map(|t| ManifestTensor {
                     key: t.key.clone(),
                     dtype: t.dtype,
+                    blocks: t.blocks,
                     shape: t.shape.clone(),
                     shard: Some(t.file_name()),
                     optional: false,
@@ -190,6 +205,7 @@ fn checked(
     Ok(ManifestTensor {
         key,
         dtype,
+        blocks: None,
         shape,
         shard,
         optional: false,

@@ -1,7 +1,8 @@
-//! Reading, strictly importing and writing model weights in the safetensors format.
+//! Reading, strictly importing and writing model weights in the safetensors format; reading GGUF.
 //!
 //! * [`Checkpoint`] reads the headers of a file or of a sharded directory and checks them; no
 //!   tensor data is touched.
+//! * [`GgufFile`] does the same for a GGUF file, whose tensors become a checkpoint.
 //! * [`KeyMap`] translates between checkpoint keys and paths in the module tree. [`KeyRules`] is
 //!   the table of one part, [`KeyTables`] composes parts into a model.
 //! * [`load_module`] copies a checkpoint into a module. It checks every name and shape first;
@@ -19,11 +20,12 @@
 //! panic.
 
 #[cfg(target_endian = "big")]
-compile_error!("safetensors files are little-endian and are read without swapping bytes");
+compile_error!("safetensors and GGUF files are little-endian and are read without swapping bytes");
 
 mod average;
 mod checkpoint;
 mod error;
+mod gguf;
 mod header;
 mod key_map;
 mod load;
@@ -42,6 +44,7 @@ pub use checkpoint::{Checkpoint, INDEX_FILE, SINGLE_FILE};
 pub use error::{
     MismatchedTensor, MissingTensor, NearTensor, Refusal, UnexpectedTensor, WeightsError,
 };
+pub use gguf::{BlockType, FromGguf, GgufFile, GgufValue};
 pub use header::{TensorEntry, file_name};
 pub use key_map::{KeyMap, KeyRules, KeyTables, KeyTarget, check_round_trip};
 pub use load::{

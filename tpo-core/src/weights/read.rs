@@ -10,6 +10,7 @@ use safetensors::Dtype;
 
 use super::header::TensorEntry;
 use super::{Result, WeightsError};
+use crate::ops::QuantFormat;
 
 /// The format's data types that Burn has, with Burn's.
 const DTYPES: [(Dtype, DType); 13] = [
@@ -60,11 +61,41 @@ pub(crate) struct TensorReader {
 }
 
 impl TensorReader {
-    /// The data of one tensor, in the file's data type.
+    /// The data of one tensor, in the file's data type; blocks as `f32`.
     pub(crate) fn read(&mut self, entry: &TensorEntry) -> Result<TensorData> {
         let fail = |why: String| entry.fault(why);
         let dtype = burn_dtype(entry.dtype)
             .ok_or_else(|| fail(format!("Burn has no data type for {:?}", entry.dtype)))?;
+        let bytes = self.bytes(entry)?;
+        if let Some(blocks) = entry.blocks {
+            return Ok(TensorData::new(blocks.decode(&bytes), entry.shape.clone()));
+        }
+        TensorData::try_from_bytes(Bytes::from_bytes_vec(bytes), entry.shape.clone(), dtype)
+            .map_err(|e| fail(e.to_string()))
+    }
+
+    /// The packed lines `[rows, words]` of a tensor of blocks that `format` has too.
+    pub(crate) fn read_packed(
+        &mut self,
+        entry: &TensorEntry,
+        format: QuantFormat,
+    ) -> Result<Option<TensorData>> {
+        let ([rows, d_in], Some(blocks)) = (entry.shape.as_slice(), entry.blocks) else {
+            return Ok(None);
+        };
+        if blocks.packed() != Some(format) {
+            return Ok(None);
+        }
+        let packed = blocks.pack(&self.bytes(entry)?, *d_in);
+        Ok(packed.map(|packed| {
+            let words = packed.len() / rows.max(&1);
+            TensorData::new(packed, [*rows, words])
+        }))
+    }
+
+    /// The bytes of one tensor, its rows in our order.
+    fn bytes(&mut self, entry: &TensorEntry) -> Result<Vec<u8>> {
+        let fail = |why: String| entry.fault(why);
         let len = usize::try_from(entry.len)
             .map_err(|_| fail("it is larger than the address space".into()))?;
         let mut bytes = Vec::new();
@@ -81,8 +112,14 @@ impl TensorReader {
                 bytes.len()
             )));
         }
-        TensorData::try_from_bytes(Bytes::from_bytes_vec(bytes), entry.shape.clone(), dtype)
-            .map_err(|e| fail(e.to_string()))
+        match entry.interleaved_heads {
+            Some(heads) => rotate_half_rows(&bytes, entry.shape[0], heads).ok_or_else(|| {
+                fail(format!(
+                    "its rows are not those of {heads} heads of even width"
+                ))
+            }),
+            None => Ok(bytes),
+        }
     }
 
     fn file(&mut self, entry: &TensorEntry) -> Result<&mut File> {
@@ -96,4 +133,25 @@ impl TensorReader {
         };
         Ok(&mut self.open.insert(open).1)
     }
+}
+
+/// Rows of heads whose pairs lie side by side, as interleaved RoPE has them, with the first of all
+/// pairs of a head in front of the second. `None` where the rows are no heads of even width.
+fn rotate_half_rows(bytes: &[u8], rows: usize, heads: usize) -> Option<Vec<u8>> {
+    let half = rows
+        .checked_div(heads.checked_mul(2)?)
+        .filter(|half| *half > 0)?;
+    let row = bytes.len() / rows;
+    if half * 2 * heads != rows || row * rows != bytes.len() {
+        return None;
+    }
+    let mut sorted = Vec::with_capacity(bytes.len());
+    for head in bytes.chunks_exact(2 * half * row) {
+        for of_pair in [0, 1] {
+            for pair in head.chunks_exact(2 * row) {
+                sorted.extend_from_slice(&pair[of_pair * row..][..row]);
+            }
+        }
+    }
+    Some(sorted)
 }

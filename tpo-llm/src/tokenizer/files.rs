@@ -1,7 +1,7 @@
 //! The small JSON files beside a tokenizer.
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -9,6 +9,9 @@ use serde::de::DeserializeOwned;
 use super::added::AddedToken;
 use super::guard::read_file;
 use crate::error::{LlmError, Result};
+
+/// Names of special tokens, switches, the chat template.
+const CONFIG: &str = "tokenizer_config.json";
 
 /// `"<s>"`, or an object with a `content`.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -104,16 +107,58 @@ pub(super) struct DirectoryFiles {
     pub template: Option<String>,
 }
 
+/// Files by name: of a directory, or at hand.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum FilesOf<'a> {
+    Dir(&'a Path),
+    /// With where they come from, for messages.
+    Named(&'a [(String, Vec<u8>)], &'a Path),
+}
+
+impl FilesOf<'_> {
+    /// What to call a file in messages.
+    pub fn path(&self, name: &str) -> PathBuf {
+        match self {
+            Self::Dir(dir) | Self::Named(_, dir) => dir.join(name),
+        }
+    }
+
+    /// The bytes of a file, or `None` when there is none.
+    pub fn bytes(&self, name: &str) -> Result<Option<Vec<u8>>> {
+        match self {
+            Self::Dir(dir) => {
+                let path = dir.join(name);
+                path.is_file().then(|| read_file(&path)).transpose()
+            }
+            Self::Named(files, _) => {
+                let found = files.iter().find(|(known, _)| known == name);
+                Ok(found.map(|(_, bytes)| bytes.clone()))
+            }
+        }
+    }
+
+    fn json<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>> {
+        let Some(bytes) = self.bytes(name)? else {
+            return Ok(None);
+        };
+        serde_json::from_slice(&bytes)
+            .map(Some)
+            .map_err(|e| LlmError::TokenizerFile {
+                path: self.path(name),
+                problem: e.to_string(),
+            })
+    }
+}
+
 impl DirectoryFiles {
     /// Reads `tokenizer_config.json`, `special_tokens_map.json`, `added_tokens.json`,
     /// `generation_config.json` and `chat_template.jinja` / `.json`, each if it is there.
-    pub fn read(dir: &Path) -> Result<Self> {
-        let config: ConfigFile = read_json(&dir.join("tokenizer_config.json"))?.unwrap_or_default();
-        let map: Names = read_json(&dir.join("special_tokens_map.json"))?.unwrap_or_default();
+    pub fn read(files: FilesOf<'_>) -> Result<Self> {
+        let config: ConfigFile = files.json(CONFIG)?.unwrap_or_default();
+        let map: Names = files.json("special_tokens_map.json")?.unwrap_or_default();
         let plain_added: HashMap<String, u32> =
-            read_json(&dir.join("added_tokens.json"))?.unwrap_or_default();
-        let generation: GenerationFile =
-            read_json(&dir.join("generation_config.json"))?.unwrap_or_default();
+            files.json("added_tokens.json")?.unwrap_or_default();
+        let generation: GenerationFile = files.json("generation_config.json")?.unwrap_or_default();
 
         // transformers: the map wins unless the config lists its added tokens itself.
         let names = if config.added_tokens_decoder.is_some() {
@@ -148,7 +193,7 @@ impl DirectoryFiles {
             Some(entries) => {
                 for (id, entry) in entries {
                     let id = id.parse().map_err(|_| LlmError::TokenizerFile {
-                        path: dir.join("tokenizer_config.json"),
+                        path: files.path(CONFIG),
                         problem: format!("`{id}` in added_tokens_decoder is not an id"),
                     })?;
                     out.added.push((id, entry));
@@ -176,7 +221,7 @@ impl DirectoryFiles {
             }
         }
         out.added.sort_by_key(|(id, _)| *id);
-        out.template = read_template(dir, config.chat_template)?;
+        out.template = read_template(files, config.chat_template)?;
         Ok(out)
     }
 }
@@ -194,16 +239,16 @@ fn merge(first: Names, second: Names) -> Names {
 }
 
 /// Template files win over the field of `tokenizer_config.json`, as in transformers.
-fn read_template(dir: &Path, field: Option<TemplateField>) -> Result<Option<String>> {
-    let jinja = dir.join("chat_template.jinja");
-    if jinja.is_file() {
-        let text = String::from_utf8(read_file(&jinja)?).map_err(|_| LlmError::TokenizerFile {
-            path: jinja,
+fn read_template(files: FilesOf<'_>, field: Option<TemplateField>) -> Result<Option<String>> {
+    const JINJA: &str = "chat_template.jinja";
+    if let Some(bytes) = files.bytes(JINJA)? {
+        let text = String::from_utf8(bytes).map_err(|_| LlmError::TokenizerFile {
+            path: files.path(JINJA),
             problem: "not UTF-8 text".into(),
         })?;
         return Ok(Some(text));
     }
-    let file: Option<TemplateFile> = read_json(&dir.join("chat_template.json"))?;
+    let file: Option<TemplateFile> = files.json("chat_template.json")?;
     Ok(match file.and_then(|f| f.chat_template).or(field) {
         Some(TemplateField::One(text)) => Some(text),
         Some(TemplateField::Many(mut list)) => {
@@ -213,18 +258,4 @@ fn read_template(dir: &Path, field: Option<TemplateField>) -> Result<Option<Stri
         }
         None => None,
     })
-}
-
-/// A JSON file, or `None` when it does not exist.
-fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
-    if !path.is_file() {
-        return Ok(None);
-    }
-    let bytes = read_file(path)?;
-    serde_json::from_slice(&bytes)
-        .map(Some)
-        .map_err(|e| LlmError::TokenizerFile {
-            path: path.to_path_buf(),
-            problem: e.to_string(),
-        })
 }

@@ -2,13 +2,15 @@
 
 use std::path::Path;
 
-use super::files::DirectoryFiles;
+use super::files::{DirectoryFiles, FilesOf};
 use super::sentencepiece::SentencePiece;
 use super::tokenizer_json::TokenizerJson;
 use super::{Backend, EncodeOptions, SentencePieceOptions, Tokenizer, guard};
 use crate::chat_template::ChatTemplate;
 use crate::error::{LlmError, Result};
 
+/// Hugging Face's form.
+const JSON: &str = "tokenizer.json";
 /// A sentencepiece model in a directory.
 const MODEL: &str = "tokenizer.model";
 
@@ -23,10 +25,7 @@ impl Tokenizer {
     /// [`LlmError::Io`], [`LlmError::ChatTemplate`] for a template that does not compile.
     pub fn from_dir(dir: impl AsRef<Path>) -> Result<Self> {
         let dir = dir.as_ref();
-        let path = dir.join("tokenizer.json");
-        if path.is_file() {
-            let mut this = Self::from_json_at(&guard::read_file(&path)?, &path)?;
-            this.apply(DirectoryFiles::read(dir)?, &path)?;
+        if let Some(this) = Self::from_json_of(FilesOf::Dir(dir))? {
             return Ok(this);
         }
         if dir.join(MODEL).is_file() {
@@ -34,8 +33,33 @@ impl Tokenizer {
         }
         Err(LlmError::TokenizerFile {
             path: dir.to_path_buf(),
-            problem: format!("the directory holds neither tokenizer.json nor {MODEL}"),
+            problem: format!("the directory holds neither {JSON} nor {MODEL}"),
         })
+    }
+
+    /// [`Self::from_dir`] of files at hand (name, bytes), with a `tokenizer.json` among them; `origin`
+    /// is for messages.
+    ///
+    /// # Errors
+    /// As [`Self::from_dir`].
+    pub fn from_files(files: &[(String, Vec<u8>)], origin: impl AsRef<Path>) -> Result<Self> {
+        let origin = origin.as_ref();
+        let this = Self::from_json_of(FilesOf::Named(files, origin))?;
+        this.ok_or_else(|| LlmError::TokenizerFile {
+            path: origin.to_path_buf(),
+            problem: format!("there is no {JSON} among the files"),
+        })
+    }
+
+    /// The tokenizer of a `tokenizer.json` and the files beside it, if there is one.
+    fn from_json_of(files: FilesOf<'_>) -> Result<Option<Self>> {
+        let Some(bytes) = files.bytes(JSON)? else {
+            return Ok(None);
+        };
+        let path = files.path(JSON);
+        let mut this = Self::from_json_at(&bytes, &path)?;
+        this.apply(DirectoryFiles::read(files)?, &path)?;
+        Ok(Some(this))
     }
 
     /// [`Self::from_dir`] by `tokenizer.model`, whatever else there is: the way to read
@@ -46,7 +70,7 @@ impl Tokenizer {
     pub fn from_sentencepiece_dir(dir: impl AsRef<Path>) -> Result<Self> {
         let dir = dir.as_ref();
         let path = dir.join(MODEL);
-        let files = DirectoryFiles::read(dir)?;
+        let files = DirectoryFiles::read(FilesOf::Dir(dir))?;
         let options = SentencePieceOptions {
             legacy: files.legacy.unwrap_or(true),
         };

@@ -126,7 +126,7 @@ pub struct ModelSpec {
         deserialize_with = "crate::before::patterns"
     )]
     pub fresh: Vec<String>,
-    /// A Hugging Face directory whose language model and tokenizer take the place of those of a
+    /// A Hugging Face directory or a GGUF file whose language model and tokenizer take the place of those of a
     /// small preset; heads and their tokens are new then.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub llm: Option<PathBuf>,
