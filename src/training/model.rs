@@ -18,6 +18,7 @@ use tpo_train::recipe::{ModelSpec, Recipe, SavedWeights};
 use tpo_train::run_directory::{find_checkpoint, materialise};
 use tpo_train::{PathPattern, TrainError};
 
+use super::data::token_problems;
 use crate::error::{Error, Result};
 use crate::model::{
     BuiltInHeads, CONFIG_FILE, Tpo, TpoConfig, byte_tokenizer, byte_tokenizer_files, load_model,
@@ -26,6 +27,11 @@ use crate::model::{
 
 /// Names a recipe may give as `model.preset`.
 pub const PRESETS: [&str; 3] = ["videochat-tpo", "mini", "nano"];
+
+/// Why the published sizes do not train.
+const SIZES_ALONE: &str = "model.preset: `videochat-tpo` has the published sizes and no tokenizer of its own, \
+    which does for `--explain`; to train, name the directory that `tpo assemble` writes: \
+    model.directory = \"models/videochat2\"";
 
 /// A model that a recipe names.
 #[derive(Debug)]
@@ -129,6 +135,22 @@ impl NamedModel {
         Ok(named)
     }
 
+    /// Checks that the tokenizer gives the task tokens the ids that the model has: else no placeholder
+    /// is found, no head is called and only the loss of the language model learns.
+    ///
+    /// # Errors
+    /// [`Error::Train`] with every token, and what to name as the model instead.
+    pub(crate) fn check_tokens(&self, spec: &ModelSpec) -> Result<()> {
+        let mut problems = token_problems(&self.config, &self.tokenizer);
+        if !problems.is_empty() && spec.preset.as_deref() == Some("videochat-tpo") {
+            problems.insert(0, SIZES_ALONE.into());
+        }
+        if problems.is_empty() {
+            return Ok(());
+        }
+        Err(invalid(problems))
+    }
+
     /// Registers the heads that the base has no tokens of.
     fn add_tokens(&mut self, specs: &[HeadSpec]) -> Result<()> {
         let new: Vec<&HeadSpec> = specs
@@ -189,8 +211,9 @@ fn base_problems(spec: &ModelSpec) -> Vec<String> {
     for (field, dir) in dirs {
         if let Some(dir) = dir.as_ref().filter(|dir| !dir.is_dir()) {
             problems.push(format!(
-                "model.{field}: {} is not a directory; put the model's files there, or take a \
-                 preset ({})",
+                "model.{field}: {} is not a directory; put the model's files there (`tpo assemble` makes \
+                 one of published files), or take a preset ({}), of which model.preset=videochat-tpo has \
+                 the published sizes for --explain",
                 dir.display(),
                 PRESETS.join(", ")
             ));
@@ -283,6 +306,7 @@ fn invalid(problems: Vec<String>) -> Error {
 pub fn recipe_model<H: HeadSet>(recipe: &Recipe, device: &Device) -> Result<RecipeModel<H>> {
     let spec = &recipe.model;
     let named = NamedModel::new::<H>(spec)?;
+    named.check_tokens(spec)?;
     let config = named.config;
     // For what the files lack, and for everything when there are none.
     device.seed(recipe.seed);

@@ -1,13 +1,16 @@
 //! Layouts of known checkpoints.
 
+use std::collections::HashSet;
 use std::path::Path;
 
 use burn::tensor::Device;
 use serde_json::Value;
 use tpo_core::weights::{
-    Dtype, Manifest, ManifestTensor, Result, WeightsError, module_params, parse_dtype,
+    Dtype, KeyMap, Manifest, ManifestTensor, Result, WeightsError, module_params, parse_dtype,
 };
 use tpo_llm::LlmConfig;
+
+use crate::model::{BuiltInHeads, published_config};
 
 /// Every tensor of the published VideoChat-TPO checkpoint: 2 594 tensors of 16 202 736 564 bytes
 /// in four shards, all bfloat16 except one int64 buffer.
@@ -90,6 +93,52 @@ pub fn hugging_face_llm_layout(path: &Path) -> Result<Option<Manifest>> {
             .map(|(key, shape, optional)| ManifestTensor {
                 key,
                 dtype: dtype.unwrap_or(Dtype::BF16),
+                shape,
+                shard: None,
+                optional,
+            })
+            .collect(),
+    }))
+}
+
+/// The tensors that a model in the published form has according to its `config.json`, of whatever sizes.
+/// `None` when `dir` has no such file.
+///
+/// # Errors
+/// [`WeightsError::Manifest`] when the file asks for a model that this library does not build.
+pub fn published_form_layout(dir: &Path) -> Result<Option<Manifest>> {
+    let place = dir.join("config.json").display().to_string();
+    let wrong = |e: crate::Error| WeightsError::Manifest {
+        place: place.clone(),
+        why: e.to_string(),
+    };
+    let Some(config) = published_config(dir).map_err(wrong)? else {
+        return Ok(None);
+    };
+    let model = config
+        .init::<BuiltInHeads>(&Device::flex())
+        .map_err(wrong)?;
+    let keys = config.keys::<BuiltInHeads>().map_err(wrong)?;
+    let params = module_params(&model);
+    let paths: HashSet<&str> = params.iter().map(|p| p.path.as_str()).collect();
+    let has = |path: &str| paths.contains(path);
+    let named = params.iter().filter_map(|p| {
+        let key = keys.checkpoint_key(&p.path, &has)?;
+        Some((key, Dtype::BF16, p.shape.clone(), false))
+    });
+    let positions = "qformer.bert.embeddings.position_ids".to_string();
+    let longest = config
+        .connector
+        .qformer()
+        .map(|c| c.qformer.max_position_embeddings);
+    let buffer = longest.map(|rows| (positions, Dtype::I64, vec![1, rows], true));
+    Ok(Some(Manifest {
+        name: format!("videochat-tpo of {place}"),
+        tensors: named
+            .chain(buffer)
+            .map(|(key, dtype, shape, optional)| ManifestTensor {
+                key,
+                dtype,
                 shape,
                 shard: None,
                 optional,

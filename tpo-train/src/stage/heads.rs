@@ -43,8 +43,8 @@ impl Stage {
     /// be asked before the first step. `groups` are the stage's, resolved; `calls` are the tasks that
     /// the rows of its data call.
     ///
-    /// One problem for every group and head that none of the rows calls or whose loss weighs nothing;
-    /// empty when there is none. The task token of a head without a weight learns from the language
+    /// One problem for every group and head that none of the rows calls or whose loss weighs nothing, and
+    /// for every head that the losses name and none of the rows calls; empty when there is none. The task token of a head without a weight learns from the language
     /// model's loss alone.
     pub fn uncalled_heads(&self, groups: &ResolvedGroups, calls: &BTreeSet<String>) -> Vec<String> {
         let mut all: Vec<&str> = calls.iter().map(String::as_str).collect();
@@ -75,6 +75,19 @@ impl Stage {
                 )
             }));
         }
+        let learning = learning_heads(groups);
+        let weighed = self.loss.heads.iter().filter(|(_, w)| w.weight != 0.0);
+        let weighed =
+            weighed.filter(|(head, _)| !calls.contains(*head) && !learning.contains(*head));
+        problems.extend(weighed.map(|(head, _)| {
+            format!(
+                "stage `{}`: loss.heads.{head} weighs the loss of a head that none of its rows calls \
+                 (heads that they call: {}); add rows with an annotation of task `{head}`, or leave it \
+                 out of the loss",
+                self.name,
+                all.join(", ")
+            )
+        }));
         problems
     }
 }
@@ -168,6 +181,15 @@ mod tests {
         );
         calls.extend(["point".to_string(), "temporal".into()]);
         assert!(stage.uncalled_heads(&groups(), &calls).is_empty());
+        // A head that the losses name and no group.
+        let weight = HeadLossWeights::default();
+        stage.loss.heads.insert("depth".into(), weight);
+        let found = stage.uncalled_heads(&groups(), &calls);
+        assert_eq!(found.len(), 1, "{found:?}");
+        let says =
+            "stage `point-heads`: loss.heads.depth weighs the loss of a head that none of its rows";
+        assert!(found[0].starts_with(says), "{found:?}");
+        stage.loss.heads.clear();
         // Heads that weigh nothing; their tokens learn from the language model's loss.
         stage.loss.other_heads = 0.0;
         let found = stage.uncalled_heads(&groups(), &calls);
