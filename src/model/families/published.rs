@@ -115,17 +115,8 @@ pub(crate) fn is_published(config: &Value) -> bool {
 /// Every value that asks for another model than this library builds, sizes that are missing or not those
 /// of the weights, tensors that are not there.
 pub(crate) fn published(json: &Value, weights: &Checkpoint) -> Result<TpoConfig, String> {
-    for (at, read, of_no_account) in KNOWN {
-        let keys = json.pointer(at).and_then(Value::as_object);
-        for key in keys.into_iter().flat_map(|table| table.keys()) {
-            if !read.contains(&key.as_str()) && !of_no_account.contains(&key.as_str()) {
-                let place = format!("{at}/{key}").replace('/', ".");
-                let place = place.trim_start_matches('.');
-                tracing::warn!(
-                    "config.json: `{place}` is not known to this version and changes nothing"
-                );
-            }
-        }
+    for key in unknown_keys(json) {
+        tracing::warn!("config.json: `{key}` is not known to this version and changes nothing");
     }
     let parts = &json["model_config"];
     let (bridge, llm, vision) = (&parts["bridge"], &parts["llm"], &parts["vision_encoder"]);
@@ -191,6 +182,23 @@ pub(crate) fn published(json: &Value, weights: &Checkpoint) -> Result<TpoConfig,
     config.vision = VisionConfig::Umt(umt);
     config.llm = lm;
     Ok(config)
+}
+
+/// Keys that this version does not know, with their places.
+fn unknown_keys(json: &Value) -> Vec<String> {
+    let mut unknown = Vec::new();
+    for (at, read, of_no_account) in KNOWN {
+        let keys = json.pointer(at).and_then(Value::as_object);
+        let keys = keys.into_iter().flat_map(|table| table.keys());
+        let keys =
+            keys.filter(|k| !read.contains(&k.as_str()) && !of_no_account.contains(&k.as_str()));
+        let place = at.trim_start_matches('/').replace('/', ".");
+        unknown.extend(keys.map(|key| match place.as_str() {
+            "" => key.clone(),
+            place => format!("{place}.{key}"),
+        }));
+    }
+    unknown
 }
 
 /// Sizes that stand in the weights.
@@ -347,5 +355,27 @@ impl Shapes<'_> {
                  {width} (Hiera-L, of the published model: 48 of width 144)"
             )
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_that_are_not_known_are_named_with_their_places() {
+        let known = json!({
+            "architectures": ["MultiModalLLM_PT"], "hidden_size": 8,
+            "model_config": {"llm": {"name": "mistral_7b"}, "loss": {}, "pretrained_paths": {}}
+        });
+        assert!(unknown_keys(&known).is_empty());
+        let other = json!({
+            "use_clip": true,
+            "model_config": {"llm": {"window": 8}, "audio": {}}
+        });
+        assert_eq!(
+            unknown_keys(&other),
+            ["use_clip", "model_config.audio", "model_config.llm.window"]
+        );
     }
 }
