@@ -873,10 +873,10 @@ fn ids_that_the_tokenizer_does_not_have_are_refused_before_anything_is_drawn() {
         let tpo::Error::Train(TrainError::InvalidRecipe { problems, .. }) = &error else {
             panic!("{error}");
         };
-        assert_eq!(problems.len(), 8, "{problems:#?}");
-        assert!(problems[0].contains("tpo assemble"), "{problems:?}");
-        let says = "`<box_begin>` has id 32000 in the registry and 259 in the tokenizer";
-        assert!(problems.iter().any(|p| p.contains(says)), "{problems:?}");
+        assert_eq!(problems.len(), 1, "{problems:#?}");
+        for says in ["tpo assemble", "32000 to 32006", "259 to 265"] {
+            assert!(problems[0].contains(says), "{problems:?}");
+        }
     }
     assert!(!options.dir.exists());
     // Sizes can be explained all the same.

@@ -14,8 +14,7 @@ use crate::model::read_config;
 /// Mistral, UMT, the Q-Former and SAM 2 become one directory with the names and shapes of the published
 /// VideoChat-TPO, the seven task tokens (ids 32000 to 32006, their rows the mean of the words') and heads
 /// that are yet to be trained. Every tensor of every part must be there in its size; what is not taken of
-/// a file is said. Tensors go from file to file one at a time, so that it takes about 2 GB of memory and
-/// 17 GB of disk.
+/// a file is said. Tensors go from file to file one at a time: 2.6 GB of memory, 16.2 GB of disk, a minute.
 #[derive(clap::Args)]
 #[command(after_help = HELP)]
 pub(super) struct Args {

@@ -270,6 +270,11 @@ fn row_problems<H: HeadSet>(
 ) -> Vec<String> {
     match open_feed::<H>(purpose, at, stage, data, 0, context, 0) {
         Ok((feed, learning)) => {
+            let heard = calls(&feed);
+            let told = learning
+                .iter()
+                .flat_map(|groups| stage.unheard_losses(groups, &heard));
+            told.for_each(|unheard| tracing::warn!("{unheard}"));
             feed_problems(at, stage, data, &feed, learning.as_ref(), context, readers)
         }
         Err(TrainError::InvalidRecipe { problems, .. }) => problems,

@@ -29,9 +29,10 @@ use crate::model::{
 pub const PRESETS: [&str; 3] = ["videochat-tpo", "mini", "nano"];
 
 /// Why the published sizes do not train.
-const SIZES_ALONE: &str = "model.preset: `videochat-tpo` has the published sizes and no tokenizer of its own, \
-    which does for `--explain`; to train, name the directory that `tpo assemble` writes: \
-    model.directory = \"models/videochat2\"";
+const SIZES_ALONE: &str = "model.preset: `videochat-tpo` has the published sizes for `--explain`, with \
+    task tokens 32000 to 32006, and the byte tokenizer, in which they are 259 to 265: no answer would \
+    call a head; to train, name the directory that `tpo assemble` writes: model.directory = \
+    \"models/videochat2\"";
 
 /// A model that a recipe names.
 #[derive(Debug)]
@@ -141,12 +142,12 @@ impl NamedModel {
     /// # Errors
     /// [`Error::Train`] with every token, and what to name as the model instead.
     pub(crate) fn check_tokens(&self, spec: &ModelSpec) -> Result<()> {
-        let mut problems = token_problems(&self.config, &self.tokenizer);
-        if !problems.is_empty() && spec.preset.as_deref() == Some("videochat-tpo") {
-            problems.insert(0, SIZES_ALONE.into());
-        }
+        let problems = token_problems(&self.config, &self.tokenizer);
         if problems.is_empty() {
             return Ok(());
+        }
+        if spec.preset.as_deref() == Some("videochat-tpo") {
+            return Err(invalid(vec![SIZES_ALONE.into()]));
         }
         Err(invalid(problems))
     }

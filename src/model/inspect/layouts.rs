@@ -12,16 +12,21 @@ use tpo_llm::LlmConfig;
 
 use crate::model::{BuiltInHeads, published_config};
 
+/// The numbers of positions, 0 to 511, which PyTorch stores and nothing reads.
+const POSITIONS: &str = "qformer.bert.embeddings.position_ids";
+
 /// Every tensor of the published VideoChat-TPO checkpoint: 2 594 tensors of 16 202 736 564 bytes
-/// in four shards, all bfloat16 except one int64 buffer.
+/// in four shards, all bfloat16 except one int64 buffer, a constant that a checkpoint may lack.
 ///
 /// # Errors
 /// None in practice; the list is part of the crate.
 pub fn videochat_tpo_layout() -> Result<Manifest> {
-    Manifest::from_compact(
-        "videochat-tpo",
-        include_str!("../families/videochat_tpo.txt"),
-    )
+    let text = include_str!("../families/videochat_tpo.txt");
+    let mut layout = Manifest::from_compact("videochat-tpo", text)?;
+    for tensor in layout.tensors.iter_mut().filter(|t| t.key == POSITIONS) {
+        tensor.optional = true;
+    }
+    Ok(layout)
 }
 
 /// Every tensor of InternVideo2-CLIP-1B after its three published files are merged: 538 of the
@@ -126,12 +131,11 @@ pub fn published_form_layout(dir: &Path) -> Result<Option<Manifest>> {
         let key = keys.checkpoint_key(&p.path, &has)?;
         Some((key, Dtype::BF16, p.shape.clone(), false))
     });
-    let positions = "qformer.bert.embeddings.position_ids".to_string();
     let longest = config
         .connector
         .qformer()
         .map(|c| c.qformer.max_position_embeddings);
-    let buffer = longest.map(|rows| (positions, Dtype::I64, vec![1, rows], true));
+    let buffer = longest.map(|rows| (POSITIONS.to_string(), Dtype::I64, vec![1, rows], true));
     Ok(Some(Manifest {
         name: format!("videochat-tpo of {place}"),
         tensors: named

@@ -43,8 +43,8 @@ impl Stage {
     /// be asked before the first step. `groups` are the stage's, resolved; `calls` are the tasks that
     /// the rows of its data call.
     ///
-    /// One problem for every group and head that none of the rows calls or whose loss weighs nothing, and
-    /// for every head that the losses name and none of the rows calls; empty when there is none. The task token of a head without a weight learns from the language
+    /// One problem for every group and head that none of the rows calls or whose loss weighs nothing;
+    /// empty when there is none. The task token of a head without a weight learns from the language
     /// model's loss alone.
     pub fn uncalled_heads(&self, groups: &ResolvedGroups, calls: &BTreeSet<String>) -> Vec<String> {
         let mut all: Vec<&str> = calls.iter().map(String::as_str).collect();
@@ -75,20 +75,24 @@ impl Stage {
                 )
             }));
         }
+        problems
+    }
+
+    /// What to say of heads whose loss the stage names though none of its rows calls them and no group
+    /// lets them learn: the weight is without effect. Arguments as [`Stage::uncalled_heads`].
+    pub fn unheard_losses(&self, groups: &ResolvedGroups, calls: &BTreeSet<String>) -> Vec<String> {
         let learning = learning_heads(groups);
         let weighed = self.loss.heads.iter().filter(|(_, w)| w.weight != 0.0);
-        let weighed =
+        let unheard =
             weighed.filter(|(head, _)| !calls.contains(*head) && !learning.contains(*head));
-        problems.extend(weighed.map(|(head, _)| {
+        let say = |(head, _)| {
             format!(
-                "stage `{}`: loss.heads.{head} weighs the loss of a head that none of its rows calls \
-                 (heads that they call: {}); add rows with an annotation of task `{head}`, or leave it \
-                 out of the loss",
-                self.name,
-                all.join(", ")
+                "stage `{}`: loss.heads.{head} weighs the loss of a head that none of its rows calls; add \
+                 rows with an annotation of task `{head}`, or leave it out of the loss",
+                self.name
             )
-        }));
-        problems
+        };
+        unheard.map(say).collect()
     }
 }
 
