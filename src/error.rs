@@ -33,6 +33,21 @@ pub enum Error {
         /// What is wrong and what to do.
         why: String,
     },
+    /// A file that does not hold the part of a model it was given for. Nothing was written.
+    #[error("{part} ({flag} {}): {source}{holds}", file.display())]
+    Part {
+        /// The part.
+        part: String,
+        /// How its file is given.
+        flag: String,
+        /// The file.
+        file: PathBuf,
+        /// What is missing, unexpected or of another shape.
+        #[source]
+        source: Box<tpo_core::weights::WeightsError>,
+        /// What the file holds.
+        holds: String,
+    },
     /// A model that does not fit into the memory there is. Nothing was read.
     #[error(
         "the model does not fit into the {available} GiB of memory that are available; {remedy} \

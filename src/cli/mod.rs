@@ -7,6 +7,7 @@
 //! }
 //! ```
 
+mod assemble;
 mod average;
 mod chat;
 mod convert;
@@ -70,6 +71,7 @@ enum Command {
     Data(data::Args),
     Features(features::Args),
     Pretrain(pretrain::Args),
+    Assemble(assemble::Args),
     Average(average::Args),
     Convert(convert::Args),
     Inspect(inspect::Args),
@@ -105,6 +107,7 @@ fn run<H: HeadSet>(command: Command) -> Outcome {
         Command::Data(args) => data::run::<H>(args),
         Command::Features(args) => features::run(args),
         Command::Pretrain(args) => pretrain::run(args),
+        Command::Assemble(args) => assemble::run(args),
         Command::Average(args) => average::run(args),
         Command::Convert(args) => convert::run::<H>(args),
         Command::Inspect(args) => inspect::run(args),

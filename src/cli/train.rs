@@ -68,7 +68,9 @@ pub(super) struct Args {
 const HELP: &str = "\
 Examples:
   tpo train recipes/nano/stages.toml                         a laptop, a minute, no downloads
-  tpo train --explain recipes/videochat_tpo/stage2.toml      parts, rates, steps, memory
+  tpo train --explain recipes/videochat_tpo/stage2.toml model.preset=videochat-tpo
+                                                             parts, rates, steps, memory; no files
+  tpo assemble --help                                        where that recipe's model comes from
   tpo train recipes/nano/stages.toml name=other seed=7 stages.region-head.batch_size=8
   tpo train --resume recipes/nano/stages.toml                after a crash or Ctrl-C
   tpo train recipes/videochat_tpo/stage2.toml --towers InternVideo2-CLIP --feature-cache features

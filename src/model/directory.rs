@@ -2,7 +2,7 @@
 //!
 //! Our layout is the reference's plus `tpo.json`: safetensors under the reference's key names, the
 //! tokenizer's files, and the sizes of all parts. A directory without `tpo.json` is taken for the
-//! published VideoChat-TPO.
+//! published VideoChat-TPO, of the sizes that its `config.json` and its weights say.
 
 use std::path::Path;
 
@@ -11,6 +11,7 @@ use tpo_core::head::HeadSet;
 use tpo_core::weights::{Checkpoint, DtypePolicy, LoadOptions, load_module};
 use tpo_llm::tokenizer::Tokenizer;
 
+use super::families::published::{is_published, published};
 use super::{Tpo, TpoConfig};
 use crate::error::{Error, Result};
 
@@ -142,6 +143,9 @@ pub(crate) fn read_config(dir: &Path) -> Result<TpoConfig> {
             why: format!("is not a model configuration: {e}"),
         }),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            if let Some(config) = published_config(dir)? {
+                return Ok(config);
+            }
             let config = TpoConfig::videochat_tpo();
             let width = config.llm.hidden_size;
             // Weights tell by their headers; where there are none, nothing is known better.
@@ -167,4 +171,23 @@ pub(crate) fn read_config(dir: &Path) -> Result<TpoConfig> {
             why: e.to_string(),
         }),
     }
+}
+
+/// The configuration that the published model's `config.json` and the weights beside it say, if there is
+/// such a file.
+pub(crate) fn published_config(dir: &Path) -> Result<Option<TpoConfig>> {
+    let path = dir.join("config.json");
+    let Ok(text) = std::fs::read_to_string(&path) else {
+        return Ok(None);
+    };
+    let wrong = |why: String| Error::ModelDir {
+        path: path.clone(),
+        why,
+    };
+    let json = serde_json::from_str(&text).map_err(|e| wrong(e.to_string()))?;
+    if !is_published(&json) {
+        return Ok(None);
+    }
+    let config = published(&json, &Checkpoint::open(dir)?).map_err(wrong)?;
+    Ok(Some(config))
 }

@@ -11,6 +11,7 @@ use tpo_data::feed::{Cursor, Feed, FeedConfig, FramesConfig, LoaderConfig, Order
 use tpo_data::prompts::LayoutEncoder;
 use tpo_data::{FrameSampling, ImageTransform};
 use tpo_llm::tokenizer::Tokenizer;
+use tpo_llm::vocabulary;
 use tpo_train::recipe::{MixtureSpec, Recipe};
 use tpo_train::trainer::{FeedData, Purpose};
 use tpo_train::{ResolvedGroup, ResolvedGroups, ResolvedParam, Stage, TrainError};
@@ -56,8 +57,10 @@ impl DataContext {
     /// Lays dialogues out as the model reads them.
     ///
     /// # Errors
-    /// [`TrainError::InvalidRecipe`] for a tokenizer without an end of text.
+    /// [`TrainError::InvalidRecipe`] for a tokenizer without an end of text, and for one in which a task
+    /// token has another id than the model's: no head would ever be called.
     pub fn encoder(&self) -> tpo_train::Result<LayoutEncoder> {
+        refuse(token_problems(&self.config, &self.tokenizer))?;
         let eos = self.tokenizer.eos_id().ok_or_else(|| {
             invalid(vec![
                 "the model's tokenizer has no end-of-text token; an answer could not end".into(),
@@ -71,6 +74,13 @@ impl DataContext {
             ..LayoutEncoder::videochat(self.tokenizer.clone(), eos)
         })
     }
+}
+
+/// Where the task tokens of a model and those of a tokenizer differ.
+pub(super) fn token_problems(config: &TpoConfig, tokenizer: &Tokenizer) -> Vec<String> {
+    let tokens = config.tasks.tokens();
+    let tokens = tokens.map(|t| (t.token.as_str(), t.id));
+    vocabulary::problems(tokens, tokenizer, [config.llm.vocab_size; 2])
 }
 
 fn invalid(problems: Vec<String>) -> TrainError {
@@ -110,7 +120,15 @@ pub fn stage_data<H: HeadSet>(
     let workers = LoaderConfig::default().workers;
     let (feed, learning) = open_feed::<H>(purpose, &at, stage, data, seed, context, workers)?;
     let readers = readers_of::<H>(stage);
-    let problems = feed_problems(&at, stage, data, &feed, &learning, context, &readers);
+    let problems = feed_problems(
+        &at,
+        stage,
+        data,
+        &feed,
+        learning.as_ref(),
+        context,
+        &readers,
+    );
     refuse(problems)?;
     let data = FeedData::new(feed);
     let features = TrainingFeatures::<H>::new(
@@ -131,8 +149,8 @@ fn readers_of<H: HeadSet>(stage: &Stage) -> Vec<String> {
     readers.filter(|h| stage.loss.head(h) != 0.0).collect()
 }
 
-/// Opens the files and worlds of a stage, with the parameters of heads that its groups name; none of
-/// them learns in an evaluation. Nothing is decoded before it is asked for where there are no `workers`.
+/// Opens the files and worlds of a stage, with the parameters of heads that its groups name; `None` in
+/// an evaluation, where nothing learns. Nothing is decoded before it is asked for where there are no `workers`.
 fn open_feed<H: HeadSet>(
     purpose: Purpose,
     at: &str,
@@ -141,7 +159,7 @@ fn open_feed<H: HeadSet>(
     seed: u64,
     context: &DataContext,
     workers: usize,
-) -> tpo_train::Result<(Feed, ResolvedGroups)> {
+) -> tpo_train::Result<(Feed, Option<ResolvedGroups>)> {
     let mut mixture = data.clone();
     if purpose == Purpose::Evaluate {
         if let FrameSampling::Random { .. } = mixture.sampling {
@@ -174,8 +192,8 @@ fn open_feed<H: HeadSet>(
     )
     .map_err(|e| invalid(vec![format!("{at}: {e}")]))?;
     let learning = match purpose {
-        Purpose::Train => head_groups(stage, &heads),
-        Purpose::Evaluate => ResolvedGroups::default(),
+        Purpose::Train => Some(head_groups(stage, &heads)),
+        Purpose::Evaluate => None,
     };
     let feed = Feed::open(
         &config,
@@ -232,12 +250,14 @@ fn feed_problems(
     stage: &Stage,
     data: &MixtureSpec,
     feed: &Feed,
-    learning: &ResolvedGroups,
+    learning: Option<&ResolvedGroups>,
     context: &DataContext,
     readers: &[String],
 ) -> Vec<String> {
     let mut problems = task_problems(at, feed, data, context, readers);
-    problems.extend(stage.uncalled_heads(learning, &calls(feed)));
+    if let Some(learning) = learning {
+        problems.extend(stage.uncalled_heads(learning, &calls(feed)));
+    }
     problems
 }
 
@@ -249,7 +269,14 @@ fn row_problems<H: HeadSet>(
     readers: &[String],
 ) -> Vec<String> {
     match open_feed::<H>(purpose, at, stage, data, 0, context, 0) {
-        Ok((feed, learning)) => feed_problems(at, stage, data, &feed, &learning, context, readers),
+        Ok((feed, learning)) => {
+            let heard = calls(&feed);
+            let told = learning
+                .iter()
+                .flat_map(|groups| stage.unheard_losses(groups, &heard));
+            told.for_each(|unheard| tracing::warn!("{unheard}"));
+            feed_problems(at, stage, data, &feed, learning.as_ref(), context, readers)
+        }
         Err(TrainError::InvalidRecipe { problems, .. }) => problems,
         Err(e) => vec![format!("{at}: {e}")],
     }

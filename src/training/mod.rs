@@ -96,6 +96,7 @@ pub struct RunSummary<H = BuiltInHeads> {
 pub fn run_recipe<H: HeadSet>(recipe: &Recipe, options: &RunOptions) -> Result<RunSummary<H>> {
     recipe.validate()?;
     let named = NamedModel::new::<H>(&recipe.model)?;
+    named.check_tokens(&recipe.model)?;
     let context = context_of(options, &named.config, &Arc::new(named.tokenizer));
     check_data::<H>(recipe, &context)?;
     run_recipe_with::<H>(recipe, options, &mut *data_of::<H>(options))

@@ -19,6 +19,7 @@ use tpo_train::recipe::{ModelSpec, Recipe, SavedWeights};
 use tpo_train::run_directory::{find_checkpoint, materialise};
 use tpo_train::{PathPattern, TrainError};
 
+use super::data::token_problems;
 use crate::error::{Error, Result};
 use crate::model::{
     BuiltInHeads, CONFIG_FILE, Tpo, TpoConfig, byte_tokenizer, byte_tokenizer_files, load_model,
@@ -27,6 +28,12 @@ use crate::model::{
 
 /// Names a recipe may give as `model.preset`.
 pub const PRESETS: [&str; 3] = ["videochat-tpo", "mini", "nano"];
+
+/// Why the published sizes do not train.
+const SIZES_ALONE: &str = "model.preset: `videochat-tpo` has the published sizes for `--explain`, with \
+    task tokens 32000 to 32006, and the byte tokenizer, in which they are 259 to 265: no answer would \
+    call a head; to train, name the directory that `tpo assemble` writes: model.directory = \
+    \"models/videochat2\"";
 
 /// A model that a recipe names.
 #[derive(Debug)]
@@ -130,6 +137,22 @@ impl NamedModel {
         Ok(named)
     }
 
+    /// Checks that the tokenizer gives the task tokens the ids that the model has: else no placeholder
+    /// is found, no head is called and only the loss of the language model learns.
+    ///
+    /// # Errors
+    /// [`Error::Train`] with every token, and what to name as the model instead.
+    pub(crate) fn check_tokens(&self, spec: &ModelSpec) -> Result<()> {
+        let problems = token_problems(&self.config, &self.tokenizer);
+        if problems.is_empty() {
+            return Ok(());
+        }
+        if spec.preset.as_deref() == Some("videochat-tpo") {
+            return Err(invalid(vec![SIZES_ALONE.into()]));
+        }
+        Err(invalid(problems))
+    }
+
     /// Registers the heads that the base has no tokens of.
     fn add_tokens(&mut self, specs: &[HeadSpec]) -> Result<()> {
         let new: Vec<&HeadSpec> = specs
@@ -192,7 +215,9 @@ fn base_problems(spec: &ModelSpec) -> Vec<String> {
         let there = |path: &Path| path.is_dir() || (field == "llm" && path.is_file());
         if let Some(dir) = dir.as_ref().filter(|dir| !there(dir)) {
             problems.push(format!(
-                "model.{field}: {} is {}; put the model's files there, or take a preset ({})",
+                "model.{field}: {} is {}; put the model's files there (`tpo assemble` makes a directory of \
+                  published files), or take a preset ({}), of which model.preset=videochat-tpo has the \
+                  published sizes for --explain",
                 dir.display(),
                 match field {
                     "llm" => "neither a directory nor a GGUF file",
@@ -294,6 +319,7 @@ fn invalid(problems: Vec<String>) -> Error {
 pub fn recipe_model<H: HeadSet>(recipe: &Recipe, device: &Device) -> Result<RecipeModel<H>> {
     let spec = &recipe.model;
     let named = NamedModel::new::<H>(spec)?;
+    named.check_tokens(spec)?;
     let config = named.config;
     // For what the files lack, and for everything when there are none.
     device.seed(recipe.seed);

@@ -115,6 +115,11 @@ fn made_up_prompt<H: HeadSet>(recipe: &Recipe, stage: usize, config: &TpoConfig)
 pub fn explain<H: HeadSet>(recipe: &Recipe) -> Result<Explanation> {
     let explanation = explain_shapes::<H>(recipe)?;
     let named = NamedModel::new::<H>(&recipe.model)?;
+    if let Err(e) = named.check_tokens(&recipe.model) {
+        // Sizes can be explained, and which heads rows call is of no account where none can be.
+        tracing::warn!("this recipe does not train: {e}");
+        return Ok(explanation);
+    }
     let context = DataContext::new(&named.config, &Arc::new(named.tokenizer));
     check_calls::<H>(recipe, &context)?;
     Ok(explanation)

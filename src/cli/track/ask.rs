@@ -20,7 +20,7 @@ pub fn run<H: HeadSet>(args: &Args, question: &str, device: &Device) -> Outcome 
     let options = SessionOptions {
         progress: Some(head_progress(None)),
         dtype: args.dtype.float(),
-        quantize: args.quantize.format(),
+        quantize: args.quantize.format().map(Into::into).unwrap_or_default(),
         ..SessionOptions::default()
     };
     let mut session = open_model::<H>(args.model.as_deref(), device, options)?;

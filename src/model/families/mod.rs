@@ -1,3 +1,5 @@
 //! Base models: presets, names in checkpoints, prompt style. One file per family.
 
+pub(crate) mod parts;
+pub(crate) mod published;
 pub mod videochat;

@@ -1,24 +1,32 @@
 //! Layouts of known checkpoints.
 
+use std::collections::HashSet;
 use std::path::Path;
 
 use burn::tensor::Device;
 use serde_json::Value;
 use tpo_core::weights::{
-    Dtype, Manifest, ManifestTensor, Result, WeightsError, module_params, parse_dtype,
+    Dtype, KeyMap, Manifest, ManifestTensor, Result, WeightsError, module_params, parse_dtype,
 };
 use tpo_llm::LlmConfig;
 
+use crate::model::{BuiltInHeads, published_config};
+
+/// The numbers of positions, 0 to 511, which PyTorch stores and nothing reads.
+const POSITIONS: &str = "qformer.bert.embeddings.position_ids";
+
 /// Every tensor of the published VideoChat-TPO checkpoint: 2 594 tensors of 16 202 736 564 bytes
-/// in four shards, all bfloat16 except one int64 buffer.
+/// in four shards, all bfloat16 except one int64 buffer, a constant that a checkpoint may lack.
 ///
 /// # Errors
 /// None in practice; the list is part of the crate.
 pub fn videochat_tpo_layout() -> Result<Manifest> {
-    Manifest::from_compact(
-        "videochat-tpo",
-        include_str!("../families/videochat_tpo.txt"),
-    )
+    let text = include_str!("../families/videochat_tpo.txt");
+    let mut layout = Manifest::from_compact("videochat-tpo", text)?;
+    for tensor in layout.tensors.iter_mut().filter(|t| t.key == POSITIONS) {
+        tensor.optional = true;
+    }
+    Ok(layout)
 }
 
 /// Every tensor of InternVideo2-CLIP-1B after its three published files are merged: 538 of the
@@ -91,6 +99,51 @@ pub fn hugging_face_llm_layout(path: &Path) -> Result<Option<Manifest>> {
                 key,
                 dtype: dtype.unwrap_or(Dtype::BF16),
                 blocks: None,
+                shape,
+                shard: None,
+                optional,
+            })
+            .collect(),
+    }))
+}
+
+/// The tensors that a model in the published form has according to its `config.json`, of whatever sizes.
+/// `None` when `dir` has no such file.
+///
+/// # Errors
+/// [`WeightsError::Manifest`] when the file asks for a model that this library does not build.
+pub fn published_form_layout(dir: &Path) -> Result<Option<Manifest>> {
+    let place = dir.join("config.json").display().to_string();
+    let wrong = |e: crate::Error| WeightsError::Manifest {
+        place: place.clone(),
+        why: e.to_string(),
+    };
+    let Some(config) = published_config(dir).map_err(wrong)? else {
+        return Ok(None);
+    };
+    let model = config
+        .init::<BuiltInHeads>(&Device::flex())
+        .map_err(wrong)?;
+    let keys = config.keys::<BuiltInHeads>().map_err(wrong)?;
+    let params = module_params(&model);
+    let paths: HashSet<&str> = params.iter().map(|p| p.path.as_str()).collect();
+    let has = |path: &str| paths.contains(path);
+    let named = params.iter().filter_map(|p| {
+        let key = keys.checkpoint_key(&p.path, &has)?;
+        Some((key, Dtype::BF16, p.shape.clone(), false))
+    });
+    let longest = config
+        .connector
+        .qformer()
+        .map(|c| c.qformer.max_position_embeddings);
+    let buffer = longest.map(|rows| (POSITIONS.to_string(), Dtype::I64, vec![1, rows], true));
+    Ok(Some(Manifest {
+        name: format!("videochat-tpo of {place}"),
+        tensors: named
+            .chain(buffer)
+            .map(|(key, dtype, shape, optional)| ManifestTensor {
+                key,
+                dtype,
                 shape,
                 shard: None,
                 optional,

@@ -16,7 +16,9 @@ use tpo_core::weights::{
     Refusal, Result, TensorEntry, differences, file_name,
 };
 
-pub use layouts::{hugging_face_llm_layout, internvideo2_clip_layout, videochat_tpo_layout};
+pub use layouts::{
+    hugging_face_llm_layout, internvideo2_clip_layout, published_form_layout, videochat_tpo_layout,
+};
 pub use parts::{LoraSummary, PartSpec, PartSummary, account, videochat_tpo_parts};
 
 /// Which layout a checkpoint is compared with.
@@ -105,7 +107,7 @@ pub fn inspect(path: &Path, choice: LayoutChoice) -> Result<Inspection> {
         LayoutChoice::Auto => recognise(&checkpoint, &mut notes)?,
     };
     let tpo = match &layout {
-        Some(layout) => layout.name == "videochat-tpo",
+        Some(layout) => layout.name.starts_with("videochat-tpo"),
         None => looks_like_tpo(&checkpoint),
     };
     let specs = if tpo {
@@ -244,6 +246,9 @@ fn recognise(checkpoint: &Checkpoint, notes: &mut Vec<String>) -> Result<Option<
         .filter(|t| named(t) == Some(&t.shape))
         .count();
     if same_shape * 2 > checkpoint.len() {
+        return Ok(Some(layout));
+    }
+    if let Some(layout) = published_form_layout(checkpoint.dir())? {
         return Ok(Some(layout));
     }
     if same_name * 2 > checkpoint.len() {

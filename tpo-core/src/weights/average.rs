@@ -48,8 +48,7 @@ pub fn average_checkpoints(
             .iter()
             .filter_map(|c| c.get(&entry.key).cloned())
             .collect();
-        let kept = burn_dtype(entry.dtype)
-            .ok_or_else(|| entry.fault(format!("Burn has no data type for {:?}", entry.dtype)))?;
+        let kept = entry.element_type()?;
         let read = move || {
             if kept.is_float() {
                 mean(&all)

@@ -180,6 +180,23 @@ pub fn load_layers<M: Module>(
     Ok((module, reports))
 }
 
+/// The tensors of `checkpoint` that parameters like these would take, each with its parameter, and the
+/// report of a load that is yet to come: what may be missing and is, and what is ignored.
+///
+/// # Errors
+/// [`WeightsError::Refused`] as [`load_module`].
+pub fn match_tensors(
+    params: &[ParamInfo],
+    checkpoint: &Checkpoint,
+    map: &dyn KeyMap,
+    options: &LoadOptions<'_>,
+) -> Result<(Vec<(TensorEntry, ParamInfo)>, LoadReport)> {
+    let plan = Plan::new(params, checkpoint, map, options);
+    let (matched, report) = plan.into_allowed(&options.allow_missing)?;
+    let owned = matched.into_iter().map(|(t, p)| (t.clone(), p.clone()));
+    Ok((owned.collect(), report))
+}
+
 /// Everything that would keep `checkpoint` from being loaded into parameters like these.
 pub fn differences(params: &[ParamInfo], checkpoint: &Checkpoint, map: &dyn KeyMap) -> Refusal {
     Plan::new(params, checkpoint, map, &LoadOptions::default()).problems

@@ -49,6 +49,7 @@ pub use header::{TensorEntry, file_name};
 pub use key_map::{KeyMap, KeyRules, KeyTables, KeyTarget, check_round_trip};
 pub use load::{
     DtypePolicy, KeyScope, Layer, LeftOut, LoadOptions, differences, load_layers, load_module,
+    match_tensors,
 };
 pub use manifest::{Manifest, ManifestTensor, parse_dtype};
 pub use nearest::{edit_distance, nearest};
@@ -56,7 +57,7 @@ pub use params::{ParamInfo, ParamKind, PathStack, module_params};
 pub use read::read_tensor;
 pub use report::{CastTensor, IgnoredTensor, LoadReport, LoadedTensor};
 pub use safetensors::Dtype;
-pub use save::{SaveOptions, SaveReport, save_module};
+pub use save::{SaveOptions, SaveReport, save_module, save_tensors};
 pub use source::{TensorSource, module_tensors, write_tensors};
 pub use sparse::write_sparse;
 

@@ -46,6 +46,17 @@ pub(crate) fn file_dtype(dtype: DType) -> Option<Dtype> {
     found.map(|(file, _)| *file)
 }
 
+impl TensorEntry {
+    /// The data type that Burn holds it in.
+    ///
+    /// # Errors
+    /// [`WeightsError::TensorData`] when Burn has no such type.
+    pub fn element_type(&self) -> Result<DType> {
+        burn_dtype(self.dtype)
+            .ok_or_else(|| self.fault(format!("Burn has no data type for {:?}", self.dtype)))
+    }
+}
+
 /// The data of one tensor of a checkpoint.
 ///
 /// # Errors
@@ -64,8 +75,7 @@ impl TensorReader {
     /// The data of one tensor, in the file's data type; blocks as `f32`.
     pub(crate) fn read(&mut self, entry: &TensorEntry) -> Result<TensorData> {
         let fail = |why: String| entry.fault(why);
-        let dtype = burn_dtype(entry.dtype)
-            .ok_or_else(|| fail(format!("Burn has no data type for {:?}", entry.dtype)))?;
+        let dtype = entry.element_type()?;
         let bytes = self.bytes(entry)?;
         if let Some(blocks) = entry.blocks {
             return Ok(TensorData::new(blocks.decode(&bytes), entry.shape.clone()));

@@ -72,7 +72,10 @@ pub fn save_module<M: Module>(
 }
 
 /// Writes tensors as [`save_module`] does.
-pub(super) fn save_tensors(
+///
+/// # Errors
+/// As [`save_module`].
+pub fn save_tensors(
     mut tensors: Vec<TensorSource<'_>>,
     destination: &Path,
     options: &SaveOptions,

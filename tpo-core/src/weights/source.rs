@@ -44,8 +44,12 @@ impl<'a> TensorSource<'a> {
         Self::when_asked(key.clone(), key, shape, data.dtype(), || Ok(data.clone()))
     }
 
-    /// The tensor at `path` whose data `read` gives when it is written.
-    pub(super) fn when_asked(
+    /// The tensor `key` of this shape, written as `to`, whose data `read` gives when its turn comes; or
+    /// why it cannot. `path` is what errors call it.
+    ///
+    /// # Errors
+    /// [`WeightsError::Unsavable`] when the format has no such data type.
+    pub fn when_asked(
         key: String,
         path: String,
         shape: Vec<usize>,

@@ -77,6 +77,23 @@ impl Stage {
         }
         problems
     }
+
+    /// What to say of heads whose loss the stage names though none of its rows calls them and no group
+    /// lets them learn: the weight is without effect. Arguments as [`Stage::uncalled_heads`].
+    pub fn unheard_losses(&self, groups: &ResolvedGroups, calls: &BTreeSet<String>) -> Vec<String> {
+        let learning = learning_heads(groups);
+        let weighed = self.loss.heads.iter().filter(|(_, w)| w.weight != 0.0);
+        let unheard =
+            weighed.filter(|(head, _)| !calls.contains(*head) && !learning.contains(*head));
+        let say = |(head, _)| {
+            format!(
+                "stage `{}`: loss.heads.{head} weighs the loss of a head that none of its rows calls; add \
+                 rows with an annotation of task `{head}`, or leave it out of the loss",
+                self.name
+            )
+        };
+        unheard.map(say).collect()
+    }
 }
 
 pub(super) fn fire_within() -> u64 {
@@ -168,6 +185,15 @@ mod tests {
         );
         calls.extend(["point".to_string(), "temporal".into()]);
         assert!(stage.uncalled_heads(&groups(), &calls).is_empty());
+        // A head that the losses name and no group.
+        let weight = HeadLossWeights::default();
+        stage.loss.heads.insert("depth".into(), weight);
+        let found = stage.uncalled_heads(&groups(), &calls);
+        assert_eq!(found.len(), 1, "{found:?}");
+        let says =
+            "stage `point-heads`: loss.heads.depth weighs the loss of a head that none of its rows";
+        assert!(found[0].starts_with(says), "{found:?}");
+        stage.loss.heads.clear();
         // Heads that weigh nothing; their tokens learn from the language model's loss.
         stage.loss.other_heads = 0.0;
         let found = stage.uncalled_heads(&groups(), &calls);

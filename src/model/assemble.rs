@@ -1,0 +1,390 @@
+//! A model directory put together from the files its parts were published in.
+//!
+//! [`assemble`] takes Mistral, UMT, the Q-Former and SAM 2, each from its own file or those of VideoChat2
+//! from one, and writes what the published VideoChat-TPO has: the same names and shapes, the seven task
+//! tokens, and heads, tokens and adapters that nothing was learned with yet. The paper's recipes begin
+//! there.
+
+use std::cell::Cell;
+use std::collections::{BTreeMap, HashSet};
+use std::path::{Path, PathBuf};
+
+use burn::tensor::{DType, Device, TensorData};
+use tpo_core::weights::{
+    Checkpoint, DtypePolicy, KeyMap, LoadOptions, ParamInfo, SaveOptions, SaveReport, TensorEntry,
+    TensorSource, WeightsError, differences, match_tensors, module_params, module_tensors,
+    read_tensor, save_tensors,
+};
+use tpo_llm::LlmConfig;
+use tpo_llm::tokenizer::Tokenizer;
+
+use super::export::{check_target, write_beside, written};
+pub use super::families::parts::PartFiles;
+use super::families::parts::{Part, beginnings, parts};
+use super::{BuiltInHeads, TpoConfig, model_tokenizer, videochat_tasks};
+use crate::error::{Error, Result};
+use crate::export::ExportOptions;
+
+/// Words of the language model that the task tokens come after (reference implementation).
+const WORDS: usize = 32_000;
+
+/// Rows of these grow with the vocabulary.
+const BY_WORD: [&str; 3] = [
+    "llm.model.embed_tokens.weight",
+    "llm.lm_head.weight",
+    "llm.lm_head.lora.b",
+];
+
+/// What `tokenizer_config.json` of the published model says that bears on ids.
+const TOKENIZER_CONFIG: &str = r#"{
+  "add_bos_token": true,
+  "add_eos_token": false,
+  "bos_token": "<s>",
+  "eos_token": "</s>",
+  "legacy": true,
+  "pad_token": "<unk>",
+  "unk_token": "<unk>"
+}
+"#;
+
+/// How a model is put together.
+#[derive(Debug, Clone)]
+pub struct AssembleOptions {
+    /// Sizes of all parts but the language model, whose `config.json` says them.
+    pub sizes: TpoConfig,
+    /// What is in no file is drawn from this seed.
+    pub seed: u64,
+    /// Data type, shards, and whether a model that is there is replaced.
+    pub export: ExportOptions,
+}
+
+impl Default for AssembleOptions {
+    /// The published sizes, data types as in the files.
+    fn default() -> Self {
+        Self {
+            sizes: TpoConfig::videochat_tpo(),
+            seed: 42,
+            export: ExportOptions::default(),
+        }
+    }
+}
+
+/// What a part was made of.
+#[derive(Debug, Clone)]
+pub struct PartReport {
+    /// The part.
+    pub part: &'static str,
+    /// Its file or directory.
+    pub file: PathBuf,
+    /// Tensors taken.
+    pub tensors: usize,
+    /// Their bytes in the file.
+    pub bytes: u64,
+    /// Tensors of the part that are known to be of no use, with the reason.
+    pub ignored: Vec<(String, String)>,
+}
+
+/// What was put together.
+#[derive(Debug, Clone)]
+pub struct Assembly {
+    /// What each part was made of.
+    pub parts: Vec<PartReport>,
+    /// Tensors of the files that are of no part: file, beginning of their names, how many.
+    pub not_taken: Vec<(PathBuf, String, usize)>,
+    /// What was drawn from the seed: beginning of the paths, how many tensors.
+    pub drawn: Vec<(String, usize)>,
+    /// What was written.
+    pub saved: SaveReport,
+}
+
+/// Writes the model directory `dir` from the published files of its parts, and checks that it opens.
+///
+/// The tables of words get rows for the seven task tokens, ids 32000 to 32006, each the mean of the
+/// 32,000 before it, added up in 32 bits (reference implementation). Heads, task tokens, adapters that
+/// the files lack and two projections which never run are drawn from the seed; the Q-Former's extra
+/// queries begin at zero where its file has none. Tensors go from file to file one at a time.
+///
+/// `progress` hears (bytes read, bytes in total).
+///
+/// # Errors
+/// [`Error::Part`] naming the part, its file and every tensor that is missing, unexpected or of another
+/// shape; [`Error::ModelDir`] for a file of PyTorch, a language model without the 32,000 words, and a
+/// directory that holds a model; [`Error::Config`] when the parts do not fit together. Nothing is then
+/// written. [`Error::Weights`] when a file cannot be read or written.
+pub fn assemble(
+    files: &PartFiles,
+    dir: impl AsRef<Path>,
+    options: &AssembleOptions,
+    progress: Option<&dyn Fn(u64, u64)>,
+) -> Result<Assembly> {
+    let dir = dir.as_ref();
+    let config = config_of(files, options)?;
+    config.validate::<BuiltInHeads>()?;
+    let mut before = config.clone();
+    before.llm.vocab_size = WORDS;
+    let device = Device::flex();
+    device.seed(options.seed);
+    // No weight is drawn before it is asked for.
+    let model = config.assemble::<BuiltInHeads>(&device)?;
+    let sizes = module_params(&before.assemble::<BuiltInHeads>(&device)?);
+
+    let mut taken: Vec<Taken> = Vec::new();
+    let mut reports = Vec::new();
+    let mut opened: BTreeMap<PathBuf, Checkpoint> = BTreeMap::new();
+    for part in parts(files, &config)? {
+        if !opened.contains_key(&part.file) {
+            opened.insert(part.file.clone(), open_part(&part)?);
+        }
+        let Some(checkpoint) = opened.get(&part.file) else {
+            continue;
+        };
+        if part.optional && !checkpoint.tensors().any(|t| part.owns(&t.key)) {
+            continue;
+        }
+        reports.push(take(&part, checkpoint, &sizes, &mut taken)?);
+    }
+    let mut not_taken = Vec::new();
+    for (file, checkpoint) in &opened {
+        let of_file = |t: &&Taken| t.file == *file;
+        let known: HashSet<&str> = taken
+            .iter()
+            .filter(of_file)
+            .map(|t| t.key.as_str())
+            .collect();
+        let rest = checkpoint.tensors().map(|t| t.key.as_str());
+        let rest = beginnings(rest.filter(|key| !known.contains(key)));
+        not_taken.extend(rest.into_iter().map(|(of, n)| (file.clone(), of, n)));
+    }
+
+    check_target(dir, true, options.export.overwrite)?;
+    let keys = config.keys::<BuiltInHeads>()?;
+    let params = module_params(&model);
+    let paths: HashSet<&str> = params.iter().map(|p| p.path.as_str()).collect();
+    let (dtype, done) = (options.export.save().dtype, Cell::new(0));
+    let entries = taken.iter().filter_map(|t| t.tensor.as_ref());
+    let total = entries.clone().map(|(entry, _)| entry.len).sum();
+    let heard = |entry: &TensorEntry| {
+        done.set(done.get() + entry.len);
+        if let Some(progress) = progress {
+            progress(done.get(), total);
+        }
+    };
+    let mut tensors: Vec<TensorSource<'_>> = Vec::new();
+    for (entry, param) in entries.clone() {
+        let key = keys.checkpoint_key(&param.path, &|path| paths.contains(path));
+        let key = key.unwrap_or_else(|| param.path.clone());
+        tensors.push(source(key, entry, param, &config, dtype, &heard)?);
+    }
+    let found: HashSet<&str> = entries.map(|(_, param)| param.path.as_str()).collect();
+    let drawn = module_tensors(&model, &keys, dtype, &|path| !found.contains(path))?;
+    tensors.extend(drawn);
+    let save = SaveOptions {
+        metadata: BTreeMap::from([("seed".to_string(), options.seed.to_string())]),
+        ..options.export.save()
+    };
+    let saved = save_tensors(tensors, dir, &save)?;
+    let problems = differences(&params, &Checkpoint::open(dir)?, &keys);
+    if !problems.is_empty() {
+        return Err(WeightsError::Refused(Box::new(problems)).into());
+    }
+    write_beside(
+        &written(dir, &config)?,
+        &tokenizer_files(files, &config)?,
+        dir,
+    )?;
+    model_tokenizer(dir, &config)?;
+    let drawn = params.iter().map(|p| p.path.as_str());
+    Ok(Assembly {
+        parts: reports,
+        not_taken,
+        drawn: beginnings(drawn.filter(|path| !found.contains(path))),
+        saved,
+    })
+}
+
+/// The sizes of the whole: those of the options, and of the language model those of its own file.
+fn config_of(files: &PartFiles, options: &AssembleOptions) -> Result<TpoConfig> {
+    let wrong = |path: &Path, why: String| Error::ModelDir {
+        path: path.into(),
+        why,
+    };
+    let path = files.llm.join("config.json");
+    let json = std::fs::read_to_string(&path).map_err(|e| {
+        wrong(
+            &path,
+            format!("{e}; give the directory of Mistral-7B-Instruct as Hugging Face has it"),
+        )
+    })?;
+    let llm = LlmConfig::from_hf_json(&json)?;
+    let pieces = Tokenizer::from_sentencepiece_dir(&files.llm)?.vocab_size();
+    for (what, found) in [
+        (
+            "the table of words in config.json (vocab_size)",
+            llm.vocab_size,
+        ),
+        ("tokenizer.model", pieces),
+    ] {
+        if found != WORDS {
+            return Err(wrong(
+                &files.llm,
+                format!(
+                    "{what} has {found} entries, expected {WORDS}: the task tokens are {WORDS} to {}, \
+                     after all words; take Mistral-7B-Instruct v0.2 (v0.3 has 32768 words)",
+                    WORDS + 6
+                ),
+            ));
+        }
+    }
+    let mut config = options.sizes.clone();
+    config.tasks = videochat_tasks(WORDS as u32);
+    config.llm = LlmConfig {
+        vocab_size: WORDS + 7,
+        lora: config.llm.lora,
+        quantization: None,
+        ..llm
+    };
+    Ok(config)
+}
+
+/// A tensor of a file: its name, and what it becomes, if it is used.
+struct Taken {
+    file: PathBuf,
+    key: String,
+    tensor: Option<(TensorEntry, ParamInfo)>,
+}
+
+fn open_part(part: &Part) -> Result<Checkpoint> {
+    let torch = ["pth", "pt", "bin", "ckpt"];
+    if let Some(kind) = part.file.extension().and_then(|e| e.to_str())
+        && torch.contains(&kind)
+    {
+        return Err(Error::ModelDir {
+            path: part.file.clone(),
+            why: format!(
+                "is a file of PyTorch; `python tools/pth_to_safetensors.py {} {}` writes its tensors as \
+                 safetensors, which {} takes",
+                part.file.display(),
+                part.file.with_extension("safetensors").display(),
+                part.flag
+            ),
+        });
+    }
+    Checkpoint::open(&part.file).map_err(|source| part.error(source, None))
+}
+
+/// Finds the tensors of a part in its file.
+fn take(
+    part: &Part,
+    checkpoint: &Checkpoint,
+    sizes: &[ParamInfo],
+    taken: &mut Vec<Taken>,
+) -> Result<PartReport> {
+    let own = sizes.iter().filter(|p| part.takes(&p.path)).cloned();
+    let own: Vec<ParamInfo> = own.collect();
+    let load = LoadOptions {
+        allow_missing: part.may_lack.clone(),
+        scope: part.scope,
+        ..LoadOptions::default()
+    };
+    let (matched, report) = match_tensors(&own, checkpoint, &part.keys, &load)
+        .map_err(|source| part.error(source, Some(checkpoint)))?;
+    let (tensors, bytes) = (matched.len(), matched.iter().map(|(t, _)| t.len).sum());
+    let used = |(tensor, param): (TensorEntry, ParamInfo)| Taken {
+        file: part.file.clone(),
+        key: tensor.key.clone(),
+        tensor: Some((tensor, param)),
+    };
+    taken.extend(matched.into_iter().map(used));
+    let ignored = report.ignored.into_iter().map(|t| (t.key, t.reason));
+    let ignored: Vec<(String, String)> = ignored.collect();
+    taken.extend(ignored.iter().map(|(key, _)| Taken {
+        file: part.file.clone(),
+        key: key.clone(),
+        tensor: None,
+    }));
+    Ok(PartReport {
+        part: part.name,
+        file: part.file.clone(),
+        tensors,
+        bytes,
+        ignored,
+    })
+}
+
+/// A tensor of a file as it is written.
+fn source<'a>(
+    key: String,
+    entry: &'a TensorEntry,
+    param: &'a ParamInfo,
+    config: &TpoConfig,
+    dtype: DtypePolicy,
+    heard: &'a dyn Fn(&TensorEntry),
+) -> Result<TensorSource<'a>> {
+    let by_word = BY_WORD.contains(&param.path.as_str());
+    let mut shape = param.shape.clone();
+    if by_word && let Some(rows) = shape.first_mut() {
+        *rows = config.llm.vocab_size;
+    }
+    let rows = shape.first().copied().unwrap_or_default();
+    let to = dtype.of(entry.element_type()?);
+    let read = move || {
+        let data = read_tensor(entry).map_err(|e| e.to_string())?;
+        heard(entry);
+        if by_word {
+            with_mean_rows(data, rows)
+        } else {
+            Ok(data)
+        }
+    };
+    Ok(TensorSource::when_asked(
+        key,
+        param.path.clone(),
+        shape,
+        to,
+        read,
+    )?)
+}
+
+/// A table `[words, width]` with rows up to `rows`, each the mean of those it had
+/// ([`CausalLm::with_vocabulary`](tpo_llm::CausalLm::with_vocabulary) does so to a model in memory).
+fn with_mean_rows(data: TensorData, rows: usize) -> Result<TensorData, String> {
+    let [words, width] = data.shape()[..] else {
+        return Err(format!(
+            "a table of words has two axes, not {:?}",
+            data.shape()
+        ));
+    };
+    let data = data.try_cast(DType::F32).map_err(|e| e.to_string())?;
+    let mut values = data.try_to_vec::<f32>().map_err(|e| format!("{e:?}"))?;
+    let mut mean = vec![0.0_f64; width];
+    for row in values.chunks_exact(width) {
+        mean.iter_mut()
+            .zip(row)
+            .for_each(|(m, v)| *m += f64::from(*v));
+    }
+    let mean: Vec<f32> = mean.iter().map(|m| (m / words as f64) as f32).collect();
+    for _ in words..rows {
+        values.extend_from_slice(&mean);
+    }
+    Ok(TensorData::new(values, [rows, width]))
+}
+
+/// The tokenizer as the published directory has it: the slow one, whose ids the model was trained with,
+/// and the task tokens by name.
+fn tokenizer_files(files: &PartFiles, config: &TpoConfig) -> Result<Vec<(String, Vec<u8>)>> {
+    let path = files.llm.join("tokenizer.model");
+    let model = std::fs::read(&path).map_err(|e| Error::ModelDir {
+        path,
+        why: e.to_string(),
+    })?;
+    let tokens = config.tasks.tokens();
+    let added: BTreeMap<&str, u32> = tokens.map(|t| (t.token.as_str(), t.id)).collect();
+    Ok(vec![
+        ("tokenizer.model".into(), model),
+        ("tokenizer_config.json".into(), TOKENIZER_CONFIG.into()),
+        (
+            "added_tokens.json".into(),
+            serde_json::json!(added).to_string().into_bytes(),
+        ),
+    ])
+}
