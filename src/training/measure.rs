@@ -5,7 +5,7 @@ use tpo_train::TrainError;
 use tpo_train::recipe::Recipe;
 use tpo_train::trainer::{Purpose, TrainOptions, Trainer};
 
-use super::{RunOptions, data_of, recipe_model, staged_model};
+use super::{RunOptions, check_memory, data_of, recipe_model, staged_model};
 use crate::error::Result;
 
 /// Memory of this process while it trained, in bytes.
@@ -43,6 +43,7 @@ pub fn measure_stage<H: HeadSet>(
             )],
         }
     })?;
+    check_memory::<H>(recipe, options)?;
     let before = process_memory("VmRSS:");
     let mut built = recipe_model::<H>(recipe, &options.device)?;
     built.model = staged_model(recipe, &built.model, place)?;

@@ -31,9 +31,9 @@ pub(crate) fn factors(layer: &str) -> [String; 2] {
     FACTORS.map(|end| format!("{layer}{end}"))
 }
 
-/// Path of the weight that an adapter is added to.
-pub(crate) fn base_weight(layer: &str) -> String {
-    format!("{layer}.weight")
+/// Paths that the weight can have to which an adapter is added: in a float type, and quantised.
+pub(crate) fn base_weights(layer: &str) -> [String; 2] {
+    ["weight", "weight.packed"].map(|end| format!("{layer}.{end}"))
 }
 
 /// Whether the path is that of an adapter's factor.

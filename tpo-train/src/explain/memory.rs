@@ -74,7 +74,10 @@ pub(super) fn memory(stage: &Stage, groups: &ResolvedGroups, model: &ModelShape)
         Precision::Bf16 => (2, 4),
     };
     let trainable = groups.num_trainable() as u64;
-    let all = trainable + groups.num_frozen() as u64;
+    let bytes_of = |p: &ResolvedParam| {
+        let packed = model.quantized.get(&p.path).copied();
+        packed.unwrap_or(p.num_values() as u64 * width)
+    };
     // Gradients flow back to the first part that learns anything, and no further.
     let first = model
         .parts
@@ -95,7 +98,7 @@ pub(super) fn memory(stage: &Stage, groups: &ResolvedGroups, model: &ModelShape)
             .saturating_mul(width)
     };
     MemoryEstimate {
-        weights: all * width,
+        weights: model.params.iter().map(bytes_of).sum(),
         gradients: trainable * 4,
         optimizer: moments(groups) + trainable * master,
         process: PROCESS,

@@ -86,10 +86,13 @@ impl Recipe {
                 }
             }
             match stage.resolve_params(model.params.clone()) {
-                Ok(groups) => stages.push(StageExplanation {
-                    new_adapters,
-                    ..explained(stage, groups, model, rows)
-                }),
+                Ok(groups) => {
+                    problems.extend(quantized_problems(&at, &groups, model));
+                    stages.push(StageExplanation {
+                        new_adapters,
+                        ..explained(stage, groups, model, rows)
+                    });
+                }
                 Err(TrainError::Groups { problems: more }) => {
                     problems.extend(more.iter().map(|p| format!("{at}: {p}")));
                 }
@@ -111,6 +114,23 @@ impl Recipe {
             stages,
         })
     }
+}
+
+/// Groups that name weights which are quantised.
+fn quantized_problems<'a>(
+    at: &'a str,
+    groups: &'a ResolvedGroups,
+    model: &'a ModelShape,
+) -> impl Iterator<Item = String> + 'a {
+    groups.groups.iter().filter_map(move |group| {
+        let mut params = group.params.iter().map(|p| &p.path);
+        let path = params.find(|path| model.quantized.contains_key(*path))?;
+        Some(format!(
+            "{at}: group `{}`: `{path}` is quantised and cannot learn; let adapters learn \
+             (`model.lora`, `llm.**.lora.*`), or leave out model.quantize",
+            group.name
+        ))
+    })
 }
 
 fn explained(

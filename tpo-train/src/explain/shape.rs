@@ -1,5 +1,7 @@
 //! Models as shapes.
 
+use std::collections::BTreeMap;
+
 use crate::groups::ResolvedParam;
 
 /// The shape of a model, enough to explain a recipe for it.
@@ -9,6 +11,8 @@ pub struct ModelShape {
     pub name: String,
     /// Every floating-point parameter; see [`ModelShape::of`].
     pub params: Vec<ResolvedParam>,
+    /// Bytes of the weights that are held quantised, by path; they cannot learn.
+    pub quantized: BTreeMap<String, u64>,
     /// Names of the heads in order.
     pub heads: Vec<String>,
     /// The parts in the order in which activations flow through them.
@@ -79,6 +83,7 @@ impl ModelShape {
         Self {
             name: name.into(),
             params: crate::groups::float_params(module),
+            quantized: BTreeMap::new(),
             heads,
             parts,
         }
