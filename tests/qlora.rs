@@ -198,7 +198,7 @@ fn a_run_is_that_on_the_dequantised_base_and_resumes_to_the_byte() {
             .unwrap();
         let question = Question::new("Where is the red circle at the start?");
         let reply = session.ask(question).unwrap().collect_reply().unwrap();
-        assert_eq!(reply.tasks[0].name, "region", "{name}: {}", reply.text);
+        assert_eq!(reply.tasks[0].task, "region", "{name}: {}", reply.text);
     }
     // And so does the run itself.
     let options = SessionOptions::default();
