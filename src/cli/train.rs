@@ -122,7 +122,7 @@ pub(super) fn run<H: HeadSet>(args: Args) -> Outcome {
         return Ok(End::Fine);
     }
     // Everything that shapes alone can tell, before a weight is read; the data are looked at later.
-    let explanation = explain_shapes::<H>(&recipe)?;
+    let explanation = explain_shapes::<H>(&recipe, args.measure.is_some())?;
     if args.towers.feature_cache.is_some() && args.towers.towers.is_none() {
         return Err("--feature-cache keeps the features of --towers; give both".into());
     }

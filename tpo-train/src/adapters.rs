@@ -8,7 +8,7 @@ use crate::groups::{ResolvedParam, float_params};
 
 /// Ends of the paths of an adapter's factors below its layer. Burn's own adapters are called so
 /// too.
-const FACTORS: [&str; 2] = [".lora.a", ".lora.b"];
+pub(crate) const FACTORS: [&str; 2] = [".lora.a", ".lora.b"];
 
 /// The layers of a module that have an adapter, by path, with its rank. No value is drawn.
 pub(crate) fn adapters_of<M: Module>(module: &M) -> BTreeMap<String, usize> {

@@ -1,5 +1,6 @@
 //! What a recipe would do, from the shapes of its model alone.
 
+mod flow;
 mod memory;
 mod shape;
 mod show;
@@ -9,7 +10,7 @@ mod tests;
 use std::collections::BTreeSet;
 
 pub use memory::MemoryEstimate;
-pub use shape::{ModelShape, PartShape};
+pub use shape::{AttentionShape, ModelShape, PartShape};
 
 use crate::adapters::adapters_in;
 use crate::error::{Result, TrainError};
