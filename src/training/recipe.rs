@@ -73,6 +73,8 @@ fn shape_of<H: HeadSet>(
         packed: false,
     });
     let mut vision = PartShape::new("vision", ["vision."], tokens).with_checkpointed_blocks();
+    let pixels = (config.input.frames * 3 * config.input.size.pow(2)) as u64;
+    vision.pixels = pixels;
     let (blocks, heads_of_block) = config.vision.attention();
     vision = vision.with_attention(blocks, heads_of_block, [tokens; 2], config.vision.dim());
     let mut connector = PartShape::new("connector", ["connector."], visual)
@@ -119,7 +121,7 @@ fn shape_of<H: HeadSet>(
     ];
     Ok(ModelShape {
         quantized,
-        pixels: (config.input.frames * 3 * config.input.size.pow(2)) as u64,
+        pixels,
         ..ModelShape::of(name, &model, heads, parts)
     })
 }

@@ -73,7 +73,22 @@ impl Flow {
         let (mut outside, mut in_flight) = (Block::default(), 0_u64);
         let mut blocks: BTreeMap<&str, Block> = BTreeMap::new();
         let mut inputs: BTreeSet<String> = BTreeSet::new();
+        // What goes into the next convolution that cuts pictures into patches.
+        let mut pictures = part.pixels;
         for param in model.params.iter().filter(|p| part.holds(&p.path)) {
+            if let ([channels, kernel @ ..], true) = (&param.shape[..], pictures > 0)
+                && kernel.len() == 4
+            {
+                let patch = kernel.iter().product::<usize>().max(1) as u64;
+                let out = (pictures / patch).saturating_mul(*channels as u64);
+                if learning.contains(param.path.as_str()) {
+                    // Its input, and its output before and after what follows it.
+                    let kept = pictures.saturating_add(out.saturating_mul(2));
+                    outside.kept = outside.kept.saturating_add(kept);
+                }
+                pictures = out;
+                continue;
+            }
             let rows = part.rows(&param.path);
             let Some(map) = Map::of(param) else {
                 continue;

@@ -40,6 +40,8 @@ pub struct PartShape {
     pub attention: Vec<AttentionShape>,
     /// Whether its adapters drop some of what they read.
     pub dropout: bool,
+    /// Values of the pictures that enter it per sample, which convolutions cut into patches.
+    pub pixels: u64,
     /// Logits that the loss reads per sample.
     pub logits: u64,
     /// Bytes per sample that come and go in it besides: of a frozen tower, say.
@@ -77,6 +79,7 @@ impl PartShape {
             checkpointed: false,
             attention: Vec::new(),
             dropout: false,
+            pixels: 0,
             logits: 0,
             scratch: 0,
         }
