@@ -163,7 +163,7 @@ enum Track {
     Sampled,
 }
 
-fn parse_gib(text: &str) -> Result<u64, String> {
+pub(super) fn parse_gib(text: &str) -> Result<u64, String> {
     match text.parse::<f64>() {
         Ok(gib) if gib > 0.0 && gib < 1e9 => Ok((gib * (1_u64 << 30) as f64) as u64),
         _ => Err(format!("`{text}` is not a number of GiB above 0")),

@@ -10,10 +10,10 @@ use tpo_train::explain::Explanation;
 use tpo_train::run_directory::CHECKPOINTS_DIR;
 use tpo_train::trainer::RunEnd;
 
-use super::shared::{DeviceArgs, End, Outcome, TowerArgs};
+use super::shared::{DeviceArgs, End, Outcome, Precision, Quantize, TowerArgs, parse_gib};
 use crate::export::{ExportOptions, LoraExport, check_target, export_model};
 use crate::training::measure::measure_stage;
-use crate::training::{RunOptions, explain, explain_shapes, run_recipe};
+use crate::training::{RunOptions, explain, explain_shapes, run_recipe, set_precision};
 
 /// Train a model as a recipe says.
 #[derive(clap::Args)]
@@ -43,6 +43,16 @@ pub(super) struct Args {
     stop_after: Option<u64>,
     #[command(flatten)]
     device: DeviceArgs,
+    /// Number format of weights and activations in all stages; auto: as the recipe says (`precision`)
+    #[arg(long, value_enum, default_value = "auto")]
+    dtype: Precision,
+    /// Quantise the linear layers of the language model while they are read, in place of what the
+    /// recipe says (`model.quantize`); adapters, tokens and heads learn beside them (QLoRA)
+    #[arg(long, value_enum)]
+    quantize: Option<Quantize>,
+    /// GiB of memory that training may take on the CPU [default: what is available]
+    #[arg(long, value_name = "GIB", value_parser = parse_gib)]
+    memory: Option<u64>,
     /// Compute activations again in the backward pass: less memory, about a third more time.
     #[arg(long, alias = "recompute")]
     gradient_checkpointing: bool,
@@ -74,6 +84,7 @@ Examples:
   tpo train recipes/nano/stages.toml name=other seed=7 stages.region-head.batch_size=8
   tpo train --resume recipes/nano/stages.toml                after a crash or Ctrl-C
   tpo train recipes/videochat_tpo/stage2.toml --towers InternVideo2-CLIP --feature-cache features
+  tpo train recipes/finetune/heads.toml --dtype bf16 --quantize q8_0    a base of half the size
   tpo train recipes/nano/stages.toml --export models/mine    then: tpo chat --model models/mine
 
 Values have the type of what they replace; members of a list go by number or by name:
@@ -95,12 +106,25 @@ pub(super) fn run<H: HeadSet>(args: Args) -> Outcome {
     for stage in &mut recipe.stages {
         stage.strict |= args.strict;
     }
+    match args.dtype {
+        Precision::Auto => {}
+        Precision::F32 => set_precision(&mut recipe, tpo_train::Precision::F32),
+        Precision::Bf16 => set_precision(&mut recipe, tpo_train::Precision::Bf16),
+        Precision::F16 => {
+            let why = "--dtype f16: gradients leave the range of f16; train in bf16, which takes as much \
+                       memory";
+            return Err(why.into());
+        }
+    }
+    if let Some(quantize) = args.quantize {
+        recipe.model.quantize = quantize.format();
+    }
     if args.explain {
         println!("{}", explain::<H>(&recipe)?);
         return Ok(End::Fine);
     }
     // Everything that shapes alone can tell, before a weight is read; the data are looked at later.
-    let explanation = explain_shapes::<H>(&recipe)?;
+    let explanation = explain_shapes::<H>(&recipe, args.measure.is_some())?;
     if args.towers.feature_cache.is_some() && args.towers.towers.is_none() {
         return Err("--feature-cache keeps the features of --towers; give both".into());
     }
@@ -115,6 +139,7 @@ pub(super) fn run<H: HeadSet>(args: Args) -> Outcome {
         gradient_checkpointing: args.gradient_checkpointing,
         towers,
         features,
+        memory: args.memory,
         ..RunOptions::new("", &device)
     };
     if let Some(stage) = &args.measure {
@@ -155,6 +180,17 @@ pub(super) fn run<H: HeadSet>(args: Args) -> Outcome {
             ..ExportOptions::default()
         };
         let built = summary.model;
+        if let Some(format) = built.config.llm.quantization {
+            let merged = if args.merge {
+                "; the adapters were added to them, and the sums quantised again"
+            } else {
+                ""
+            };
+            eprintln!(
+                "the linear layers of the language model are written as {}, as they were trained with{merged}",
+                format.name()
+            );
+        }
         let files = &built.tokenizer_files;
         let report = export_model(built.model, &built.config, files, dir, &export);
         let report = report.map_err(|e| {

@@ -6,7 +6,7 @@
 
 use std::path::Path;
 
-use burn::tensor::{Device, FloatDType};
+use burn::tensor::Device;
 use tpo_core::head::HeadSet;
 use tpo_core::weights::{Checkpoint, DtypePolicy, LoadOptions, load_module};
 use tpo_llm::tokenizer::Tokenizer;
@@ -62,20 +62,15 @@ pub(crate) fn model_tokenizer(dir: &Path, config: &TpoConfig) -> Result<Tokenize
     Ok(tokenizer)
 }
 
-/// The model in `dir` for training. What the files lack of the paths that match `missing` is drawn
-/// when it is first looked at.
+/// The model in `dir` for training, its floats as `dtype` says. What the files lack of the paths that
+/// match `missing` is drawn when it is first looked at.
 pub(crate) fn load_model<H: HeadSet>(
     dir: &Path,
     config: &TpoConfig,
     device: &Device,
+    dtype: DtypePolicy,
     missing: Vec<String>,
 ) -> Result<Tpo<H>> {
-    // As in a session: 16-bit arithmetic is slow on the CPU, and too coarse to train in.
-    let dtype = if *device == Device::flex() {
-        DtypePolicy::Cast(FloatDType::F32)
-    } else {
-        DtypePolicy::Keep
-    };
     let load = LoadOptions {
         allow_missing: missing,
         dtype,

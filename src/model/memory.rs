@@ -133,7 +133,7 @@ impl WeightFormat {
         Self::new(FloatDType::BF16, Some(QuantFormat::Q4_0)),
     ];
 
-    const fn new(dtype: FloatDType, quantize: Option<QuantFormat>) -> Self {
+    pub(crate) const fn new(dtype: FloatDType, quantize: Option<QuantFormat>) -> Self {
         Self { dtype, quantize }
     }
 
@@ -179,35 +179,61 @@ pub fn choose_format<H: HeadSet>(
     if !formats.contains(&wanted) {
         formats.insert(0, wanted);
     }
-    let available = available.unwrap_or_default();
-    let gib = |bytes: u64| format!("{:.1}", bytes as f64 / (1_u64 << 30) as f64);
-    let mut table = format!(
-        "{:32} {:>8} {:>6} {:>12} {:>6}  GiB\n",
-        "format", "weights", "cache", "activations", "need"
-    );
-    let mut fits = None;
-    for format in formats {
+    let rows = formats.into_iter().map(|format| {
         let m = need(format)?;
-        let fit = m.total() <= available;
-        fits = fits.or(fit.then_some(format));
-        table += &format!(
-            "{:32} {:>8} {:>6} {:>12} {:>6}  {}{}\n",
-            format.flags(),
-            gib(m.weights),
-            gib(m.cache),
-            gib(m.activations),
-            gib(m.total()),
-            if fit { "fits" } else { "too much" },
-            if format == wanted { ", asked for" } else { "" },
-        );
+        Ok((format.flags(), [m.weights, m.cache, m.activations]))
+    });
+    Err(refused(
+        ["weights", "cache", "activations"],
+        rows.collect::<Result<Vec<_>>>()?,
+        &wanted.flags(),
+        available.unwrap_or_default(),
+    ))
+}
+
+/// What is said of a model that does not fit into `available` bytes: a row for each way to hold it, the
+/// most exact one first, with the bytes of its `columns`; `asked` is one of them.
+pub(crate) fn refused<const N: usize>(
+    columns: [&str; N],
+    rows: Vec<(String, [u64; N])>,
+    asked: &str,
+    available: u64,
+) -> Error {
+    let gib = |bytes: u64| format!("{:.1}", bytes as f64 / (1_u64 << 30) as f64);
+    let first = rows.iter().map(|r| r.0.len()).max().unwrap_or(0);
+    let mut table = format!("{:first$}", "format");
+    for column in columns.iter().chain(&["need"]) {
+        table += &format!(" {column:>11}");
+    }
+    table += "  GiB\n";
+    let mut fits = None;
+    for (flags, bytes) in rows {
+        table += &format!("{flags:first$}");
+        let need = bytes.iter().sum();
+        for bytes in bytes.into_iter().chain([need]) {
+            table += &format!(" {:>11}", gib(bytes));
+        }
+        table += if need <= available {
+            "  fits"
+        } else {
+            "  too much"
+        };
+        table += if flags == asked {
+            ", asked for\n"
+        } else {
+            "\n"
+        };
+        if need <= available {
+            fits.get_or_insert(flags);
+        }
     }
     let remedy = match fits {
-        Some(format) => format!("give {}", format.flags()),
+        Some(flags) => format!("give {flags}"),
         None => "free memory, or use a machine with more".into(),
     };
-    Err(Error::Memory {
+    Error::Memory {
         available: gib(available),
         table,
         remedy,
-    })
+    }
 }

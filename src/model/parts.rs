@@ -62,6 +62,14 @@ impl VisionConfig {
         }
     }
 
+    /// Its attention layers, and the heads of each.
+    pub(crate) fn attention(&self) -> (usize, usize) {
+        match self {
+            Self::Umt(config) => (config.encoder_depth, config.encoder_num_heads),
+            Self::InternVideo2(config) => (config.depth, config.num_heads),
+        }
+    }
+
     /// Side of the square frames in pixels.
     pub fn side(&self) -> usize {
         match self {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use burn::module::ParamId;
 use burn::tensor::Device;
 use tpo_core::head::HeadSet;
+use tpo_core::model::IGNORE_LABEL;
 use tpo_core::weights::module_params;
 use tpo_data::feed::{Cursor, Feed, FeedConfig, FramesConfig, LoaderConfig, OrderConfig};
 use tpo_data::prompts::LayoutEncoder;
@@ -335,6 +336,45 @@ pub(super) fn check_calls<H: HeadSet>(
         }
     }
     refuse(problems)
+}
+
+/// Sizes of the batches of a stage, padded.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct BatchSizes {
+    /// Positions of a row.
+    pub tokens: usize,
+    /// Positions with a label, of a row on average.
+    pub labels: usize,
+    /// Whether turns are packed that do not see each other.
+    pub packed: bool,
+}
+
+/// Batches that [`batch_sizes`] looks at.
+const LOOKED_AT: u64 = 4;
+
+/// The largest sizes of the first batches of a stage, whose media are read. `None` where they cannot be.
+pub(super) fn batch_sizes<H: HeadSet>(
+    stage: &Stage,
+    seed: u64,
+    context: &DataContext,
+) -> Option<BatchSizes> {
+    let data = stage.data.as_ref()?;
+    let mut stage = stage.clone();
+    // Media that are not there yet are not looked for row by row.
+    stage.strict = data.sources.iter().any(|s| s.synthetic.is_none());
+    let opened = open_feed::<H>(Purpose::Evaluate, "", &stage, data, seed, context, 0);
+    let (mut feed, _) = opened.ok()?;
+    let mut sizes = BatchSizes::default();
+    for _ in 0..LOOKED_AT.min(feed.plan().batches()) {
+        let batch = feed.next_batch().ok()??;
+        let (rows, tokens) = batch.tokens.shape();
+        let labels = batch.labels.iter().flatten();
+        let labels = labels.filter(|label| **label != IGNORE_LABEL).count();
+        sizes.tokens = sizes.tokens.max(tokens);
+        sizes.labels = sizes.labels.max(labels.div_ceil(rows.max(1)));
+        sizes.packed |= batch.tokens.packed_turns().is_some();
+    }
+    Some(sizes)
 }
 
 fn mixture_problems<H: HeadSet>(

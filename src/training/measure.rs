@@ -5,7 +5,7 @@ use tpo_train::TrainError;
 use tpo_train::recipe::Recipe;
 use tpo_train::trainer::{Purpose, TrainOptions, Trainer};
 
-use super::{RunOptions, data_of, recipe_model, staged_model};
+use super::{RunOptions, check_memory, data_of, recipe_model, staged_model};
 use crate::error::Result;
 
 /// Memory of this process while it trained, in bytes.
@@ -19,10 +19,10 @@ pub struct MeasuredMemory {
 }
 
 /// Takes two optimizer steps of a stage with the weights the recipe starts from and says what the
-/// process needed for it, beyond what it had before. Nothing is written.
+/// process needed, pages of its file apart. Nothing is written.
 ///
 /// `None` where the system does not tell (`/proc/self/status`, Linux); memory of an accelerator is
-/// not in it. A process can measure once: what it held before cannot be told from what it holds.
+/// not in it. A process can measure once: its peak is that of all it did.
 ///
 /// # Errors
 /// [`TrainError::InvalidPlan`] when there is no stage of that name; as
@@ -43,7 +43,7 @@ pub fn measure_stage<H: HeadSet>(
             )],
         }
     })?;
-    let before = process_memory("VmRSS:");
+    check_memory::<H>(recipe, options)?;
     let mut built = recipe_model::<H>(recipe, &options.device)?;
     built.model = staged_model(recipe, &built.model, place)?;
     built.config.llm = built.model.llm.config().clone();
@@ -59,16 +59,14 @@ pub fn measure_stage<H: HeadSet>(
     };
     let mut trainer = Trainer::new(built.model, stage, &*stream, train)?;
     trainer.step(&mut *stream)?;
-    let settled = process_memory("VmRSS:");
+    let settled = process_memory("RssAnon:");
     trainer.step(&mut *stream)?;
-    let peak = process_memory("VmHWM:");
-    Ok(before
-        .zip(settled)
+    // Pages of the program's file can be given back at any time.
+    let peak = process_memory("VmHWM:").zip(process_memory("RssFile:"));
+    let peak = peak.map(|(most, file)| most.saturating_sub(file));
+    Ok(settled
         .zip(peak)
-        .map(|((before, settled), peak)| MeasuredMemory {
-            settled: settled.saturating_sub(before),
-            peak: peak.saturating_sub(before),
-        }))
+        .map(|(settled, peak)| MeasuredMemory { settled, peak }))
 }
 
 /// A line of `/proc/self/status` in bytes (`VmHWM:` the peak of resident memory, `VmRSS:` now); `None`

@@ -24,14 +24,17 @@ use tpo_train::{Stage, TrainData, TrainError};
 use crate::curves::draw_curves;
 use crate::error::{Error, Result};
 use crate::features::{FeatureCache, TemporalTowers};
+#[cfg(doc)]
+use crate::model::memory::available_memory;
 use crate::model::{BuiltInHeads, Tpo, TpoConfig};
 
 pub use data::{DataContext, check_data, stage_data};
 use model::NamedModel;
 pub use model::{PRESETS, RecipeModel, model_config, recipe_model};
-#[cfg(feature = "cli")]
-pub(crate) use recipe::explain_shapes;
+use recipe::check_memory;
 pub use recipe::{explain, model_shape};
+#[cfg(feature = "cli")]
+pub(crate) use recipe::{explain_shapes, set_precision};
 
 /// Picture of a run's curves, in its directory.
 pub const CURVES_FILE: &str = "curves.png";
@@ -56,6 +59,9 @@ pub struct RunOptions {
     pub towers: Option<TemporalTowers>,
     /// Where video features of those towers are kept.
     pub features: Option<FeatureCache>,
+    /// Bytes that training may take on the CPU; `None` for what is available
+    /// ([`available_memory`]).
+    pub memory: Option<u64>,
 }
 
 impl RunOptions {
@@ -70,6 +76,7 @@ impl RunOptions {
             gradient_checkpointing: false,
             towers: None,
             features: None,
+            memory: None,
         }
     }
 }
@@ -91,14 +98,15 @@ pub struct RunSummary<H = BuiltInHeads> {
 /// [`stage_data`] for what is made of them.
 ///
 /// # Errors
-/// As [`run_recipe_with`]; [`TrainError::InvalidRecipe`] with every problem of the data of all
-/// stages, before a weight is read.
+/// As [`run_recipe_with`]; before a weight is read [`TrainError::InvalidRecipe`] with every problem of
+/// the data of all stages, and [`Error::Memory`] for a model that does not fit.
 pub fn run_recipe<H: HeadSet>(recipe: &Recipe, options: &RunOptions) -> Result<RunSummary<H>> {
     recipe.validate()?;
     let named = NamedModel::new::<H>(&recipe.model)?;
     named.check_tokens(&recipe.model)?;
     let context = context_of(options, &named.config, &Arc::new(named.tokenizer));
     check_data::<H>(recipe, &context)?;
+    check_memory::<H>(recipe, options)?;
     run_recipe_with::<H>(recipe, options, &mut *data_of::<H>(options))
 }
 

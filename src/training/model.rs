@@ -17,7 +17,7 @@ use tpo_llm::{
 use tpo_train::checkpoint::{SavedCheckpoint, files};
 use tpo_train::recipe::{ModelSpec, Recipe, SavedWeights};
 use tpo_train::run_directory::{find_checkpoint, materialise};
-use tpo_train::{PathPattern, TrainError};
+use tpo_train::{PathPattern, Precision, TrainError};
 
 use super::data::token_problems;
 use crate::error::{Error, Result};
@@ -97,6 +97,9 @@ impl NamedModel {
         }
         if let Some(lora) = &spec.lora {
             config.llm.lora = Some(config.llm.adapters(lora));
+        }
+        if let Some(format) = spec.quantize {
+            config.quantize(format)?;
         }
         // Routing and task token stay in the context of what is trained.
         config.call_order = CallOrder::AsTrained;
@@ -321,6 +324,21 @@ pub fn recipe_model<H: HeadSet>(recipe: &Recipe, device: &Device) -> Result<Reci
     let named = NamedModel::new::<H>(spec)?;
     named.check_tokens(spec)?;
     let config = named.config;
+    let start = spec.start.as_ref();
+    let read = spec.directory.is_some()
+        || spec.llm.is_some()
+        || start.is_some_and(|start| start.join(CONFIG_FILE).is_file());
+    if spec.quantize.is_some() && !read {
+        return Err(invalid(vec![
+            "model.quantize: random weights are not quantised, they could not learn; name a model by \
+             `directory`, or leave it out"
+                .into(),
+        ]));
+    }
+    // Stages in 16 bits take the files as they are: what learns keeps a copy of 32 bits in the
+    // optimizer, and what does not is in 16 bits in memory, too.
+    let narrow = recipe.stages.iter().all(|s| s.precision == Precision::Bf16);
+    let dtype = (!narrow).then_some(FloatDType::F32);
     // For what the files lack, and for everything when there are none.
     device.seed(recipe.seed);
     // What files may lack.
@@ -336,13 +354,17 @@ pub fn recipe_model<H: HeadSet>(recipe: &Recipe, device: &Device) -> Result<Reci
                 let tables = read_config(dir)?.llm.vocab_size;
                 before.llm.vocab_size = tables.max(rows.used);
             }
-            load_model(dir, &before, device, missing.clone())?
+            let policy = match dtype {
+                Some(dtype) if *device == Device::flex() => DtypePolicy::Cast(dtype),
+                _ => DtypePolicy::Keep,
+            };
+            load_model(dir, &before, device, policy, missing.clone())?
         }
         (None, Some(dir)) => {
             let mut model: Tpo<H> = config.assemble(device)?;
             let options = HfOptions {
-                dtype: Some(FloatDType::F32),
-                ..HfOptions::default()
+                dtype,
+                quantize: config.llm.quantization,
             };
             let lm = from_pretrained(dir, device, options, None)?.lm;
             model.llm = match &config.llm.lora {

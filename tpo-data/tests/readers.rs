@@ -909,3 +909,61 @@ fn names_of_formats_are_unique_and_parse() {
     }
     assert!("coco".parse::<Format>().is_err());
 }
+
+#[test]
+fn a_table_of_ones_own() {
+    let folder = Folder::new();
+    let path = folder.text(
+        "rows.csv",
+        "video,image,frames,query,left,top,right,bottom,start,end,question,answer,note\n\
+         a.mp4,,,the dog,10,20,110.5,220,,,,,kept out\n\
+         a.mp4,,,the dog jumps,,,,,1.5,4,,,\n\
+         ,b.png,,,,,,,,,What is it?,\"A ball, red.\",\n\
+         ,,c,the cat,0,0,8,8,0,2,Who?,A cat.,\n\
+         a.mp4,b.png,,the dog,1,1,2,2,,,,,\n\
+         a.mp4,,,,1,1,2,2,,,,,\n\
+         a.mp4,,,the dog,1,,2,2,,,,,\n\
+         a.mp4,,,the dog,,,,,3,,,,\n\
+         a.mp4,,,the dog,,,,,,,,,\n\
+         a.mp4,,,the dog,left,1,2,2,,,,,\n",
+    );
+    let options = ConvertOptions {
+        media_prefix: "clips/".into(),
+        frame_rate: Some(2.0),
+        ..ConvertOptions::default()
+    };
+    let rows = read(Format::Csv, &path, &options);
+    let good: Vec<&Sample> = rows.iter().filter_map(|r| r.as_ref().ok()).collect();
+    assert_eq!(good.len(), 4);
+    assert_eq!((media(good[0]), query(good[0])), ("clips/a.mp4", "the dog"));
+    let target = &good[0].annotations[0].target;
+    let pixels = BoxCoords::Pixels([10.0, 20.0, 110.5, 220.0]);
+    assert_eq!(*target, Target::Box(pixels));
+    assert_eq!(spans(good[1]), [[1.5, 4.0]]);
+    assert_eq!(good[2].turns[0].answer, "A ball, red.");
+    assert_eq!(good[3].annotations.len(), 2);
+    assert_eq!(
+        good[3].media.as_ref().unwrap().kind,
+        MediaKind::Frames { fps: 2.0 }
+    );
+    let bad: Vec<String> = rows
+        .iter()
+        .filter_map(|r| r.as_ref().err())
+        .map(ToString::to_string)
+        .collect();
+    for (error, says) in bad.iter().zip([
+        "one of `video`, `image` and `frames`",
+        "a box needs a `query`",
+        "`left`, `top`, `right` and `bottom`",
+        "`start` and `end`",
+        "nothing to learn",
+        "line 11",
+    ]) {
+        assert!(error.contains(says), "{says}: {error}");
+    }
+    assert_eq!(bad.len(), 6, "{bad:#?}");
+    // Folders of frames have no rate of their own.
+    let without = read(Format::Csv, &path, &ConvertOptions::default());
+    let error = without[3].as_ref().unwrap_err().to_string();
+    assert!(error.contains("--frame-rate"), "{error}");
+}

@@ -8,7 +8,7 @@ use crate::groups::{ResolvedParam, float_params};
 
 /// Ends of the paths of an adapter's factors below its layer. Burn's own adapters are called so
 /// too.
-const FACTORS: [&str; 2] = [".lora.a", ".lora.b"];
+pub(crate) const FACTORS: [&str; 2] = [".lora.a", ".lora.b"];
 
 /// The layers of a module that have an adapter, by path, with its rank. No value is drawn.
 pub(crate) fn adapters_of<M: Module>(module: &M) -> BTreeMap<String, usize> {
@@ -31,9 +31,9 @@ pub(crate) fn factors(layer: &str) -> [String; 2] {
     FACTORS.map(|end| format!("{layer}{end}"))
 }
 
-/// Path of the weight that an adapter is added to.
-pub(crate) fn base_weight(layer: &str) -> String {
-    format!("{layer}.weight")
+/// Paths that the weight can have to which an adapter is added: in a float type, and quantised.
+pub(crate) fn base_weights(layer: &str) -> [String; 2] {
+    ["weight", "weight.packed"].map(|end| format!("{layer}.{end}"))
 }
 
 /// Whether the path is that of an adapter's factor.

@@ -15,7 +15,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use burn::module::Module;
 use tpo_core::weights::Checkpoint;
 
-use crate::adapters::{adapters_of, base_weight, factors};
+use crate::adapters::{adapters_of, base_weights, factors};
 use crate::before::Renaming;
 use crate::checkpoint::{CheckpointStore, Retention, SavedCheckpoint, files};
 use crate::error::{Result, TrainError};
@@ -233,7 +233,7 @@ impl RunDirectory {
         // where they gave way to others the weights have taken them up.
         let adapters = adapters_of(model);
         if adapters != self.adapters {
-            learnt.extend(self.adapters.keys().map(|layer| base_weight(layer)));
+            learnt.extend(self.adapters.keys().flat_map(|layer| base_weights(layer)));
         }
         let mut until_now = self.recipe.stages.iter().take(stage + 1);
         if until_now.any(|s| s.lora.is_some()) {

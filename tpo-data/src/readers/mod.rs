@@ -12,6 +12,7 @@ mod as_v2;
 mod choice;
 mod conversation;
 mod json_items;
+mod own;
 mod spatial;
 mod temporal;
 mod tracking;
@@ -73,6 +74,7 @@ macro_rules! formats {
 }
 
 formats! {
+    Csv "csv" own::csv => "A csv of your own: video, image or frames; query with left, top, right, bottom (pixels) or start, end (seconds); question, answer.",
     QvHighlights "qvhighlights" temporal::qvhighlights => "QVHighlights JSONL: qid, query, vid, duration, relevant_windows, relevant_clip_ids, saliency_scores.",
     CharadesJsonl "charades-sta" temporal::charades => "Charades-STA JSONL in the QVHighlights layout, or the original txt `VID START END##sentence.`; --durations names Charades' csv or a JSON of seconds.",
     ActivityNetCaptions "activitynet-captions" temporal::activitynet => "ActivityNet Captions JSON: {\"v_ID\": {duration, timestamps, sentences}}.",

@@ -1,5 +1,6 @@
 //! What a recipe would do, from the shapes of its model alone.
 
+mod flow;
 mod memory;
 mod shape;
 mod show;
@@ -9,7 +10,7 @@ mod tests;
 use std::collections::BTreeSet;
 
 pub use memory::MemoryEstimate;
-pub use shape::{ModelShape, PartShape};
+pub use shape::{AttentionShape, ModelShape, PartShape};
 
 use crate::adapters::adapters_in;
 use crate::error::{Result, TrainError};
@@ -86,10 +87,13 @@ impl Recipe {
                 }
             }
             match stage.resolve_params(model.params.clone()) {
-                Ok(groups) => stages.push(StageExplanation {
-                    new_adapters,
-                    ..explained(stage, groups, model, rows)
-                }),
+                Ok(groups) => {
+                    problems.extend(quantized_problems(&at, &groups, model));
+                    stages.push(StageExplanation {
+                        new_adapters,
+                        ..explained(stage, groups, model, rows)
+                    });
+                }
                 Err(TrainError::Groups { problems: more }) => {
                     problems.extend(more.iter().map(|p| format!("{at}: {p}")));
                 }
@@ -111,6 +115,23 @@ impl Recipe {
             stages,
         })
     }
+}
+
+/// Groups that name weights which are quantised.
+fn quantized_problems<'a>(
+    at: &'a str,
+    groups: &'a ResolvedGroups,
+    model: &'a ModelShape,
+) -> impl Iterator<Item = String> + 'a {
+    groups.groups.iter().filter_map(move |group| {
+        let mut params = group.params.iter().map(|p| &p.path);
+        let path = params.find(|path| model.quantized.contains_key(*path))?;
+        Some(format!(
+            "{at}: group `{}`: `{path}` is quantised and cannot learn; let adapters learn \
+             (`model.lora`, `llm.**.lora.*`), or leave out model.quantize",
+            group.name
+        ))
+    })
 }
 
 fn explained(

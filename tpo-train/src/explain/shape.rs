@@ -1,5 +1,7 @@
 //! Models as shapes.
 
+use std::collections::BTreeMap;
+
 use crate::groups::ResolvedParam;
 
 /// The shape of a model, enough to explain a recipe for it.
@@ -9,6 +11,10 @@ pub struct ModelShape {
     pub name: String,
     /// Every floating-point parameter; see [`ModelShape::of`].
     pub params: Vec<ResolvedParam>,
+    /// Bytes of the weights that are held quantised, by path; they cannot learn.
+    pub quantized: BTreeMap<String, u64>,
+    /// Values of the pictures of a sample.
+    pub pixels: u64,
     /// Names of the heads in order.
     pub heads: Vec<String>,
     /// The parts in the order in which activations flow through them.
@@ -26,8 +32,35 @@ pub struct PartShape {
     pub rows: u64,
     /// Other numbers of rows, for parameters whose path holds the text.
     pub rows_of: Vec<(String, u64)>,
+    /// Of these parameters, those whose layers all read the same rows.
+    pub shared: Vec<String>,
     /// Whether its blocks can be computed again in the backward pass.
     pub checkpointed: bool,
+    /// Its attention layers.
+    pub attention: Vec<AttentionShape>,
+    /// Whether its adapters drop some of what they read.
+    pub dropout: bool,
+    /// Values of the pictures that enter it per sample, which convolutions cut into patches.
+    pub pixels: u64,
+    /// Logits that the loss reads per sample.
+    pub logits: u64,
+    /// Bytes per sample that come and go in it besides: of a frozen tower, say.
+    pub scratch: u64,
+}
+
+/// Attention layers of one size, for one sample.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AttentionShape {
+    /// How many there are.
+    pub layers: u64,
+    /// Heads of each.
+    pub heads: u64,
+    /// Rows that ask.
+    pub queries: u64,
+    /// Rows that are looked at.
+    pub keys: u64,
+    /// Width of what all heads give together.
+    pub width: u64,
 }
 
 impl PartShape {
@@ -42,7 +75,13 @@ impl PartShape {
             prefixes: prefixes.into_iter().map(Into::into).collect(),
             rows: rows as u64,
             rows_of: Vec::new(),
+            shared: Vec::new(),
             checkpointed: false,
+            attention: Vec::new(),
+            dropout: false,
+            pixels: 0,
+            logits: 0,
+            scratch: 0,
         }
     }
 
@@ -52,9 +91,34 @@ impl PartShape {
         self
     }
 
+    /// As [`PartShape::with_rows_of`], for layers that all read the same rows.
+    pub fn with_shared_rows_of(mut self, text: &str, rows: usize) -> Self {
+        self.shared.push(text.into());
+        self.with_rows_of(text, rows)
+    }
+
     /// Its blocks can be computed again.
     pub fn with_checkpointed_blocks(mut self) -> Self {
         self.checkpointed = true;
+        self
+    }
+
+    /// Adds attention layers: how many, their heads, the rows that ask and those that are looked at, and
+    /// the width of what all heads give together.
+    pub fn with_attention(
+        mut self,
+        layers: usize,
+        heads: usize,
+        [queries, keys]: [usize; 2],
+        width: usize,
+    ) -> Self {
+        self.attention.push(AttentionShape {
+            layers: layers as u64,
+            heads: heads as u64,
+            queries: queries as u64,
+            keys: keys as u64,
+            width: width as u64,
+        });
         self
     }
 
@@ -79,6 +143,8 @@ impl ModelShape {
         Self {
             name: name.into(),
             params: crate::groups::float_params(module),
+            quantized: BTreeMap::new(),
+            pixels: 0,
             heads,
             parts,
         }

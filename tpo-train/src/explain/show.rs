@@ -159,15 +159,29 @@ impl fmt::Display for StageExplanation {
         let m = &self.memory;
         writeln!(
             f,
-            "  memory     {} = weights {} + gradients {} + optimizer {} + process {} + activations about {} ({} \
-             when checkpointed)",
+            "  memory     {} = weights {} + gradients {} + optimizer {} + process {} + batches {} + activations {}",
             gib(m.total(false)),
             gib(m.weights),
             gib(m.gradients),
             gib(m.optimizer),
             gib(m.process),
+            gib(m.batches),
             gib(m.activations),
+        )?;
+        writeln!(
+            f,
+            "             {} with --gradient-checkpointing: activations {}",
+            gib(m.total(true)),
             gib(m.checkpointed)
+        )?;
+        writeln!(
+            f,
+            "             on a GPU {}, with --gradient-checkpointing {}: attention scores and unpacked weights {}, \
+             {} (computed, not measured)",
+            gib(m.total_on_accelerator(false)),
+            gib(m.total_on_accelerator(true)),
+            gib(m.accelerator),
+            gib(m.accelerator_checkpointed)
         )?;
         for (i, line) in self.groups.to_string().lines().enumerate() {
             if i > 0 {

@@ -1,6 +1,7 @@
 use burn::nn::LinearConfig;
 use burn::tensor::Device;
 
+use super::memory::PROCESS;
 use super::*;
 
 const RECIPE: &str = r#"
@@ -53,11 +54,14 @@ fn numbers_worked_by_hand() {
         weights: 64,
         gradients: 48,
         optimizer: 144,
-        process: 28 << 20,
+        process: PROCESS,
+        batches: 0,
         // (5 + 2) values · 4 rows · batch 2 · 2 bytes, and twice as much in flight; the first part
-        // is before all that learns
-        activations: 336,
-        checkpointed: 336,
+        // is before all that learns, and has less in flight than that: (3 + 5) · 10 · 2 · 2 · 2
+        activations: 640,
+        checkpointed: 640,
+        accelerator: 0,
+        accelerator_checkpointed: 0,
     };
     assert_eq!(stage.memory, memory);
     let text = told.to_string();

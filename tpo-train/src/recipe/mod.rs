@@ -36,6 +36,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use tpo_core::LoraConfig;
 use tpo_core::head::HeadConfigs;
+use tpo_core::ops::QuantFormat;
 
 pub use changes::Change;
 pub use evaluation::EvaluationSpec;
@@ -141,6 +142,10 @@ pub struct ModelSpec {
     /// Adapters of the language model, in place of those that preset or directory name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lora: Option<LoraConfig>,
+    /// Quantises the linear layers of the language model while they are read (QLoRA): they are
+    /// fixed then, and gradients pass through them to adapters, tokens and heads.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub quantize: Option<QuantFormat>,
 }
 
 fn is_empty(heads: &HeadConfigs) -> bool {

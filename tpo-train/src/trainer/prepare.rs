@@ -83,10 +83,11 @@ impl ModuleMapper for Placer<'_> {
         let id = param.id;
         let param = param.map(|value| {
             let mut value = value.inner().to_device(&self.device.clone().inner());
-            if self.precision == Precision::Bf16 && value.dtype() == DType::F32 {
+            if self.precision == Precision::Bf16 && value.dtype() != DType::BF16 {
                 if learns {
                     let n = value.shape().num_elements();
-                    self.optimizer.set_master(&path, value.clone().reshape([n]));
+                    let wide = value.clone().cast(FloatDType::F32);
+                    self.optimizer.set_master(&path, wide.reshape([n]));
                 }
                 value = value.cast(FloatDType::BF16);
             } else if self.precision == Precision::F32 && value.dtype() != DType::F32 {
