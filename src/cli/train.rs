@@ -10,7 +10,7 @@ use tpo_train::explain::Explanation;
 use tpo_train::run_directory::CHECKPOINTS_DIR;
 use tpo_train::trainer::RunEnd;
 
-use super::shared::{DeviceArgs, End, Outcome, Precision, Quantize, TowerArgs, parse_gib};
+use super::shared::{DeviceArgs, End, Outcome, Precision, QuantizeArg, TowerArgs, parse_gib};
 use crate::export::{ExportOptions, LoraExport, check_target, export_model};
 use crate::training::measure::measure_stage;
 use crate::training::{RunOptions, explain, explain_shapes, run_recipe, set_precision};
@@ -49,7 +49,7 @@ pub(super) struct Args {
     /// Quantise the linear layers of the language model while they are read, in place of what the
     /// recipe says (`model.quantize`); adapters, tokens and heads learn beside them (QLoRA)
     #[arg(long, value_enum)]
-    quantize: Option<Quantize>,
+    quantize: Option<QuantizeArg>,
     /// GiB of memory that training may take on the CPU [default: what is available]
     #[arg(long, value_name = "GIB", value_parser = parse_gib)]
     memory: Option<u64>,

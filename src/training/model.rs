@@ -99,7 +99,7 @@ impl NamedModel {
             config.llm.lora = Some(config.llm.adapters(lora));
         }
         if let Some(format) = spec.quantize {
-            config.quantize(format)?;
+            config.quantize(format.into())?;
         }
         // Routing and task token stay in the context of what is trained.
         config.call_order = CallOrder::AsTrained;

@@ -102,6 +102,7 @@ pub fn hugging_face_llm_layout(path: &Path) -> Result<Option<Manifest>> {
                 shape,
                 shard: None,
                 optional,
+                blocks: None,
             })
             .collect(),
     }))
@@ -147,6 +148,7 @@ pub fn published_form_layout(dir: &Path) -> Result<Option<Manifest>> {
                 shape,
                 shard: None,
                 optional,
+                blocks: None,
             })
             .collect(),
     }))
