@@ -433,6 +433,29 @@ fn multiple_choice_is_asked_as_published() {
     assert_eq!(opening(&Prompts::plain()).visual_slots(), 96);
 }
 
+/// `generate_answer` has a `min_length` of 1: its first token is no end.
+#[test]
+fn a_published_answer_is_not_empty() {
+    let mut options = SessionOptions::default();
+    let said = |options: &SessionOptions, published: bool| {
+        let session = Session::nano(&Device::flex(), 3, options.clone()).unwrap();
+        let question = Question {
+            answer_joined: published,
+            ..Question::new("Why?")
+        };
+        let prepared = session.prepare(&question).unwrap();
+        session.answer_together(vec![prepared]).unwrap().remove(0)
+    };
+    // Nothing but the end can be said.
+    let session = nano();
+    let ends = session.tokenizer().eos_ids();
+    let ids = 0..session.tokenizer().vocab_size() as u32;
+    options.decoding.suppress_tokens = ids.filter(|id| !ends.contains(id)).collect();
+    assert_eq!(said(&options, false).unwrap().text, "");
+    let error = said(&options, true).unwrap_err().to_string();
+    assert!(error.contains("nothing is left to choose"), "{error}");
+}
+
 /// MVBench's own layout, asked with its prompt about a part of the sample clip.
 #[test]
 fn mvbench_in_its_own_layout() {

@@ -97,6 +97,7 @@ impl<H: HeadSet> Session<H> {
                 .model
                 .embed(&tokens, embeddings, &boxes, &self.device)?,
             tasks: question.tasks.clone(),
+            not_empty: question.answer_joined,
             sample: self.sample(question, &text),
             text,
         })

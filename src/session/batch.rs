@@ -22,6 +22,8 @@ pub struct PreparedQuestion {
     /// `[1, length, d_llm]`.
     pub(super) prompt: Tensor<3>,
     pub(super) tasks: Vec<String>,
+    /// Whether the answer has at least one token.
+    pub(super) not_empty: bool,
     pub(super) sample: Sample,
     /// The text with the marks of its boxes.
     pub(super) text: String,
@@ -40,11 +42,23 @@ pub(super) fn start<'a, H: HeadSet>(
 ) -> Result<Run<'a>> {
     let row = |question: PreparedQuestion| {
         let mut sampler = Sampler::new(decoding.clone())?;
+        let not_first = question.not_empty.then(|| options.stop.clone());
         Ok(GenerateRow {
             prompt: question.prompt,
             sample: question.sample,
             force: question.tasks,
-            choose: move |logits: &[f32], history: &[u32]| Ok(sampler.sample(logits, history)?),
+            choose: move |logits: &[f32], history: &[u32]| match &not_first {
+                Some(ends) if history.is_empty() => {
+                    let mut logits = logits.to_vec();
+                    for id in ends {
+                        if let Some(logit) = logits.get_mut(*id as usize) {
+                            *logit = f32::NEG_INFINITY;
+                        }
+                    }
+                    Ok(sampler.sample(&logits, history)?)
+                }
+                _ => Ok(sampler.sample(logits, history)?),
+            },
         })
     };
     let rows = questions.into_iter().map(row).collect::<Result<_>>()?;

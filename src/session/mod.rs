@@ -44,7 +44,8 @@ pub struct Question {
     pub system: String,
     /// The beginning of the answer, given to the model: `Best option:(`. Not part of the reply.
     pub answer_prefix: String,
-    /// The answer follows the question without a space ([`AnswerStart`](tpo_data::prompts::AnswerStart)).
+    /// Asks as the reference's `generate_answer` does: the answer follows the question without a space
+    /// ([`AnswerStart`](tpo_data::prompts::AnswerStart)) and has at least one token.
     pub answer_joined: bool,
 }
 
