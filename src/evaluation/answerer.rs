@@ -281,7 +281,8 @@ impl<H: HeadSet> Answerer for SessionAnswerer<'_, H> {
 
     fn answer(&mut self, items: &[&Item]) -> Vec<Answered> {
         self.session.clear_history();
-        let current = self.looked.pop();
+        // A file that could not be read may be there by now.
+        let current = self.looked.pop().filter(|looked| looked.info.is_ok());
         self.looked = current.into_iter().collect();
         let (mut prepared, mut answered) = (Vec::new(), Vec::new());
         for item in items {
