@@ -49,8 +49,8 @@ pub use device::DeviceChoice;
 pub use error::{Error, Result};
 pub use model::{BuiltInHeads, CONFIG_FILE, InputConfig, Tpo, TpoConfig, VideoChatTpo, export};
 pub use session::{
-    Answer, Event, FrameCost, HeadProgress, HeadStep, Media, Question, Reply, Session,
-    SessionOptions, TrackFrames,
+    Answer, Event, FrameCost, HeadProgress, HeadStep, Media, PreparedQuestion, Question, Reply,
+    Session, SessionOptions, TrackFrames,
 };
 
 /// What most programs need.

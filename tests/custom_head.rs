@@ -1,17 +1,20 @@
 //! Your own head, added from outside the tpo crates: called by its routing token, trained
 //! through its task token, with gradients into the language model.
 
+use std::cell::RefCell;
+
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use serde::{Deserialize, Serialize};
-use tpo::core::model::{GenerateEvent, GenerateOptions};
+use tpo::core::CoreError;
+use tpo::core::model::{GenerateEvent, GenerateOptions, GenerateRow};
 use tpo::core::prompt::PromptIds;
 use tpo::llm::{CausalLm, LlmConfig};
 use tpo::model::videochat_tasks;
 use tpo::prelude::*;
 use tpo::vision::{QFormerConnector, QFormerConnectorConfig, UmtConfig, VideoEncoder};
 
-/// Counts something: one number from the task embedding.
+/// Counts something, except in a sample that is uncountable: one number from the task embedding.
 #[derive(Module, Debug)]
 struct CountHead {
     mlp: Mlp,
@@ -45,7 +48,13 @@ impl TaskHead for CountHead {
         truth.to_value()
     }
 
-    fn forward(&self, task: Tensor<2>, _: &HeadContext<'_>) -> tpo::core::Result<Tensor<2>> {
+    fn forward(&self, task: Tensor<2>, context: &HeadContext<'_>) -> tpo::core::Result<Tensor<2>> {
+        if context.sample(0).is_some_and(|s| s.id == "uncountable") {
+            return Err(CoreError::MissingFeatures {
+                head: "count".into(),
+                name: "counts".into(),
+            });
+        }
         Ok(self.mlp.forward(task))
     }
 
@@ -183,14 +192,16 @@ fn it_is_called_by_its_routing_token_in_both_orders() {
         };
         // A script in place of a sampler: words, count, region, a task without a head, the end.
         let script = [5u32, 57, 50, 54, 9, 2];
-        let run = model
-            .generate(prompt.clone(), Sample::default(), options, |_, done| {
-                Ok(script[done.len()])
-            })
-            .unwrap();
+        let row = GenerateRow {
+            prompt: prompt.clone(),
+            sample: Sample::default(),
+            force: Vec::new(),
+            choose: |_: &[f32], done: &[u32]| Ok(script[done.len()]),
+        };
+        let run = model.generate(vec![row], options).unwrap();
         let mut seen = Vec::new();
         for event in run {
-            match event.unwrap() {
+            match event.unwrap().1.unwrap() {
                 GenerateEvent::Token(id) => seen.push(format!("{id}")),
                 GenerateEvent::Task { output, embedding } => {
                     if output.task == "count" {
@@ -215,4 +226,91 @@ fn it_is_called_by_its_routing_token_in_both_orders() {
         embeddings[0], embeddings[1],
         "the orders see different contexts"
     );
+}
+
+/// A row of a batch: its prompt, the tokens it says, what heads know.
+type Script = (Tensor<3>, Vec<u32>, Sample);
+/// What came of it: names in order, and the numbers behind them.
+type Seen = (Vec<String>, Vec<Vec<f32>>);
+
+/// Runs scripts in one batch. Numbers are the logits of every token and the embedding of every call.
+fn answers(model: &Model, scripts: &[Script], call_order: CallOrder) -> Vec<Seen> {
+    let logits: Vec<_> = scripts.iter().map(|_| RefCell::new(Vec::new())).collect();
+    let rows = scripts
+        .iter()
+        .zip(&logits)
+        .map(|((prompt, script, sample), heard)| GenerateRow {
+            prompt: prompt.clone(),
+            sample: sample.clone(),
+            force: Vec::new(),
+            choose: move |logits: &[f32], done: &[u32]| {
+                heard.borrow_mut().push(logits.to_vec());
+                Ok(script[done.len()])
+            },
+        });
+    let options = GenerateOptions {
+        max_new_tokens: 6,
+        stop: vec![2],
+        call_order,
+        ..GenerateOptions::default()
+    };
+    let mut seen: Vec<Seen> = vec![Default::default(); scripts.len()];
+    for event in model.generate(rows.collect(), options).unwrap() {
+        let (row, event) = event.unwrap();
+        let (names, numbers) = &mut seen[row];
+        match event {
+            Ok(GenerateEvent::Token(id)) => names.push(id.to_string()),
+            Ok(GenerateEvent::Task { output, embedding }) => {
+                names.push(output.task);
+                numbers.push(embedding.into_data().iter::<f32>().collect());
+            }
+            Ok(GenerateEvent::NoHead { task, .. }) => names.push(format!("no {task}")),
+            Err(e) => names.push(e.to_string()),
+        }
+    }
+    for (seen, logits) in seen.iter_mut().zip(logits) {
+        seen.1.append(&mut logits.into_inner());
+    }
+    seen
+}
+
+/// Prompts of several lengths, heads called at different steps, in one row twice and in one in vain,
+/// answers that end one after the other: every row is as it is alone.
+#[test]
+fn a_batch_answers_as_its_rows_do_alone() {
+    let device = Device::flex();
+    let model = model(&device);
+    let script = |length: usize, ids: &[u32], id: &str| -> Script {
+        let shape = [1, length, model.llm.config().hidden_size];
+        let prompt = Tensor::random(shape, burn::tensor::Distribution::Default, &device);
+        (prompt, ids.to_vec(), Sample::named(id))
+    };
+    let scripts = [
+        script(5, &[5, 57, 50, 54, 9, 2], ""),
+        script(9, &[57, 6, 7, 2], ""),
+        script(2, &[8, 57, 11, 2], "uncountable"),
+        script(7, &[2], ""),
+        script(3, &[5, 6, 7, 8, 57, 50], ""),
+        script(9, &[50, 57, 9, 2], ""),
+    ];
+    for order in [CallOrder::AsReference, CallOrder::AsTrained] {
+        let together = answers(&model, &scripts, order);
+        for (script, (names, numbers)) in scripts.iter().zip(together) {
+            let alone = answers(&model, std::slice::from_ref(script), order).remove(0);
+            assert_eq!(names, alone.0);
+            assert_eq!(numbers.len(), alone.1.len());
+            let pairs = numbers.iter().flatten().zip(alone.1.iter().flatten());
+            for (a, b) in pairs {
+                assert!((a - b).abs() < 1e-4, "{names:?}: {a} in a batch, {b} alone");
+            }
+        }
+    }
+    let failed = &answers(&model, &scripts, CallOrder::AsTrained)[2].0;
+    assert!(
+        failed.len() == 3 && failed[2].contains("counts"),
+        "{failed:?}"
+    );
+    type Choose = fn(&[f32], &[u32]) -> tpo::core::Result<u32>;
+    let none = model.generate::<Choose>(Vec::new(), GenerateOptions::default());
+    assert!(none.is_err(), "there is nothing to answer");
 }

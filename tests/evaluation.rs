@@ -4,15 +4,20 @@
 #[path = "common/oracle.rs"]
 mod oracle;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{Int, TensorData};
 use oracle::{Oracle, info_of};
 use serde_json::{Value, json};
+use tpo::core::prompt::{PromptIds, TextEncoder, Visual};
 use tpo::core::traits::LanguageModel;
+use tpo::data::prompts::videochat::VideoChatLayout;
+use tpo::data::prompts::{AnswerStart, Opening, PromptLayout};
 use tpo::data::readers::Format;
 use tpo::data::synthetic::{Split, WorldConfig};
 use tpo::evaluation::*;
+use tpo::llm::tokenizer::Tokenizer;
 use tpo::prelude::*;
 
 fn asset(name: &str) -> PathBuf {
@@ -214,11 +219,12 @@ fn a_head_that_is_not_called_is_a_miss() {
                 settings: Value::Null,
             })
         }
-        fn look(&mut self, media: &MediaRef) -> tpo::Result<MediaInfo> {
-            Ok(info_of(media))
-        }
-        fn answer(&mut self, _: &Item, _: &MediaInfo) -> tpo::Result<Reply> {
-            Ok(Reply::default())
+        fn answer(&mut self, items: &[&Item]) -> Vec<Answered> {
+            let silent = |item: &&Item| Answered {
+                media: Some(info_of(&item.media)),
+                reply: Ok(Reply::default()),
+            };
+            items.iter().map(silent).collect()
         }
     }
     let dir = tempfile::tempdir().unwrap();
@@ -293,6 +299,163 @@ fn answers_in_words_are_scored_alike() {
     assert!(temporal.scores.iter().all(|s| !s.name.starts_with("HL")));
 }
 
+/// Numbers within 1e-4, everything else equal. Times are rounded to four decimals, where a hair's breadth
+/// may be a whole step.
+fn assert_alike(a: &Value, b: &Value, place: &str) {
+    match (a, b) {
+        (Value::Number(x), Value::Number(y)) => {
+            let (x, y) = (x.as_f64().unwrap(), y.as_f64().unwrap());
+            assert!((x - y).abs() < 1.01e-4, "{place}: {x}, {y}");
+        }
+        (Value::Array(x), Value::Array(y)) => {
+            assert_eq!(x.len(), y.len(), "{place}");
+            for (i, (x, y)) in x.iter().zip(y).enumerate() {
+                assert_alike(x, y, &format!("{place}[{i}]"));
+            }
+        }
+        (Value::Object(x), Value::Object(y)) => {
+            assert!(x.keys().eq(y.keys()), "{place}");
+            for (key, x) in x {
+                assert_alike(x, &y[key], &format!("{place}.{key}"));
+            }
+        }
+        _ => assert_eq!(a, b, "{place}"),
+    }
+}
+
+/// Questions about several clips that are answered together get the answers they get one by one:
+/// words, boxes, spans, masks and scores, however heads are called.
+#[test]
+fn a_batch_answers_as_one_by_one() {
+    let spec = WorldSpec {
+        world: WorldConfig::default(),
+        seed: 7,
+        split: Split::HeldOut,
+        clips: 2,
+        choices: false,
+    };
+    let dir = tempfile::tempdir().unwrap();
+    for (route, order) in [
+        (Route::Model, CallOrder::AsTrained),
+        (Route::Always, CallOrder::AsReference),
+    ] {
+        let options = SessionOptions {
+            max_new_tokens: 24,
+            call_order: Some(order),
+            ..SessionOptions::default()
+        };
+        let mut session = tpo::presets::mini(&Device::flex(), options).unwrap();
+        let plan = PlanOptions {
+            route,
+            ..PlanOptions::default()
+        };
+        let plan = Plan::synthetic(&spec, plan).unwrap();
+        let mut model = SessionAnswerer::new(&mut session, "mini", route, AnswerForm::Heads);
+        let mut found: Vec<Vec<Value>> = Vec::new();
+        for batch in [1, 5, plan.items.len()] {
+            let options = RunOptions {
+                batch: batch.try_into().unwrap(),
+                ..RunOptions::default()
+            };
+            let run_dir = dir.path().join(format!("{order:?} {batch}"));
+            let outcome = run(&plan, &mut model, &run_dir, &options, &mut |_| true).unwrap();
+            let RunOutcome::Done(results) = outcome else {
+                panic!("it was not stopped")
+            };
+            assert!(results.failed.is_empty(), "{:?}", results.failed);
+            let rows = String::from_utf8(read(&run_dir, PREDICTIONS_FILE)).unwrap();
+            let rows = rows.lines().map(|row| serde_json::from_str(row).unwrap());
+            let mut rows: Vec<Value> = rows.collect();
+            rows.push(serde_json::to_value(&results.scores).unwrap());
+            found.push(rows);
+        }
+        let called = |rows: &[Value]| {
+            let calls = rows.iter().filter_map(|row| row["called"].get(0)?.as_str());
+            calls.map(str::to_string).collect::<BTreeSet<_>>()
+        };
+        assert_eq!(called(&found[0]).len(), 3, "every head answers");
+        for together in &found[1..] {
+            assert_eq!(together.len(), found[0].len());
+            for (alone, together) in found[0].iter().zip(together) {
+                assert_alike(together, alone, &alone["id"].to_string());
+            }
+        }
+    }
+}
+
+/// The ids of the published multiple-choice prompt: the texts of the specification (section 10), each
+/// piece encoded by itself with the real tokenizer; and those of the wording of before.
+#[test]
+fn multiple_choice_is_asked_as_published() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let file = root.join("tpo-llm/tests/fixtures/mistral_v1/tokenizer.model");
+    let tokenizer = Tokenizer::from_sentencepiece(file, Default::default()).unwrap();
+    let opening = |prompts: &Prompts| {
+        let options = ["It runs.", "It sits."].map(String::from);
+        let ask = prompts.multiple_choice("What does it do?", &options);
+        let opening = Opening {
+            system: &ask.system,
+            visual: Visual::Video,
+            slots: 96,
+            answer: AnswerStart {
+                prefix: &ask.answer_prefix,
+                joined: ask.answer_joined,
+            },
+            ..Opening::text(&ask.text)
+        };
+        VideoChatLayout.opening(&opening, &tokenizer).unwrap()
+    };
+    let expected = |system: &str, tail: &str| {
+        let encode = |text: &str| tokenizer.encode_with_bos(text).unwrap();
+        let question = "Question: What does it do?\nOptions:\n(A) It runs.\n(B) It sits.\nOnly give \
+                        the best option.";
+        let mut ids = PromptIds::default();
+        ids.push_text(&encode(&format!("{system}[INST] <Video>")));
+        ids.push_visual(96);
+        ids.push_text(&encode("</Video>[/INST]"));
+        ids.push_text(&encode(&format!(" [INST] {question} {tail}")));
+        ids
+    };
+    let published = opening(&Prompts::published());
+    assert_eq!(published, expected("", "[/INST]Best Option: ("));
+    // BOS, `[INST] <Video>`; `[/INST]`, `Best`, ` Option`, `:`, ` (`, and no space after it.
+    assert_eq!(published.ids[..5], [1, 733, 16289, 28793, 523]);
+    let end = published.len() - 8;
+    let tail = published.ids[end..]
+        .iter()
+        .map(|id| tokenizer.id_to_token(*id).unwrap());
+    let pieces = ["▁[", "/", "INST", "]", "Best", "▁Option", ":", "▁("];
+    assert_eq!(tail.collect::<Vec<_>>(), pieces);
+    let before = Prompts::videochat2();
+    let system = before.choice_system.as_str();
+    assert!(system.starts_with("Carefully watch the video"));
+    assert_eq!(opening(&before), expected(system, "[/INST] Best option:("));
+    assert_eq!(opening(&Prompts::plain()).visual_slots(), 96);
+}
+
+/// `generate_answer` has a `min_length` of 1: its first token is no end.
+#[test]
+fn a_published_answer_is_not_empty() {
+    let mut options = SessionOptions::default();
+    let said = |options: &SessionOptions, published: bool| {
+        let session = Session::nano(&Device::flex(), 3, options.clone()).unwrap();
+        let question = Question {
+            answer_joined: published,
+            ..Question::new("Why?")
+        };
+        let prepared = session.prepare(&question).unwrap();
+        session.answer_together(vec![prepared]).unwrap().remove(0)
+    };
+    // Nothing but the end can be said.
+    let session = nano();
+    let ends = session.tokenizer().eos_ids();
+    let ids = 0..session.tokenizer().vocab_size() as u32;
+    options.decoding.suppress_tokens = ids.filter(|id| !ends.contains(id)).collect();
+    assert_eq!(said(&options, false).unwrap().text, "");
+    let error = said(&options, true).unwrap_err().to_string();
+    assert!(error.contains("nothing is left to choose"), "{error}");
+}
+
 /// MVBench's own layout, asked with its prompt about a part of the sample clip.
 #[test]
 fn mvbench_in_its_own_layout() {
@@ -326,7 +489,8 @@ fn mvbench_in_its_own_layout() {
             "Action Count"
         ]
     );
-    assert_eq!(plan.items[0].ask.answer_prefix, "Best option:(");
+    assert_eq!(plan.prompts, Prompts::published());
+    assert_eq!(plan.items[0].ask.answer_prefix, "Best Option: (");
     assert_eq!(
         plan.items[0].ask.text,
         "Question: How many circles are there?\nOptions:\n(A) 1\n(B) 2\n(C) 3\nOnly give the best \
@@ -528,6 +692,29 @@ fn media_that_cannot_be_read_costs_its_rows() {
     let after = read(&run_dir, PREDICTIONS_FILE);
     assert_eq!(after, read(&fresh, PREDICTIONS_FILE));
     assert_ne!(after, before);
+
+    // In a batch it costs the others nothing.
+    std::fs::remove_file(dir.path().join("none.mp4")).unwrap();
+    let together = RunOptions {
+        batch: 3.try_into().unwrap(),
+        ..RunOptions::default()
+    };
+    let run_dir = dir.path().join("together");
+    let mut heard = Vec::new();
+    let outcome = run(&plan, &mut model, &run_dir, &together, &mut |p| {
+        heard.push(p.done);
+        true
+    });
+    assert!(matches!(outcome, Ok(RunOutcome::Done(r)) if r.failed.len() == 2));
+    assert_eq!(heard, [0, 3]);
+    let rows = |bytes: Vec<u8>| -> Vec<PredictionRow> {
+        let rows = String::from_utf8(bytes).unwrap();
+        rows.lines()
+            .map(|row| serde_json::from_str(row).unwrap())
+            .collect()
+    };
+    let [before, after] = [before, read(&run_dir, PREDICTIONS_FILE)].map(rows);
+    assert_eq!(before, after);
 }
 
 #[test]

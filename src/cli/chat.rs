@@ -12,7 +12,9 @@ use tpo_core::prompt::Visual;
 use tpo_data::{MediaLimits, open_video, read_image};
 use tpo_llm::sampling::SamplingConfig;
 
-use super::shared::{End, ModelArgs, Outcome, TRACK_SAMPLED, counting, head_progress};
+use super::shared::{
+    End, MAX_NEW_TOKENS, ModelArgs, Outcome, TRACK_SAMPLED, counting, head_progress,
+};
 use crate::draw::{Axis, Strip, contact_sheet, draw_shapes, enlarged, picture, save_picture};
 use crate::session::{Event, Media, Question, SessionOptions};
 
@@ -109,6 +111,7 @@ pub(super) fn run<H: HeadSet>(args: Args) -> Outcome {
     let (mut session, _) = args.model.open::<H>(SessionOptions {
         decoding: SamplingConfig::sampling(args.temperature, args.model.seed),
         progress: Some(head_progress(Some(TRACK_SAMPLED))),
+        max_new_tokens: MAX_NEW_TOKENS,
         ..SessionOptions::default()
     })?;
     let start = Instant::now();

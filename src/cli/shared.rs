@@ -170,6 +170,9 @@ pub(super) fn parse_gib(text: &str) -> Result<u64, String> {
     }
 }
 
+/// Most tokens of an answer, where nothing else is said.
+pub(super) const MAX_NEW_TOKENS: usize = 100;
+
 // Which model answers, and how. (A doc comment would become that of the command.)
 #[derive(Args)]
 #[command(next_help_heading = "Model")]
@@ -203,9 +206,9 @@ pub(super) struct ModelArgs {
     /// Which frames the mask head goes through, which takes seconds a frame on a CPU
     #[arg(long, value_enum, default_value = "all")]
     track: Track,
-    /// Most tokens of an answer
-    #[arg(long, default_value_t = 100)]
-    max_new_tokens: usize,
+    /// Most tokens of an answer [default: 100; 200 where `evaluate` asks with the published prompts]
+    #[arg(long)]
+    max_new_tokens: Option<usize>,
     /// Seed of whatever is random: sampling of words, the synthetic world, weights of the preset nano
     #[arg(long, default_value_t = 7)]
     pub seed: u64,
@@ -240,7 +243,7 @@ impl ModelArgs {
                 Order::Reference => CallOrder::AsReference,
                 Order::Trained => CallOrder::AsTrained,
             }),
-            max_new_tokens: self.max_new_tokens,
+            max_new_tokens: self.max_new_tokens.unwrap_or(options.max_new_tokens),
             dtype: self.dtype.float(),
             quantize: self.quantize.parts(),
             memory: self.memory,

@@ -18,7 +18,7 @@ use super::item::{Ask, Expected, Item, ItemKind, MediaRef};
 use super::protocol::{AnswererIdentity, Route};
 use crate::error::{Error, Result};
 use crate::model::BuiltInHeads;
-use crate::session::{Question, Reply, Session, TrackFrames};
+use crate::session::{Media, Question, Reply, Session, TrackFrames};
 
 /// Answers questions about media.
 pub trait Answerer {
@@ -28,17 +28,10 @@ pub trait Answerer {
     /// Whatever keeps it from knowing.
     fn identity(&mut self) -> Result<AnswererIdentity>;
 
-    /// Looks at media; the questions that follow are about it.
-    ///
-    /// # Errors
-    /// Media that cannot be read.
-    fn look(&mut self, media: &MediaRef) -> Result<MediaInfo>;
-
-    /// Answers one question by itself. `item` is for oracles; a model sees its `ask` only.
-    ///
-    /// # Errors
-    /// A question that cannot be asked.
-    fn answer(&mut self, item: &Item, media: &MediaInfo) -> Result<Reply>;
+    /// Answers questions, each by itself: as many as a run asks at once
+    /// ([`RunOptions::batch`](super::RunOptions)), in their order. Of an item a model sees its `media`
+    /// and `ask` only; the rest is for oracles.
+    fn answer(&mut self, items: &[&Item]) -> Vec<Answered>;
 
     /// Whether the head of a question says itself what an answer is worth ([`Answerer::score`]),
     /// and not the rules of a benchmark. By default where nobody else can.
@@ -46,13 +39,30 @@ pub trait Answerer {
         item.kind() == ItemKind::Own
     }
 
-    /// What an answer is worth to the head of its question. `None` where nobody knows.
+    /// What an answer to one of the last questions is worth to their head. `None` where nobody knows.
     ///
     /// # Errors
     /// Ground truth of which the head can make no target.
     fn score(&mut self, _item: &Item, _reply: &Reply) -> Result<Option<Predicted>> {
         Ok(None)
     }
+}
+
+/// What became of a question.
+#[derive(Debug)]
+pub struct Answered {
+    /// What was looked at; `None` if it could not be read.
+    pub media: Option<MediaInfo>,
+    /// The answer, or why there is none.
+    pub reply: std::result::Result<Reply, String>,
+}
+
+/// Media that was looked at, under its [`MediaRef::key`].
+#[derive(Debug)]
+struct Looked {
+    key: String,
+    info: std::result::Result<MediaInfo, String>,
+    media: Option<Media>,
 }
 
 /// A session as answerer.
@@ -63,6 +73,8 @@ pub struct SessionAnswerer<'a, H = BuiltInHeads> {
     route: Route,
     form: AnswerForm,
     limits: MediaLimits,
+    /// Of the questions at hand; the session looks at the last.
+    looked: Vec<Looked>,
 }
 
 impl<'a, H: HeadSet> SessionAnswerer<'a, H> {
@@ -80,7 +92,62 @@ impl<'a, H: HeadSet> SessionAnswerer<'a, H> {
             route,
             form,
             limits,
+            looked: Vec::new(),
         }
+    }
+
+    /// Looks at media, unless the session does already.
+    fn look_at(&mut self, media: &MediaRef) -> std::result::Result<MediaInfo, String> {
+        let key = media.key();
+        if let Some(last) = self.looked.last().filter(|last| last.key == key) {
+            return last.info.clone();
+        }
+        let info = self.look(media).map_err(|e| e.to_string());
+        self.looked.push(Looked {
+            key,
+            info: info.clone(),
+            media: self.session.media().filter(|_| info.is_ok()).cloned(),
+        });
+        info
+    }
+
+    fn look(&mut self, media: &MediaRef) -> Result<MediaInfo> {
+        let found = match media {
+            MediaRef::None => {
+                self.session.clear_media();
+                return Ok(MediaInfo::default());
+            }
+            MediaRef::Clip(clip) => {
+                let frames = clip
+                    .scene
+                    .render_all()
+                    .iter()
+                    .map(|f| f.to_frame())
+                    .collect::<std::result::Result<_, _>>()?;
+                self.session
+                    .load_frames(clip.name(), frames, clip.scene.fps)?
+            }
+            MediaRef::File { media, root } => match (media.kind, media.range) {
+                (MediaKind::Image, _) => self.session.load_image(resolve(root, &media.path))?,
+                (MediaKind::Video, None) => {
+                    self.session.load_video(resolve(root, &media.path), None)?
+                }
+                (_, range) => {
+                    let whole: Arc<dyn VideoReader> = open_media(media, root, &self.limits)?.into();
+                    let reader = match range {
+                        Some(range) => Arc::new(VideoPart::new(whole, range)?),
+                        None => whole,
+                    };
+                    self.session.load_reader(reader, None)?
+                }
+            },
+        };
+        Ok(MediaInfo {
+            size: [found.size.0, found.size.1],
+            duration: found.duration.unwrap_or(0.0),
+            fps: found.fps.unwrap_or(0.0),
+            frames: found.frame_count,
+        })
     }
 
     fn question(&self, ask: &Ask, media: &MediaInfo) -> Result<Question> {
@@ -89,6 +156,7 @@ impl<'a, H: HeadSet> SessionAnswerer<'a, H> {
             query: ask.query.clone(),
             system: ask.system.clone(),
             answer_prefix: ask.answer_prefix.clone(),
+            answer_joined: ask.answer_joined,
             ..Question::default()
         };
         if !ask.boxes.is_empty() && (width == 0 || height == 0) {
@@ -127,9 +195,23 @@ impl<'a, H: HeadSet> SessionAnswerer<'a, H> {
         Ok(question)
     }
 
+    /// Masks and tracks are scored on every frame.
+    fn sees_what_is_scored(&self, item: &Item) -> Result<()> {
+        let every_frame = matches!(item.kind(), ItemKind::Mask | ItemKind::Track);
+        if every_frame && self.session.options().track != TrackFrames::All {
+            return Err(Error::Config {
+                problems: "masks are scored on every frame; set SessionOptions::track to All"
+                    .into(),
+            });
+        }
+        Ok(())
+    }
+
     /// The annotation of a question in the terms of the clip that is looked at, as in training.
     fn truth(&self, item: &Item, task: &str) -> Result<Truth> {
-        let media = self.session.media();
+        let key = item.media.key();
+        let looked = self.looked.iter().rfind(|looked| looked.key == key);
+        let media = looked.and_then(|looked| looked.media.as_ref());
         let fps = media.and_then(|m| m.fps).unwrap_or(1.0);
         let (width, height) = media.map_or((0, 0), |m| m.size);
         let frames = media.map_or(1, |m| match (self.session.options().track, m.duration) {
@@ -211,58 +293,36 @@ impl<H: HeadSet> Answerer for SessionAnswerer<'_, H> {
         })
     }
 
-    fn look(&mut self, media: &MediaRef) -> Result<MediaInfo> {
-        let found = match media {
-            MediaRef::None => {
-                self.session.clear_media();
-                return Ok(MediaInfo::default());
-            }
-            MediaRef::Clip(clip) => {
-                let frames = clip
-                    .scene
-                    .render_all()
-                    .iter()
-                    .map(|f| f.to_frame())
-                    .collect::<std::result::Result<_, _>>()?;
-                self.session
-                    .load_frames(clip.name(), frames, clip.scene.fps)?
-            }
-            MediaRef::File { media, root } => match (media.kind, media.range) {
-                (MediaKind::Image, _) => self.session.load_image(resolve(root, &media.path))?,
-                (MediaKind::Video, None) => {
-                    self.session.load_video(resolve(root, &media.path), None)?
-                }
-                (_, range) => {
-                    let whole: Arc<dyn VideoReader> = open_media(media, root, &self.limits)?.into();
-                    let reader = match range {
-                        Some(range) => Arc::new(VideoPart::new(whole, range)?),
-                        None => whole,
-                    };
-                    self.session.load_reader(reader, None)?
-                }
-            },
-        };
-        Ok(MediaInfo {
-            size: [found.size.0, found.size.1],
-            duration: found.duration.unwrap_or(0.0),
-            fps: found.fps.unwrap_or(0.0),
-            frames: found.frame_count,
-        })
-    }
-
-    fn answer(&mut self, item: &Item, media: &MediaInfo) -> Result<Reply> {
-        let every_frame = matches!(item.kind(), ItemKind::Mask | ItemKind::Track);
-        if every_frame && self.session.options().track != TrackFrames::All {
-            return Err(Error::Config {
-                problems: "masks are scored on every frame; set SessionOptions::track to All"
-                    .into(),
+    fn answer(&mut self, items: &[&Item]) -> Vec<Answered> {
+        self.session.clear_history();
+        // A file that could not be read may be there by now.
+        let current = self.looked.pop().filter(|looked| looked.info.is_ok());
+        self.looked = current.into_iter().collect();
+        let (mut prepared, mut answered) = (Vec::new(), Vec::new());
+        for item in items {
+            let media = self.look_at(&item.media);
+            let question = media.clone().and_then(|media| {
+                let question = self
+                    .sees_what_is_scored(item)
+                    .and_then(|()| self.question(&item.ask, &media))
+                    .and_then(|question| self.session.prepare(&question));
+                question.map_err(|e| e.to_string())
             });
+            answered.push((media.ok(), question.map(|question| prepared.push(question))));
         }
-        let question = self.question(&item.ask, media)?;
-        self.session.clear_history();
-        let reply = self.session.ask(question)?.collect_reply();
-        self.session.clear_history();
-        reply
+        let (mut replies, all) = match self.session.answer_together(prepared) {
+            Ok(replies) => (replies.into_iter(), String::new()),
+            Err(e) => (Vec::new().into_iter(), e.to_string()),
+        };
+        let mut next = || match replies.next() {
+            Some(reply) => reply.map_err(|e| e.to_string()),
+            None => Err(all.clone()),
+        };
+        let answered = answered.into_iter().map(|(media, prepared)| Answered {
+            media,
+            reply: prepared.and_then(|()| next()),
+        });
+        answered.collect()
     }
 
     fn scores_itself(&self, item: &Item) -> bool {

@@ -72,6 +72,10 @@ pub struct Ask {
     pub system: String,
     /// The beginning of the answer.
     pub answer_prefix: String,
+    /// Whether it follows the question without a space.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    // not in the hashes of earlier protocols
+    pub answer_joined: bool,
 }
 
 /// What a question asks for.

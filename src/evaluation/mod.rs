@@ -2,7 +2,7 @@
 //!
 //! A [`Plan`] holds the questions of a benchmark file ([`DataFile`], any format of
 //! [`tpo::data::readers`](tpo_data::readers) and this project's own) or of the synthetic world
-//! ([`WorldSpec`]), worded by [`Prompts`]. [`run()`] asks an [`Answerer`] each of them and keeps
+//! ([`WorldSpec`]), worded by [`Prompts`]. [`run()`] asks an [`Answerer`] all of them, several at once, and keeps
 //! every answer as a [`PredictionRow`]; an interrupted run continues. Scores come from the
 //! metrics of [`files`] in the official formats, and are written with the
 //! [`Protocol`] that gave them.
@@ -48,11 +48,11 @@ mod submission;
 mod world;
 
 pub use answer::{AnswerForm, MediaInfo, Predicted, normalise_text, read_answer};
-pub use answerer::{Answerer, SessionAnswerer};
+pub use answerer::{Answered, Answerer, SessionAnswerer};
 pub use files::Score;
 pub use item::{Ask, Expected, Item, ItemKind, MediaRef};
 pub use log::PredictionRow;
-pub use prompts::Prompts;
+pub use prompts::{PUBLISHED_NEW_TOKENS, PromptProtocol, Prompts};
 #[cfg(feature = "cli")]
 pub(crate) use protocol::compare;
 pub use protocol::{AnswererIdentity, DataIdentity, Protocol, Route, VERSION, differences};

@@ -7,6 +7,22 @@ use tpo_data::prompts::{FAMILIES, fill};
 
 use super::item::Ask;
 
+/// Most tokens of an answer to the published prompts (reference: `max_new_tokens` 200).
+pub const PUBLISHED_NEW_TOKENS: usize = 200;
+
+/// Wordings of multiple choice by name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
+pub enum PromptProtocol {
+    /// As VideoChat-TPO was evaluated: `[/INST]Best Option: (`, no system text
+    Published,
+    /// As VideoChat2 was evaluated on MVBench: a system text, `[/INST] Best option:(`
+    #[cfg_attr(feature = "cli", value(name = "videochat2"))]
+    VideoChat2,
+    /// As this project's training data words it
+    Plain,
+}
+
 /// Wordings of a run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -18,6 +34,9 @@ pub struct Prompts {
     pub choice_question: String,
     /// The beginning of its answer, given to the model.
     pub choice_prefix: String,
+    /// Whether that follows the question without a space.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub choice_joined: bool,
     /// Put in front of the first line of what the model says, before it is read.
     pub choice_return: String,
     /// Questions of annotations without one, by [family](FAMILIES): `box`, `moment`,
@@ -26,8 +45,29 @@ pub struct Prompts {
 }
 
 impl Prompts {
+    /// The wordings of this name.
+    pub fn of(protocol: PromptProtocol) -> Self {
+        match protocol {
+            PromptProtocol::Published => Self::published(),
+            PromptProtocol::VideoChat2 => Self::videochat2(),
+            PromptProtocol::Plain => Self::plain(),
+        }
+    }
+
+    /// The multiple-choice prompt of VideoChat-TPO's published evaluation, `generate_answer`: the
+    /// answer begins right after `[/INST]`, and there is no system text. Question and options are
+    /// worded as VideoChat2's.
+    pub fn published() -> Self {
+        Self {
+            choice_system: String::new(),
+            choice_prefix: "Best Option: (".into(),
+            choice_joined: true,
+            ..Self::videochat2()
+        }
+    }
+
     /// The multiple-choice prompt of VideoChat2's MVBench evaluation.
-    pub fn mvbench() -> Self {
+    pub fn videochat2() -> Self {
         Self {
             choice_system: "Carefully watch the video and pay attention to the cause and sequence \
                             of events, the detail and movement of objects, and the action and pose \
@@ -53,6 +93,7 @@ impl Prompts {
             choice_system: String::new(),
             choice_question: "{question}\nOptions:\n{options}".into(),
             choice_prefix: String::new(),
+            choice_joined: false,
             choice_return: String::new(),
             templates: templates.collect(),
         }
@@ -69,6 +110,7 @@ impl Prompts {
             text: fill(&self.choice_question, &slots),
             system: self.choice_system.clone(),
             answer_prefix: self.choice_prefix.clone(),
+            answer_joined: self.choice_joined,
             ..Ask::default()
         }
     }
@@ -92,7 +134,7 @@ mod tests {
     #[test]
     fn choices_by_hand() {
         let options = ["Ran {question}.".to_string(), "Sat.".to_string()];
-        let asked = Prompts::mvbench().multiple_choice("What?", &options);
+        let asked = Prompts::videochat2().multiple_choice("What?", &options);
         let expected = "Question: What?\nOptions:\n(A) Ran {question}.\n(B) Sat.\nOnly give the \
                         best option.";
         assert_eq!(asked.text, expected);
@@ -100,7 +142,7 @@ mod tests {
         let asked = plain.multiple_choice("W?", &options[1..]);
         assert_eq!(asked.text, "W?\nOptions:\n(A) Sat.");
         assert_eq!(
-            Prompts::mvbench().choice_answer(" B) Sat.\nIt sat."),
+            Prompts::published().choice_answer(" B) Sat.\nIt sat."),
             "(B) Sat."
         );
         assert_eq!(plain.choice_answer("(B) Sat."), "(B) Sat.");

@@ -1,14 +1,15 @@
 //! Asking every question of a benchmark, to be taken up again where it stopped.
 
 use std::io::Write;
+use std::num::NonZeroUsize;
 use std::path::Path;
 
 use serde::Serialize;
 use serde_json::{Value, json};
 use tpo_data::readers::Format;
 
-use super::answer::{AnswerForm, MediaInfo, read_answer};
-use super::answerer::Answerer;
+use super::answer::{AnswerForm, read_answer};
+use super::answerer::{Answered, Answerer};
 use super::item::{Item, ItemKind};
 use super::log::{PredictionRow, RowLog};
 use super::prompts::Prompts;
@@ -69,7 +70,7 @@ impl Plan {
     /// As [`DataFile::items`].
     pub fn from_file(file: &DataFile, options: PlanOptions) -> Result<Self> {
         let prompts = options.prompts.clone().unwrap_or(match file.format {
-            Some(Format::MvBench | Format::NextGqa | Format::VideoMme) => Prompts::mvbench(),
+            Some(Format::MvBench | Format::NextGqa | Format::VideoMme) => Prompts::published(),
             _ => Prompts::plain(),
         });
         let found = file.items(&prompts, &options.kinds, options.limit)?;
@@ -150,12 +151,25 @@ impl Plan {
 }
 
 /// How a run goes.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct RunOptions {
+    /// Questions that are answered at once, by default one. More do not change the answers beyond
+    /// rounding, so this is not part of the protocol.
+    pub batch: NonZeroUsize,
     /// Discard what the directory holds of an earlier run.
     pub restart: bool,
     /// Stop at the first question that cannot be asked or row that cannot be read.
     pub strict: bool,
+}
+
+impl Default for RunOptions {
+    fn default() -> Self {
+        Self {
+            batch: NonZeroUsize::MIN,
+            restart: false,
+            strict: false,
+        }
+    }
 }
 
 /// How far a run is.
@@ -208,7 +222,8 @@ pub enum RunOutcome {
 ///
 /// A directory with an earlier run of the same protocol continues after its last whole row, once what
 /// failed in it has been asked again; what comes out is, to the byte on the CPU, what an uninterrupted
-/// run gives. `progress` hears where the run is before every question, and returns `false` to stop.
+/// run gives, where the same questions are answered together. `progress` hears where the run is before
+/// every batch, and returns `false` to stop.
 ///
 /// # Errors
 /// [`Error::EvaluationProtocol`] when the directory holds a run of another protocol,
@@ -237,43 +252,43 @@ pub fn run(
     // What failed is asked again: the file may be there by now.
     let open = log.unanswered(total);
     let resumed = total - open.len();
-    let mut looked: Option<(String, std::result::Result<MediaInfo, String>)> = None;
-    for (asked, at) in open.into_iter().enumerate() {
-        let item = &plan.items[at];
-        let now = RunProgress {
-            done: resumed + asked,
-            total,
-            resumed,
-        };
+    let mut now = RunProgress {
+        done: resumed,
+        total,
+        resumed,
+    };
+    for batch in open.chunks(options.batch.get()) {
         if !progress(now) {
             log.settle()?;
             return Ok(RunOutcome::Stopped(now));
         }
-        let key = item.media.key();
-        let media = match looked {
-            Some((of, media)) if of == key => media,
-            _ => answerer.look(&item.media).map_err(|e| e.to_string()),
-        };
-        let row = match &media {
-            Ok(media) => ask(plan, answerer, item, media),
-            Err(why) => failure(item, why.clone(), None),
-        };
-        looked = Some((key, media));
-        if let (true, Some(why)) = (options.strict, &row.error) {
-            log.settle()?;
+        let items: Vec<&Item> = batch.iter().map(|at| &plan.items[*at]).collect();
+        let answered = answerer.answer(&items);
+        if answered.len() != items.len() {
             return Err(Error::Evaluation {
                 path: dir.into(),
-                why: format!("question `{}` ({}): {why}", item.id, item.kind().name()),
+                why: format!(
+                    "{} questions were asked and {} answered; Answerer::answer must answer each",
+                    items.len(),
+                    answered.len()
+                ),
             });
         }
-        log.put(at, row)?;
+        for ((at, item), answered) in batch.iter().zip(items).zip(answered) {
+            let row = prediction(plan, answerer, item, answered);
+            if let (true, Some(why)) = (options.strict, &row.error) {
+                log.settle()?;
+                return Err(Error::Evaluation {
+                    path: dir.into(),
+                    why: format!("question `{}` ({}): {why}", item.id, item.kind().name()),
+                });
+            }
+            log.put(*at, row)?;
+        }
+        now.done += batch.len();
     }
     log.settle()?;
-    progress(RunProgress {
-        done: total,
-        total,
-        resumed,
-    });
+    progress(now);
     let failed = log.rows.iter().filter_map(|row| {
         Some(Failed {
             id: row.id.clone(),
@@ -299,32 +314,37 @@ pub fn run(
     Ok(RunOutcome::Done(Box::new(results)))
 }
 
-fn ask(plan: &Plan, answerer: &mut dyn Answerer, item: &Item, media: &MediaInfo) -> PredictionRow {
-    let answered = answerer.answer(item, media).and_then(|reply| {
+/// The row of a question that was asked.
+fn prediction(
+    plan: &Plan,
+    answerer: &mut dyn Answerer,
+    item: &Item,
+    answered: Answered,
+) -> PredictionRow {
+    let media = answered.media.unwrap_or_default();
+    let read = answered.reply.and_then(|reply| {
         let predicted = if answerer.scores_itself(item) {
-            answerer.score(item, &reply)?
+            answerer.score(item, &reply).map_err(|e| e.to_string())?
         } else {
-            read_answer(item, &reply, plan.answers, &plan.prompts, media)
+            read_answer(item, &reply, plan.answers, &plan.prompts, &media)
         };
         Ok((reply, predicted))
     });
-    match answered {
+    let row = PredictionRow {
+        media: answered.media,
+        ..PredictionRow::new(item)
+    };
+    match read {
         Ok((reply, predicted)) => PredictionRow {
             predicted,
             called: reply.tasks.iter().map(|t| t.task.clone()).collect(),
             answer: reply.text,
-            media: Some(*media),
-            ..PredictionRow::new(item)
+            ..row
         },
-        Err(e) => failure(item, e.to_string(), Some(*media)),
-    }
-}
-
-fn failure(item: &Item, why: String, media: Option<MediaInfo>) -> PredictionRow {
-    PredictionRow {
-        media,
-        error: Some(why),
-        ..PredictionRow::new(item)
+        Err(why) => PredictionRow {
+            error: Some(why),
+            ..row
+        },
     }
 }
 

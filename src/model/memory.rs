@@ -1,5 +1,6 @@
 //! What a model takes in memory, said before a weight is read.
 
+use std::num::NonZeroUsize;
 use std::path::Path;
 
 use burn::tensor::{Device, FloatDType};
@@ -27,6 +28,8 @@ pub struct ModelMemory {
     /// Of the weights, those that every token of an answer reads: the decoder without its table of
     /// embeddings.
     pub per_token: u64,
+    /// Of cache and activations, what every question takes that is answered at the same time.
+    pub per_question: u64,
 }
 
 impl ModelMemory {
@@ -62,12 +65,22 @@ impl ModelMemory {
         } else {
             0
         };
+        let cache = positions * token as u64 * float;
+        let prompt = positions * row as u64 * 4;
         Ok(Self {
             weights,
             per_token,
-            cache: positions * token as u64 * float,
-            activations: positions * row as u64 * 4 + side * side * MASK_BYTES_PER_PIXEL,
+            per_question: cache + prompt,
+            cache,
+            activations: prompt + side * side * MASK_BYTES_PER_PIXEL,
         })
+    }
+
+    /// Questions that can be answered at once where `available` bytes are left beside the weights; at
+    /// least one. Half of them is for heads and what else there is.
+    pub fn batch(&self, available: u64) -> NonZeroUsize {
+        let questions = available / 2 / self.per_question.max(1);
+        NonZeroUsize::new(questions.min(usize::MAX as u64) as usize).unwrap_or(NonZeroUsize::MIN)
     }
 
     /// Bytes in all.

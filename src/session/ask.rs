@@ -8,11 +8,11 @@ use tpo_core::model::{CallOrder, GenerateEvent, GenerateOptions, TokenBatch};
 use tpo_core::prompt::{PromptIds, Turn, Visual};
 use tpo_core::token::{TaskRegistry, TokenId};
 use tpo_data::prompts::videochat::QuestionPrompt;
-use tpo_data::prompts::{Opening, PromptLayout};
-use tpo_data::sampling::frame_timestamps;
-use tpo_llm::sampling::Sampler;
+use tpo_data::prompts::{AnswerStart, Opening};
+use tpo_data::sampling::told_times;
 use tpo_llm::tokenizer::{DecodeStream, Tokenizer};
 
+use super::batch::{PreparedQuestion, Run, start};
 use super::{History, Media, Question, Session};
 use crate::error::{Error, Result};
 use crate::features::LazyFeatures;
@@ -46,21 +46,36 @@ impl Reply {
     pub fn prediction<T: 'static>(&self) -> Option<&T> {
         self.tasks.iter().find_map(TaskOutput::get)
     }
+
+    /// Adds a piece of the answer.
+    pub(super) fn add(&mut self, event: Event) {
+        match event {
+            Event::Text(text) => {
+                self.text.push_str(&text);
+                self.said.push_str(&text);
+            }
+            Event::Task(output) => {
+                self.said.push_str(&output.drawing().text);
+                self.tasks.push(output);
+            }
+            Event::NoHead(task) => self.without_head.push(task),
+        }
+    }
 }
 
 impl<H: HeadSet> Session<H> {
-    /// Asks. The answer comes as an iterator of [`Event`]s; it enters the history when the
-    /// iterator has ended.
+    /// Lays a question about what the session is looking at out for the model, to be answered with
+    /// others ([`Session::answer_together`]). It keeps what it needs of the media: the session may
+    /// look at something else meanwhile.
     ///
     /// # Errors
-    /// [`Error::Question`] when the prompt is longer than the model reads, holds a token of the model
-    /// or more marks than boxes; a bad box; a task that does not exist.
-    pub fn ask(&mut self, question: Question) -> Result<Answer<'_>> {
+    /// As [`Session::ask`].
+    pub fn prepare(&self, question: &Question) -> Result<PreparedQuestion> {
         for (i, b) in question.boxes.iter().enumerate() {
             b.check(&format!("box {i} of the question"))?;
         }
-        let text = self.place_boxes(&question)?;
-        let ids = self.prompt_ids(&text, &question)?;
+        let text = self.place_boxes(question)?;
+        let ids = self.prompt_ids(&text, question)?;
         let limit = self.config.max_prompt();
         if ids.len() > limit {
             return Err(Error::Question {
@@ -71,43 +86,53 @@ impl<H: HeadSet> Session<H> {
                 ),
             });
         }
+        for task in &question.tasks {
+            self.model.registry().require(task)?;
+        }
         let tokens = TokenBatch::pad(&[ids], 0);
         let embeddings = self.looking.as_ref().map(|l| l.embeddings.clone());
         let boxes = [[&self.history.boxes[..], &question.boxes].concat()];
-        let prompt = self
-            .model
-            .embed(&tokens, embeddings, &boxes, &self.device)?;
+        Ok(PreparedQuestion {
+            prompt: self
+                .model
+                .embed(&tokens, embeddings, &boxes, &self.device)?,
+            tasks: question.tasks.clone(),
+            not_empty: question.answer_joined,
+            sample: self.sample(question, &text),
+            text,
+        })
+    }
 
-        let options = GenerateOptions {
+    /// How answers are generated.
+    pub(super) fn generate_options(&self) -> GenerateOptions {
+        GenerateOptions {
             max_new_tokens: self.options.max_new_tokens,
             stop: self.tokenizer.eos_ids().to_vec(),
             call_order: self.call_order(),
-            force: question.tasks.clone(),
             cancel: self.options.cancel.clone(),
-        };
-        let sample = self.sample(&question, &text);
-        let mut sampler = Sampler::new(self.options.decoding.clone())?;
-        let run = self
-            .model
-            .generate(prompt, sample, options, move |logits, history| {
-                Ok(sampler.sample(logits, history)?)
-            })?;
-        let silent = self
-            .model
-            .registry()
-            .tokens()
-            .map(|t| t.id)
-            .chain(self.tokenizer.eos_ids().iter().copied())
-            .collect();
+        }
+    }
+
+    /// Asks. The answer comes as an iterator of [`Event`]s; it enters the history when the
+    /// iterator has ended.
+    ///
+    /// # Errors
+    /// [`Error::Question`] when the prompt is longer than the model reads, holds a token of the model
+    /// or more marks than boxes; a bad box; a task that does not exist.
+    pub fn ask(&mut self, question: Question) -> Result<Answer<'_>> {
+        let prepared = self.prepare(&question)?;
+        let text = prepared.text.clone();
+        let run = start(
+            &self.model,
+            vec![prepared],
+            self.generate_options(),
+            &self.options.decoding,
+        )?;
         Ok(Answer {
-            run: Some(Box::new(run)),
-            shown: Some(self.tokenizer.decode_stream(true)),
-            raw: Vec::new(),
-            silent,
-            tokenizer: &self.tokenizer,
+            run: Some(run),
+            words: Words::new(&self.tokenizer, self.model.registry()),
             question: text,
             boxes: question.boxes,
-            registry: self.model.registry(),
             history: &mut self.history,
         })
     }
@@ -158,17 +183,17 @@ impl<H: HeadSet> Session<H> {
         let turns = &self.history.turns[..];
         let earlier = if as_trained { turns } else { &[] };
         let layout = self.config.prompt.layout();
-        let mut questions = earlier.iter().map(|t| t.question.as_str()).chain([text]);
-        let message = if questions.any(|q| layout.asks_times(q)) {
-            self.times(&*layout)
-        } else {
-            String::new()
+        let questions = earlier.iter().map(|t| t.question.as_str());
+        let questions: Vec<&str> = questions.chain([text]).collect();
+        let message = layout.message(visual, &questions, &self.told_times()?);
+        let begins = AnswerStart {
+            prefix: &question.answer_prefix,
+            joined: question.answer_joined,
         };
-        let prefix = &question.answer_prefix;
         if !as_trained && !turns.is_empty() {
             // The published generation code lays further turns out in its own way.
             let mut prompt = QuestionPrompt::with_history(visual, &message, turns, text)
-                .with_answer_prefix(prefix);
+                .with_answer_prefix(begins.prefix);
             prompt.put_in_front(visual, &question.system);
             return Ok(prompt.encode(slots, &self.tokenizer)?);
         }
@@ -180,15 +205,21 @@ impl<H: HeadSet> Session<H> {
                 slots,
                 message: &message,
                 question: first.unwrap_or(text),
-                answer_prefix: if first.is_some() { "" } else { prefix },
+                answer: if first.is_some() {
+                    AnswerStart::default()
+                } else {
+                    begins
+                },
             },
             &*self.tokenizer,
         )?;
         for (i, answer) in self.history.answers.iter().enumerate().take(earlier.len()) {
             ids.push_text(answer);
             let next = match earlier.get(i + 1) {
-                Some(turn) => layout.further(&turn.question, "", &*self.tokenizer)?,
-                None => layout.further(text, prefix, &*self.tokenizer)?,
+                Some(turn) => {
+                    layout.further(&turn.question, AnswerStart::default(), &*self.tokenizer)?
+                }
+                None => layout.further(text, begins, &*self.tokenizer)?,
             };
             ids.push_text(&next);
         }
@@ -232,55 +263,64 @@ impl<H: HeadSet> Session<H> {
         Ok(text)
     }
 
-    /// The sentence on the frame times of a video.
-    fn times(&self, layout: &dyn PromptLayout) -> String {
+    /// The frame times of a video as the model is told them.
+    fn told_times(&self) -> Result<Vec<f64>> {
         match self.media() {
             Some(Media {
                 fps: Some(fps),
                 frames,
+                frame_count,
                 ..
-            }) => layout.times(&frame_timestamps(frames, *fps)),
-            _ => String::new(),
+            }) => Ok(told_times(frames, *frame_count, *fps, None)?),
+            _ => Ok(Vec::new()),
         }
     }
 }
 
-type Run<'a> = Box<dyn Iterator<Item = tpo_core::Result<GenerateEvent>> + 'a>;
-
-/// A running answer.
-pub struct Answer<'a> {
-    run: Option<Run<'a>>,
+/// The words of an answer as its tokens come.
+pub(super) struct Words<'a> {
     shown: Option<DecodeStream<'a>>,
+    /// Every token.
     raw: Vec<u32>,
+    /// Tokens that are not shown.
     silent: Vec<u32>,
     tokenizer: &'a Tokenizer,
-    question: String,
-    boxes: Vec<BoxXyxy>,
     registry: &'a TaskRegistry,
-    history: &'a mut History,
 }
 
-impl Answer<'_> {
-    /// Runs to the end and collects everything.
-    ///
-    /// # Errors
-    /// The first error of the run.
-    pub fn collect_reply(self) -> Result<Reply> {
-        let mut reply = Reply::default();
-        for event in self {
-            match event? {
-                Event::Text(text) => {
-                    reply.text.push_str(&text);
-                    reply.said.push_str(&text);
-                }
-                Event::Task(output) => {
-                    reply.said.push_str(&output.drawing().text);
-                    reply.tasks.push(output);
-                }
-                Event::NoHead(task) => reply.without_head.push(task),
-            }
+impl<'a> Words<'a> {
+    pub(super) fn new(tokenizer: &'a Tokenizer, registry: &'a TaskRegistry) -> Self {
+        let silent = registry.tokens().map(|t| t.id);
+        Self {
+            shown: Some(tokenizer.decode_stream(true)),
+            raw: Vec::new(),
+            silent: silent.chain(tokenizer.eos_ids().iter().copied()).collect(),
+            tokenizer,
+            registry,
         }
-        Ok(reply)
+    }
+
+    /// What a step of the answer gives to show.
+    pub(super) fn hear(&mut self, event: GenerateEvent) -> Result<Option<Event>> {
+        Ok(match event {
+            GenerateEvent::Token(id) => {
+                self.raw.push(id);
+                match &mut self.shown {
+                    Some(shown) if !self.silent.contains(&id) => text(shown.push(id)?),
+                    _ => None,
+                }
+            }
+            GenerateEvent::Task { output, .. } => Some(Event::Task(output)),
+            GenerateEvent::NoHead { task, .. } => Some(Event::NoHead(task)),
+        })
+    }
+
+    /// What is left to show when the answer has ended.
+    pub(super) fn finish(&mut self) -> Result<Option<Event>> {
+        match self.shown.take() {
+            Some(shown) => Ok(text(shown.finish()?)),
+            None => Ok(None),
+        }
     }
 
     /// The answer as training would show it: a task token after every call, an end.
@@ -301,27 +341,49 @@ impl Answer<'_> {
         }
         ids
     }
+}
 
-    fn finish(&mut self) -> Option<Result<Event>> {
+/// Text as an event, if there is any.
+fn text(text: String) -> Option<Event> {
+    (!text.is_empty()).then_some(Event::Text(text))
+}
+
+/// A running answer.
+pub struct Answer<'a> {
+    run: Option<Run<'a>>,
+    words: Words<'a>,
+    question: String,
+    boxes: Vec<BoxXyxy>,
+    history: &'a mut History,
+}
+
+impl Answer<'_> {
+    /// Runs to the end and collects everything.
+    ///
+    /// # Errors
+    /// The first error of the run.
+    pub fn collect_reply(self) -> Result<Reply> {
+        let mut reply = Reply::default();
+        for event in self {
+            reply.add(event?);
+        }
+        Ok(reply)
+    }
+
+    fn finish(&mut self) -> Result<Option<Event>> {
         self.run = None;
+        let words = &mut self.words;
         // A mark the model wrote itself has no box; in the history it would ask for one.
-        let mark = self.registry.box_prompt.as_ref().map(|t| t.id);
-        self.raw.retain(|id| Some(*id) != mark);
-        let answer = match self.tokenizer.decode(&self.raw, true) {
-            Ok(text) => text,
-            Err(e) => return Some(Err(e.into())),
-        };
-        self.history.answers.push(self.as_learned());
+        let mark = words.registry.box_prompt.as_ref().map(|t| t.id);
+        words.raw.retain(|id| Some(*id) != mark);
+        let answer = words.tokenizer.decode(&words.raw, true)?;
+        self.history.answers.push(words.as_learned());
         self.history.boxes.append(&mut self.boxes);
         self.history.turns.push(Turn {
             question: std::mem::take(&mut self.question),
             answer,
         });
-        match self.shown.take()?.finish() {
-            Ok(rest) if rest.is_empty() => None,
-            Ok(rest) => Some(Ok(Event::Text(rest))),
-            Err(e) => Some(Err(e.into())),
-        }
+        words.finish()
     }
 }
 
@@ -331,33 +393,17 @@ impl Iterator for Answer<'_> {
     fn next(&mut self) -> Option<Self::Item> {
         loop {
             let event = match self.run.as_mut()?.next() {
-                None => return self.finish(),
-                Some(Ok(event)) => event,
-                Some(Err(e)) => {
-                    self.run = None;
-                    return Some(Err(e.into()));
-                }
+                None => return self.finish().transpose(),
+                Some(Ok((_, event))) => event,
+                Some(Err(e)) => Err(e),
             };
-            match event {
-                GenerateEvent::Token(id) => {
-                    self.raw.push(id);
-                    if self.silent.contains(&id) {
-                        continue;
-                    }
-                    let Some(shown) = self.shown.as_mut() else {
-                        continue;
-                    };
-                    match shown.push(id) {
-                        Ok(text) if text.is_empty() => {}
-                        Ok(text) => return Some(Ok(Event::Text(text))),
-                        Err(e) => {
-                            self.run = None;
-                            return Some(Err(e.into()));
-                        }
-                    }
+            match event.map_err(Error::from).and_then(|e| self.words.hear(e)) {
+                Ok(None) => {}
+                Ok(Some(event)) => return Some(Ok(event)),
+                Err(e) => {
+                    self.run = None;
+                    return Some(Err(e));
                 }
-                GenerateEvent::Task { output, .. } => return Some(Ok(Event::Task(output))),
-                GenerateEvent::NoHead { task, .. } => return Some(Ok(Event::NoHead(task))),
             }
         }
     }

@@ -15,6 +15,7 @@ use crate::features::TemporalTowers;
 use crate::model::{BuiltInHeads, Tpo, TpoConfig};
 
 mod ask;
+mod batch;
 mod media;
 mod open;
 mod options;
@@ -22,6 +23,7 @@ mod options;
 mod tests;
 
 pub use ask::{Answer, Event, Reply};
+pub use batch::PreparedQuestion;
 use media::Looking;
 pub use media::Media;
 pub use options::{FrameCost, HeadProgress, HeadStep, SessionOptions, TrackFrames};
@@ -42,6 +44,9 @@ pub struct Question {
     pub system: String,
     /// The beginning of the answer, given to the model: `Best option:(`. Not part of the reply.
     pub answer_prefix: String,
+    /// Asks as the reference's `generate_answer` does: the answer follows the question without a space
+    /// ([`AnswerStart`](tpo_data::prompts::AnswerStart)) and has at least one token.
+    pub answer_joined: bool,
 }
 
 impl Question {

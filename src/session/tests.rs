@@ -1,8 +1,12 @@
+use std::path::Path;
 use std::sync::Arc;
 
+use tpo_core::head::NoHeads;
 use tpo_core::traits::VisualShape;
+use tpo_data::feed::{Cursor, Feed, FeedConfig, MixtureSpec, SourceSpec};
 use tpo_data::prompts::{Dialogue, LayoutEncoder};
 use tpo_data::synthetic::{Split, World, WorldConfig};
+use tpo_data::{ClipRange, MediaLimits, VideoPart, open_video};
 
 use super::{Question, SessionOptions};
 use crate::device::DeviceChoice;
@@ -71,4 +75,51 @@ fn turns_lie_as_in_training() {
         session.prompt_ids("And now?", &asked).unwrap(),
         trained.prompt
     );
+}
+
+/// A row of training and a question in a chat about the same part of a video are told the same frame
+/// times: counted from the part's first frame, as the reference rounds them.
+#[test]
+fn frame_times_are_told_as_in_training() {
+    let device = DeviceChoice::Cpu.open().unwrap();
+    let mut session = crate::presets::mini(&device, SessionOptions::default()).unwrap();
+    let assets = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets");
+    let video = open_video(assets.join("bouncing_shapes.mp4"), &MediaLimits::default()).unwrap();
+    let [start, end] = [0.33, 1.6];
+    let part = VideoPart::new(video.into(), ClipRange { start, end }).unwrap();
+    session.load_reader(Arc::new(part), None).unwrap();
+    let question = "At which timestamps does it turn?";
+    let asked = session
+        .prompt_ids(question, &Question::new(question))
+        .unwrap();
+
+    let dir = tempfile::tempdir().unwrap();
+    let rows = dir.path().join("rows.jsonl");
+    let row = serde_json::json!({
+        "media": {"video": "bouncing_shapes.mp4", "range": [start, end]},
+        "turns": [{"question": question, "answer": "Never."}],
+    });
+    std::fs::write(&rows, format!("{row}\n")).unwrap();
+    let mut config = FeedConfig {
+        mixture: MixtureSpec::of(vec![SourceSpec {
+            media: Some(assets),
+            ..SourceSpec::file(rows)
+        }]),
+        ..FeedConfig::default()
+    };
+    config.frames.num_frames = session.config().input.frames;
+    config.loader.strict = true;
+    let slots = session.looking.as_ref().unwrap().embeddings.counts[0];
+    let encoder = LayoutEncoder {
+        slots: Arc::new(move |_| slots),
+        ..LayoutEncoder::videochat(session.tokenizer.clone(), session.tokenizer.eos_ids()[0])
+    };
+    let tasks = session.model().registry();
+    let heads = Arc::new(NoHeads::default());
+    let mut feed = Feed::open(&config, tasks, encoder, heads, Cursor::default()).unwrap();
+    let batch = feed.next_batch().unwrap().unwrap();
+    let trained = &batch.tokens.ids[0][..asked.len()];
+    assert_eq!(trained, asked.ids);
+    let text = session.tokenizer.decode(trained, false).unwrap();
+    assert!(text.contains("frames sampled at 0.0, "), "{text}");
 }

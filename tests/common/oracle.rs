@@ -45,11 +45,20 @@ impl Answerer for Oracle {
         })
     }
 
-    fn look(&mut self, media: &MediaRef) -> tpo::Result<MediaInfo> {
-        Ok(info_of(media))
+    fn answer(&mut self, items: &[&Item]) -> Vec<Answered> {
+        let answer = |item: &&Item| {
+            let media = info_of(&item.media);
+            Answered {
+                media: Some(media),
+                reply: Ok(self.reply(item, &media)),
+            }
+        };
+        items.iter().map(answer).collect()
     }
+}
 
-    fn answer(&mut self, item: &Item, media: &MediaInfo) -> tpo::Result<Reply> {
+impl Oracle {
+    fn reply(&self, item: &Item, media: &MediaInfo) -> Reply {
         let [w, h] = media.size;
         let mut reply = Reply::default();
         let task = item.ask.task.clone().unwrap_or_default();
@@ -150,6 +159,6 @@ impl Answerer for Oracle {
                 }));
             }
         }
-        Ok(reply)
+        reply
     }
 }

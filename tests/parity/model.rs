@@ -8,7 +8,7 @@ use tpo::core::geometry::BoxXyxy;
 use tpo::core::head::{
     FrameSource, HeadConfigs, HeadContext, HeadSet, Sample, TargetSet, TaskHead, TaskOutput,
 };
-use tpo::core::model::{GenerateEvent, GenerateOptions, TokenBatch, TpoBatch};
+use tpo::core::model::{GenerateEvent, GenerateOptions, GenerateRow, TokenBatch, TpoBatch};
 use tpo::core::token::{TaskRegistry, TaskTokens, TokenId};
 use tpo::core::traits::{LanguageModel, VisualInput};
 use tpo::heads::mask::sam2::Sam2Config;
@@ -360,11 +360,17 @@ pub fn generate(fixture: &Fixture, device: &Device) -> Result<Report, Failure> {
         size: video_size(fixture),
         ..Sample::default()
     };
-    let run = model.generate(prompt, sample.clone(), GenerateOptions::default(), greedy)?;
+    let row = GenerateRow {
+        prompt,
+        sample: sample.clone(),
+        force: Vec::new(),
+        choose: greedy,
+    };
+    let run = model.generate(vec![row], GenerateOptions::default())?;
     let mut got = Vec::new();
     let mut tasks: Vec<(TaskOutput, Tensor<2>)> = Vec::new();
     for event in run {
-        match event? {
+        match event?.1? {
             GenerateEvent::Token(id) => got.push(id as i64),
             GenerateEvent::Task { output, embedding } => {
                 tasks.push((output, embedding));

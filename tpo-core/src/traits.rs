@@ -153,6 +153,11 @@ pub trait DecodeCache: Clone {
     fn capacity(&self) -> usize;
     /// Forgets every position from `len` on.
     fn truncate(&mut self, len: usize);
+    /// Keeps these rows of the batch, in this order, and forgets the others.
+    fn select(&mut self, rows: &[usize]);
+    /// Forgets the last position of these rows, as if it had not been fed. The positions before it
+    /// move up, so that all rows end at the same place and padding stays on the left.
+    fn take_back(&mut self, rows: &[usize]);
 }
 
 /// Which positions of a batch are real, per row. Padding may stand on either side.

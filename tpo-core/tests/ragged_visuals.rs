@@ -106,6 +106,8 @@ impl DecodeCache for NoCache {
         0
     }
     fn truncate(&mut self, _: usize) {}
+    fn select(&mut self, _: &[usize]) {}
+    fn take_back(&mut self, _: &[usize]) {}
 }
 
 impl LanguageModel for Echo {

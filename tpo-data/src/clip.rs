@@ -48,7 +48,7 @@ pub struct ClipValues {
     /// Index of every frame in the video.
     pub indices: Vec<usize>,
     /// Presentation time of every frame in seconds, not rounded. The times the reference gives
-    /// the model are [`frame_timestamps`](crate::sampling::frame_timestamps).
+    /// the model are [`told_times`](crate::sampling::told_times).
     pub timestamps: Vec<f64>,
     /// The video; its width and height are those of the original frames.
     pub info: VideoInfo,

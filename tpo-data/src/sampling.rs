@@ -215,13 +215,24 @@ pub fn intervals(duration: f64, rate: f64) -> usize {
     (duration * rate + 1e-6) as usize
 }
 
-/// Times in seconds of frame indices, `index / fps` rounded to one decimal as Python's
-/// `round(x, 1)` does: the times the reference gives the model.
-pub fn frame_timestamps(indices: &[usize], fps: f64) -> Vec<f64> {
-    indices
-        .iter()
-        .map(|&i| round_to_tenth(i as f64 / fps))
-        .collect()
+/// The times of frames as the model is told them, in chat and training: seconds from the first frame
+/// of the clip, `index / fps` rounded to one decimal as Python's `round(x, 1)` does (reference
+/// implementation). `indices` count in the file, of which `clip` is a part.
+///
+/// # Errors
+/// [`DataError::InvalidSampling`] for a part that is not a positive span of the video.
+pub fn told_times(
+    indices: &[usize],
+    frame_count: usize,
+    fps: f64,
+    clip: Option<ClipRange>,
+) -> Result<Vec<f64>, DataError> {
+    let first = match clip {
+        Some(clip) => clip_frames(frame_count, fps, clip)?.0,
+        None => 0,
+    };
+    let time = |i: &usize| round_to_tenth(i.saturating_sub(first) as f64 / fps);
+    Ok(indices.iter().map(time).collect())
 }
 
 /// Rounds seconds to one decimal as Python's `round(x, 1)`: exact value, ties to even.
@@ -442,6 +453,13 @@ mod tests {
         ] {
             assert_eq!(round_to_tenth(x), y, "round({x}, 1)");
         }
-        assert_eq!(frame_timestamps(&[8, 27, 46], 30.0), [0.3, 0.9, 1.5]);
+        let told = |indices: &[usize], clip| told_times(indices, 60, 30.0, clip).unwrap();
+        assert_eq!(told(&[8, 27, 46], None), [0.3, 0.9, 1.5]);
+        // A part counts from its own first frame, number 15.
+        let part = ClipRange {
+            start: 0.51,
+            end: 2.0,
+        };
+        assert_eq!(told(&[15, 27, 46], Some(part)), [0.0, 0.4, 1.0]);
     }
 }

@@ -146,6 +146,57 @@ fn a_rolled_back_cache_forgets() {
     assert_eq!(k.dims()[2], mark);
 }
 
+/// Rows of a batch that take back what they fed, or drop out, continue as they would alone; in
+/// windows too.
+#[test]
+fn rows_of_a_cache_are_taken_back_and_dropped() {
+    for config in configs() {
+        let lm = model(&config);
+        let device = Device::flex();
+        let prompts: [&[i64]; 3] = [
+            &[9, 3, 17, 17, 6, 8],
+            &[0, 0, 1, 7, 30, 2],
+            &[0, 0, 0, 0, 5, 4],
+        ];
+        let mask = prompts.map(|p| p.iter().map(|id| *id > 0).collect::<Vec<_>>());
+        let mut cache = lm.cache(3, 10, &device);
+        let feed = |ids: Tensor<2, Int>, mask: Option<&[Vec<bool>]>, cache: &mut _| {
+            lm.step(lm.embed(ids), mask, cache).unwrap()
+        };
+        feed(ids(&prompts), Some(&mask), &mut cache);
+        feed(ids(&[&[33], &[34], &[35]]), None, &mut cache);
+        cache.take_back(&[0, 2]);
+        assert_eq!(cache.len(), 7);
+        let next = feed(ids(&[&[12], &[13], &[14]]), None, &mut cache);
+        cache.select(&[2, 0]);
+        let last = feed(ids(&[&[21], &[22]]), None, &mut cache);
+        let whole: [&[i64]; 3] = [
+            &[9, 3, 17, 17, 6, 8, 12, 22],
+            &[1, 7, 30, 2, 34, 13],
+            &[5, 4, 14, 21],
+        ];
+        let d = config.hidden_size;
+        let row = |t: &Tensor<3>, i: usize| t.clone().slice([i..i + 1, 0..1, 0..d]);
+        for (i, whole) in whole.iter().enumerate() {
+            let mut alone = lm.cache(1, 8, &device);
+            let hidden = feed(ids(&[whole]), None, &mut alone);
+            let at = |p: usize| hidden.clone().slice([0..1, p..p + 1, 0..d]);
+            let before = whole.len() - usize::from(i != 1) - 1;
+            assert_close(row(&next, i), at(before), "after taking back");
+            if let Some(place) = [2, 0].iter().position(|kept| *kept == i) {
+                assert_close(
+                    row(&last, place),
+                    at(before + 1),
+                    "after others dropped out",
+                );
+            }
+        }
+        // All rows: nothing moves.
+        cache.take_back(&[0, 1]);
+        assert_eq!(cache.len(), 8);
+    }
+}
+
 #[test]
 fn merged_adapters_equal_unmerged_and_come_out_again() {
     let lm = model(&configs()[3]);

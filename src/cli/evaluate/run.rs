@@ -1,5 +1,6 @@
 //! Running a model over a benchmark.
 
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use tpo_core::head::HeadSet;
@@ -8,11 +9,13 @@ use tpo_data::synthetic::{Split, WorldConfig};
 
 use super::outcome::Grid;
 use super::{Args, Format, Task};
-use crate::cli::shared::{End, ModelArgs, Outcome, TRACK_SAMPLED, bar, head_progress};
+use crate::cli::shared::{
+    End, MAX_NEW_TOKENS, ModelArgs, Outcome, TRACK_SAMPLED, bar, head_progress,
+};
 use crate::evaluation::{
-    AnswerForm, DataFile, ItemKind, Plan, PlanOptions, RESULTS_FILE, Results, Route, RunOptions,
-    RunOutcome, RunProgress, SUBMISSION_DIR, SessionAnswerer, TaskScores, WorldSpec,
-    run as ask_all,
+    AnswerForm, DataFile, ItemKind, PUBLISHED_NEW_TOKENS, Plan, PlanOptions, PromptProtocol,
+    Prompts, RESULTS_FILE, Results, Route, RunOptions, RunOutcome, RunProgress, SUBMISSION_DIR,
+    SessionAnswerer, TaskScores, WorldSpec, run as ask_all,
 };
 use crate::session::{SessionOptions, TrackFrames};
 
@@ -60,6 +63,12 @@ pub struct RunArgs {
     /// Read boxes, times and tracks out of the text (paper, Table 11)
     #[arg(long)]
     textual: bool,
+    /// Wording of multiple choice [default: published for mvbench, video-mme and next-gqa, else plain]
+    #[arg(long)]
+    prompts: Option<PromptProtocol>,
+    /// Questions that are answered at once [default: what fits into memory, at most 8]
+    #[arg(long, value_name = "N")]
+    batch: Option<NonZeroUsize>,
     /// Directory of the run
     #[arg(long)]
     out: Option<PathBuf>,
@@ -88,7 +97,7 @@ impl RunArgs {
             } else {
                 AnswerForm::Heads
             },
-            prompts: None,
+            prompts: self.prompts.map(Prompts::of),
         };
         if let Some(clips) = self.synthetic {
             let split = match &self.split {
@@ -148,12 +157,24 @@ pub fn run<H: HeadSet>(args: &Args) -> Outcome {
     if every_frame && args.run.model.track() != TrackFrames::All {
         return Err("masks and tracks are scored on every frame; leave out --track".into());
     }
+    let published = plan.prompts == Prompts::published();
     let (mut session, name) = args.run.model.open::<H>(SessionOptions {
         progress: Some(head_progress((!every_frame).then_some(TRACK_SAMPLED))),
+        max_new_tokens: if published {
+            PUBLISHED_NEW_TOKENS
+        } else {
+            MAX_NEW_TOKENS
+        },
         ..SessionOptions::default()
     })?;
+    let batch = match args.run.batch {
+        Some(batch) => batch,
+        None => session.batch_that_fits()?,
+    };
+    eprintln!("{} questions, {batch} at once (--batch)", plan.items.len());
     let mut model = SessionAnswerer::new(&mut session, name, plan.route, plan.answers);
     let options = RunOptions {
+        batch,
         restart: args.run.restart,
         strict: args.strict,
     };

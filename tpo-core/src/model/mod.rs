@@ -2,7 +2,8 @@
 //!
 //! Figure 2 of the paper in one file: [`TpoModel`] holds the four parts and the task tokens,
 //! [`TpoModel::embed`] puts visual and task embeddings into their slots, [`TpoModel::forward`]
-//! runs the language model and the heads and sums their losses, [`TpoModel::generate`] answers.
+//! runs the language model and the heads and sums their losses, [`TpoModel::generate`] answers
+//! one question or several at once.
 
 mod batch;
 mod evaluate;
@@ -17,7 +18,7 @@ use burn::tensor::{DType, Device, FloatDType, Tensor, TensorData};
 
 pub use batch::{IGNORE_LABEL, TokenBatch, TpoBatch};
 pub use evaluate::{Evaluation, LanguageScore};
-pub use generate::{CallOrder, Generate, GenerateEvent, GenerateOptions};
+pub use generate::{CallOrder, Generate, GenerateEvent, GenerateOptions, GenerateRow};
 pub use scatter::{Slot, scatter_rows};
 pub use task_tokens::TaskTokenSet;
 

@@ -19,6 +19,7 @@ use super::source::{Row, Source};
 use super::truth::place_truth;
 use super::view::View;
 use crate::prompts::{AnswerStyle, LayoutEncoder, PromptWriter};
+use crate::sampling::told_times;
 use crate::schema::{MediaKind, RowFault};
 use crate::video_frames::read_view;
 use crate::{ClipConfig, DataError, FrameSampling, ImageTransform, VideoReader, select_frames};
@@ -116,7 +117,7 @@ impl ItemMaker {
         };
         let mut known = Sample::named(row_name(source.path(), row.line));
         let mut clip: Option<(ClipFrames, Arc<dyn VideoReader>, VisualShape)> = None;
-        let (mut truths, mut turn_boxes) = (Vec::new(), Vec::new());
+        let (mut truths, mut turn_boxes, mut told) = (Vec::new(), Vec::new(), Vec::new());
         let (mixture, frames) = (&self.config.mixture, &self.config.frames);
         if let Some(media) = &sample.media {
             let opened = row.media.open(media)?;
@@ -179,6 +180,9 @@ impl ItemMaker {
             known.size = Some(size);
             known.duration = (!still).then_some(end - start);
             known.timestamps = times.iter().map(|t| (t - start).max(0.0)).collect();
+            if !still {
+                told = told_times(&indices, info.frame_count, info.fps, view.range)?;
+            }
             let place = row.media.clone();
             let lazy = ClipFrames::new(media.clone(), place, indices, view, Device::flex());
             clip = Some((lazy, opened, visual));
@@ -195,7 +199,7 @@ impl ItemMaker {
         let mut dialogue = writer.write(&sample.turns, &turn_boxes, &truths, &mut prompt)?;
         dialogue.packed_turns = source.packed_turns;
         let visual = clip.as_ref().map(|(_, _, visual)| visual);
-        let encoded = self.encoder.encode(visual, &known.timestamps, &dialogue)?;
+        let encoded = self.encoder.encode(visual, &told, &dialogue)?;
         if encoded.labels.iter().all(|l| *l == IGNORE_LABEL) {
             return Err(DataError::Prepare {
                 reason: "the row has no answer to learn".into(),

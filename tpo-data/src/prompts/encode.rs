@@ -6,7 +6,7 @@ use tpo_core::model::IGNORE_LABEL;
 use tpo_core::prompt::{PromptIds, TextEncoder, Visual, encode_without_bos};
 use tpo_core::traits::VisualShape;
 
-use super::layout::{Opening, PromptLayout};
+use super::layout::{AnswerStart, Opening, PromptLayout};
 use super::videochat::VideoChatLayout;
 use super::writer::{Dialogue, prepare};
 use crate::DataError;
@@ -69,8 +69,8 @@ impl LayoutEncoder {
             .opening(&Opening::text(question), &*self.tokenizer)?)
     }
 
-    /// Encodes as many turns as fit. `times` are those of the sampled frames in seconds from the
-    /// start of the clip.
+    /// Encodes as many turns as fit. `times` are those of the sampled frames as the model is told
+    /// them ([`told_times`](crate::sampling::told_times)).
     ///
     /// # Errors
     /// [`DataError::Prepare`] when the first turn does not fit, [`DataError::Core`] from the
@@ -83,11 +83,9 @@ impl LayoutEncoder {
     ) -> Result<EncodedDialogue, DataError> {
         let slots = visual.map_or(0, |v| (self.slots)(v));
         let visual = visual.map_or(Visual::None, |v| v.kind);
-        let mut questions = dialogue.turns.iter().map(|(question, _)| question);
-        let message = match questions.any(|q| self.layout.asks_times(q)) {
-            true if visual == Visual::Video => self.layout.times(times),
-            _ => String::new(),
-        };
+        let questions = dialogue.turns.iter().map(|(question, _)| question.as_str());
+        let questions: Vec<&str> = questions.collect();
+        let message = self.layout.message(visual, &questions, times);
         let mut out = EncodedDialogue {
             prompt: PromptIds::default(),
             labels: Vec::new(),
@@ -111,7 +109,10 @@ impl LayoutEncoder {
             } else if dialogue.packed_turns {
                 turn = self.alone(question)?;
             } else {
-                turn.push_text(&self.layout.further(question, "", &*self.tokenizer)?);
+                turn.push_text(&{
+                    let begins = AnswerStart::default();
+                    self.layout.further(question, begins, &*self.tokenizer)?
+                });
             }
             let asked = turn.len();
             if !answer.is_empty() {

@@ -16,8 +16,18 @@ pub struct Opening<'a> {
     pub message: &'a str,
     /// The first question.
     pub question: &'a str,
-    /// The beginning of its answer.
-    pub answer_prefix: &'a str,
+    /// How its answer begins.
+    pub answer: AnswerStart<'a>,
+}
+
+/// How an answer begins.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct AnswerStart<'a> {
+    /// Words of it that are given to the model.
+    pub prefix: &'a str,
+    /// It follows the question without the space after which answers begin in training: what the
+    /// reference's `generate_answer` does, and `process_qa` does not.
+    pub joined: bool,
 }
 
 impl<'a> Opening<'a> {
@@ -29,7 +39,7 @@ impl<'a> Opening<'a> {
             slots: 0,
             message: "",
             question,
-            answer_prefix: "",
+            answer: AnswerStart::default(),
         }
     }
 }
@@ -54,16 +64,22 @@ pub trait PromptLayout: Send + Sync {
     fn further(
         &self,
         question: &str,
-        answer_prefix: &str,
+        answer: AnswerStart<'_>,
         encoder: &dyn TextEncoder,
     ) -> Result<Vec<u32>>;
 
     /// The sentence on frame times, in seconds from the start of the clip.
     fn times(&self, seconds: &[f64]) -> String;
 
-    /// Whether the model is told the frame times: when a question says "timestamp" (reference
-    /// implementation).
-    fn asks_times(&self, question: &str) -> bool {
-        question.contains("timestamp")
+    /// What the model is told of a visual, in chat and training: the times of a video's frames
+    /// ([`told_times`](crate::sampling::told_times)) when one of the questions says "timestamp"
+    /// (reference implementation), else nothing.
+    fn message(&self, visual: Visual, questions: &[&str], seconds: &[f64]) -> String {
+        let asked = questions.iter().any(|q| q.contains("timestamp"));
+        if asked && visual == Visual::Video {
+            self.times(seconds)
+        } else {
+            String::new()
+        }
     }
 }

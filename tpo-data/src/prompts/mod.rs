@@ -12,6 +12,6 @@ mod writer;
 
 pub use book::{FAMILIES, Family, fill};
 pub use encode::{EncodedDialogue, LayoutEncoder, SharedEncoder, SlotCount};
-pub use layout::{Opening, PromptLayout};
+pub use layout::{AnswerStart, Opening, PromptLayout};
 pub use textual::{box_text, read_box, read_spans, read_track};
 pub use writer::{AnswerStyle, Call, Dialogue, PromptWriter};

@@ -7,7 +7,7 @@
 use tpo_core::prompt::{PromptIds, TextEncoder, Turn, Visual, encode_without_bos};
 use tpo_core::{CoreError, Result};
 
-use super::layout::{Opening, PromptLayout};
+use super::layout::{AnswerStart, Opening, PromptLayout};
 
 /// Placeholder of an image in a prompt text.
 pub const IMAGE_PLACEHOLDER: &str = "[<IMG_PLH>]";
@@ -27,8 +27,13 @@ impl PromptLayout for VideoChatLayout {
     }
 
     fn opening(&self, opening: &Opening<'_>, encoder: &dyn TextEncoder) -> Result<PromptIds> {
-        let mut prompt = QuestionPrompt::new(opening.visual, opening.message, opening.question)
-            .with_answer_prefix(opening.answer_prefix);
+        let (visual, message, question) = (opening.visual, opening.message, opening.question);
+        let prompt = if opening.answer.joined {
+            QuestionPrompt::with_history(visual, message, &[], question)
+        } else {
+            QuestionPrompt::new(visual, message, question)
+        };
+        let mut prompt = prompt.with_answer_prefix(opening.answer.prefix);
         prompt.put_in_front(opening.visual, opening.system);
         prompt.encode(opening.slots, encoder)
     }
@@ -36,10 +41,10 @@ impl PromptLayout for VideoChatLayout {
     fn further(
         &self,
         question: &str,
-        answer_prefix: &str,
+        answer: AnswerStart<'_>,
         encoder: &dyn TextEncoder,
     ) -> Result<Vec<u32>> {
-        encode_further_question(question, answer_prefix, encoder)
+        encode_further_question(question, answer, encoder)
     }
 
     fn times(&self, seconds: &[f64]) -> String {
@@ -73,18 +78,19 @@ pub fn encode_with_placeholders(
 }
 
 /// Ids of a question after earlier turns, in the layout of training: no further BOS, and the
-/// answer begins after a space, as that of the first question does. [`QuestionPrompt::with_history`]
+/// answer begins as that of a first question does. [`QuestionPrompt::with_history`]
 /// is the layout of the published generation code, which differs from it.
 ///
 /// # Errors
 /// [`CoreError::Prompt`] for a question with the placeholder of a video; those of the encoder.
 pub fn encode_further_question(
     question: &str,
-    answer_prefix: &str,
+    answer: AnswerStart<'_>,
     encoder: &(impl TextEncoder + ?Sized),
 ) -> Result<Vec<u32>> {
     refuse_placeholders(question)?;
-    let text = format!(" [INST] {question} [/INST] {answer_prefix}");
+    let space = if answer.joined { "" } else { " " };
+    let text = format!(" [INST] {question} [/INST]{space}{}", answer.prefix);
     encode_without_bos(&text, encoder)
 }
 
@@ -256,16 +262,25 @@ mod tests {
 
     #[test]
     fn a_further_question_reads_as_the_first_without_its_bos() {
-        let first = QuestionPrompt::new(Visual::None, "", "c").with_answer_prefix("d");
-        let first = first.encode(0, &Chars).unwrap();
-        let further = encode_further_question("c", "d", &Chars).unwrap();
-        assert_eq!(first.ids[1..], further);
+        for joined in [false, true] {
+            let answer = AnswerStart {
+                prefix: "d",
+                joined,
+            };
+            let first = Opening {
+                answer,
+                ..Opening::text("c")
+            };
+            let first = VideoChatLayout.opening(&first, &Chars).unwrap();
+            let further = encode_further_question("c", answer, &Chars).unwrap();
+            assert_eq!(first.ids[1..], further);
+        }
     }
 
     #[test]
     fn a_placeholder_in_the_question_is_an_error() {
         let p = QuestionPrompt::new(Visual::Video, "", "what is [<VID_PLH>]?");
         assert!(p.encode(4, &Chars).is_err());
-        assert!(encode_further_question("[<VID_PLH>]", "", &Chars).is_err());
+        assert!(encode_further_question("[<VID_PLH>]", AnswerStart::default(), &Chars).is_err());
     }
 }

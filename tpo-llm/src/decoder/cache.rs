@@ -1,6 +1,9 @@
 //! Keys and values of past positions.
 
+use std::ops::Range;
+
 use burn::tensor::{Device, Tensor};
+use tpo_core::ops::indices;
 use tpo_core::traits::{AttentionMask, DecodeCache};
 
 use crate::config::LlmConfig;
@@ -138,6 +141,19 @@ impl KvCache {
     }
 }
 
+/// Keys or values with the first `len` positions of a row one place further; its first place is
+/// padding then.
+fn moved_up(all: Tensor<4>, row: usize, len: usize) -> Tensor<4> {
+    let [_, h, _, d] = all.dims();
+    let part = |positions: Range<usize>| {
+        let range = [row..row + 1, 0..h, positions, 0..d];
+        all.clone().slice(range)
+    };
+    // A copy of its own, so that the buffer has one owner and is written in place.
+    let moved = Tensor::cat(vec![part(0..1), part(0..len)], 2);
+    all.slice_assign([row..row + 1, 0..h, 0..len + 1, 0..d], moved)
+}
+
 impl DecodeCache for KvCache {
     fn len(&self) -> usize {
         self.len
@@ -149,5 +165,43 @@ impl DecodeCache for KvCache {
 
     fn truncate(&mut self, len: usize) {
         self.len = self.len.min(len);
+    }
+
+    fn select(&mut self, rows: &[usize]) {
+        self.batch = rows.len();
+        if let Some(mask) = &mut self.mask {
+            *mask = rows.iter().map(|row| mask[*row].clone()).collect();
+            if mask.iter().flatten().all(|real| *real) {
+                self.mask = None;
+            }
+        }
+        for layer in self.layers.iter_mut() {
+            *layer = layer.take().map(|(k, v)| {
+                let rows = indices(rows.iter().copied(), &k.device());
+                (k.select(0, rows.clone()), v.select(0, rows))
+            });
+        }
+    }
+
+    fn take_back(&mut self, rows: &[usize]) {
+        let Some(last) = self.len.checked_sub(1).filter(|_| !rows.is_empty()) else {
+            return;
+        };
+        if rows.len() == self.batch {
+            return self.truncate(last);
+        }
+        let mask = self
+            .mask
+            .get_or_insert_with(|| vec![vec![true; last + 1]; self.batch]);
+        for row in rows {
+            mask[*row].truncate(last);
+            mask[*row].insert(0, false);
+        }
+        for layer in self.layers.iter_mut() {
+            *layer = layer.take().map(|(k, v)| {
+                let up = |all: Tensor<4>| rows.iter().fold(all, |t, row| moved_up(t, *row, last));
+                (up(k), up(v))
+            });
+        }
     }
 }

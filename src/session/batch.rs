@@ -1,0 +1,135 @@
+//! Questions that are answered together.
+
+use std::num::NonZeroUsize;
+
+use burn::tensor::{Device, FloatDType, Tensor};
+use tpo_core::head::{HeadSet, Sample};
+use tpo_core::model::{GenerateEvent, GenerateOptions, GenerateRow};
+use tpo_llm::sampling::{Sampler, SamplingConfig};
+
+use super::Session;
+use super::ask::{Reply, Words};
+use crate::error::Result;
+use crate::model::Tpo;
+use crate::model::memory::{ModelMemory, available_memory};
+
+/// Most questions that [`Session::batch_that_fits`] says: more gain little.
+const MOST_AT_ONCE: NonZeroUsize = NonZeroUsize::MIN.saturating_add(7);
+
+/// A question as the model reads it, with what it needs of the media it is about.
+#[derive(Debug, Clone)]
+pub struct PreparedQuestion {
+    /// `[1, length, d_llm]`.
+    pub(super) prompt: Tensor<3>,
+    pub(super) tasks: Vec<String>,
+    /// Whether the answer has at least one token.
+    pub(super) not_empty: bool,
+    pub(super) sample: Sample,
+    /// The text with the marks of its boxes.
+    pub(super) text: String,
+}
+
+/// Running answers: what happens in which row.
+pub(super) type Run<'a> =
+    Box<dyn Iterator<Item = tpo_core::Result<(usize, tpo_core::Result<GenerateEvent>)>> + 'a>;
+
+/// Starts the answers to `questions`, in one batch.
+pub(super) fn start<'a, H: HeadSet>(
+    model: &'a Tpo<H>,
+    questions: Vec<PreparedQuestion>,
+    options: GenerateOptions,
+    decoding: &SamplingConfig,
+) -> Result<Run<'a>> {
+    let row = |question: PreparedQuestion| {
+        let mut sampler = Sampler::new(decoding.clone())?;
+        let not_first = question.not_empty.then(|| options.stop.clone());
+        Ok(GenerateRow {
+            prompt: question.prompt,
+            sample: question.sample,
+            force: question.tasks,
+            choose: move |logits: &[f32], history: &[u32]| match &not_first {
+                Some(ends) if history.is_empty() => {
+                    let mut logits = logits.to_vec();
+                    for id in ends {
+                        if let Some(logit) = logits.get_mut(*id as usize) {
+                            *logit = f32::NEG_INFINITY;
+                        }
+                    }
+                    Ok(sampler.sample(&logits, history)?)
+                }
+                _ => Ok(sampler.sample(logits, history)?),
+            },
+        })
+    };
+    let rows = questions.into_iter().map(row).collect::<Result<_>>()?;
+    Ok(Box::new(model.generate(rows, options)?))
+}
+
+impl<H: HeadSet> Session<H> {
+    /// How many questions can be answered together in the memory that is left, at most eight. What an
+    /// accelerator has left is not known: eight there.
+    ///
+    /// # Errors
+    /// Those of [`ModelMemory::of`].
+    pub fn batch_that_fits(&self) -> Result<NonZeroUsize> {
+        if self.device != Device::flex() {
+            return Ok(MOST_AT_ONCE);
+        }
+        let dtype = self.options.dtype.unwrap_or(FloatDType::F32);
+        let memory = ModelMemory::of::<H>(&self.config, dtype, self.options.max_new_tokens)?;
+        let bound = self
+            .options
+            .memory
+            .map(|all| all.saturating_sub(memory.weights));
+        let left = bound.into_iter().chain(available_memory()).min();
+        Ok(left.map_or(MOST_AT_ONCE, |left| memory.batch(left).min(MOST_AT_ONCE)))
+    }
+
+    /// Answers questions together, each as if it were asked alone, and in their order. They do not
+    /// enter the history.
+    ///
+    /// On the CPU in f32 an answer has the same words as alone, and the same numbers up to rounding.
+    ///
+    /// # Errors
+    /// Of one question: its own, for example that a head lacks features. Of all: a cancellation, or
+    /// what the language model cannot do.
+    pub fn answer_together(&self, questions: Vec<PreparedQuestion>) -> Result<Vec<Result<Reply>>> {
+        if questions.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut answers: Vec<(Words<'_>, Result<Reply>)> = questions
+            .iter()
+            .map(|_| {
+                let words = Words::new(&self.tokenizer, self.model.registry());
+                (words, Ok(Reply::default()))
+            })
+            .collect();
+        let run = start(
+            &self.model,
+            questions,
+            self.generate_options(),
+            &self.options.decoding,
+        )?;
+        for event in run {
+            let (row, event) = event?;
+            let (words, reply) = &mut answers[row];
+            let heard = match event {
+                Ok(event) => words.hear(event),
+                Err(e) => Err(e.into()),
+            };
+            match (heard, reply.as_mut()) {
+                (Ok(Some(event)), Ok(reply)) => reply.add(event),
+                (Err(e), Ok(_)) => *reply = Err(e),
+                _ => {}
+            }
+        }
+        let finished = answers.into_iter().map(|(mut words, reply)| {
+            let mut reply = reply?;
+            if let Some(rest) = words.finish()? {
+                reply.add(rest);
+            }
+            Ok(reply)
+        });
+        Ok(finished.collect())
+    }
+}
