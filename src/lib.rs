@@ -13,6 +13,7 @@
 //!         Event::Text(text) => print!("{text}"),
 //!         Event::Task(output) => println!("{}", output.to_json()),
 //!         Event::NoHead(task) => println!("(no {task} head in this build)"),
+//!         Event::Unanswered(call) => println!("({}: {})", call.task, call.why),
 //!     }
 //! }
 //! # Ok(())
@@ -50,6 +51,7 @@ pub use error::{Error, Result};
 pub use model::{BuiltInHeads, CONFIG_FILE, InputConfig, Tpo, TpoConfig, VideoChatTpo, export};
 pub use session::{
     Answer, Event, HeadProgress, Media, Question, Reply, Session, SessionOptions, TrackFrames,
+    Unanswered,
 };
 
 /// What most programs need.

@@ -28,6 +28,10 @@ const WIDTH: u32 = 960;
 /// mini model of the library answers, which knows coloured shapes of the synthetic world only: "Where
 /// is the red circle at the start?", "When does the blue square blink?", "Track the green star." `tpo
 /// synthetic out/world` draws clips of it.
+///
+/// "When?" asked of VideoChat-TPO needs InternVideo2-CLIP (--towers, --features). Without it, and where a
+/// head lacks anything else, the answer goes on in words, `[temporal: not answered]` stands in the head's
+/// place, and standard error says what is missing and how to get it.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   tpo chat --video out/world/train-000000.gif --ask 'Where is the white square at the start?'
@@ -35,6 +39,7 @@ const WIDTH: u32 = 960;
   tpo chat --video clip.mp4 --ask 'When does the dog jump?' --truth 3-7.5
   tpo chat --video clip.mp4 --ask 'Follow the dog.'
   tpo chat --model VideoChat-TPO --towers InternVideo2-CLIP --video clip.mp4 --ask 'When is the goal?'
+  tpo chat --model VideoChat-TPO --towers InternVideo2-CLIP --towers-device cpu --feature-cache features --video clip.mp4 --ask 'When is the goal?'
   tpo chat --model VideoChat-TPO --video clip.mp4 --ask 'What happens?' --ask 'And then?'
   tpo chat --image photo.png --ask 'What is in <track_box>?' --box 0.1,0.2,0.5,0.8")]
 pub(super) struct Args {
@@ -136,6 +141,7 @@ pub(super) fn run<H: HeadSet>(args: Args) -> Outcome {
         question.boxes.extend(args.area.filter(|_| turn == 0));
         question.tasks.clone_from(&args.task);
         let start = Instant::now();
+        let mut unanswered = Vec::new();
         for event in session.ask(question)? {
             let output = match event? {
                 Event::Text(piece) => {
@@ -147,12 +153,20 @@ pub(super) fn run<H: HeadSet>(args: Args) -> Outcome {
                     print!("[{task}: this build has no such head]");
                     continue;
                 }
+                Event::Unanswered(call) => {
+                    print!("[{}: not answered]", call.task);
+                    unanswered.push(call.why);
+                    continue;
+                }
                 Event::Task(output) => output,
             };
             print!("[{} {}]", output.task, output.drawing().text);
             answers.push((output, shorten(text)));
         }
         println!();
+        for why in unanswered {
+            eprintln!("not answered: {why}");
+        }
         eprintln!("answered in {:.2} s", start.elapsed().as_secs_f64());
     }
     draw(&args, &media, &answers)?;

@@ -188,6 +188,11 @@ impl<H: HeadSet> Answerer for SessionAnswerer<'_, H> {
             });
         }
         let config = serde_json::to_string(self.session.config()).unwrap_or_default();
+        let towers = options.towers.as_ref().map(|t| -> Result<_> {
+            Ok(json!({"video": t.video.identity()?, "text": t.text.identity()?}))
+        });
+        let folder = options.features.as_ref();
+        let folder = folder.map(|f| Ok::<_, Error>(f.fingerprint()?.to_hex().to_string()));
         let settings = json!({
             "input": self.session.config().input,
             "config": blake3::hash(config.as_bytes()).to_hex().to_string(),
@@ -197,10 +202,8 @@ impl<H: HeadSet> Answerer for SessionAnswerer<'_, H> {
             "decoding": options.decoding,
             "dtype": options.dtype.map(|d| format!("{d:?}")),
             "device": format!("{:?}", self.session.device()),
-            "towers": options.towers.as_ref().map(|t| json!({
-                "video": t.video.identity(),
-                "text": t.text.identity(),
-            })),
+            "towers": towers.transpose()?,
+            "features": folder.transpose()?,
         });
         Ok(AnswererIdentity {
             name: self.name.clone(),
@@ -249,7 +252,10 @@ impl<H: HeadSet> Answerer for SessionAnswerer<'_, H> {
     }
 
     fn answer(&mut self, item: &Item, media: &MediaInfo) -> Result<Reply> {
-        let question = self.question(&item.ask, media)?;
+        let question = Question {
+            id: Some(item.id.clone()),
+            ..self.question(&item.ask, media)?
+        };
         self.session.clear_history();
         let reply = self.session.ask(question)?.collect_reply();
         self.session.clear_history();

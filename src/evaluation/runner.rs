@@ -18,6 +18,7 @@ use super::source::{DataFile, Items};
 use super::world::WorldSpec;
 use crate::error::{Error, Result};
 use crate::files::write_whole;
+use crate::session::Reply;
 
 /// The protocol of a run, in its directory.
 pub const PROTOCOL_FILE: &str = "protocol.json";
@@ -301,6 +302,9 @@ pub fn run(
 
 fn ask(plan: &Plan, answerer: &mut dyn Answerer, item: &Item, media: &MediaInfo) -> PredictionRow {
     let answered = answerer.answer(item, media).and_then(|reply| {
+        if let Some(why) = unanswered(plan, item, &reply) {
+            return Err(Error::Question { why });
+        }
         let predicted = if answerer.scores_itself(item) {
             answerer.score(item, &reply)?
         } else {
@@ -318,6 +322,17 @@ fn ask(plan: &Plan, answerer: &mut dyn Answerer, item: &Item, media: &MediaInfo)
         },
         Err(e) => failure(item, e.to_string(), Some(*media)),
     }
+}
+
+/// Why the head that a question is about could not answer, if that is the answer's place.
+fn unanswered(plan: &Plan, item: &Item, reply: &Reply) -> Option<String> {
+    let task = item.ask.task.as_deref()?;
+    let answered = reply.tasks.iter().any(|t| t.task == task);
+    if plan.answers == AnswerForm::Text || answered {
+        return None;
+    }
+    let call = reply.unanswered.iter().find(|u| u.task == task)?;
+    Some(call.why.clone())
 }
 
 fn failure(item: &Item, why: String, media: Option<MediaInfo>) -> PredictionRow {

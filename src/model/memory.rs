@@ -115,6 +115,11 @@ fn group_memory(root: &Path) -> Option<u64> {
         .min()
 }
 
+/// Bytes in GiB, for tables.
+pub(crate) fn gib(bytes: u64) -> String {
+    format!("{:.1}", bytes as f64 / (1_u64 << 30) as f64)
+}
+
 /// The number format of a model's weights in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WeightFormat {
@@ -148,7 +153,8 @@ impl WeightFormat {
 }
 
 /// The format in which the model is opened on a CPU with `available` bytes: the one that is asked for, or
-/// the most exact float type that fits.
+/// the most exact float type that fits beside `towers` bytes, which towers will take there
+/// ([`TemporalTowers::bytes_to_open`](crate::features::TemporalTowers::bytes_to_open)).
 ///
 /// # Errors
 /// [`Error::Memory`] with what each format takes when the model does not fit.
@@ -156,6 +162,7 @@ pub fn choose_format<H: HeadSet>(
     config: &TpoConfig,
     dtype: Option<FloatDType>,
     answer: usize,
+    towers: u64,
     available: Option<u64>,
 ) -> Result<FloatDType> {
     let asked = config.llm.quantization;
@@ -169,7 +176,7 @@ pub fn choose_format<H: HeadSet>(
         None => vec![FloatDType::F32, FloatDType::BF16],
     };
     for dtype in candidates {
-        let needed = need(WeightFormat::new(dtype, asked))?.total();
+        let needed = need(WeightFormat::new(dtype, asked))?.total() + towers;
         if available.is_none_or(|available| needed <= available) {
             return Ok(dtype);
         }
@@ -180,29 +187,35 @@ pub fn choose_format<H: HeadSet>(
         formats.insert(0, wanted);
     }
     let available = available.unwrap_or_default();
-    let gib = |bytes: u64| format!("{:.1}", bytes as f64 / (1_u64 << 30) as f64);
     let mut table = format!(
-        "{:32} {:>8} {:>6} {:>12} {:>6}  GiB\n",
-        "format", "weights", "cache", "activations", "need"
+        "{:32} {:>8} {:>6} {:>6} {:>12} {:>6}  GiB\n",
+        "format", "weights", "towers", "cache", "activations", "need"
     );
     let mut fits = None;
     for format in formats {
         let m = need(format)?;
-        let fit = m.total() <= available;
+        let total = m.total() + towers;
+        let fit = total <= available;
         fits = fits.or(fit.then_some(format));
         table += &format!(
-            "{:32} {:>8} {:>6} {:>12} {:>6}  {}{}\n",
+            "{:32} {:>8} {:>6} {:>6} {:>12} {:>6}  {}{}\n",
             format.flags(),
             gib(m.weights),
+            gib(towers),
             gib(m.cache),
             gib(m.activations),
-            gib(m.total()),
+            gib(total),
             if fit { "fits" } else { "too much" },
             if format == wanted { ", asked for" } else { "" },
         );
     }
     let remedy = match fits {
         Some(format) => format!("give {}", format.flags()),
+        None if towers > 0 => {
+            "leave --towers out (--features DIR takes features that were computed \
+                               before), give them another device (--towers-device), or free memory"
+                .into()
+        }
         None => "free memory, or use a machine with more".into(),
     };
     Err(Error::Memory {

@@ -26,6 +26,17 @@ pub enum Event {
     Task(TaskOutput),
     /// The model called a task for which this build has no head.
     NoHead(String),
+    /// A head could not answer, for lack of something from outside; the text goes on.
+    Unanswered(Unanswered),
+}
+
+/// A call of a head that something was missing for: towers or precomputed features, frames, a video.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Unanswered {
+    /// The task.
+    pub task: String,
+    /// What is missing and how to supply it.
+    pub why: String,
 }
 
 /// A finished answer.
@@ -39,6 +50,8 @@ pub struct Reply {
     pub tasks: Vec<TaskOutput>,
     /// Tasks that were called and have no head here.
     pub without_head: Vec<String>,
+    /// Calls of heads that something was missing for.
+    pub unanswered: Vec<Unanswered>,
 }
 
 impl Reply {
@@ -120,7 +133,23 @@ impl<H: HeadSet> Session<H> {
             boxes: question.boxes.clone(),
             ..Sample::default()
         };
-        let Some(looking) = &self.looking else {
+        let looking = self.looking.as_ref();
+        let features = LazyFeatures {
+            folder: self.options.features.clone(),
+            towers: self.towers.clone(),
+            media: looking.and_then(|l| l.features.clone()),
+            needs: self.needs,
+            id: question.id.clone(),
+            query: asked.unwrap_or_else(|| question.text.clone()),
+            limits: self.options.limits.clone(),
+            antialias: self.config.input.antialias,
+            cache: self.options.feature_cache.clone(),
+            cache_queries: self.options.towers.is_some(),
+            progress: self.options.progress.clone(),
+            cancel: self.options.cancel.clone(),
+        };
+        sample.features = Some(Arc::new(features) as Arc<dyn FeatureSource>);
+        let Some(looking) = looking else {
             return sample;
         };
         let media = &looking.media;
@@ -129,20 +158,6 @@ impl<H: HeadSet> Session<H> {
         sample.duration = media.duration;
         sample.timestamps.clone_from(&media.timestamps);
         sample.frames = Some(looking.frames.clone() as Arc<dyn FrameSource>);
-        if let (Some(towers), Some(video)) = (&self.towers, &looking.feature_video) {
-            let features = LazyFeatures {
-                towers: towers.clone(),
-                video: video.clone(),
-                query: asked.unwrap_or_else(|| question.text.clone()),
-                limits: self.options.limits.clone(),
-                antialias: self.config.input.antialias,
-                cache: self.options.feature_cache.clone(),
-                memo: looking.video_features.clone(),
-                progress: self.options.progress.clone(),
-                cancel: self.options.cancel.clone(),
-            };
-            sample.features = Some(Arc::new(features) as Arc<dyn FeatureSource>);
-        }
         sample
     }
 
@@ -278,6 +293,7 @@ impl Answer<'_> {
                     reply.tasks.push(output);
                 }
                 Event::NoHead(task) => reply.without_head.push(task),
+                Event::Unanswered(call) => reply.unanswered.push(call),
             }
         }
         Ok(reply)
@@ -358,6 +374,9 @@ impl Iterator for Answer<'_> {
                 }
                 GenerateEvent::Task { output, .. } => return Some(Ok(Event::Task(output))),
                 GenerateEvent::NoHead { task, .. } => return Some(Ok(Event::NoHead(task))),
+                GenerateEvent::Unanswered { task, why, .. } => {
+                    return Some(Ok(Event::Unanswered(Unanswered { task, why })));
+                }
             }
         }
     }

@@ -72,9 +72,20 @@ pub enum GenerateEvent {
         /// Index of the routing token among the generated tokens.
         token: usize,
     },
+    /// A head could not answer because something that it needs from outside was not there
+    /// ([`CoreError::is_missing`]). The text continues as if it had answered.
+    Unanswered {
+        /// Name of the task.
+        task: String,
+        /// Index of the routing token among the generated tokens.
+        token: usize,
+        /// What is missing and how to supply it.
+        why: String,
+    },
 }
 
-/// A running answer: an iterator over [`GenerateEvent`]s. After an error it ends.
+/// A running answer: an iterator over [`GenerateEvent`]s. After an error it ends; what a head lacks
+/// is no error ([`GenerateEvent::Unanswered`]).
 pub struct Generate<'a, V, C, L: LanguageModel, H, S> {
     model: &'a TpoModel<V, C, L, H>,
     sample: Sample,
@@ -258,9 +269,17 @@ where
             rows: &[0],
         };
         let token = self.tokens.len() - 1;
-        let answers = match self.model.heads.head(&task) {
-            Some(head) => head.predict(embedding.clone(), &context)?,
-            None => Vec::new(),
+        let head = self.model.heads.head(&task);
+        let answers = head.map(|head| head.predict(embedding.clone(), &context));
+        let answers = match answers.transpose() {
+            Ok(answers) => answers.unwrap_or_default(),
+            Err(e) if e.is_missing() => {
+                let why = e.to_string();
+                self.queue
+                    .push_back(GenerateEvent::Unanswered { task, token, why });
+                return Ok(());
+            }
+            Err(e) => return Err(e),
         };
         self.queue.push_back(match answers.into_iter().next() {
             Some((value, drawing)) => GenerateEvent::Task {
