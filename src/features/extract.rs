@@ -142,7 +142,8 @@ fn stored(cache: &FeatureCache, key: &CacheKey, matrix: &FeatureMatrix) -> Cache
     }
 }
 
-/// Features of a query `[tokens, width]`, one per token, from the cache if it has them.
+/// Features of a query `[tokens, width]`, one per token: from the cache, on the CPU, if it has them, else as
+/// the extractor gives them.
 ///
 /// # Errors
 /// Those of the extractor.
@@ -150,23 +151,19 @@ pub fn extract_query(
     query: &str,
     extractor: &dyn QueryFeatureExtractor,
     cache: Option<&FeatureCache>,
-) -> Result<(FeatureMatrix, CacheUse)> {
-    let extract = || {
-        let rows = extractor.extract(query)?;
-        let [tokens, width] = rows.dims();
-        let values = rows.into_data().iter::<f32>().collect();
-        checked("QueryFeatureExtractor::extract", tokens, width, values)
-    };
+) -> Result<(Tensor<2>, CacheUse)> {
     let Some(cache) = cache else {
-        return Ok((extract()?, CacheUse::None));
+        return Ok((extractor.extract(query)?, CacheUse::None));
     };
     let key = CacheKey::query(query, &extractor.identity()?);
     if let Some(matrix) = cache.get(&key).filter(|m| m.width() == extractor.width()) {
-        return Ok((matrix, CacheUse::Hit));
+        return Ok((matrix.to_tensor(&Device::flex()), CacheUse::Hit));
     }
-    let matrix = extract()?;
-    let used = stored(cache, &key, &matrix);
-    Ok((matrix, used))
+    let rows = extractor.extract(query)?;
+    let [tokens, width] = rows.dims();
+    let values = rows.to_data().iter::<f32>().collect();
+    let matrix = checked("QueryFeatureExtractor::extract", tokens, width, values)?;
+    Ok((rows, stored(cache, &key, &matrix)))
 }
 
 /// Frame indices of every clip in order, a whole number of clips, at least one, and the number of

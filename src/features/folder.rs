@@ -223,12 +223,8 @@ fn of_width(rows: &FeatureMatrix, width: usize, files: usize) -> String {
 }
 
 fn stem(media: &Path) -> String {
-    let name = match media.is_dir() {
-        // A folder of frames.
-        true => media.file_name(),
-        false => media.file_stem(),
-    };
-    name.unwrap_or_default().to_string_lossy().into_owned()
+    let name = media.file_stem().unwrap_or_default();
+    name.to_string_lossy().into_owned()
 }
 
 fn find(dir: &Path, name: &str) -> Option<PathBuf> {

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
-use burn::tensor::{Device, Tensor};
+use burn::tensor::Tensor;
 use tpo_core::CoreError;
 use tpo_core::cancel::CancelToken;
 use tpo_core::head::{FeatureSource, HeadSet};
@@ -160,8 +160,7 @@ impl LazyFeatures {
             (Some(read), _) => Ok(Some(read)),
             (None, Some(towers)) => {
                 let cache = self.cache.as_ref().filter(|_| self.cache_queries);
-                let (rows, _) = extract_query(query, &*towers.text, cache)?;
-                Ok(Some(rows.to_tensor(&Device::flex())))
+                Ok(Some(extract_query(query, &*towers.text, cache)?.0))
             }
             (None, None) => Ok(None),
         }

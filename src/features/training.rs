@@ -6,7 +6,7 @@ use std::marker::PhantomData;
 use std::path::Path;
 use std::sync::Arc;
 
-use burn::tensor::{Device, Tensor};
+use burn::tensor::Tensor;
 use tpo_core::head::{FeatureSource, HeadSet, TaskCall};
 use tpo_data::FrameSampling;
 use tpo_data::feed::{ClipFrames, ClipSource, SampleFacts};
@@ -164,8 +164,7 @@ impl<H: HeadSet> TrainingFeatures<H> {
         let file = |f: &FeatureFolder| f.query_file(facts.id.as_deref(), query);
         let tower = &*self.towers(file, source)?.text;
         let cache = self.cache.as_ref().filter(|_| self.own.is_none());
-        let (rows, _) = extract_query(query, tower, cache)?;
-        Ok(rows.to_tensor(&Device::flex()))
+        Ok(extract_query(query, tower, cache)?.0)
     }
 
     /// Features of what is seen of a clip.

@@ -163,7 +163,7 @@ impl<'a> HeadContext<'a> {
             .ok_or_else(|| CoreError::MissingInput {
                 head: head.into(),
                 what: "the size of the video or image in pixels",
-                hint: "set Sample::size",
+                hint: "ask about a video or an image (Sample::size)",
             })
     }
 
