@@ -578,3 +578,33 @@ fn the_program_that_extracts_shares_the_cache() {
     let found = extract_video(video(), &*towers.open(f32_only).video, &options, None).unwrap();
     assert_eq!(found.cache, CacheUse::Hit);
 }
+
+/// `--track sampled` follows an object through the frames the model looked at, and draws on one of them.
+#[test]
+fn the_program_follows_fewer_frames() {
+    let dir = tempfile::tempdir().unwrap();
+    let follow = |track: &[&str]| {
+        let picture = dir.path().join("picture.png");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tpo"));
+        command.args([
+            "chat",
+            "--device",
+            "cpu",
+            "--max-new-tokens",
+            "2",
+            "--task",
+            "mask",
+        ]);
+        command.args(["--ask", "Follow it.", "--box", "0.1,0.1,0.5,0.5", "--video"]);
+        command.arg(video()).arg("--out").arg(&picture).args(track);
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let all = follow(&[]);
+    contains(&all, &["[mask visible in "]);
+    assert!(!all.contains("of 16 frames]"), "{all}");
+    let sampled = follow(&["--track", "sampled"]);
+    contains(&sampled, &["of 16 frames]"]);
+    follow(&["--track", "sampled", "--at", "3.9"]);
+}

@@ -3,21 +3,26 @@
 
 use std::io::Write;
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
+use clap::ValueEnum;
 use image::RgbImage;
 use tpo_core::geometry::{BoxXyxy, TimeSpan};
 use tpo_core::head::{HeadSet, Shape, TaskOutput};
 use tpo_core::prompt::Visual;
 use tpo_data::{MediaLimits, open_video, read_image};
 use tpo_llm::sampling::SamplingConfig;
+use tpo_train::observe::terminal;
 
 use super::shared::{End, ModelArgs, Outcome, counting, head_progress};
 use crate::draw::{Axis, Strip, contact_sheet, draw_shapes, enlarged, picture, save_picture};
-use crate::session::{Event, Media, Question, SessionOptions};
+use crate::session::{Event, HeadProgress, Media, Question, SessionOptions, TrackFrames};
 
 /// Longest side in pixels up to which the frames of small videos are enlarged, so that labels fit.
 const ENLARGED: u32 = 640;
+/// Seconds of following an object that are worth a word before.
+const LONG: f64 = 30.0;
 /// Width of the timeline in pixels.
 const WIDTH: u32 = 960;
 
@@ -68,6 +73,9 @@ pub(super) struct Args {
     /// start, else the frame of the largest mask]
     #[arg(long, value_name = "SECONDS", value_parser = parse_second, allow_negative_numbers = true)]
     at: Option<f64>,
+    /// Frames of a video that the mask head goes through
+    #[arg(long, value_enum, default_value = "all")]
+    track: Track,
     /// Timeline to write when time spans are predicted
     #[arg(long, default_value = "out/timeline.png")]
     timeline: PathBuf,
@@ -76,6 +84,14 @@ pub(super) struct Args {
     truth: Vec<TimeSpan>,
     #[command(flatten)]
     model: ModelArgs,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Track {
+    /// Every frame of the file; what takes long is said after the first ones
+    All,
+    /// Those the model looked at
+    Sampled,
 }
 
 fn parse_box(text: &str) -> Result<BoxXyxy, String> {
@@ -110,9 +126,14 @@ fn parse_span(text: &str) -> Result<TimeSpan, String> {
 }
 
 pub(super) fn run<H: HeadSet>(args: Args) -> Outcome {
+    let sampled: Arc<OnceLock<usize>> = Arc::default();
     let (mut session, _) = args.model.open::<H>(SessionOptions {
         decoding: SamplingConfig::sampling(args.temperature, args.model.seed),
-        progress: Some(head_progress()),
+        track: match args.track {
+            Track::All => TrackFrames::All,
+            Track::Sampled => TrackFrames::Sampled,
+        },
+        progress: Some(telling_cost(head_progress(), sampled.clone())),
         ..SessionOptions::default()
     })?;
     let start = Instant::now();
@@ -123,6 +144,7 @@ pub(super) fn run<H: HeadSet>(args: Args) -> Outcome {
         (None, Some(path)) => session.load_image(path)?.clone(),
         (None, None) => return Err("give --video or --image".into()),
     };
+    let _ = sampled.set(media.frames.len());
     let (w, h) = media.size;
     let length = media
         .duration
@@ -173,6 +195,47 @@ pub(super) fn run<H: HeadSet>(args: Args) -> Outcome {
     Ok(End::Fine)
 }
 
+/// `heard`, which also says what a mask head costs that takes long, with the seconds of its second frame.
+fn telling_cost(heard: HeadProgress, sampled: Arc<OnceLock<usize>>) -> HeadProgress {
+    let second = Mutex::new(None::<Instant>);
+    HeadProgress(Arc::new(move |what, done, total| {
+        (heard.0)(what, done, total);
+        if what != "frames" {
+            return;
+        }
+        let mut second = second.lock().unwrap_or_else(PoisonError::into_inner);
+        match (done, *second) {
+            (2, _) => *second = Some(Instant::now()),
+            (3, Some(start)) => {
+                let seconds = start.elapsed().as_secs_f64();
+                if let Some(cost) = cost(total, sampled.get().copied(), seconds) {
+                    terminal().suspend(|| eprintln!("{cost}"));
+                }
+            }
+            _ => {}
+        }
+    }))
+}
+
+/// What following `frames` frames takes at so many seconds each, if that is long, and what the `sampled`
+/// ones would take.
+fn cost(frames: usize, sampled: Option<usize>, seconds: f64) -> Option<String> {
+    let time = |frames: usize| match frames as f64 * seconds {
+        short if short < 90.0 => format!("{short:.0} s"),
+        long => format!("{:.1} min", long / 60.0),
+    };
+    let fewer = sampled.filter(|sampled| *sampled < frames);
+    let fewer = fewer.map_or(String::new(), |n| {
+        format!("; --track sampled follows {n}: {}", time(n))
+    });
+    (frames as f64 * seconds >= LONG).then(|| {
+        format!(
+            "following {frames} frames at {seconds:.2} s each takes about {} here{fewer}",
+            time(frames)
+        )
+    })
+}
+
 /// Writes the pictures of what was answered.
 fn draw(args: &Args, media: &Media, answers: &[(TaskOutput, String)]) -> Outcome<()> {
     let shown: Vec<_> = answers
@@ -183,14 +246,23 @@ fn draw(args: &Args, media: &Media, answers: &[(TaskOutput, String)]) -> Outcome
         return Ok(());
     }
     let shapes: Vec<&Shape> = shown.iter().flat_map(|(d, _)| &d.shapes).collect();
+    // Masks count the frames that were followed; boxes and points are of the first that was looked at.
+    let followed = |looked_at: usize| match args.track {
+        Track::All => media.frames[looked_at],
+        Track::Sampled => looked_at,
+    };
     let index = match args.at {
         Some(at) => {
             let looked_at = media.timestamps.partition_point(|t| *t < at);
-            media.frames[looked_at.min(media.frames.len() - 1)]
+            followed(looked_at.min(media.frames.len() - 1))
         }
-        None => telling_frame(&shapes).unwrap_or(media.frames[0]),
+        None => telling_frame(&shapes).unwrap_or(followed(0)),
     };
-    let frame = pictures(media, &[index])?;
+    let of_file = match args.track {
+        Track::All => index,
+        Track::Sampled => media.frames[index],
+    };
+    let frame = pictures(media, &[of_file])?;
     let frame = frame.into_iter().next();
     let frame = frame.ok_or("the frame could not be read again")?;
     if let Some(drawn) = draw_shapes(&enlarged(frame, ENLARGED), &shown, index)? {
@@ -278,6 +350,16 @@ mod tests {
         let area = Shape::Box(BoxXyxy::from([0.1, 0.1, 0.5, 0.5]));
         assert_eq!(telling_frame(&[&small, &area]), None);
         assert_eq!(telling_frame(&[]), None);
+    }
+
+    #[test]
+    fn what_takes_long_is_said() {
+        assert_eq!(cost(300, Some(16), 0.05), None);
+        let said = cost(300, Some(16), 9.4).unwrap();
+        let expected = "following 300 frames at 9.40 s each takes about 47.0 min here; --track sampled \
+                        follows 16: 2.5 min";
+        assert_eq!(said, expected);
+        assert!(!cost(16, Some(16), 9.4).unwrap().contains("--track"));
     }
 
     #[test]
