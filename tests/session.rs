@@ -197,7 +197,7 @@ fn an_image_is_segmented() {
         panic!("{reply:?}")
     };
     assert!(
-        call.task == "mask" && call.why.contains("the frames of the video"),
+        call.task == "mask" && call.why.contains("ask about a video or an image"),
         "{call:?}"
     );
     assert!(reply.tasks.is_empty());

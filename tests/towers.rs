@@ -23,6 +23,7 @@ use tpo::heads::temporal::features::{InternVideo2Features, TextTowerFeatures};
 use tpo::llm::text_tower::text_rules;
 use tpo::llm::tokenizer::Tokenizer;
 use tpo::llm::{LlmConfig, QueryTokenizer, TextTowerConfig};
+use tpo::model::memory::choose_format;
 use tpo::prelude::*;
 use tpo::vision::InternVideo2Config;
 use tpo::vision::internvideo2::load::vision_rules;
@@ -607,4 +608,44 @@ fn the_program_follows_fewer_frames() {
     let sampled = follow(&["--track", "sampled"]);
     contains(&sampled, &["of 16 frames]"]);
     follow(&["--track", "sampled", "--at", "3.9"]);
+}
+
+/// Beside the published model on 22 GiB: the larger tower is counted before a weight is read.
+#[test]
+fn the_table_of_memory_counts_the_towers() {
+    let dir = tempfile::tempdir().unwrap();
+    for name in [
+        "vision.safetensors",
+        "text.safetensors",
+        "clip.safetensors",
+        "tokenizer.model",
+    ] {
+        std::fs::write(dir.path().join(name), "").unwrap();
+    }
+    let choose = |gib: u64| {
+        let memory = Some(gib << 30);
+        let options = TowerOptions {
+            memory,
+            ..TowerOptions::default()
+        };
+        let towers = TemporalTowers::open(dir.path(), &Device::flex(), options).unwrap();
+        let config = TpoConfig::videochat_tpo();
+        let bytes = towers.bytes_to_open();
+        let chosen = choose_format::<BuiltInHeads>(&config, None, 200, bytes, memory);
+        (bytes as f64 / (1_u64 << 30) as f64, chosen)
+    };
+    // 6.69 billion parameters of two bytes.
+    let (towers, refused) = choose(22);
+    assert!((12.4..12.6).contains(&towers), "{towers}");
+    let refused = refused.unwrap_err().to_string();
+    contains(
+        &refused,
+        &["towers", "12.5", "give --dtype bf16 --quantize q4_0"],
+    );
+    let (_, chosen) = choose(40);
+    assert_eq!(chosen.unwrap(), FloatDType::BF16);
+    // Of four where there is much room.
+    let (towers, chosen) = choose(80);
+    assert!((24.8..25.2).contains(&towers), "{towers}");
+    assert_eq!(chosen.unwrap(), FloatDType::F32);
 }
