@@ -47,6 +47,7 @@ fn main() -> tpo::Result<()> {
                 Event::Text(text) => print!("{text}"),
                 Event::Task(output) => print!("[{} {}]", output.task, output.to_json()),
                 Event::NoHead(task) => print!("[no {task} head in this build]"),
+                Event::Unanswered(call) => print!("[{}: {}]", call.task, call.why),
             }
             std::io::stdout().flush().ok();
         }

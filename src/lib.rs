@@ -13,6 +13,7 @@
 //!         Event::Text(text) => print!("{text}"),
 //!         Event::Task(output) => println!("{}", output.to_json()),
 //!         Event::NoHead(task) => println!("(no {task} head in this build)"),
+//!         Event::Unanswered(call) => println!("({}: {})", call.task, call.why),
 //!     }
 //! }
 //! # Ok(())
@@ -50,7 +51,7 @@ pub use error::{Error, Result};
 pub use model::{BuiltInHeads, CONFIG_FILE, InputConfig, Tpo, TpoConfig, VideoChatTpo, export};
 pub use session::{
     Answer, Event, FrameCost, HeadProgress, HeadStep, Media, PreparedQuestion, Question, Reply,
-    Session, SessionOptions, TrackFrames,
+    Session, SessionOptions, TrackFrames, Unanswered,
 };
 
 /// What most programs need.

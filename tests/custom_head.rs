@@ -212,6 +212,7 @@ fn it_is_called_by_its_routing_token_in_both_orders() {
                     seen.push(output.task);
                 }
                 GenerateEvent::NoHead { task, .. } => seen.push(format!("no {task}")),
+                GenerateEvent::Unanswered { task, why, .. } => panic!("{task}: {why}"),
             }
         }
         let expected = [

@@ -51,8 +51,8 @@ impl ClipFeatureExtractor for Means {
     fn width(&self) -> usize {
         2
     }
-    fn identity(&self) -> &str {
-        "means"
+    fn identity(&self) -> Result<String, HeadsError> {
+        Ok("means".into())
     }
     fn device(&self) -> Device {
         Device::flex()
@@ -357,8 +357,8 @@ impl QueryFeatureExtractor for Letters {
     fn width(&self) -> usize {
         1
     }
-    fn identity(&self) -> &str {
-        "letters"
+    fn identity(&self) -> Result<String, HeadsError> {
+        Ok("letters".into())
     }
     fn extract(&self, query: &str) -> Result<Tensor<2>, HeadsError> {
         Ok(Tensor::ones([query.len(), 1], &Device::flex()))
@@ -367,10 +367,10 @@ impl QueryFeatureExtractor for Letters {
 
 #[test]
 fn towers_answer_under_the_names_of_the_temporal_head() {
-    let towers = TemporalTowers {
-        video: std::sync::Arc::new(Means::new()),
-        text: std::sync::Arc::new(Letters),
-    };
+    let towers = TemporalTowers::new(
+        std::sync::Arc::new(Means::new()),
+        std::sync::Arc::new(Letters),
+    );
     let video = extract_video(
         sample_clip(),
         &*towers.video,

@@ -70,9 +70,9 @@ fn the_published_model_is_refused_in_f32_on_24_gb() {
     assert!((29.0..34.0).contains(&gib(&config, FloatDType::F32)));
     assert!((15.0..17.5).contains(&gib(&config, FloatDType::BF16)));
     let memory = Some(22 << 30);
-    let chosen = choose_format::<BuiltInHeads>(&config, None, ANSWER, memory).unwrap();
+    let chosen = choose_format::<BuiltInHeads>(&config, None, ANSWER, 0, memory).unwrap();
     assert_eq!(chosen, FloatDType::BF16);
-    let refused = choose_format::<BuiltInHeads>(&config, Some(FloatDType::F32), ANSWER, memory);
+    let refused = choose_format::<BuiltInHeads>(&config, Some(FloatDType::F32), ANSWER, 0, memory);
     let text = refused.unwrap_err().to_string();
     assert!(
         text.contains("give --dtype bf16") && text.contains("asked for"),

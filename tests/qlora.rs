@@ -90,7 +90,7 @@ fn words(model: &impl Module) -> BTreeMap<String, Vec<u32>> {
 
 fn quantised_mini() -> Session {
     let options = SessionOptions {
-        quantize: Some(QuantFormat::Q8_0),
+        quantize: QuantFormat::Q8_0.into(),
         dtype: Some(FloatDType::F32),
         ..SessionOptions::default()
     };

@@ -1,16 +1,20 @@
 //! Recipes on files and on the synthetic world: what is learned, resumed and refused.
 
+#[path = "common/npy.rs"]
+mod npy;
+
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use burn::tensor::{Device, Tensor};
+use npy::write_npy;
 use serde_json::{Value, json};
 use tpo::core::head::HeadContext;
 use tpo::data::synthetic::{RowsConfig, WorldRows, WorldTask};
 use tpo::data::{MediaLimits, VideoReader};
-use tpo::features::{ExtractOptions, FeatureTowers, TemporalTowers, extract_reader};
+use tpo::features::{ExtractOptions, FeatureTowers, TemporalTowers, extract_reader, extract_video};
 use tpo::heads::mask::MaskTarget;
 use tpo::heads::temporal::TemporalTarget;
 use tpo::heads::temporal::features::{TEMPORAL_TEXT_FEATURES, TEMPORAL_VIDEO_FEATURES};
@@ -373,6 +377,91 @@ fn training_reads_the_features_that_a_chat_reads() {
     assert!(worst < 1e-5, "{worst}");
 }
 
+/// `features = "DIR"` of a source takes the place of towers.
+#[test]
+fn a_source_brings_features_that_were_computed_before() {
+    let _lock = alone();
+    let dir = tempfile::tempdir().unwrap();
+    let (path, features) = (dir.path().join("rows.jsonl"), dir.path().join("features"));
+    std::fs::create_dir_all(features.join("text")).unwrap();
+    let row = |id: &str, more: Value| {
+        let mut media = json!({"video": "bouncing_shapes.mp4"});
+        media
+            .as_object_mut()
+            .unwrap()
+            .extend(more.as_object().unwrap().clone());
+        json!({"id": id, "media": media, "annotations": [
+            {"task": "temporal", "query": "it bounces", "spans": [[1.0, 2.5]]}]})
+    };
+    let write = |rows: &[Value]| {
+        let text: String = rows.iter().map(|r| format!("{r}\n")).collect();
+        std::fs::write(&path, text).unwrap();
+    };
+    write(&[
+        row("17", json!({})),
+        row("18", json!({"range": [1.0, 3.0]})),
+    ]);
+    let source = file_source(&path).replace(
+        " }",
+        &format!(", features = {:?} }}", features.display().to_string()),
+    );
+    let loss = "loss = { heads = { temporal = {} }, other_heads = 0.0 }";
+    let mut recipe = recipe(&source, loss);
+    let groups = &mut recipe.stages[0].groups;
+    groups.retain(|group| group.name != "region" && group.name != "mask");
+    let (built, mut context) = open(&recipe);
+    let towers = towers(&built);
+    let video = assets().join("bouncing_shapes.mp4");
+    let found = extract_video(&video, &*towers.video, &ExtractOptions::default(), None).unwrap();
+    found
+        .save(features.join("bouncing_shapes.safetensors"), "nano")
+        .unwrap();
+    let text = towers.text.extract("it bounces").unwrap();
+    context.config.features = FeatureTowers::InternVideo2;
+
+    let batch = |context: &DataContext| {
+        let mut data = stage_data(Purpose::Evaluate, &recipe.stages[0], 1, context).unwrap();
+        data.next_batch(&Device::flex())
+    };
+    // There is nothing of the queries yet, and no tower to ask.
+    let error = batch(&context).err().unwrap();
+    let error = std::error::Error::source(&error).unwrap().to_string();
+    assert!(
+        error.contains("text/qid1") && error.contains("--towers DIR"),
+        "{error}"
+    );
+    for id in ["17", "18"] {
+        write_npy(&features.join(format!("text/qid{id}.npy")), &text);
+    }
+    let samples = batch(&context).unwrap().samples;
+    let all = found.features.clone();
+    for sample in &samples {
+        let read = sample
+            .features
+            .as_ref()
+            .unwrap()
+            .features(TEMPORAL_VIDEO_FEATURES);
+        let read = read.unwrap().unwrap();
+        // Half a second a row.
+        let expected = match sample.duration {
+            Some(seconds) if seconds < 3.0 => all.clone().narrow(0, 2, 4),
+            _ => all.clone(),
+        };
+        assert_eq!(read.into_data(), expected.into_data());
+        let call = sample.calls[0].features.as_ref().unwrap();
+        let read = call.features(TEMPORAL_TEXT_FEATURES).unwrap().unwrap();
+        assert_eq!(read.into_data(), text.clone().into_data());
+    }
+    assert_eq!(samples.len(), 2);
+    recipe.stages[0].data.as_mut().unwrap().sources[0].features = Some("absent".into());
+    let error = stage_data(Purpose::Train, &recipe.stages[0], 1, &context);
+    let error = error.err().unwrap().to_string();
+    assert!(
+        error.contains("features: absent is not a directory"),
+        "{error}"
+    );
+}
+
 #[test]
 fn a_temporal_head_without_its_towers_is_refused_before_the_first_batch() {
     let _lock = alone();
@@ -408,7 +497,7 @@ fn a_temporal_head_without_its_towers_is_refused_before_the_first_batch() {
     stage.groups.retain(|group| group.name != "temporal");
     stage_data(Purpose::Train, &stage, 1, &context).unwrap();
 
-    let error = TemporalTowers::open(dir.path(), &Device::flex()).unwrap_err();
+    let error = TemporalTowers::open(dir.path(), &Device::flex(), Default::default()).unwrap_err();
     let (told, all) = (error.to_string(), "vision.safetensors, text.safetensors");
     assert!(
         told.contains(all) && told.contains("tokenizer.model"),

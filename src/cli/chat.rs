@@ -16,7 +16,7 @@ use super::shared::{
     End, MAX_NEW_TOKENS, ModelArgs, Outcome, TRACK_SAMPLED, counting, head_progress,
 };
 use crate::draw::{Axis, Strip, contact_sheet, draw_shapes, enlarged, picture, save_picture};
-use crate::session::{Event, Media, Question, SessionOptions};
+use crate::session::{Event, Media, Question, SessionOptions, TrackFrames};
 
 /// Longest side in pixels up to which the frames of small videos are enlarged, so that labels fit.
 const ENLARGED: u32 = 640;
@@ -30,6 +30,10 @@ const WIDTH: u32 = 960;
 /// mini model of the library answers, which knows coloured shapes of the synthetic world only: "Where
 /// is the red circle at the start?", "When does the blue square blink?", "Track the green star." `tpo
 /// synthetic out/world` draws clips of it.
+///
+/// "When?" asked of VideoChat-TPO needs InternVideo2-CLIP (--towers, --features). Without it, and where a
+/// head lacks anything else, the answer goes on in words, `[temporal: not answered]` stands in the head's
+/// place, and standard error says what is missing and how to get it.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   tpo chat --video out/world/train-000000.gif --ask 'Where is the white square at the start?'
@@ -38,6 +42,7 @@ const WIDTH: u32 = 960;
   tpo chat --video clip.mp4 --ask 'Follow the dog.'
   tpo chat --model VideoChat-TPO --video clip.mp4 --ask 'Follow the dog.' --track sampled
   tpo chat --model VideoChat-TPO --towers InternVideo2-CLIP --video clip.mp4 --ask 'When is the goal?'
+  tpo chat --model VideoChat-TPO --towers InternVideo2-CLIP --towers-device cpu --feature-cache features --video clip.mp4 --ask 'When is the goal?'
   tpo chat --model VideoChat-TPO --video clip.mp4 --ask 'What happens?' --ask 'And then?'
   tpo chat --image photo.png --ask 'What is in <track_box>?' --box 0.1,0.2,0.5,0.8")]
 pub(super) struct Args {
@@ -140,6 +145,7 @@ pub(super) fn run<H: HeadSet>(args: Args) -> Outcome {
         question.boxes.extend(args.area.filter(|_| turn == 0));
         question.tasks.clone_from(&args.task);
         let start = Instant::now();
+        let mut unanswered = Vec::new();
         for event in session.ask(question)? {
             let output = match event? {
                 Event::Text(piece) => {
@@ -151,12 +157,20 @@ pub(super) fn run<H: HeadSet>(args: Args) -> Outcome {
                     print!("[{task}: this build has no such head]");
                     continue;
                 }
+                Event::Unanswered(call) => {
+                    print!("[{}: not answered]", call.task);
+                    unanswered.push(call.why);
+                    continue;
+                }
                 Event::Task(output) => output,
             };
             print!("[{} {}]", output.task, output.drawing().text);
             answers.push((output, shorten(text)));
         }
         println!();
+        for why in unanswered {
+            eprintln!("not answered: {why}");
+        }
         eprintln!("answered in {:.2} s", start.elapsed().as_secs_f64());
     }
     draw(&args, &media, &answers)?;
@@ -173,14 +187,23 @@ fn draw(args: &Args, media: &Media, answers: &[(TaskOutput, String)]) -> Outcome
         return Ok(());
     }
     let shapes: Vec<&Shape> = shown.iter().flat_map(|(d, _)| &d.shapes).collect();
+    // Masks count the frames that were followed; boxes and points are of the first that was looked at.
+    let followed = |looked_at: usize| match args.model.track() {
+        TrackFrames::All => media.frames[looked_at],
+        TrackFrames::Sampled => looked_at,
+    };
     let index = match args.at {
         Some(at) => {
             let looked_at = media.timestamps.partition_point(|t| *t < at);
-            media.frames[looked_at.min(media.frames.len() - 1)]
+            followed(looked_at.min(media.frames.len() - 1))
         }
-        None => telling_frame(&shapes).unwrap_or(media.frames[0]),
+        None => telling_frame(&shapes).unwrap_or(followed(0)),
     };
-    let frame = pictures(media, &[index])?;
+    let of_file = match args.model.track() {
+        TrackFrames::All => index,
+        TrackFrames::Sampled => media.frames[index],
+    };
+    let frame = pictures(media, &[of_file])?;
     let frame = frame.into_iter().next();
     let frame = frame.ok_or("the frame could not be read again")?;
     if let Some(drawn) = draw_shapes(&enlarged(frame, ENLARGED), &shown, index)? {

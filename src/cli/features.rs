@@ -7,10 +7,13 @@ use clap::ValueEnum;
 use tpo_core::weights::DtypePolicy;
 use tpo_heads::temporal::features::{ClipFeatureExtractor, InternVideo2Features};
 use tpo_vision::InternVideo2Config;
-use tpo_vision::internvideo2::{InternVideo2, VisionFileKind, VisionFiles, VisionLoadOptions};
+use tpo_vision::internvideo2::{VisionFileKind, VisionFiles, VisionLoadOptions};
 
 use super::shared::{DeviceArgs, End, Outcome, Precision, counting, loading};
-use crate::features::{CacheUse, ExtractOptions, FeatureCache, VideoFeatures, extract_video};
+use crate::features::{
+    CacheUse, ExtractOptions, FeatureCache, VIDEO_TOWER, VideoFeatures, extract_video,
+    identity_of_files,
+};
 
 /// Extract the video features of the temporal head.
 ///
@@ -85,9 +88,8 @@ enum Preset {
 }
 
 pub(super) fn run(args: Args) -> Outcome {
-    let extractor =
-        InternVideo2Features::new(tower(&args)?).with_clips_per_batch(args.clips_per_batch);
     let cache = args.cache.as_ref().map(FeatureCache::open).transpose()?;
+    let extractor = extractor(&args, cache.as_ref())?.with_clips_per_batch(args.clips_per_batch);
     let options = ExtractOptions {
         clips_per_batch: args.clips_per_batch,
         cache: cache.as_ref(),
@@ -139,7 +141,7 @@ fn one(
     let found = counting(&what, |heard| {
         extract_video(video, extractor, options, Some(heard))
     })?;
-    found.save(&target, extractor.identity())?;
+    found.save(&target, &extractor.identity()?)?;
     Ok(summary(&target, &found))
 }
 
@@ -159,7 +161,7 @@ fn summary(target: &Path, found: &VideoFeatures) -> String {
     )
 }
 
-fn tower(args: &Args) -> Outcome<InternVideo2> {
+fn extractor(args: &Args, cache: Option<&FeatureCache>) -> Outcome<InternVideo2Features> {
     let device = args.device.open()?;
     let config = match args.preset {
         Preset::Internvideo2_1b => InternVideo2Config::internvideo2_1b(),
@@ -169,7 +171,12 @@ fn tower(args: &Args) -> Outcome<InternVideo2> {
     let tower = config.init(&device)?;
     let Some(vision) = &args.vision else {
         eprintln!("no --vision: the tower has random weights and its features mean nothing");
-        return Ok(tower);
+        return Ok(InternVideo2Features::new(tower));
+    };
+    // Half precision is slow on a CPU.
+    let dtype = match device == Device::flex() {
+        true => DtypePolicy::Cast(FloatDType::F32),
+        false => DtypePolicy::Keep,
     };
     let files = VisionFiles {
         vision: vision.clone(),
@@ -186,11 +193,19 @@ fn tower(args: &Args) -> Outcome<InternVideo2> {
             ..VisionLoadOptions::default()
         };
         options.load.progress = Some(heard);
-        // Half precision is slow on a CPU.
-        let auto = (device == Device::flex()).then_some(FloatDType::F32);
-        let dtype = args.dtype.float().or(auto);
-        options.load.dtype = dtype.map_or(DtypePolicy::Keep, DtypePolicy::Cast);
+        options.load.dtype = dtype;
         tower.load(&files, &options)
     });
-    Ok(loaded?.0)
+    let extractor = InternVideo2Features::new(loaded?.0);
+    // As a session names it that has the files in one folder.
+    let files: Vec<&Path> = [vision]
+        .into_iter()
+        .chain(&args.clip)
+        .map(PathBuf::as_path)
+        .collect();
+    let mut identity = identity_of_files(VIDEO_TOWER, dtype, &files, cache)?;
+    if args.table_frames != VisionLoadOptions::default().table_steps {
+        identity += &format!(":table {}", args.table_frames);
+    }
+    Ok(extractor.with_identity(identity))
 }

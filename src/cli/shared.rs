@@ -14,7 +14,7 @@ use tpo_core::ops::QuantFormat;
 use tpo_data::{FrameSampling, Progress};
 use tpo_train::observe::terminal;
 
-use crate::features::{FeatureCache, FrameCost, TemporalTowers};
+use crate::features::{FeatureCache, FeatureFolder, FrameCost, TemporalTowers, TowerOptions};
 use crate::model::Quantize;
 use crate::model::memory::WeightFormat;
 use crate::session::{HeadProgress, Session, SessionOptions, TrackFrames};
@@ -55,23 +55,44 @@ impl DeviceArgs {
 #[derive(Args)]
 pub(super) struct TowerArgs {
     /// Folder with InternVideo2-CLIP, whose features the temporal head of VideoChat-TPO reads:
-    /// vision.safetensors, text.safetensors, clip.safetensors, tokenizer.model
+    /// vision.safetensors, text.safetensors, clip.safetensors, tokenizer.model. Read when the head is
+    /// first called
     #[arg(long, value_name = "DIR")]
     pub towers: Option<PathBuf>,
-    /// Folder where video features of the temporal head are kept between runs
+    /// Where the towers compute [default: as --device]
+    #[arg(long, value_name = "DEVICE", requires = "towers")]
+    towers_device: Option<DeviceChoice>,
+    /// Number format of the towers' weights in memory; auto: f32 if there is much room, else bf16 (CPU), or
+    /// as in the files (accelerators)
+    #[arg(long, value_enum, default_value = "auto", requires = "towers")]
+    towers_dtype: Precision,
+    /// Folder where features of the temporal head, of videos and queries, are kept between runs
     #[arg(long, value_name = "DIR")]
     pub feature_cache: Option<PathBuf>,
 }
 
 impl TowerArgs {
+    /// The towers, of which nothing is read yet; they compute on `device` unless the arguments say
+    /// otherwise.
     pub(super) fn open(
         &self,
         device: &Device,
     ) -> crate::Result<(Option<TemporalTowers>, Option<FeatureCache>)> {
-        let towers = self.towers.as_ref();
-        let towers = towers.map(|dir| TemporalTowers::open(dir, device));
         let cache = self.feature_cache.as_ref().map(FeatureCache::open);
-        Ok((towers.transpose()?, cache.transpose()?))
+        let cache = cache.transpose()?;
+        let Some(dir) = &self.towers else {
+            return Ok((None, cache));
+        };
+        let own = self.towers_device.map(|choice| choice.open());
+        let options = TowerOptions {
+            dtype: self.towers_dtype.float(),
+            cache: cache.clone(),
+            progress: Some(head_progress(None)),
+            ..TowerOptions::default()
+        };
+        let device = own.transpose()?.unwrap_or_else(|| device.clone());
+        let towers = TemporalTowers::open(dir, &device, options)?;
+        Ok((Some(towers), cache))
     }
 }
 
@@ -197,6 +218,10 @@ pub(super) struct ModelArgs {
     memory: Option<u64>,
     #[command(flatten)]
     towers: TowerArgs,
+    /// Folder with features of the temporal head that were computed before: of clip.mp4 in clip.npz, .npy
+    /// or .safetensors, of queries in text/. Towers are asked for what is not there
+    #[arg(long, value_name = "DIR")]
+    features: Option<PathBuf>,
     /// When a head is called; default: as the model's tpo.json says
     #[arg(long, value_enum)]
     order: Option<Order>,
@@ -236,6 +261,7 @@ impl ModelArgs {
     ) -> Outcome<(Session<H>, String)> {
         let device = self.device.open()?;
         let (towers, feature_cache) = self.towers.open(&device)?;
+        let features = self.features.as_ref().map(FeatureFolder::open);
         let options = SessionOptions {
             sampling: self.sampling,
             track: self.track(),
@@ -248,6 +274,7 @@ impl ModelArgs {
             quantize: self.quantize.parts(),
             memory: self.memory,
             towers,
+            features: features.transpose()?,
             feature_cache,
             ..options
         };

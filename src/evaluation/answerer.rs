@@ -268,6 +268,11 @@ impl<H: HeadSet> Answerer for SessionAnswerer<'_, H> {
     fn identity(&mut self) -> Result<AnswererIdentity> {
         let options = self.session.options();
         let config = serde_json::to_string(self.session.config()).unwrap_or_default();
+        let towers = options.towers.as_ref().map(|t| -> Result<_> {
+            Ok(json!({"video": t.video.identity()?, "text": t.text.identity()?}))
+        });
+        let folder = options.features.as_ref();
+        let folder = folder.map(|f| Ok::<_, Error>(f.fingerprint()?.to_hex().to_string()));
         let mut settings = json!({
             "input": self.session.config().input,
             "config": blake3::hash(config.as_bytes()).to_hex().to_string(),
@@ -277,10 +282,8 @@ impl<H: HeadSet> Answerer for SessionAnswerer<'_, H> {
             "decoding": options.decoding,
             "dtype": options.dtype.map(|d| format!("{d:?}")),
             "device": format!("{:?}", self.session.device()),
-            "towers": options.towers.as_ref().map(|t| json!({
-                "video": t.video.identity(),
-                "text": t.text.identity(),
-            })),
+            "towers": towers.transpose()?,
+            "features": folder.transpose()?,
         });
         // Runs of before, when there was no choice, can be continued.
         if options.track == TrackFrames::Sampled {
@@ -305,7 +308,10 @@ impl<H: HeadSet> Answerer for SessionAnswerer<'_, H> {
                 let question = self
                     .sees_what_is_scored(item)
                     .and_then(|()| self.question(&item.ask, &media))
-                    .and_then(|question| self.session.prepare(&question));
+                    .and_then(|question| {
+                        let id = Some(item.id.clone());
+                        self.session.prepare(&Question { id, ..question })
+                    });
                 question.map_err(|e| e.to_string())
             });
             answered.push((media.ok(), question.map(|question| prepared.push(question))));

@@ -37,7 +37,8 @@ pub struct PredictionRow {
     /// What was looked at.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub media: Option<MediaInfo>,
-    /// Why there is no answer: unreadable media, a prompt that is too long.
+    /// Why there is no answer: unreadable media, a prompt that is too long, towers that the head of the
+    /// question needs and nobody gave.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
 }

@@ -19,6 +19,7 @@ use super::source::{DataFile, Items};
 use super::world::WorldSpec;
 use crate::error::{Error, Result};
 use crate::files::write_whole;
+use crate::session::Reply;
 
 /// The protocol of a run, in its directory.
 pub const PROTOCOL_FILE: &str = "protocol.json";
@@ -323,6 +324,9 @@ fn prediction(
 ) -> PredictionRow {
     let media = answered.media.unwrap_or_default();
     let read = answered.reply.and_then(|reply| {
+        if let Some(why) = unanswered(plan, item, &reply) {
+            return Err(why);
+        }
         let predicted = if answerer.scores_itself(item) {
             answerer.score(item, &reply).map_err(|e| e.to_string())?
         } else {
@@ -346,6 +350,17 @@ fn prediction(
             ..row
         },
     }
+}
+
+/// Why the head that a question is about could not answer, if that is the answer's place.
+fn unanswered(plan: &Plan, item: &Item, reply: &Reply) -> Option<String> {
+    let task = item.ask.task.as_deref()?;
+    let answered = reply.tasks.iter().any(|t| t.task == task);
+    if plan.answers == AnswerForm::Text || answered {
+        return None;
+    }
+    let call = reply.unanswered.iter().find(|u| u.task == task)?;
+    Some(call.why.clone())
 }
 
 /// The log of the run in `dir`: of a new one, or of the one that is there if its protocol is the

@@ -21,8 +21,8 @@ const MAX_ENTRY: u64 = 4 << 30;
 /// [`read_features`]: tpo_heads::temporal::features::read_features
 const ARRAY: &str = "features";
 
-/// What features depend on: the bytes of the media, the tower and its weights, and which frames it
-/// was shown how.
+/// What features depend on: the bytes of the media or the text of the query, the tower and its
+/// weights, and which frames it was shown how.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CacheKey(String);
 
@@ -39,6 +39,11 @@ impl CacheKey {
             input.std,
             input.rule
         ))
+    }
+
+    /// The key of a query; the extractor is the text tower with its tokenizer.
+    pub fn query(text: &str, extractor: &str) -> Self {
+        Self(format!("{FORMAT}\nextractor {extractor}\nquery {text}"))
     }
 
     fn file_name(&self) -> String {
@@ -118,6 +123,30 @@ impl FeatureCache {
             ),
         ]);
         write_features(&self.path(key), features, data, metadata)
+    }
+
+    /// [`hash_file`] of a large file, which is read once: the hash is noted under the file's place, size
+    /// and time of change.
+    ///
+    /// # Errors
+    /// [`Error::FeatureIo`] of the file; a note that cannot be written is none.
+    pub fn hash_noted(&self, path: &Path) -> Result<blake3::Hash> {
+        let meta = std::fs::metadata(path).map_err(Error::feature_io(path))?;
+        let place = path.canonicalize().map_err(Error::feature_io(path))?;
+        let changed = meta.modified().map_err(Error::feature_io(path))?;
+        let state = format!("{FORMAT}\n{place:?}\n{}\n{changed:?}", meta.len());
+        let name = format!("{}.hash", blake3::hash(state.as_bytes()).to_hex());
+        let note = self.dir.join(name);
+        let noted = std::fs::read_to_string(&note).ok();
+        if let Some(hash) = noted.and_then(|text| blake3::Hash::from_hex(text.trim()).ok()) {
+            return Ok(hash);
+        }
+        let hash = hash_file(path)?;
+        let written = write_whole(&note, |out| writeln!(out, "{}", hash.to_hex()));
+        if let Err(e) = written {
+            tracing::warn!(path = %note.display(), "the hash of a tower was not noted: {e}");
+        }
+        Ok(hash)
     }
 }
 

@@ -11,7 +11,9 @@ use tpo_data::{
     VideoReader, open_video,
 };
 use tpo_heads::HeadsError;
-use tpo_heads::temporal::features::{ClipFeatureExtractor, ClipInput, FeatureMatrix, FrameRule};
+use tpo_heads::temporal::features::{
+    ClipFeatureExtractor, ClipInput, FeatureMatrix, FrameRule, QueryFeatureExtractor,
+};
 
 use super::cache::{CacheKey, CacheUse, FeatureCache, hash_file, write_features};
 use crate::error::{Error, Result};
@@ -113,7 +115,8 @@ pub fn extract_video(
     clip_indices(&*reader, extractor)?;
     let media = hash_file(path)?;
     let input = extractor.input();
-    let key = CacheKey::new(&media, extractor.identity(), input, options.antialias);
+    let identity = extractor.identity()?;
+    let key = CacheKey::new(&media, &identity, input, options.antialias);
     if let Some(matrix) = cache.get(&key).filter(|m| m.width() == extractor.width()) {
         if let Some(progress) = progress {
             progress(matrix.rows(), matrix.rows());
@@ -125,14 +128,42 @@ pub fn extract_video(
         });
     }
     let mut found = extract_reader(&*reader, extractor, options, progress)?;
-    found.cache = match cache.put(&key, &found.matrix) {
+    found.cache = stored(cache, &key, &found.matrix);
+    Ok(found)
+}
+
+fn stored(cache: &FeatureCache, key: &CacheKey, matrix: &FeatureMatrix) -> CacheUse {
+    match cache.put(key, matrix) {
         Ok(()) => CacheUse::Stored,
         Err(e) => {
             tracing::warn!("features were not cached: {e}");
             CacheUse::NotStored(e.to_string())
         }
+    }
+}
+
+/// Features of a query `[tokens, width]`, one per token: from the cache, on the CPU, if it has them, else as
+/// the extractor gives them.
+///
+/// # Errors
+/// Those of the extractor.
+pub fn extract_query(
+    query: &str,
+    extractor: &dyn QueryFeatureExtractor,
+    cache: Option<&FeatureCache>,
+) -> Result<(Tensor<2>, CacheUse)> {
+    let Some(cache) = cache else {
+        return Ok((extractor.extract(query)?, CacheUse::None));
     };
-    Ok(found)
+    let key = CacheKey::query(query, &extractor.identity()?);
+    if let Some(matrix) = cache.get(&key).filter(|m| m.width() == extractor.width()) {
+        return Ok((matrix.to_tensor(&Device::flex()), CacheUse::Hit));
+    }
+    let rows = extractor.extract(query)?;
+    let [tokens, width] = rows.dims();
+    let values = rows.to_data().iter::<f32>().collect();
+    let matrix = checked("QueryFeatureExtractor::extract", tokens, width, values)?;
+    Ok((rows, stored(cache, &key, &matrix)))
 }
 
 /// Frame indices of every clip in order, a whole number of clips, at least one, and the number of
@@ -211,7 +242,7 @@ pub fn extract_reader(
     if features.len() == total * input.features_per_clip * width {
         features.truncate(rows * width);
     }
-    let matrix = checked(rows, width, features)?;
+    let matrix = checked("ClipFeatureExtractor::extract", rows, width, features)?;
     Ok(finish(matrix, reader, extractor))
 }
 
@@ -295,8 +326,12 @@ fn receive_batches(
 }
 
 /// The features as a matrix, if the extractor gave as many as it promised, all finite.
-fn checked(rows: usize, width: usize, values: Vec<f32>) -> Result<FeatureMatrix> {
-    let place = "ClipFeatureExtractor::extract";
+fn checked(
+    place: &'static str,
+    rows: usize,
+    width: usize,
+    values: Vec<f32>,
+) -> Result<FeatureMatrix> {
     if let Some(first) = values.iter().position(|v| !v.is_finite()) {
         return Err(Error::Heads(HeadsError::NotFinite {
             place,

@@ -1,4 +1,5 @@
-//! Features of the temporal head from video files: streaming extraction and a disk cache.
+//! Features of the temporal head: streaming extraction from video files, a disk cache, towers in a folder,
+//! files of features that were computed before.
 //!
 //! ```no_run
 //! use tpo::features::{ExtractOptions, FeatureCache, extract_video};
@@ -20,31 +21,27 @@
 mod cache;
 mod cost;
 mod extract;
+mod folder;
 mod session;
+mod towers;
 mod training;
 
-use std::path::Path;
 use std::sync::Arc;
 
-use burn::tensor::{Device, FloatDType};
-use tpo_core::weights::DtypePolicy;
-use tpo_heads::temporal::features::{
-    ClipFeatureExtractor, InternVideo2Features, InternVideo2Files, QueryFeatureExtractor,
-    TextTowerFeatures,
-};
-use tpo_llm::text_tower::{QueryTokenizer, TextTowerConfig};
-use tpo_vision::InternVideo2Config;
-use tpo_vision::internvideo2::{VisionFileKind, VisionLoadOptions};
-
-use crate::error::{Error, Result};
+use tpo_heads::temporal::features::{ClipFeatureExtractor, QueryFeatureExtractor};
 
 pub use crate::model::{FeatureTowers, OwnClips};
 pub use cache::{CacheKey, CacheUse, FeatureCache, hash_file};
 pub(crate) use cost::FrameClock;
 pub use cost::FrameCost;
-pub use extract::{ExtractOptions, VideoFeatures, extract_reader, extract_video};
-pub(crate) use session::{FeatureVideo, LazyFeatures};
+pub use extract::{ExtractOptions, VideoFeatures, extract_query, extract_reader, extract_video};
+pub use folder::FeatureFolder;
+pub(crate) use folder::{FeatureNeeds, Seen};
+pub(crate) use session::{FeatureMedia, FeatureVideo, LazyFeatures};
 pub use session::{HeadProgress, HeadStep};
+pub use towers::TowerOptions;
+#[cfg(feature = "cli")]
+pub(crate) use towers::{VIDEO_TOWER, identity_of_files};
 pub use training::TrainingFeatures;
 pub(crate) use training::readers;
 
@@ -55,6 +52,25 @@ pub struct TemporalTowers {
     pub video: Arc<dyn ClipFeatureExtractor>,
     /// Query to one vector per token.
     pub text: Arc<dyn QueryFeatureExtractor>,
+    /// Bytes of the CPU's memory that the larger one will take, as long as they are not open.
+    to_open: u64,
+}
+
+impl TemporalTowers {
+    /// Towers that are in memory.
+    pub fn new(video: Arc<dyn ClipFeatureExtractor>, text: Arc<dyn QueryFeatureExtractor>) -> Self {
+        Self {
+            video,
+            text,
+            to_open: 0,
+        }
+    }
+
+    /// Bytes of the CPU's memory that they will take beyond what they take now: those of the larger
+    /// one, because one after the other is opened.
+    pub fn bytes_to_open(&self) -> u64 {
+        self.to_open
+    }
 }
 
 impl std::fmt::Debug for TemporalTowers {
@@ -63,59 +79,5 @@ impl std::fmt::Debug for TemporalTowers {
             .field("video_width", &self.video.width())
             .field("text_width", &self.text.width())
             .finish()
-    }
-}
-
-/// Files of a folder of towers, in the order of [`InternVideo2Files`], and the tokenizer's.
-const TOWER_FILES: [&str; 4] = [
-    "vision.safetensors",
-    "text.safetensors",
-    "clip.safetensors",
-    "tokenizer.model",
-];
-
-impl TemporalTowers {
-    /// Loads InternVideo2-CLIP, strictly, from a folder with `vision.safetensors` (the stage-2 model),
-    /// `text.safetensors` (InternVL-C), `clip.safetensors` (the CLIP post-training) and
-    /// `tokenizer.model`. Weights keep the files' dtype off the CPU and become f32 on it.
-    ///
-    /// # Errors
-    /// [`Error::ModelDir`] naming every file that is not there; as [`InternVideo2Files::load`], and a
-    /// tokenizer that cannot be read.
-    pub fn open(dir: impl AsRef<Path>, device: &Device) -> Result<Self> {
-        let dir = dir.as_ref();
-        let missing: Vec<&str> = TOWER_FILES
-            .into_iter()
-            .filter(|name| !dir.join(name).is_file())
-            .collect();
-        if !missing.is_empty() {
-            return Err(Error::ModelDir {
-                path: dir.to_path_buf(),
-                why: format!(
-                    "not a folder of InternVideo2-CLIP: it lacks {}; tools/pth_to_safetensors.py \
-                     writes them from the published files",
-                    missing.join(", ")
-                ),
-            });
-        }
-        let [vision, text, clip, tokenizer] = TOWER_FILES.map(|name| dir.join(name));
-        let files = InternVideo2Files {
-            vision,
-            vision_kind: VisionFileKind::Stage2,
-            text,
-            clip: Some(clip),
-        };
-        let tokenizer = QueryTokenizer::from_sentencepiece(tokenizer)?;
-        let vision = InternVideo2Config::internvideo2_1b().init(device)?;
-        let text = TextTowerConfig::internvideo2_clip().init(device)?;
-        let mut options = VisionLoadOptions::default();
-        if *device == Device::flex() {
-            options.load.dtype = DtypePolicy::Cast(FloatDType::F32);
-        }
-        let (vision, text, _) = files.load(vision, text, &options)?;
-        Ok(Self {
-            video: Arc::new(InternVideo2Features::new(vision)),
-            text: Arc::new(TextTowerFeatures::new(text.merge_lora(), tokenizer)),
-        })
     }
 }

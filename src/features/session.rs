@@ -8,16 +8,20 @@ use tpo_core::CoreError;
 use tpo_core::cancel::CancelToken;
 use tpo_core::head::{FeatureSource, HeadSet};
 use tpo_data::{MediaLimits, VideoReader};
+use tpo_heads::HeadsError;
 use tpo_heads::temporal::features::{
-    ClipInput, ClipTower, FrameRule, LanguageModelFeatures, TEMPORAL_TEXT_FEATURES,
-    TEMPORAL_VIDEO_FEATURES,
+    ClipFeatureExtractor, ClipInput, ClipTower, FrameRule, LanguageModelFeatures,
+    TEMPORAL_TEXT_FEATURES, TEMPORAL_VIDEO_FEATURES,
 };
 use tpo_llm::tokenizer::Tokenizer;
 
+use super::folder::{FeatureFolder, FeatureNeeds, Seen};
+use super::towers::TOWER_FILES;
 use super::{
-    ExtractOptions, FeatureCache, FrameCost, TemporalTowers, extract_reader, extract_video,
+    ExtractOptions, FeatureCache, FrameCost, TemporalTowers, extract_query, extract_reader,
+    extract_video,
 };
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::model::{OwnClips, Tpo};
 
 impl TemporalTowers {
@@ -38,18 +42,9 @@ impl TemporalTowers {
             rule: FrameRule::Shown,
             ..ClipInput::one_per_second(size)
         };
-        Ok(Self {
-            video: Arc::new(ClipTower::of_encoder(
-                model.vision.clone(),
-                "vision",
-                input,
-            )?),
-            text: Arc::new(LanguageModelFeatures::new(
-                model.llm.clone(),
-                tokenizer.clone(),
-                "llm",
-            )),
-        })
+        let video = ClipTower::of_encoder(model.vision.clone(), "vision", input)?;
+        let text = LanguageModelFeatures::new(model.llm.clone(), tokenizer.clone(), "llm");
+        Ok(Self::new(Arc::new(video), Arc::new(text)))
     }
 }
 
@@ -96,23 +91,59 @@ impl std::fmt::Debug for FeatureVideo {
     }
 }
 
-/// Features of one video and one question, computed on first use.
+/// The media of a question, as far as features are made of it.
+#[derive(Debug, Clone)]
+pub(crate) struct FeatureMedia {
+    /// The file, or the name of what is in memory.
+    pub path: PathBuf,
+    /// What of it is seen.
+    pub seen: Seen,
+    pub video: FeatureVideo,
+    /// The video's features live as long as the media of the session.
+    pub memo: Arc<OnceLock<Tensor<2>>>,
+}
+
+/// Features of one question, read or computed on first use.
 #[derive(Debug)]
 pub(crate) struct LazyFeatures {
-    pub towers: TemporalTowers,
-    pub video: FeatureVideo,
+    /// Computed before; looked for first.
+    pub folder: Option<FeatureFolder>,
+    pub towers: Option<TemporalTowers>,
+    /// `None` without a video.
+    pub media: Option<FeatureMedia>,
+    pub needs: FeatureNeeds,
+    /// Name of the question.
+    pub id: Option<String>,
     pub query: String,
     pub limits: MediaLimits,
     pub antialias: bool,
     pub cache: Option<FeatureCache>,
-    /// The video's features live as long as the media of the session.
-    pub memo: Arc<OnceLock<Tensor<2>>>,
+    /// Whether the cache keeps features of queries too: those of a model's own language model are
+    /// computed sooner than its weights are named.
+    pub cache_queries: bool,
     pub progress: Option<HeadProgress>,
     pub cancel: CancelToken,
 }
 
 impl LazyFeatures {
-    fn extract(&self) -> Result<Tensor<2>> {
+    fn video(&self) -> Result<Option<Tensor<2>>> {
+        let Some(media) = &self.media else {
+            return Ok(None);
+        };
+        if let Some(features) = media.memo.get() {
+            return Ok(Some(features.clone()));
+        }
+        let folder = self.folder.as_ref();
+        let read = folder.map(|f| f.video(&media.path, media.seen, &self.needs));
+        let found = match (read.transpose()?.flatten(), &self.towers) {
+            (Some(read), _) => read,
+            (None, Some(towers)) => self.extract(&media.video, &*towers.video)?,
+            (None, None) => return Ok(None),
+        };
+        Ok(Some(media.memo.get_or_init(|| found).clone()))
+    }
+
+    fn extract(&self, video: &FeatureVideo, tower: &dyn ClipFeatureExtractor) -> Result<Tensor<2>> {
         let options = ExtractOptions {
             limits: self.limits.clone(),
             antialias: self.antialias,
@@ -130,33 +161,66 @@ impl LazyFeatures {
             }
             !self.cancel.is_cancelled()
         };
-        let tower = &*self.towers.video;
-        let found = match &self.video {
+        let found = match video {
             FeatureVideo::File(path) => extract_video(path, tower, &options, Some(&heard))?,
             FeatureVideo::Open(reader) => extract_reader(&**reader, tower, &options, Some(&heard))?,
         };
         Ok(found.features)
     }
+
+    fn text(&self) -> Result<Option<Tensor<2>>> {
+        let (id, query) = (self.id.as_deref(), &self.query);
+        let read = self
+            .folder
+            .as_ref()
+            .map(|f| f.query(id, query, &self.needs));
+        match (read.transpose()?.flatten(), &self.towers) {
+            (Some(read), _) => Ok(Some(read)),
+            (None, Some(towers)) => {
+                let cache = self.cache.as_ref().filter(|_| self.cache_queries);
+                Ok(Some(extract_query(query, &*towers.text, cache)?.0))
+            }
+            (None, None) => Ok(None),
+        }
+    }
 }
 
 impl FeatureSource for LazyFeatures {
     fn features(&self, name: &str) -> tpo_core::Result<Option<Tensor<2>>> {
-        match name {
-            TEMPORAL_VIDEO_FEATURES => {
-                if let Some(features) = self.memo.get() {
-                    return Ok(Some(features.clone()));
-                }
-                let found = self.extract().map_err(|e| {
-                    if self.cancel.is_cancelled() {
-                        CoreError::Cancelled
-                    } else {
-                        CoreError::part("features", e)
-                    }
-                })?;
-                Ok(Some(self.memo.get_or_init(|| found).clone()))
-            }
-            TEMPORAL_TEXT_FEATURES => Ok(Some(self.towers.text.extract(&self.query)?)),
+        let found = match name {
+            TEMPORAL_VIDEO_FEATURES => self.video(),
+            TEMPORAL_TEXT_FEATURES => self.text(),
             _ => Ok(None),
-        }
+        };
+        found.map_err(|e| match e {
+            _ if self.cancel.is_cancelled() => CoreError::Cancelled,
+            // As it is: what is missing leaves a head without an answer.
+            Error::Core(e) | Error::Heads(HeadsError::Core(e)) => e,
+            e => CoreError::part("features", e),
+        })
+    }
+
+    fn missing(&self, name: &str) -> String {
+        let file = match (name, &self.folder, &self.media) {
+            (TEMPORAL_VIDEO_FEATURES, _, None) => {
+                return "they are features of a video; ask about one".into();
+            }
+            (TEMPORAL_VIDEO_FEATURES, Some(folder), Some(media)) => folder.video_file(&media.path),
+            (TEMPORAL_TEXT_FEATURES, Some(folder), _) => {
+                folder.query_file(self.id.as_deref(), &self.query)
+            }
+            (TEMPORAL_VIDEO_FEATURES | TEMPORAL_TEXT_FEATURES, None, _) => String::new(),
+            _ => return "a session has none of this name".into(),
+        };
+        let not_there = match file.as_str() {
+            "" => String::new(),
+            file => format!("there is no {file}; "),
+        };
+        format!(
+            "{not_there}give the folder of InternVideo2-CLIP (--towers DIR) with {}, which \
+             tools/pth_to_safetensors.py writes from the published files (`tpo features --help`), or a \
+             folder of features that were computed before (--features DIR)",
+            TOWER_FILES.join(", ")
+        )
     }
 }

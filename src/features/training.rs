@@ -3,6 +3,7 @@
 use std::any::Any;
 use std::collections::HashMap;
 use std::marker::PhantomData;
+use std::path::Path;
 use std::sync::Arc;
 
 use burn::tensor::Tensor;
@@ -11,6 +12,7 @@ use tpo_data::FrameSampling;
 use tpo_data::feed::{ClipFrames, ClipSource, SampleFacts};
 use tpo_data::sampling::{clip_frame_indices, frame_indices};
 use tpo_data::schema::{MediaKind, resolve};
+use tpo_heads::HeadsError;
 use tpo_heads::temporal::feature_rows;
 use tpo_heads::temporal::features::{
     ClipFeatureExtractor, FrameRule, TEMPORAL_TEXT_FEATURES, TEMPORAL_VIDEO_FEATURES,
@@ -20,7 +22,8 @@ use tpo_train::TrainError;
 use tpo_train::trainer::FindFeatures;
 
 use super::extract::{clips, transform};
-use super::{ExtractOptions, FeatureCache, OwnClips, TemporalTowers, extract_video};
+use super::folder::{FeatureFolder, FeatureNeeds, Seen};
+use super::{ExtractOptions, FeatureCache, OwnClips, TemporalTowers, extract_query, extract_video};
 use crate::error::{Error, Result};
 use crate::model::{Tpo, TpoConfig};
 
@@ -46,9 +49,11 @@ fn readers_of<H: HeadSet>(name: &str) -> Vec<String> {
 pub struct TrainingFeatures<H> {
     own: Option<OwnTowers>,
     towers: Option<TemporalTowers>,
+    /// Features that were computed before, of every source of the data.
+    folders: Vec<Option<FeatureFolder>>,
+    needs: FeatureNeeds,
     cache: Option<FeatureCache>,
     antialias: bool,
-    clip_seconds: f64,
     heads: PhantomData<fn() -> H>,
 }
 
@@ -61,12 +66,13 @@ struct OwnTowers {
 
 impl<H: HeadSet> TrainingFeatures<H> {
     /// Features as a model of this configuration was made for. `towers` are those of a model that
-    /// does not use its own parts; `None` when they are needed and not given. `cache` keeps the
-    /// video features of frozen towers.
+    /// does not use its own parts; `folders`, one for every source of the data, are looked into first.
+    /// `None` when neither is given and one is needed. `cache` keeps the features of frozen towers.
     pub fn new(
         config: &TpoConfig,
         tokenizer: &Arc<Tokenizer>,
         towers: Option<&TemporalTowers>,
+        folders: Vec<Option<FeatureFolder>>,
         cache: Option<&FeatureCache>,
     ) -> Option<Self> {
         let own = config.features.own_clips().map(|clips| OwnTowers {
@@ -74,7 +80,7 @@ impl<H: HeadSet> TrainingFeatures<H> {
             size: config.input.size,
             clips,
         });
-        if own.is_none() {
+        if own.is_none() && folders.iter().all(Option::is_none) {
             towers?;
         }
         Some(Self {
@@ -83,24 +89,52 @@ impl<H: HeadSet> TrainingFeatures<H> {
                 None => towers.cloned(),
             },
             own,
+            folders,
+            needs: FeatureNeeds::of(config),
             cache: cache.cloned(),
             antialias: config.input.antialias,
-            clip_seconds: config.feature_seconds(),
             heads: PhantomData,
         })
     }
 
-    fn towers(&self) -> Result<&TemporalTowers> {
-        self.towers.as_ref().ok_or_else(|| Error::Config {
-            problems: "the temporal head reads features of the model's own encoder, but the data \
-                       were not shown a model of this build before the batch (TrainData::see)"
-                .into(),
+    /// The towers, where the folder of a source does not hold `file`.
+    fn towers(
+        &self,
+        file: impl FnOnce(&FeatureFolder) -> String,
+        source: usize,
+    ) -> Result<&TemporalTowers> {
+        let folder = self.folder(source);
+        self.towers.as_ref().ok_or_else(|| match (&self.own, folder) {
+            (None, Some(folder)) => Error::Heads(HeadsError::FeatureFile {
+                path: file(folder).into(),
+                why: "is not there, and the run has no towers (`train --towers DIR`)".into(),
+            }),
+            _ => Error::Config {
+                problems: "the temporal head reads features of towers, and of these data there are none: \
+                           of the model's own encoder, data must be shown a model of this build before the \
+                           batch (TrainData::see); of InternVideo2-CLIP, give `train --towers DIR`"
+                    .into(),
+            },
         })
     }
 
-    fn video(&self, clip: &ClipFrames, duration: f64) -> Result<Tensor<2>> {
-        let tower = &*self.towers()?.video;
-        let rows = feature_rows(duration, self.clip_seconds);
+    fn folder(&self, source: usize) -> Option<&FeatureFolder> {
+        self.folders.get(source)?.as_ref()
+    }
+
+    fn video(&self, clip: &ClipFrames, duration: f64, source: usize) -> Result<Tensor<2>> {
+        let rows = feature_rows(duration, self.needs.seconds);
+        let media = Path::new(&clip.media.path);
+        let seen = Seen {
+            from: clip.view.range.map(|r| r.start.max(0.0)),
+            duration,
+        };
+        let folder = self.folder(source);
+        let read = folder.map(|f| f.video(media, seen, &self.needs));
+        if let Some(read) = read.transpose()?.flatten() {
+            return fitted(read, rows, clip);
+        }
+        let tower = &*self.towers(|f| f.video_file(media), source)?.video;
         let plain = clip.view.range.is_none() && !clip.view.changes_pictures();
         let found = match &clip.source {
             ClipSource::Folder { root, limits }
@@ -117,6 +151,20 @@ impl<H: HeadSet> TrainingFeatures<H> {
             _ => self.of_view(tower, clip, rows)?,
         };
         fitted(found, rows, clip)
+    }
+
+    fn query(&self, facts: &SampleFacts, query: &str) -> Result<Tensor<2>> {
+        let source = facts.key.source;
+        let read = self
+            .folder(source)
+            .map(|f| f.query(facts.id.as_deref(), query, &self.needs));
+        if let Some(read) = read.transpose()?.flatten() {
+            return Ok(read);
+        }
+        let file = |f: &FeatureFolder| f.query_file(facts.id.as_deref(), query);
+        let tower = &*self.towers(file, source)?.text;
+        let cache = self.cache.as_ref().filter(|_| self.own.is_none());
+        Ok(extract_query(query, tower, cache)?.0)
     }
 
     /// Features of what is seen of a clip.
@@ -176,7 +224,7 @@ fn fitted(found: Tensor<2>, rows: usize, clip: &ClipFrames) -> Result<Tensor<2>>
         let last = found.clone().narrow(0, have - 1, 1);
         return Ok(Tensor::cat(vec![found, last], 0));
     }
-    Err(Error::Heads(tpo_heads::HeadsError::Shape {
+    Err(Error::Heads(HeadsError::Shape {
         place: "features of a training sample",
         what: "rows",
         expected: format!("{rows} of `{}`", clip.media.path),
@@ -222,7 +270,8 @@ impl<H: HeadSet> FindFeatures for TrainingFeatures<H> {
         else {
             return Ok(None);
         };
-        let rows = self.video(clip, duration).map_err(failed(facts))?;
+        let found = self.video(clip, duration, facts.key.source);
+        let rows = found.map_err(failed(facts))?;
         Ok(source(TEMPORAL_VIDEO_FEATURES, rows))
     }
 
@@ -235,8 +284,7 @@ impl<H: HeadSet> FindFeatures for TrainingFeatures<H> {
         let (true, Some(query)) = (reads, &call.query) else {
             return Ok(None);
         };
-        let text = &self.towers().map_err(failed(facts))?.text;
-        let rows = text.extract(query).map_err(|e| failed(facts)(e.into()))?;
+        let rows = self.query(facts, query).map_err(failed(facts))?;
         Ok(source(TEMPORAL_TEXT_FEATURES, rows))
     }
 }

@@ -128,6 +128,11 @@ fn group_memory(root: &Path) -> Option<u64> {
         .min()
 }
 
+/// Bytes in GiB, for tables.
+pub(crate) fn gib(bytes: u64) -> String {
+    format!("{:.1}", bytes as f64 / (1_u64 << 30) as f64)
+}
+
 /// The number format of a model's weights in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WeightFormat {
@@ -161,7 +166,8 @@ impl WeightFormat {
 }
 
 /// The format in which the model is opened on a CPU with `available` bytes: the one that is asked for, or
-/// the most exact float type that fits.
+/// the most exact float type that fits beside `towers` bytes, which towers will take there
+/// ([`TemporalTowers::bytes_to_open`](crate::features::TemporalTowers::bytes_to_open)).
 ///
 /// # Errors
 /// [`Error::Memory`] with what each format takes when the model does not fit.
@@ -169,6 +175,7 @@ pub fn choose_format<H: HeadSet>(
     config: &TpoConfig,
     dtype: Option<FloatDType>,
     answer: usize,
+    towers: u64,
     available: Option<u64>,
 ) -> Result<FloatDType> {
     let asked = config.llm.quantization;
@@ -182,7 +189,7 @@ pub fn choose_format<H: HeadSet>(
         None => vec![FloatDType::F32, FloatDType::BF16],
     };
     for dtype in candidates {
-        let needed = need(WeightFormat::new(dtype, asked))?.total();
+        let needed = need(WeightFormat::new(dtype, asked))?.total() + towers;
         if available.is_none_or(|available| needed <= available) {
             return Ok(dtype);
         }
@@ -194,23 +201,35 @@ pub fn choose_format<H: HeadSet>(
     }
     let rows = formats.into_iter().map(|format| {
         let m = need(format)?;
-        Ok((format.flags(), [m.weights, m.cache, m.activations]))
+        Ok((format.flags(), [m.weights, towers, m.cache, m.activations]))
     });
+    let otherwise = if towers > 0 {
+        "leave --towers out (--features DIR takes features that were computed before), give them another \
+         device (--towers-device), or free memory"
+    } else {
+        FREE_MEMORY
+    };
     Err(refused(
-        ["weights", "cache", "activations"],
+        ["weights", "towers", "cache", "activations"],
         rows.collect::<Result<Vec<_>>>()?,
         &wanted.flags(),
         available.unwrap_or_default(),
+        otherwise,
     ))
 }
 
+/// What can be done where no format fits.
+pub(crate) const FREE_MEMORY: &str = "free memory, or use a machine with more";
+
 /// What is said of a model that does not fit into `available` bytes: a row for each way to hold it, the
-/// most exact one first, with the bytes of its `columns`; `asked` is one of them.
+/// most exact one first, with the bytes of its `columns`; `asked` is one of them, and `otherwise` what can be
+/// done where none fits.
 pub(crate) fn refused<const N: usize>(
     columns: [&str; N],
     rows: Vec<(String, [u64; N])>,
     asked: &str,
     available: u64,
+    otherwise: &str,
 ) -> Error {
     let gib = |bytes: u64| format!("{:.1}", bytes as f64 / (1_u64 << 30) as f64);
     let first = rows.iter().map(|r| r.0.len()).max().unwrap_or(0);
@@ -242,7 +261,7 @@ pub(crate) fn refused<const N: usize>(
     }
     let remedy = match fits {
         Some(flags) => format!("give {flags}"),
-        None => "free memory, or use a machine with more".into(),
+        None => otherwise.into(),
     };
     Error::Memory {
         available: gib(available),

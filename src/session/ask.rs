@@ -26,6 +26,17 @@ pub enum Event {
     Task(TaskOutput),
     /// The model called a task for which this build has no head.
     NoHead(String),
+    /// A head could not answer, for lack of something from outside; the text goes on.
+    Unanswered(Unanswered),
+}
+
+/// A call of a head that something was missing for: towers or precomputed features, frames, a video.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Unanswered {
+    /// The task.
+    pub task: String,
+    /// What is missing and how to supply it.
+    pub why: String,
 }
 
 /// A finished answer.
@@ -39,6 +50,8 @@ pub struct Reply {
     pub tasks: Vec<TaskOutput>,
     /// Tasks that were called and have no head here.
     pub without_head: Vec<String>,
+    /// Calls of heads that something was missing for.
+    pub unanswered: Vec<Unanswered>,
 }
 
 impl Reply {
@@ -59,6 +72,7 @@ impl Reply {
                 self.tasks.push(output);
             }
             Event::NoHead(task) => self.without_head.push(task),
+            Event::Unanswered(call) => self.unanswered.push(call),
         }
     }
 }
@@ -145,7 +159,23 @@ impl<H: HeadSet> Session<H> {
             boxes: question.boxes.clone(),
             ..Sample::default()
         };
-        let Some(looking) = &self.looking else {
+        let looking = self.looking.as_ref();
+        let features = LazyFeatures {
+            folder: self.options.features.clone(),
+            towers: self.towers.clone(),
+            media: looking.and_then(|l| l.features.clone()),
+            needs: self.needs,
+            id: question.id.clone(),
+            query: asked.unwrap_or_else(|| question.text.clone()),
+            limits: self.options.limits.clone(),
+            antialias: self.config.input.antialias,
+            cache: self.options.feature_cache.clone(),
+            cache_queries: self.options.towers.is_some(),
+            progress: self.options.progress.clone(),
+            cancel: self.options.cancel.clone(),
+        };
+        sample.features = Some(Arc::new(features) as Arc<dyn FeatureSource>);
+        let Some(looking) = looking else {
             return sample;
         };
         let media = &looking.media;
@@ -154,20 +184,6 @@ impl<H: HeadSet> Session<H> {
         sample.duration = media.duration;
         sample.timestamps.clone_from(&media.timestamps);
         sample.frames = Some(looking.frames.clone() as Arc<dyn FrameSource>);
-        if let (Some(towers), Some(video)) = (&self.towers, &looking.feature_video) {
-            let features = LazyFeatures {
-                towers: towers.clone(),
-                video: video.clone(),
-                query: asked.unwrap_or_else(|| question.text.clone()),
-                limits: self.options.limits.clone(),
-                antialias: self.config.input.antialias,
-                cache: self.options.feature_cache.clone(),
-                memo: looking.video_features.clone(),
-                progress: self.options.progress.clone(),
-                cancel: self.options.cancel.clone(),
-            };
-            sample.features = Some(Arc::new(features) as Arc<dyn FeatureSource>);
-        }
         sample
     }
 
@@ -312,6 +328,9 @@ impl<'a> Words<'a> {
             }
             GenerateEvent::Task { output, .. } => Some(Event::Task(output)),
             GenerateEvent::NoHead { task, .. } => Some(Event::NoHead(task)),
+            GenerateEvent::Unanswered { task, why, .. } => {
+                Some(Event::Unanswered(Unanswered { task, why }))
+            }
         })
     }
 

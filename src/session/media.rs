@@ -1,7 +1,7 @@
 //! Looking at videos and images.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use burn::tensor::{Tensor, TensorData};
 use tpo_core::head::{FrameSource, HeadSet};
@@ -14,7 +14,7 @@ use tpo_data::{
 
 use super::{Session, TrackFrames};
 use crate::error::Result;
-use crate::features::{FeatureVideo, FrameClock, HeadStep};
+use crate::features::{FeatureMedia, FeatureVideo, FrameClock, HeadStep, Seen};
 
 /// What the session is looking at.
 #[derive(Debug, Clone)]
@@ -44,9 +44,7 @@ pub(super) struct Looking {
     /// Embeddings of the visual slots.
     pub embeddings: VisualRows,
     /// What the temporal head's features are made of; `None` for an image.
-    pub feature_video: Option<FeatureVideo>,
-    /// Those features, once a head has asked for them.
-    pub video_features: Arc<OnceLock<Tensor<2>>>,
+    pub features: Option<FeatureMedia>,
     /// Frames for heads that look again.
     pub frames: Arc<VideoFrames>,
 }
@@ -117,6 +115,15 @@ impl<H: HeadSet> Session<H> {
             pixels: Tensor::from_data(TensorData::new(clip.values, clip.shape), &self.device),
         };
         let path = reader.path().to_path_buf();
+        let features = FeatureMedia {
+            path: path.clone(),
+            seen: Seen {
+                from: reader.part_start(),
+                duration: clip.info.duration,
+            },
+            video: feature_video,
+            memo: Arc::default(),
+        };
         let mut frames = VideoFrames::new(reader, &self.device);
         if self.options.track == TrackFrames::Sampled {
             frames = frames.picked(&clip.indices)?;
@@ -131,7 +138,7 @@ impl<H: HeadSet> Session<H> {
             timestamps: clip.timestamps,
             frame_count: frames.len(),
         };
-        self.look_at(media, visual, frames, Some(feature_video))
+        self.look_at(media, visual, frames, Some(features))
     }
 
     /// Looks at an image. Forgets the conversation.
@@ -172,7 +179,7 @@ impl<H: HeadSet> Session<H> {
         media: Media,
         visual: VisualInput,
         frames: VideoFrames,
-        feature_video: Option<FeatureVideo>,
+        features: Option<FeatureMedia>,
     ) -> Result<&Media> {
         let embeddings = self.model.encode_visuals(vec![visual], None)?;
         self.clear_history();
@@ -199,8 +206,7 @@ impl<H: HeadSet> Session<H> {
                 rows: Tensor::empty([0, self.config.llm.hidden_size], &self.device),
                 counts: Vec::new(),
             }),
-            feature_video,
-            video_features: Arc::default(),
+            features,
             frames: Arc::new(
                 frames
                     .with_progress(progress)

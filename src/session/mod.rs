@@ -11,7 +11,7 @@ use tpo_llm::tokenizer::Tokenizer;
 use tpo_llm::vocabulary;
 
 use crate::error::Result;
-use crate::features::TemporalTowers;
+use crate::features::{FeatureNeeds, TemporalTowers};
 use crate::model::{BuiltInHeads, Tpo, TpoConfig};
 
 mod ask;
@@ -22,7 +22,7 @@ mod options;
 #[cfg(test)]
 mod tests;
 
-pub use ask::{Answer, Event, Reply};
+pub use ask::{Answer, Event, Reply, Unanswered};
 pub use batch::PreparedQuestion;
 use media::Looking;
 pub use media::Media;
@@ -40,6 +40,9 @@ pub struct Question {
     /// What heads are asked for, where it is not the whole text: `the red ball` of "Where is the
     /// red ball?". Training gives heads the query of the annotation.
     pub query: Option<String>,
+    /// Name of the question in a benchmark, by which features of its query are looked for
+    /// ([`SessionOptions::features`]): `17` of `qid17.npz`.
+    pub id: Option<String>,
     /// Put in front of the prompt.
     pub system: String,
     /// The beginning of the answer, given to the model: `Best option:(`. Not part of the reply.
@@ -77,8 +80,9 @@ pub struct Session<H = BuiltInHeads> {
     model: Tpo<H>,
     config: TpoConfig,
     tokenizer: Arc<Tokenizer>,
-    /// Towers of the temporal head.
+    /// Towers of the temporal head, and what it reads of them.
     towers: Option<TemporalTowers>,
+    needs: FeatureNeeds,
     /// The tokenizer's files, to be written beside the weights.
     pub(crate) tokenizer_files: Vec<(String, Vec<u8>)>,
     device: Device,
@@ -124,6 +128,7 @@ impl<H: HeadSet> Session<H> {
             }
         };
         Ok(Self {
+            needs: FeatureNeeds::of(&config),
             model,
             config,
             tokenizer,

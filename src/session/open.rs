@@ -86,7 +86,9 @@ impl<H: HeadSet> Session<H> {
         if *device == Device::flex() {
             let memory = options.memory.or_else(available_memory);
             let answer = options.max_new_tokens;
-            options.dtype = Some(choose_format::<H>(&config, options.dtype, answer, memory)?);
+            let towers = options.towers.as_ref().map_or(0, |t| t.bytes_to_open());
+            let dtype = choose_format::<H>(&config, options.dtype, answer, towers, memory)?;
+            options.dtype = Some(dtype);
         }
         let load = LoadOptions {
             dtype: options.dtype.map_or(DtypePolicy::Keep, DtypePolicy::Cast),

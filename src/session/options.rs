@@ -6,7 +6,7 @@ use tpo_core::model::CallOrder;
 use tpo_data::{FrameSampling, MediaLimits};
 use tpo_llm::sampling::SamplingConfig;
 
-use crate::features::{FeatureCache, TemporalTowers};
+use crate::features::{FeatureCache, FeatureFolder, TemporalTowers};
 use crate::model::Quantize;
 
 pub use crate::features::{FrameCost, HeadProgress, HeadStep};
@@ -34,9 +34,13 @@ pub struct SessionOptions {
     /// Bounds on what a media file may cost.
     pub limits: MediaLimits,
     /// Towers of the temporal head for models that do not use their own encoder, such as the
-    /// published VideoChat-TPO (InternVideo2-CLIP).
+    /// published VideoChat-TPO (InternVideo2-CLIP), on any device. A question that needs them where they
+    /// are missing is answered in words ([`Event::Unanswered`](super::Event)).
     pub towers: Option<TemporalTowers>,
-    /// Where video features are kept between sessions; `None` computes them again.
+    /// Features of the temporal head that were computed before; towers are asked for what is not there.
+    pub features: Option<FeatureFolder>,
+    /// Where features of videos, and of queries by `towers`, are kept between sessions; `None` computes
+    /// them again.
     pub feature_cache: Option<FeatureCache>,
     /// Which frames of a video the mask head goes through.
     pub track: TrackFrames,
@@ -69,6 +73,7 @@ impl Default for SessionOptions {
             decoding: SamplingConfig::greedy(),
             limits: MediaLimits::default(),
             towers: None,
+            features: None,
             feature_cache: None,
             track: TrackFrames::All,
             progress: None,

@@ -13,11 +13,13 @@ use tpo_data::prompts::LayoutEncoder;
 use tpo_data::{FrameSampling, ImageTransform};
 use tpo_llm::tokenizer::Tokenizer;
 use tpo_llm::vocabulary;
-use tpo_train::recipe::{MixtureSpec, Recipe};
+use tpo_train::recipe::{MixtureSpec, Recipe, SourceSpec};
 use tpo_train::trainer::{FeedData, Purpose};
 use tpo_train::{ResolvedGroup, ResolvedGroups, ResolvedParam, Stage, TrainError};
 
-use crate::features::{FeatureCache, FeatureTowers, TemporalTowers, TrainingFeatures, readers};
+use crate::features::{
+    FeatureCache, FeatureFolder, FeatureTowers, TemporalTowers, TrainingFeatures, readers,
+};
 use crate::model::TpoConfig;
 
 /// What opening data needs to know of a model and a run.
@@ -132,10 +134,14 @@ pub fn stage_data<H: HeadSet>(
     );
     refuse(problems)?;
     let data = FeedData::new(feed);
+    let folders = stage.data.iter().flat_map(|d| &d.sources);
+    let folders = folders.map(|s| s.features.as_ref().map(FeatureFolder::open).transpose());
+    let folders: crate::Result<Vec<_>> = folders.collect();
     let features = TrainingFeatures::<H>::new(
         &context.config,
         &context.tokenizer,
         context.towers.as_ref(),
+        folders.map_err(|e| invalid(vec![format!("{at}: {e}")]))?,
         context.features.as_ref(),
     );
     Ok(match features {
@@ -393,11 +399,11 @@ fn mixture_problems<H: HeadSet>(
                 Err(e) => problems.push(format!("{at}: {}: {e}", path.display())),
             }
         }
-        if let Some(root) = source.media.as_ref().filter(|r| !r.is_dir()) {
-            problems.push(format!(
-                "{at}: media: {} is not a directory",
-                root.display()
-            ));
+        for (key, folder) in [("media", &source.media), ("features", &source.features)] {
+            if let Some(folder) = folder.as_ref().filter(|f| !f.is_dir()) {
+                let folder = folder.display();
+                problems.push(format!("{at}: {key}: {folder} is not a directory"));
+            }
         }
         let Some(world) = &source.synthetic else {
             continue;
@@ -416,18 +422,19 @@ fn mixture_problems<H: HeadSet>(
             .iter()
             .any(|t| readers.iter().any(|r| r == t.name()))
         {
-            problems.extend(without_towers(&at, context));
+            problems.extend(without_towers(&at, source, context));
         }
     }
     problems
 }
 
-fn without_towers(at: &str, context: &DataContext) -> Option<String> {
+fn without_towers(at: &str, source: &SourceSpec, context: &DataContext) -> Option<String> {
     let needed = context.config.features == FeatureTowers::InternVideo2;
-    (needed && context.towers.is_none()).then(|| {
+    (needed && context.towers.is_none() && source.features.is_none()).then(|| {
         format!(
             "{at}: a head of this model reads features of InternVideo2-CLIP; give the \
-             run its towers (`train --towers DIR`, RunOptions::towers)"
+             run its towers (`train --towers DIR`, RunOptions::towers), or the source features that were \
+             computed before (`features = \"DIR\"`)"
         )
     })
 }
@@ -462,7 +469,7 @@ fn task_problems(
         for task in source.tasks() {
             problems.extend(unknown_task(&at, task, &context.config));
             if readers.iter().any(|r| r == task) {
-                problems.extend(without_towers(&at, context));
+                problems.extend(without_towers(&at, spec, context));
             }
         }
     }

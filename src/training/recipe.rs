@@ -22,7 +22,7 @@ use super::data::{BatchSizes, DataContext, batch_sizes, check_calls};
 use super::model::{NamedModel, model_config};
 use crate::error::Result;
 use crate::model::TpoConfig;
-use crate::model::memory::{WeightFormat, available_memory, refused};
+use crate::model::memory::{FREE_MEMORY, WeightFormat, available_memory, refused};
 
 /// The shape of the model that a recipe names, for prompts of the most tokens it takes. No weight is
 /// drawn or read.
@@ -266,5 +266,6 @@ pub(super) fn check_memory<H: HeadSet>(recipe: &Recipe, options: &RunOptions) ->
         }
     }
     let columns = ["weights", "learning", "activations"];
-    Err(refused(columns, rows, &flags(recipe, asked), available))
+    let asked = flags(recipe, asked);
+    Err(refused(columns, rows, &asked, available, FREE_MEMORY))
 }

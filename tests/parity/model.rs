@@ -378,6 +378,9 @@ pub fn generate(fixture: &Fixture, device: &Device) -> Result<Report, Failure> {
             GenerateEvent::NoHead { task, .. } => {
                 return Err(format!("the model has no head for `{task}`").into());
             }
+            GenerateEvent::Unanswered { task, why, .. } => {
+                return Err(format!("`{task}` was not answered: {why}").into());
+            }
         }
     }
     report.equal(fixture, "out.new_tokens", &got)?;

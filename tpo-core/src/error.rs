@@ -129,15 +129,14 @@ pub enum CoreError {
         hint: &'static str,
     },
     /// A head needs features of a frozen tower that nobody supplied.
-    #[error(
-        "head `{head}` needs the features `{name}` of this sample, which were not supplied: \
-         set Sample::features"
-    )]
+    #[error("head `{head}` needs the features `{name}`, which were not supplied: {hint}")]
     MissingFeatures {
         /// Name of the head.
         head: String,
         /// Name of the features.
         name: String,
+        /// Why, and how to supply them.
+        hint: String,
     },
     /// An error of a concrete part (encoder, connector, language model, head).
     #[error("{part}: {source}")]
@@ -173,6 +172,15 @@ pub enum CoreError {
 }
 
 impl CoreError {
+    /// Whether a head could not run because something from outside was not there: features, frames. An
+    /// answer goes on without it ([`GenerateEvent::Unanswered`](crate::model::GenerateEvent)).
+    pub fn is_missing(&self) -> bool {
+        matches!(
+            self,
+            Self::MissingInput { .. } | Self::MissingFeatures { .. }
+        )
+    }
+
     /// Wraps the error of a concrete part.
     pub fn part(
         part: &'static str,

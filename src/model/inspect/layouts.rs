@@ -98,7 +98,6 @@ pub fn hugging_face_llm_layout(path: &Path) -> Result<Option<Manifest>> {
             .map(|(key, shape, optional)| ManifestTensor {
                 key,
                 dtype: dtype.unwrap_or(Dtype::BF16),
-                blocks: None,
                 shape,
                 shard: None,
                 optional,

@@ -43,6 +43,12 @@ pub trait FrameSource: Send + Sync {
 pub trait FeatureSource: Send + Sync {
     /// Rows `[rows, width]` under a name; `None` when the source has none by that name.
     fn features(&self, name: &str) -> Result<Option<Tensor<2>>>;
+
+    /// Why there are none under a name, and how to supply them: the end of the message of the head
+    /// that needs them.
+    fn missing(&self, _name: &str) -> String {
+        "set Sample::features".into()
+    }
 }
 
 impl fmt::Debug for dyn FrameSource + '_ {
@@ -157,25 +163,30 @@ impl<'a> HeadContext<'a> {
             .ok_or_else(|| CoreError::MissingInput {
                 head: head.into(),
                 what: "the size of the video or image in pixels",
-                hint: "set Sample::size",
+                hint: "ask about a video or an image (Sample::size)",
             })
     }
 
     /// Feature rows `[rows, width]` of the `token`-th task token: of its call, or else of its
     /// sample.
+    ///
+    /// # Errors
+    /// [`CoreError::MissingFeatures`] when neither has them; those of their sources.
     pub fn require_features(&self, head: &str, token: usize, name: &str) -> Result<Tensor<2>> {
         let own = self.call(head, token).and_then(|c| c.features.as_deref());
-        let own = own.map(|s| s.features(name)).transpose()?.flatten();
-        let found = match own {
-            Some(rows) => Some(rows),
-            None => {
-                let source = self.sample(token).and_then(|s| s.features.as_deref());
-                source.map(|s| s.features(name)).transpose()?.flatten()
+        let sample = self.sample(token).and_then(|s| s.features.as_deref());
+        for source in [own, sample].into_iter().flatten() {
+            if let Some(rows) = source.features(name)? {
+                return Ok(rows);
             }
-        };
-        found.ok_or_else(|| CoreError::MissingFeatures {
+        }
+        Err(CoreError::MissingFeatures {
             head: head.into(),
             name: name.into(),
+            hint: match sample.or(own) {
+                Some(source) => source.missing(name),
+                None => "set Sample::features".into(),
+            },
         })
     }
 }

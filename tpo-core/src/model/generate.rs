@@ -69,6 +69,16 @@ pub enum GenerateEvent {
         /// Index of the routing token among the generated tokens.
         token: usize,
     },
+    /// A head could not answer because something that it needs from outside was not there
+    /// ([`CoreError::is_missing`]). The text continues as if it had answered.
+    Unanswered {
+        /// Name of the task.
+        task: String,
+        /// Index of the routing token among the generated tokens.
+        token: usize,
+        /// What is missing and how to supply it.
+        why: String,
+    },
 }
 
 /// A question of a batch.
@@ -113,7 +123,8 @@ struct Running<S> {
 /// come in order.
 ///
 /// An error of a row (of its sampler, of a head) ends that row only. One of the language model, or
-/// a cancellation, is an error of the iterator and ends all.
+/// a cancellation, is an error of the iterator and ends all. What a head lacks is no error
+/// ([`GenerateEvent::Unanswered`]).
 pub struct Generate<'a, V, C, L: LanguageModel, H, S> {
     model: &'a TpoModel<V, C, L, H>,
     options: GenerateOptions,
@@ -349,9 +360,17 @@ where
             rows: &[0],
         };
         let token = row.tokens.len() - 1;
-        let answers = match self.model.heads.head(&task) {
-            Some(head) => head.predict(embedding.clone(), &context)?,
-            None => Vec::new(),
+        let head = self.model.heads.head(&task);
+        let answers = head.map(|head| head.predict(embedding.clone(), &context));
+        let answers = match answers.transpose() {
+            Ok(answers) => answers.unwrap_or_default(),
+            Err(e) if e.is_missing() => {
+                let why = e.to_string();
+                let event = GenerateEvent::Unanswered { task, token, why };
+                self.queue.push_back((row.row, Ok(event)));
+                return Ok(());
+            }
+            Err(e) => return Err(e),
         };
         let event = match answers.into_iter().next() {
             Some((value, drawing)) => GenerateEvent::Task {

@@ -245,6 +245,7 @@ impl ItemMaker {
                 key: *key,
                 file: source.path().into(),
                 line: row.line,
+                id: sample.id.clone().filter(|_| sample.annotations.len() == 1),
                 clip: lazy,
                 truths: called,
                 sample: known,

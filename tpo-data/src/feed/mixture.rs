@@ -56,6 +56,10 @@ pub struct SourceSpec {
     /// Directory that the media paths of the annotations count from; absent: that of the file.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub media: Option<PathBuf>,
+    /// Directory of features of the temporal head that were computed before, by the names of the videos:
+    /// `abc.npz` (or `.npy`, `.safetensors`) for `abc.mp4`; of queries in `text/`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub features: Option<PathBuf>,
     /// Clips of the synthetic world in place of files.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub synthetic: Option<RowsConfig>,
@@ -82,6 +86,7 @@ impl Default for SourceSpec {
             name: String::new(),
             annotations: None,
             media: None,
+            features: None,
             synthetic: None,
             textual: false,
             packed_turns: false,

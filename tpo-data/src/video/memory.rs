@@ -118,6 +118,13 @@ impl VideoReader for VideoPart {
         &self.video
     }
 
+    fn part_start(&self) -> Option<f64> {
+        let info = self.whole.info();
+        let start = info.timestamps.get(self.first).copied();
+        let start = start.unwrap_or(self.first as f64 / info.fps);
+        Some(self.whole.part_start().unwrap_or(0.0) + start)
+    }
+
     fn visit_frames(&self, indices: &[usize], visit: &FrameVisitor<'_>) -> Result<(), DataError> {
         let inside = distinct_indices(indices, self.info().frame_count)?;
         let shifted: Vec<usize> = inside.iter().map(|i| i + self.first).collect();

@@ -143,6 +143,11 @@ pub trait VideoReader: Send + Sync {
         &self.video().path
     }
 
+    /// For a part of a video: the second of the file that it begins at.
+    fn part_start(&self) -> Option<f64> {
+        None
+    }
+
     /// The limits the video was opened with.
     fn limits(&self) -> &MediaLimits {
         &self.video().limits

@@ -102,7 +102,7 @@ pub(super) fn require_frames<'a>(
         .ok_or_else(|| CoreError::MissingInput {
             head: HEAD.into(),
             what: "the frames of the video or image",
-            hint: "set Sample::frames",
+            hint: "ask about a video or an image (Sample::frames)",
         })
 }
 

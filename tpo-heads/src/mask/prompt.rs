@@ -66,7 +66,7 @@ pub fn question_box(head: &str, sample: &Sample) -> Result<Option<BoxXyxy>> {
     let (width, height) = sample.size.ok_or_else(|| CoreError::MissingInput {
         head: head.into(),
         what: "the size of the video or image in pixels",
-        hint: "set Sample::size",
+        hint: "ask about a video or an image (Sample::size)",
     })?;
     let (width, height) = (width as f32, height as f32);
     let pixels = BoxPixels::from(found).check("box in the question", width, height)?;

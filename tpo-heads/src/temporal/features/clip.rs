@@ -6,7 +6,7 @@ use burn::module::Module;
 use burn::tensor::{Device, FloatDType, Tensor};
 use serde::{Deserialize, Serialize};
 use tpo_core::traits::VisionEncoder;
-use tpo_vision::internvideo2::InternVideo2;
+use tpo_vision::internvideo2::{InternVideo2, InternVideo2Config};
 
 use super::{plain_device, weights_fingerprint};
 use crate::error::HeadsError;
@@ -116,7 +116,10 @@ pub trait ClipFeatureExtractor: Send + Sync {
 
     /// Names the tower and its weights; equal identities give equal features. Part of the key of
     /// a feature cache.
-    fn identity(&self) -> &str;
+    ///
+    /// # Errors
+    /// Files of weights that cannot be read.
+    fn identity(&self) -> Result<String, HeadsError>;
 
     /// Where clips should be created.
     fn device(&self) -> Device;
@@ -152,14 +155,21 @@ pub type InternVideo2Features = ClipTower<InternVideo2>;
 impl InternVideo2Features {
     /// Freezes a tower. Its clips last one second, whatever its number of frames.
     pub fn new(tower: InternVideo2) -> Self {
-        let (frames, width) = (tower.config().num_frames, tower.config().clip_embed_dim);
-        let input = ClipInput {
-            frames_per_second: frames as f64,
-            frames_per_clip: frames,
-            ..ClipInput::one_per_second(tower.config().img_size)
-        };
+        let (input, width) = (
+            Self::input_of(tower.config()),
+            tower.config().clip_embed_dim,
+        );
         let forward = |tower: &InternVideo2, clips, _: &ClipInput| Ok(tower.forward(clips)?);
         Self::frozen(tower, "internvideo2-clip".into(), input, width, forward)
+    }
+
+    /// What frames a tower of this configuration reads.
+    pub fn input_of(config: &InternVideo2Config) -> ClipInput {
+        ClipInput {
+            frames_per_second: config.num_frames as f64,
+            frames_per_clip: config.num_frames,
+            ..ClipInput::one_per_second(config.img_size)
+        }
     }
 }
 
@@ -198,6 +208,12 @@ impl<M: Module> ClipTower<M> {
         }
     }
 
+    /// Names it by something else than its weights: the hashes of the files they were read from.
+    pub fn with_identity(mut self, identity: String) -> Self {
+        self.identity = OnceLock::from(identity);
+        self
+    }
+
     /// Sets how many clips are computed at once. More need more memory and change no value.
     pub fn with_clips_per_batch(mut self, clips: usize) -> Self {
         self.per_batch = clips.max(1);
@@ -214,9 +230,9 @@ impl<M: Module + Sync> ClipFeatureExtractor for ClipTower<M> {
         self.width
     }
 
-    fn identity(&self) -> &str {
-        self.identity
-            .get_or_init(|| format!("{}:{}", self.name, weights_fingerprint(&self.tower)))
+    fn identity(&self) -> Result<String, HeadsError> {
+        let identity = || format!("{}:{}", self.name, weights_fingerprint(&self.tower));
+        Ok(self.identity.get_or_init(identity).clone())
     }
 
     fn device(&self) -> Device {

@@ -19,8 +19,11 @@ pub trait QueryFeatureExtractor: Send + Sync {
     /// Width of a feature.
     fn width(&self) -> usize;
 
-    /// Names the tower and its weights; equal identities give equal features.
-    fn identity(&self) -> &str;
+    /// Names the tower and its weights; with one tokenizer, equal identities give equal features.
+    ///
+    /// # Errors
+    /// Files of weights that cannot be read.
+    fn identity(&self) -> Result<String, HeadsError>;
 
     /// Features of a query, in f32, without autodiff: `[tokens, width]`, at least one token.
     ///
@@ -54,9 +57,9 @@ impl QueryFeatureExtractor for TextTowerFeatures {
         self.tower.dim()
     }
 
-    fn identity(&self) -> &str {
-        self.identity
-            .get_or_init(|| format!("internvideo2-text:{}", weights_fingerprint(&self.tower)))
+    fn identity(&self) -> Result<String, HeadsError> {
+        let identity = || format!("internvideo2-text:{}", weights_fingerprint(&self.tower));
+        Ok(self.identity.get_or_init(identity).clone())
     }
 
     fn extract(&self, query: &str) -> Result<Tensor<2>, HeadsError> {
@@ -99,9 +102,9 @@ where
         self.lm.dim()
     }
 
-    fn identity(&self) -> &str {
-        self.identity
-            .get_or_init(|| format!("{}:{}", self.name, weights_fingerprint(&self.lm)))
+    fn identity(&self) -> Result<String, HeadsError> {
+        let identity = || format!("{}:{}", self.name, weights_fingerprint(&self.lm));
+        Ok(self.identity.get_or_init(identity).clone())
     }
 
     fn extract(&self, query: &str) -> Result<Tensor<2>, HeadsError> {
