@@ -57,16 +57,11 @@ impl ModelMemory {
         // The gated MLP holds three rows of its width at once, the block some of the model's own;
         // products are added up in 32 bits.
         let row = 3 * llm.intermediate_size + 6 * llm.hidden_size;
-        let side = if config.heads.0.contains_key(MaskHead::NAME) {
-            config.heads.get::<MaskHead>()?.sam.image_size as u64
-        } else {
-            0
-        };
         Ok(Self {
             weights,
             per_token,
             cache: positions * token as u64 * float,
-            activations: positions * row as u64 * 4 + side * side * MASK_BYTES_PER_PIXEL,
+            activations: positions * row as u64 * 4 + mask_scratch(config)?,
         })
     }
 
@@ -74,6 +69,15 @@ impl ModelMemory {
     pub fn total(&self) -> u64 {
         self.weights + self.cache + self.activations
     }
+}
+
+/// Working memory of the mask head for a picture, if the model has one.
+pub(crate) fn mask_scratch(config: &TpoConfig) -> Result<u64> {
+    if !config.heads.0.contains_key(MaskHead::NAME) {
+        return Ok(0);
+    }
+    let side = config.heads.get::<MaskHead>()?.sam.image_size as u64;
+    Ok(side * side * MASK_BYTES_PER_PIXEL)
 }
 
 /// Bytes that this process may still take: what the system has available, or less where the limit
