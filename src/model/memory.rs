@@ -60,11 +60,6 @@ impl ModelMemory {
         // The gated MLP holds three rows of its width at once, the block some of the model's own;
         // products are added up in 32 bits.
         let row = 3 * llm.intermediate_size + 6 * llm.hidden_size;
-        let side = if config.heads.0.contains_key(MaskHead::NAME) {
-            config.heads.get::<MaskHead>()?.sam.image_size as u64
-        } else {
-            0
-        };
         let cache = positions * token as u64 * float;
         let prompt = positions * row as u64 * 4;
         Ok(Self {
@@ -72,7 +67,7 @@ impl ModelMemory {
             per_token,
             per_question: cache + prompt,
             cache,
-            activations: prompt + side * side * MASK_BYTES_PER_PIXEL,
+            activations: prompt + mask_scratch(config)?,
         })
     }
 
@@ -87,6 +82,15 @@ impl ModelMemory {
     pub fn total(&self) -> u64 {
         self.weights + self.cache + self.activations
     }
+}
+
+/// Working memory of the mask head for a picture, if the model has one.
+pub(crate) fn mask_scratch(config: &TpoConfig) -> Result<u64> {
+    if !config.heads.0.contains_key(MaskHead::NAME) {
+        return Ok(0);
+    }
+    let side = config.heads.get::<MaskHead>()?.sam.image_size as u64;
+    Ok(side * side * MASK_BYTES_PER_PIXEL)
 }
 
 /// Bytes that this process may still take: what the system has available, or less where the limit

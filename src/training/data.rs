@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use burn::module::ParamId;
 use burn::tensor::Device;
-use tpo_core::head::HeadSet;
+use tpo_core::head::{HeadSet, TaskHead};
 use tpo_core::model::IGNORE_LABEL;
 use tpo_core::weights::module_params;
 use tpo_data::feed::{Cursor, Feed, FeedConfig, FramesConfig, LoaderConfig, OrderConfig};
 use tpo_data::prompts::LayoutEncoder;
 use tpo_data::{FrameSampling, ImageTransform};
+use tpo_heads::mask::MaskHead;
 use tpo_llm::tokenizer::Tokenizer;
 use tpo_llm::vocabulary;
 use tpo_train::recipe::{MixtureSpec, Recipe, SourceSpec};
@@ -353,6 +354,8 @@ pub(super) struct BatchSizes {
     pub labels: usize,
     /// Whether turns are packed that do not see each other.
     pub packed: bool,
+    /// Whether rows call the mask head.
+    pub masks: bool,
 }
 
 /// Batches that [`batch_sizes`] looks at.
@@ -370,7 +373,10 @@ pub(super) fn batch_sizes<H: HeadSet>(
     stage.strict = data.sources.iter().any(|s| s.synthetic.is_none());
     let opened = open_feed::<H>(Purpose::Evaluate, "", &stage, data, seed, context, 0);
     let (mut feed, _) = opened.ok()?;
-    let mut sizes = BatchSizes::default();
+    let mut sizes = BatchSizes {
+        masks: calls(&feed).contains(MaskHead::NAME) && stage.loss.head(MaskHead::NAME) != 0.0,
+        ..BatchSizes::default()
+    };
     for _ in 0..LOOKED_AT.min(feed.plan().batches()) {
         let batch = feed.next_batch().ok()??;
         let (rows, tokens) = batch.tokens.shape();

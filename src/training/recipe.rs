@@ -22,7 +22,7 @@ use super::data::{BatchSizes, DataContext, batch_sizes, check_calls};
 use super::model::{NamedModel, model_config};
 use crate::error::Result;
 use crate::model::TpoConfig;
-use crate::model::memory::{FREE_MEMORY, WeightFormat, available_memory, refused};
+use crate::model::memory::{FREE_MEMORY, WeightFormat, available_memory, mask_scratch, refused};
 
 /// The shape of the model that a recipe names, for prompts of the most tokens it takes. No weight is
 /// drawn or read.
@@ -67,10 +67,12 @@ fn shape_of<H: HeadSet>(
         tokens: prompt,
         labels,
         packed,
+        masks,
     } = sizes.unwrap_or(BatchSizes {
         tokens: longest,
         labels: longest.saturating_sub(visual),
         packed: false,
+        masks: true,
     });
     let mut vision = PartShape::new("vision", ["vision."], tokens).with_checkpointed_blocks();
     let pixels = (config.input.frames * 3 * config.input.size.pow(2)) as u64;
@@ -111,13 +113,17 @@ fn shape_of<H: HeadSet>(
     } else {
         0
     };
+    // Once per task token; a frozen tower keeps nothing, and has its pictures in flight.
+    let mut heads_part = PartShape::new("heads", ["heads."], 1);
+    if masks {
+        heads_part.scratch = mask_scratch(config)?;
+    }
     let parts = vec![
         vision,
         connector,
         PartShape::new("task tokens", ["task_tokens."], 0),
         llm,
-        // Once per task token; what a frozen tower does is not kept.
-        PartShape::new("heads", ["heads."], 1),
+        heads_part,
     ];
     Ok(ModelShape {
         quantized,

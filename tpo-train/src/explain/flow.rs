@@ -100,9 +100,10 @@ impl Flow {
             let layer = map.layer.as_str();
             let [output, input] = [map.output, map.input].map(|n| rows.saturating_mul(n));
             if map.factor {
-                // A dropout hands on values of its own, and keeps what it multiplied them by.
+                // A dropout hands on values of its own, and keeps what it multiplied them by. It works
+                // where the adapter learns.
                 block.kept = block.kept.saturating_add(output);
-                if part.dropout {
+                if part.dropout && learning.contains(param.path.as_str()) {
                     block.kept = block.kept.saturating_add(input.saturating_mul(2));
                 }
                 continue;
