@@ -460,6 +460,7 @@ fn a_language_model_of_others_learns_the_head_and_is_opened_again() {
         "num_attention_heads": config.num_attention_heads,
         "num_key_value_heads": config.num_key_value_heads, "head_dim": config.head_dim,
         "tie_word_embeddings": true, "max_position_embeddings": 1024,
+        "rms_norm_eps": config.rms_norm_eps,
     });
     std::fs::write(at("lm/config.json"), json.to_string()).unwrap();
     let tokenizer = include_str!("../assets/byte_tokenizer.json");
