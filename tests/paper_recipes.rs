@@ -509,8 +509,13 @@ fn the_published_form_is_read_by_its_config_json() {
     assert!(found.layout.unwrap().contains("config.json"));
     let converted = dir.path().join("converted");
     let export = ExportOptions::default();
-    let report =
-        tpo::export::convert_model::<BuiltInHeads>(&published, &converted, None, &export, None);
+    let report = tpo::export::convert_model::<BuiltInHeads>(
+        &published,
+        &converted,
+        tpo::model::Quantize::default(),
+        &export,
+        None,
+    );
     assert!(report.unwrap().tensors > 300);
     open(&converted).unwrap();
 
