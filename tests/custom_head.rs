@@ -50,9 +50,8 @@ impl TaskHead for CountHead {
 
     fn forward(&self, task: Tensor<2>, context: &HeadContext<'_>) -> tpo::core::Result<Tensor<2>> {
         if context.sample(0).is_some_and(|s| s.id == "uncountable") {
-            return Err(CoreError::MissingFeatures {
-                head: "count".into(),
-                name: "counts".into(),
+            return Err(CoreError::Prompt {
+                why: "it cannot be counted".into(),
             });
         }
         Ok(self.mlp.forward(task))
@@ -266,6 +265,7 @@ fn answers(model: &Model, scripts: &[Script], call_order: CallOrder) -> Vec<Seen
                 numbers.push(embedding.into_data().iter::<f32>().collect());
             }
             Ok(GenerateEvent::NoHead { task, .. }) => names.push(format!("no {task}")),
+            Ok(GenerateEvent::Unanswered { task, why, .. }) => panic!("{task}: {why}"),
             Err(e) => names.push(e.to_string()),
         }
     }
@@ -308,7 +308,7 @@ fn a_batch_answers_as_its_rows_do_alone() {
     }
     let failed = &answers(&model, &scripts, CallOrder::AsTrained)[2].0;
     assert!(
-        failed.len() == 3 && failed[2].contains("counts"),
+        failed.len() == 3 && failed[2].contains("counted"),
         "{failed:?}"
     );
     type Choose = fn(&[f32], &[u32]) -> tpo::core::Result<u32>;

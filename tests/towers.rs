@@ -12,7 +12,6 @@ use burn::tensor::{Device, FloatDType, Tensor};
 use npy::write_npy;
 use safetensors::SafeTensors;
 use serde_json::{Value, json};
-use tpo::HeadProgress;
 use tpo::data::synthetic::{Split, WorldConfig};
 use tpo::evaluation::*;
 use tpo::features::{
@@ -28,6 +27,7 @@ use tpo::prelude::*;
 use tpo::vision::InternVideo2Config;
 use tpo::vision::internvideo2::load::vision_rules;
 use tpo::weights::{SaveOptions, save_module};
+use tpo::{HeadProgress, HeadStep};
 
 const QUERY: &str = "When does the circle turn?";
 
@@ -360,11 +360,15 @@ impl Towers {
 fn listening() -> (HeadProgress, Arc<Mutex<Vec<String>>>) {
     let heard = Arc::new(Mutex::new(Vec::new()));
     let hears = heard.clone();
-    let progress = HeadProgress(Arc::new(move |what, done, total| {
-        if done == total {
-            hears.lock().unwrap().push(what.to_string());
-        }
-    }));
+    let progress = HeadProgress(Arc::new(
+        move |HeadStep {
+                  what, done, total, ..
+              }| {
+            if done == total {
+                hears.lock().unwrap().push(what.to_string());
+            }
+        },
+    ));
     (progress, heard)
 }
 
