@@ -10,7 +10,7 @@ use burn::tensor::activation::log_softmax;
 use burn::tensor::{Device, FloatDType, Tensor};
 use tpo::core::ops::QuantFormat;
 use tpo::core::traits::LanguageModel;
-use tpo::llm::{CausalLm, HfModel, HfOptions, from_hf_dir};
+use tpo::llm::{CausalLm, HfModel, HfOptions, from_pretrained};
 
 /// Sentences that are compared.
 const SENTENCES: usize = 200;
@@ -29,7 +29,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     let open = |dtype, quantize| {
         let dtype = Some(dtype);
-        from_hf_dir(&dir, &Device::flex(), HfOptions { dtype, quantize }, None)
+        from_pretrained(&dir, &Device::flex(), HfOptions { dtype, quantize }, None)
     };
     let HfModel { lm, tokenizer, .. } = open(FloatDType::F32, None)?;
     let sentences: Vec<&str> = text
