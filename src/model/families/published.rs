@@ -227,7 +227,7 @@ impl Shapes<'_> {
                 .ok()
         };
         let numbers = self.0.tensors().filter_map(|t| number(&t.key));
-        numbers.max().map_or(0, |last| last + 1)
+        numbers.max().map_or(0, |last| last.saturating_add(1))
     }
 
     fn llm(&self, json: &Value) -> Result<LlmConfig, String> {
