@@ -146,11 +146,13 @@ pub(super) fn run<H: HeadSet>(args: Args) -> Outcome {
         question.tasks.clone_from(&args.task);
         let start = Instant::now();
         let mut unanswered = Vec::new();
+        let mut words: Vec<f64> = Vec::new();
         for event in session.ask(question)? {
             let output = match event? {
                 Event::Text(piece) => {
                     print!("{piece}");
                     let _ = std::io::stdout().flush();
+                    words.push(start.elapsed().as_secs_f64());
                     continue;
                 }
                 Event::NoHead(task) => {
@@ -171,7 +173,14 @@ pub(super) fn run<H: HeadSet>(args: Args) -> Outcome {
         for why in unanswered {
             eprintln!("not answered: {why}");
         }
-        eprintln!("answered in {:.2} s", start.elapsed().as_secs_f64());
+        let pace = match (words.first(), words.last()) {
+            (Some(first), Some(last)) if words.len() > 1 => format!(
+                ", first words after {first:.2} s, then {:.3} s each",
+                (last - first) / (words.len() - 1) as f64
+            ),
+            _ => String::new(),
+        };
+        eprintln!("answered in {:.2} s{pace}", start.elapsed().as_secs_f64());
     }
     draw(&args, &media, &answers)?;
     Ok(End::Fine)

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::BufWriter;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Once};
+use std::time::Instant;
 
 use burn::tensor::{Device, FloatDType};
 use clap::{Args, ValueEnum};
@@ -298,6 +299,7 @@ impl ModelArgs {
             eprintln!("{MINI}");
         }
         let name = self.model.as_ref().map(|dir| dir.display().to_string());
+        let start = Instant::now();
         let session: Session<H> = open_model(self.model.as_deref(), &device, options)?;
         let dtype = session.options().dtype.filter(|d| *d != FloatDType::F32);
         let quantized = session.config().llm.quantization;
@@ -306,7 +308,11 @@ impl ModelArgs {
                 dtype: dtype.unwrap_or(FloatDType::F32),
                 quantize: quantized,
             };
-            eprintln!("(weights in memory: {})", format.flags());
+            let seconds = start.elapsed().as_secs_f64();
+            eprintln!(
+                "(weights in memory: {}, opened in {seconds:.1} s)",
+                format.flags()
+            );
         }
         Ok((session, name.unwrap_or_else(|| "mini".into())))
     }

@@ -56,6 +56,7 @@ fn shape_of<H: HeadSet>(
     // What goes through a layer is the same however its weight is held.
     let mut plain = config.clone();
     plain.llm.quantization = None;
+    *plain.vision.quantization_mut() = None;
     let model = plain.init::<H>(&Device::flex())?;
     let heads: Vec<String> = H::specs().into_iter().map(|s| s.name).collect();
     let side = config.input.size as u32;
