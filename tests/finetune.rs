@@ -14,23 +14,24 @@ use tpo::prelude::*;
 use tpo::train::Recipe;
 use tpo::train::observe::read_metrics;
 use tpo::training::{RecipeModel, RunOptions, recipe_model, run_recipe};
+use tpo::weights::PathStack;
 
 /// Parameters by path.
 fn values<M: Module>(model: &M) -> BTreeMap<String, Vec<f32>> {
     #[derive(Default)]
-    struct Read(Vec<String>, BTreeMap<String, Vec<f32>>);
+    struct Read(PathStack, BTreeMap<String, Vec<f32>>);
     impl ModuleVisitor for Read {
-        fn enter_module(&mut self, name: &str, _: &str) {
-            self.0.push(name.into());
+        fn enter_module(&mut self, name: &str, container: &str) {
+            self.0.enter(name, container);
         }
-        fn exit_module(&mut self, _: &str, _: &str) {
-            self.0.pop();
+        fn exit_module(&mut self, _: &str, container: &str) {
+            self.0.exit(container);
         }
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
             // Frozen ones are held in 16 bits, too.
             let value = param.val().cast(FloatDType::BF16);
             let data = value.into_data().convert::<f32>();
-            self.1.insert(self.0.join("."), data.try_to_vec().unwrap());
+            self.1.insert(self.0.path(), data.try_to_vec().unwrap());
         }
     }
     let mut read = Read::default();

@@ -10,6 +10,7 @@ use tpo::VideoChatTpo;
 use tpo::export::{ExportOptions, export_model};
 use tpo::train::recipe::{Recipe, SavedWeights};
 use tpo::training::{self, RecipeModel, RunOptions, run_recipe};
+use tpo::weights::PathStack;
 
 const RECIPE: &str = r#"
 name = "base"
@@ -36,20 +37,20 @@ fn recipe_model(recipe: &Recipe, device: &Device) -> tpo::Result<RecipeModel> {
 fn values(model: &VideoChatTpo) -> BTreeMap<String, Vec<f32>> {
     #[derive(Default)]
     struct Read {
-        path: Vec<String>,
+        path: PathStack,
         found: BTreeMap<String, Vec<f32>>,
     }
     impl ModuleVisitor for Read {
-        fn enter_module(&mut self, name: &str, _: &str) {
-            self.path.push(name.into());
+        fn enter_module(&mut self, name: &str, container: &str) {
+            self.path.enter(name, container);
         }
-        fn exit_module(&mut self, _: &str, _: &str) {
-            self.path.pop();
+        fn exit_module(&mut self, _: &str, container: &str) {
+            self.path.exit(container);
         }
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
             let data = param.val().into_data().convert::<f32>();
             self.found
-                .insert(self.path.join("."), data.try_to_vec().unwrap());
+                .insert(self.path.path(), data.try_to_vec().unwrap());
         }
     }
     let mut read = Read::default();

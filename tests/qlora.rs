@@ -7,7 +7,6 @@ use std::process::Command;
 use burn::module::{ModuleVisitor, Param};
 use burn::tensor::Int;
 use tpo::Error;
-use tpo::core::nn::Weight;
 use tpo::core::ops::QuantFormat;
 use tpo::export::{ExportOptions, LoraExport, export_model};
 use tpo::prelude::*;
@@ -16,7 +15,7 @@ use tpo::train::checkpoint::files;
 use tpo::train::observe::read_metrics;
 use tpo::train::run_directory::find_checkpoint;
 use tpo::training::{RunOptions, RunSummary, explain, run_recipe};
-use tpo::weights::Checkpoint;
+use tpo::weights::{Checkpoint, PathStack};
 
 /// Two stages: other adapters in the second, whose start adds the first ones to the weights.
 const RECIPE: &str = r#"
@@ -69,17 +68,17 @@ fn losses(dir: &Path) -> Vec<f64> {
 /// Words of the quantised weights by path.
 fn words(model: &impl Module) -> BTreeMap<String, Vec<u32>> {
     #[derive(Default)]
-    struct Read(Vec<String>, BTreeMap<String, Vec<u32>>);
+    struct Read(PathStack, BTreeMap<String, Vec<u32>>);
     impl ModuleVisitor for Read {
-        fn enter_module(&mut self, name: &str, _: &str) {
-            self.0.push(name.into());
+        fn enter_module(&mut self, name: &str, container: &str) {
+            self.0.enter(name, container);
         }
-        fn exit_module(&mut self, _: &str, _: &str) {
-            self.0.pop();
+        fn exit_module(&mut self, _: &str, container: &str) {
+            self.0.exit(container);
         }
         fn visit_int<const D: usize>(&mut self, param: &Param<Tensor<D, Int>>) {
             if let Ok(words) = param.val().into_data().try_to_vec::<u32>() {
-                self.1.insert(self.0.join("."), words);
+                self.1.insert(self.0.path(), words);
             }
         }
     }
@@ -116,8 +115,11 @@ fn write_dequantised(dir: &Path) {
             &mut mlp.down_proj,
         ] {
             assert!(linear.weight.format().is_some());
-            linear.weight = Weight::Float(Param::from_tensor(linear.weight.val()));
+            linear.weight = linear.weight.val().into();
         }
+    }
+    if let Some(head) = &mut model.llm.lm_head {
+        head.weight = head.weight.val().into();
     }
     config.llm.quantization = None;
     let tokenizer = ["tokenizer.json", "tokenizer_config.json"].map(|name| {

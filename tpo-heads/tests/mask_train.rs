@@ -7,6 +7,7 @@ use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::Tensor;
 use ndarray::Array2;
 use tpo_core::geometry::{BoxXyxy, Mask};
+use tpo_core::weights::PathStack;
 use tpo_heads::mask::sam2::{PointLabel, PointPrompt, Sam2, Sam2Version};
 use tpo_heads::mask::track::{
     Click, ObjectId, Propagation, TrackOptions, TrackState, VideoFrame, fill_holes,
@@ -165,16 +166,16 @@ fn training_computes_what_the_tracker_computes() {
 /// Parameters with a gradient that is not zero.
 struct Reached<'a> {
     grads: &'a burn::tensor::Gradients,
-    path: Vec<String>,
+    path: PathStack,
     reached: Vec<String>,
 }
 
 impl ModuleVisitor for Reached<'_> {
-    fn enter_module(&mut self, name: &str, _: &str) {
-        self.path.push(name.into());
+    fn enter_module(&mut self, name: &str, container: &str) {
+        self.path.enter(name, container);
     }
-    fn exit_module(&mut self, _: &str, _: &str) {
-        self.path.pop();
+    fn exit_module(&mut self, _: &str, container: &str) {
+        self.path.exit(container);
     }
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         let largest = param.val().grad(self.grads).map(|g| {
@@ -182,7 +183,7 @@ impl ModuleVisitor for Reached<'_> {
             value
         });
         if largest.is_some_and(|v| v > 0.0) {
-            self.reached.push(self.path.join("."));
+            self.reached.push(self.path.path());
         }
     }
 }
@@ -200,7 +201,7 @@ fn every_part_of_the_model_learns() {
     let grads = terms.total().unwrap().backward();
     let mut visit = Reached {
         grads: &grads,
-        path: Vec::new(),
+        path: PathStack::default(),
         reached: Vec::new(),
     };
     model.visit(&mut visit);

@@ -101,9 +101,13 @@ fn logits_are_those_of_the_hugging_face_directory() {
                 };
                 let packed = from_pretrained(&path, &device, options, None).unwrap();
                 let error = distance(&logits(&packed.lm), &expected);
-                // Blocks of the format lose nothing.
+                // Blocks of the format lose nothing; the output layer has 8 bits in every format.
                 let same = kind.0.eq_ignore_ascii_case(format.name());
-                let limit = if same { 1e-5 } else { limit };
+                let limit = match format {
+                    _ if !same => limit,
+                    QuantFormat::Q8_0 => 1e-5,
+                    QuantFormat::Q4_0 => 1e-2,
+                };
                 assert!(error < limit, "{what} as {}: {error}", format.name());
             }
         }

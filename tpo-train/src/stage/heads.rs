@@ -188,7 +188,8 @@ mod tests {
         // A head that the losses name and no group.
         let weight = HeadLossWeights::default();
         stage.loss.heads.insert("depth".into(), weight);
-        let found = stage.uncalled_heads(&groups(), &calls);
+        assert!(stage.uncalled_heads(&groups(), &calls).is_empty());
+        let found = stage.unheard_losses(&groups(), &calls);
         assert_eq!(found.len(), 1, "{found:?}");
         let says =
             "stage `point-heads`: loss.heads.depth weighs the loss of a head that none of its rows";

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{Gradients, Tensor};
 use regex::Regex;
+use tpo_core::weights::PathStack;
 use tpo_vision::KeyRewrite;
 
 /// Applies rewrite rules in order.
@@ -22,23 +23,23 @@ pub fn rewrite(key: &str, rules: &[KeyRewrite]) -> String {
 /// Shape of every float parameter by path, without initialising it.
 pub fn shapes<M: Module>(module: &M) -> BTreeMap<String, Vec<usize>> {
     struct Shapes {
-        path: Vec<String>,
+        path: PathStack,
         found: BTreeMap<String, Vec<usize>>,
     }
     impl ModuleVisitor for Shapes {
-        fn enter_module(&mut self, name: &str, _container: &str) {
-            self.path.push(name.to_string());
+        fn enter_module(&mut self, name: &str, container: &str) {
+            self.path.enter(name, container);
         }
-        fn exit_module(&mut self, _name: &str, _container: &str) {
-            self.path.pop();
+        fn exit_module(&mut self, _: &str, container: &str) {
+            self.path.exit(container);
         }
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
             self.found
-                .insert(self.path.join("."), param.lazy_shape().to_vec());
+                .insert(self.path.path(), param.lazy_shape().to_vec());
         }
     }
     let mut visitor = Shapes {
-        path: Vec::new(),
+        path: PathStack::default(),
         found: BTreeMap::new(),
     };
     module.visit(&mut visitor);
@@ -49,25 +50,25 @@ pub fn shapes<M: Module>(module: &M) -> BTreeMap<String, Vec<usize>> {
 pub fn gradients<M: Module>(module: &M, grads: &Gradients) -> BTreeMap<String, Vec<f32>> {
     struct Collect<'a> {
         grads: &'a Gradients,
-        path: Vec<String>,
+        path: PathStack,
         found: BTreeMap<String, Vec<f32>>,
     }
     impl ModuleVisitor for Collect<'_> {
-        fn enter_module(&mut self, name: &str, _container: &str) {
-            self.path.push(name.to_string());
+        fn enter_module(&mut self, name: &str, container: &str) {
+            self.path.enter(name, container);
         }
-        fn exit_module(&mut self, _name: &str, _container: &str) {
-            self.path.pop();
+        fn exit_module(&mut self, _: &str, container: &str) {
+            self.path.exit(container);
         }
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
             if let Some(grad) = param.val().grad(self.grads) {
-                self.found.insert(self.path.join("."), values(grad));
+                self.found.insert(self.path.path(), values(grad));
             }
         }
     }
     let mut visitor = Collect {
         grads,
-        path: Vec::new(),
+        path: PathStack::default(),
         found: BTreeMap::new(),
     };
     module.visit(&mut visitor);

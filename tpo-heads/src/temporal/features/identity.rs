@@ -2,6 +2,7 @@
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{Bool, Int, Tensor, TensorData};
+use tpo_core::weights::PathStack;
 
 /// A hash of every parameter of a module: its path, shape, data type and values (BLAKE3, hex).
 ///
@@ -9,7 +10,7 @@ use burn::tensor::{Bool, Int, Tensor, TensorData};
 pub fn weights_fingerprint<M: Module>(module: &M) -> String {
     let mut visitor = Fingerprint {
         hasher: blake3::Hasher::new(),
-        path: Vec::new(),
+        path: PathStack::default(),
     };
     module.visit(&mut visitor);
     visitor.hasher.finalize().to_hex().to_string()
@@ -17,14 +18,14 @@ pub fn weights_fingerprint<M: Module>(module: &M) -> String {
 
 struct Fingerprint {
     hasher: blake3::Hasher,
-    path: Vec<String>,
+    path: PathStack,
 }
 
 impl Fingerprint {
     fn add(&mut self, data: TensorData) {
         let head = format!(
             "{}|{:?}|{:?}\n",
-            self.path.join("."),
+            self.path.path(),
             data.shape(),
             data.dtype()
         );
@@ -34,12 +35,12 @@ impl Fingerprint {
 }
 
 impl ModuleVisitor for Fingerprint {
-    fn enter_module(&mut self, name: &str, _container: &str) {
-        self.path.push(name.into());
+    fn enter_module(&mut self, name: &str, container: &str) {
+        self.path.enter(name, container);
     }
 
-    fn exit_module(&mut self, _name: &str, _container: &str) {
-        self.path.pop();
+    fn exit_module(&mut self, _: &str, container: &str) {
+        self.path.exit(container);
     }
 
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
@@ -70,7 +71,12 @@ mod tests {
         assert_eq!(first, weights_fingerprint(&linear.clone()));
         assert_eq!(first, weights_fingerprint(&linear.valid()));
         let other = Linear {
-            weight: linear.weight.val().slice_fill([0..1, 0..1], 9.0).into(),
+            weight: linear
+                .weight
+                .val()
+                .detach()
+                .slice_fill([0..1, 0..1], 9.0)
+                .into(),
             bias: linear.bias.clone(),
         };
         assert_ne!(first, weights_fingerprint(&other));
