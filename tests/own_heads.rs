@@ -474,11 +474,23 @@ fn a_language_model_of_others_learns_the_head_and_is_opened_again() {
     let ends = r#"{"bos_token":"<s>","eos_token":"</s>","unk_token":"<unk>"}"#;
     std::fs::write(at("lm/tokenizer_config.json"), ends).unwrap();
     let gguf = as_gguf(&at("lm"), &config, &tokenizer);
-    std::fs::write(at("lm.gguf"), gguf).unwrap();
+    std::fs::write(at("lm.gguf"), &gguf).unwrap();
     let held = inspect(&at("lm.gguf"), LayoutChoice::Auto).unwrap();
     assert!(held.is_fine() && held.layout.is_some(), "{held}");
     assert_eq!(held.dtypes["F32"], held.tensors);
     assert!(held.notes[0].contains("tokenizer \"gpt2\""), "{held}");
+    // Without one of its sizes the file is shown all the same.
+    let mut lacking = gguf;
+    let size = b"llama.block_count";
+    let place = lacking.windows(size.len()).position(|w| w == size).unwrap();
+    lacking[place] = b'x';
+    std::fs::write(at("lacking.gguf"), lacking).unwrap();
+    let shown = inspect(&at("lacking.gguf"), LayoutChoice::Auto).unwrap();
+    assert_eq!((shown.tensors, shown.layout.as_ref()), (held.tensors, None));
+    let says = "its metadata lacks `llama.block_count`";
+    assert!(shown.notes[1].contains(says), "{shown}");
+    let error = inspect(&at("lacking.gguf"), LayoutChoice::Videochat).unwrap_err();
+    assert!(error.to_string().contains("leave --layout out"), "{error}");
 
     let model = |llm: &str| {
         let llm = at(llm);

@@ -441,6 +441,60 @@ fn files_that_do_not_fit_are_refused_with_what_was_expected() {
     assert_eq!(std::fs::read(out.join("tpo.json")).unwrap(), before);
 }
 
+#[test]
+fn the_program_puts_parts_together_and_replaces_only_a_model() {
+    let dir = tempfile::tempdir().unwrap();
+    let files = write_parts(dir.path(), &sizes(), false);
+    let json = serde_json::to_string(&sizes()).unwrap();
+    std::fs::write(dir.path().join("tpo.json"), json).unwrap();
+    let out = dir.path().join("out");
+    let tpo = |more: &[&str]| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_tpo"));
+        command.arg("assemble").arg("--sizes").arg(dir.path());
+        command.arg("--llm").arg(&files.llm);
+        command.arg("--vision").arg(&files.vision);
+        command.arg("--qformer").arg(&files.qformer);
+        command
+            .arg("--sam2")
+            .arg(&files.sam2)
+            .arg("--out")
+            .arg(&out);
+        let done = command.args(more).output().unwrap();
+        let said = [done.stdout, done.stderr].concat();
+        (
+            done.status.success(),
+            String::from_utf8_lossy(&said).into_owned(),
+        )
+    };
+    let names = || -> BTreeSet<String> {
+        let files = out.read_dir().unwrap().map(|f| f.unwrap().file_name());
+        files.map(|n| n.into_string().unwrap()).collect()
+    };
+    let (fine, said) = tpo(&[]);
+    assert!(fine && said.contains("text_encoder.layer.*"), "{said}");
+    let model = names();
+    let files = [
+        "added_tokens.json",
+        "model.safetensors",
+        "tokenizer.model",
+        "tokenizer_config.json",
+        "tpo.json",
+    ];
+    assert_eq!(model, files.map(String::from).into());
+
+    let (fine, said) = tpo(&[]);
+    assert!(!fine && said.contains("--overwrite"), "{said}");
+    // What is left of another model goes, what is of none stays.
+    std::fs::write(out.join("model-00001-of-00002.safetensors"), "").unwrap();
+    std::fs::write(out.join("notes.txt"), "mine").unwrap();
+    let (fine, said) = tpo(&["--overwrite"]);
+    assert!(fine, "{said}");
+    let mut expected = model;
+    expected.insert("notes.txt".into());
+    assert_eq!(names(), expected);
+    Session::open(&out, &Device::flex(), SessionOptions::default(), None).unwrap();
+}
+
 /// The reference's own `config.json`, with these sizes.
 fn reference_config() -> Value {
     json!({
@@ -609,6 +663,34 @@ fn the_references_config_json_gives_the_published_sizes() {
     };
     same_config(&found, &model_config::<BuiltInHeads>(&preset).unwrap());
     assert!(inspect(dir.path(), LayoutChoice::Auto).unwrap().is_fine());
+
+    // Rows that are no whole number of heads.
+    let mut layout = layout;
+    let k_proj = "layers.0.self_attn.k_proj.base_layer.weight";
+    for tensor in layout
+        .tensors
+        .iter_mut()
+        .filter(|t| t.key.ends_with(k_proj))
+    {
+        tensor.shape[0] = 1000;
+    }
+    let other = dir.path().join("other");
+    write_sparse(&layout, &other).unwrap();
+    let spec = ModelSpec {
+        directory: Some(other.clone()),
+        ..ModelSpec::default()
+    };
+    std::fs::write(other.join("config.json"), json.to_string()).unwrap();
+    let refused = || model_config::<BuiltInHeads>(&spec).unwrap_err().to_string();
+    let error = refused();
+    assert!(error.contains("is 1000, no multiple"), "{error}");
+    // A file that cannot be read is not a file that is not there.
+    std::fs::write(other.join("config.json"), [0xff]).unwrap();
+    let error = refused();
+    assert!(
+        error.contains("config.json") && error.contains("UTF-8"),
+        "{error}"
+    );
 }
 
 /// A clip of the world.

@@ -25,7 +25,7 @@ impl FrameCost {
     }
 
     /// What it is when a further frame took so many seconds.
-    pub fn after(self, seconds: f64) -> Self {
+    pub(crate) fn after(self, seconds: f64) -> Self {
         Self {
             seconds_per_frame: (self.seconds_per_frame + seconds) / 2.0,
             ..self
@@ -87,5 +87,24 @@ impl FrameClock {
             self.cost.map_or(first, |cost| cost.after(seconds))
         });
         self.cost
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::FrameCost;
+
+    #[test]
+    fn a_frame_that_takes_longer_counts_for_half() {
+        let cost = FrameCost {
+            frames: 300,
+            sampled: 16,
+            side: 1024,
+            seconds_per_frame: 9.4,
+        };
+        let later = cost.after(11.4);
+        assert!((later.seconds_per_frame - 10.4).abs() < 1e-9);
+        assert!((later.after(8.4).seconds_per_frame - 9.4).abs() < 1e-9);
+        assert_eq!((later.frames, later.sampled, later.side), (300, 16, 1024));
     }
 }

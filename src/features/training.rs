@@ -80,8 +80,8 @@ impl<H: HeadSet> TrainingFeatures<H> {
             size: config.input.size,
             clips,
         });
-        if own.is_none() && folders.iter().all(Option::is_none) {
-            towers?;
+        if own.is_none() && towers.is_none() && folders.iter().all(Option::is_none) {
+            return None;
         }
         Some(Self {
             towers: match own {

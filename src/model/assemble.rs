@@ -18,7 +18,7 @@ use tpo_core::weights::{
 use tpo_llm::LlmConfig;
 use tpo_llm::tokenizer::Tokenizer;
 
-use super::export::{check_target, write_beside, written};
+use super::export::{check_target, move_model, unwritable, write_beside, written};
 pub use super::families::parts::PartFiles;
 use super::families::parts::{Part, beginnings, parts};
 use super::{BuiltInHeads, TpoConfig, model_tokenizer, videochat_tasks};
@@ -97,20 +97,25 @@ pub struct Assembly {
     pub saved: SaveReport,
 }
 
-/// Writes the model directory `dir` from the published files of its parts, and checks that it opens.
+/// Writes the model directory `dir` from the published files of its parts.
 ///
 /// The tables of words get rows for the seven task tokens, ids 32000 to 32006, each the mean of the
 /// 32,000 before it, added up in 32 bits (reference implementation). Heads, task tokens, adapters that
 /// the files lack and two projections which never run are drawn from the seed; the Q-Former's extra
 /// queries begin at zero where its file has none. Tensors go from file to file one at a time.
 ///
+/// All is written to a folder `.assemble-..` in `dir`, where it is checked that every tensor is there and
+/// the tokenizer opens, and then moved to `dir`, in place of a model that is there. The folder is removed
+/// when something fails; one that a killed program leaves may be deleted.
+///
 /// `progress` hears (bytes read, bytes in total).
 ///
 /// # Errors
 /// [`Error::Part`] naming the part, its file and every tensor that is missing, unexpected or of another
 /// shape; [`Error::ModelDir`] for a file of PyTorch, a language model without the 32,000 words, and a
-/// directory that holds a model; [`Error::Config`] when the parts do not fit together. Nothing is then
-/// written. [`Error::Weights`] when a file cannot be read or written.
+/// directory that holds a model; [`Error::Config`] when the parts do not fit together; [`Error::Weights`]
+/// when a file cannot be read or written. Until the last file is moved, `dir` holds nothing that opens as
+/// a new model.
 pub fn assemble(
     files: &PartFiles,
     dir: impl AsRef<Path>,
@@ -182,17 +187,19 @@ pub fn assemble(
         metadata: BTreeMap::from([("seed".to_string(), options.seed.to_string())]),
         ..options.export.save()
     };
-    let saved = save_tensors(tensors, dir, &save)?;
-    let problems = differences(&params, &Checkpoint::open(dir)?, &keys);
+    let mut folder = tempfile::Builder::new();
+    let folder = folder.prefix(".assemble-").tempdir_in(dir);
+    let folder = folder.map_err(|e| unwritable(dir, e))?;
+    let json = written(dir, &config)?;
+    write_beside(&json, &tokenizer_files(files, &config)?, folder.path())?;
+    // It takes a moment, the weights a minute.
+    model_tokenizer(folder.path(), &config)?;
+    let mut saved = save_tensors(tensors, folder.path(), &save)?;
+    let problems = differences(&params, &Checkpoint::open(folder.path())?, &keys);
     if !problems.is_empty() {
         return Err(WeightsError::Refused(Box::new(problems)).into());
     }
-    write_beside(
-        &written(dir, &config)?,
-        &tokenizer_files(files, &config)?,
-        dir,
-    )?;
-    model_tokenizer(dir, &config)?;
+    move_model(folder.path(), dir, &mut saved)?;
     let drawn = params.iter().map(|p| p.path.as_str());
     Ok(Assembly {
         parts: reports,

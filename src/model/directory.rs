@@ -172,12 +172,14 @@ pub(crate) fn read_config(dir: &Path) -> Result<TpoConfig> {
 /// such a file.
 pub(crate) fn published_config(dir: &Path) -> Result<Option<TpoConfig>> {
     let path = dir.join("config.json");
-    let Ok(text) = std::fs::read_to_string(&path) else {
-        return Ok(None);
-    };
     let wrong = |why: String| Error::ModelDir {
         path: path.clone(),
         why,
+    };
+    let text = match std::fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(wrong(e.to_string())),
     };
     let json = serde_json::from_str(&text).map_err(|e| wrong(e.to_string()))?;
     if !is_published(&json) {

@@ -6,7 +6,8 @@ use std::path::Path;
 use burn::tensor::{Device, FloatDType};
 use tpo_core::head::HeadSet;
 use tpo_core::weights::{
-    Checkpoint, DtypePolicy, LoadOptions, SaveOptions, SaveReport, load_module, save_module,
+    Checkpoint, DtypePolicy, INDEX_FILE, LoadOptions, SINGLE_FILE, SaveOptions, SaveReport,
+    load_module, save_module,
 };
 
 use super::directory::TOKENIZER_FILES;
@@ -170,16 +171,12 @@ pub(super) fn write_beside(
     tokenizer_files: &[(String, Vec<u8>)],
     dir: &Path,
 ) -> Result<()> {
-    let failed = |path: &Path, e: std::io::Error| Error::ModelDir {
-        path: path.into(),
-        why: e.to_string(),
-    };
     let kept = |name: &str| tokenizer_files.iter().any(|(n, _)| n == name);
     for name in TOKENIZER_FILES.iter().filter(|n| !kept(n)) {
         let path = dir.join(name);
         // A tokenizer of which nothing is given is copied there by the user.
         if !tokenizer_files.is_empty() && path.is_file() {
-            std::fs::remove_file(&path).map_err(|e| failed(&path, e))?;
+            std::fs::remove_file(&path).map_err(|e| unwritable(&path, e))?;
         }
     }
     let files = tokenizer_files
@@ -188,7 +185,48 @@ pub(super) fn write_beside(
     for (name, bytes) in files.chain([(CONFIG_FILE, json)]) {
         let path = dir.join(name);
         let written = write_whole(&path, |out| out.write_all(bytes));
-        written.map_err(|e| failed(&path, e))?;
+        written.map_err(|e| unwritable(&path, e))?;
     }
     Ok(())
+}
+
+/// Moves the model in the folder `from`, which `saved` tells of, to `dir`, in place of one that is there.
+/// What weights are opened by, the index or their one file, goes first and comes last: there is never a
+/// mixture that opens.
+pub(super) fn move_model(from: &Path, dir: &Path, saved: &mut SaveReport) -> Result<()> {
+    let names = |dir: &Path| -> Result<Vec<String>> {
+        let entries = std::fs::read_dir(dir).map_err(|e| unwritable(dir, e))?;
+        let names = entries.map(|e| e.map(|e| e.file_name().to_string_lossy().into_owned()));
+        let names: std::io::Result<_> = names.collect();
+        names.map_err(|e| unwritable(dir, e))
+    };
+    let opened_by = |name: &String| [INDEX_FILE, SINGLE_FILE].contains(&name.as_str());
+    let shard = |name: &String| {
+        name.starts_with("model-") && name.contains("-of-") && name.ends_with(".safetensors")
+    };
+    let beside = |name: &String| name == CONFIG_FILE || TOKENIZER_FILES.contains(&name.as_str());
+    let mut old = names(dir)?;
+    old.retain(|name| opened_by(name) || shard(name) || beside(name));
+    old.sort_by_key(|name| !opened_by(name));
+    for name in old {
+        let path = dir.join(name);
+        std::fs::remove_file(&path).map_err(|e| unwritable(&path, e))?;
+    }
+    let mut new = names(from)?;
+    new.sort_by_key(opened_by);
+    for name in new {
+        let path = dir.join(&name);
+        std::fs::rename(from.join(&name), &path).map_err(|e| unwritable(&path, e))?;
+    }
+    for file in &mut saved.files {
+        *file = dir.join(file.file_name().unwrap_or_default());
+    }
+    Ok(())
+}
+
+pub(super) fn unwritable(path: &Path, e: std::io::Error) -> Error {
+    Error::ModelDir {
+        path: path.into(),
+        why: e.to_string(),
+    }
 }

@@ -934,7 +934,9 @@ fn a_table_of_ones_own() {
     };
     let rows = read(Format::Csv, &path, &options);
     let good: Vec<&Sample> = rows.iter().filter_map(|r| r.as_ref().ok()).collect();
-    assert_eq!(good.len(), 4);
+    // A row that is refused later is found by its line.
+    let ids: Vec<_> = good.iter().map(|r| r.id.as_deref().unwrap()).collect();
+    assert_eq!(ids, ["2", "3", "4", "5"]);
     assert_eq!((media(good[0]), query(good[0])), ("clips/a.mp4", "the dog"));
     let target = &good[0].annotations[0].target;
     let pixels = BoxCoords::Pixels([10.0, 20.0, 110.5, 220.0]);

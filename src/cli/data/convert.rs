@@ -100,7 +100,7 @@ fn write(
     samples: impl Iterator<Item = Result<Sample, DataError>>,
     unfinished: &Path,
 ) -> Outcome {
-    const LISTED: u64 = 50;
+    const LISTED: usize = 50;
     let mut out = create(unfinished)?;
     let (mut written, mut refused) = (0u64, 0u64);
     let mut reasons: BTreeMap<String, u64> = BTreeMap::new();
@@ -131,7 +131,7 @@ fn write(
         if args.strict {
             return Err(why.into());
         }
-        if refused <= LISTED {
+        if refused <= LISTED as u64 {
             progress.suspend(|| eprintln!("left out: {why}"));
         }
     }
@@ -139,14 +139,18 @@ fn write(
     out.flush()?;
     drop(out);
     std::fs::rename(unfinished, &args.out).map_err(|e| format!("{}: {e}", args.out.display()))?;
-    if refused > LISTED {
-        eprintln!("... and {} more", refused - LISTED);
+    if refused > LISTED as u64 {
+        eprintln!("... and {} more", refused - LISTED as u64);
     }
     println!("{}: {written} rows, {refused} left out", args.out.display());
     let mut reasons: Vec<_> = reasons.into_iter().collect();
     reasons.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
-    for (reason, count) in reasons {
+    for (reason, count) in reasons.iter().take(LISTED) {
         println!("{count:>9}  {reason}");
+    }
+    if let Some(rest) = reasons.get(LISTED..).filter(|rest| !rest.is_empty()) {
+        let left_out: u64 = rest.iter().map(|(_, count)| count).sum();
+        println!("{left_out:>9}  for {} other reasons", rest.len());
     }
     Ok(End::fine_if(written > 0))
 }

@@ -217,6 +217,18 @@ impl Shapes<'_> {
         })
     }
 
+    /// Heads of attention, each `width` wide, that an axis of a tensor is made of.
+    fn attention_heads(&self, key: &str, axis: usize, width: usize) -> Result<usize, String> {
+        let size = self.size(key, axis)?;
+        if size % width != 0 {
+            return Err(format!(
+                "is of a model whose attention has heads of {width}, and axis {axis} of the tensor `{key}` \
+                 is {size}, no multiple of it; this version builds no other heads"
+            ));
+        }
+        Ok(size / width)
+    }
+
     /// Numbered members of a list.
     fn count(&self, list: &str) -> usize {
         let number = |key: &str| {
@@ -234,7 +246,8 @@ impl Shapes<'_> {
         let at = "lm.base_model.model.model.";
         let layer = format!("{at}layers.0.");
         let embedding = format!("{at}embed_tokens.weight");
-        let rows = |name: &str| self.size(&format!("{layer}{name}.weight"), 0);
+        let key = |name: &str| format!("{layer}{name}.weight");
+        let heads = |name: &str| self.attention_heads(&key(name), 0, LLM_HEAD);
         let lora = json["use_lora"].as_bool().unwrap_or(false).then(|| {
             let number = |key: &str, default: f64| json[key].as_f64().unwrap_or(default);
             let targets = LORA_TARGETS.map(String::from).to_vec();
@@ -248,10 +261,10 @@ impl Shapes<'_> {
         Ok(LlmConfig {
             vocab_size: self.size(&embedding, 0)?,
             hidden_size: self.size(&embedding, 1)?,
-            intermediate_size: rows("mlp.gate_proj")?,
+            intermediate_size: self.size(&key("mlp.gate_proj"), 0)?,
             num_hidden_layers: self.count(&format!("{at}layers.")),
-            num_attention_heads: rows("self_attn.q_proj")? / LLM_HEAD,
-            num_key_value_heads: rows("self_attn.k_proj")? / LLM_HEAD,
+            num_attention_heads: heads("self_attn.q_proj")?,
+            num_key_value_heads: heads("self_attn.k_proj")?,
             head_dim: LLM_HEAD,
             lora,
             ..LlmConfig::mistral_7b()
@@ -260,7 +273,8 @@ impl Shapes<'_> {
 
     fn qformer(&self, json: &Value, encoder_width: usize) -> Result<QFormerConfig, String> {
         let bert = "qformer.bert.";
-        let hidden = self.size("query_tokens", 2)?;
+        let queries = "query_tokens";
+        let hidden = self.size(queries, 2)?;
         let count = |key: &str| json[key].as_u64().map(|n| n as usize);
         let rate =
             |key: &str, default: f64| json[&format!("qformer_{key}")].as_f64().unwrap_or(default);
@@ -268,7 +282,7 @@ impl Shapes<'_> {
         Ok(QFormerConfig {
             hidden_size: hidden,
             num_hidden_layers: self.count(&format!("{bert}encoder.layer.")),
-            num_attention_heads: hidden / BERT_HEAD,
+            num_attention_heads: self.attention_heads(queries, 2, BERT_HEAD)?,
             intermediate_size: self.size(
                 &format!("{bert}encoder.layer.0.intermediate.dense.weight"),
                 0,

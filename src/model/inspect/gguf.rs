@@ -23,14 +23,15 @@ pub(super) fn inspect(path: &Path, choice: LayoutChoice) -> Result<Inspection> {
     let compared = match choice {
         LayoutChoice::Auto => compare(&file),
         LayoutChoice::None => Ok(None),
-        _ => Err(LlmError::from(file.error(
-            "a GGUF file is compared with the sizes it states; leave --layout out".into(),
-        ))),
+        _ => {
+            return Err(file.error(
+                "a GGUF file is compared with the sizes it states; leave --layout out".into(),
+            ));
+        }
     };
     let (layout, found, checkpoint) = match compared {
         Ok(Some((layout, found, checkpoint))) => (Some(layout), found, checkpoint),
         Ok(None) => (None, nothing, file.checkpoint(|_| None)),
-        Err(LlmError::Weights(error)) => return Err(error),
         Err(error) => {
             notes.push(format!("tpo does not open it: {error}"));
             (None, nothing, file.checkpoint(|_| None))

@@ -112,7 +112,7 @@ pub fn hugging_face_llm_layout(path: &Path) -> Result<Option<Manifest>> {
 ///
 /// # Errors
 /// [`WeightsError::Manifest`] when the file asks for a model that this library does not build.
-pub fn published_form_layout(dir: &Path) -> Result<Option<Manifest>> {
+pub(crate) fn published_form_layout(dir: &Path) -> Result<Option<Manifest>> {
     let place = dir.join("config.json").display().to_string();
     let wrong = |e: crate::Error| WeightsError::Manifest {
         place: place.clone(),

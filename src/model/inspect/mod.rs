@@ -16,9 +16,8 @@ use tpo_core::weights::{
     Refusal, Result, TensorEntry, differences, file_name,
 };
 
-pub use layouts::{
-    hugging_face_llm_layout, internvideo2_clip_layout, published_form_layout, videochat_tpo_layout,
-};
+use layouts::published_form_layout;
+pub use layouts::{hugging_face_llm_layout, internvideo2_clip_layout, videochat_tpo_layout};
 pub use parts::{LoraSummary, PartSpec, PartSummary, account, videochat_tpo_parts};
 
 /// Which layout a checkpoint is compared with.

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use super::{At, ConvertOptions, Samples, samples, table};
+use super::{At, ConvertOptions, Samples, asked, samples, table};
 use crate::DataError;
 use crate::schema::{Annotation, BoxCoords, Media, Sample, Target, Turn};
 
@@ -28,7 +28,7 @@ struct Row {
 /// A csv with a row for each thing to learn. `video`, `image` or `frames` (a folder of pictures, at
 /// `--frame-rate` a second) names the media. `query` is what to find, with `left`, `top`, `right` and
 /// `bottom` in pixels where it is, or `start` and `end` in seconds when. `question` and `answer` are
-/// words. Other columns are not read.
+/// words. Other columns are not read. A sample's id is the number of its line.
 pub(super) fn csv(path: &Path, options: &ConvertOptions) -> Result<Samples, DataError> {
     let each = |options: &ConvertOptions, at: At, row: Row| {
         let text = |field: &Option<String>| field.clone().filter(|text| !text.is_empty());
@@ -76,10 +76,8 @@ pub(super) fn csv(path: &Path, options: &ConvertOptions) -> Result<Samples, Data
             );
         }
         Ok([Sample {
-            media: Some(media),
-            turns,
             annotations,
-            ..Sample::default()
+            ..asked(at.number.to_string(), Some(media), turns)
         }])
     };
     Ok(samples(table(path)?, options, each))

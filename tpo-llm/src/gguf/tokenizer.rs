@@ -8,9 +8,10 @@ use tpo_core::weights::GgufFile;
 use super::vocabulary::{BYTE, LLAMA_3, NORMAL, Vocabulary};
 use crate::error::{LlmError, Result};
 
-/// Longest piece of a sentencepiece vocabulary in bytes; the limit keeps a hostile file from costing
-/// quadratic time.
+/// Longest piece of a sentencepiece vocabulary in bytes, and most bytes of all of them (published ones have
+/// a few million). A piece costs the square of its length: the limits keep a hostile file to seconds.
 const MAX_PIECE_BYTES: usize = 256;
+const MAX_VOCABULARY_BYTES: usize = 8 << 20;
 
 /// The pattern of Llama 3's and Qwen2's words, with how many digits a number takes.
 fn words(digits: &str) -> String {
@@ -164,6 +165,15 @@ fn sentencepiece(file: &GgufFile, vocabulary: &Vocabulary<'_>) -> Result<Value> 
             file,
             "a sentencepiece tokenizer that removes spaces".into(),
         ));
+    }
+    let bytes: usize = tokens.iter().map(String::len).sum();
+    if bytes > MAX_VOCABULARY_BYTES {
+        return Err(file
+            .error(format!(
+                "its tokens have {bytes} bytes together, at most {MAX_VOCABULARY_BYTES} are possible; \
+                 convert the model again"
+            ))
+            .into());
     }
     let ids: HashMap<&str, usize> = tokens.iter().map(String::as_str).zip(0..).collect();
     // Every way to put a piece together of two, the likeliest piece first.

@@ -232,4 +232,20 @@ fn mistrals_ids_are_those_of_transformers() {
         &mistral().f32s("tokenizer.ggml.scores", &[f32::NAN; 32000]),
         &["finite"],
     );
+    // Pieces whose length would cost minutes.
+    let long = |count: usize, bytes: usize| {
+        let tokens: Vec<String> = (0..count).map(|id| format!("{id:0>bytes$}")).collect();
+        mistral()
+            .texts("tokenizer.ggml.tokens", &tokens)
+            .i32s("tokenizer.ggml.token_type", &vec![1; count])
+            .f32s("tokenizer.ggml.scores", &vec![0.0; count])
+    };
+    refused(
+        &long(16, 257),
+        &["token 0 has 257 bytes, at most 256 are possible"],
+    );
+    refused(
+        &long(32_000, 300),
+        &["9600000 bytes together, at most 8388608 are possible"],
+    );
 }

@@ -70,70 +70,11 @@ impl Flow {
         learning: &BTreeSet<&str>,
         width: u64,
     ) -> Self {
-        let (mut outside, mut in_flight) = (Block::default(), 0_u64);
-        let mut blocks: BTreeMap<&str, Block> = BTreeMap::new();
-        let mut inputs: BTreeSet<String> = BTreeSet::new();
-        // What goes into the next convolution that cuts pictures into patches.
-        let mut pictures = part.pixels;
-        for param in model.params.iter().filter(|p| part.holds(&p.path)) {
-            if let ([channels, kernel @ ..], true) = (&param.shape[..], pictures > 0)
-                && kernel.len() == 4
-            {
-                let patch = kernel.iter().product::<usize>().max(1) as u64;
-                let out = (pictures / patch).saturating_mul(*channels as u64);
-                if learning.contains(param.path.as_str()) {
-                    // Its input, and its output before and after what follows it.
-                    let kept = pictures.saturating_add(out.saturating_mul(2));
-                    outside.kept = outside.kept.saturating_add(kept);
-                }
-                pictures = out;
-                continue;
-            }
-            let rows = part.rows(&param.path);
-            let Some(map) = Map::of(param) else {
-                continue;
-            };
-            let block = match block(&param.path) {
-                Some(name) => blocks.entry(name).or_default(),
-                None => &mut outside,
-            };
-            let layer = map.layer.as_str();
-            let [output, input] = [map.output, map.input].map(|n| rows.saturating_mul(n));
-            if map.factor {
-                // A dropout hands on values of its own, and keeps what it multiplied them by. It works
-                // where the adapter learns.
-                block.kept = block.kept.saturating_add(output);
-                if part.dropout && learning.contains(param.path.as_str()) {
-                    block.kept = block.kept.saturating_add(input.saturating_mul(2));
-                }
-                continue;
-            }
-            block.kept = block.kept.saturating_add(output);
-            let adapted = learning.contains(format!("{layer}{}", FACTORS[0]).as_str());
-            let learns = learning.contains(param.path.as_str()) || (adapted && !part.dropout);
-            if learns && inputs.insert(part.input_of(layer)) {
-                block.kept = block.kept.saturating_add(input);
-            }
-            in_flight = in_flight.max(output.saturating_add(input).saturating_mul(IN_FLIGHT));
-            if rows > 0 {
-                block.entered = Some(block.entered.unwrap_or(u64::MAX).min(input));
-            }
-            if model.quantized.contains_key(&param.path) {
-                let floats = map.output.saturating_mul(map.input).saturating_mul(width);
-                block.unpacked = block.unpacked.saturating_add(floats);
-            }
-        }
+        let layers = Layers::of(part, model, learning, width);
+        let (outside, blocks) = (&layers.outside, &layers.blocks);
         let most = |of: fn(&Block) -> u64| blocks.values().map(of).max().unwrap_or(0);
         let sum = |of: fn(&Block) -> u64| blocks.values().map(of).fold(0, u64::saturating_add);
-        let (mut attended, mut scores) = (Kept::default(), Kept::default());
-        for a in &part.attention {
-            let out = a.queries.saturating_mul(a.width).saturating_mul(width);
-            let pairs = a.heads.saturating_mul(a.queries).saturating_mul(a.keys);
-            // The exponentials in 32 bits, and the weights that values are multiplied by.
-            let pairs = pairs.saturating_mul(4 + width);
-            attended = attended + Kept::of(out, a.layers, part.checkpointed);
-            scores = scores + Kept::of(pairs, a.layers, part.checkpointed);
-        }
+        let (attended, scores) = attention(part, width);
         let kept = |blocks: u64| blocks.saturating_add(outside.kept).saturating_mul(width);
         let all = sum(|b| b.kept);
         let once = if part.checkpointed {
@@ -148,7 +89,7 @@ impl Flow {
         };
         let unpacked = |blocks: u64| blocks.saturating_add(outside.unpacked);
         let logits = part.logits.saturating_mul(4 * LOGITS);
-        let busy = in_flight.saturating_mul(width).max(logits);
+        let busy = layers.in_flight.saturating_mul(width).max(logits);
         Self {
             kept: linear + attended,
             busy: busy.saturating_add(part.scratch),
@@ -159,6 +100,115 @@ impl Flow {
             },
         }
     }
+}
+
+/// What the layers of a part keep, in values.
+struct Layers<'a> {
+    part: &'a PartShape,
+    model: &'a ModelShape,
+    learning: &'a BTreeSet<&'a str>,
+    width: u64,
+    outside: Block,
+    blocks: BTreeMap<&'a str, Block>,
+    in_flight: u64,
+    /// Inputs of layers that are kept, each once.
+    inputs: BTreeSet<String>,
+}
+
+impl<'a> Layers<'a> {
+    fn of(
+        part: &'a PartShape,
+        model: &'a ModelShape,
+        learning: &'a BTreeSet<&'a str>,
+        width: u64,
+    ) -> Self {
+        let mut layers = Self {
+            part,
+            model,
+            learning,
+            width,
+            outside: Block::default(),
+            blocks: BTreeMap::new(),
+            in_flight: 0,
+            inputs: BTreeSet::new(),
+        };
+        // What goes into the next convolution that cuts pictures into patches.
+        let mut pictures = part.pixels;
+        for param in model.params.iter().filter(|p| part.holds(&p.path)) {
+            if let ([channels, kernel @ ..], true) = (&param.shape[..], pictures > 0)
+                && kernel.len() == 4
+            {
+                let patch = kernel.iter().product::<usize>().max(1) as u64;
+                let out = (pictures / patch).saturating_mul(*channels as u64);
+                layers.add_convolution(param, pictures, out);
+                pictures = out;
+            } else if let Some(map) = Map::of(param) {
+                layers.add_map(param, &map);
+            }
+        }
+        layers
+    }
+
+    fn learns(&self, path: &str) -> bool {
+        self.learning.contains(path)
+    }
+
+    fn add_convolution(&mut self, param: &ResolvedParam, input: u64, output: u64) {
+        if self.learns(&param.path) {
+            // Its input, and its output before and after what follows it.
+            let kept = input.saturating_add(output.saturating_mul(2));
+            self.outside.kept = self.outside.kept.saturating_add(kept);
+        }
+    }
+
+    fn add_map(&mut self, param: &'a ResolvedParam, map: &Map) {
+        let (part, layer) = (self.part, map.layer.as_str());
+        let learns = self.learns(&param.path);
+        let adapted = self.learns(&format!("{layer}{}", FACTORS[0]));
+        let rows = part.rows(&param.path);
+        let [output, input] = [map.output, map.input].map(|n| rows.saturating_mul(n));
+        let block = match block(&param.path) {
+            Some(name) => self.blocks.entry(name).or_default(),
+            None => &mut self.outside,
+        };
+        block.kept = block.kept.saturating_add(output);
+        if map.factor {
+            // A dropout hands on values of its own, and keeps what it multiplied them by. It works
+            // where the adapter learns.
+            if part.dropout && learns {
+                block.kept = block.kept.saturating_add(input.saturating_mul(2));
+            }
+            return;
+        }
+        let keeps_input = learns || (adapted && !part.dropout);
+        if keeps_input && self.inputs.insert(part.input_of(layer)) {
+            block.kept = block.kept.saturating_add(input);
+        }
+        let passing = output.saturating_add(input).saturating_mul(IN_FLIGHT);
+        self.in_flight = self.in_flight.max(passing);
+        if rows > 0 {
+            block.entered = Some(block.entered.unwrap_or(u64::MAX).min(input));
+        }
+        if self.model.quantized.contains_key(&param.path) {
+            let floats = map.output.saturating_mul(map.input);
+            let bytes = floats.saturating_mul(self.width);
+            block.unpacked = block.unpacked.saturating_add(bytes);
+        }
+    }
+}
+
+/// What attention keeps besides its linear layers, and its scores.
+fn attention(part: &PartShape, width: u64) -> (Kept, Kept) {
+    let (mut attended, mut scores) = (Kept::default(), Kept::default());
+    for a in &part.attention {
+        let out = a.queries.saturating_mul(a.width).saturating_mul(width);
+        let pairs = a.heads.saturating_mul(a.queries).saturating_mul(a.keys);
+        // The exponentials in 32 bits, and the weights that values are multiplied by.
+        let pairs = pairs.saturating_mul(4 + width);
+        attended = attended + Kept::of(out, a.layers, part.checkpointed);
+        scores = scores + Kept::of(pairs, a.layers, part.checkpointed);
+    }
+    (attended, scores)
 }
 
 impl Kept {
