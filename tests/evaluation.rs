@@ -776,6 +776,44 @@ groups = [{ name = "lora", patterns = ["llm.**.lora.*"], learning_rate = 1e-2 }]
     }
 }
 
+/// Features of queries are found by the name that training goes by.
+#[test]
+fn queries_go_by_the_name_of_their_row() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("rows.jsonl");
+    let row = |id: &str, queries: &[&str]| {
+        let annotations: Vec<Value> = queries
+            .iter()
+            .map(|q| json!({"task": "temporal", "query": q, "spans": [[1.0, 2.5]]}))
+            .collect();
+        json!({"id": id, "media": {"video": "v.mp4"}, "annotations": annotations})
+    };
+    let rows = [
+        row("17", &["it turns"]),
+        row("17", &["it stops"]),
+        row("18", &["it turns", "it stops"]),
+    ];
+    let mut text: String = rows.iter().map(|r| format!("{r}\n")).collect();
+    let mut nameless = row("", &["it turns"]);
+    nameless.as_object_mut().unwrap().remove("id");
+    text += &format!("{nameless}\n");
+    std::fs::write(&file, text).unwrap();
+    let plan = Plan::from_file(&DataFile::new(&file, None), PlanOptions::default()).unwrap();
+    let names: Vec<_> = plan
+        .items
+        .iter()
+        .map(|i| (i.id.as_str(), i.query_id.as_deref()))
+        .collect();
+    let expected = [
+        ("17", Some("17")),
+        ("17 (2)", Some("17")),
+        ("18/1", None),
+        ("18/2", None),
+        ("line 4", None),
+    ];
+    assert_eq!(names, expected);
+}
+
 #[test]
 fn frames_in_memory_are_looked_at() {
     let mut session = nano();

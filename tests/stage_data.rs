@@ -453,6 +453,22 @@ fn a_source_brings_features_that_were_computed_before() {
         assert_eq!(read.into_data(), text.clone().into_data());
     }
     assert_eq!(samples.len(), 2);
+    // Two rows fewer are taken, as in a session; the last one stands for them.
+    let n = all.dims()[0];
+    let fewer = all.clone().narrow(0, 0, n - 2);
+    write_npy(&features.join("bouncing_shapes.npy"), &fewer);
+    let last = fewer.clone().narrow(0, n - 3, 1);
+    let filled = Tensor::cat(vec![fewer, last.clone(), last], 0);
+    let mut whole = 0;
+    for sample in batch(&context).unwrap().samples {
+        let read = sample.features.as_ref().unwrap();
+        let read = read.features(TEMPORAL_VIDEO_FEATURES).unwrap().unwrap();
+        if sample.duration.is_some_and(|seconds| seconds > 3.0) {
+            assert_eq!(read.into_data(), filled.clone().into_data());
+            whole += 1;
+        }
+    }
+    assert_eq!(whole, 1);
     recipe.stages[0].data.as_mut().unwrap().sources[0].features = Some("absent".into());
     let error = stage_data(Purpose::Train, &recipe.stages[0], 1, &context);
     let error = error.err().unwrap().to_string();

@@ -22,12 +22,14 @@ use tpo::heads::temporal::features::{InternVideo2Features, TextTowerFeatures};
 use tpo::llm::text_tower::text_rules;
 use tpo::llm::tokenizer::Tokenizer;
 use tpo::llm::{LlmConfig, QueryTokenizer, TextTowerConfig};
-use tpo::model::memory::choose_format;
+use tpo::model::memory::{ModelMemory, choose_format};
 use tpo::prelude::*;
+use tpo::train::recipe::Recipe;
+use tpo::training::run_recipe;
 use tpo::vision::InternVideo2Config;
 use tpo::vision::internvideo2::load::vision_rules;
 use tpo::weights::{SaveOptions, save_module};
-use tpo::{HeadProgress, HeadStep};
+use tpo::{HeadProgress, HeadStep, TrackFrames};
 
 const QUERY: &str = "When does the circle turn?";
 
@@ -231,6 +233,18 @@ fn features_that_were_computed_before_give_the_spans_of_their_tower() {
     };
     let read = ask(&mut session());
     assert_eq!(spans(&read), spans(&of_towers));
+    // Other features in a file of the same size are other features of a run.
+    let fingerprint = || {
+        FeatureFolder::open(&features)
+            .unwrap()
+            .fingerprint()
+            .unwrap()
+    };
+    let before = fingerprint();
+    write_npy(&of_query, &(text.clone() * 2.0));
+    assert_ne!(fingerprint(), before);
+    write_npy(&of_query, &text);
+    assert_eq!(fingerprint(), before);
     assert_eq!(read.text, of_towers.text);
     // By the number of the question, as QVHighlights has it.
     std::fs::rename(&of_query, features.join("text/qid17.npy")).unwrap();
@@ -426,6 +440,37 @@ fn towers_in_a_folder_open_when_the_head_is_first_called() {
     assert_eq!(spans(&ask(&mut tight)), expected);
     let both = ["video tower", "text tower"];
     assert_eq!(reads(&heard), [both, both].concat());
+    // So it is where a session's own bound leaves the towers that much beside its model.
+    let model_takes = ModelMemory::of::<BuiltInHeads>(&config, FloatDType::F32, 6).unwrap();
+    let (progress, heard) = listening();
+    let options = TowerOptions {
+        progress: Some(progress),
+        ..f32_only(None)
+    };
+    let options = SessionOptions {
+        towers: Some(towers.open(options)),
+        memory: Some(model_takes.total() + one),
+        ..self::options()
+    };
+    let mut tight = open(&model, options);
+    // Questions that are answered together leave room for them.
+    let left = model_takes.total() - model_takes.weights;
+    assert_eq!(tight.batch_that_fits().unwrap(), model_takes.batch(left));
+    assert_eq!(spans(&ask(&mut tight)), expected);
+    tight.load_video(video(), None).unwrap();
+    assert_eq!(spans(&ask(&mut tight)), expected);
+    assert_eq!(reads(&heard), [both, both].concat());
+    // A tower stays that would go in vain: the video tower takes more than a GiB.
+    let (progress, heard) = listening();
+    let small = towers.open(TowerOptions {
+        progress: Some(progress),
+        ..f32_only(Some(one / 2))
+    });
+    small.text.extract(QUERY).unwrap();
+    let refused = extract_video(video(), &*small.video, &ExtractOptions::default(), None);
+    assert!(refused.is_err());
+    small.text.extract("When is it blue?").unwrap();
+    assert_eq!(reads(&heard), ["text tower"]);
     // Memory for none: the words go on.
     let reply = ask(&mut session(towers.open(f32_only(Some(1 << 20))), None));
     contains(
@@ -582,6 +627,44 @@ fn the_program_that_extracts_shares_the_cache() {
     };
     let found = extract_video(video(), &*towers.open(f32_only).video, &options, None).unwrap();
     assert_eq!(found.cache, CacheUse::Hit);
+    // In a number format of its own.
+    let output = command
+        .args(["--force", "--dtype", "bf16"])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let half = TowerOptions {
+        dtype: Some(FloatDType::BF16),
+        ..TowerOptions::default()
+    };
+    let found = extract_video(video(), &*towers.open(half).video, &options, None).unwrap();
+    assert_eq!(found.cache, CacheUse::Hit);
+}
+
+/// Nothing is ignored in silence: `--memory` is for models that are opened by what fits.
+#[test]
+fn the_program_refuses_a_bound_that_nothing_goes_by() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tpo"));
+    command.args(["chat", "--preset", "nano", "--memory", "4", "--ask", QUERY]);
+    let output = command.arg("--video").arg(video()).output().unwrap();
+    assert!(!output.status.success());
+    let told = String::from_utf8_lossy(&output.stderr);
+    contains(&told, &["--memory are for model directories"]);
+}
+
+/// A video has the frames of its file, however many of them are followed.
+#[test]
+fn fewer_frames_are_followed_than_there_are() {
+    let look = |track: TrackFrames| {
+        let options = SessionOptions { track, ..options() };
+        let mut nano = Session::nano(&Device::flex(), 7, options).unwrap();
+        nano.load_video(video(), None).unwrap().clone()
+    };
+    let [all, sampled] = [TrackFrames::All, TrackFrames::Sampled].map(look);
+    assert_eq!(all.followed, Vec::from_iter(0..all.frame_count));
+    assert_eq!(sampled.followed, sampled.frames);
+    assert_eq!(sampled.frame_count, all.frame_count);
+    assert!(sampled.followed.len() < all.frame_count);
 }
 
 /// `--track sampled` follows an object through the frames the model looked at, and draws on one of them.
@@ -648,6 +731,34 @@ fn the_table_of_memory_counts_the_towers() {
     );
     let (_, chosen) = choose(40);
     assert_eq!(chosen.unwrap(), FloatDType::BF16);
+    // A training run counts them beside its largest stage.
+    const RECIPE: &str = r#"
+name = "beside"
+model = { preset = "nano", lora = { rank = 4, alpha = 8.0 } }
+
+[[stages]]
+name = "only"
+length = { steps = 1 }
+batch_size = 1
+data = { sources = [{ name = "chat", synthetic = { tasks = ["chat"], rows = 4 } }] }
+groups = [{ name = "lora", patterns = ["llm.**.lora.*"], learning_rate = 1e-2 }]
+"#;
+    let recipe = Recipe::read::<&str>(RECIPE, "r", &[]).unwrap();
+    let half = TowerOptions {
+        dtype: Some(FloatDType::BF16),
+        ..TowerOptions::default()
+    };
+    let towers = TemporalTowers::open(dir.path(), &Device::flex(), half).unwrap();
+    let run = tpo::training::RunOptions {
+        towers: Some(towers),
+        memory: Some(8 << 30),
+        ..tpo::training::RunOptions::new(dir.path().join("run"), &Device::flex())
+    };
+    let refused = run_recipe::<BuiltInHeads>(&recipe, &run).err().unwrap();
+    contains(
+        &refused.to_string(),
+        &["learning", "towers", "12.5", "leave --towers out"],
+    );
     // Of four where there is much room.
     let (towers, chosen) = choose(80);
     assert!((24.8..25.2).contains(&towers), "{towers}");

@@ -16,7 +16,7 @@ use super::shared::{
     End, MAX_NEW_TOKENS, ModelArgs, Outcome, TRACK_SAMPLED, counting, head_progress,
 };
 use crate::draw::{Axis, Strip, contact_sheet, draw_shapes, enlarged, picture, save_picture};
-use crate::session::{Event, Media, Question, SessionOptions, TrackFrames};
+use crate::session::{Event, Media, Question, SessionOptions};
 
 /// Longest side in pixels up to which the frames of small videos are enlarged, so that labels fit.
 const ENLARGED: u32 = 640;
@@ -197,9 +197,9 @@ fn draw(args: &Args, media: &Media, answers: &[(TaskOutput, String)]) -> Outcome
     }
     let shapes: Vec<&Shape> = shown.iter().flat_map(|(d, _)| &d.shapes).collect();
     // Masks count the frames that were followed; boxes and points are of the first that was looked at.
-    let followed = |looked_at: usize| match args.model.track() {
-        TrackFrames::All => media.frames[looked_at],
-        TrackFrames::Sampled => looked_at,
+    let followed = |looked_at: usize| {
+        let frame = media.frames[looked_at];
+        media.followed.iter().position(|f| *f == frame).unwrap_or(0)
     };
     let index = match args.at {
         Some(at) => {
@@ -208,11 +208,7 @@ fn draw(args: &Args, media: &Media, answers: &[(TaskOutput, String)]) -> Outcome
         }
         None => telling_frame(&shapes).unwrap_or(followed(0)),
     };
-    let of_file = match args.model.track() {
-        TrackFrames::All => index,
-        TrackFrames::Sampled => media.frames[index],
-    };
-    let frame = pictures(media, &[of_file])?;
+    let frame = pictures(media, &[media.followed[index]])?;
     let frame = frame.into_iter().next();
     let frame = frame.ok_or("the frame could not be read again")?;
     if let Some(drawn) = draw_shapes(&enlarged(frame, ENLARGED), &shown, index)? {

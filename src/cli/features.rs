@@ -174,10 +174,9 @@ fn extractor(args: &Args, cache: Option<&FeatureCache>) -> Outcome<InternVideo2F
         return Ok(InternVideo2Features::new(tower));
     };
     // Half precision is slow on a CPU.
-    let dtype = match device == Device::flex() {
-        true => DtypePolicy::Cast(FloatDType::F32),
-        false => DtypePolicy::Keep,
-    };
+    let plain = (device == Device::flex()).then_some(FloatDType::F32);
+    let dtype = args.dtype.float().or(plain);
+    let dtype = dtype.map_or(DtypePolicy::Keep, DtypePolicy::Cast);
     let files = VisionFiles {
         vision: vision.clone(),
         kind: if args.bare {

@@ -74,10 +74,11 @@ pub(super) struct TowerArgs {
 
 impl TowerArgs {
     /// The towers, of which nothing is read yet; they compute on `device` unless the arguments say
-    /// otherwise.
+    /// otherwise. `memory` bounds them and what is opened beside them.
     pub(super) fn open(
         &self,
         device: &Device,
+        memory: Option<u64>,
     ) -> crate::Result<(Option<TemporalTowers>, Option<FeatureCache>)> {
         let cache = self.feature_cache.as_ref().map(FeatureCache::open);
         let cache = cache.transpose()?;
@@ -87,9 +88,9 @@ impl TowerArgs {
         let own = self.towers_device.map(|choice| choice.open());
         let options = TowerOptions {
             dtype: self.towers_dtype.float(),
+            memory,
             cache: cache.clone(),
             progress: Some(head_progress(None)),
-            ..TowerOptions::default()
         };
         let device = own.transpose()?.unwrap_or_else(|| device.clone());
         let towers = TemporalTowers::open(dir, &device, options)?;
@@ -214,7 +215,7 @@ pub(super) struct ModelArgs {
     dtype: Precision,
     #[command(flatten)]
     quantize: QuantizeArgs,
-    /// GiB of memory the model may take on the CPU [default: what is available]
+    /// GiB of memory the model and its towers may take on the CPU [default: what is available]
     #[arg(long, value_name = "GIB", value_parser = parse_gib)]
     memory: Option<u64>,
     #[command(flatten)]
@@ -261,7 +262,7 @@ impl ModelArgs {
         options: SessionOptions,
     ) -> Outcome<(Session<H>, String)> {
         let device = self.device.open()?;
-        let (towers, feature_cache) = self.towers.open(&device)?;
+        let (towers, feature_cache) = self.towers.open(&device, self.memory)?;
         let features = self.features.as_ref().map(FeatureFolder::open);
         let options = SessionOptions {
             sampling: self.sampling,
@@ -279,11 +280,13 @@ impl ModelArgs {
             feature_cache,
             ..options
         };
-        let formats = self.dtype.float().is_some() || self.quantize.parts() != Quantize::default();
+        let formats = self.dtype.float().is_some()
+            || self.quantize.parts() != Quantize::default()
+            || self.memory.is_some();
         if formats && (self.checkpoint.is_some() || matches!(self.preset, Some(Preset::Nano))) {
             return Err(
-                "--dtype and --quantize are for model directories; write one of a checkpoint with \
-                        `tpo train RECIPE --resume --export DIR`, and give --model DIR"
+                "--dtype, --quantize and --memory are for model directories; write one of a checkpoint \
+                        with `tpo train RECIPE --resume --export DIR`, and give --model DIR"
                     .into(),
             );
         }

@@ -50,7 +50,7 @@ pub(super) struct Args {
     /// recipe says (`model.quantize`); adapters, tokens and heads learn beside them (QLoRA)
     #[arg(long, value_enum)]
     quantize: Option<QuantizeArg>,
-    /// GiB of memory that training may take on the CPU [default: what is available]
+    /// GiB of memory that training and its towers may take on the CPU [default: what is available]
     #[arg(long, value_name = "GIB", value_parser = parse_gib)]
     memory: Option<u64>,
     /// Compute activations again in the backward pass: less memory, about a third more time.
@@ -129,7 +129,7 @@ pub(super) fn run<H: HeadSet>(args: Args) -> Outcome {
         return Err("--feature-cache keeps the features of --towers; give both".into());
     }
     let device = args.device.open()?;
-    let (towers, features) = args.towers.open(&device)?;
+    let (towers, features) = args.towers.open(&device, args.memory)?;
     let dir = args.out;
     let options = RunOptions {
         dir: dir.unwrap_or_else(|| PathBuf::from("runs").join(&recipe.name)),

@@ -200,6 +200,7 @@ mod tests {
         Item {
             id: "1".into(),
             sample: "1".into(),
+            query_id: None,
             media: MediaRef::None,
             ask: Ask {
                 task: Some("region".into()),

@@ -214,11 +214,7 @@ impl<'a, H: HeadSet> SessionAnswerer<'a, H> {
         let media = looked.and_then(|looked| looked.media.as_ref());
         let fps = media.and_then(|m| m.fps).unwrap_or(1.0);
         let (width, height) = media.map_or((0, 0), |m| m.size);
-        let frames = media.map_or(1, |m| match (self.session.options().track, m.duration) {
-            // Those of the file.
-            (TrackFrames::Sampled, Some(seconds)) => (seconds * fps).round() as usize,
-            _ => m.frame_count,
-        });
+        let frames = media.map_or(1, |m| m.frame_count);
         let info = VideoInfo::steady([width as usize, height as usize], frames, fps, "clip")?;
         let times = media.map_or(Vec::new(), |m| m.timestamps.clone());
         let times = if times.is_empty() { vec![0.0] } else { times };
@@ -309,7 +305,7 @@ impl<H: HeadSet> Answerer for SessionAnswerer<'_, H> {
                     .sees_what_is_scored(item)
                     .and_then(|()| self.question(&item.ask, &media))
                     .and_then(|question| {
-                        let id = Some(item.id.clone());
+                        let id = item.query_id.clone();
                         self.session.prepare(&Question { id, ..question })
                     });
                 question.map_err(|e| e.to_string())

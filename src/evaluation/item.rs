@@ -190,6 +190,8 @@ pub struct Item {
     pub id: String,
     /// The row it comes from.
     pub sample: String,
+    /// [`Sample::query_id`](tpo_data::schema::Sample::query_id) of the row, as in training.
+    pub query_id: Option<String>,
     /// What it is about.
     pub media: MediaRef,
     /// How it is asked.

@@ -204,6 +204,7 @@ impl Collector<'_> {
             self.found.items.push(Item {
                 id: unique,
                 sample: id.clone(),
+                query_id: sample.query_id().map(Into::into),
                 media: media.clone(),
                 ask,
                 expected,

@@ -46,6 +46,7 @@ impl WorldSpec {
             items.push(Item {
                 id: format!("{name}/{number}"),
                 sample: name.clone(),
+                query_id: None,
                 media: MediaRef::Clip(clip.clone()),
                 ask,
                 expected,

@@ -8,6 +8,7 @@ use tpo_heads::HeadsError;
 use tpo_heads::temporal::TemporalHead;
 use tpo_heads::temporal::features::{FeatureMatrix, PrecomputedOptions};
 
+use super::hash_file;
 use crate::error::{Error, Result};
 use crate::model::TpoConfig;
 
@@ -19,15 +20,16 @@ const QUERIES: &str = "text";
 const QUERY_PREFIX: &str = "qid";
 /// Longest file name, in bytes, that file systems take with an ending.
 const LONGEST_NAME: usize = 240;
-/// By how many rows a file may differ from what the length of its video says: towers round differently.
-const SLACK: usize = 2;
+/// By how many rows features may differ from what the length of their video says: towers round differently.
+pub(super) const SLACK: usize = 2;
 /// Columns with the endpoints of clips, which files may have already.
 const ENDPOINTS: usize = 2;
 
 /// A folder of features that were computed before, by the names of videos and queries: those of
 /// `videos/abc.mp4` in `abc.npz`, `abc.npy` or `abc.safetensors`, those of a query in `text/`, called
 /// `qid17` or `17` for the question 17, or like the query itself with `_` for everything that is no letter,
-/// digit, space, `-` or `.`.
+/// digit, space, `-` or `.`. Folders of videos do not count: `a/clip.mp4` and `b/clip.mp4` share
+/// `clip.npz`, so videos of one name need feature folders of their own.
 ///
 /// Features of a video `[rows, width]` in several folders within, one per tower, are put side by side in
 /// the order of the folders' names.
@@ -88,7 +90,7 @@ impl FeatureFolder {
         Ok(Self { dir, within })
     }
 
-    /// A hash of the names and sizes of all files.
+    /// A hash of the names and bytes of all files, which are read.
     ///
     /// # Errors
     /// [`Error::FeatureIo`].
@@ -99,15 +101,14 @@ impl FeatureFolder {
         for dir in self.within.iter().chain(queries).chain([&self.dir]) {
             for entry in std::fs::read_dir(dir).map_err(Error::feature_io(dir))? {
                 let entry = entry.map_err(Error::feature_io(dir))?;
-                let meta = entry.metadata().map_err(Error::feature_io(dir))?;
-                if meta.is_file() {
-                    let path = entry.path();
+                let path = entry.path();
+                if path.is_file() {
                     let name = path.strip_prefix(&self.dir).unwrap_or(&path).to_path_buf();
-                    files.push((name, meta.len()));
+                    files.push((name, hash_file(&path)?));
                 }
             }
         }
-        files.sort();
+        files.sort_by(|(a, _), (b, _)| a.cmp(b));
         Ok(blake3::hash(format!("{files:?}").as_bytes()))
     }
 

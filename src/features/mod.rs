@@ -52,8 +52,8 @@ pub struct TemporalTowers {
     pub video: Arc<dyn ClipFeatureExtractor>,
     /// Query to one vector per token.
     pub text: Arc<dyn QueryFeatureExtractor>,
-    /// Bytes of the CPU's memory that the larger one will take, as long as they are not open.
-    to_open: u64,
+    /// Those of a folder, which open when they are needed.
+    folder: Option<Arc<towers::Folder>>,
 }
 
 impl TemporalTowers {
@@ -62,14 +62,27 @@ impl TemporalTowers {
         Self {
             video,
             text,
-            to_open: 0,
+            folder: None,
         }
     }
 
     /// Bytes of the CPU's memory that they will take beyond what they take now: those of the larger
-    /// one, because one after the other is opened.
+    /// one, because one after the other is opened and gives way to the other where it must.
     pub fn bytes_to_open(&self) -> u64 {
-        self.to_open
+        let folder = self.folder.as_ref();
+        folder.map_or(0, |folder| folder.larger().saturating_sub(folder.open()))
+    }
+
+    /// Bytes of the CPU's memory that those of a folder take now.
+    pub(crate) fn bytes_open(&self) -> u64 {
+        self.folder.as_ref().map_or(0, |folder| folder.open())
+    }
+
+    /// Bounds what they may take of the CPU's memory, where a model beside them has taken its part of it.
+    pub(crate) fn keep_within(&self, bytes: u64) {
+        if let Some(folder) = &self.folder {
+            folder.keep_within(bytes);
+        }
     }
 }
 

@@ -40,7 +40,9 @@ pub struct TowerOptions {
     /// Dtype of the weights in memory. `None` for the files' own on an accelerator; on the CPU for f32
     /// where the larger tower then takes half of what is available or less, else bf16.
     pub dtype: Option<FloatDType>,
-    /// Bytes that the towers may take on the CPU; `None` for what is available when one is opened.
+    /// Bytes that the towers, and a model that is opened beside them, may take on the CPU; `None` for what
+    /// is available when one is opened. A session or a run that is bounded itself leaves them what its model
+    /// does not take.
     pub memory: Option<u64>,
     /// Notes the hashes of the files, which the keys of its entries are made of.
     pub cache: Option<FeatureCache>,
@@ -49,7 +51,7 @@ pub struct TowerOptions {
 }
 
 /// The files of both towers, and what of them is in memory.
-struct Folder {
+pub(super) struct Folder {
     files: InternVideo2Files,
     tokenizer: PathBuf,
     video: InternVideo2Config,
@@ -60,6 +62,8 @@ struct Folder {
     /// Bytes of the video tower and of the text tower on the CPU.
     bytes: (u64, u64),
     options: TowerOptions,
+    /// Bytes that both may take on the CPU, where that is bounded.
+    within: Mutex<Option<u64>>,
     held: Mutex<Held>,
 }
 
@@ -130,12 +134,12 @@ impl TemporalTowers {
             device: device.clone(),
             dtype: dtype.map_or(DtypePolicy::Keep, DtypePolicy::Cast),
             bytes: (counts.0 * size + ACTIVATIONS, counts.1 * size),
+            within: Mutex::new(options.memory),
             options,
             held: Mutex::default(),
         });
-        let larger = folder.bytes.0.max(folder.bytes.1);
         Ok(Self {
-            to_open: if on_cpu(device) { larger } else { 0 },
+            folder: Some(folder.clone()),
             ..Self::new(
                 Arc::new(VideoTower(folder.clone(), OnceLock::new())),
                 Arc::new(QueryTower(folder, OnceLock::new())),
@@ -197,6 +201,35 @@ impl Folder {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn within(&self) -> MutexGuard<'_, Option<u64>> {
+        self.within.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Bytes of the larger tower on the CPU.
+    pub(super) fn larger(&self) -> u64 {
+        let (video, text) = self.bytes;
+        if on_cpu(&self.device) {
+            video.max(text)
+        } else {
+            0
+        }
+    }
+
+    /// Bytes of the towers that are in the CPU's memory.
+    pub(super) fn open(&self) -> u64 {
+        if !on_cpu(&self.device) {
+            return 0;
+        }
+        let (held, (video, text)) = (self.held(), self.bytes);
+        let of = |there: bool, bytes: u64| if there { bytes } else { 0 };
+        of(held.video.is_some(), video) + of(held.text.is_some(), text)
+    }
+
+    pub(super) fn keep_within(&self, bytes: u64) {
+        let own = self.options.memory.unwrap_or(bytes);
+        *self.within() = Some(own.min(bytes));
+    }
+
     /// Reads a tower with `read`, which hears how far it is.
     fn reading<T, E>(
         &self,
@@ -252,7 +285,7 @@ impl Folder {
         Ok(held.text.insert(tower).clone())
     }
 
-    /// Gives the other tower up if one of `need` bytes does not fit beside it.
+    /// Gives the other tower up if one of `need` bytes does not fit beside it, but fits without it.
     fn make_room<T>(
         &self,
         name: &str,
@@ -264,16 +297,16 @@ impl Folder {
             return Ok(());
         }
         let beside = if other.is_some() { of_other } else { 0 };
-        let free = match self.options.memory {
-            Some(bytes) => bytes.saturating_sub(beside),
-            None => available_memory().unwrap_or(u64::MAX),
-        };
-        if need <= free {
+        let bound = *self.within();
+        let all = bound.unwrap_or_else(|| {
+            let available = available_memory().unwrap_or(u64::MAX);
+            available.saturating_add(beside)
+        });
+        if need <= all.saturating_sub(beside) {
             return Ok(());
         }
-        *other = None;
-        let free = free.saturating_add(beside);
-        if need <= free {
+        if need <= all {
+            *other = None;
             return Ok(());
         }
         Err(HeadsError::Core(CoreError::MissingFeatures {
@@ -284,7 +317,7 @@ impl Folder {
                  (--towers-device, --towers-dtype bf16), a smaller model (--quantize q8_0 or q4_0), or \
                  features that were computed before (--features DIR)",
                 gib(need),
-                gib(free)
+                gib(all)
             ),
         }))
     }

@@ -22,7 +22,7 @@ use tpo_train::TrainError;
 use tpo_train::trainer::FindFeatures;
 
 use super::extract::{clips, transform};
-use super::folder::{FeatureFolder, FeatureNeeds, Seen};
+use super::folder::{FeatureFolder, FeatureNeeds, SLACK, Seen};
 use super::{ExtractOptions, FeatureCache, OwnClips, TemporalTowers, extract_query, extract_video};
 use crate::error::{Error, Result};
 use crate::model::{Tpo, TpoConfig};
@@ -157,11 +157,11 @@ impl<H: HeadSet> TrainingFeatures<H> {
         let source = facts.key.source;
         let read = self
             .folder(source)
-            .map(|f| f.query(facts.id.as_deref(), query, &self.needs));
+            .map(|f| f.query(facts.query_id.as_deref(), query, &self.needs));
         if let Some(read) = read.transpose()?.flatten() {
             return Ok(read);
         }
-        let file = |f: &FeatureFolder| f.query_file(facts.id.as_deref(), query);
+        let file = |f: &FeatureFolder| f.query_file(facts.query_id.as_deref(), query);
         let tower = &*self.towers(file, source)?.text;
         let cache = self.cache.as_ref().filter(|_| self.own.is_none());
         Ok(extract_query(query, tower, cache)?.0)
@@ -214,15 +214,15 @@ impl<H: HeadSet> TrainingFeatures<H> {
     }
 }
 
-/// Exactly `rows` rows: the reference's rule may give one more or less than the duration says.
+/// Exactly `rows` rows: what is too much is cut off, the last row stands for up to [`SLACK`] that are not there.
 fn fitted(found: Tensor<2>, rows: usize, clip: &ClipFrames) -> Result<Tensor<2>> {
     let have = found.dims()[0];
     if have >= rows && rows > 0 {
         return Ok(found.narrow(0, 0, rows));
     }
-    if have > 0 && have + 1 == rows {
+    if have > 0 && have + SLACK >= rows {
         let last = found.clone().narrow(0, have - 1, 1);
-        return Ok(Tensor::cat(vec![found, last], 0));
+        return Ok(Tensor::cat(vec![found, last.repeat_dim(0, rows - have)], 0));
     }
     Err(Error::Heads(HeadsError::Shape {
         place: "features of a training sample",

@@ -207,23 +207,24 @@ pub fn choose_format<H: HeadSet>(
         let m = need(format)?;
         Ok((format.flags(), [m.weights, towers, m.cache, m.activations]))
     });
-    let otherwise = if towers > 0 {
-        "leave --towers out (--features DIR takes features that were computed before), give them another \
-         device (--towers-device), or free memory"
-    } else {
-        FREE_MEMORY
-    };
     Err(refused(
         ["weights", "towers", "cache", "activations"],
         rows.collect::<Result<Vec<_>>>()?,
         &wanted.flags(),
         available.unwrap_or_default(),
-        otherwise,
+        otherwise(towers),
     ))
 }
 
-/// What can be done where no format fits.
-pub(crate) const FREE_MEMORY: &str = "free memory, or use a machine with more";
+/// What can be done where no format fits, with towers of so many bytes.
+pub(crate) fn otherwise(towers: u64) -> &'static str {
+    if towers > 0 {
+        "leave --towers out (features that were computed before take their place: --features DIR, or \
+         `features` of a recipe's source), give them another device (--towers-device), or free memory"
+    } else {
+        "free memory, or use a machine with more"
+    }
+}
 
 /// What is said of a model that does not fit into `available` bytes: a row for each way to hold it, the
 /// most exact one first, with the bytes of its `columns`; `asked` is one of them, and `otherwise` what can be

@@ -67,7 +67,8 @@ pub(super) fn start<'a, H: HeadSet>(
 
 impl<H: HeadSet> Session<H> {
     /// How many questions can be answered together in the memory that is left, at most eight. What an
-    /// accelerator has left is not known: eight there.
+    /// accelerator has left is not known: eight there. What towers of the temporal head will take is kept
+    /// free for them.
     ///
     /// # Errors
     /// Those of [`ModelMemory::of`].
@@ -77,12 +78,15 @@ impl<H: HeadSet> Session<H> {
         }
         let dtype = self.options.dtype.unwrap_or(FloatDType::F32);
         let memory = ModelMemory::of::<H>(&self.config, dtype, self.options.max_new_tokens)?;
-        let bound = self
-            .options
-            .memory
-            .map(|all| all.saturating_sub(memory.weights));
+        let towers = self.options.towers.as_ref();
+        let [open, to_open] = towers.map_or([0; 2], |t| [t.bytes_open(), t.bytes_to_open()]);
+        let taken = memory.weights + open;
+        let bound = self.options.memory.map(|all| all.saturating_sub(taken));
         let left = bound.into_iter().chain(available_memory()).min();
-        Ok(left.map_or(MOST_AT_ONCE, |left| memory.batch(left).min(MOST_AT_ONCE)))
+        Ok(left.map_or(MOST_AT_ONCE, |left| {
+            let left = left.saturating_sub(to_open);
+            memory.batch(left).min(MOST_AT_ONCE)
+        }))
     }
 
     /// Answers questions together, each as if it were asked alone, and in their order. They do not

@@ -33,8 +33,11 @@ pub struct Media {
     pub frames: Vec<usize>,
     /// Their times in seconds.
     pub timestamps: Vec<f64>,
-    /// Frames the mask head goes through; 1 for an image.
+    /// Frames of the file; 1 for an image.
     pub frame_count: usize,
+    /// Indices of the frames the mask head goes through, one for each of its masks
+    /// ([`TrackFrames`]).
+    pub followed: Vec<usize>,
 }
 
 /// Media with what the model has made of it.
@@ -125,9 +128,14 @@ impl<H: HeadSet> Session<H> {
             memo: Arc::default(),
         };
         let mut frames = VideoFrames::new(reader, &self.device);
-        if self.options.track == TrackFrames::Sampled {
-            frames = frames.picked(&clip.indices)?;
-        }
+        let frame_count = frames.len();
+        let followed = match self.options.track {
+            TrackFrames::All => (0..frame_count).collect(),
+            TrackFrames::Sampled => {
+                frames = frames.picked(&clip.indices)?;
+                clip.indices.clone()
+            }
+        };
         let media = Media {
             path,
             kind: Visual::Video,
@@ -136,7 +144,8 @@ impl<H: HeadSet> Session<H> {
             fps: Some(clip.info.fps),
             frames: clip.indices,
             timestamps: clip.timestamps,
-            frame_count: frames.len(),
+            frame_count,
+            followed,
         };
         self.look_at(media, visual, frames, Some(features))
     }
@@ -163,6 +172,7 @@ impl<H: HeadSet> Session<H> {
             frames: vec![0],
             timestamps: Vec::new(),
             frame_count: 1,
+            followed: vec![0],
         };
         let frames = VideoFrames::image(path, &self.options.limits, &self.device)?;
         self.look_at(media, visual, frames, None)

@@ -10,7 +10,7 @@ use tpo_train::run_directory::materialise;
 use super::{Session, SessionOptions};
 use crate::error::{Error, Result};
 use crate::model::export::{ExportOptions, export_model};
-use crate::model::memory::{available_memory, choose_format};
+use crate::model::memory::{ModelMemory, available_memory, choose_format};
 use crate::model::{
     TpoConfig, byte_tokenizer, byte_tokenizer_files, model_tokenizer, read_config, tokenizer_files,
 };
@@ -84,11 +84,17 @@ impl<H: HeadSet> Session<H> {
         let mut options = options;
         config.quantize(options.quantize)?;
         if *device == Device::flex() {
-            let memory = options.memory.or_else(available_memory);
-            let answer = options.max_new_tokens;
-            let towers = options.towers.as_ref().map_or(0, |t| t.bytes_to_open());
-            let dtype = choose_format::<H>(&config, options.dtype, answer, towers, memory)?;
+            let (towers, answer) = (options.towers.as_ref(), options.max_new_tokens);
+            let [open, to_open] = towers.map_or([0; 2], |t| [t.bytes_open(), t.bytes_to_open()]);
+            // Of what is available, open towers have taken their part.
+            let bound = options.memory.map(|all| all.saturating_sub(open));
+            let memory = bound.or_else(available_memory);
+            let dtype = choose_format::<H>(&config, options.dtype, answer, to_open, memory)?;
             options.dtype = Some(dtype);
+            if let (Some(towers), Some(all)) = (towers, options.memory) {
+                let model = ModelMemory::of::<H>(&config, dtype, answer)?;
+                towers.keep_within(all.saturating_sub(model.total()));
+            }
         }
         let load = LoadOptions {
             dtype: options.dtype.map_or(DtypePolicy::Keep, DtypePolicy::Cast),

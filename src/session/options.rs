@@ -19,7 +19,7 @@ pub struct SessionOptions {
     pub dtype: Option<FloatDType>,
     /// Quantises linear layers while they are read.
     pub quantize: Quantize,
-    /// Bytes that the model may take on the CPU; `None` for what is available
+    /// Bytes that the model and its towers may take on the CPU; `None` for what is available
     /// ([`available_memory`](crate::model::memory::available_memory)).
     pub memory: Option<u64>,
     /// Which frames of a video are looked at.

@@ -59,7 +59,7 @@ pub struct RunOptions {
     pub towers: Option<TemporalTowers>,
     /// Where video features of those towers are kept.
     pub features: Option<FeatureCache>,
-    /// Bytes that training may take on the CPU; `None` for what is available
+    /// Bytes that training and its towers may take on the CPU; `None` for what is available
     /// ([`available_memory`]).
     pub memory: Option<u64>,
 }

@@ -22,7 +22,7 @@ use super::data::{BatchSizes, DataContext, batch_sizes, check_calls};
 use super::model::{NamedModel, model_config};
 use crate::error::Result;
 use crate::model::TpoConfig;
-use crate::model::memory::{FREE_MEMORY, WeightFormat, available_memory, mask_scratch, refused};
+use crate::model::memory::{WeightFormat, available_memory, mask_scratch, otherwise, refused};
 
 /// The shape of the model that a recipe names, for prompts of the most tokens it takes. No weight is
 /// drawn or read.
@@ -217,7 +217,8 @@ pub(crate) fn set_precision(recipe: &mut Recipe, precision: Precision) {
     }
 }
 
-/// Refuses a recipe one of whose stages takes more memory on the CPU than there is.
+/// Refuses a recipe one of whose stages takes more memory on the CPU, beside its towers, than there is.
+/// Where that is bounded, towers get what the largest stage leaves.
 ///
 /// # Errors
 /// [`Error::Memory`](crate::Error::Memory) with what the stage takes in each number format; as
@@ -235,9 +236,15 @@ pub(super) fn check_memory<H: HeadSet>(recipe: &Recipe, options: &RunOptions) ->
         Ok(largest.unwrap_or_default())
     };
     let asked = options.gradient_checkpointing;
+    let towers = options.towers.as_ref();
+    let to_open = towers.map_or(0, |t| t.bytes_to_open());
     // If the longest rows fit, it does not matter which there are.
     for look in [false, true] {
-        if largest(recipe, asked, look)?.total(asked) <= available {
+        let need = largest(recipe, asked, look)?.total(asked);
+        if need + to_open <= available {
+            if let (Some(towers), Some(all)) = (towers, options.memory) {
+                towers.keep_within(all.saturating_sub(need));
+            }
             return Ok(());
         }
     }
@@ -269,10 +276,12 @@ pub(super) fn check_memory<H: HeadSet>(recipe: &Recipe, options: &RunOptions) ->
             };
             let learning = m.gradients + m.optimizer;
             let rest = m.total(checkpointing) - m.weights - learning;
-            rows.push((flags(&other, checkpointing), [m.weights, learning, rest]));
+            let bytes = [m.weights, learning, to_open, rest];
+            rows.push((flags(&other, checkpointing), bytes));
         }
     }
-    let columns = ["weights", "learning", "activations"];
+    let columns = ["weights", "learning", "towers", "activations"];
     let asked = flags(recipe, asked);
-    Err(refused(columns, rows, &asked, available, FREE_MEMORY))
+    let otherwise = otherwise(to_open);
+    Err(refused(columns, rows, &asked, available, otherwise))
 }

@@ -23,9 +23,8 @@ pub struct SampleFacts {
     pub file: PathBuf,
     /// Its line, or the number of its clip, 1-based.
     pub line: u64,
-    /// The row's own name, where it is all there is about one annotation: where it has several, the name
-    /// does not tell them apart.
-    pub id: Option<String>,
+    /// [`Sample::query_id`](crate::schema::Sample::query_id) of the row.
+    pub query_id: Option<String>,
     /// The clip; `None` for text.
     pub clip: Option<ClipFrames>,
     /// Annotations in the order the answers call them, one per call.

@@ -245,7 +245,7 @@ impl ItemMaker {
                 key: *key,
                 file: source.path().into(),
                 line: row.line,
-                id: sample.id.clone().filter(|_| sample.annotations.len() == 1),
+                query_id: sample.query_id().map(Into::into),
                 clip: lazy,
                 truths: called,
                 sample: known,

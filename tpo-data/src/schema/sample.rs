@@ -28,6 +28,14 @@ pub struct Sample {
     pub meta: Map<String, Value>,
 }
 
+impl Sample {
+    /// The name under which features of its query may have been computed before: the row's own, unless it
+    /// has several annotations, which that does not tell apart.
+    pub fn query_id(&self) -> Option<&str> {
+        self.id.as_deref().filter(|_| self.annotations.len() <= 1)
+    }
+}
+
 /// A question and its answer.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
