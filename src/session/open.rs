@@ -82,14 +82,15 @@ impl<H: HeadSet> Session<H> {
         let checkpoint = Checkpoint::open(dir)?;
         let tokenizer = model_tokenizer(dir, &config)?;
         let mut options = options;
-        config.quantize(options.quantize)?;
         if *device == Device::flex() {
             let memory = options.memory.or_else(available_memory);
             let answer = options.max_new_tokens;
             let towers = options.towers.as_ref().map_or(0, |t| t.bytes_to_open());
-            let dtype = choose_format::<H>(&config, options.dtype, answer, towers, memory)?;
+            let (dtype, quantize) = (options.dtype, options.quantize);
+            let dtype = choose_format::<H>(&config, dtype, quantize, answer, towers, memory)?;
             options.dtype = Some(dtype);
         }
+        config.quantize(options.quantize)?;
         let load = LoadOptions {
             dtype: options.dtype.map_or(DtypePolicy::Keep, DtypePolicy::Cast),
             progress,
