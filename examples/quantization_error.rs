@@ -2,8 +2,8 @@
 //! distributions from those in f32, over the sentences of text files.
 //!
 //! ```sh
-//! tools/smollm2.sh .models/smollm2
-//! cargo run --release --example quantization_error -- .models/smollm2 docs/*.md README.md
+//! tools/smollm2.sh .models/smollm2.gguf
+//! cargo run --release --example quantization_error -- .models/smollm2.gguf docs/*.md README.md
 //! ```
 
 use burn::tensor::activation::log_softmax;
@@ -19,9 +19,9 @@ const WORDS: std::ops::RangeInclusive<usize> = 8..=60;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut args = std::env::args().skip(1);
-    let dir = args
-        .next()
-        .ok_or("give a Hugging Face directory and text files")?;
+    let model = args.next().ok_or(
+        "give a GGUF file (.models/smollm2.gguf) or a Hugging Face directory, and text files",
+    )?;
     let mut text = String::new();
     for path in args {
         text += &std::fs::read_to_string(&path).map_err(|e| format!("{path}: {e}"))?;
@@ -29,7 +29,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     let open = |dtype, quantize| {
         let dtype = Some(dtype);
-        from_pretrained(&dir, &Device::flex(), HfOptions { dtype, quantize }, None)
+        from_pretrained(&model, &Device::flex(), HfOptions { dtype, quantize }, None)
     };
     let HfModel { lm, tokenizer, .. } = open(FloatDType::F32, None)?;
     let sentences: Vec<&str> = text

@@ -1,6 +1,7 @@
 //! The recipes in `recipes/` say what they mean to, and explain themselves for the real models.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Instant;
 
 use burn::tensor::Device;
@@ -59,6 +60,41 @@ fn the_mini_models_recipes_fit_it() {
             assert!(told.stages.iter().all(|s| s.steps.is_some()), "{told}");
         }
     }
+}
+
+/// Help names recipes that are there.
+#[test]
+fn the_recipes_that_help_names_exist() {
+    let help = |command: &[&str]| {
+        let mut tpo = Command::new(env!("CARGO_BIN_EXE_tpo"));
+        let done = tpo.args(command).arg("--help").output().unwrap();
+        assert!(done.status.success(), "{command:?}");
+        String::from_utf8(done.stdout).unwrap()
+    };
+    let top = help(&[]);
+    let lines = top.lines().skip_while(|l| *l != "Commands:").skip(1);
+    let commands = lines.take_while(|l| !l.trim().is_empty());
+    let commands: Vec<&str> = commands
+        .filter(|l| l.starts_with("  ") && !l.starts_with("   "))
+        .filter_map(|l| l.split_whitespace().next())
+        .filter(|name| *name != "help")
+        .collect();
+    assert!(commands.contains(&"train"), "{top}");
+    let mut found = 0;
+    for text in commands
+        .iter()
+        .map(|name| help(&[name]))
+        .chain([top.clone()])
+    {
+        for word in text.split_whitespace() {
+            if word.starts_with("recipes/") && word.ends_with(".toml") {
+                let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(word);
+                assert!(file.is_file(), "{word}");
+                found += 1;
+            }
+        }
+    }
+    assert!(found > 5, "{found}");
 }
 
 /// The recipes of a folder in the order in which they run, without those that others extend.

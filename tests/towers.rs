@@ -22,6 +22,7 @@ use tpo::heads::temporal::features::{InternVideo2Features, TextTowerFeatures};
 use tpo::llm::text_tower::text_rules;
 use tpo::llm::tokenizer::Tokenizer;
 use tpo::llm::{LlmConfig, QueryTokenizer, TextTowerConfig};
+use tpo::model::Quantize;
 use tpo::model::memory::{ModelMemory, choose_format};
 use tpo::prelude::*;
 use tpo::train::recipe::Recipe;
@@ -718,7 +719,8 @@ fn the_table_of_memory_counts_the_towers() {
         let towers = TemporalTowers::open(dir.path(), &Device::flex(), options).unwrap();
         let config = TpoConfig::videochat_tpo();
         let bytes = towers.bytes_to_open();
-        let chosen = choose_format::<BuiltInHeads>(&config, None, 200, bytes, memory);
+        let chosen =
+            choose_format::<BuiltInHeads>(&config, None, Quantize::default(), 200, bytes, memory);
         (bytes as f64 / (1_u64 << 30) as f64, chosen)
     };
     // 6.69 billion parameters of two bytes.

@@ -9,9 +9,10 @@ use crate::export::{ExportOptions, LoraExport, convert_model};
 
 /// Write a model in another number format: smaller on the disk and in memory.
 ///
-/// With --quantize the linear layers of the language model, with --quantize-vision those of the vision encoder, are stored in blocks of 32 weights with one
-/// scale (q8_0: 8.5 bits a weight, q4_0: 4.5 bits). What comes out opens like every other model; chat
-/// --quantize gives the same answers from the unquantised directory, but reads all of it each time.
+/// With --quantize the linear layers of the language model, with --quantize-vision those of the vision
+/// encoder, are stored in blocks of 32 weights with one scale (q8_0: 8.5 bits a weight, q4_0: 4.5 bits).
+/// What comes out opens like every other model; chat --quantize gives the same answers from the
+/// unquantised directory, but reads all of it each time.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   tpo convert VideoChat-TPO models/tpo-q8 --quantize q8_0       9.5 GB instead of 16.2 GB

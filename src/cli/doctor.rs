@@ -7,7 +7,7 @@ use rayon::prelude::*;
 use tpo_core::head::HeadSet;
 
 use super::shared::{End, Outcome};
-use crate::model::memory::{ModelMemory, WeightFormat, available_memory};
+use crate::model::memory::{ModelMemory, WeightFormat, available_memory, gib};
 use crate::model::{BuiltInHeads, TpoConfig, read_config};
 use crate::{DeviceChoice, presets};
 
@@ -60,17 +60,10 @@ pub(super) fn run<H: HeadSet>(args: Args) -> Outcome {
         available,
         bandwidth,
     };
-    machine.show("VideoChat-TPO 7B", &|format| {
-        of::<BuiltInHeads>(&TpoConfig::videochat_tpo(), format)
-    })?;
-    machine.show("mini (comes with tpo)", &|format| {
-        of::<BuiltInHeads>(&presets::mini_config()?, format)
-    })?;
+    machine.show::<BuiltInHeads>("VideoChat-TPO 7B", &TpoConfig::videochat_tpo())?;
+    machine.show::<BuiltInHeads>("mini (comes with tpo)", &presets::mini_config()?)?;
     if let Some(dir) = &args.model {
-        let config = read_config(dir)?;
-        machine.show(&dir.display().to_string(), &|format| {
-            of::<H>(&config, format)
-        })?;
+        machine.show::<H>(&dir.display().to_string(), &read_config(dir)?)?;
     }
     Ok(End::Fine)
 }
@@ -82,14 +75,10 @@ struct Machine {
 }
 
 impl Machine {
-    /// Prints a line for each format of a model.
-    fn show(
-        &self,
-        name: &str,
-        memory: &dyn Fn(WeightFormat) -> crate::Result<ModelMemory>,
-    ) -> crate::Result<()> {
-        for format in WeightFormat::ALL {
-            let m = memory(format)?;
+    /// Prints a line for each format that a model can be opened in.
+    fn show<H: HeadSet>(&self, name: &str, config: &TpoConfig) -> crate::Result<()> {
+        for format in WeightFormat::of(config, None) {
+            let m = ModelMemory::in_format::<H>(config, format, ANSWER)?;
             let fit = match self.available {
                 Some(bytes) if m.total() > bytes => "does not fit".into(),
                 _ => format!("{:.4}", m.per_token as f64 / self.bandwidth),
@@ -103,16 +92,6 @@ impl Machine {
         }
         Ok(())
     }
-}
-
-fn gib(bytes: u64) -> f64 {
-    bytes as f64 / (1_u64 << 30) as f64
-}
-
-fn of<H: HeadSet>(config: &TpoConfig, format: WeightFormat) -> crate::Result<ModelMemory> {
-    let mut config = config.clone();
-    config.llm.quantization = format.quantize;
-    ModelMemory::of::<H>(&config, format.dtype, ANSWER)
 }
 
 /// Bytes per second at which all threads together read memory, over one second.

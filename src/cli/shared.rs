@@ -305,11 +305,11 @@ impl ModelArgs {
         let start = Instant::now();
         let session: Session<H> = open_model(self.model.as_deref(), &device, options)?;
         let dtype = session.options().dtype.filter(|d| *d != FloatDType::F32);
-        let quantized = session.config().llm.quantization;
-        if dtype.is_some() || quantized.is_some() {
+        let quantize = session.config().quantization();
+        if dtype.is_some() || quantize != Quantize::default() {
             let format = WeightFormat {
                 dtype: dtype.unwrap_or(FloatDType::F32),
-                quantize: quantized,
+                quantize,
             };
             let seconds = start.elapsed().as_secs_f64();
             eprintln!(

@@ -50,6 +50,9 @@ pub(super) struct Args {
     /// recipe says (`model.quantize`); adapters, tokens and heads learn beside them (QLoRA)
     #[arg(long, value_enum)]
     quantize: Option<QuantizeArg>,
+    /// Quantise those of the vision encoder, in place of `model.quantize_vision`
+    #[arg(long, value_enum, value_name = "QUANTIZE")]
+    quantize_vision: Option<QuantizeArg>,
     /// GiB of memory that training and its towers may take on the CPU [default: what is available]
     #[arg(long, value_name = "GIB", value_parser = parse_gib)]
     memory: Option<u64>,
@@ -84,7 +87,7 @@ Examples:
   tpo train recipes/nano/stages.toml name=other seed=7 stages.region-head.batch_size=8
   tpo train --resume recipes/nano/stages.toml                after a crash or Ctrl-C
   tpo train recipes/videochat_tpo/stage2.toml --towers InternVideo2-CLIP --feature-cache features
-  tpo train recipes/finetune/heads.toml --dtype bf16 --quantize q8_0    a base of half the size
+  tpo train recipes/finetune/one-head.toml --dtype bf16 --quantize q8_0    a base of half the size
   tpo train recipes/nano/stages.toml --export models/mine    then: tpo chat --model models/mine
 
 Values have the type of what they replace; members of a list go by number or by name:
@@ -118,6 +121,9 @@ pub(super) fn run<H: HeadSet>(args: Args) -> Outcome {
     }
     if let Some(quantize) = args.quantize {
         recipe.model.quantize = quantize.format();
+    }
+    if let Some(quantize) = args.quantize_vision {
+        recipe.model.quantize_vision = quantize.format();
     }
     if args.explain {
         println!("{}", explain::<H>(&recipe)?);
@@ -180,16 +186,22 @@ pub(super) fn run<H: HeadSet>(args: Args) -> Outcome {
             ..ExportOptions::default()
         };
         let built = summary.model;
-        if let Some(format) = built.config.llm.quantization {
-            let merged = if args.merge {
-                "; the adapters were added to them, and the sums quantised again"
-            } else {
-                ""
-            };
-            eprintln!(
-                "the linear layers of the language model are written as {}, as they were trained with{merged}",
-                format.name()
-            );
+        let quantize = built.config.quantization();
+        let merged = if args.merge {
+            "; the adapters were added to them, and the sums quantised again"
+        } else {
+            ""
+        };
+        for (part, format, merged) in [
+            ("language model", quantize.llm, merged),
+            ("vision encoder", quantize.vision, ""),
+        ] {
+            if let Some(format) = format {
+                eprintln!(
+                    "the linear layers of the {part} are written as {}, as they were trained with{merged}",
+                    format.name()
+                );
+            }
         }
         let files = &built.tokenizer_files;
         let report = export_model(built.model, &built.config, files, dir, &export);

@@ -313,7 +313,7 @@ impl Folder {
             head: "temporal".into(),
             name: name.into(),
             hint: format!(
-                "their tower takes {} GiB, and {} are available; give it another place or type \
+                "their tower takes {:.1} GiB, and {:.1} are available; give it another place or type \
                  (--towers-device, --towers-dtype bf16), a smaller model (--quantize q8_0 or q4_0), or \
                  features that were computed before (--features DIR)",
                 gib(need),

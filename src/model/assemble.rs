@@ -21,7 +21,7 @@ use tpo_llm::tokenizer::Tokenizer;
 use super::export::{check_target, move_model, unwritable, write_beside, written};
 pub use super::families::parts::PartFiles;
 use super::families::parts::{Part, beginnings, parts};
-use super::{BuiltInHeads, TpoConfig, model_tokenizer, videochat_tasks};
+use super::{BuiltInHeads, Quantize, TpoConfig, model_tokenizer, videochat_tasks};
 use crate::error::{Error, Result};
 use crate::export::ExportOptions;
 
@@ -247,9 +247,9 @@ fn config_of(files: &PartFiles, options: &AssembleOptions) -> Result<TpoConfig> 
     config.llm = LlmConfig {
         vocab_size: WORDS + 7,
         lora: config.llm.lora,
-        quantization: None,
         ..llm
     };
+    config.set_quantization(Quantize::default());
     Ok(config)
 }
 

@@ -251,31 +251,44 @@ impl TpoConfig {
         layout.max_tokens().min(self.llm.max_position_embeddings)
     }
 
+    /// How the linear layers of parts are quantised.
+    pub fn quantization(&self) -> Quantize {
+        Quantize {
+            llm: self.llm.quantization,
+            vision: self.vision.quantization(),
+        }
+    }
+
+    /// Sets how they are quantised, whatever they were; by default they are not.
+    pub(crate) fn set_quantization(&mut self, parts: Quantize) {
+        self.llm.quantization = parts.llm;
+        *self.vision.quantization_mut() = parts.vision;
+    }
+
     /// Has the linear layers of parts quantised.
     ///
     /// # Errors
-    /// [`Error::Config`] when they are in another format already.
+    /// [`Error::Config`] when they are in another format already; nothing is then changed.
     pub fn quantize(&mut self, parts: Quantize) -> Result<()> {
-        let vision = self.vision.quantization_mut();
-        for (format, now) in [
-            (parts.llm, &mut self.llm.quantization),
-            (parts.vision, vision),
-        ] {
-            let Some(format) = format else { continue };
-            match now.replace(format) {
-                Some(old) if old != format => {
-                    return Err(Error::Config {
-                        problems: format!(
-                            "the weights are quantised as {} already, and {} is asked for; leave it \
-                             out, or quantise the model they were made of",
-                            old.name(),
-                            format.name()
-                        ),
-                    });
-                }
-                _ => {}
+        let now = self.quantization();
+        for (format, old) in [(parts.llm, now.llm), (parts.vision, now.vision)] {
+            if let (Some(format), Some(old)) = (format, old)
+                && old != format
+            {
+                return Err(Error::Config {
+                    problems: format!(
+                        "the weights are quantised as {} already, and {} is asked for; leave it \
+                         out, or quantise the model they were made of",
+                        old.name(),
+                        format.name()
+                    ),
+                });
             }
         }
+        self.set_quantization(Quantize {
+            llm: parts.llm.or(now.llm),
+            vision: parts.vision.or(now.vision),
+        });
         Ok(())
     }
 
@@ -435,6 +448,31 @@ mod tests {
         let mut config = TpoConfig::nano(300);
         config.llm.max_position_embeddings = 0;
         assert!(config.validate::<BuiltInHeads>().is_err());
+    }
+
+    /// What one part refuses does not happen to the other.
+    #[test]
+    fn quantising_changes_all_or_nothing() {
+        let mut config = TpoConfig::nano(300);
+        let vision = Quantize {
+            llm: None,
+            vision: Some(QuantFormat::Q8_0),
+        };
+        config.quantize(vision).unwrap();
+        let other = Quantize {
+            llm: Some(QuantFormat::Q4_0),
+            vision: Some(QuantFormat::Q4_0),
+        };
+        assert!(config.quantize(other).is_err());
+        assert_eq!(config.quantization(), vision);
+        config.quantize(QuantFormat::Q4_0.into()).unwrap();
+        let both = Quantize {
+            llm: Some(QuantFormat::Q4_0),
+            ..vision
+        };
+        assert_eq!(config.quantization(), both);
+        config.set_quantization(Quantize::default());
+        assert_eq!(config.quantization(), Quantize::default());
     }
 
     #[test]

@@ -5,11 +5,12 @@ use std::path::Path;
 
 use burn::tensor::{Device, FloatDType};
 use tpo_core::head::{HeadSet, TaskHead};
+use tpo_core::model::cache_positions;
 use tpo_core::ops::QuantFormat;
 use tpo_core::weights::{ParamKind, module_params};
 use tpo_heads::mask::MaskHead;
 
-use super::TpoConfig;
+use super::{Quantize, TpoConfig};
 use crate::error::{Error, Result};
 
 /// Working memory of SAM 2 for each pixel of its square input, measured with Hiera-L at 1024².
@@ -55,12 +56,17 @@ impl ModelMemory {
                 per_token += bytes;
             }
         }
-        let positions = (config.max_prompt() + answer).min(llm.max_position_embeddings) as u64;
+        // As `TpoModel::generate` allocates for the longest prompt.
+        let longest = config.max_prompt();
+        let room = llm.max_position_embeddings.saturating_sub(longest).max(1);
+        let answer = answer.min(room);
+        let cached = cache_positions(longest, answer) as u64;
+        let positions = (longest + answer).min(llm.max_position_embeddings) as u64;
         let token = 2 * llm.num_hidden_layers * llm.num_key_value_heads * llm.head_dim;
         // The gated MLP holds three rows of its width at once, the block some of the model's own;
         // products are added up in 32 bits.
         let row = 3 * llm.intermediate_size + 6 * llm.hidden_size;
-        let cache = positions * token as u64 * float;
+        let cache = cached * token as u64 * float;
         let prompt = positions * row as u64 * 4;
         Ok(Self {
             weights,
@@ -69,6 +75,17 @@ impl ModelMemory {
             cache,
             activations: prompt + mask_scratch(config)?,
         })
+    }
+
+    /// [`ModelMemory::of`] a model in a number format, whatever its own.
+    pub(crate) fn in_format<H: HeadSet>(
+        config: &TpoConfig,
+        format: WeightFormat,
+        answer: usize,
+    ) -> Result<Self> {
+        let mut config = config.clone();
+        config.set_quantization(format.quantize);
+        Self::of::<H>(&config, format.dtype, answer)
     }
 
     /// Questions that can be answered at once where `available` bytes are left beside the weights; at
@@ -132,9 +149,9 @@ fn group_memory(root: &Path) -> Option<u64> {
         .min()
 }
 
-/// Bytes in GiB, for tables.
-pub(crate) fn gib(bytes: u64) -> String {
-    format!("{:.1}", bytes as f64 / (1_u64 << 30) as f64)
+/// Bytes in GiB.
+pub(crate) fn gib(bytes: u64) -> f64 {
+    bytes as f64 / (1_u64 << 30) as f64
 }
 
 /// The number format of a model's weights in memory.
@@ -142,68 +159,87 @@ pub(crate) fn gib(bytes: u64) -> String {
 pub struct WeightFormat {
     /// Of everything that is not quantised.
     pub dtype: FloatDType,
-    /// Of the linear layers of the language model.
-    pub quantize: Option<QuantFormat>,
+    /// Of the linear layers of language model and vision encoder.
+    pub quantize: Quantize,
 }
 
 impl WeightFormat {
-    /// Those a model can be opened in on a CPU, the most exact one first.
-    pub const ALL: [Self; 4] = [
-        Self::new(FloatDType::F32, None),
-        Self::new(FloatDType::BF16, None),
-        Self::new(FloatDType::BF16, Some(QuantFormat::Q8_0)),
-        Self::new(FloatDType::BF16, Some(QuantFormat::Q4_0)),
-    ];
-
-    pub(crate) const fn new(dtype: FloatDType, quantize: Option<QuantFormat>) -> Self {
-        Self { dtype, quantize }
+    /// Those a model can be opened in on a CPU whose files are as `config` says, the most exact one
+    /// first: parts that are quantised there stay so. `asked` is among them, and the vision encoder is
+    /// in all of them as in it.
+    pub fn of(config: &TpoConfig, asked: Option<Self>) -> Vec<Self> {
+        let vision = asked.and_then(|format| format.quantize.vision);
+        let mut formats = Vec::new();
+        for (dtype, llm) in [
+            (FloatDType::F32, None),
+            (FloatDType::BF16, None),
+            (FloatDType::BF16, Some(QuantFormat::Q8_0)),
+            (FloatDType::BF16, Some(QuantFormat::Q4_0)),
+        ] {
+            let mut config = config.clone();
+            if config.quantize(Quantize { llm, vision }).is_ok() {
+                let quantize = config.quantization();
+                formats.push(Self { dtype, quantize });
+            }
+        }
+        formats.dedup();
+        if let Some(asked) = asked.filter(|asked| !formats.contains(asked)) {
+            formats.insert(0, asked);
+        }
+        formats
     }
 
     /// How it is asked for on the command line.
     pub fn flags(self) -> String {
-        let dtype = format!("--dtype {}", format!("{:?}", self.dtype).to_lowercase());
-        match self.quantize {
-            None => dtype,
-            Some(format) => format!("{dtype} --quantize {}", format.name()),
+        let mut flags = format!("--dtype {}", format!("{:?}", self.dtype).to_lowercase());
+        for (flag, format) in [
+            ("--quantize", self.quantize.llm),
+            ("--quantize-vision", self.quantize.vision),
+        ] {
+            if let Some(format) = format {
+                flags += &format!(" {flag} {}", format.name());
+            }
         }
+        flags
     }
 }
 
-/// The format in which the model is opened on a CPU with `available` bytes: the one that is asked for, or
-/// the most exact float type that fits beside `towers` bytes, which towers will take there
+/// The float type in which a model is opened on a CPU with `available` bytes, whose files are as `config`
+/// says and whose parts are to be quantised as `quantize` says: the one that is asked for, or the most
+/// exact one that fits beside `towers` bytes, which towers will take there
 /// ([`TemporalTowers::bytes_to_open`](crate::features::TemporalTowers::bytes_to_open)).
 ///
 /// # Errors
-/// [`Error::Memory`] with what each format takes when the model does not fit.
+/// [`Error::Memory`] with what each format takes when the model does not fit; [`Error::Config`] when its
+/// parts are quantised otherwise already.
 pub fn choose_format<H: HeadSet>(
     config: &TpoConfig,
     dtype: Option<FloatDType>,
+    quantize: Quantize,
     answer: usize,
     towers: u64,
     available: Option<u64>,
 ) -> Result<FloatDType> {
-    let asked = config.llm.quantization;
-    let need = |format: WeightFormat| {
-        let mut config = config.clone();
-        config.llm.quantization = format.quantize;
-        ModelMemory::of::<H>(&config, format.dtype, answer)
-    };
+    let mut opened = config.clone();
+    opened.quantize(quantize)?;
+    let quantize = opened.quantization();
+    let need = |format: WeightFormat| ModelMemory::in_format::<H>(config, format, answer);
     let candidates = match dtype {
         Some(dtype) => vec![dtype],
         None => vec![FloatDType::F32, FloatDType::BF16],
     };
     for dtype in candidates {
-        let needed = need(WeightFormat::new(dtype, asked))?.total() + towers;
+        let needed = need(WeightFormat { dtype, quantize })?.total() + towers;
         if available.is_none_or(|available| needed <= available) {
             return Ok(dtype);
         }
     }
-    let wanted = WeightFormat::new(dtype.unwrap_or(FloatDType::BF16), asked);
-    let mut formats = WeightFormat::ALL.to_vec();
-    if !formats.contains(&wanted) {
-        formats.insert(0, wanted);
-    }
-    let rows = formats.into_iter().map(|format| {
+    let wanted = WeightFormat {
+        dtype: dtype.unwrap_or(FloatDType::BF16),
+        quantize,
+    };
+    let formats = WeightFormat::of(config, Some(wanted)).into_iter();
+    let rows = formats.map(|format| {
         let m = need(format)?;
         Ok((format.flags(), [m.weights, towers, m.cache, m.activations]))
     });
@@ -236,7 +272,6 @@ pub(crate) fn refused<const N: usize>(
     available: u64,
     otherwise: &str,
 ) -> Error {
-    let gib = |bytes: u64| format!("{:.1}", bytes as f64 / (1_u64 << 30) as f64);
     let first = rows.iter().map(|r| r.0.len()).max().unwrap_or(0);
     let mut table = format!("{:first$}", "format");
     for column in columns.iter().chain(&["need"]) {
@@ -248,7 +283,7 @@ pub(crate) fn refused<const N: usize>(
         table += &format!("{flags:first$}");
         let need = bytes.iter().sum();
         for bytes in bytes.into_iter().chain([need]) {
-            table += &format!(" {:>11}", gib(bytes));
+            table += &format!(" {:>11.1}", gib(bytes));
         }
         table += if need <= available {
             "  fits"
@@ -269,7 +304,7 @@ pub(crate) fn refused<const N: usize>(
         None => otherwise.into(),
     };
     Error::Memory {
-        available: gib(available),
+        available: format!("{:.1}", gib(available)),
         table,
         remedy,
     }

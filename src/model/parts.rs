@@ -100,7 +100,14 @@ impl VisionConfig {
     }
 
     /// How the linear layers of the blocks are quantised, if they are.
-    pub(crate) fn quantization_mut(&mut self) -> &mut Option<QuantFormat> {
+    pub(crate) fn quantization(&self) -> Option<QuantFormat> {
+        match self {
+            Self::Umt(config) => config.quantization,
+            Self::InternVideo2(config) => config.quantization,
+        }
+    }
+
+    pub(super) fn quantization_mut(&mut self) -> &mut Option<QuantFormat> {
         match self {
             Self::Umt(config) => &mut config.quantization,
             Self::InternVideo2(config) => &mut config.quantization,

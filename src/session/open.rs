@@ -82,20 +82,23 @@ impl<H: HeadSet> Session<H> {
         let checkpoint = Checkpoint::open(dir)?;
         let tokenizer = model_tokenizer(dir, &config)?;
         let mut options = options;
-        config.quantize(options.quantize)?;
         if *device == Device::flex() {
             let (towers, answer) = (options.towers.as_ref(), options.max_new_tokens);
             let [open, to_open] = towers.map_or([0; 2], |t| [t.bytes_open(), t.bytes_to_open()]);
             // Of what is available, open towers have taken their part.
             let bound = options.memory.map(|all| all.saturating_sub(open));
             let memory = bound.or_else(available_memory);
-            let dtype = choose_format::<H>(&config, options.dtype, answer, to_open, memory)?;
+            let (dtype, quantize) = (options.dtype, options.quantize);
+            let dtype = choose_format::<H>(&config, dtype, quantize, answer, to_open, memory)?;
             options.dtype = Some(dtype);
             if let (Some(towers), Some(all)) = (towers, options.memory) {
+                let mut config = config.clone();
+                config.quantize(options.quantize)?;
                 let model = ModelMemory::of::<H>(&config, dtype, answer)?;
                 towers.keep_within(all.saturating_sub(model.total()));
             }
         }
+        config.quantize(options.quantize)?;
         let load = LoadOptions {
             dtype: options.dtype.map_or(DtypePolicy::Keep, DtypePolicy::Cast),
             progress,

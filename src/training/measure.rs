@@ -69,8 +69,8 @@ pub fn measure_stage<H: HeadSet>(
         .map(|(settled, peak)| MeasuredMemory { settled, peak }))
 }
 
-/// A line of `/proc/self/status` in bytes (`VmHWM:` the peak of resident memory, `VmRSS:` now); `None`
-/// where there is none.
+/// A line of `/proc/self/status` in bytes (`VmHWM:` the peak of resident memory, `RssAnon:` the
+/// process's own now, `RssFile:` pages of files); `None` where there is none.
 pub(crate) fn process_memory(field: &str) -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|l| l.strip_prefix(field))?;

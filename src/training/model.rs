@@ -22,8 +22,8 @@ use tpo_train::{PathPattern, Precision, TrainError};
 use super::data::token_problems;
 use crate::error::{Error, Result};
 use crate::model::{
-    BuiltInHeads, CONFIG_FILE, Tpo, TpoConfig, byte_tokenizer, byte_tokenizer_files, load_model,
-    load_over, mini, model_tokenizer, no_head, read_config, tokenizer_files,
+    BuiltInHeads, CONFIG_FILE, Quantize, Tpo, TpoConfig, byte_tokenizer, byte_tokenizer_files,
+    load_model, load_over, mini, model_tokenizer, no_head, read_config, tokenizer_files,
 };
 
 /// Names a recipe may give as `model.preset`.
@@ -98,9 +98,7 @@ impl NamedModel {
         if let Some(lora) = &spec.lora {
             config.llm.lora = Some(config.llm.adapters(lora));
         }
-        if let Some(format) = spec.quantize {
-            config.quantize(format.into())?;
-        }
+        config.quantize(spec.into())?;
         // Routing and task token stay in the context of what is trained.
         config.call_order = CallOrder::AsTrained;
         let specs = H::specs();
@@ -312,6 +310,26 @@ fn invalid(problems: Vec<String>) -> Error {
     .into()
 }
 
+/// Keys of a recipe's model that would quantise weights which are in no file.
+pub(super) fn random_quantized(spec: &ModelSpec, parts: Quantize) -> Vec<&'static str> {
+    let start = spec.start.as_ref();
+    let whole =
+        spec.directory.is_some() || start.is_some_and(|start| start.join(CONFIG_FILE).is_file());
+    let llm = parts.llm.filter(|_| !whole && spec.llm.is_none());
+    let vision = parts.vision.filter(|_| !whole);
+    let random = [llm.map(|_| "quantize"), vision.map(|_| "quantize_vision")];
+    random.into_iter().flatten().collect()
+}
+
+impl From<&ModelSpec> for Quantize {
+    fn from(spec: &ModelSpec) -> Self {
+        Self {
+            llm: spec.quantize,
+            vision: spec.quantize_vision,
+        }
+    }
+}
+
 /// Builds the model of a recipe: weights of the directory, or random ones drawn from the recipe's
 /// seed, always the same; over them those of the checkpoint or model directory that `model.start`
 /// names. Heads that the directory does not have are drawn, their tokens get rows.
@@ -324,16 +342,15 @@ pub fn recipe_model<H: HeadSet>(recipe: &Recipe, device: &Device) -> Result<Reci
     let named = NamedModel::new::<H>(spec)?;
     named.check_tokens(spec)?;
     let config = named.config;
-    let start = spec.start.as_ref();
-    let read = spec.directory.is_some()
-        || spec.llm.is_some()
-        || start.is_some_and(|start| start.join(CONFIG_FILE).is_file());
-    if spec.quantize.is_some() && !read {
-        return Err(invalid(vec![
-            "model.quantize: random weights are not quantised, they could not learn; name a model by \
-             `directory`, or leave it out"
-                .into(),
-        ]));
+    let random = random_quantized(spec, spec.into());
+    if !random.is_empty() {
+        let problem = |key| {
+            format!(
+                "model.{key}: random weights are not quantised, they could not learn; name a model by \
+                 `directory`, or leave it out"
+            )
+        };
+        return Err(invalid(random.into_iter().map(problem).collect()));
     }
     // Stages in 16 bits take the files as they are: what learns keeps a copy of 32 bits in the
     // optimizer, and what does not is in 16 bits in memory, too.

@@ -19,10 +19,10 @@ use tpo_train::{Precision, TrainError};
 
 use super::RunOptions;
 use super::data::{BatchSizes, DataContext, batch_sizes, check_calls};
-use super::model::{NamedModel, model_config};
+use super::model::{NamedModel, model_config, random_quantized};
 use crate::error::Result;
-use crate::model::TpoConfig;
 use crate::model::memory::{WeightFormat, available_memory, mask_scratch, otherwise, refused};
+use crate::model::{Quantize, TpoConfig};
 
 /// The shape of the model that a recipe names, for prompts of the most tokens it takes. No weight is
 /// drawn or read.
@@ -55,8 +55,7 @@ fn shape_of<H: HeadSet>(
     let quantized = quantized_bytes(&config.init::<H>(&Device::flex())?);
     // What goes through a layer is the same however its weight is held.
     let mut plain = config.clone();
-    plain.llm.quantization = None;
-    *plain.vision.quantization_mut() = None;
+    plain.set_quantization(Quantize::default());
     let model = plain.init::<H>(&Device::flex())?;
     let heads: Vec<String> = H::specs().into_iter().map(|s| s.name).collect();
     let side = config.input.size as u32;
@@ -146,11 +145,22 @@ fn quantized_bytes<M: Module>(model: &M) -> BTreeMap<String, u64> {
     words.collect()
 }
 
-/// The shape of the model in every stage: with the stage's adapters, and as its batches are, if they may be
-/// looked at and can be.
-fn staged_shapes<H: HeadSet>(recipe: &Recipe, look: bool) -> Result<Vec<ModelShape>> {
+/// Sizes of the batches of every stage that can be looked at.
+fn stage_sizes<H: HeadSet>(recipe: &Recipe) -> Result<Vec<Option<BatchSizes>>> {
     let named = NamedModel::new::<H>(&recipe.model)?;
-    let (mut config, tokenizer) = (named.config, Arc::new(named.tokenizer));
+    let context = DataContext::new(&named.config, &Arc::new(named.tokenizer));
+    let stages = recipe.stages.iter().enumerate();
+    let sizes = stages.map(|(i, stage)| batch_sizes::<H>(stage, recipe.stage_seed(i), &context));
+    Ok(sizes.collect())
+}
+
+/// The shape of the model in every stage: with the stage's adapters, and for batches of its `sizes`, if
+/// they are known.
+fn staged_shapes<H: HeadSet>(
+    recipe: &Recipe,
+    sizes: &[Option<BatchSizes>],
+) -> Result<Vec<ModelShape>> {
+    let mut config = model_config::<H>(&recipe.model)?;
     let mut problems = Vec::new();
     let mut shapes = Vec::new();
     for (i, stage) in recipe.stages.iter().enumerate() {
@@ -162,13 +172,8 @@ fn staged_shapes<H: HeadSet>(recipe: &Recipe, look: bool) -> Result<Vec<ModelSha
                 Err(e) => problems.push(format!("stages[{i}] `{}`.lora: {e}", stage.name)),
             }
         }
-        let context = DataContext::new(&config, &tokenizer);
-        let sizes = look.then(|| batch_sizes::<H>(stage, recipe.stage_seed(i), &context));
-        shapes.push(shape_of::<H>(
-            name_of(&recipe.model),
-            &config,
-            sizes.flatten(),
-        )?);
+        let sizes = sizes.get(i).copied().flatten();
+        shapes.push(shape_of::<H>(name_of(&recipe.model), &config, sizes)?);
     }
     if problems.is_empty() {
         return Ok(shapes);
@@ -198,8 +203,17 @@ pub fn explain<H: HeadSet>(recipe: &Recipe) -> Result<Explanation> {
 
 /// [`explain`] without the checks of the data; `look` says whether the lengths of their rows matter.
 pub(crate) fn explain_shapes<H: HeadSet>(recipe: &Recipe, look: bool) -> Result<Explanation> {
+    let sizes = if look {
+        stage_sizes::<H>(recipe)?
+    } else {
+        Vec::new()
+    };
+    explain_sizes::<H>(recipe, &sizes)
+}
+
+fn explain_sizes<H: HeadSet>(recipe: &Recipe, sizes: &[Option<BatchSizes>]) -> Result<Explanation> {
     let shape = model_shape::<H>(&recipe.model)?;
-    let staged = staged_shapes::<H>(recipe, look)?;
+    let staged = staged_shapes::<H>(recipe, sizes)?;
     Ok(recipe.explain(&shape, &staged, &rows)?)
 }
 
@@ -217,6 +231,12 @@ pub(crate) fn set_precision(recipe: &mut Recipe, precision: Precision) {
     }
 }
 
+/// Has the parts of a recipe's model quantised so.
+fn set_quantize(model: &mut ModelSpec, parts: Quantize) {
+    model.quantize = parts.llm;
+    model.quantize_vision = parts.vision;
+}
+
 /// Refuses a recipe one of whose stages takes more memory on the CPU, beside its towers, than there is.
 /// Where that is bounded, towers get what the largest stage leaves.
 ///
@@ -228,8 +248,8 @@ pub(super) fn check_memory<H: HeadSet>(recipe: &Recipe, options: &RunOptions) ->
     let Some(available) = memory.filter(|_| options.device == Device::flex()) else {
         return Ok(());
     };
-    let largest = |recipe: &Recipe, checkpointing: bool, look: bool| -> Result<MemoryEstimate> {
-        let stages = explain_shapes::<H>(recipe, look)?.stages.into_iter();
+    let largest = |recipe: &Recipe, checkpointing, sizes: &[_]| -> Result<MemoryEstimate> {
+        let stages = explain_sizes::<H>(recipe, sizes)?.stages.into_iter();
         let largest = stages
             .map(|s| s.memory)
             .max_by_key(|m| m.total(checkpointing));
@@ -238,50 +258,110 @@ pub(super) fn check_memory<H: HeadSet>(recipe: &Recipe, options: &RunOptions) ->
     let asked = options.gradient_checkpointing;
     let towers = options.towers.as_ref();
     let to_open = towers.map_or(0, |t| t.bytes_to_open());
-    // If the longest rows fit, it does not matter which there are.
-    for look in [false, true] {
-        let need = largest(recipe, asked, look)?.total(asked);
-        if need + to_open <= available {
-            if let (Some(towers), Some(all)) = (towers, options.memory) {
-                towers.keep_within(all.saturating_sub(need));
-            }
-            return Ok(());
+    let fits = |sizes: &[_]| -> Result<bool> {
+        let need = largest(recipe, asked, sizes)?.total(asked);
+        let fits = need + to_open <= available;
+        if let (true, Some(towers), Some(all)) = (fits, towers, options.memory) {
+            towers.keep_within(all.saturating_sub(need));
         }
+        Ok(fits)
+    };
+    // If the longest rows fit, it does not matter which there are.
+    if fits(&[])? {
+        return Ok(());
     }
-    let flags = |recipe: &Recipe, checkpointing: bool| {
-        let narrow = recipe.stages.iter().all(|s| s.precision == Precision::Bf16);
-        let dtype = if narrow {
+    let sizes = stage_sizes::<H>(recipe)?;
+    if fits(&sizes)? {
+        return Ok(());
+    }
+    let flags = |format: WeightFormat, checkpointing: bool| {
+        let flags = format.flags();
+        if checkpointing {
+            format!("{flags} --gradient-checkpointing")
+        } else {
+            flags
+        }
+    };
+    let narrow = recipe.stages.iter().all(|s| s.precision == Precision::Bf16);
+    let wanted = WeightFormat {
+        dtype: if narrow {
             FloatDType::BF16
         } else {
             FloatDType::F32
-        };
-        let format = WeightFormat::new(dtype, recipe.model.quantize).flags();
-        if checkpointing {
-            format!("{format} --gradient-checkpointing")
-        } else {
-            format
-        }
+        },
+        quantize: model_config::<H>(&recipe.model)?.quantization(),
     };
+    let mut other = recipe.clone();
+    set_quantize(&mut other.model, Quantize::default());
+    // The model as its files have it.
+    let config = model_config::<H>(&other.model)?;
     let mut rows = Vec::new();
-    for format in WeightFormat::ALL {
-        let mut other = recipe.clone();
-        if format.dtype == FloatDType::BF16 {
-            set_precision(&mut other, Precision::Bf16);
+    for format in WeightFormat::of(&config, Some(wanted)) {
+        // What a run would refuse is no way out.
+        if !random_quantized(&recipe.model, format.quantize).is_empty() {
+            continue;
         }
-        other.model.quantize = format.quantize;
+        let precision = match format.dtype {
+            FloatDType::BF16 => Precision::Bf16,
+            _ => Precision::F32,
+        };
+        set_precision(&mut other, precision);
+        set_quantize(&mut other.model, format.quantize);
         for checkpointing in [false, true] {
-            // A directory that is quantised is not quantised otherwise.
-            let Ok(m) = largest(&other, checkpointing, true) else {
+            // Nor is what could not learn.
+            let Ok(m) = largest(&other, checkpointing, &sizes) else {
                 continue;
             };
             let learning = m.gradients + m.optimizer;
             let rest = m.total(checkpointing) - m.weights - learning;
             let bytes = [m.weights, learning, to_open, rest];
-            rows.push((flags(&other, checkpointing), bytes));
+            rows.push((flags(format, checkpointing), bytes));
         }
     }
     let columns = ["weights", "learning", "towers", "activations"];
-    let asked = flags(recipe, asked);
+    let asked = flags(wanted, asked);
     let otherwise = otherwise(to_open);
     Err(refused(columns, rows, &asked, available, otherwise))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::BuiltInHeads;
+
+    /// Rows of the table are in their own number format, and none is offered that a run refuses.
+    #[test]
+    fn the_table_of_a_bf16_recipe() {
+        let recipe = Recipe::read::<&str>(
+            r#"
+            name = "narrow"
+            model = { preset = "videochat-tpo" }
+            [[stages]]
+            name = "lora"
+            length = { steps = 1 }
+            batch_size = 1
+            precision = "bf16"
+            groups = [{ name = "lora", patterns = ["llm.**.lora.*"], learning_rate = 1e-4 }]
+            "#,
+            "r",
+            &[],
+        )
+        .unwrap();
+        let options = RunOptions {
+            memory: Some(1 << 30),
+            ..RunOptions::new("", &Device::flex())
+        };
+        let refused = check_memory::<BuiltInHeads>(&recipe, &options).unwrap_err();
+        let text = refused.to_string();
+        let weights = |flags: &str| -> f64 {
+            let mut lines = text.lines();
+            let line = lines.find(|l| l.starts_with(&format!("{flags} ")));
+            let column = line.unwrap_or_else(|| panic!("{flags}: {text}"));
+            column.split_whitespace().nth(2).unwrap().parse().unwrap()
+        };
+        let [wide, narrow] = ["--dtype f32", "--dtype bf16"].map(weights);
+        assert!((1.9..2.1).contains(&(wide / narrow)), "{text}");
+        // Its weights are random.
+        assert!(!text.contains("--quantize"), "{text}");
+    }
 }

@@ -29,8 +29,8 @@ pub struct HfOptions {
     /// Dtype they are cast to; `None` keeps that of a directory's file, and of a GGUF file that of
     /// the token embeddings (`f32` if these are quantised).
     pub dtype: Option<FloatDType>,
-    /// Quantises the linear layers of the blocks while they are read. What a GGUF file has in this
-    /// format is taken as it is.
+    /// Quantises the linear layers of the blocks while they are read, and the output layer, which has
+    /// 8 bits in every format. What a GGUF file has in this format is taken as it is.
     pub quantize: Option<QuantFormat>,
 }
 
@@ -47,12 +47,12 @@ pub fn from_pretrained(
     options: HfOptions,
     progress: Option<&dyn Fn(u64, u64)>,
 ) -> Result<HfModel> {
-    let dir = path.as_ref();
+    let path = path.as_ref();
     // A file that is not there is missed under its own name.
-    if dir.is_file() || (!dir.is_dir() && dir.extension().is_some_and(|e| e == "gguf")) {
-        return GgufModel::open(dir)?.load(device, options, progress);
+    if path.is_file() || (!path.is_dir() && path.extension().is_some_and(|e| e == "gguf")) {
+        return GgufModel::open(path)?.load(device, options, progress);
     }
-    let mut config = LlmConfig::from_hf_json(&read(&dir.join("config.json"))?)?;
+    let mut config = LlmConfig::from_hf_json(&read(&path.join("config.json"))?)?;
     config.quantization = options.quantize;
     let mut rules = KeyRules::new().ignore(
         r"\.rotary_emb\.inv_freq$",
@@ -61,14 +61,14 @@ pub fn from_pretrained(
     if config.tie_word_embeddings {
         rules = rules.ignore(r"^lm_head\.weight$", "tied to the embeddings")?;
     }
-    let checkpoint = Checkpoint::open(dir)?;
+    let checkpoint = Checkpoint::open(path)?;
     let load = LoadOptions {
         dtype: options.dtype.map_or(DtypePolicy::Keep, DtypePolicy::Cast),
         progress,
         ..LoadOptions::default()
     };
     let (lm, report) = load_module(config.init(device)?, &checkpoint, &rules, &load)?;
-    let tokenizer = Tokenizer::from_dir(dir)?;
+    let tokenizer = Tokenizer::from_dir(path)?;
     Ok(HfModel {
         lm,
         tokenizer,

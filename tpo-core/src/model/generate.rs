@@ -198,9 +198,8 @@ where
             1 => prompts.remove(0),
             _ => Tensor::cat(prompts, 0),
         };
-        // Every new token may call a head that keeps its task token; one more for a side step.
         let most = running.iter().map(|row| row.most).max().unwrap_or(0);
-        let capacity = most.saturating_mul(2).saturating_add(length + 1);
+        let capacity = cache_positions(length, most);
         let device = prompts.device();
         let mut cache = self.llm.cache(running.len(), capacity, &device);
         let hidden = self.llm.step(prompts, Some(&mask), &mut cache)?;
@@ -214,6 +213,16 @@ where
             queue: VecDeque::new(),
         })
     }
+}
+
+/// Positions of the cache that [`TpoModel::generate`] makes for prompts of up to `prompt` tokens and
+/// answers of up to `answer`.
+pub fn cache_positions(prompt: usize, answer: usize) -> usize {
+    // Every new token may call a head that keeps its task token; one more for a side step.
+    answer
+        .saturating_mul(2)
+        .saturating_add(prompt)
+        .saturating_add(1)
 }
 
 /// A prompt `[1, length, d_llm]` with zeros in front, up to `length`.

@@ -18,7 +18,9 @@ use burn::tensor::{DType, Device, FloatDType, Tensor, TensorData};
 
 pub use batch::{IGNORE_LABEL, TokenBatch, TpoBatch};
 pub use evaluate::{Evaluation, LanguageScore};
-pub use generate::{CallOrder, Generate, GenerateEvent, GenerateOptions, GenerateRow};
+pub use generate::{
+    CallOrder, Generate, GenerateEvent, GenerateOptions, GenerateRow, cache_positions,
+};
 pub use scatter::{Slot, scatter_rows};
 pub use task_tokens::TaskTokenSet;
 

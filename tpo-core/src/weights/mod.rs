@@ -53,7 +53,7 @@ pub use load::{
 };
 pub use manifest::{Manifest, ManifestTensor, parse_dtype};
 pub use nearest::{edit_distance, nearest};
-pub use params::{ParamInfo, ParamKind, PathStack, module_params};
+pub use params::{ParamInfo, ParamKind, PathStack, cast_params, module_params};
 pub use read::read_tensor;
 pub use report::{CastTensor, IgnoredTensor, LoadReport, LoadedTensor};
 pub use safetensors::Dtype;

@@ -1,9 +1,9 @@
-//! The parameters of a module, listed without initialising them.
+//! The parameters of a module, listed without initialising them, or cast.
 
 use std::collections::HashSet;
 
-use burn::module::{Module, ModuleVisitor, Param, ParamId};
-use burn::tensor::{Bool, Int, Tensor};
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
+use burn::tensor::{Bool, FloatDType, Int, Tensor};
 
 /// Kind of a parameter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,6 +35,17 @@ pub fn module_params<M: Module>(module: &M) -> Vec<ParamInfo> {
     let mut lister = Lister::default();
     module.visit(&mut lister);
     lister.params
+}
+
+/// Casts the float parameters of a module. Quantised weights stay as they are.
+pub fn cast_params<M: Module>(module: M, dtype: FloatDType) -> M {
+    struct Cast(FloatDType);
+    impl ModuleMapper for Cast {
+        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+            param.map(|tensor| tensor.cast(self.0))
+        }
+    }
+    module.map(&mut Cast(dtype))
 }
 
 /// The path of the parameter being visited, for your own visitors and mappers: call it from

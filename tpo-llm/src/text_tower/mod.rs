@@ -13,6 +13,7 @@ use burn::nn::Initializer;
 use burn::tensor::{Device, FloatDType, Int, Tensor, TensorData};
 use tpo_core::LoraConfig;
 use tpo_core::traits::LanguageModel;
+use tpo_core::weights::cast_params;
 
 use crate::config::LlmConfig;
 use crate::decoder::CausalLm;
@@ -147,13 +148,7 @@ impl TextTower {
 
     /// Casts the parameters, for example to half precision after loading in f32.
     pub fn cast(self, dtype: FloatDType) -> Self {
-        struct Cast(FloatDType);
-        impl burn::module::ModuleMapper for Cast {
-            fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-                param.map(|tensor| tensor.cast(self.0))
-            }
-        }
-        self.map(&mut Cast(dtype))
+        cast_params(self, dtype)
     }
 
     /// Number of ids that are not padding, at least one.

@@ -97,12 +97,12 @@ pub(super) fn memory(stage: &Stage, groups: &ResolvedGroups, model: &ModelShape)
         .unwrap_or(model.parts.len());
     // Of one sample: what passes through before, what is kept from there on, what is in flight.
     let (mut passing, mut kept, mut busy) = (0_u64, Kept::default(), 0_u64);
-    let (mut scores, mut unpacked) = (Kept::default(), Kept::default());
+    let (mut scores, mut unpacked, mut unpacked_before) = (Kept::default(), Kept::default(), 0);
     for (place, part) in model.parts.iter().enumerate() {
         let flow = Flow::of(part, model, &learning, width);
         if place < first {
             passing = passing.max(flow.busy);
-            unpacked.once = unpacked.once.max(flow.unpacked.once);
+            unpacked_before = flow.unpacked.once.max(unpacked_before);
         } else {
             kept = kept + flow.kept;
             scores = scores + flow.scores;
@@ -111,7 +111,11 @@ pub(super) fn memory(stage: &Stage, groups: &ResolvedGroups, model: &ModelShape)
         }
     }
     let activations = |kept: u64| kept.saturating_add(busy).max(passing).saturating_mul(batch);
-    let accelerator = |scores: u64, unpacked: u64| scores.saturating_mul(batch) + unpacked;
+    // Parts before keep none of it.
+    let accelerator = |scores: u64, unpacked: u64| {
+        let scores = scores.saturating_mul(batch);
+        scores.saturating_add(unpacked).max(unpacked_before)
+    };
     MemoryEstimate {
         weights: model.params.iter().map(weight).sum(),
         gradients: trainable * 4,

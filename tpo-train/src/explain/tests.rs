@@ -79,6 +79,21 @@ fn numbers_worked_by_hand() {
     assert!(unknown.to_string().contains("not known yet"));
 }
 
+/// A quantised part before the first that learns is unpacked for the call, computed again or not.
+#[test]
+fn what_passes_through_is_unpacked_in_either_case() {
+    let recipe = Recipe::read::<&str>(RECIPE, "r", &[]).unwrap();
+    let mut shape = shape();
+    shape.quantized.insert("0.weight".into(), 8);
+    let told = recipe.explain(&shape, &[], &|_| Some(100)).unwrap();
+    let memory = told.stages[0].memory;
+    // 15 values of two bytes.
+    assert_eq!(
+        (memory.accelerator, memory.accelerator_checkpointed),
+        (30, 30)
+    );
+}
+
 /// Muon keeps one moment of a matrix, AdamW two of the bias.
 #[test]
 fn muon_keeps_one_moment() {

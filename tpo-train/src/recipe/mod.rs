@@ -146,6 +146,9 @@ pub struct ModelSpec {
     /// fixed then, and gradients pass through them to adapters, tokens and heads.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub quantize: Option<QuantFormat>,
+    /// Quantises the linear layers of the vision encoder likewise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub quantize_vision: Option<QuantFormat>,
 }
 
 fn is_empty(heads: &HeadConfigs) -> bool {
