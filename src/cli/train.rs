@@ -1,6 +1,6 @@
 //! Trains a model as a recipe says.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use burn::tensor::FloatDType;
 use tpo_core::head::HeadSet;
@@ -146,7 +146,10 @@ pub(super) fn run<H: HeadSet>(args: Args) -> Outcome {
         return measure::<H>(&recipe, stage, &explanation, &options);
     }
     if let Some(dir) = &args.export {
-        check_target(dir, true, args.overwrite)?;
+        let of = &recipe.model;
+        let inputs = [&of.sizes, &of.directory, &of.start, &of.llm];
+        let inputs: Vec<&Path> = inputs.into_iter().flatten().map(PathBuf::as_path).collect();
+        check_target(dir, &inputs, true, args.overwrite)?;
     }
     if args.resume {
         let store = CheckpointStore::new(options.dir.join(CHECKPOINTS_DIR), Retention::ALL);
