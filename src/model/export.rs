@@ -10,7 +10,9 @@ use tpo_core::weights::{
 };
 
 use super::directory::TOKENIZER_FILES;
-use super::{CONFIG_FILE, Quantize, Tpo, TpoConfig, model_tokenizer, read_config, tokenizer_files};
+use super::{
+    CONFIG_FILE, Quantize, Tpo, TpoConfig, model_tokenizer, read_config_of, tokenizer_files,
+};
 use crate::error::{Error, Result};
 use crate::files::write_whole;
 
@@ -163,8 +165,7 @@ pub fn convert_model<H: HeadSet>(
     progress: Option<&dyn Fn(u64, u64)>,
 ) -> Result<SaveReport> {
     let model = model.as_ref();
-    let mut config = read_config(model)?;
-    config.validate::<H>()?;
+    let mut config = read_config_of::<H>(model)?;
     check_target(dir.as_ref(), &[model], true, options.overwrite)?;
     // Refused here if it is no tokenizer of this model.
     model_tokenizer(model, &config)?;
