@@ -13,7 +13,9 @@ use tpo_train::trainer::RunEnd;
 use super::shared::{DeviceArgs, End, Outcome, Precision, QuantizeArg, TowerArgs, parse_gib};
 use crate::export::{ExportOptions, LoraExport, check_target, export_model};
 use crate::training::measure::measure_stage;
-use crate::training::{RunOptions, explain, explain_shapes, run_recipe, set_precision};
+use crate::training::{
+    RunOptions, check_memory, explain, explain_shapes, run_recipe, set_precision,
+};
 
 /// Train a model as a recipe says.
 #[derive(clap::Args)]
@@ -119,15 +121,15 @@ pub(super) fn run<H: HeadSet>(args: Args) -> Outcome {
     if let Some(quantize) = args.quantize {
         recipe.model.quantize = quantize.format();
     }
-    if args.explain {
-        println!("{}", explain::<H>(&recipe)?);
-        return Ok(End::Fine);
-    }
-    // Everything that shapes alone can tell, before a weight is read; the data are looked at later.
-    let explanation = explain_shapes::<H>(&recipe, args.measure.is_some())?;
     if args.towers.feature_cache.is_some() && args.towers.towers.is_none() {
         return Err("--feature-cache keeps the features of --towers; give both".into());
     }
+    let explanation = if args.explain {
+        explain::<H>(&recipe)?
+    } else {
+        // Everything that shapes alone can tell, before a weight is read; the data are looked at later.
+        explain_shapes::<H>(&recipe, args.measure.is_some())?
+    };
     let device = args.device.open()?;
     let (towers, features) = args.towers.open(&device)?;
     let dir = args.out;
@@ -142,6 +144,13 @@ pub(super) fn run<H: HeadSet>(args: Args) -> Outcome {
         memory: args.memory,
         ..RunOptions::new("", &device)
     };
+    if args.explain {
+        println!("{explanation}");
+        if let Err(why) = check_memory::<H>(&recipe, &options) {
+            eprintln!("\nThis would not be run here: {why}");
+        }
+        return Ok(End::Fine);
+    }
     if let Some(stage) = &args.measure {
         return measure::<H>(&recipe, stage, &explanation, &options);
     }

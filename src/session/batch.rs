@@ -72,8 +72,18 @@ impl<H: HeadSet> Session<H> {
     /// # Errors
     /// Those of [`ModelMemory::of`].
     pub fn batch_that_fits(&self) -> Result<NonZeroUsize> {
+        let fit = self.questions_that_fit()?;
+        Ok(fit.map_or(MOST_AT_ONCE, |fit| fit.min(MOST_AT_ONCE)))
+    }
+
+    /// How many questions can be answered together in the memory that is left; `None` on an accelerator
+    /// and where the system does not tell.
+    ///
+    /// # Errors
+    /// Those of [`ModelMemory::of`].
+    pub fn questions_that_fit(&self) -> Result<Option<NonZeroUsize>> {
         if self.device != Device::flex() {
-            return Ok(MOST_AT_ONCE);
+            return Ok(None);
         }
         let dtype = self.options.dtype.unwrap_or(FloatDType::F32);
         let memory = ModelMemory::of::<H>(&self.config, dtype, self.options.max_new_tokens)?;
@@ -82,7 +92,7 @@ impl<H: HeadSet> Session<H> {
             .memory
             .map(|all| all.saturating_sub(memory.weights));
         let left = bound.into_iter().chain(available_memory()).min();
-        Ok(left.map_or(MOST_AT_ONCE, |left| memory.batch(left).min(MOST_AT_ONCE)))
+        Ok(left.map(|left| memory.batch(left)))
     }
 
     /// Answers questions together, each as if it were asked alone, and in their order. They do not
