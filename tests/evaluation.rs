@@ -4,7 +4,7 @@
 #[path = "common/oracle.rs"]
 mod oracle;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{Int, TensorData};
@@ -235,6 +235,8 @@ fn a_head_that_is_not_called_is_a_miss() {
             assert_eq!(score.value, Some(0.0), "{} {}", task.task, score.name);
         }
     }
+    let all = BTreeMap::from([("nothing".to_string(), results.questions)]);
+    assert_eq!(results.not_called, all);
 }
 
 #[test]

@@ -8,10 +8,10 @@ use tpo::VideoChatTpo;
 use tpo::core::model::TokenBatch;
 use tpo::core::prompt::PromptIds;
 use tpo::core::traits::LanguageModel;
-use tpo::export::{ExportOptions, LoraExport, check_target, export_model};
+use tpo::export::{ExportOptions, LoraExport, check_target, convert_model, export_model};
 use tpo::llm::config::videochat_lora;
 use tpo::model::average::average_models;
-use tpo::model::videochat_tpo_keys;
+use tpo::model::{Quantize, videochat_tpo_keys};
 use tpo::prelude::*;
 use tpo::weights::{Checkpoint, LoadOptions, load_module, read_tensor};
 
@@ -158,7 +158,7 @@ fn files_that_are_there_are_not_written_over() {
     ] {
         let other = dir.path().join(name);
         std::fs::write(&other, "other").unwrap();
-        let target = check_target(dir.path(), true, false)
+        let target = check_target(dir.path(), &[], true, false)
             .unwrap_err()
             .to_string();
         assert!(
@@ -182,7 +182,46 @@ fn files_that_are_there_are_not_written_over() {
     assert!(dir.path().join("notes.txt").exists());
     // No directory.
     let file = dir.path().join("notes.txt");
-    assert!(check_target(&file, true, true).is_err());
+    assert!(check_target(&file, &[], true, true).is_err());
+}
+
+#[test]
+fn inputs_are_not_written_over_whatever_is_allowed() {
+    let device = Device::flex();
+    let folder = tempfile::tempdir().unwrap();
+    let model = folder.path().join("model");
+    let session = Session::nano(&device, 1, SessionOptions::default()).unwrap();
+    session.save(&model).unwrap();
+    let files = || {
+        let entries = std::fs::read_dir(&model)
+            .unwrap()
+            .map(|e| e.unwrap().path());
+        let mut files: Vec<_> = entries
+            .map(|p| (p.clone(), std::fs::read(p).unwrap()))
+            .collect();
+        files.sort();
+        files
+    };
+    let before = files();
+    let options = ExportOptions {
+        overwrite: true,
+        ..ExportOptions::default()
+    };
+    // Itself, by another name, and the folder that it is in.
+    for out in [model.clone(), model.join("../model"), folder.path().into()] {
+        let convert =
+            convert_model::<BuiltInHeads>(&model, &out, Quantize::default(), &options, None);
+        let mean = average_models(&[model.clone(), model.clone()], &out, &options);
+        for error in [convert.unwrap_err(), mean.unwrap_err()] {
+            let text = error.to_string();
+            assert!(text.contains("is or contains the input"), "{text}");
+        }
+        assert_eq!(files(), before);
+    }
+    // A folder beside, of which the name begins alike, holds nothing of it.
+    let beside = folder.path().join("mod");
+    convert_model::<BuiltInHeads>(&model, &beside, Quantize::default(), &options, None).unwrap();
+    assert_eq!(files(), before);
 }
 
 #[test]

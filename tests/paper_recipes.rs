@@ -598,7 +598,33 @@ fn the_published_form_is_read_by_its_config_json() {
         (
             "/model_config/vision_encoder/img_size",
             json!("x"),
-            "config.json",
+            "config.json: model_config.vision_encoder: vision encoder config: `img_size` is \"x\"",
+        ),
+        (
+            "/model_config/llm",
+            json!("mistral_7b"),
+            "model_config.llm is \"mistral_7b\", expected an object",
+        ),
+        (
+            "/model_config/llm/lora_alpha",
+            json!("x"),
+            "config.json: model_config.llm.lora_alpha is \"x\", expected a number",
+        ),
+        (
+            "/model_config/llm/lora_r",
+            json!(4.7),
+            "model_config.llm.lora_r is 4.7, expected a whole number",
+        ),
+        ("/model_config/llm/lora_r", json!(0), "config.json: llm: "),
+        (
+            "/model_config/llm/use_lora",
+            json!("yes"),
+            "model_config.llm.use_lora is \"yes\", expected true or false",
+        ),
+        (
+            "/model_config/bridge/num_query_token",
+            json!(-4),
+            "model_config.bridge.num_query_token is -4, expected a whole number",
         ),
         (
             "/model_config/llm/lora_r",
@@ -616,6 +642,22 @@ fn the_published_form_is_read_by_its_config_json() {
         write(&json);
         let error = open(&published).unwrap_err().to_string();
         assert!(error.contains(says), "{at}: {error}");
+    }
+
+    // A directory that is not there is not taken for the published model.
+    let absent = dir.path().join("absent");
+    let report = tpo::export::convert_model::<BuiltInHeads>(
+        &absent,
+        &dir.path().join("never"),
+        tpo::model::Quantize::default(),
+        &export,
+        None,
+    );
+    for error in [report.unwrap_err(), open(&absent).unwrap_err()] {
+        assert!(
+            error.to_string().contains("absent: does not exist"),
+            "{error}"
+        );
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use tpo_core::weights::file_name;
 
 use super::shared::{End, Outcome, Precision, loading};
-use crate::export::ExportOptions;
+use crate::export::{ExportOptions, check_target};
 use crate::model::assemble::{AssembleOptions, Assembly, PartFiles, assemble};
 use crate::model::read_config;
 
@@ -76,6 +76,9 @@ pub(super) fn run(args: Args) -> Outcome {
         qformer: file(args.qformer),
         sam2: args.sam2,
     };
+    if let Some(sizes) = &args.sizes {
+        check_target(&args.out, &[sizes], true, args.overwrite)?;
+    }
     let defaults = AssembleOptions::default();
     let options = AssembleOptions {
         sizes: match &args.sizes {

@@ -211,6 +211,35 @@ mod tests {
         assert!(error.contains("give --model"), "{error}");
     }
 
+    #[test]
+    fn what_would_be_ignored_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let out = dir.path().join("out").display().to_string();
+        let nano = ["evaluate", "--preset", "nano", "--device", "cpu"];
+        let nano = [&nano[..], &["--synthetic", "1", "--out", &out]].concat();
+        for (more, says) in [
+            (["--prompts", "videochat2"], "--multiple-choice"),
+            (["--json", "s.json"], "--json is not needed"),
+            (["--expect", "s.json"], "--expect compares scores of files"),
+            (["--limit", "3"], "--limit counts rows of --data"),
+        ] {
+            let error = refusal(&[&nano[..], &more].concat());
+            assert!(error.contains(says), "{error}");
+        }
+        let boxes = ["track", "--video", "v.mp4", "--box", "0,0,1,1"];
+        for more in [["--quantize", "q8_0"], ["--model", "assets/mini"]] {
+            let error = refusal(&[&boxes[..], &more].concat());
+            assert!(error.contains("--ask"), "{error}");
+        }
+        let explain = ["train", "--explain", "--device", "cpu"];
+        let towers = ["--towers", "no/such", "recipes/nano/stages.toml"];
+        let error = refusal(&[&explain[..], &towers].concat());
+        assert!(
+            error.contains("not a folder of InternVideo2-CLIP"),
+            "{error}"
+        );
+    }
+
     /// A head that learns numbers.
     #[derive(burn::module::Module, Debug)]
     struct CountHead {

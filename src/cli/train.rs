@@ -1,6 +1,6 @@
 //! Trains a model as a recipe says.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use burn::tensor::FloatDType;
 use tpo_core::head::HeadSet;
@@ -13,7 +13,9 @@ use tpo_train::trainer::RunEnd;
 use super::shared::{DeviceArgs, End, Outcome, Precision, QuantizeArg, TowerArgs, parse_gib};
 use crate::export::{ExportOptions, LoraExport, check_target, export_model};
 use crate::training::measure::measure_stage;
-use crate::training::{RunOptions, explain, explain_shapes, run_recipe, set_precision};
+use crate::training::{
+    RunOptions, check_memory, explain, explain_shapes, run_recipe, set_precision,
+};
 
 /// Train a model as a recipe says.
 #[derive(clap::Args)]
@@ -125,15 +127,15 @@ pub(super) fn run<H: HeadSet>(args: Args) -> Outcome {
     if let Some(quantize) = args.quantize_vision {
         recipe.model.quantize_vision = quantize.format();
     }
-    if args.explain {
-        println!("{}", explain::<H>(&recipe)?);
-        return Ok(End::Fine);
-    }
-    // Everything that shapes alone can tell, before a weight is read; the data are looked at later.
-    let explanation = explain_shapes::<H>(&recipe, args.measure.is_some())?;
     if args.towers.feature_cache.is_some() && args.towers.towers.is_none() {
         return Err("--feature-cache keeps the features of --towers; give both".into());
     }
+    let explanation = if args.explain {
+        explain::<H>(&recipe)?
+    } else {
+        // Everything that shapes alone can tell, before a weight is read; the data are looked at later.
+        explain_shapes::<H>(&recipe, args.measure.is_some())?
+    };
     let device = args.device.open()?;
     let (towers, features) = args.towers.open(&device, args.memory)?;
     let dir = args.out;
@@ -148,11 +150,21 @@ pub(super) fn run<H: HeadSet>(args: Args) -> Outcome {
         memory: args.memory,
         ..RunOptions::new("", &device)
     };
+    if args.explain {
+        println!("{explanation}");
+        if let Err(why) = check_memory::<H>(&recipe, &options) {
+            eprintln!("\nThis would not be run here: {why}");
+        }
+        return Ok(End::Fine);
+    }
     if let Some(stage) = &args.measure {
         return measure::<H>(&recipe, stage, &explanation, &options);
     }
     if let Some(dir) = &args.export {
-        check_target(dir, true, args.overwrite)?;
+        let of = &recipe.model;
+        let inputs = [&of.sizes, &of.directory, &of.start, &of.llm];
+        let inputs: Vec<&Path> = inputs.into_iter().flatten().map(PathBuf::as_path).collect();
+        check_target(dir, &inputs, true, args.overwrite)?;
     }
     if args.resume {
         let store = CheckpointStore::new(options.dir.join(CHECKPOINTS_DIR), Retention::ALL);

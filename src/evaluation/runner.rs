@@ -1,5 +1,6 @@
 //! Asking every question of a benchmark, to be taken up again where it stopped.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::num::NonZeroUsize;
 use std::path::Path;
@@ -206,6 +207,10 @@ pub struct Results {
     pub failed: Vec<Failed>,
     /// Rows of the data that could not become questions.
     pub skipped: Vec<String>,
+    /// What the model called in answers that nothing could be read from, because it was not the head of
+    /// the question, and how often. Not in [`RESULTS_FILE`]: [`PREDICTIONS_FILE`] has it by question.
+    #[serde(skip)]
+    pub not_called: BTreeMap<String, usize>,
 }
 
 /// How a run ended.
@@ -305,6 +310,7 @@ pub fn run(
         &dir.join(SUBMISSION_DIR),
     )?;
     let results = Results {
+        not_called: not_called(plan, &log.rows),
         protocol,
         scores,
         questions: total,
@@ -313,6 +319,26 @@ pub fn run(
     };
     write_json(&dir.join(RESULTS_FILE), &results)?;
     Ok(RunOutcome::Done(Box::new(results)))
+}
+
+/// [`Results::not_called`].
+fn not_called(plan: &Plan, rows: &[PredictionRow]) -> BTreeMap<String, usize> {
+    let mut calls = BTreeMap::new();
+    if plan.answers == AnswerForm::Text {
+        return calls;
+    }
+    for (item, row) in plan.items.iter().zip(rows) {
+        let asked = item.ask.task.as_ref();
+        let missed = asked.is_some_and(|task| !row.called.contains(task));
+        if missed && row.predicted.is_none() && row.error.is_none() {
+            let called = match row.called.as_slice() {
+                [] => "nothing".to_string(),
+                tasks => tasks.join(" and "),
+            };
+            *calls.entry(called).or_default() += 1;
+        }
+    }
+    calls
 }
 
 /// The row of a question that was asked.

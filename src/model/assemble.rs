@@ -113,9 +113,9 @@ pub struct Assembly {
 /// # Errors
 /// [`Error::Part`] naming the part, its file and every tensor that is missing, unexpected or of another
 /// shape; [`Error::ModelDir`] for a file of PyTorch, a language model without the 32,000 words, and a
-/// directory that holds a model; [`Error::Config`] when the parts do not fit together; [`Error::Weights`]
-/// when a file cannot be read or written. Until the last file is moved, `dir` holds nothing that opens as
-/// a new model.
+/// directory that holds a model or an input; [`Error::Config`] when the parts do not fit together;
+/// [`Error::Weights`] when a file cannot be read or written. Until the last file is moved, `dir` holds nothing
+/// that opens as a new model.
 pub fn assemble(
     files: &PartFiles,
     dir: impl AsRef<Path>,
@@ -161,7 +161,8 @@ pub fn assemble(
         not_taken.extend(rest.into_iter().map(|(of, n)| (file.clone(), of, n)));
     }
 
-    check_target(dir, true, options.export.overwrite)?;
+    let inputs = [&files.llm, &files.vision, &files.qformer, &files.sam2].map(PathBuf::as_path);
+    check_target(dir, &inputs, true, options.export.overwrite)?;
     let keys = config.keys::<BuiltInHeads>()?;
     let params = module_params(&model);
     let paths: HashSet<&str> = params.iter().map(|p| p.path.as_str()).collect();

@@ -68,7 +68,8 @@ pub fn average_models(
     }
     // One alone is refused below, whatever is in the way.
     if !others.is_empty() {
-        check_target(dir, true, options.overwrite)?;
+        let inputs: Vec<&Path> = dirs.iter().map(PathBuf::as_path).collect();
+        check_target(dir, &inputs, true, options.overwrite)?;
     }
     let checkpoints: Vec<Checkpoint> = dirs
         .iter()

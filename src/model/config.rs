@@ -15,7 +15,7 @@ use tpo_core::traits::VisualShape;
 use tpo_core::weights::{KeyRules, KeyTables};
 use tpo_data::prompts::PromptLayout;
 use tpo_data::prompts::videochat::VideoChatLayout;
-use tpo_llm::LlmConfig;
+use tpo_llm::{LlmConfig, LlmError};
 
 use super::families::videochat;
 use super::{ConnectorConfig, FeatureTowers, Tpo, VisionConfig};
@@ -141,7 +141,11 @@ impl TpoConfig {
         for part in [
             self.vision.validate().map_err(|e| e.to_string()),
             self.connector.validate().map_err(|e| e.to_string()),
-            self.llm.validate().map_err(|e| e.to_string()),
+            self.llm.validate().map_err(|e| match e {
+                // What it says of the whole is said once.
+                LlmError::Config { problems } => format!("llm: {problems}"),
+                other => other.to_string(),
+            }),
             self.tasks.validate().map_err(|e| e.to_string()),
             self.features.validate(frames, tubelet),
         ] {

@@ -130,7 +130,36 @@ pub(crate) fn tokenizer_files(dir: &Path) -> Result<Vec<(String, Vec<u8>)>> {
     Ok(files)
 }
 
+/// The configuration of the model in `dir`, checked for a model with the heads `H`. What is wrong names
+/// the file that says so.
+pub(crate) fn read_config_of<H: HeadSet>(dir: &Path) -> Result<TpoConfig> {
+    let config = read_config(dir)?;
+    config.validate::<H>().map_err(|e| match e {
+        Error::Config { problems } => {
+            let file = [CONFIG_FILE, "config.json"].map(|name| dir.join(name));
+            let file = file.into_iter().find(|path| path.is_file());
+            let file = file.unwrap_or_else(|| dir.into());
+            Error::Config {
+                problems: format!("{}: {problems}", file.display()),
+            }
+        }
+        other => other,
+    })?;
+    Ok(config)
+}
+
 pub(crate) fn read_config(dir: &Path) -> Result<TpoConfig> {
+    if !dir.is_dir() {
+        let what = if dir.exists() {
+            "is not a directory"
+        } else {
+            "does not exist"
+        };
+        return Err(Error::ModelDir {
+            path: dir.into(),
+            why: format!("{what}; give the folder that holds the model's files"),
+        });
+    }
     let path = dir.join(CONFIG_FILE);
     match std::fs::read_to_string(&path) {
         Ok(text) => TpoConfig::from_json(&text).map_err(|e| Error::ModelDir {

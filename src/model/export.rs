@@ -11,7 +11,9 @@ use tpo_core::weights::{
 };
 
 use super::directory::TOKENIZER_FILES;
-use super::{CONFIG_FILE, Quantize, Tpo, TpoConfig, model_tokenizer, read_config, tokenizer_files};
+use super::{
+    CONFIG_FILE, Quantize, Tpo, TpoConfig, model_tokenizer, read_config_of, tokenizer_files,
+};
 use crate::error::{Error, Result};
 use crate::files::write_whole;
 
@@ -79,7 +81,7 @@ pub fn export_model<H: HeadSet>(
     options: &ExportOptions,
 ) -> Result<SaveReport> {
     let dir = dir.as_ref();
-    check_target(dir, !tokenizer_files.is_empty(), options.overwrite)?;
+    check_target(dir, &[], !tokenizer_files.is_empty(), options.overwrite)?;
     let (mut model, mut config) = (model, config.clone());
     if options.lora == LoraExport::Merged {
         model.llm = model.llm.bake_lora();
@@ -94,13 +96,37 @@ pub fn export_model<H: HeadSet>(
 }
 
 /// Makes the directory of an export, before the work is done whose result it shall hold, and refuses
-/// one that holds a model or a part of one, unless it may be overwritten. `tokenizer` says whether a
-/// tokenizer's files are written too.
+/// one that holds a model or a part of one, unless it may be overwritten. One that is or contains one of
+/// the `inputs`, the files and directories that the result is made of, is always refused. `tokenizer` says
+/// whether a tokenizer's files are written too.
 ///
 /// # Errors
-/// [`Error::ModelDir`] when the directory cannot be made, or naming the file that is there.
-pub fn check_target(dir: impl AsRef<Path>, tokenizer: bool, overwrite: bool) -> Result<()> {
+/// [`Error::ModelDir`] when the directory cannot be made, or naming the input or the file that is there.
+pub fn check_target(
+    dir: impl AsRef<Path>,
+    inputs: &[&Path],
+    tokenizer: bool,
+    overwrite: bool,
+) -> Result<()> {
     let dir = dir.as_ref();
+    // What does not exist yet holds no input, and an input that is not there is refused where it is read.
+    if let Ok(target) = dir.canonicalize() {
+        let within = |input: &&&Path| {
+            input
+                .canonicalize()
+                .is_ok_and(|input| input.starts_with(&target))
+        };
+        if let Some(input) = inputs.iter().find(within) {
+            return Err(Error::ModelDir {
+                path: dir.into(),
+                why: format!(
+                    "is or contains the input {}, which could be lost, also with `--overwrite`; choose \
+                     another directory",
+                    input.display()
+                ),
+            });
+        }
+    }
     let failed = |e: std::io::Error| Error::ModelDir {
         path: dir.into(),
         why: format!("cannot be written to: {e}; choose another directory"),
@@ -140,9 +166,8 @@ pub fn convert_model<H: HeadSet>(
     progress: Option<&dyn Fn(u64, u64)>,
 ) -> Result<SaveReport> {
     let model = model.as_ref();
-    let mut config = read_config(model)?;
-    config.validate::<H>()?;
-    check_target(dir.as_ref(), true, options.overwrite)?;
+    let mut config = read_config_of::<H>(model)?;
+    check_target(dir.as_ref(), &[model], true, options.overwrite)?;
     // Refused here if it is no tokenizer of this model.
     model_tokenizer(model, &config)?;
     let checkpoint = Checkpoint::open(model)?;

@@ -73,8 +73,18 @@ impl<H: HeadSet> Session<H> {
     /// # Errors
     /// Those of [`ModelMemory::of`].
     pub fn batch_that_fits(&self) -> Result<NonZeroUsize> {
+        let fit = self.questions_that_fit()?;
+        Ok(fit.map_or(MOST_AT_ONCE, |fit| fit.min(MOST_AT_ONCE)))
+    }
+
+    /// How many questions can be answered together in the memory that is left; `None` on an accelerator
+    /// and where the system does not tell.
+    ///
+    /// # Errors
+    /// Those of [`ModelMemory::of`].
+    pub fn questions_that_fit(&self) -> Result<Option<NonZeroUsize>> {
         if self.device != Device::flex() {
-            return Ok(MOST_AT_ONCE);
+            return Ok(None);
         }
         let dtype = self.options.dtype.unwrap_or(FloatDType::F32);
         let memory = ModelMemory::of::<H>(&self.config, dtype, self.options.max_new_tokens)?;
@@ -83,10 +93,8 @@ impl<H: HeadSet> Session<H> {
         let taken = memory.weights + open;
         let bound = self.options.memory.map(|all| all.saturating_sub(taken));
         let left = bound.into_iter().chain(available_memory()).min();
-        Ok(left.map_or(MOST_AT_ONCE, |left| {
-            let left = left.saturating_sub(to_open);
-            memory.batch(left).min(MOST_AT_ONCE)
-        }))
+        let left = left.map(|left| left.saturating_sub(to_open));
+        Ok(left.map(|left| memory.batch(left)))
     }
 
     /// Answers questions together, each as if it were asked alone, and in their order. They do not

@@ -12,7 +12,8 @@ use crate::error::{Error, Result};
 use crate::model::export::{ExportOptions, export_model};
 use crate::model::memory::{ModelMemory, available_memory, choose_format};
 use crate::model::{
-    TpoConfig, byte_tokenizer, byte_tokenizer_files, model_tokenizer, read_config, tokenizer_files,
+    TpoConfig, byte_tokenizer, byte_tokenizer_files, model_tokenizer, read_config_of,
+    tokenizer_files,
 };
 
 impl Session {
@@ -71,14 +72,7 @@ impl<H: HeadSet> Session<H> {
         progress: Option<&dyn Fn(u64, u64)>,
     ) -> Result<(Self, LoadReport)> {
         let dir = dir.as_ref();
-        if !dir.is_dir() {
-            return Err(Error::ModelDir {
-                path: dir.into(),
-                why: "is not a directory; give the folder that holds the safetensors files".into(),
-            });
-        }
-        let mut config = read_config(dir)?;
-        config.validate::<H>()?;
+        let mut config = read_config_of::<H>(dir)?;
         let checkpoint = Checkpoint::open(dir)?;
         let tokenizer = model_tokenizer(dir, &config)?;
         let mut options = options;
@@ -123,8 +117,7 @@ impl<H: HeadSet> Session<H> {
         options: SessionOptions,
     ) -> Result<Self> {
         let dir = dir.as_ref();
-        let config = read_config(dir)?;
-        config.validate::<H>()?;
+        let config = read_config_of::<H>(dir)?;
         let tokenizer = model_tokenizer(dir, &config)?;
         device.seed(seed);
         let model = config.init(device)?;

@@ -31,7 +31,7 @@ use crate::model::{BuiltInHeads, Tpo, TpoConfig};
 pub use data::{DataContext, check_data, stage_data};
 use model::NamedModel;
 pub use model::{PRESETS, RecipeModel, model_config, recipe_model};
-use recipe::check_memory;
+pub(crate) use recipe::check_memory;
 pub use recipe::{explain, model_shape};
 #[cfg(feature = "cli")]
 pub(crate) use recipe::{explain_shapes, set_precision};

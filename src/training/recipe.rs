@@ -243,7 +243,7 @@ fn set_quantize(model: &mut ModelSpec, parts: Quantize) {
 /// # Errors
 /// [`Error::Memory`](crate::Error::Memory) with what the stage takes in each number format; as
 /// [`explain`].
-pub(super) fn check_memory<H: HeadSet>(recipe: &Recipe, options: &RunOptions) -> Result<()> {
+pub(crate) fn check_memory<H: HeadSet>(recipe: &Recipe, options: &RunOptions) -> Result<()> {
     let memory = options.memory.or_else(available_memory);
     let Some(available) = memory.filter(|_| options.device == Device::flex()) else {
         return Ok(());

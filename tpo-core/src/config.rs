@@ -96,7 +96,7 @@ impl Problems {
 /// name. Only the fields in `required` and `optional` are looked at; a required one must be there.
 ///
 /// # Errors
-/// A required field that is missing (or null), or a value of another type.
+/// A required field that is missing (or null), or a value of another type, by name.
 pub fn overlay<C: Serialize + DeserializeOwned>(
     config: &C,
     json: &Value,
@@ -106,7 +106,11 @@ pub fn overlay<C: Serialize + DeserializeOwned>(
     let mut fields = serde_json::to_value(config)?;
     for name in required.iter().chain(optional) {
         match json.get(name) {
-            Some(value) if !value.is_null() => fields[name] = value.clone(),
+            Some(value) if !value.is_null() => {
+                fields[name] = value.clone();
+                C::deserialize(&fields)
+                    .map_err(|e| serde_json::Error::custom(format!("`{name}` is {value}: {e}")))?;
+            }
             _ if required.contains(name) => {
                 return Err(serde_json::Error::custom(format!("missing field `{name}`")));
             }
@@ -156,7 +160,8 @@ mod tests {
                 .to_string()
                 .contains("`dim`")
         );
-        assert!(read(json!({"dim": -1})).is_err());
+        let error = read(json!({"dim": -1, "rate": 0.5})).unwrap_err();
+        assert!(error.to_string().contains("`dim` is -1: "), "{error}");
         assert!(read(json!([])).is_err());
     }
 

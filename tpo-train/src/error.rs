@@ -240,6 +240,17 @@ pub enum GroupProblem {
         /// the given one with one segment replaced or `.**` added. Empty when nothing is near.
         nearest: Vec<String>,
     },
+    /// A pattern of adapters for a model that has none.
+    #[error(
+        "group `{group}`, pattern `{pattern}`: matches no parameter, for the model has no adapters; give it \
+         some: model.lora = {{ rank = 16, alpha = 32.0 }}"
+    )]
+    NoAdapters {
+        /// Name of the group.
+        group: String,
+        /// The pattern as written.
+        pattern: String,
+    },
     /// An exclusion (`!pattern`) that takes nothing away from its group.
     #[error(
         "group `{group}`, pattern `{pattern}`: excludes no parameter that the other patterns of \

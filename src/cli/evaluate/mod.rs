@@ -189,19 +189,35 @@ impl Args {
         }
     }
 
-    /// Options that are given and mean nothing when a model answers.
-    fn without_model(&self) -> Vec<&'static str> {
+    /// Options that are given and mean nothing when a model answers, each with the reason.
+    fn without_model(&self) -> Vec<String> {
+        let files = "is about files of predictions, and a model answers itself";
         let given = [
-            ("--predictions", self.predictions.is_some()),
-            ("--ground-truth", self.ground_truth.is_some()),
-            ("--skip-bad-rows", self.skip_bad_rows),
-            ("--each", self.each),
-            ("--json", self.json.is_some()),
-            ("--expect", self.expect.is_some()),
-            ("--limit with --synthetic", self.run.limits_the_world()),
+            ("--predictions", self.predictions.is_some(), files),
+            ("--ground-truth", self.ground_truth.is_some(), files),
+            ("--skip-bad-rows", self.skip_bad_rows, files),
+            ("--each", self.each, files),
+            (
+                "--json",
+                self.json.is_some(),
+                "is not needed: scores and protocol are in results.json of --out",
+            ),
+            (
+                "--expect",
+                self.expect.is_some(),
+                "compares scores of files of predictions: score the folder `submission` of --out with \
+                 --predictions and --expect",
+            ),
+            (
+                "--limit",
+                self.run.limits_the_world(),
+                "counts rows of --data; how many clips are asked about is the number of --synthetic",
+            ),
         ];
-        let given = given.into_iter().filter(|(_, given)| *given);
-        given.map(|(name, _)| name).collect()
+        let given = given.into_iter().filter(|(_, given, _)| *given);
+        given
+            .map(|(name, _, why)| format!("{name} {why}"))
+            .collect()
     }
 
     fn predictions(&self) -> &Path {
@@ -327,12 +343,7 @@ pub(super) fn run<H: HeadSet>(args: Args) -> Outcome {
         if ignored.is_empty() {
             return run::run::<H>(&args);
         }
-        return Err(format!(
-            "{} are about files of predictions; with a model all results are in --out, \
-             and its submission folder can be scored with --predictions",
-            ignored.join(", ")
-        )
-        .into());
+        return Err(ignored.join("; ").into());
     }
     let (format, scored) = score(&args)?;
     scored.print(args.each);

@@ -82,7 +82,7 @@ impl RunArgs {
         self.model.is_given()
     }
 
-    /// Whether `--limit`, which is for files, is given for the world.
+    /// Whether `--limit`, which is for rows of files, is given for the world.
     pub fn limits_the_world(&self) -> bool {
         self.synthetic.is_some() && self.limit.is_some()
     }
@@ -152,6 +152,14 @@ fn kinds(task: Task) -> Vec<ItemKind> {
 pub fn run<H: HeadSet>(args: &Args) -> Outcome {
     let dir = args.run.out.as_deref().ok_or("give --out RUN_DIR")?;
     let plan = args.run.plan(args.task, args.format)?;
+    let choices = |kind| kind == ItemKind::MultipleChoice;
+    if args.run.prompts.is_some() && !plan.items.iter().any(|item| choices(item.kind())) {
+        return Err(
+            "--prompts is the wording of multiple choice, and no question is; leave it out, or ask the \
+             synthetic world's as such (--multiple-choice)"
+                .into(),
+        );
+    }
     let every_frame = |kind| matches!(kind, ItemKind::Mask | ItemKind::Track);
     let every_frame = plan.items.iter().any(|item| every_frame(item.kind()));
     if every_frame && args.run.model.track() != TrackFrames::All {
@@ -168,7 +176,20 @@ pub fn run<H: HeadSet>(args: &Args) -> Outcome {
         ..SessionOptions::default()
     })?;
     let batch = match args.run.batch {
-        Some(batch) => batch,
+        Some(batch) => {
+            let at_once = batch.get().min(plan.items.len());
+            if let Some(fit) = session
+                .questions_that_fit()?
+                .filter(|fit| at_once > fit.get())
+            {
+                return Err(format!(
+                    "--batch {batch}: {at_once} questions at once take more memory than is left; {fit} fit: \
+                     give --batch {fit}, or leave it out"
+                )
+                .into());
+            }
+            batch
+        }
         None => session.batch_that_fits()?,
     };
     eprintln!("{} questions, {batch} at once (--batch)", plan.items.len());
@@ -195,6 +216,17 @@ pub fn run<H: HeadSet>(args: &Args) -> Outcome {
         return Ok(End::Wrong);
     };
     print(&results, dir);
+    let unread: usize = results.scores.iter().map(|task| task.unanswered).sum();
+    let asked: usize = results.scores.iter().map(|task| task.questions).sum();
+    if unread == asked && !results.not_called.is_empty() {
+        let calls = results.not_called.iter();
+        let calls = calls.map(|(called, times)| format!("{called} {times} times"));
+        eprintln!(
+            "no answer could be read, for the model did not call the heads of the questions; it called {}. \
+             --route always asks the right head whatever the model calls",
+            calls.collect::<Vec<_>>().join(", ")
+        );
+    }
     // Also when there was no question.
     let nothing = results.failed.len() == results.questions;
     if nothing {

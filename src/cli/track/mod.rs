@@ -30,6 +30,12 @@ pub(super) fn run<H: HeadSet>(args: Args) -> Outcome {
     }
     // Before anything is loaded or written.
     let prompts = args.prompts()?;
+    // clap does not ask for what --box and --point exclude.
+    if args.model.is_some() || args.quantize.format().is_some() {
+        let why = "--model and --quantize are about the language model, which --ask alone takes; give --ask, \
+                   or leave them out (--weights names SAM 2 for boxes and points)";
+        return Err(why.into());
+    }
     let start = Instant::now();
     let model = model::open(&args, &device)?;
     eprintln!("model ready in {:.1} s", start.elapsed().as_secs_f64());

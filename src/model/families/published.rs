@@ -4,6 +4,7 @@
 //! reference's code writes out. Here the rest is read from the shapes of the weights, and what shapes do
 //! not tell (widths of attention heads, frames of SAM 2) is that of the published model.
 
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tpo_core::LoraConfig;
 use tpo_core::weights::Checkpoint;
@@ -122,7 +123,13 @@ pub(crate) fn published(json: &Value, weights: &Checkpoint) -> Result<TpoConfig,
     let (bridge, llm, vision) = (&parts["bridge"], &parts["llm"], &parts["vision_encoder"]);
     let shapes = Shapes(weights);
     let mut config = TpoConfig::videochat_tpo();
-    let umt = UmtConfig::from_hf_json(vision).map_err(|e| e.to_string())?;
+    for (name, part) in [("bridge", bridge), ("llm", llm)] {
+        if !part.is_object() && !part.is_null() {
+            return Err(format!("model_config.{name} is {part}, expected an object"));
+        }
+    }
+    let umt =
+        UmtConfig::from_hf_json(vision).map_err(|e| format!("model_config.vision_encoder: {e}"))?;
     let lm = shapes.llm(llm)?;
     let mut problems = Vec::new();
     let names = [
@@ -201,6 +208,25 @@ fn unknown_keys(json: &Value) -> Vec<String> {
     unknown
 }
 
+/// What counts and what rates must be.
+const COUNT: &str = "a whole number, 0 or more";
+const NUMBER: &str = "a number";
+
+/// The value at `key` of a part of the model, `default` where the file has none.
+fn read<T: DeserializeOwned>(
+    part: &Value,
+    name: &str,
+    key: &str,
+    expected: &str,
+    default: T,
+) -> Result<T, String> {
+    match &part[key] {
+        Value::Null => Ok(default),
+        found => T::deserialize(found)
+            .map_err(|_| format!("model_config.{name}.{key} is {found}, expected {expected}")),
+    }
+}
+
 /// Sizes that stand in the weights.
 struct Shapes<'a>(&'a Checkpoint);
 
@@ -248,16 +274,12 @@ impl Shapes<'_> {
         let embedding = format!("{at}embed_tokens.weight");
         let key = |name: &str| format!("{layer}{name}.weight");
         let heads = |name: &str| self.attention_heads(&key(name), 0, LLM_HEAD);
-        let lora = json["use_lora"].as_bool().unwrap_or(false).then(|| {
-            let number = |key: &str, default: f64| json[key].as_f64().unwrap_or(default);
-            let targets = LORA_TARGETS.map(String::from).to_vec();
-            LoraConfig::new(
-                number("lora_r", 16.0) as usize,
-                number("lora_alpha", 32.0),
-                targets,
-            )
-            .with_dropout(number("lora_dropout", 0.1))
-        });
+        let number = |key, default| read(json, "llm", key, NUMBER, default);
+        let targets = LORA_TARGETS.map(String::from).to_vec();
+        let rank = read(json, "llm", "lora_r", COUNT, 16)?;
+        let adapters = LoraConfig::new(rank, number("lora_alpha", 32.0)?, targets)
+            .with_dropout(number("lora_dropout", 0.1)?);
+        let lora = read(json, "llm", "use_lora", "true or false", false)?.then_some(adapters);
         Ok(LlmConfig {
             vocab_size: self.size(&embedding, 0)?,
             hidden_size: self.size(&embedding, 1)?,
@@ -275,9 +297,8 @@ impl Shapes<'_> {
         let bert = "qformer.bert.";
         let queries = "query_tokens";
         let hidden = self.size(queries, 2)?;
-        let count = |key: &str| json[key].as_u64().map(|n| n as usize);
-        let rate =
-            |key: &str, default: f64| json[&format!("qformer_{key}")].as_f64().unwrap_or(default);
+        let count = |key, default| read(json, "bridge", key, COUNT, default);
+        let rate = |key, default| read(json, "bridge", key, NUMBER, default);
         let base = QFormerConfig::base();
         Ok(QFormerConfig {
             hidden_size: hidden,
@@ -291,15 +312,14 @@ impl Shapes<'_> {
             vocab_size: self.size(&format!("{bert}embeddings.word_embeddings.weight"), 0)?,
             max_position_embeddings: self
                 .size(&format!("{bert}embeddings.position_embeddings.weight"), 0)?,
-            num_query_token: count("num_query_token").unwrap_or(base.num_query_token),
-            extra_num_query_token: count("extra_num_query_token")
-                .unwrap_or(base.extra_num_query_token),
-            hidden_dropout_prob: rate("hidden_dropout_prob", base.hidden_dropout_prob),
+            num_query_token: count("num_query_token", base.num_query_token)?,
+            extra_num_query_token: count("extra_num_query_token", base.extra_num_query_token)?,
+            hidden_dropout_prob: rate("qformer_hidden_dropout_prob", base.hidden_dropout_prob)?,
             attention_probs_dropout_prob: rate(
-                "attention_probs_dropout_prob",
+                "qformer_attention_probs_dropout_prob",
                 base.attention_probs_dropout_prob,
-            ),
-            drop_path_rate: rate("drop_path_rate", base.drop_path_rate),
+            )?,
+            drop_path_rate: rate("qformer_drop_path_rate", base.drop_path_rate)?,
             ..base
         })
     }

@@ -124,10 +124,20 @@ fn members(
             }
         }
         if !matched {
-            problems.push(GroupProblem::Unmatched {
-                group: spec.name.clone(),
-                pattern: pattern.to_string(),
-                nearest: pattern.nearest(paths, OFFERED),
+            let (group, pattern_text) = (spec.name.clone(), pattern.to_string());
+            let of_adapters = pattern_text.split('.').any(|segment| segment == "lora");
+            let adapted = paths.iter().any(|path| path.contains(&"lora"));
+            problems.push(if of_adapters && !adapted {
+                GroupProblem::NoAdapters {
+                    group,
+                    pattern: pattern_text,
+                }
+            } else {
+                GroupProblem::Unmatched {
+                    group,
+                    pattern: pattern_text,
+                    nearest: pattern.nearest(paths, OFFERED),
+                }
             });
         }
     }

@@ -266,6 +266,13 @@ fn every_problem_is_reported_at_once() {
         "{text}"
     );
     assert!(text.contains("pattern `towr.**`: matches no parameter; would match: tower.**"));
+    // Adapters are not misspelt but absent.
+    let adapters = [ParamGroupSpec::new("a", ["tower.**.lora.*"], 1e-4)];
+    let text = problems(&tiny, &adapters)[0].to_string();
+    assert!(
+        text.contains("give it some: model.lora = { rank = "),
+        "{text}"
+    );
 }
 
 #[test]

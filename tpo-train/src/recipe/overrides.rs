@@ -74,13 +74,9 @@ fn locate(root: &Value, key: &str) -> Result<KeyPath, String> {
         }
         match value {
             Some(Value::Table(table)) => {
+                // An optional key may be filled, whatever others are called; an unknown one is found when
+                // the recipe is read.
                 value = table.get(*part);
-                // An optional table may be filled; an unknown one is found when it is read.
-                if value.is_none()
-                    && let Some(near) = near(part, table.keys().map(String::as_str))
-                {
-                    return Err(format!("no key `{part}`, did you mean `{near}`?"));
-                }
                 path.0.push(Step::Key((*part).into()));
             }
             Some(Value::Array(array)) => {
