@@ -168,6 +168,15 @@ mod tests {
         assert!(error.contains("--out is the input"), "{error}");
         assert_eq!(std::fs::read_to_string(&file).unwrap(), "[]");
 
+        // A file that ends early is no success with fewer rows.
+        let said = r#"{"image": "a.png", "conversations": [{"from": "human", "value": "What?"}, {"from": "gpt", "value": "A cat."}]}"#;
+        let cut = at("cut.json");
+        std::fs::write(&cut, format!("[{said}, {}", &said[..40])).unwrap();
+        let rows = at("rows.jsonl");
+        let error = refusal(&["data", "convert", "--from", "llava", &cut, "--out", &rows]);
+        assert!(error.contains("the file ends inside a value"), "{error}");
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2);
+
         let world = at("world");
         let export = ["synthetic", "--export", &world, "train", "1"];
         assert_eq!(tpo::<crate::BuiltInHeads>(&export).unwrap(), End::Fine);

@@ -120,7 +120,7 @@ fn write(
                 let list = list.join("; ");
                 (format!("record {name}: {list}"), list)
             }
-            Err(e @ DataError::Io { .. }) => return Err(e.into()),
+            Err(e) if e.ends_dataset() => return Err(e.into()),
             Err(e) => match &e {
                 DataError::Format { reason, .. } => (e.to_string(), reason.clone()),
                 _ => (e.to_string(), e.to_string()),

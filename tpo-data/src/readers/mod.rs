@@ -1,7 +1,8 @@
 //! Public datasets, converted to the schema as they stream by.
 //!
 //! Each reader is an iterator of samples; [`Format`] names them all and [`convert`] opens one.
-//! An annotation that cannot be used is an `Err` of the iterator, which continues after it. Only
+//! An annotation that cannot be used is an `Err` of the iterator, which continues after it; what ends
+//! the dataset ([`DataError::ends_dataset`]) is not one of a record. Only
 //! one record is in memory at a time, apart from what must be looked up by number; each reader's
 //! doc says what that is.
 //!
@@ -36,7 +37,7 @@ use crate::DataError;
 use crate::schema::{Annotation, LineReader, Media, Sample, Turn};
 use crate::video::has_extension;
 
-/// Samples of a public dataset; an `Err` costs one record unless it is [`DataError::Io`].
+/// Samples of a public dataset; an `Err` costs one record unless it [ends the dataset](DataError::ends_dataset).
 pub type Samples = Box<dyn Iterator<Item = Result<Sample, DataError>> + Send>;
 
 /// Opens a dataset.
@@ -194,7 +195,7 @@ impl ConvertOptions {
 /// Opens a dataset.
 ///
 /// # Errors
-/// [`DataError::Io`] and [`DataError::Format`] for files that cannot be opened or do not look as
+/// [`DataError::Io`], [`DataError::Json`] and [`DataError::Format`] for files that cannot be opened or do not look as
 /// documented, [`DataError::InvalidConfig`] for a missing second file.
 pub fn convert(
     format: Format,

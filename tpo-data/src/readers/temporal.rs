@@ -266,8 +266,13 @@ pub(super) fn hirest(path: &Path, options: &ConvertOptions) -> Result<Samples, D
         let prompt = &at.key;
         let mut rows = Vec::new();
         // Videos keep their order: serde_json's map would sort them.
-        for video in JsonItems::new(&videos[..], &at.file, &[])? {
-            let video = video?;
+        let broken = |e: DataError| match e {
+            // What is wrong within a record costs that record.
+            DataError::Json { reason, .. } => at.bad(reason),
+            other => other,
+        };
+        for video in JsonItems::new(&videos[..], &at.file, &[]).map_err(broken)? {
+            let video = video.map_err(broken)?;
             let v: HirestVideo =
                 serde_json::from_slice(&video.bytes).map_err(|e| at.bad(e.to_string()))?;
             let name = video.key.unwrap_or_default();
