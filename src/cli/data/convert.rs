@@ -24,9 +24,12 @@ pub struct Args {
     from: Format,
     /// The annotation file, or a folder for sa-v, lasot and got-10k.
     input: PathBuf,
-    /// Where the rows go; not over the input.
+    /// Where the rows go; not over the input. Not written when there is no row.
     #[arg(long)]
     out: PathBuf,
+    /// Replace a file that is at --out.
+    #[arg(long)]
+    overwrite: bool,
     /// The second file of formats that have two.
     #[arg(long)]
     second_file: Option<PathBuf>,
@@ -82,14 +85,20 @@ pub fn run(args: Args) -> Outcome {
             format!("--out is the input {input}, which would be lost; give another file").into(),
         );
     }
+    if args.out.exists() && !args.overwrite {
+        let out = args.out.display();
+        let why =
+            format!("{out} is there already; give another --out, or --overwrite to replace it");
+        return Err(why.into());
+    }
     let samples = convert(args.from, &args.input, &options)?;
-    // Under its name when it is whole: it may be there already.
+    // Under its name when it is whole.
     let mut unfinished = args.out.clone().into_os_string();
     unfinished.push(".tmp");
     let unfinished = PathBuf::from(unfinished);
     let done = write(&args, samples, &unfinished);
-    if done.is_err() {
-        // What is not whole is of no use to anybody.
+    if !matches!(done, Ok(End::Fine)) {
+        // What is not whole, or has no row, is of no use to anybody.
         std::fs::remove_file(&unfinished).ok();
     }
     done
@@ -138,11 +147,16 @@ fn write(
     progress.finish_and_clear();
     out.flush()?;
     drop(out);
-    std::fs::rename(unfinished, &args.out).map_err(|e| format!("{}: {e}", args.out.display()))?;
+    let path = args.out.display();
     if refused > LISTED {
         eprintln!("... and {} more", refused - LISTED);
     }
-    println!("{}: {written} rows, {refused} left out", args.out.display());
+    if written > 0 {
+        std::fs::rename(unfinished, &args.out).map_err(|e| format!("{path}: {e}"))?;
+        println!("{path}: {written} rows, {refused} left out");
+    } else {
+        println!("{path}: not written, there is no row; {refused} left out");
+    }
     let mut reasons: Vec<_> = reasons.into_iter().collect();
     reasons.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
     for (reason, count) in reasons {
