@@ -613,6 +613,18 @@ fn youcook2_in_spans_and_in_words() {
         ..ConvertOptions::default()
     };
     assert_eq!(good(Format::YouCook2, &database, &training).len(), 2);
+    let nope = ConvertOptions {
+        split: Some("nope".into()),
+        ..ConvertOptions::default()
+    };
+    let rows = read(Format::YouCook2, &database, &nope);
+    let error = rows[0].as_ref().unwrap_err();
+    assert!(
+        rows.len() == 1
+            && error.ends_dataset()
+            && error.to_string().contains("`training`, `validation`"),
+        "{rows:?}"
+    );
 
     // As VideoChat2-IT has it: cut clips, or with the annotations parts of the videos.
     let it = f.json("train.json", json!([
@@ -908,6 +920,27 @@ fn names_of_formats_are_unique_and_parse() {
         assert_eq!(serde_json::to_value(f).unwrap(), f.name());
     }
     assert!("coco".parse::<Format>().is_err());
+}
+
+#[test]
+fn an_option_without_a_use_is_refused() {
+    let f = Folder::new();
+    let path = f.text("rows.csv", "video,query,start,end\na.mp4,the dog,1,2\n");
+    let refused = |change: fn(&mut ConvertOptions)| {
+        let mut options = ConvertOptions::default();
+        change(&mut options);
+        let error = convert(Format::Csv, &path, &options).err().unwrap();
+        error.to_string()
+    };
+    for (error, flag) in [
+        (refused(|o| o.split = Some("train".into())), "--split"),
+        (refused(|o| o.second = Some("a".into())), "--second-file"),
+        (refused(|o| o.durations = Some("a".into())), "--durations"),
+        (refused(|o| o.video_extension = "mkv".into()), "--extension"),
+    ] {
+        let says = format!("csv has no use for {flag}, leave it out; it takes --frame-rate");
+        assert!(error.contains(&says), "{error}");
+    }
 }
 
 #[test]

@@ -30,7 +30,7 @@ pub struct Args {
     /// Replace a file that is at --out.
     #[arg(long)]
     overwrite: bool,
-    /// The second file of formats that have two.
+    /// The second file of formats that have two. An option that a format does not take is refused.
     #[arg(long)]
     second_file: Option<PathBuf>,
     /// Put in front of media paths: `videos/`.
@@ -56,7 +56,11 @@ pub struct Args {
 fn formats() -> String {
     let mut text = String::from("Formats:\n");
     for f in Format::ALL {
-        text.push_str(&format!("  {:<22} {}\n", f.name(), f.help()));
+        text.push_str(&format!("  {:<22} {}", f.name(), f.help()));
+        if !f.flags().is_empty() {
+            text.push_str(&format!(" Takes {}.", f.flags().join(", ")));
+        }
+        text.push('\n');
     }
     text
 }

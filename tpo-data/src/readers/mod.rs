@@ -19,7 +19,7 @@ mod temporal;
 mod tracking;
 mod video_masks;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::fs::File;
 use std::io::{BufReader, Read};
@@ -43,8 +43,31 @@ pub type Samples = Box<dyn Iterator<Item = Result<Sample, DataError>> + Send>;
 /// Opens a dataset.
 type Reader = fn(&Path, &ConvertOptions) -> Result<Samples, DataError>;
 
+/// An option that only some formats have a use for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Choice {
+    Second,
+    Extension,
+    Durations,
+    FrameRate,
+    Split,
+}
+
+impl Choice {
+    /// Its name on the command line.
+    fn flag(self) -> &'static str {
+        match self {
+            Self::Second => "--second-file",
+            Self::Extension => "--extension",
+            Self::Durations => "--durations",
+            Self::FrameRate => "--frame-rate",
+            Self::Split => "--split",
+        }
+    }
+}
+
 macro_rules! formats {
-    ($($variant:ident $name:literal $reader:path => $help:literal,)*) => {
+    ($($variant:ident $name:literal $reader:path [$($option:ident),*] => $help:literal,)*) => {
         /// A public dataset format.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
         #[serde(rename_all = "kebab-case")]
@@ -70,36 +93,48 @@ macro_rules! formats {
             fn reader(self) -> Reader {
                 match self { $(Self::$variant => $reader,)* }
             }
+
+            /// The options it uses, of those that not every format does.
+            fn options(self) -> &'static [Choice] {
+                match self { $(Self::$variant => &[$(Choice::$option),*],)* }
+            }
         }
     };
 }
 
 formats! {
-    Csv "csv" own::csv => "A csv of your own: video, image or frames; query with left, top, right, bottom (pixels) or start, end (seconds); question, answer.",
-    QvHighlights "qvhighlights" temporal::qvhighlights => "QVHighlights JSONL: qid, query, vid, duration, relevant_windows, relevant_clip_ids, saliency_scores.",
-    CharadesJsonl "charades-sta" temporal::charades => "Charades-STA JSONL in the QVHighlights layout, or the original txt `VID START END##sentence.`; --durations names Charades' csv or a JSON of seconds.",
-    ActivityNetCaptions "activitynet-captions" temporal::activitynet => "ActivityNet Captions JSON: {\"v_ID\": {duration, timestamps, sentences}}.",
-    DiDeMo "didemo" temporal::didemo => "DiDeMo JSON array: video, description, times (5-second pieces, first and last).",
-    Tacos "tacos" temporal::tacos => "TACoS JSON as temporal grounding code distributes it: {\"s13-d21.avi\": {timestamps in frames, fps, num_frames, sentences}}.",
-    QuerYd "queryd" temporal::queryd => "QuerYD captions as JSON `{video: [[words]]}` with --second-file the times JSON `{video: [[start, end]]}`.",
-    Ego4dNlq "ego4d-nlq" temporal::ego4d_nlq => "Ego4D natural language queries, nlq_train.json: videos, clips, annotations, language_queries; media are the clips, CLIP_UID.mp4.",
-    YouCook2 "youcook2" temporal::youcook2 => "YouCook2 youcookii_annotations_trainval.json: {database: {ID: {duration, subset, recipe_type, annotations of segment and sentence}}}; videos are SUBSET/RECIPE_TYPE/ID.mp4.",
-    HiRest "hirest" temporal::hirest => "HiREST JSON: {prompt: {video: {relevant, clip, v_duration, bounds, steps}}}.",
-    RefCoco "refcoco" spatial::refcoco => "RefCOCO, RefCOCO+ or RefCOCOg refs as JSON, with --second-file COCO's instances.json.",
-    MdetrRefCoco "refcoco-coco-style" spatial::coco_style => "RefCOCO family in one COCO-style file: images with caption, annotations with bbox.",
-    VisualGenome "visual-genome" spatial::visual_genome => "Visual Genome region_descriptions.json.",
-    AsV2 "as-v2" as_v2::as_v2 => "All-Seeing V2 conversation JSON array with <ref>phrase</ref><box>[[x1, y1, x2, y2]]</box>; other files than *_wo_square_pad.json need --second-file COCO's instances.json for the sizes of the images.",
-    SaV "sa-v" video_masks::sa_v => "A SA-V annotation file, or a folder of them (`*_manual.json`, `*_auto.json`).",
-    MeViS "mevis" video_masks::mevis => "MeViS meta_expressions.json, with --second-file mask_dict.json.",
-    RefYouTubeVos "ref-youtube-vos" video_masks::ref_youtube_vos => "Ref-YouTube-VOS meta_expressions.json, with --second-file the Annotations folder of indexed PNG masks.",
-    LaSot "lasot" tracking::lasot => "A LaSOT folder: CLASS/SEQUENCE/{groundtruth.txt, nlp.txt, full_occlusion.txt, out_of_view.txt, img/}.",
-    Got10k "got-10k" tracking::got10k => "A GOT-10k split folder: SEQUENCE/{groundtruth.txt, absence.label, meta_info.ini, 00000001.jpg, ..}.",
-    VideoChat2It "videochat2-it" conversation::videochat2 => "VideoChat2-IT JSON array: video or image, QA of {i, q, a}; with --second-file youcookii_annotations_trainval.json the cut clips of YouCook2 are segments of the whole videos.",
-    Llava "llava" conversation::llava => "LLaVA conversation JSON array: image or video, conversations of {from, value}.",
-    ActivityNetRtl "activitynet-rtl" conversation::activitynet_rtl => "ActivityNet-RTL, reasoning about time: training JSON {\"v_ID\": {duration, QA of {q, a}}}, or the validation array of vid, question, answer, duration.",
-    MvBench "mvbench" choice::mvbench => "MVBench task JSON array: video, question, candidates, answer, start, end.",
-    NextGqa "next-gqa" choice::next_gqa => "NExT-GQA csv of questions a0 to a4, with --second-file gsub_*.json of the time spans.",
-    VideoMme "video-mme" choice::video_mme => "Video-MME JSON array, by video or by question, or the same as JSONL.",
+    Csv "csv" own::csv [FrameRate] => "A csv of your own: video, image or frames; query with left, top, right, bottom (pixels) or start, end (seconds); question, answer.",
+    QvHighlights "qvhighlights" temporal::qvhighlights [Extension] => "QVHighlights JSONL: qid, query, vid, duration, relevant_windows, relevant_clip_ids, saliency_scores.",
+    CharadesJsonl "charades-sta" temporal::charades [Durations, Extension] => "Charades-STA JSONL in the QVHighlights layout, or the original txt `VID START END##sentence.`; --durations names Charades' csv or a JSON of seconds.",
+    ActivityNetCaptions "activitynet-captions" temporal::activitynet [Extension] => "ActivityNet Captions JSON: {\"v_ID\": {duration, timestamps, sentences}}.",
+    DiDeMo "didemo" temporal::didemo [Extension] => "DiDeMo JSON array: video, description, times (5-second pieces, first and last).",
+    Tacos "tacos" temporal::tacos [Extension] => "TACoS JSON as temporal grounding code distributes it: {\"s13-d21.avi\": {timestamps in frames, fps, num_frames, sentences}}.",
+    QuerYd "queryd" temporal::queryd [Second, Durations, Extension] => "QuerYD captions as JSON `{video: [[words]]}` with --second-file the times JSON `{video: [[start, end]]}`.",
+    Ego4dNlq "ego4d-nlq" temporal::ego4d_nlq [Split, Extension] => "Ego4D natural language queries, nlq_train.json: videos, clips, annotations, language_queries; media are the clips, CLIP_UID.mp4.",
+    YouCook2 "youcook2" temporal::youcook2 [Split, Extension] => "YouCook2 youcookii_annotations_trainval.json: {database: {ID: {duration, subset, recipe_type, annotations of segment and sentence}}}; videos are SUBSET/RECIPE_TYPE/ID.mp4.",
+    HiRest "hirest" temporal::hirest [Extension] => "HiREST JSON: {prompt: {video: {relevant, clip, v_duration, bounds, steps}}}.",
+    RefCoco "refcoco" spatial::refcoco [Second, Split] => "RefCOCO, RefCOCO+ or RefCOCOg refs as JSON, with --second-file COCO's instances.json.",
+    MdetrRefCoco "refcoco-coco-style" spatial::coco_style [] => "RefCOCO family in one COCO-style file: images with caption, annotations with bbox.",
+    VisualGenome "visual-genome" spatial::visual_genome [] => "Visual Genome region_descriptions.json.",
+    AsV2 "as-v2" as_v2::as_v2 [Second, Extension] => "All-Seeing V2 conversation JSON array with <ref>phrase</ref><box>[[x1, y1, x2, y2]]</box>; other files than *_wo_square_pad.json need --second-file COCO's instances.json for the sizes of the images.",
+    SaV "sa-v" video_masks::sa_v [Split, Extension] => "A SA-V annotation file, or a folder of them (`*_manual.json`, `*_auto.json`).",
+    MeViS "mevis" video_masks::mevis [Second, FrameRate] => "MeViS meta_expressions.json, with --second-file mask_dict.json.",
+    RefYouTubeVos "ref-youtube-vos" video_masks::ref_youtube_vos [Second, FrameRate] => "Ref-YouTube-VOS meta_expressions.json, with --second-file the Annotations folder of indexed PNG masks.",
+    LaSot "lasot" tracking::lasot [FrameRate] => "A LaSOT folder: CLASS/SEQUENCE/{groundtruth.txt, nlp.txt, full_occlusion.txt, out_of_view.txt, img/}.",
+    Got10k "got-10k" tracking::got10k [FrameRate] => "A GOT-10k split folder: SEQUENCE/{groundtruth.txt, absence.label, meta_info.ini, 00000001.jpg, ..}.",
+    VideoChat2It "videochat2-it" conversation::videochat2 [Second, Extension] => "VideoChat2-IT JSON array: video or image, QA of {i, q, a}; with --second-file youcookii_annotations_trainval.json the cut clips of YouCook2 are segments of the whole videos.",
+    Llava "llava" conversation::llava [Extension] => "LLaVA conversation JSON array: image or video, conversations of {from, value}.",
+    ActivityNetRtl "activitynet-rtl" conversation::activitynet_rtl [Extension] => "ActivityNet-RTL, reasoning about time: training JSON {\"v_ID\": {duration, QA of {q, a}}}, or the validation array of vid, question, answer, duration.",
+    MvBench "mvbench" choice::mvbench [FrameRate, Extension] => "MVBench task JSON array: video, question, candidates, answer, start, end.",
+    NextGqa "next-gqa" choice::next_gqa [Second, Extension] => "NExT-GQA csv of questions a0 to a4, with --second-file gsub_*.json of the time spans.",
+    VideoMme "video-mme" choice::video_mme [Extension] => "Video-MME JSON array, by video or by question, or the same as JSONL.",
+}
+
+impl Format {
+    /// The options of the command line that it uses, of those that not every format does.
+    pub fn flags(self) -> Vec<&'static str> {
+        self.options().iter().map(|option| option.flag()).collect()
+    }
 }
 
 impl fmt::Display for Format {
@@ -182,6 +217,22 @@ impl ConvertOptions {
         }
     }
 
+    /// The options that are set, of those that not every format uses.
+    fn set(&self) -> impl Iterator<Item = Choice> {
+        [
+            (Choice::Second, self.second.is_some()),
+            (
+                Choice::Extension,
+                self.video_extension != Self::default().video_extension,
+            ),
+            (Choice::Durations, self.durations.is_some()),
+            (Choice::FrameRate, self.frame_rate.is_some()),
+            (Choice::Split, self.split.is_some()),
+        ]
+        .into_iter()
+        .filter_map(|(option, set)| set.then_some(option))
+    }
+
     fn second(&self, format: Format, what: &str) -> Result<&Path, DataError> {
         self.second
             .as_deref()
@@ -196,12 +247,27 @@ impl ConvertOptions {
 ///
 /// # Errors
 /// [`DataError::Io`], [`DataError::Json`] and [`DataError::Format`] for files that cannot be opened or do not look as
-/// documented, [`DataError::InvalidConfig`] for a missing second file.
+/// documented, [`DataError::InvalidConfig`] for a missing second file and for an option that the
+/// format has no use for; also the last item, when no record is of the split asked for.
 pub fn convert(
     format: Format,
     input: &Path,
     options: &ConvertOptions,
 ) -> Result<Samples, DataError> {
+    let useless = options.set().find(|o| !format.options().contains(o));
+    if let Some(option) = useless {
+        let taken = match &format.flags()[..] {
+            [] => "it takes none like it".into(),
+            flags => format!("it takes {}", flags.join(", ")),
+        };
+        return Err(DataError::InvalidConfig {
+            what: "conversion",
+            reason: format!(
+                "{format} has no use for {}, leave it out; {taken}",
+                option.flag()
+            ),
+        });
+    }
     format.reader()(input, options)
 }
 
@@ -369,6 +435,44 @@ fn map<T: DeserializeOwned + 'static>(path: &Path) -> Result<HashMap<String, T>,
     members(path, &[])?
         .map(|record| record.map(|(at, value)| (at.key, value)))
         .collect()
+}
+
+/// The records of the split that is asked for, all when none is.
+fn of_split<T: 'static>(
+    mut records: Records<T>,
+    options: &ConvertOptions,
+    split: fn(&T) -> Option<&str>,
+) -> Records<T> {
+    let Some(wanted) = options.split.clone() else {
+        return records;
+    };
+    let (mut found, mut others) = (false, BTreeSet::new());
+    Box::new(std::iter::from_fn(move || {
+        for record in records.by_ref() {
+            match &record {
+                Ok((_, value)) if split(value) == Some(&*wanted) => found = true,
+                Ok((_, value)) => {
+                    let name = split(value).map(|name| format!("`{name}`"));
+                    others.insert(name.unwrap_or_else(|| "no split".into()));
+                    continue;
+                }
+                Err(_) => {}
+            }
+            return Some(record);
+        }
+        // Said once, at the end.
+        if std::mem::replace(&mut found, true) || others.is_empty() {
+            return None;
+        }
+        let others: Vec<_> = others.iter().map(String::as_str).collect();
+        Some(Err(DataError::InvalidConfig {
+            what: "conversion",
+            reason: format!(
+                "no record is of split `{wanted}`; they are of {}",
+                others.join(", ")
+            ),
+        }))
+    }))
 }
 
 /// What `each` makes of every record.
