@@ -754,6 +754,11 @@ fn as_v2_phrases_become_boxes() {
         refused.contains("wo_square_pad") && refused.contains("instances_train2017.json"),
         "{refused}"
     );
+    for broken in [f.text("empty.json", ""), f.path("absent.json"), f.path("")] {
+        let error = convert(Format::AsV2, &broken, &ConvertOptions::default()).err();
+        let error = error.unwrap().to_string();
+        assert!(!error.contains("wo_square_pad"), "{error}");
+    }
     let (width, height) = (640.0, 514.0);
     let sizes = |name: &str| json!({"images": [{"id": 1, "file_name": name, "width": width as u32, "height": height as u32}], "annotations": []});
     let instances = f.json("instances.json", sizes("000000000001.jpg"));
@@ -969,6 +974,7 @@ fn a_table_of_ones_own() {
     let good: Vec<&Sample> = rows.iter().filter_map(|r| r.as_ref().ok()).collect();
     assert_eq!(good.len(), 4);
     assert_eq!((media(good[0]), query(good[0])), ("clips/a.mp4", "the dog"));
+    assert_eq!(good[1].id.as_deref(), Some("line 3"));
     let target = &good[0].annotations[0].target;
     let pixels = BoxCoords::Pixels([10.0, 20.0, 110.5, 220.0]);
     assert_eq!(*target, Target::Box(pixels));
@@ -990,7 +996,7 @@ fn a_table_of_ones_own() {
         "`left`, `top`, `right` and `bottom`",
         "`start` and `end`",
         "nothing to learn",
-        "line 11",
+        "line 11: column `left` holds `left`, expected a number",
     ]) {
         assert!(error.contains(says), "{says}: {error}");
     }
@@ -999,4 +1005,19 @@ fn a_table_of_ones_own() {
     let without = read(Format::Csv, &path, &ConvertOptions::default());
     let error = without[3].as_ref().unwrap_err().to_string();
     assert!(error.contains("--frame-rate"), "{error}");
+    for (header, says) in [
+        (
+            "Video,Query",
+            "the columns are `Video`, `Query`; expected some of video, image",
+        ),
+        (
+            "video;query",
+            "`video;query`; they are separated by ';', not by commas",
+        ),
+    ] {
+        let path = folder.text("unknown.csv", &format!("{header}\na.mp4,x\n"));
+        let error = convert(Format::Csv, &path, &ConvertOptions::default()).err();
+        let error = error.unwrap().to_string();
+        assert!(error.contains("line 1") && error.contains(says), "{error}");
+    }
 }

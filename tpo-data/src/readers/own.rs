@@ -25,10 +25,16 @@ struct Row {
     answer: Option<String>,
 }
 
+/// Names of the columns.
+const COLUMNS: [&str; 12] = [
+    "video", "image", "frames", "query", "left", "top", "right", "bottom", "start", "end",
+    "question", "answer",
+];
+
 /// A csv with a row for each thing to learn. `video`, `image` or `frames` (a folder of pictures, at
 /// `--frame-rate` a second) names the media. `query` is what to find, with `left`, `top`, `right` and
 /// `bottom` in pixels where it is, or `start` and `end` in seconds when. `question` and `answer` are
-/// words. Other columns are not read.
+/// words. Other columns are not read. The line is the row's id.
 pub(super) fn csv(path: &Path, options: &ConvertOptions) -> Result<Samples, DataError> {
     let each = |options: &ConvertOptions, at: At, row: Row| {
         let text = |field: &Option<String>| field.clone().filter(|text| !text.is_empty());
@@ -76,11 +82,12 @@ pub(super) fn csv(path: &Path, options: &ConvertOptions) -> Result<Samples, Data
             );
         }
         Ok([Sample {
+            id: Some(at.place),
             media: Some(media),
             turns,
             annotations,
             ..Sample::default()
         }])
     };
-    Ok(samples(table(path)?, options, each))
+    Ok(samples(table(path, &COLUMNS)?, options, each))
 }

@@ -119,7 +119,8 @@ fn durations(options: &ConvertOptions) -> Result<HashMap<String, f64>, DataError
     if is_object(path)? {
         return map(path);
     }
-    table::<LengthRow>(path)?
+    let columns = ["id", "video", "video_id", "length", "duration"];
+    table::<LengthRow>(path, &columns)?
         .map(|row| row.map(|(_, row)| (row.id, row.length)))
         .collect()
 }
