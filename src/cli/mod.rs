@@ -168,6 +168,32 @@ mod tests {
         assert!(error.contains("--out is the input"), "{error}");
         assert_eq!(std::fs::read_to_string(&file).unwrap(), "[]");
 
+        // A file that ends early is no success with fewer rows.
+        let said = r#"{"image": "a.png", "conversations": [{"from": "human", "value": "What?"}, {"from": "gpt", "value": "A cat."}]}"#;
+        let cut = at("cut.json");
+        std::fs::write(&cut, format!("[{said}, {}", &said[..40])).unwrap();
+        let rows = at("rows.jsonl");
+        let error = refusal(&["data", "convert", "--from", "llava", &cut, "--out", &rows]);
+        assert!(error.contains("the file ends inside a value"), "{error}");
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2);
+
+        let whole = at("whole.json");
+        std::fs::write(&whole, format!("[{said}]")).unwrap();
+        let convert = |input: &str, more: &[&str]| {
+            let args = ["data", "convert", "--from", "llava", input, "--out", &rows];
+            tpo::<crate::BuiltInHeads>(&[&args[..], more].concat())
+        };
+        // Of no row there is no file, and none is lost for it.
+        assert_eq!(convert(&file, &[]).unwrap(), End::Wrong);
+        assert!(!dir.path().join("rows.jsonl").exists());
+        std::fs::write(&rows, "mine").unwrap();
+        let error = convert(&whole, &[]).unwrap_err().to_string();
+        assert!(error.contains("--overwrite to replace it"), "{error}");
+        assert_eq!(convert(&file, &["--overwrite"]).unwrap(), End::Wrong);
+        assert_eq!(std::fs::read_to_string(&rows).unwrap(), "mine");
+        assert_eq!(convert(&whole, &["--overwrite"]).unwrap(), End::Fine);
+        assert!(std::fs::read_to_string(&rows).unwrap().contains("A cat."));
+
         let world = at("world");
         let export = ["synthetic", "--export", &world, "train", "1"];
         assert_eq!(tpo::<crate::BuiltInHeads>(&export).unwrap(), End::Fine);

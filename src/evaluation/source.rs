@@ -79,7 +79,7 @@ impl DataFile {
         for (place, row) in self.rows(&out.root, limit.unwrap_or(usize::MAX))? {
             match row {
                 Ok(sample) => out.sample(&sample, &place),
-                Err(e @ DataError::Io { .. }) => return Err(e.into()),
+                Err(e) if e.ends_dataset() => return Err(e.into()),
                 Err(e) => out.found.skipped.push(e.to_string()),
             }
         }

@@ -188,6 +188,18 @@ pub enum DataError {
         reason: String,
     },
 
+    /// A JSON file is not whole, or not built as its format is documented: nothing after this place
+    /// can be told apart.
+    #[error("{}: {place}: {reason}", path.display())]
+    Json {
+        /// The file.
+        path: PathBuf,
+        /// Which byte of which part.
+        place: String,
+        /// What is wrong there and what was expected.
+        reason: String,
+    },
+
     /// An invalid configuration of a mixture, order, augmentation or loader.
     #[error("invalid {what}: {reason}")]
     InvalidConfig {
@@ -210,6 +222,14 @@ pub enum DataError {
 }
 
 impl DataError {
+    /// Whether a dataset ends with it; any other error costs one of its records.
+    pub fn ends_dataset(&self) -> bool {
+        matches!(
+            self,
+            Self::Io { .. } | Self::Json { .. } | Self::InvalidConfig { .. }
+        )
+    }
+
     /// What a failure of the operating system at `path` becomes.
     pub(crate) fn io(path: &Path) -> impl Fn(std::io::Error) -> Self + Copy + '_ {
         move |source| Self::Io {

@@ -613,6 +613,18 @@ fn youcook2_in_spans_and_in_words() {
         ..ConvertOptions::default()
     };
     assert_eq!(good(Format::YouCook2, &database, &training).len(), 2);
+    let nope = ConvertOptions {
+        split: Some("nope".into()),
+        ..ConvertOptions::default()
+    };
+    let rows = read(Format::YouCook2, &database, &nope);
+    let error = rows[0].as_ref().unwrap_err();
+    assert!(
+        rows.len() == 1
+            && error.ends_dataset()
+            && error.to_string().contains("`training`, `validation`"),
+        "{rows:?}"
+    );
 
     // As VideoChat2-IT has it: cut clips, or with the annotations parts of the videos.
     let it = f.json("train.json", json!([
@@ -742,6 +754,11 @@ fn as_v2_phrases_become_boxes() {
         refused.contains("wo_square_pad") && refused.contains("instances_train2017.json"),
         "{refused}"
     );
+    for broken in [f.text("empty.json", ""), f.path("absent.json"), f.path("")] {
+        let error = convert(Format::AsV2, &broken, &ConvertOptions::default()).err();
+        let error = error.unwrap().to_string();
+        assert!(!error.contains("wo_square_pad"), "{error}");
+    }
     let (width, height) = (640.0, 514.0);
     let sizes = |name: &str| json!({"images": [{"id": 1, "file_name": name, "width": width as u32, "height": height as u32}], "annotations": []});
     let instances = f.json("instances.json", sizes("000000000001.jpg"));
@@ -911,6 +928,27 @@ fn names_of_formats_are_unique_and_parse() {
 }
 
 #[test]
+fn an_option_without_a_use_is_refused() {
+    let f = Folder::new();
+    let path = f.text("rows.csv", "video,query,start,end\na.mp4,the dog,1,2\n");
+    let refused = |change: fn(&mut ConvertOptions)| {
+        let mut options = ConvertOptions::default();
+        change(&mut options);
+        let error = convert(Format::Csv, &path, &options).err().unwrap();
+        error.to_string()
+    };
+    for (error, flag) in [
+        (refused(|o| o.split = Some("train".into())), "--split"),
+        (refused(|o| o.second = Some("a".into())), "--second-file"),
+        (refused(|o| o.durations = Some("a".into())), "--durations"),
+        (refused(|o| o.video_extension = "mkv".into()), "--extension"),
+    ] {
+        let says = format!("csv has no use for {flag}, leave it out; it takes --frame-rate");
+        assert!(error.contains(&says), "{error}");
+    }
+}
+
+#[test]
 fn a_table_of_ones_own() {
     let folder = Folder::new();
     let path = folder.text(
@@ -938,6 +976,7 @@ fn a_table_of_ones_own() {
     let ids: Vec<_> = good.iter().map(|r| r.id.as_deref().unwrap()).collect();
     assert_eq!(ids, ["2", "3", "4", "5"]);
     assert_eq!((media(good[0]), query(good[0])), ("clips/a.mp4", "the dog"));
+    assert_eq!(good[1].id.as_deref(), Some("line 3"));
     let target = &good[0].annotations[0].target;
     let pixels = BoxCoords::Pixels([10.0, 20.0, 110.5, 220.0]);
     assert_eq!(*target, Target::Box(pixels));
@@ -959,7 +998,7 @@ fn a_table_of_ones_own() {
         "`left`, `top`, `right` and `bottom`",
         "`start` and `end`",
         "nothing to learn",
-        "line 11",
+        "line 11: column `left` holds `left`, expected a number",
     ]) {
         assert!(error.contains(says), "{says}: {error}");
     }
@@ -968,4 +1007,19 @@ fn a_table_of_ones_own() {
     let without = read(Format::Csv, &path, &ConvertOptions::default());
     let error = without[3].as_ref().unwrap_err().to_string();
     assert!(error.contains("--frame-rate"), "{error}");
+    for (header, says) in [
+        (
+            "Video,Query",
+            "the columns are `Video`, `Query`; expected some of video, image",
+        ),
+        (
+            "video;query",
+            "`video;query`; they are separated by ';', not by commas",
+        ),
+    ] {
+        let path = folder.text("unknown.csv", &format!("{header}\na.mp4,x\n"));
+        let error = convert(Format::Csv, &path, &ConvertOptions::default()).err();
+        let error = error.unwrap().to_string();
+        assert!(error.contains("line 1") && error.contains(says), "{error}");
+    }
 }

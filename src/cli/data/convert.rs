@@ -24,10 +24,13 @@ pub struct Args {
     from: Format,
     /// The annotation file, or a folder for sa-v, lasot and got-10k.
     input: PathBuf,
-    /// Where the rows go; not over the input.
+    /// Where the rows go; not over the input. Not written when there is no row.
     #[arg(long)]
     out: PathBuf,
-    /// The second file of formats that have two.
+    /// Replace a file that is at --out.
+    #[arg(long)]
+    overwrite: bool,
+    /// The second file of formats that have two. An option that a format does not take is refused.
     #[arg(long)]
     second_file: Option<PathBuf>,
     /// Put in front of media paths: `videos/`.
@@ -53,7 +56,11 @@ pub struct Args {
 fn formats() -> String {
     let mut text = String::from("Formats:\n");
     for f in Format::ALL {
-        text.push_str(&format!("  {:<22} {}\n", f.name(), f.help()));
+        text.push_str(&format!("  {:<22} {}", f.name(), f.help()));
+        if !f.flags().is_empty() {
+            text.push_str(&format!(" Takes {}.", f.flags().join(", ")));
+        }
+        text.push('\n');
     }
     text
 }
@@ -82,14 +89,20 @@ pub fn run(args: Args) -> Outcome {
             format!("--out is the input {input}, which would be lost; give another file").into(),
         );
     }
+    if args.out.exists() && !args.overwrite {
+        let out = args.out.display();
+        let why =
+            format!("{out} is there already; give another --out, or --overwrite to replace it");
+        return Err(why.into());
+    }
     let samples = convert(args.from, &args.input, &options)?;
-    // Under its name when it is whole: it may be there already.
+    // Under its name when it is whole.
     let mut unfinished = args.out.clone().into_os_string();
     unfinished.push(".tmp");
     let unfinished = PathBuf::from(unfinished);
     let done = write(&args, samples, &unfinished);
-    if done.is_err() {
-        // What is not whole is of no use to anybody.
+    if !matches!(done, Ok(End::Fine)) {
+        // What is not whole, or has no row, is of no use to anybody.
         std::fs::remove_file(&unfinished).ok();
     }
     done
@@ -120,7 +133,7 @@ fn write(
                 let list = list.join("; ");
                 (format!("record {name}: {list}"), list)
             }
-            Err(e @ DataError::Io { .. }) => return Err(e.into()),
+            Err(e) if e.ends_dataset() => return Err(e.into()),
             Err(e) => match &e {
                 DataError::Format { reason, .. } => (e.to_string(), reason.clone()),
                 _ => (e.to_string(), e.to_string()),
@@ -138,11 +151,16 @@ fn write(
     progress.finish_and_clear();
     out.flush()?;
     drop(out);
-    std::fs::rename(unfinished, &args.out).map_err(|e| format!("{}: {e}", args.out.display()))?;
+    let path = args.out.display();
     if refused > LISTED as u64 {
         eprintln!("... and {} more", refused - LISTED as u64);
     }
-    println!("{}: {written} rows, {refused} left out", args.out.display());
+    if written > 0 {
+        std::fs::rename(unfinished, &args.out).map_err(|e| format!("{path}: {e}"))?;
+        println!("{path}: {written} rows, {refused} left out");
+    } else {
+        println!("{path}: not written, there is no row; {refused} left out");
+    }
     let mut reasons: Vec<_> = reasons.into_iter().collect();
     reasons.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
     for (reason, count) in reasons.iter().take(LISTED) {

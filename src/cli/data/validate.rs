@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use burn::tensor::Device;
 use tpo_core::head::{HeadSet, TargetMaker, TargetSet};
+use tpo_core::weights::nearest;
 use tpo_data::feed::{View, place_truth};
 use tpo_data::schema::{RowLimits, Sample, SampleReader, Summary, Target, check_media};
 use tpo_data::{MediaLimits, VideoInfo};
@@ -104,16 +105,25 @@ pub fn run<H: HeadSet>(args: Args) -> Outcome {
     }
     print!("{summary}");
     if !unknown.is_empty() {
-        let tasks: Vec<&str> = unknown.iter().map(String::as_str).collect();
         println!(
             "not checked  what is to be learned of {}: this program has no such head",
-            tasks.join(", ")
+            named::<H>(&unknown)
         );
     }
     if summary.rows + summary.bad_rows == 0 {
         println!("the file has no rows");
     }
     Ok(End::fine_if(summary.rows > 0 && summary.bad_rows == 0))
+}
+
+/// Tasks without a head, each with the head that was meant by a slip.
+fn named<H: HeadSet>(tasks: &BTreeSet<String>) -> String {
+    let known: Vec<String> = H::specs().into_iter().map(|head| head.name).collect();
+    let one = |task: &String| match nearest(task, known.iter().map(String::as_str)) {
+        Some(near) => format!("`{task}` (did you mean `{near}`?)"),
+        None => format!("`{task}`"),
+    };
+    tasks.iter().map(one).collect::<Vec<_>>().join(", ")
 }
 
 /// What the heads could not learn from the annotations of a row. Tasks without a head go to `unknown`.
@@ -147,4 +157,18 @@ fn unlearnable<H: HeadSet>(
         }
     }
     problems
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slip_in_a_task_gets_the_name_that_was_meant() {
+        let tasks = ["count", "regoin"].map(String::from).into();
+        assert_eq!(
+            named::<crate::BuiltInHeads>(&tasks),
+            "`count`, `regoin` (did you mean `region`?)"
+        );
+    }
 }

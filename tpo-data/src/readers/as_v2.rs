@@ -27,6 +27,8 @@ const NOT_PADDED: &str = "wo_square_pad";
 ///
 /// Held in memory: sizes of images, where the boxes are of squares.
 pub(super) fn as_v2(path: &Path, options: &ConvertOptions) -> Result<Samples, DataError> {
+    // What is no conversation is said before what its boxes need.
+    let records = records(path)?;
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let padded = !name.contains(NOT_PADDED);
     let sizes = match &options.second {
@@ -52,7 +54,7 @@ pub(super) fn as_v2(path: &Path, options: &ConvertOptions) -> Result<Samples, Da
         let found = rows(options, &at, row, Frame { size, padded });
         found.unwrap_or_else(|why| vec![Err(at.bad(why))])
     };
-    Ok(parts(records(path)?, options, each))
+    Ok(parts(records, options, each))
 }
 
 /// `[width, height]` by the name of the image file.

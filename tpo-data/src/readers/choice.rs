@@ -104,7 +104,10 @@ pub(super) fn next_gqa(path: &Path, options: &ConvertOptions) -> Result<Samples,
             ..asked(id, Some(media), vec![turn])
         }])
     };
-    Ok(samples(table(path)?, options, each))
+    let columns = [
+        "video_id", "video", "question", "answer", "qid", "a0", "a1", "a2", "a3", "a4",
+    ];
+    Ok(samples(table(path, &columns)?, options, each))
 }
 
 #[derive(Deserialize)]

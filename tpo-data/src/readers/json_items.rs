@@ -40,7 +40,7 @@ impl<R: BufRead> JsonItems<R> {
     /// Goes to the container at `keys` (empty: the file itself).
     ///
     /// # Errors
-    /// [`DataError::Format`] when there is none, or it is neither array nor object.
+    /// [`DataError::Json`] when there is none, or it is neither array nor object.
     pub fn new(reader: R, file: &Path, keys: &[&str]) -> Result<Self, DataError> {
         let mut input = Input {
             reader,
@@ -75,7 +75,8 @@ impl<R: BufRead> JsonItems<R> {
         let object = match input.skip_space()? {
             Some(b'{') => true,
             Some(b'[') => false,
-            _ => return Err(input.error("expected an array or an object")),
+            Some(_) => return Err(input.error("expected an array or an object")),
+            None => return Err(input.ended("where an array or an object is expected")),
         };
         input.next()?;
         Ok(Self {
@@ -94,7 +95,8 @@ impl<R: BufRead> JsonItems<R> {
                 self.input.next()?;
             }
             Some(_) if self.index == 0 => {}
-            _ => return Err(self.input.error("expected `,` or the end of the container")),
+            Some(_) => return Err(self.input.error("expected `,` or the end of the container")),
+            None => return Err(self.input.ended("inside the container")),
         }
         let key = if self.object {
             self.input.skip_space()?;
@@ -147,11 +149,15 @@ impl<R: BufRead> Input<R> {
         } else {
             format!(" of `{}`", self.place)
         };
-        DataError::Format {
+        DataError::Json {
             path: self.file.clone(),
             place: format!("byte {}{within}", self.offset),
             reason: reason.into(),
         }
+    }
+
+    fn ended(&self, place: &str) -> DataError {
+        self.error(format!("the file ends {place}; fetch it again"))
     }
 
     fn peek(&mut self) -> Result<Option<u8>, DataError> {
@@ -212,7 +218,7 @@ impl<R: BufRead> Input<R> {
                 if started && depth == 0 && !quoted {
                     return Ok(());
                 }
-                return Err(self.error("the file ends inside a value"));
+                return Err(self.ended("inside a value"));
             }
             let buffer = self.reader.fill_buf().unwrap_or_default();
             let (mut used, mut end) = (buffer.len(), false);
@@ -343,7 +349,8 @@ mod tests {
             ("{\"a\": 1}", &["a"]),
             ("[\"open]", &[]),
         ] {
-            assert!(items(text, keys, 3).is_err(), "{text}");
+            let error = items(text, keys, 3).unwrap_err();
+            assert!(error.ends_dataset(), "{text}: {error}");
         }
         let deep = "[".repeat(100_000);
         assert!(items(&deep, &[], 4096).is_err());

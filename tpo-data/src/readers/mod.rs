@@ -1,7 +1,8 @@
 //! Public datasets, converted to the schema as they stream by.
 //!
 //! Each reader is an iterator of samples; [`Format`] names them all and [`convert`] opens one.
-//! An annotation that cannot be used is an `Err` of the iterator, which continues after it. Only
+//! An annotation that cannot be used is an `Err` of the iterator, which continues after it; what ends
+//! the dataset ([`DataError::ends_dataset`]) is not one of a record. Only
 //! one record is in memory at a time, apart from what must be looked up by number; each reader's
 //! doc says what that is.
 //!
@@ -11,115 +12,36 @@
 mod as_v2;
 mod choice;
 mod conversation;
+mod format;
 mod json_items;
 mod own;
 mod spatial;
+mod table;
 mod temporal;
 mod tracking;
 mod video_masks;
 
-use std::collections::HashMap;
-use std::fmt;
+use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
 use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use format::Choice;
+pub use format::Format;
 use json_items::JsonItems;
+use table::table;
 
 use crate::DataError;
 use crate::schema::{Annotation, LineReader, Media, Sample, Turn};
 use crate::video::has_extension;
 
-/// Samples of a public dataset; an `Err` costs one record unless it is [`DataError::Io`].
+/// Samples of a public dataset; an `Err` costs one record unless it [ends the dataset](DataError::ends_dataset).
 pub type Samples = Box<dyn Iterator<Item = Result<Sample, DataError>> + Send>;
-
-/// Opens a dataset.
-type Reader = fn(&Path, &ConvertOptions) -> Result<Samples, DataError>;
-
-macro_rules! formats {
-    ($($variant:ident $name:literal $reader:path => $help:literal,)*) => {
-        /// A public dataset format.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-        #[serde(rename_all = "kebab-case")]
-        #[non_exhaustive]
-        pub enum Format {
-            $(#[doc = $help] #[serde(rename = $name)] $variant,)*
-        }
-
-        impl Format {
-            /// All of them.
-            pub const ALL: &[Self] = &[$(Self::$variant),*];
-
-            /// Its name on the command line.
-            pub fn name(self) -> &'static str {
-                match self { $(Self::$variant => $name,)* }
-            }
-
-            /// What the input is.
-            pub fn help(self) -> &'static str {
-                match self { $(Self::$variant => $help,)* }
-            }
-
-            fn reader(self) -> Reader {
-                match self { $(Self::$variant => $reader,)* }
-            }
-        }
-    };
-}
-
-formats! {
-    Csv "csv" own::csv => "A csv of your own: video, image or frames; query with left, top, right, bottom (pixels) or start, end (seconds); question, answer.",
-    QvHighlights "qvhighlights" temporal::qvhighlights => "QVHighlights JSONL: qid, query, vid, duration, relevant_windows, relevant_clip_ids, saliency_scores.",
-    CharadesJsonl "charades-sta" temporal::charades => "Charades-STA JSONL in the QVHighlights layout, or the original txt `VID START END##sentence.`; --durations names Charades' csv or a JSON of seconds.",
-    ActivityNetCaptions "activitynet-captions" temporal::activitynet => "ActivityNet Captions JSON: {\"v_ID\": {duration, timestamps, sentences}}.",
-    DiDeMo "didemo" temporal::didemo => "DiDeMo JSON array: video, description, times (5-second pieces, first and last).",
-    Tacos "tacos" temporal::tacos => "TACoS JSON as temporal grounding code distributes it: {\"s13-d21.avi\": {timestamps in frames, fps, num_frames, sentences}}.",
-    QuerYd "queryd" temporal::queryd => "QuerYD captions as JSON `{video: [[words]]}` with --second-file the times JSON `{video: [[start, end]]}`.",
-    Ego4dNlq "ego4d-nlq" temporal::ego4d_nlq => "Ego4D natural language queries, nlq_train.json: videos, clips, annotations, language_queries; media are the clips, CLIP_UID.mp4.",
-    YouCook2 "youcook2" temporal::youcook2 => "YouCook2 youcookii_annotations_trainval.json: {database: {ID: {duration, subset, recipe_type, annotations of segment and sentence}}}; videos are SUBSET/RECIPE_TYPE/ID.mp4.",
-    HiRest "hirest" temporal::hirest => "HiREST JSON: {prompt: {video: {relevant, clip, v_duration, bounds, steps}}}.",
-    RefCoco "refcoco" spatial::refcoco => "RefCOCO, RefCOCO+ or RefCOCOg refs as JSON, with --second-file COCO's instances.json.",
-    MdetrRefCoco "refcoco-coco-style" spatial::coco_style => "RefCOCO family in one COCO-style file: images with caption, annotations with bbox.",
-    VisualGenome "visual-genome" spatial::visual_genome => "Visual Genome region_descriptions.json.",
-    AsV2 "as-v2" as_v2::as_v2 => "All-Seeing V2 conversation JSON array with <ref>phrase</ref><box>[[x1, y1, x2, y2]]</box>; other files than *_wo_square_pad.json need --second-file COCO's instances.json for the sizes of the images.",
-    SaV "sa-v" video_masks::sa_v => "A SA-V annotation file, or a folder of them (`*_manual.json`, `*_auto.json`).",
-    MeViS "mevis" video_masks::mevis => "MeViS meta_expressions.json, with --second-file mask_dict.json.",
-    RefYouTubeVos "ref-youtube-vos" video_masks::ref_youtube_vos => "Ref-YouTube-VOS meta_expressions.json, with --second-file the Annotations folder of indexed PNG masks.",
-    LaSot "lasot" tracking::lasot => "A LaSOT folder: CLASS/SEQUENCE/{groundtruth.txt, nlp.txt, full_occlusion.txt, out_of_view.txt, img/}.",
-    Got10k "got-10k" tracking::got10k => "A GOT-10k split folder: SEQUENCE/{groundtruth.txt, absence.label, meta_info.ini, 00000001.jpg, ..}.",
-    VideoChat2It "videochat2-it" conversation::videochat2 => "VideoChat2-IT JSON array: video or image, QA of {i, q, a}; with --second-file youcookii_annotations_trainval.json the cut clips of YouCook2 are segments of the whole videos.",
-    Llava "llava" conversation::llava => "LLaVA conversation JSON array: image or video, conversations of {from, value}.",
-    ActivityNetRtl "activitynet-rtl" conversation::activitynet_rtl => "ActivityNet-RTL, reasoning about time: training JSON {\"v_ID\": {duration, QA of {q, a}}}, or the validation array of vid, question, answer, duration.",
-    MvBench "mvbench" choice::mvbench => "MVBench task JSON array: video, question, candidates, answer, start, end.",
-    NextGqa "next-gqa" choice::next_gqa => "NExT-GQA csv of questions a0 to a4, with --second-file gsub_*.json of the time spans.",
-    VideoMme "video-mme" choice::video_mme => "Video-MME JSON array, by video or by question, or the same as JSONL.",
-}
-
-impl fmt::Display for Format {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-impl FromStr for Format {
-    type Err = DataError;
-
-    fn from_str(text: &str) -> Result<Self, DataError> {
-        let names: Vec<_> = Self::ALL.iter().map(|f| f.name()).collect();
-        let at = names.iter().position(|name| *name == text);
-        at.map(|at| Self::ALL[at])
-            .ok_or_else(|| DataError::InvalidConfig {
-                what: "dataset format",
-                reason: format!("`{text}` is not one of {}", names.join(", ")),
-            })
-    }
-}
 
 /// What a conversion needs besides the format.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -181,6 +103,22 @@ impl ConvertOptions {
         }
     }
 
+    /// The options that are set, of those that not every format uses.
+    fn set(&self) -> impl Iterator<Item = Choice> {
+        [
+            (Choice::Second, self.second.is_some()),
+            (
+                Choice::Extension,
+                self.video_extension != Self::default().video_extension,
+            ),
+            (Choice::Durations, self.durations.is_some()),
+            (Choice::FrameRate, self.frame_rate.is_some()),
+            (Choice::Split, self.split.is_some()),
+        ]
+        .into_iter()
+        .filter_map(|(option, set)| set.then_some(option))
+    }
+
     fn second(&self, format: Format, what: &str) -> Result<&Path, DataError> {
         self.second
             .as_deref()
@@ -194,13 +132,28 @@ impl ConvertOptions {
 /// Opens a dataset.
 ///
 /// # Errors
-/// [`DataError::Io`] and [`DataError::Format`] for files that cannot be opened or do not look as
-/// documented, [`DataError::InvalidConfig`] for a missing second file.
+/// [`DataError::Io`], [`DataError::Json`] and [`DataError::Format`] for files that cannot be opened or do not look as
+/// documented, [`DataError::InvalidConfig`] for a missing second file and for an option that the
+/// format has no use for; also the last item, when no record is of the split asked for.
 pub fn convert(
     format: Format,
     input: &Path,
     options: &ConvertOptions,
 ) -> Result<Samples, DataError> {
+    let useless = options.set().find(|o| !format.options().contains(o));
+    if let Some(option) = useless {
+        let taken = match &format.flags()[..] {
+            [] => "it takes none like it".into(),
+            flags => format!("it takes {}", flags.join(", ")),
+        };
+        return Err(DataError::InvalidConfig {
+            what: "conversion",
+            reason: format!(
+                "{format} has no use for {}, leave it out; {taken}",
+                option.flag()
+            ),
+        });
+    }
     format.reader()(input, options)
 }
 
@@ -336,38 +289,49 @@ fn records<T: DeserializeOwned + 'static>(path: &Path) -> Result<Records<T>, Dat
     }))
 }
 
-/// Rows of a file of comma-separated values, by the names of their columns.
-fn table<T: DeserializeOwned + 'static>(path: &Path) -> Result<Records<T>, DataError> {
-    let file: Arc<Path> = path.into();
-    // A row with too few fields costs only itself.
-    let mut builder = csv::ReaderBuilder::new();
-    let builder = builder.flexible(true).trim(csv::Trim::All);
-    let mut rows = builder.from_reader(open(path)?);
-    let header = rows.headers().cloned();
-    let header = header.map_err(|e| bad(path, "line 1", e.to_string()))?;
-    if header.is_empty() {
-        return Err(bad(path, "line 1", "no names of columns"));
-    }
-    Ok(Box::new(rows.into_records().map(move |row| {
-        let row = row.map_err(|e| bad(&file, "a row", e.to_string()))?;
-        let number = row.position().map_or(0, csv::Position::line);
-        let at = At {
-            file: Arc::clone(&file),
-            place: format!("line {number}"),
-            number,
-            key: String::new(),
-        };
-        let value = row.deserialize(Some(&header));
-        let value = value.map_err(|e| at.bad(e.to_string()))?;
-        Ok((at, value))
-    })))
-}
-
 /// Members of the object in a file.
 fn map<T: DeserializeOwned + 'static>(path: &Path) -> Result<HashMap<String, T>, DataError> {
     members(path, &[])?
         .map(|record| record.map(|(at, value)| (at.key, value)))
         .collect()
+}
+
+/// The records of the split that is asked for, all when none is.
+fn of_split<T: 'static>(
+    mut records: Records<T>,
+    options: &ConvertOptions,
+    split: fn(&T) -> Option<&str>,
+) -> Records<T> {
+    let Some(wanted) = options.split.clone() else {
+        return records;
+    };
+    let (mut found, mut others) = (false, BTreeSet::new());
+    Box::new(std::iter::from_fn(move || {
+        for record in records.by_ref() {
+            match &record {
+                Ok((_, value)) if split(value) == Some(&*wanted) => found = true,
+                Ok((_, value)) => {
+                    let name = split(value).map(|name| format!("`{name}`"));
+                    others.insert(name.unwrap_or_else(|| "no split".into()));
+                    continue;
+                }
+                Err(_) => {}
+            }
+            return Some(record);
+        }
+        // Said once, at the end.
+        if std::mem::replace(&mut found, true) || others.is_empty() {
+            return None;
+        }
+        let others: Vec<_> = others.iter().map(String::as_str).collect();
+        Some(Err(DataError::InvalidConfig {
+            what: "conversion",
+            reason: format!(
+                "no record is of split `{wanted}`; they are of {}",
+                others.join(", ")
+            ),
+        }))
+    }))
 }
 
 /// What `each` makes of every record.

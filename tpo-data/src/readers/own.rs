@@ -25,6 +25,12 @@ struct Row {
     answer: Option<String>,
 }
 
+/// Names of the columns.
+const COLUMNS: [&str; 12] = [
+    "video", "image", "frames", "query", "left", "top", "right", "bottom", "start", "end",
+    "question", "answer",
+];
+
 /// A csv with a row for each thing to learn. `video`, `image` or `frames` (a folder of pictures, at
 /// `--frame-rate` a second) names the media. `query` is what to find, with `left`, `top`, `right` and
 /// `bottom` in pixels where it is, or `start` and `end` in seconds when. `question` and `answer` are
@@ -80,5 +86,5 @@ pub(super) fn csv(path: &Path, options: &ConvertOptions) -> Result<Samples, Data
             ..asked(at.number.to_string(), Some(media), turns)
         }])
     };
-    Ok(samples(table(path)?, options, each))
+    Ok(samples(table(path, &COLUMNS)?, options, each))
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use super::{At, ConvertOptions, Format, Samples, annotated, members, records, samples};
+use super::{At, ConvertOptions, Format, Samples, annotated, members, of_split, records, samples};
 use crate::DataError;
 use crate::schema::{Annotation, BoxCoords, Media, Sample, Target};
 
@@ -84,9 +84,6 @@ pub(super) fn refcoco(path: &Path, options: &ConvertOptions) -> Result<Samples, 
     }
     let images = images(second, |image| image_ids.contains(&image.id))?;
     let each = move |options: &ConvertOptions, at: At, r: Ref| {
-        if options.split.is_some() && r.split != options.split {
-            return Ok(Vec::new());
-        }
         let ref_id = r.ref_id;
         let missing = |what, id| at.bad(format!("ref {ref_id}: no {what} {id}"));
         let (image_id, area) = boxes
@@ -102,9 +99,10 @@ pub(super) fn refcoco(path: &Path, options: &ConvertOptions) -> Result<Samples, 
                 let id = format!("ref {ref_id}:{i}");
                 phrase(options, id, file, size, &s.sent, xywh(*area))
             })
-            .collect())
+            .collect::<Vec<_>>())
     };
-    Ok(samples(records(path)?, options, each))
+    let refs = of_split(records(path)?, options, |r: &Ref| r.split.as_deref());
+    Ok(samples(refs, options, each))
 }
 
 /// The entries of `images` that are `wanted`, by number.

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::{
     At, ConvertOptions, Format, JsonItems, Samples, annotated, is_object, items, lines, map,
-    members, parts, records, samples, table, text_of, unlabelled,
+    members, of_split, parts, records, samples, table, text_of, unlabelled,
 };
 use crate::DataError;
 use crate::schema::{Annotation, Media, Saliency, Sample, Target};
@@ -119,7 +119,8 @@ fn durations(options: &ConvertOptions) -> Result<HashMap<String, f64>, DataError
     if is_object(path)? {
         return map(path);
     }
-    table::<LengthRow>(path)?
+    let columns = ["id", "video", "video_id", "length", "duration"];
+    table::<LengthRow>(path, &columns)?
         .map(|row| row.map(|(_, row)| (row.id, row.length)))
         .collect()
 }
@@ -266,8 +267,13 @@ pub(super) fn hirest(path: &Path, options: &ConvertOptions) -> Result<Samples, D
         let prompt = &at.key;
         let mut rows = Vec::new();
         // Videos keep their order: serde_json's map would sort them.
-        for video in JsonItems::new(&videos[..], &at.file, &[])? {
-            let video = video?;
+        let broken = |e: DataError| match e {
+            // What is wrong within a record costs that record.
+            DataError::Json { reason, .. } => at.bad(reason),
+            other => other,
+        };
+        for video in JsonItems::new(&videos[..], &at.file, &[]).map_err(broken)? {
+            let video = video.map_err(broken)?;
             let v: HirestVideo =
                 serde_json::from_slice(&video.bytes).map_err(|e| at.bad(e.to_string()))?;
             let name = video.key.unwrap_or_default();
@@ -329,9 +335,6 @@ struct NlqQuery {
 /// about one window in seven has no length, and some queries no text; both are left out.
 pub(super) fn ego4d_nlq(path: &Path, options: &ConvertOptions) -> Result<Samples, DataError> {
     let each = |options: &ConvertOptions, at: At, video: NlqVideo| {
-        if options.split.is_some() && video.split != options.split {
-            return Vec::new();
-        }
         let mut rows = Vec::new();
         for clip in &video.clips {
             let mut media = Media::video(options.video(&clip.clip_uid));
@@ -354,7 +357,9 @@ pub(super) fn ego4d_nlq(path: &Path, options: &ConvertOptions) -> Result<Samples
         }
         rows
     };
-    Ok(parts(members(path, &["videos"])?, options, each))
+    let videos = members(path, &["videos"])?;
+    let videos = of_split(videos, options, |v: &NlqVideo| v.split.as_deref());
+    Ok(parts(videos, options, each))
 }
 
 fn nlq_row(
@@ -398,9 +403,6 @@ pub(super) struct CookStep {
 pub(super) fn youcook2(path: &Path, options: &ConvertOptions) -> Result<Samples, DataError> {
     let each = |options: &ConvertOptions, at: At, video: CookVideo| {
         let (name, subset) = (&at.key, &video.subset);
-        if options.split.as_ref().is_some_and(|split| split != subset) {
-            return Vec::new();
-        }
         let file = format!("{subset}/{}/{name}", video.recipe_type);
         let media = Media::video(options.video(&file));
         let steps = video.annotations.iter().map(|step| {
@@ -413,5 +415,7 @@ pub(super) fn youcook2(path: &Path, options: &ConvertOptions) -> Result<Samples,
         });
         steps.collect()
     };
-    Ok(parts(members(path, &["database"])?, options, each))
+    let videos = members(path, &["database"])?;
+    let videos = of_split(videos, options, |v: &CookVideo| Some(&v.subset));
+    Ok(parts(videos, options, each))
 }

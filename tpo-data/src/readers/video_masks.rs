@@ -13,8 +13,8 @@ use tpo_core::geometry::{LabelMap, Mask, Rle};
 
 use super::spatial::xywh;
 use super::{
-    At, ConvertOptions, Format, JsonItems, Samples, annotated, bad, members, open, rows, samples,
-    text_of, unlabelled,
+    At, ConvertOptions, Format, JsonItems, Samples, annotated, bad, members, of_split, open,
+    samples, text_of, unlabelled,
 };
 use crate::schema::{
     Annotation, BoxCoords, FramePosition, Media, Sample, Target, TrackFrame, TrackRegion,
@@ -76,17 +76,25 @@ pub(super) fn sa_v(path: &Path, options: &ConvertOptions) -> Result<Samples, Dat
     if files.is_empty() {
         return Err(bad(path, "folder", "it holds no .json file"));
     }
-    let options = options.clone();
-    let files = files.into_iter();
-    Ok(rows(files.map(move |file| sa_v_file(&file, &options))))
+    let files = files.into_iter().zip(0..).map(|(file, number)| {
+        let at = At {
+            file: file.into(),
+            place: "file".into(),
+            number,
+            key: String::new(),
+        };
+        let sav: SavFile =
+            serde_json::from_reader(open(&at.file)?).map_err(|e| at.bad(e.to_string()))?;
+        Ok::<_, DataError>((at, sav))
+    });
+    let files = of_split(Box::new(files), options, |sav: &SavFile| {
+        sav.video_split.as_deref()
+    });
+    Ok(samples(files, options, sa_v_file))
 }
 
-fn sa_v_file(path: &Path, options: &ConvertOptions) -> Result<Vec<Sample>, DataError> {
-    let sav: SavFile =
-        serde_json::from_reader(open(path)?).map_err(|e| bad(path, "file", e.to_string()))?;
-    if options.split.is_some() && options.split != sav.video_split {
-        return Ok(Vec::new());
-    }
+fn sa_v_file(options: &ConvertOptions, at: At, sav: SavFile) -> Result<Vec<Sample>, DataError> {
+    let path = &at.file;
     let objects = sav.masklet.iter().map(Vec::len).max().unwrap_or(0);
     let mut media = Media::video(options.video(&sav.video_id));
     media.duration = sav.video_duration;
