@@ -71,6 +71,16 @@ pub(super) fn read(file: &GgufFile) -> Result<LlmConfig> {
 
     let hidden = need("embedding_length")?;
     let heads = need("attention.head_count")?;
+    if heads == 0 || heads > hidden {
+        return Err(file
+            .error(format!(
+                "`{}` is {heads} and `{}` is {hidden}, expected 1 head to one for each element; convert \
+                 the model again",
+                key("attention.head_count"),
+                key("embedding_length")
+            ))
+            .into());
+    }
     let head_dim = size("attention.key_length")?
         .or_else(|| hidden.checked_div(heads))
         .unwrap_or(0);
@@ -121,6 +131,7 @@ pub(super) fn read(file: &GgufFile) -> Result<LlmConfig> {
         max_position_embeddings: context,
         ..LlmConfig::new(rows, hidden, 1, 1, 1, 1, 2)
     };
-    config.validate()?;
+    let named = |problem| file.error(format!("{problem}; convert the model again"));
+    config.validate().map_err(named)?;
     Ok(config)
 }
