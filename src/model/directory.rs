@@ -8,7 +8,7 @@ use std::path::Path;
 
 use burn::tensor::Device;
 use tpo_core::head::HeadSet;
-use tpo_core::weights::{Checkpoint, DtypePolicy, LoadOptions, load_module};
+use tpo_core::weights::{Checkpoint, DtypePolicy, GgufFile, LoadOptions, load_module};
 use tpo_llm::tokenizer::Tokenizer;
 
 use super::families::published::{is_published, published};
@@ -128,6 +128,20 @@ pub(crate) fn tokenizer_files(dir: &Path) -> Result<Vec<(String, Vec<u8>)>> {
         }
     }
     Ok(files)
+}
+
+/// Whether `dir` is a directory; a file is refused with what takes it.
+pub(crate) fn check_directory(dir: &Path) -> Result<()> {
+    if dir.is_dir() {
+        return Ok(());
+    }
+    if GgufFile::is_one(dir) {
+        Checkpoint::open(dir)?;
+    }
+    Err(Error::ModelDir {
+        path: dir.into(),
+        why: "is not a directory; give the folder that holds the safetensors files".into(),
+    })
 }
 
 pub(crate) fn read_config(dir: &Path) -> Result<TpoConfig> {

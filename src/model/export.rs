@@ -10,7 +10,10 @@ use tpo_core::weights::{
 };
 
 use super::directory::TOKENIZER_FILES;
-use super::{CONFIG_FILE, Quantize, Tpo, TpoConfig, model_tokenizer, read_config, tokenizer_files};
+use super::{
+    CONFIG_FILE, Quantize, Tpo, TpoConfig, check_directory, model_tokenizer, read_config,
+    tokenizer_files,
+};
 use crate::error::{Error, Result};
 use crate::files::write_whole;
 
@@ -139,6 +142,7 @@ pub fn convert_model<H: HeadSet>(
     progress: Option<&dyn Fn(u64, u64)>,
 ) -> Result<SaveReport> {
     let model = model.as_ref();
+    check_directory(model)?;
     let mut config = read_config(model)?;
     config.validate::<H>()?;
     check_target(dir.as_ref(), true, options.overwrite)?;

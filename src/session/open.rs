@@ -12,7 +12,8 @@ use crate::error::{Error, Result};
 use crate::model::export::{ExportOptions, export_model};
 use crate::model::memory::{available_memory, choose_format};
 use crate::model::{
-    TpoConfig, byte_tokenizer, byte_tokenizer_files, model_tokenizer, read_config, tokenizer_files,
+    TpoConfig, byte_tokenizer, byte_tokenizer_files, check_directory, model_tokenizer, read_config,
+    tokenizer_files,
 };
 
 impl Session {
@@ -71,12 +72,7 @@ impl<H: HeadSet> Session<H> {
         progress: Option<&dyn Fn(u64, u64)>,
     ) -> Result<(Self, LoadReport)> {
         let dir = dir.as_ref();
-        if !dir.is_dir() {
-            return Err(Error::ModelDir {
-                path: dir.into(),
-                why: "is not a directory; give the folder that holds the safetensors files".into(),
-            });
-        }
+        check_directory(dir)?;
         let mut config = read_config(dir)?;
         config.validate::<H>()?;
         let checkpoint = Checkpoint::open(dir)?;
