@@ -29,7 +29,7 @@ use crate::CONFIG_FILE;
 pub(super) struct Args {
     /// What to say
     prompt: String,
-    /// Hugging Face directory, or .gguf file
+    /// Hugging Face directory, or GGUF file
     #[arg(long)]
     model: PathBuf,
     /// Feed the text as it is instead of through the model's chat template
