@@ -371,7 +371,7 @@ fn a_base_without_the_head_learns_it_and_is_opened_again() {
 }
 
 /// The Hugging Face directory of a model of the architecture `llama` as a GGUF file.
-fn as_gguf(dir: &Path, config: &LlmConfig, tokenizer: &Value) -> Vec<u8> {
+fn as_gguf(dir: &Path, config: &LlmConfig, tokenizer: &Value) -> gguf_bytes::Gguf {
     let words = tokenizer["model"]["vocab"].as_object().unwrap();
     let mut tokens = vec![String::new(); words.len()];
     for (word, id) in words {
@@ -441,7 +441,7 @@ fn as_gguf(dir: &Path, config: &LlmConfig, tokenizer: &Value) -> Vec<u8> {
             .collect();
         file = file.tensor(&name, &entry.shape, 0, bytes);
     }
-    file.bytes()
+    file
 }
 
 /// A language model of others, as docs/ADDING_A_HEAD.md takes SmolLM2: its file has no heads, and its
@@ -474,22 +474,36 @@ fn a_language_model_of_others_learns_the_head_and_is_opened_again() {
     let ends = r#"{"bos_token":"<s>","eos_token":"</s>","unk_token":"<unk>"}"#;
     std::fs::write(at("lm/tokenizer_config.json"), ends).unwrap();
     let gguf = as_gguf(&at("lm"), &config, &tokenizer);
-    std::fs::write(at("lm.gguf"), &gguf).unwrap();
-    let held = inspect(&at("lm.gguf"), LayoutChoice::Auto).unwrap();
+    std::fs::write(at("lm.gguf"), gguf.bytes()).unwrap();
+    std::fs::write(at("blob"), gguf.bytes()).unwrap();
+    let (held, blob) = (&at("lm.gguf"), &at("blob"));
+    let [held, blob] = [held, blob].map(|path| inspect(path, LayoutChoice::Auto).unwrap());
+    assert_eq!((&held.parts, &held.layout), (&blob.parts, &blob.layout));
+    let open = Session::open(at("lm.gguf"), &device, SessionOptions::default(), None);
+    let refused = open.err().unwrap().to_string();
+    assert!(refused.contains("tpo generate --model"), "{refused}");
+    // What opening the model refuses as damaged, inspecting it does too.
+    for (damaged, part) in [
+        (
+            gguf.clone().text("tokenizer.chat_template", "{% if %}"),
+            "chat template",
+        ),
+        (
+            gguf.clone()
+                .texts("tokenizer.ggml.merges", &["no-such token"]),
+            "`no-such`",
+        ),
+        (gguf.u32("llama.block_count", 0), "num_hidden_layers"),
+    ] {
+        std::fs::write(at("blob"), damaged.bytes()).unwrap();
+        let error = inspect(&at("blob"), LayoutChoice::Auto).unwrap_err();
+        let error = error.to_string();
+        assert!(error.contains(part) && error.contains("blob"), "{error}");
+    }
     assert!(held.is_fine() && held.layout.is_some(), "{held}");
     assert_eq!(held.dtypes["F32"], held.tensors);
     assert!(held.notes[0].contains("tokenizer \"gpt2\""), "{held}");
-    // Without one of its sizes the file is shown all the same.
-    let mut lacking = gguf;
-    let size = b"llama.block_count";
-    let place = lacking.windows(size.len()).position(|w| w == size).unwrap();
-    lacking[place] = b'x';
-    std::fs::write(at("lacking.gguf"), lacking).unwrap();
-    let shown = inspect(&at("lacking.gguf"), LayoutChoice::Auto).unwrap();
-    assert_eq!((shown.tensors, shown.layout.as_ref()), (held.tensors, None));
-    let says = "its metadata lacks `llama.block_count`";
-    assert!(shown.notes[1].contains(says), "{shown}");
-    let error = inspect(&at("lacking.gguf"), LayoutChoice::Videochat).unwrap_err();
+    let error = inspect(&at("lm.gguf"), LayoutChoice::Videochat).unwrap_err();
     assert!(error.to_string().contains("leave --layout out"), "{error}");
 
     let model = |llm: &str| {

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use burn::tensor::FloatDType;
+use tpo_core::traits::LanguageModel;
 use tpo_llm::chat_template::Message;
 use tpo_llm::generation::GenerationConfig;
 use tpo_llm::sampling::SamplingConfig;
@@ -28,7 +29,7 @@ use crate::CONFIG_FILE;
 pub(super) struct Args {
     /// What to say
     prompt: String,
-    /// Hugging Face directory, or .gguf file
+    /// Hugging Face directory, or GGUF file
     #[arg(long)]
     model: PathBuf,
     /// Feed the text as it is instead of through the model's chat template
@@ -37,7 +38,7 @@ pub(super) struct Args {
     /// System message
     #[arg(long)]
     system: Option<String>,
-    /// Most new tokens
+    /// Most new tokens; fewer where the model's context ends, which is said
     #[arg(long, default_value_t = 128)]
     max_new_tokens: usize,
     /// 0 is greedy
@@ -106,18 +107,26 @@ pub(super) fn run(args: Args) -> Outcome {
 
     let start = Instant::now();
     let mut decoder = tokenizer.decode_stream(true);
-    let (mut count, mut first) = (0_usize, None);
+    let (mut count, mut first, mut stopped) = (0_usize, None, false);
     for id in model.lm.stream(&ids, config, &device)? {
         let id = id?;
         count += 1;
         first.get_or_insert_with(|| start.elapsed());
-        if stop.contains(&id) {
+        stopped = stop.contains(&id);
+        if stopped {
             break;
         }
         print!("{}", decoder.push(id)?);
         std::io::stdout().flush()?;
     }
     println!("{}", decoder.finish()?);
+    if !stopped && count < args.max_new_tokens {
+        eprintln!(
+            "the text ends here because the model's {} positions are full: {} of the prompt, {count} new",
+            model.lm.max_length(),
+            ids.len()
+        );
+    }
     if let Some(first) = first {
         let rest = start.elapsed().saturating_sub(first).as_secs_f64();
         eprintln!(

@@ -14,7 +14,8 @@ use super::shared::{End, Outcome};
 /// Reads the headers of all files (no tensor data), checks them against the lengths of the files
 /// and against the index, lists parts, parameters, data types and LoRA adapters, and compares
 /// names and shapes with a known layout. The exit code is 0 when everything fits, and 1 when
-/// something is missing, unexpected, of another shape or damaged.
+/// something is missing, unexpected, of another shape or damaged. Of a GGUF file, sizes,
+/// tokenizer and chat template are checked too; what tpo does not compute is a note.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   tpo inspect VideoChat-TPO
@@ -23,7 +24,7 @@ use super::shared::{End, Outcome};
   tpo inspect --write-sparse full-size        a checkpoint of full size without data")]
 pub(super) struct Args {
     /// A directory with model.safetensors.index.json or model.safetensors, a .safetensors file, or a
-    /// .gguf file
+    /// GGUF file (by its content, whatever it is called)
     checkpoint: PathBuf,
     /// What to compare the tensors with
     #[arg(long, value_enum, default_value_t = LayoutChoice::Auto)]

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use burn::tensor::Device;
 use tpo_core::head::HeadSet;
-use tpo_core::weights::{Checkpoint, DtypePolicy, LoadOptions, load_module};
+use tpo_core::weights::{Checkpoint, DtypePolicy, GgufFile, LoadOptions, load_module};
 use tpo_llm::tokenizer::Tokenizer;
 
 use super::families::published::{is_published, published};
@@ -150,6 +150,10 @@ pub(crate) fn read_config_of<H: HeadSet>(dir: &Path) -> Result<TpoConfig> {
 
 pub(crate) fn read_config(dir: &Path) -> Result<TpoConfig> {
     if !dir.is_dir() {
+        // What a GGUF file is for is said there.
+        if GgufFile::is_one(dir) {
+            Checkpoint::open(dir)?;
+        }
         let what = if dir.exists() {
             "is not a directory"
         } else {

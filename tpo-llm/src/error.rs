@@ -44,6 +44,17 @@ pub enum LlmError {
         /// Positions to add.
         new: usize,
     },
+    /// A prompt that the model has too few positions for.
+    #[error(
+        "the prompt has {tokens} tokens and the model {positions} positions; shorten the prompt, or take \
+         a model with a longer context"
+    )]
+    PromptTooLong {
+        /// Tokens of the prompt.
+        tokens: usize,
+        /// Positions of the model.
+        positions: usize,
+    },
     /// A file that cannot be read.
     #[error("{path}: {source}")]
     Io {

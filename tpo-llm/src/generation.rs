@@ -48,7 +48,7 @@ impl CausalLm {
     ///
     /// # Errors
     /// An empty prompt, an id outside the vocabulary, a sampling configuration that does not
-    /// make sense.
+    /// make sense; [`LlmError::PromptTooLong`] for a prompt longer than the model's positions.
     pub fn stream(
         &self,
         prompt: &[u32],
@@ -57,9 +57,12 @@ impl CausalLm {
     ) -> Result<TokenStream<'_>> {
         check_ids(self, prompt)?;
         let sampler = Sampler::new(config.sampling.clone())?;
-        // Tokens that have a position after the prompt; at least one.
-        let room = self.max_length().saturating_sub(prompt.len()).max(1);
-        let max_new_tokens = config.max_new_tokens.min(room);
+        let (tokens, positions) = (prompt.len(), self.max_length());
+        let Some(room) = positions.checked_sub(tokens) else {
+            return Err(LlmError::PromptTooLong { tokens, positions });
+        };
+        // The first token is chosen at the prompt's last position.
+        let max_new_tokens = config.max_new_tokens.min(room.max(1));
         let config = GenerationConfig {
             max_new_tokens,
             ..config

@@ -1,10 +1,12 @@
 //! Loading a Hugging Face directory, or a GGUF file in its place.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, FloatDType};
 use tpo_core::ops::QuantFormat;
-use tpo_core::weights::{Checkpoint, DtypePolicy, KeyRules, LoadOptions, LoadReport, load_module};
+use tpo_core::weights::{
+    Checkpoint, DtypePolicy, GgufFile, KeyRules, LoadOptions, LoadReport, WeightsError, load_module,
+};
 
 use crate::config::LlmConfig;
 use crate::decoder::CausalLm;
@@ -49,8 +51,20 @@ pub fn from_pretrained(
 ) -> Result<HfModel> {
     let path = path.as_ref();
     // A file that is not there is missed under its own name.
-    if path.is_file() || (!path.is_dir() && path.extension().is_some_and(|e| e == "gguf")) {
+    if path.is_file() || GgufFile::is_one(path) {
         return GgufModel::open(path)?.load(device, options, progress);
+    }
+    if !path.join("config.json").exists()
+        && let Some(file) = gguf_in(path)
+    {
+        return Err(WeightsError::NotACheckpoint {
+            path: path.into(),
+            why: format!(
+                "it has no config.json, but GGUF files; give one itself: {}",
+                file.display()
+            ),
+        }
+        .into());
     }
     let mut config = LlmConfig::from_hf_json(&read(&path.join("config.json"))?)?;
     config.quantization = options.quantize;
@@ -74,6 +88,13 @@ pub fn from_pretrained(
         tokenizer,
         report,
     })
+}
+
+/// A GGUF file in a directory, the first by name.
+fn gguf_in(dir: &Path) -> Option<PathBuf> {
+    let entries = std::fs::read_dir(dir).ok()?;
+    let paths = entries.flatten().map(|entry| entry.path());
+    paths.filter(|path| GgufFile::is_one(path)).min()
 }
 
 fn read(path: &Path) -> Result<String> {

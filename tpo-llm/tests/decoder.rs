@@ -280,6 +280,17 @@ fn generation_ends_with_the_positions() {
         let text: Result<Vec<u32>, _> = lm.stream(&prompt, config, &device).unwrap().collect();
         assert_eq!(text.unwrap().len(), 7);
     }
+    let config = GenerationConfig::greedy(3, vec![]);
+    let full = lm.stream(&[1; 12], config.clone(), &device).unwrap();
+    assert_eq!(full.count(), 1);
+    let error = lm.stream(&[1; 13], config, &device).err().unwrap();
+    assert!(matches!(
+        error,
+        LlmError::PromptTooLong {
+            tokens: 13,
+            positions: 12
+        }
+    ));
 }
 
 #[test]

@@ -188,7 +188,7 @@ fn directory_with_sentencepiece() {
         assert_eq!(got, ids(&case["ids"]));
     }
     assert_eq!((t.pad_id(), t.vocab_size()), (Some(0), 32007));
-    assert!(t.chat_template().is_none());
+    assert!(t.chat_template().unwrap().is_none());
     assert!(matches!(
         t.apply_chat_template(&[Message::user("a")], true),
         Err(LlmError::ChatTemplate { .. })

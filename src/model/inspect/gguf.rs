@@ -3,16 +3,16 @@
 use std::path::Path;
 
 use burn::tensor::Device;
-use tpo_core::weights::{
-    Checkpoint, GgufFile, Refusal, Result, WeightsError, differences, module_params,
-};
+use tpo_core::weights::{Checkpoint, GgufFile, Refusal, WeightsError, differences, module_params};
 use tpo_llm::{GgufModel, LlmError};
+
+use crate::error::Result;
 
 use super::{Inspection, LayoutChoice, report, top_level_parts};
 
 /// Reads the header of the GGUF file at `path` and compares its tensors with those that a language
-/// model of its sizes has. A model that this program does not open is none of its errors: a note says
-/// why.
+/// model of its sizes has. A sound file whose model this program does not compute is none of its errors: a note says
+/// why. Sizes, tokenizer and chat template are checked as opening the model checks them.
 pub(super) fn inspect(path: &Path, choice: LayoutChoice) -> Result<Inspection> {
     let file = GgufFile::open(path)?;
     let mut notes = vec![summary(&file)?];
@@ -24,18 +24,21 @@ pub(super) fn inspect(path: &Path, choice: LayoutChoice) -> Result<Inspection> {
         LayoutChoice::Auto => compare(&file),
         LayoutChoice::None => Ok(None),
         _ => {
-            return Err(file.error(
-                "a GGUF file is compared with the sizes it states; leave --layout out".into(),
-            ));
+            return Err(file
+                .error(
+                    "a GGUF file is compared with the sizes it states; leave --layout out".into(),
+                )
+                .into());
         }
     };
     let (layout, found, checkpoint) = match compared {
         Ok(Some((layout, found, checkpoint))) => (Some(layout), found, checkpoint),
         Ok(None) => (None, nothing, file.checkpoint(|_| None)),
-        Err(error) => {
+        Err(error @ LlmError::Unsupported { .. }) => {
             notes.push(format!("tpo does not open it: {error}"));
             (None, nothing, file.checkpoint(|_| None))
         }
+        Err(error) => return Err(error.into()),
     };
     let parts = top_level_parts(&checkpoint);
     Ok(report(&checkpoint, &parts, layout, found, notes))
@@ -45,6 +48,7 @@ type Compared = (String, Refusal, Checkpoint);
 
 fn compare(file: &GgufFile) -> Result<Option<Compared>, LlmError> {
     let model = GgufModel::from_file(file.clone())?;
+    model.tokenizer()?.chat_template()?;
     let params = module_params(&model.config().init(&Device::flex())?);
     let found = differences(&params, model.checkpoint(), model.keys());
     let layout = format!(

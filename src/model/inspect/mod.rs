@@ -12,8 +12,8 @@ use burn::module::ParamId;
 use serde::Serialize;
 
 use tpo_core::weights::{
-    Checkpoint, KeyMap, KeyRules, KeyTarget, Manifest, ManifestTensor, ParamInfo, ParamKind,
-    Refusal, Result, TensorEntry, differences, file_name,
+    Checkpoint, GgufFile, KeyMap, KeyRules, KeyTarget, Manifest, ManifestTensor, ParamInfo,
+    ParamKind, Refusal, Result, TensorEntry, differences, file_name,
 };
 
 use layouts::published_form_layout;
@@ -87,14 +87,14 @@ impl Inspection {
     }
 }
 
-/// Reads the headers of the checkpoint at `path` and compares them with a layout; of a `.gguf` file
+/// Reads the headers of the checkpoint at `path` and compares them with a layout; of a GGUF file
 /// its own.
 ///
 /// # Errors
-/// Whatever [`Checkpoint::open`] finds; differences from the layout are not errors but part of
+/// Whatever [`Checkpoint::open`] or [`GgufModel::open`](tpo_llm::GgufModel::open) finds damaged; differences from the layout are not errors but part of
 /// the result.
-pub fn inspect(path: &Path, choice: LayoutChoice) -> Result<Inspection> {
-    if path.extension().is_some_and(|e| e == "gguf") {
+pub fn inspect(path: &Path, choice: LayoutChoice) -> crate::error::Result<Inspection> {
+    if GgufFile::is_one(path) {
         return gguf::inspect(path, choice);
     }
     let checkpoint = Checkpoint::open(path)?;

@@ -11,7 +11,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
 
 use super::header::{MAX_HEADER_BYTES, TensorEntry, open_regular, read_header};
-use super::{Result, WeightsError, nearest};
+use super::{GgufFile, Result, WeightsError, nearest};
 
 /// Name of the index of a sharded checkpoint.
 pub const INDEX_FILE: &str = "model.safetensors.index.json";
@@ -43,7 +43,7 @@ impl Checkpoint {
         let path = path.as_ref();
         let meta = std::fs::metadata(path).map_err(WeightsError::io("opening", path))?;
         if !meta.is_dir() {
-            if path.extension() == Some(OsStr::new("gguf")) {
+            if GgufFile::is_one(path) {
                 return Err(WeightsError::NotACheckpoint {
                     path: path.to_path_buf(),
                     why: "a GGUF file holds a language model alone: `tpo generate --model`, `tpo \

@@ -115,6 +115,10 @@ fn a_good_file_opens() {
 #[test]
 fn a_file_cut_off_anywhere_is_an_error() {
     let bytes = two().bytes();
+    refused(
+        &bytes[..40],
+        &["truncated", "3 keys, which take 39 bytes", "has 40"],
+    );
     for len in 0..bytes.len() {
         let error = open(&bytes[..len]).unwrap_err();
         assert!(matches!(error, WeightsError::Gguf { .. }), "{len}: {error}");
@@ -175,6 +179,25 @@ fn types_that_are_not_read_are_named() {
             &["`weight`", name, "Q4_K", "Q8_0", "llama-quantize"],
         );
     }
+}
+
+/// A file is what its bytes say; one that is called so is refused as a GGUF file.
+#[test]
+fn a_file_is_known_by_its_content() {
+    let dir = tempfile::tempdir().unwrap();
+    let bytes = two().bytes();
+    for (name, bytes, is_one) in [
+        ("model", &bytes[..], true),
+        ("blob.bin", &bytes[..], true),
+        ("cut.GGUF", &bytes[..3], true),
+        ("other.safetensors", &b"{}"[..], false),
+    ] {
+        let path = write(dir.path(), name, bytes);
+        assert_eq!(GgufFile::is_one(&path), is_one, "{name}");
+        let error = Checkpoint::open(&path).unwrap_err().to_string();
+        assert_eq!(error.contains("tpo generate --model"), is_one, "{error}");
+    }
+    assert!(!GgufFile::is_one(dir.path()));
 }
 
 #[test]

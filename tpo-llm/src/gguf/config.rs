@@ -59,7 +59,8 @@ pub(super) fn read(file: &GgufFile) -> Result<LlmConfig> {
         max_position_embeddings: context,
         ..LlmConfig::new(rows, hidden, 1, 1, 1, 1, 2)
     };
-    config.validate()?;
+    let named = |problem| file.error(format!("{problem}; convert the model again"));
+    config.validate().map_err(named)?;
     Ok(config)
 }
 
@@ -129,6 +130,17 @@ impl Metadata<'_> {
 
     /// Width of a head of attention.
     fn head_dim(&self, hidden: usize, heads: usize) -> Result<usize> {
+        if heads == 0 || heads > hidden {
+            return Err(self
+                .file
+                .error(format!(
+                    "`{}` is {heads} and `{}` is {hidden}, expected 1 head to one for each element; \
+                     convert the model again",
+                    self.key("attention.head_count"),
+                    self.key("embedding_length")
+                ))
+                .into());
+        }
         let head_dim = self
             .size("attention.key_length")?
             .or_else(|| hidden.checked_div(heads))

@@ -1,6 +1,6 @@
 //! The tokenizer of a GGUF file as the files of a Hugging Face directory.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use serde_json::{Value, json};
 use tpo_core::weights::GgufFile;
@@ -128,16 +128,24 @@ fn byte_level(file: &GgufFile, vocabulary: &Vocabulary<'_>) -> Result<Value> {
         }
     };
     let merges: &[String] = file.need("tokenizer.ggml.merges")?;
+    let tokens: HashSet<&str> = vocabulary.tokens.iter().map(String::as_str).collect();
     let pairs = merges.iter().enumerate().map(|(at, merge)| {
-        let pair = merge.split_once(' ').filter(|(left, right)| {
-            !left.is_empty() && !right.is_empty() && !right.contains(' ')
-        });
-        pair.map(|(left, right)| json!([left, right])).ok_or_else(|| {
+        let wrong = |why: String| {
             file.error(format!(
-                "merge {at} is `{merge}`, expected two tokens with a space between them; convert the \
-                 model again"
+                "merge {at} is `{merge}`, {why}; convert the model again"
             ))
-        })
+        };
+        let pair = merge
+            .split_once(' ')
+            .filter(|(left, right)| !left.is_empty() && !right.is_empty() && !right.contains(' '));
+        let (left, right) =
+            pair.ok_or_else(|| wrong("expected two tokens with a space between them".into()))?;
+        for token in [left, right, &format!("{left}{right}")] {
+            if !tokens.contains(token) {
+                return Err(wrong(format!("and there is no token `{token}`")));
+            }
+        }
+        Ok(json!([left, right]))
     });
     let pairs = pairs.collect::<std::result::Result<Vec<_>, _>>()?;
     let model = json!({

@@ -1,6 +1,7 @@
 //! The tokens of a GGUF file, and what is around the model of every `tokenizer.json`.
 
 use std::collections::{HashMap, HashSet};
+use std::ops::RangeInclusive;
 
 use serde_json::{Value, json};
 use tpo_core::weights::GgufFile;
@@ -14,6 +15,8 @@ const CONTROL: i64 = 3;
 const USER_DEFINED: i64 = 4;
 const UNUSED: i64 = 5;
 pub(super) const BYTE: i64 = 6;
+/// All of them.
+const KINDS: RangeInclusive<i64> = NORMAL..=BYTE;
 
 /// Tokens that end an answer in published chat templates. Files made before `eot_token_id` was
 /// written do not say so.
@@ -68,6 +71,15 @@ impl<'a> Vocabulary<'a> {
                 "it has {} tokens and the kinds of {}; convert the model again",
                 tokens.len(),
                 kinds.len()
+            ));
+        }
+        if let Some(id) = kinds.iter().position(|kind| !KINDS.contains(kind)) {
+            return damaged(format!(
+                "`tokenizer.ggml.token_type` of token {id} is {}, expected {} to {}; convert the model \
+                 again",
+                kinds[id],
+                KINDS.start(),
+                KINDS.end()
             ));
         }
         // Rows of the embeddings that no token has got names of this form; new tokens may take them.

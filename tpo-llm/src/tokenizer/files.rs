@@ -116,10 +116,18 @@ pub(super) enum FilesOf<'a> {
 }
 
 impl FilesOf<'_> {
+    /// The directory, or where the files come from.
+    pub fn origin(&self) -> &Path {
+        match self {
+            Self::Dir(origin) | Self::Named(_, origin) => origin,
+        }
+    }
+
     /// What to call a file in messages.
     pub fn path(&self, name: &str) -> PathBuf {
         match self {
-            Self::Dir(dir) | Self::Named(_, dir) => dir.join(name),
+            Self::Dir(dir) => dir.join(name),
+            Self::Named(_, origin) => origin.to_path_buf(),
         }
     }
 

@@ -6,7 +6,6 @@ use super::files::{DirectoryFiles, FilesOf};
 use super::sentencepiece::SentencePiece;
 use super::tokenizer_json::TokenizerJson;
 use super::{Backend, EncodeOptions, SentencePieceOptions, Tokenizer, guard};
-use crate::chat_template::ChatTemplate;
 use crate::error::{LlmError, Result};
 
 /// Hugging Face's form.
@@ -22,7 +21,7 @@ impl Tokenizer {
     ///
     /// # Errors
     /// [`LlmError::TokenizerFile`] when there is no tokenizer file or one is damaged,
-    /// [`LlmError::Io`], [`LlmError::ChatTemplate`] for a template that does not compile.
+    /// [`LlmError::Io`]. A chat template that does not compile is an error where it is used.
     pub fn from_dir(dir: impl AsRef<Path>) -> Result<Self> {
         let dir = dir.as_ref();
         if let Some(this) = Self::from_json_of(FilesOf::Dir(dir))? {
@@ -59,6 +58,7 @@ impl Tokenizer {
         let path = files.path(JSON);
         let mut this = Self::from_json_at(&bytes, &path)?;
         this.apply(DirectoryFiles::read(files)?, &path)?;
+        this.origin = files.origin().into();
         Ok(Some(this))
     }
 
@@ -76,6 +76,7 @@ impl Tokenizer {
         };
         let mut this = Self::from_sentencepiece(&path, options)?;
         this.apply(files, &path)?;
+        this.origin = dir.into();
         Ok(this)
     }
 
@@ -118,6 +119,7 @@ impl Tokenizer {
                 max_length: None,
             },
             template: None,
+            origin: path.into(),
         })
     }
 
@@ -141,6 +143,7 @@ impl Tokenizer {
             eos_ids: eos.into_iter().collect(),
             backend: Backend::Json(Box::new(json)),
             template: None,
+            origin: path.into(),
         })
     }
 
@@ -190,7 +193,7 @@ impl Tokenizer {
             self.defaults.add_bos = files.add_bos.unwrap_or(self.defaults.add_bos);
             self.defaults.add_eos = files.add_eos.unwrap_or(self.defaults.add_eos);
         }
-        self.template = files.template.map(|t| ChatTemplate::new(&t)).transpose()?;
+        self.template = files.template;
         Ok(())
     }
 }

@@ -18,6 +18,8 @@ pub use added::AddedToken;
 pub use decode_stream::DecodeStream;
 pub use sentencepiece::SentencePieceOptions;
 
+use std::path::PathBuf;
+
 use self::decode_stream::Backend as StreamBackend;
 use self::sentencepiece::SentencePiece;
 use self::sentencepiece_decode::PieceStream;
@@ -49,7 +51,10 @@ pub struct Tokenizer {
     /// Ids that end generation.
     eos_ids: Vec<u32>,
     defaults: EncodeOptions,
-    template: Option<ChatTemplate>,
+    /// The chat template, compiled where it is used: text as it is needs none.
+    template: Option<String>,
+    /// Where the template would be, for messages.
+    origin: PathBuf,
 }
 
 #[derive(Debug)]
@@ -253,25 +258,45 @@ impl Tokenizer {
     }
 
     /// The chat template, if the directory has one (the one named `default`, or the only one).
-    pub fn chat_template(&self) -> Option<&ChatTemplate> {
-        self.template.as_ref()
+    ///
+    /// # Errors
+    /// [`LlmError::ChatTemplate`] for one that does not compile.
+    pub fn chat_template(&self) -> Result<Option<ChatTemplate>> {
+        let template = self.template.as_deref().map(ChatTemplate::new).transpose();
+        template.map_err(|error| self.named(error))
+    }
+
+    /// The error of a chat template with where it is.
+    fn named(&self, error: LlmError) -> LlmError {
+        match error {
+            LlmError::ChatTemplate { problem } => LlmError::ChatTemplate {
+                problem: format!("{}: {problem}", self.origin.display()),
+            },
+            other => other,
+        }
     }
 
     /// Renders `messages` with the directory's chat template. Encode the result with
     /// [`encode_segment`](Self::encode_segment): templates write BOS themselves.
     ///
     /// # Errors
-    /// [`LlmError::ChatTemplate`] when there is no template or it rejects the messages.
+    /// [`LlmError::ChatTemplate`] when there is no template, it does not compile or it rejects the
+    /// messages.
     pub fn apply_chat_template(
         &self,
         messages: &[Message],
         add_generation_prompt: bool,
     ) -> Result<String> {
-        let template = self.chat_template().ok_or_else(|| LlmError::ChatTemplate {
-            problem: "the tokenizer directory has no chat template".into(),
+        let template = self.chat_template()?.ok_or_else(|| {
+            self.named(LlmError::ChatTemplate {
+                problem:
+                    "there is no chat template; give the text laid out as the model learnt it \
+                          (`tpo generate --raw`)"
+                        .into(),
+            })
         })?;
         let name = |id: Option<u32>| id.and_then(|id| self.id_to_token(id));
-        template.render(
+        let text = template.render(
             messages,
             &RenderOptions {
                 add_generation_prompt,
@@ -281,7 +306,8 @@ impl Tokenizer {
                 unk_token: name(self.unk),
                 ..RenderOptions::default()
             },
-        )
+        );
+        text.map_err(|error| self.named(error))
     }
 }
 

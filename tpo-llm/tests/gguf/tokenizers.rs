@@ -139,6 +139,20 @@ fn byte_level_ids_are_those_of_published_tokenizers() {
         &file.clone().texts("tokenizer.ggml.merges", &["ab"]),
         &["merge 0 is `ab`"],
     );
+    for (merge, lacks) in [("t zzz", "no token `zzz`"), ("t !", "no token `t!`")] {
+        refused(
+            &file.clone().texts("tokenizer.ggml.merges", &[merge]),
+            &["merge 0", lacks],
+        );
+    }
+    for kind in [-1, 0, 7] {
+        let mut kinds = [1; ROWS];
+        kinds[5] = kind;
+        refused(
+            &file.clone().i32s("tokenizer.ggml.token_type", &kinds),
+            &["token_type", "token 5", &format!("is {kind},")],
+        );
+    }
     let twice = file
         .clone()
         .texts("tokenizer.ggml.tokens", &["a", "a"])
@@ -174,6 +188,31 @@ fn mistral() -> Gguf {
             "{{ bos_token }}[INST] {{ messages[0].content }} [/INST]",
         )
         .tensor("token_embd.weight", &[pieces.len(), 32], 8, embeddings)
+}
+
+/// A template that does not compile stops conversations, not text as it is.
+#[test]
+fn a_broken_chat_template_is_an_error_where_it_is_used() {
+    let (file, _) = model("qwen2", TYPES[0]);
+    let tokenizer = |file: &Gguf| opened(file).unwrap().tokenizer().unwrap();
+    for (file, parts) in [
+        (
+            file.clone().text("tokenizer.chat_template", "{% if %}"),
+            ["model.gguf", "line 1", ""],
+        ),
+        (
+            file.without("tokenizer.chat_template"),
+            ["model.gguf", "no chat template", "--raw"],
+        ),
+    ] {
+        let tokenizer = tokenizer(&file);
+        assert!(!tokenizer.encode_segment("door").unwrap().is_empty());
+        let said = tokenizer.apply_chat_template(&[Message::user("door")], true);
+        let said = said.unwrap_err().to_string();
+        for part in parts {
+            assert!(said.contains(part), "`{part}` is not in: {said}");
+        }
+    }
 }
 
 #[test]

@@ -152,6 +152,17 @@ fn what_is_not_computed_is_refused_by_name() {
         &with().without("llama.block_count"),
         &["lacks `llama.block_count`"],
     );
+    for heads in [0, u32::MAX] {
+        refused(
+            &with().u32("llama.attention.head_count", heads),
+            &["`llama.attention.head_count` is", &heads.to_string()],
+        );
+    }
+    refused(&with().u32("llama.block_count", 0), &["num_hidden_layers"]);
+    refused(
+        &with().f32("llama.attention.layer_norm_rms_epsilon", f32::NAN),
+        &["rms_norm_eps"],
+    );
     let list = with().i32s("llama.attention.head_count_kv", &[2, 2]);
     refused(
         &list,
@@ -186,6 +197,15 @@ fn weights_are_strict() {
     let nowhere = from_pretrained("no/such.gguf", &device, HfOptions::default(), None);
     assert!(nowhere.unwrap_err().to_string().contains("no/such.gguf: "));
     let (file, weights) = model("llama", TYPES[3]);
+    // A directory is no GGUF file; what is in it is said.
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("b.gguf"), file.bytes()).unwrap();
+    let inside = from_pretrained(dir.path(), &device, HfOptions::default(), None);
+    let message = inside.unwrap_err().to_string();
+    assert!(
+        message.contains("no config.json") && message.contains("b.gguf"),
+        "{message}"
+    );
     let ones = [1.0f32; 32].iter().flat_map(|f| f.to_le_bytes()).collect();
     let neutral = file.clone().tensor("rope_freqs.weight", &[32], 0, ones);
     let report = load(&neutral).unwrap().report;

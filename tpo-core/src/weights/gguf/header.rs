@@ -1,6 +1,7 @@
 //! The header of a GGUF file.
 
 use std::collections::{BTreeMap, HashSet};
+use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -11,6 +12,8 @@ use super::{BlockType, GgufFile, GgufValue};
 use crate::weights::header::open_regular;
 use crate::weights::{Result, TensorEntry, WeightsError};
 
+/// What a file begins with.
+const MARK: [u8; 4] = *b"GGUF";
 /// Most keys and most tensors; models have some tens and some thousands.
 const MAX_ENTRIES: u64 = 1 << 17;
 /// Longest key or tensor name, in bytes (the format's limit for keys).
@@ -82,6 +85,13 @@ fn stored_as(kind: u32) -> Result<(Dtype, Option<BlockType>), String> {
     Ok((Dtype::F32, Some(blocks)))
 }
 
+/// Whether the file at `path` begins with the format's mark.
+pub(super) fn is_marked(path: &Path) -> bool {
+    let mut mark = [0; MARK.len()];
+    let read = open_regular(path).is_ok_and(|(mut file, _)| file.read_exact(&mut mark).is_ok());
+    read && mark == MARK
+}
+
 /// Reads and checks the header of the file at `path`.
 pub(super) fn read(path: &Path) -> Result<GgufFile> {
     let (file, len) = open_regular(path)?;
@@ -104,8 +114,8 @@ struct Listed {
 }
 
 fn header(reader: &mut Reader, path: &Path) -> Result<GgufFile, String> {
-    let magic: [u8; 4] = reader.bytes("the format's mark").map_err(damaged)?;
-    if magic != *b"GGUF" {
+    let magic = reader.bytes("the format's mark").map_err(damaged)?;
+    if magic != MARK {
         return Err(damaged(format_args!(
             "it begins with the bytes {magic:02x?}, expected `GGUF`"
         )));
@@ -133,9 +143,16 @@ fn header(reader: &mut Reader, path: &Path) -> Result<GgufFile, String> {
     );
     // A key takes a length, a type and a value; a tensor a length, axes, a type and a place.
     for (count, least, what) in [(keys, 13, "keys"), (tensors, 32, "tensors")] {
-        if count > MAX_ENTRIES.min(reader.left() / least) {
+        if count > MAX_ENTRIES {
             return Err(damaged(format_args!(
-                "it claims {count} {what} in {} bytes; at most {MAX_ENTRIES} are read",
+                "it claims {count} {what}; at most {MAX_ENTRIES} are read"
+            )));
+        }
+        if count > reader.left() / least {
+            return Err(damaged(format_args!(
+                "it is truncated: it claims {count} {what}, which take {} bytes or more, and the file \
+                 has {}",
+                count * least,
                 reader.file_len()
             )));
         }

@@ -41,6 +41,13 @@ impl GgufFile {
         header::read(path.as_ref())
     }
 
+    /// Whether the file at `path` begins as a GGUF file does, or is called one.
+    pub fn is_one(path: &Path) -> bool {
+        let called = path.extension();
+        let called = called.is_some_and(|e| e.eq_ignore_ascii_case("gguf"));
+        !path.is_dir() && (called || header::is_marked(path))
+    }
+
     /// The file.
     pub fn path(&self) -> &Path {
         &self.path
