@@ -311,7 +311,7 @@ fn a_saved_model_answers_as_before() {
         Default::default(),
         None,
     );
-    assert!(bad.unwrap_err().to_string().contains("not a directory"));
+    assert!(bad.unwrap_err().to_string().contains("does not exist"));
     std::fs::write(dir.path().join("tpo.json"), "{").unwrap();
     let bad = Session::open(dir.path(), &Device::flex(), Default::default(), None);
     assert!(bad.unwrap_err().to_string().contains("tpo.json"));
