@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 
 use burn::module::{ModuleVisitor, Param};
 use serde_json::Value;
@@ -99,8 +100,12 @@ fn recipe(name: &str, stage: &str, rows: &Path, more: &[&str]) -> Recipe {
     Recipe::open(file, &changes).unwrap_or_else(|e| panic!("{e}"))
 }
 
+/// Adapters are drawn from the device's generator, which all tests of a process share.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
 /// Runs it and checks what moved, that the loss fell, and that the export answers.
 fn fine_tune(recipe: &Recipe) -> TpoConfig {
+    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let (dir, device) = (tempfile::tempdir().unwrap(), Device::flex());
     let before: RecipeModel = recipe_model(recipe, &device).unwrap();
     let groups = recipe.stages[0].resolve(&before.model).unwrap();

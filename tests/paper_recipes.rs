@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use burn::module::{ModuleVisitor, Param};
 use burn::tensor::{Device, FloatDType, Tensor};
@@ -37,6 +38,12 @@ use tpo::weights::{
 
 /// Width of the language model and of everything else.
 const WIDTH: usize = 64;
+
+/// One test at a time: weights are drawn from the device's generator, which all tests of a process share.
+fn alone() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// The published build with every size cut down.
 fn sizes() -> TpoConfig {
@@ -235,6 +242,7 @@ fn values(model: &VideoChatTpo) -> BTreeMap<String, Vec<f32>> {
 
 #[test]
 fn published_files_become_a_directory_that_opens() {
+    let _alone = alone();
     let dir = tempfile::tempdir().unwrap();
     for one_file in [false, true] {
         let dir = dir.path().join(one_file.to_string());
@@ -354,6 +362,7 @@ fn plain(key: &str) -> String {
 
 #[test]
 fn files_that_do_not_fit_are_refused_with_what_was_expected() {
+    let _alone = alone();
     let dir = tempfile::tempdir().unwrap();
     let files = write_parts(dir.path(), &sizes(), false);
     let out = dir.path().join("out");
@@ -443,6 +452,7 @@ fn files_that_do_not_fit_are_refused_with_what_was_expected() {
 
 #[test]
 fn the_program_puts_parts_together_and_replaces_only_a_model() {
+    let _alone = alone();
     let dir = tempfile::tempdir().unwrap();
     let files = write_parts(dir.path(), &sizes(), false);
     let json = serde_json::to_string(&sizes()).unwrap();
@@ -529,6 +539,7 @@ fn reference_config() -> Value {
 
 #[test]
 fn the_published_form_is_read_by_its_config_json() {
+    let _alone = alone();
     let dir = tempfile::tempdir().unwrap();
     let (own, _) = assembled(dir.path(), true);
     let published = dir.path().join("published");
@@ -673,6 +684,7 @@ fn same_config(found: &TpoConfig, expected: &TpoConfig) {
 /// The reference's `config.json` beside the published tensors, of full size and without their data.
 #[test]
 fn the_references_config_json_gives_the_published_sizes() {
+    let _alone = alone();
     let dir = tempfile::tempdir().unwrap();
     let layout = videochat_tpo_layout().unwrap();
     write_sparse(&layout, dir.path()).unwrap();
@@ -847,6 +859,7 @@ const SPARED: [&[&str]; 13] = [
 
 #[test]
 fn the_papers_stages_train_every_head() {
+    let _alone = alone();
     let folder = tempfile::tempdir().unwrap();
     let dir = folder.path();
     let (directory, _) = assembled(dir, true);
@@ -987,6 +1000,7 @@ fn the_papers_stages_train_every_head() {
 
 #[test]
 fn ids_that_the_tokenizer_does_not_have_are_refused_before_anything_is_drawn() {
+    let _alone = alone();
     let dir = tempfile::tempdir().unwrap();
     let mut changes = vec!["model.preset=videochat-tpo".to_string()];
     changes.extend(world("task-assignment", 1, ALL));

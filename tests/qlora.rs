@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 
 use burn::module::{ModuleVisitor, Param};
 use burn::tensor::Int;
@@ -50,11 +51,14 @@ fn recipe(overrides: &[&str]) -> Recipe {
     Recipe::read(RECIPE, "qlora.toml", overrides).unwrap()
 }
 
+/// One run at a time: adapters are drawn from the device's generator, which all tests of a process share.
 fn train(
     recipe: &Recipe,
     dir: &Path,
     change: impl FnOnce(&mut RunOptions),
 ) -> tpo::Result<RunSummary> {
+    static TURN: Mutex<()> = Mutex::new(());
+    let _alone = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let mut options = RunOptions::new(dir, &Device::flex());
     change(&mut options);
     run_recipe(recipe, &options)
