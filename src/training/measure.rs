@@ -19,7 +19,7 @@ pub struct MeasuredMemory {
 }
 
 /// Takes two optimizer steps of a stage with the weights the recipe starts from and says what the
-/// process needed, pages of its file apart. Nothing is written.
+/// process needed, without pages of its file. Nothing is written.
 ///
 /// `None` where the system does not tell (`/proc/self/status`, Linux); memory of an accelerator is
 /// not in it. A process can measure once: its peak is that of all it did.

@@ -189,7 +189,7 @@ pub enum DataError {
     },
 
     /// A JSON file is not whole, or not built as its format is documented: nothing after this place
-    /// can be told apart.
+    /// can be read.
     #[error("{}: {place}: {reason}", path.display())]
     Json {
         /// The file.

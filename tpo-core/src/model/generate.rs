@@ -180,7 +180,7 @@ where
             prompts.push(padded(row.prompt, length));
             let forced = row.force.iter();
             let forced = forced.map(|task| Ok(self.registry().require(task)?.routing.id));
-            // An absurd number would be memory for nothing.
+            // An absurd number would only take memory.
             let room = self.llm.max_length().saturating_sub(own).max(1);
             let most = options.max_new_tokens.min(room);
             running.push(Running {

@@ -1,4 +1,4 @@
-//! A table of one's own.
+//! Tables of your own rows.
 
 use std::path::Path;
 

@@ -30,7 +30,7 @@ pub struct Sample {
 
 impl Sample {
     /// The name under which features of its query may have been computed before: the row's own, unless it
-    /// has several annotations, which that does not tell apart.
+    /// has several annotations, which share the name.
     pub fn query_id(&self) -> Option<&str> {
         self.id.as_deref().filter(|_| self.annotations.len() <= 1)
     }
