@@ -1,7 +1,7 @@
 //! Your own head, added from outside the tpo crates: called by its routing token, trained
 //! through its task token, with gradients into the language model.
 
-use std::cell::RefCell;
+use std::sync::Mutex;
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
@@ -235,7 +235,7 @@ type Seen = (Vec<String>, Vec<Vec<f32>>);
 
 /// Runs scripts in one batch. Numbers are the logits of every token and the embedding of every call.
 fn answers(model: &Model, scripts: &[Script], call_order: CallOrder) -> Vec<Seen> {
-    let logits: Vec<_> = scripts.iter().map(|_| RefCell::new(Vec::new())).collect();
+    let logits: Vec<_> = scripts.iter().map(|_| Mutex::new(Vec::new())).collect();
     let rows = scripts
         .iter()
         .zip(&logits)
@@ -244,7 +244,7 @@ fn answers(model: &Model, scripts: &[Script], call_order: CallOrder) -> Vec<Seen
             sample: sample.clone(),
             force: Vec::new(),
             choose: move |logits: &[f32], done: &[u32]| {
-                heard.borrow_mut().push(logits.to_vec());
+                heard.lock().unwrap().push(logits.to_vec());
                 Ok(script[done.len()])
             },
         });
@@ -270,7 +270,7 @@ fn answers(model: &Model, scripts: &[Script], call_order: CallOrder) -> Vec<Seen
         }
     }
     for (seen, logits) in seen.iter_mut().zip(logits) {
-        seen.1.append(&mut logits.into_inner());
+        seen.1.append(&mut logits.into_inner().unwrap());
     }
     seen
 }

@@ -558,7 +558,15 @@ fn the_mask_head_goes_through_the_frames_that_are_asked_for() {
             .args(["chat", "--preset", "nano", "--device", "cpu"])
             .args(["--video", "assets/bouncing_shapes.mp4"])
             .args(["--ask", "Follow it.", "--task", "mask"])
-            .args(["--max-new-tokens", "2", "--track", track, "--out"])
+            .args([
+                "--max-new-tokens",
+                "2",
+                "--track",
+                track,
+                "--threads",
+                "1",
+                "--out",
+            ])
             .arg(dir.path().join("chat.png"));
         let output = command.output().unwrap();
         assert!(output.status.success(), "{}", text(&output));

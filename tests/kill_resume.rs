@@ -66,7 +66,8 @@ fn train(recipe: &Path, out: &Path, resume: bool) -> Command {
     command.arg("train").arg(recipe).arg("--out").arg(out);
     command.args(["--device", "cpu", "--quiet"]);
     if resume {
-        command.arg("--resume");
+        // Nothing depends on the number of threads, and one does not wait for itself.
+        command.args(["--resume", "--threads", "1"]);
     }
     command
 }

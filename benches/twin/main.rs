@@ -22,6 +22,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use tpo::DeviceChoice;
+use tpo::core::threads::in_pool;
 
 /// As in the program: with the system's allocator every large activation costs its page faults.
 #[global_allocator]
@@ -99,6 +100,7 @@ fn main() -> ExitCode {
 
 fn child(row: &str, args: &Args) -> Outcome<()> {
     let row = rows::find(row)?;
-    println!("{}", serde_json::to_string(&ours::measure(&row, args)?)?);
+    let measured = in_pool(|| ours::measure(&row, args).map_err(|e| e.to_string()))?;
+    println!("{}", serde_json::to_string(&measured)?);
     Ok(())
 }

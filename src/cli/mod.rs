@@ -24,10 +24,12 @@ mod track;
 mod train;
 mod warnings;
 
+use std::num::NonZeroUsize;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use tpo_core::head::HeadSet;
+use tpo_core::threads::{in_pool, set_threads};
 
 use shared::{End, Outcome};
 
@@ -42,6 +44,9 @@ use shared::{End, Outcome};
 #[derive(Parser)]
 #[command(name = "tpo", version, after_help = HELP)]
 struct Program {
+    /// Threads that compute on the CPU [default: TPO_THREADS, else one for each physical core]
+    #[arg(long, value_name = "N", global = true)]
+    threads: Option<NonZeroUsize>,
     #[command(subcommand)]
     command: Command,
 }
@@ -86,15 +91,20 @@ enum Command {
 /// The exit code is 0 when all is well, 1 when the command ran and found something wrong or was
 /// stopped, 2 when it could not do what was asked.
 pub fn main<H: HeadSet>() -> ExitCode {
-    let command = Program::parse().command;
+    let Program { threads, command } = Program::parse();
     warnings::Warnings::listen();
-    match run::<H>(command) {
-        Ok(End::Fine) => ExitCode::SUCCESS,
-        Ok(End::Wrong) => ExitCode::from(1),
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::from(2)
-        }
+    let set = threads.map_or(Ok(()), set_threads);
+    let failed = |error: String| {
+        eprintln!("error: {error}");
+        ExitCode::from(2)
+    };
+    match set {
+        Ok(()) => in_pool(|| match run::<H>(command) {
+            Ok(End::Fine) => ExitCode::SUCCESS,
+            Ok(End::Wrong) => ExitCode::from(1),
+            Err(error) => failed(error.to_string()),
+        }),
+        Err(error) => failed(error.to_string()),
     }
 }
 

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use burn::tensor::{Device, Tensor, TensorData};
+use tpo_core::threads::{beside, in_pool};
 use tpo_data::sampling::{frame_indices, shown_indices};
 use tpo_data::{
     DataError, FrameSampling, ImageTransform, MediaLimits, Progress, Rounding, TransformPlan,
@@ -294,7 +295,7 @@ fn send_batches(
         while wanted.next_if_eq(&frame.index).is_some() {
             let start = batch.len();
             batch.resize(start + per_frame, 0.0);
-            plan.apply_into(&frame.frame, &mut batch[start..])?;
+            beside(|| plan.apply_into(&frame.frame, &mut batch[start..]))?;
             let full = batch.len() == per_batch * per_frame || wanted.peek().is_none();
             if full && batches.send(std::mem::take(&mut batch)).is_err() {
                 return Ok(());
@@ -317,7 +318,8 @@ fn receive_batches(
     for batch in batches {
         let clips = clips(batch, extractor.input(), &device);
         done += clips.dims()[0];
-        features.extend(extractor.extract(clips)?.into_data().iter::<f32>());
+        let found = in_pool(|| extractor.extract(clips))?;
+        features.extend(found.into_data().iter::<f32>());
         if progress.is_some_and(|report| !report(done, total)) {
             return Err(DataError::Cancelled.into());
         }

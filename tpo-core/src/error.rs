@@ -163,6 +163,17 @@ pub enum CoreError {
         /// What is wrong and what to do.
         why: String,
     },
+    /// The pool of threads has its size.
+    #[error(
+        "{wanted} threads cannot be had: the pool runs with {found} already; set their number before \
+         anything computes"
+    )]
+    Threads {
+        /// As asked for.
+        wanted: usize,
+        /// As there are.
+        found: usize,
+    },
     /// Adapters that a language model cannot have.
     #[error("adapters: {why}")]
     Adapters {

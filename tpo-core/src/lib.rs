@@ -17,6 +17,7 @@ pub mod nn;
 pub mod ops;
 pub mod prompt;
 pub mod seed;
+pub mod threads;
 pub mod token;
 pub mod traits;
 pub mod truth;

@@ -9,7 +9,7 @@ use crate::lora::LoraConfig;
 use crate::prompt::Visual;
 
 /// Turns frames into visual tokens.
-pub trait VisionEncoder: Module + ModuleDisplay + 'static {
+pub trait VisionEncoder: Module + ModuleDisplay + Sync + 'static {
     /// Encodes clips; one frame is an image.
     ///
     /// # Shapes
@@ -128,7 +128,7 @@ impl VisualRows {
 }
 
 /// Turns visual tokens into embeddings the language model reads.
-pub trait Connector: Module + ModuleDisplay + 'static {
+pub trait Connector: Module + ModuleDisplay + Sync + 'static {
     /// # Shapes
     /// - features `[batch, tokens, dim]`, one entry of `visuals` for each of the batch
     /// - output: rows of width `d_llm`, as many per visual as the prompt has slots for it
@@ -142,7 +142,7 @@ pub trait Connector: Module + ModuleDisplay + 'static {
 
 /// State of a running generation, owned by the caller. Cloning it copies the state;
 /// [`DecodeCache::truncate`] rolls it back.
-pub trait DecodeCache: Clone {
+pub trait DecodeCache: Clone + Send {
     /// Positions held.
     fn len(&self) -> usize;
     /// Whether nothing is held.
@@ -169,7 +169,7 @@ pub type AttentionMask = [Vec<bool>];
 pub type TurnMap = [Vec<u32>];
 
 /// A causal language model that reads embeddings.
-pub trait LanguageModel: Module + ModuleDisplay + 'static {
+pub trait LanguageModel: Module + ModuleDisplay + Sync + 'static {
     /// Its cache.
     type Cache: DecodeCache;
 

@@ -8,6 +8,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use tpo_core::CoreError;
 use tpo_core::cancel::CancelToken;
 use tpo_core::head::FrameSource;
+use tpo_core::threads::beside;
 
 use crate::clip::{ClipValues, read_indices};
 use crate::feed::View;
@@ -223,7 +224,7 @@ impl VideoFrames {
                         let info = reader.info();
                         let block = BLOCK_BYTES / (3 * info.width * info.height).max(1);
                         for block in indices[from..].chunks(block.clamp(1, BLOCK)) {
-                            for frame in reader.read_frames(block)? {
+                            for frame in beside(|| reader.read_frames(block))? {
                                 if sender.send(Ok(frame)).is_err() {
                                     return Ok(());
                                 }

@@ -2,7 +2,7 @@
 
 mod track_common;
 
-use std::cell::Cell;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tpo_core::geometry::Mask;
 use tpo_heads::HeadsError;
@@ -439,9 +439,9 @@ fn what_was_forgotten_is_said() {
 fn streams_run_forward_and_files_both_ways() {
     let model = model(Sam2Version::V2_1);
     let frames = 30;
-    let opened = Cell::new(0);
+    let opened = AtomicUsize::new(0);
     let open = |start: usize| {
-        opened.set(opened.get() + 1);
+        opened.fetch_add(1, Ordering::Relaxed);
         Ok((start..frames).map(|i| Ok(frame(i))))
     };
     let seek = SeekFrames::new(Some(frames), open);
@@ -456,7 +456,8 @@ fn streams_run_forward_and_files_both_ways() {
         );
     }
     // Once forward, and once per block of eight backward.
-    assert!(opened.get() <= 2 + 26usize.div_ceil(8), "{}", opened.get());
+    let opened = opened.into_inner();
+    assert!(opened <= 2 + 26usize.div_ceil(8), "{opened}");
 
     let stream = || ForwardFrames::new((0..frames).map(|i| Ok(frame(i)))).with_frame_count(frames);
     let mut once = TrackState::init(&model, stream(), TrackOptions::default()).unwrap();

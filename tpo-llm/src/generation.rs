@@ -1,6 +1,7 @@
 //! Generating text with a language model alone.
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
+use tpo_core::threads::in_pool;
 use tpo_core::traits::LanguageModel;
 
 use crate::decoder::{CausalLm, KvCache};
@@ -69,7 +70,7 @@ impl CausalLm {
         };
         let mut cache = self.cache(1, prompt.len() + config.max_new_tokens, device);
         let embeds = self.embed(ids_tensor(prompt, device));
-        let hidden = self.advance(embeds, &mut cache)?;
+        let hidden = in_pool(|| self.advance(embeds, &mut cache))?;
         Ok(TokenStream {
             lm: self,
             config,
@@ -108,6 +109,12 @@ impl Iterator for TokenStream<'_> {
     type Item = Result<u32>;
 
     fn next(&mut self) -> Option<Self::Item> {
+        in_pool(|| self.choose_next())
+    }
+}
+
+impl TokenStream<'_> {
+    fn choose_next(&mut self) -> Option<Result<u32>> {
         if self.new >= self.config.max_new_tokens {
             return None;
         }
@@ -139,9 +146,7 @@ impl Iterator for TokenStream<'_> {
             Err(e) => Some(Err(self.stop(e))),
         }
     }
-}
 
-impl TokenStream<'_> {
     fn stop(&mut self, error: LlmError) -> LlmError {
         self.new = self.config.max_new_tokens;
         error

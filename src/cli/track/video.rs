@@ -4,6 +4,7 @@ use std::sync::mpsc::sync_channel;
 use std::thread::Scope;
 
 use burn::tensor::{Device, FloatDType};
+use tpo_core::threads::beside;
 use tpo_data::{DataError, ImageTransform, VideoReader};
 use tpo_heads::HeadsError;
 use tpo_heads::mask::track::{FrameReader, SeekFrames, VideoFrame};
@@ -39,7 +40,7 @@ pub fn reader<'scope, 'env: 'scope>(
                 Err(e) => return drop(send.send(Err(broken(start, e)))),
             };
             for (index, frame) in (start..).zip(stream) {
-                let frame = frame.and_then(|f| seen(f.frame));
+                let frame = frame.and_then(|f| beside(|| seen(f.frame)));
                 if send.send(frame.map_err(|e| broken(index, e))).is_err() {
                     break;
                 }

@@ -9,6 +9,7 @@ use crate::cancel::CancelToken;
 use crate::error::{CoreError, Result};
 use crate::head::{HeadContext, HeadSet, Sample, TaskOutput};
 use crate::ops::indices;
+use crate::threads::in_pool;
 use crate::traits::{Connector, DecodeCache, LanguageModel, VisionEncoder};
 
 /// When a head is called relative to the routing token.
@@ -155,7 +156,7 @@ where
         options: GenerateOptions,
     ) -> Result<Generate<'a, V, C, L, H, S>>
     where
-        S: FnMut(&[f32], &[u32]) -> Result<u32>,
+        S: FnMut(&[f32], &[u32]) -> Result<u32> + Send,
     {
         let d = self.llm.dim();
         let shapes: Vec<[usize; 3]> = rows.iter().map(|row| row.prompt.dims()).collect();
@@ -202,7 +203,7 @@ where
         let capacity = cache_positions(length, most);
         let device = prompts.device();
         let mut cache = self.llm.cache(running.len(), capacity, &device);
-        let hidden = self.llm.step(prompts, Some(&mask), &mut cache)?;
+        let hidden = in_pool(|| self.llm.step(prompts, Some(&mask), &mut cache))?;
         Ok(Generate {
             hidden: hidden.narrow(1, length - 1, 1).reshape([running.len(), d]),
             model: self,
@@ -241,7 +242,7 @@ where
     C: Connector,
     L: LanguageModel,
     H: HeadSet,
-    S: FnMut(&[f32], &[u32]) -> Result<u32>,
+    S: FnMut(&[f32], &[u32]) -> Result<u32> + Send,
 {
     /// One position further with every row: those that have fed everything choose a token, those
     /// that have ended drop out, and what is left goes through the language model together.
@@ -407,7 +408,7 @@ where
     C: Connector,
     L: LanguageModel,
     H: HeadSet,
-    S: FnMut(&[f32], &[u32]) -> Result<u32>,
+    S: FnMut(&[f32], &[u32]) -> Result<u32> + Send,
 {
     type Item = Result<(usize, Result<GenerateEvent>)>;
 
@@ -419,7 +420,7 @@ where
             if self.running.is_empty() {
                 return None;
             }
-            if let Err(e) = self.advance() {
+            if let Err(e) = in_pool(|| self.advance()) {
                 self.running.clear();
                 self.queue.clear();
                 return Some(Err(e));

@@ -7,6 +7,7 @@ use crate::error::{CoreError, Result};
 use crate::gradient_checkpointing::Tape;
 use crate::head::HeadSet;
 use crate::ops::indices;
+use crate::threads::in_pool;
 use crate::traits::{
     Connector, Instruction, LanguageModel, VisionEncoder, VisualInput, VisualRows, VisualShape,
 };
@@ -28,7 +29,7 @@ where
         visuals: Vec<VisualInput>,
         instruction: Option<&Instruction>,
     ) -> Result<Option<VisualRows>> {
-        self.encode_with(visuals, instruction, None)
+        in_pool(|| self.encode_with(visuals, instruction, None))
     }
 
     pub(super) fn encode_with<'m>(

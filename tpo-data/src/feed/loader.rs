@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, Weak};
 use std::thread::JoinHandle;
 
 use tpo_core::head::TargetMaker;
+use tpo_core::threads::beside;
 use tpo_core::token::TaskRegistry;
 
 use super::FeedConfig;
@@ -338,7 +339,7 @@ fn make_items(maker: &ItemMaker, work: &Mutex<Receiver<Job>>) {
         let Ok(job) = job else { return };
         if job.wanted.strong_count() > 0 {
             // Fails when the batch was dropped in the meantime.
-            let _ = job.made.send(maker.item(&job.key));
+            let _ = job.made.send(beside(|| maker.item(&job.key)));
         }
     }
 }

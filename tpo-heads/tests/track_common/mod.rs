@@ -155,7 +155,7 @@ impl<I: Iterator<Item = Result<VideoFrame, HeadsError>>> ForwardFrames<I> {
     }
 }
 
-impl<I: Iterator<Item = Result<VideoFrame, HeadsError>>> FrameReader for ForwardFrames<I> {
+impl<I: Iterator<Item = Result<VideoFrame, HeadsError>> + Send> FrameReader for ForwardFrames<I> {
     fn read(&mut self, index: usize) -> Result<Option<VideoFrame>, HeadsError> {
         if index + 1 == self.next
             && let Some(last) = &self.last

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use burn::tensor::Device;
 use tpo_core::head::HeadSet;
 use tpo_core::model::TpoModel;
+use tpo_core::threads::in_pool;
 use tpo_core::traits::{Connector, LanguageModel, VisionEncoder};
 
 use super::data::{TrainBatch, TrainData};
@@ -68,7 +69,7 @@ where
         data.see(model);
         let TrainBatch { mut batch, samples } = data.next_batch(&device)?;
         batch.targets.retain(|head| weights.head(head) != 0.0);
-        let found = model.evaluate(batch, &samples);
+        let found = in_pool(|| model.evaluate(batch, &samples));
         let found = found.map_err(|source| TrainError::Model {
             stage: format!("{}, evaluation", at.0),
             step: at.1,

@@ -7,6 +7,7 @@ use burn::module::Module;
 use burn::tensor::Device;
 use tpo_core::head::HeadSet;
 use tpo_core::model::TpoModel;
+use tpo_core::threads::in_pool;
 use tpo_core::traits::{Connector, LanguageModel, VisionEncoder};
 
 use super::data::{TrainBatch, TrainData};
@@ -348,7 +349,8 @@ where
             log.count(&batch);
             let checkpointing = self.options.gradient_checkpointing.then_some(seed);
             let model = self.model.as_ref().ok_or_else(lost)?;
-            let result = micro_batch(model, batch, &self.stage.loss, checkpointing, &mut grads);
+            let weights = &self.stage.loss;
+            let result = in_pool(|| micro_batch(model, batch, weights, checkpointing, &mut grads));
             let done = result.map_err(|source| TrainError::Model {
                 stage: self.stage.name.clone(),
                 step: self.step + 1,
@@ -393,7 +395,7 @@ where
             grads.scale(1.0 / accumulation as f64);
             self.options.worker.average(&mut grads, &device)?;
             let model = self.model.take().ok_or_else(lost)?;
-            let (model, update) = self.optimizer.step(model, grads, factor)?;
+            let (model, update) = in_pool(|| self.optimizer.step(model, grads, factor))?;
             self.model = Some(model);
             (grad_norm, clip_factor) = (update.grad_norm, update.clip_factor);
             if !grad_norm.is_finite() {

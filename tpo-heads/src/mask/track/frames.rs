@@ -40,7 +40,7 @@ impl VideoFrame {
 
 /// Frames by index. The tracker asks for them in the order it walks through the video and drops
 /// each before it asks for the next.
-pub trait FrameReader {
+pub trait FrameReader: Send {
     /// The frame at `index`, or `None` past the end of the video.
     ///
     /// # Errors
@@ -99,8 +99,8 @@ where
 
 impl<F, I> FrameReader for SeekFrames<F, I>
 where
-    F: FnMut(usize) -> Result<I, HeadsError>,
-    I: Iterator<Item = Result<VideoFrame, HeadsError>>,
+    F: FnMut(usize) -> Result<I, HeadsError> + Send,
+    I: Iterator<Item = Result<VideoFrame, HeadsError>> + Send,
 {
     fn read(&mut self, index: usize) -> Result<Option<VideoFrame>, HeadsError> {
         if self.past_end(index) {

@@ -2,6 +2,7 @@
 
 use burn::tensor::Tensor;
 use tpo_core::geometry::{BoxPixels, Mask};
+use tpo_core::threads::in_pool;
 
 use super::frames::FrameReader;
 use super::masks::{FrameMasks, ObjectId};
@@ -93,7 +94,7 @@ impl<R: FrameReader> TrackState<R> {
         area: Option<BoxPixels>,
         points: &[Click],
     ) -> Result<FrameMasks, HeadsError> {
-        let encoded = self.require(model, frame)?;
+        let encoded = in_pool(|| self.require(model, frame))?;
         let [height, width] = encoded.size.map(|side| side as f32);
         let refuse = |what: String, why: &'static str| HeadsError::Prompt { frame, what, why };
         if area.is_none() && points.is_empty() {
@@ -127,7 +128,7 @@ impl<R: FrameReader> TrackState<R> {
             };
             all.push(to_model(p.x, p.y, label));
         }
-        self.prompt(model, encoded, object, Prompts::Points(vec![all]))
+        in_pool(|| self.prompt(model, encoded, object, Prompts::Points(vec![all])))
     }
 
     /// Gives the mask of an object on a frame; it replaces all prompts there. The mask must have
@@ -142,7 +143,7 @@ impl<R: FrameReader> TrackState<R> {
         object: ObjectId,
         mask: &Mask,
     ) -> Result<FrameMasks, HeadsError> {
-        let encoded = self.require(model, frame)?;
+        let encoded = in_pool(|| self.require(model, frame))?;
         let (height, width) = mask.size();
         if [height, width] != encoded.size {
             return Err(HeadsError::Shape {
@@ -193,8 +194,8 @@ impl<R: FrameReader> TrackState<R> {
                 first,
             });
         }
-        let encoded = self.require(model, frame)?;
-        self.prompt(model, encoded, object, Prompts::Tokens(tokens))
+        let encoded = in_pool(|| self.require(model, frame))?;
+        in_pool(|| self.prompt(model, encoded, object, Prompts::Tokens(tokens)))
     }
 
     fn prompt(

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use tpo_core::threads::in_pool;
+
 use super::frames::FrameReader;
 use super::masks::FrameMasks;
 use super::options::{Direction, Propagation};
@@ -185,6 +187,6 @@ impl<R: FrameReader> Iterator for Propagate<'_, R> {
             return None;
         }
         let index = self.next.take()?;
-        self.advance(index).transpose()
+        in_pool(|| self.advance(index)).transpose()
     }
 }
