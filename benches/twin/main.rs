@@ -15,12 +15,14 @@ mod ours;
 mod report;
 mod rows;
 mod run;
+mod sides;
 mod training;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
+use sides::Side;
 use tpo::DeviceChoice;
 use tpo::core::threads::in_pool;
 
@@ -48,8 +50,8 @@ pub struct Args {
     /// Only these rows (repeat the option); names as in the table
     #[arg(long)]
     pub only: Vec<String>,
-    /// Pairs of processes per row
-    #[arg(long, default_value_t = 5)]
+    /// Rounds of processes per row
+    #[arg(long, default_value_t = 3)]
     pub runs: usize,
     /// Seconds a process measures for, after its warm-up
     #[arg(long, default_value_t = 2.0)]
@@ -60,9 +62,15 @@ pub struct Args {
     /// Measure ours alone
     #[arg(long)]
     pub no_twin: bool,
-    /// Write every sample to this file
+    /// Only these beside ours (repeat the option)
+    #[arg(long, value_parser = side)]
+    pub beside: Vec<Side>,
+    /// Keep every sample in this file; rows that are there already are replaced
     #[arg(long)]
     pub json: Option<PathBuf>,
+    /// Measure nothing: write the table of --json onto this page
+    #[arg(long, requires = "json")]
+    page: Option<PathBuf>,
     /// Clip of the row `video-decode`
     #[arg(long, default_value = "assets/bouncing_shapes.mp4")]
     pub video: PathBuf,
@@ -70,6 +78,9 @@ pub struct Args {
     /// with random weights of that shape
     #[arg(long, default_value = ".models/smollm2")]
     pub smollm2: PathBuf,
+    /// GGUF file of SmolLM2, of which llama.cpp makes its number formats
+    #[arg(long, default_value = ".models/smollm2.gguf")]
+    pub gguf: PathBuf,
     /// Measure this row in this process and print JSON
     #[arg(long, hide = true)]
     child: Option<String>,
@@ -82,6 +93,7 @@ fn main() -> ExitCode {
     let args = Args::parse();
     let outcome = match &args.child {
         Some(row) => child(row, &args),
+        None if args.page.is_some() => page(&args),
         None if args.bench => run::all(&args),
         // `cargo test --all-targets` starts benches too; minutes of matmuls are not a test.
         None => {
@@ -96,6 +108,21 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn side(name: &str) -> Result<Side, String> {
+    let named = |side: &Side| side.title().eq_ignore_ascii_case(name);
+    Side::OTHERS.into_iter().find(named).ok_or_else(|| {
+        let titles = Side::OTHERS.map(Side::title);
+        format!("it is none of {}", titles.join(", "))
+    })
+}
+
+fn page(args: &Args) -> Outcome<()> {
+    if let (Some(json), Some(page)) = (&args.json, &args.page) {
+        report::write(page, &report::table(&run::Results::read(json)?)?)?;
+    }
+    Ok(())
 }
 
 fn child(row: &str, args: &Args) -> Outcome<()> {

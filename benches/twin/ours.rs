@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use tpo::DeviceChoice;
 use tpo::core::head::NoHeads;
 use tpo::core::nn::{Linear, LinearConfig};
+use tpo::core::ops::QuantFormat;
 use tpo::core::prompt::TextEncoder;
 use tpo::core::token::TaskRegistry;
 use tpo::core::traits::{DecodeCache, LanguageModel};
@@ -61,7 +62,8 @@ pub fn measure(row: &Row, args: &Args) -> Outcome<Measured> {
     let base_mib = machine::status_mib("VmRSS:");
     let bench = Bench {
         device: args.device.open()?,
-        dtype: row.dtype,
+        dtype: row.format.float(),
+        quantize: row.format.quantized(),
         seconds: args.seconds,
     };
     let measured = match row.task {
@@ -73,7 +75,8 @@ pub fn measure(row: &Row, args: &Args) -> Outcome<Measured> {
         Task::Sam2Track => bench.sam2_track(),
         Task::MistralPrefill => bench.mistral(MISTRAL_PREFILL),
         Task::MistralDecode => bench.mistral(1),
-        Task::SmolLm2Decode => bench.smollm2(args),
+        Task::SmolLm2Decode(past) => bench.smollm2(args, past, SMOLLM2_NEW),
+        Task::SmolLm2Prompt => bench.smollm2(args, SMOLLM2_PROMPT, 0),
         Task::RegionHead => bench.region_head(),
         Task::CgDetr => bench.cg_detr(),
         Task::CgDetrTrain => bench.cg_detr_train(),
@@ -96,6 +99,7 @@ pub fn measure(row: &Row, args: &Args) -> Outcome<Measured> {
 struct Bench {
     device: Device,
     dtype: FloatDType,
+    quantize: Option<QuantFormat>,
     seconds: f64,
 }
 
@@ -253,34 +257,42 @@ impl Bench {
         })
     }
 
-    fn smollm2(&self, args: &Args) -> Outcome<Measured> {
+    /// `new` tokens after `past` others, or without any the `past` others and the choice of the first.
+    fn smollm2(&self, args: &Args, past: usize, new: usize) -> Outcome<Measured> {
         let (lm, note) = if args.smollm2.join("config.json").is_file() {
             let options = HfOptions {
                 dtype: Some(self.dtype),
-                ..HfOptions::default()
+                quantize: self.quantize,
             };
             let model = from_pretrained(&args.smollm2, &self.device, options, None)?;
             (model.lm, args.smollm2.display().to_string())
         } else {
             let lm = LlmConfig::smollm2_135m().init(&self.device)?;
+            if self.quantize.is_some() {
+                return Err("quantised rows need --smollm2 DIR".into());
+            }
             (self.cast(lm), "random weights".into())
         };
-        let prompt: Vec<u32> = (1..=SMOLLM2_PROMPT as u32).collect();
-        let measured = self.samples_of(SMOLLM2_NEW, || {
-            let config = GenerationConfig::greedy(SMOLLM2_NEW + 1, Vec::new());
+        // As the twins have it.
+        let prompt: Vec<u32> = (0..past as u32)
+            .map(|i| (i * 37 + 11) % 40_000 + 100)
+            .collect();
+        let measured = self.samples_of(new.max(1), || {
+            let config = GenerationConfig::greedy(new + 1, Vec::new());
+            let start = Instant::now();
             let mut stream = lm.stream(&prompt, config, &self.device)?;
-            // The prompt and the choice of the first token are not decoding.
             stream.next().ok_or("no first token")??;
+            let prompt = start.elapsed();
             let start = Instant::now();
             let mut tokens = 0;
             for id in stream {
                 id?;
                 tokens += 1;
             }
-            if tokens != SMOLLM2_NEW {
-                return Err(format!("{tokens} new tokens, expected {SMOLLM2_NEW}").into());
+            if tokens != new {
+                return Err(format!("{tokens} new tokens, expected {new}").into());
             }
-            Ok(start.elapsed())
+            Ok(if new == 0 { prompt } else { start.elapsed() })
         })?;
         Ok(Measured { note, ..measured })
     }

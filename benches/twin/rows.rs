@@ -1,15 +1,60 @@
 //! The rows, and the work each of them cannot do without.
 
 use burn::tensor::FloatDType;
+use tpo::core::ops::QuantFormat;
 
 use crate::Outcome;
 
-/// Name of the type of weights and activations, as `twin.py` calls it.
-pub fn name(dtype: FloatDType) -> &'static str {
-    match dtype {
-        FloatDType::F16 => "f16",
-        FloatDType::BF16 => "bf16",
-        _ => "f32",
+/// Number format of weights and activations; over quantised weights activations are `f32`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    F32,
+    F16,
+    Bf16,
+    Q8_0,
+    Q4_0,
+}
+
+impl Format {
+    const ALL: [Self; 5] = [Self::F32, Self::F16, Self::Bf16, Self::Q8_0, Self::Q4_0];
+
+    /// As the twins call it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::Bf16 => "bf16",
+            Self::Q8_0 => "q8_0",
+            Self::Q4_0 => "q4_0",
+        }
+    }
+
+    /// Of activations.
+    pub fn float(self) -> FloatDType {
+        match self {
+            Self::F16 => FloatDType::F16,
+            Self::Bf16 => FloatDType::BF16,
+            _ => FloatDType::F32,
+        }
+    }
+
+    /// Of weights, if they are blocks.
+    pub fn quantized(self) -> Option<QuantFormat> {
+        match self {
+            Self::Q8_0 => Some(QuantFormat::Q8_0),
+            Self::Q4_0 => Some(QuantFormat::Q4_0),
+            _ => None,
+        }
+    }
+
+    /// Bytes of a weight; a block of 32 has a scale of two bytes.
+    fn bytes(self) -> f64 {
+        match self {
+            Self::F32 => 4.0,
+            Self::F16 | Self::Bf16 => 2.0,
+            Self::Q8_0 => 34.0 / 32.0,
+            Self::Q4_0 => 18.0 / 32.0,
+        }
     }
 }
 
@@ -24,7 +69,9 @@ pub enum Task {
     Sam2Track,
     MistralPrefill,
     MistralDecode,
-    SmolLm2Decode,
+    /// One token after so many.
+    SmolLm2Decode(usize),
+    SmolLm2Prompt,
     RegionHead,
     CgDetr,
     CgDetrTrain,
@@ -45,12 +92,11 @@ pub enum Task {
 /// One line of the table.
 #[derive(Debug, Clone)]
 pub struct Row {
-    pub name: &'static str,
+    pub name: String,
     pub task: Task,
-    /// Storage of weights and activations.
-    pub dtype: FloatDType,
+    pub format: Format,
     /// What one sample is, for the reader.
-    pub what: &'static str,
+    pub what: String,
     /// Floating point operations of one sample, a multiply-add counted as two.
     pub flops: f64,
     /// Bytes one sample must read from memory: every weight it uses, once, and the cache.
@@ -60,16 +106,16 @@ pub struct Row {
 impl Row {
     /// The row of the same name in `twin.py`, which takes the dtype as an option and recomputes
     /// nothing.
-    pub fn twin_name(&self) -> &'static str {
+    pub fn twin_name(&self) -> &str {
         ["-f16", "-bf16", "-checkpointed"]
             .iter()
             .find_map(|suffix| self.name.strip_suffix(suffix))
-            .unwrap_or(self.name)
+            .unwrap_or(&self.name)
     }
 
     /// Whether a sample is one new token.
     pub fn is_decode(&self) -> bool {
-        matches!(self.task, Task::MistralDecode | Task::SmolLm2Decode)
+        matches!(self.task, Task::MistralDecode | Task::SmolLm2Decode(_))
     }
 }
 
@@ -79,7 +125,9 @@ pub const LOADER_BATCHES: usize = 8;
 /// New tokens per sample group of the SmolLM2 rows.
 pub const SMOLLM2_NEW: usize = 64;
 /// Tokens before them.
-pub const SMOLLM2_PROMPT: usize = 32;
+const SMOLLM2_PAST: [usize; 3] = [32, 512, 1000];
+/// Tokens of its prompt.
+pub const SMOLLM2_PROMPT: usize = 256;
 /// Tokens of the Mistral prefill, and positions before the decoded token.
 pub const MISTRAL_PREFILL: usize = 256;
 
@@ -92,10 +140,10 @@ pub const TPO_ROWS: usize = 4;
 pub const CHECKPOINT_TENSORS: usize = 16;
 pub const CHECKPOINT_SHAPE: [usize; 2] = [1024, 4096];
 
-/// All rows; the last is no line of the table.
+/// Rows that are not SmolLM2's.
 #[rustfmt::skip]
-const ROWS: [(&str, Task, FloatDType, &str); 24] = {
-    use FloatDType::{BF16, F16, F32};
+const ROWS: [(&str, Task, Format, &str); 21] = {
+    use Format::{Bf16, F16, F32};
     [
         ("vit-l", Task::VitL, F32, "16x224x224, 23 blocks, 3136 tokens"),
         ("internvideo2-1b", Task::InternVideo2, F32, "8x224x224, 40 blocks, 2049 tokens, pooling"),
@@ -104,11 +152,10 @@ const ROWS: [(&str, Task, FloatDType, &str); 24] = {
         ("sam2-large", Task::Sam2Large, F32, "Hiera-L and pyramid, 1024x1024"),
         ("sam2-track", Task::Sam2Track, F32, "1024x1024 encoded, 7 memories, 16 pointers: mask and memory"),
         ("mistral-prefill", Task::MistralPrefill, F32, "one layer, 256 tokens"),
+        ("mistral-prefill-bf16", Task::MistralPrefill, Bf16, "one layer, 256 tokens"),
         ("mistral-decode", Task::MistralDecode, F32, "1 token after 256"),
         ("mistral-decode-f16", Task::MistralDecode, F16, "1 token after 256"),
-        ("mistral-decode-bf16", Task::MistralDecode, BF16, "1 token after 256"),
-        ("smollm2-decode", Task::SmolLm2Decode, F32, "64 tokens after 32, per token"),
-        ("smollm2-decode-bf16", Task::SmolLm2Decode, BF16, "64 tokens after 32, per token"),
+        ("mistral-decode-bf16", Task::MistralDecode, Bf16, "1 token after 256"),
         ("region-head", Task::RegionHead, F32, "one box, 4096-2048-4"),
         ("cgdetr", Task::CgDetr, F32, "75 clips, 32 words"),
         ("cgdetr-train", Task::CgDetrTrain, F32, "4 x (75 clips, 32 words), losses and gradients"),
@@ -119,41 +166,78 @@ const ROWS: [(&str, Task, FloatDType, &str); 24] = {
         ("video-decode", Task::VideoDecode, F32, "open, 16 middle frames to RGB"),
         ("checkpoint-save", Task::CheckpointSave, F32, "16 x [1024, 4096], on the disk, summed"),
         ("checkpoint-load", Task::CheckpointLoad, F32, "16 x [1024, 4096], sums checked"),
-        ("video-loader", Task::VideoLoader, F32, "batches of 4 clips of 16x224x224, per clip"),
-        ("peak", Task::Peak, F32, ""),
     ]
 };
 
-/// The rows of the table in order.
+/// All rows of the table; `video-loader` comes last, as it fills the page cache.
 pub fn all() -> impl Iterator<Item = Row> {
-    rows().filter(|row| row.task != Task::Peak)
-}
-
-fn rows() -> impl Iterator<Item = Row> {
-    ROWS.into_iter().map(|(name, task, dtype, what)| {
-        let (flops, bytes) = work(task, dtype);
+    let new = |name: String, task, format, what: String| {
+        let (flops, bytes) = work(task, format);
         Row {
             name,
             task,
-            dtype,
+            format,
             what,
             flops,
             bytes,
         }
-    })
+    };
+    let rows = ROWS
+        .into_iter()
+        .map(move |(name, task, format, what)| new(name.into(), task, format, what.into()));
+    let smollm2 = Format::ALL.into_iter().flat_map(move |format| {
+        let suffix = match format {
+            Format::F32 => String::new(),
+            other => format!("-{}", other.name()),
+        };
+        let decode = SMOLLM2_PAST.into_iter().map({
+            let suffix = suffix.clone();
+            move |past| {
+                let what = format!("{SMOLLM2_NEW} tokens after {past}, per token");
+                let name = format!("smollm2-decode-{past}{suffix}");
+                new(name, Task::SmolLm2Decode(past), format, what)
+            }
+        });
+        let name = format!("smollm2-prompt{suffix}");
+        let what = format!("a prompt of {SMOLLM2_PROMPT} tokens");
+        decode.chain([new(name, Task::SmolLm2Prompt, format, what)])
+    });
+    let what = "batches of 4 clips of 16x224x224, per clip";
+    let loader = new(
+        "video-loader".into(),
+        Task::VideoLoader,
+        Format::F32,
+        what.into(),
+    );
+    rows.chain(smollm2).chain([loader])
+}
+
+/// The machine's limits; no row of the table.
+pub fn peak() -> Row {
+    Row {
+        name: "peak".into(),
+        task: Task::Peak,
+        format: Format::F32,
+        what: String::new(),
+        flops: 0.0,
+        bytes: 0.0,
+    }
 }
 
 /// The row of that name, `peak` included.
 pub fn find(name: &str) -> Outcome<Row> {
-    let found = rows().find(|row| row.name == name).ok_or_else(|| {
-        let names: Vec<_> = all().map(|row| row.name).collect();
-        format!("no row `{name}`; rows are {}", names.join(", "))
-    });
+    let found = all()
+        .chain([peak()])
+        .find(|row| row.name == name)
+        .ok_or_else(|| {
+            let names: Vec<String> = all().map(|row| row.name).collect();
+            format!("no row `{name}`; rows are {}", names.join(", "))
+        });
     Ok(found?)
 }
 
 /// (floating point operations, bytes) of one sample.
-fn work(task: Task, dtype: FloatDType) -> (f64, f64) {
+fn work(task: Task, format: Format) -> (f64, f64) {
     let (flops, weights, cached) = match task {
         Task::VitL => vit(3136.0, 1024.0, 23.0),
         Task::InternVideo2 => internvideo2(2049.0, 1408.0, 6144.0, 40.0),
@@ -163,17 +247,9 @@ fn work(task: Task, dtype: FloatDType) -> (f64, f64) {
         Task::Sam2Track => track_step(7.0, 16.0),
         Task::MistralPrefill => llama_layer(&MISTRAL, MISTRAL_PREFILL, 0),
         Task::MistralDecode => llama_layer(&MISTRAL, 1, MISTRAL_PREFILL),
-        Task::SmolLm2Decode => {
-            // The middle of the 64 tokens stands for all of them.
-            let past = SMOLLM2_PROMPT + SMOLLM2_NEW / 2;
-            let (flops, weights, cached) = llama_layer(&SMOLLM2, 1, past);
-            let head = 49152.0 * 576.0;
-            (
-                30.0 * flops + 2.0 * head,
-                30.0 * weights + head,
-                30.0 * cached,
-            )
-        }
+        // The middle of the tokens stands for all of them.
+        Task::SmolLm2Decode(past) => smollm2(1, past + SMOLLM2_NEW / 2),
+        Task::SmolLm2Prompt => smollm2(SMOLLM2_PROMPT, 0),
         Task::RegionHead => {
             let weights = 4096.0 * 2048.0 + 2048.0 * 4.0;
             (2.0 * weights, weights, 0.0)
@@ -208,8 +284,22 @@ fn work(task: Task, dtype: FloatDType) -> (f64, f64) {
         }
         Task::VideoDecode | Task::VideoLoader | Task::Peak => (0.0, 0.0, 0.0),
     };
-    let width = if dtype == FloatDType::F32 { 4.0 } else { 2.0 };
-    (flops, (weights + cached) * width)
+    let cache = match format {
+        Format::F16 | Format::Bf16 => 2.0,
+        _ => 4.0,
+    };
+    (flops, weights * format.bytes() + cached * cache)
+}
+
+/// All layers over `new` tokens after `past` others, and the output layer over the last.
+fn smollm2(new: usize, past: usize) -> (f64, f64, f64) {
+    let (flops, weights, cached) = llama_layer(&SMOLLM2, new, past);
+    let head = 49152.0 * 576.0;
+    (
+        30.0 * flops + 2.0 * head,
+        30.0 * weights + head,
+        30.0 * cached,
+    )
 }
 
 /// Patch embedding and blocks of four products and attention; biases and norms are left out

@@ -1,14 +1,16 @@
-//! Starts the processes, ours and the twin's in turn.
+//! Starts the processes of all sides in turn.
 
-use std::path::{Path, PathBuf};
+use std::collections::BTreeMap;
+use std::io::ErrorKind;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use serde::Serialize;
-use tpo::DeviceChoice;
+use serde::{Deserialize, Serialize};
 
 use crate::ours::Measured;
 use crate::rows::{self, Row};
+use crate::sides::{self, Opponent, Side};
 use crate::{Args, Outcome, machine, report};
 
 /// Longest wait for other work to end, with `--quiet`.
@@ -17,53 +19,91 @@ const QUIET_LIMIT: Duration = Duration::from_secs(600);
 const ATTEMPTS: usize = 6;
 
 /// All processes of one row.
-#[derive(Debug, Default, Serialize)]
-pub struct Pairs {
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct Outcomes {
     pub row: String,
-    pub ours: Vec<Measured>,
-    pub twin: Vec<Measured>,
+    /// Of every side that could run it.
+    pub sides: BTreeMap<Side, Vec<Measured>>,
+    /// The machine's limits, measured just before each round.
+    pub peaks: Vec<Measured>,
     /// What went wrong, if anything did.
     pub failures: Vec<String>,
 }
 
-/// Runs the whole bench and prints the table.
+/// What a file of measurements holds.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct Results {
+    /// Processor and cores.
+    pub machine: String,
+    pub device: String,
+    pub threads: usize,
+    pub rows: Vec<Outcomes>,
+}
+
+impl Results {
+    /// Reads a file; without one there is nothing yet.
+    pub fn read(path: &Path) -> Outcome<Self> {
+        let text = match std::fs::read_to_string(path) {
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Self::default()),
+            text => text.map_err(|e| format!("{}: {e}", path.display()))?,
+        };
+        Ok(serde_json::from_str(&text).map_err(|e| format!("{}: {e}", path.display()))?)
+    }
+
+    /// Takes a row in place of an earlier one of its name.
+    fn put(&mut self, new: Outcomes) {
+        match self.rows.iter_mut().find(|old| old.row == new.row) {
+            Some(old) => *old = new,
+            None => self.rows.push(new),
+        }
+    }
+}
+
+/// Measures the chosen rows, prints the table, and writes what is to be kept.
 pub fn all(args: &Args) -> Outcome<()> {
     let chosen = choose(args)?;
-    let twin = Twin::find(args);
+    let mut results = Results {
+        machine: machine::describe(),
+        device: args.device.to_string(),
+        threads: args.threads,
+        rows: Vec::new(),
+    };
     println!(
-        "{}; device {}; {} threads; {} pairs of processes per row",
-        machine::describe(),
-        args.device,
-        args.threads,
-        args.runs
+        "{}; device {}; {} threads; {} rounds of processes per row",
+        results.machine, args.device, args.threads, args.runs
     );
-    if let Err(why) = &twin {
-        println!("no twin: {why}");
+    let mut sides = vec![Opponent::ours()?];
+    for (side, found) in sides::others(args) {
+        match found {
+            Ok(opponent) => sides.push(opponent),
+            Err(why) => println!("no {}: {why}", side.title()),
+        }
     }
-    let twin = twin.ok();
-
-    let peak = pairs(
-        &rows::find("peak")?,
-        args,
-        twin.as_ref(),
-        args.runs.clamp(1, 3),
-    );
-    let mut measured = Vec::new();
-    for row in chosen {
-        let pairs = pairs(&row, args, twin.as_ref(), args.runs.max(1));
-        eprintln!("{}", report::progress(&row, &pairs));
-        measured.push((row, pairs));
+    for row in &chosen {
+        let outcomes = rounds(row, args, &sides);
+        eprintln!("{}", report::progress(&outcomes));
+        results.put(outcomes);
     }
-    print!("{}", report::table(&measured, &peak));
+    print!("{}", report::table(&results)?);
     if let Some(path) = &args.json {
-        let all: Vec<&Pairs> = measured.iter().map(|(_, p)| p).chain([&peak]).collect();
-        std::fs::write(path, serde_json::to_string_pretty(&all)?)
+        let mut kept = Results::read(path)?;
+        results.rows.into_iter().for_each(|row| kept.put(row));
+        let kept = Results {
+            machine: results.machine,
+            device: results.device,
+            threads: results.threads,
+            rows: kept.rows,
+        };
+        std::fs::write(path, serde_json::to_string(&kept)? + "\n")
             .map_err(|e| format!("{}: {e}", path.display()))?;
+        results = kept;
     }
-    let failed: Vec<&str> = measured
-        .iter()
-        .filter(|(_, p)| !p.failures.is_empty())
-        .map(|(row, _)| row.name)
+    let failed: Vec<String> = results
+        .rows
+        .into_iter()
+        .filter(|outcomes| !outcomes.failures.is_empty())
+        .filter(|outcomes| chosen.iter().any(|row| row.name == outcomes.row))
+        .map(|outcomes| outcomes.row)
         .collect();
     if failed.is_empty() {
         return Ok(());
@@ -82,30 +122,35 @@ fn choose(args: &Args) -> Outcome<Vec<Row>> {
     args.only.iter().map(|name| rows::find(name)).collect()
 }
 
-/// `runs` processes of each side; who goes first alternates.
-fn pairs(row: &Row, args: &Args, twin: Option<&Twin>, runs: usize) -> Pairs {
-    let mut pairs = Pairs {
-        row: row.name.into(),
-        ..Pairs::default()
+/// Processes of every side, `--runs` of each; who goes first changes.
+fn rounds(row: &Row, args: &Args, sides: &[Opponent]) -> Outcomes {
+    let mut outcomes = Outcomes {
+        row: row.name.clone(),
+        ..Outcomes::default()
     };
-    for run in 0..runs {
-        for side in [run % 2, (run + 1) % 2] {
-            let command = match (side, twin) {
-                (0, _) => ours(row, args),
-                (_, Some(twin)) => Ok(twin.command(row, args)),
-                (_, None) => continue,
-            };
-            match command.and_then(|command| undisturbed(command, args)) {
-                Ok(measured) if side == 0 => pairs.ours.push(measured),
-                Ok(measured) => pairs.twin.push(measured),
+    let able: Vec<&Opponent> = sides.iter().filter(|s| s.side.runs(row)).collect();
+    for round in 0..args.runs.max(1) {
+        // The limits of the minute in which the row runs.
+        let peak = Opponent::ours().and_then(|ours| once(&mut ours.command(&rows::peak(), args)));
+        match peak {
+            Ok(peak) => outcomes.peaks.push(peak),
+            Err(e) => outcomes.failures.push(format!("peak: {e}")),
+        }
+        for at in 0..able.len() {
+            let opponent = able[(at + round) % able.len()];
+            match undisturbed(opponent.command(row, args), args) {
+                Ok(measured) => {
+                    let all = outcomes.sides.entry(opponent.side);
+                    all.or_default().push(measured);
+                }
                 Err(e) => {
-                    let side = if side == 0 { "ours" } else { "twin" };
-                    pairs.failures.push(format!("{side}: {e}"));
+                    let failure = format!("{}: {e}", opponent.side.title());
+                    outcomes.failures.push(failure);
                 }
             }
         }
     }
-    pairs
+    outcomes
 }
 
 /// One process. With `--quiet` it starts on a quiet machine and is repeated while others disturb
@@ -143,70 +188,4 @@ fn once(command: &mut Command) -> Outcome<Measured> {
     let text = String::from_utf8(output.stdout)?;
     let line = text.trim().lines().last().ok_or("it printed nothing")?;
     Ok(serde_json::from_str(line)?)
-}
-
-fn ours(row: &Row, args: &Args) -> Outcome<Command> {
-    let mut command = Command::new(std::env::current_exe()?);
-    command
-        .args(["--child", row.name])
-        .args(["--device", &args.device.to_string()])
-        .args(["--threads", &args.threads.to_string()])
-        .args(["--seconds", &args.seconds.to_string()])
-        .arg("--video")
-        .arg(&args.video)
-        .arg("--smollm2")
-        .arg(&args.smollm2)
-        .env("RAYON_NUM_THREADS", args.threads.to_string());
-    Ok(command)
-}
-
-/// The interpreter that runs `twin.py`.
-struct Twin {
-    python: PathBuf,
-    script: PathBuf,
-    device: String,
-}
-
-impl Twin {
-    fn find(args: &Args) -> Result<Self, String> {
-        if args.no_twin {
-            return Err("--no-twin".into());
-        }
-        let device = match args.device {
-            DeviceChoice::Cpu => "cpu".into(),
-            DeviceChoice::Cuda(index) => format!("cuda:{index}"),
-            other => return Err(format!("PyTorch has no device like `{other}`")),
-        };
-        let here = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/twin");
-        let venv = here.join(".venv/bin/python");
-        let python = std::env::var_os("TPO_TWIN_PYTHON").map_or(venv, PathBuf::from);
-        if !python.exists() {
-            return Err(format!(
-                "{} does not exist; run benches/twin/setup.sh, or set TPO_TWIN_PYTHON to a python \
-                 with the packages of benches/twin/requirements.txt",
-                python.display()
-            ));
-        }
-        Ok(Self {
-            python,
-            script: here.join("twin.py"),
-            device,
-        })
-    }
-
-    fn command(&self, row: &Row, args: &Args) -> Command {
-        let mut command = Command::new(&self.python);
-        command
-            .arg(&self.script)
-            .args(["--row", row.twin_name(), "--dtype", rows::name(row.dtype)])
-            .args(["--device", &self.device])
-            .args(["--threads", &args.threads.to_string()])
-            .args(["--seconds", &args.seconds.to_string()])
-            .arg("--video")
-            .arg(&args.video);
-        if args.smollm2.join("config.json").is_file() {
-            command.arg("--model").arg(&args.smollm2);
-        }
-        command
-    }
 }

@@ -75,9 +75,9 @@ def optimizer(parameters):
     return adamw, step
 
 
-def lora_step(measure, device):
+def lora_step(measure, device, compiled):
     with torch.inference_mode(False), torch.enable_grad():
-        model = LoraDecoder(2, 4096, 32, 8, 128, 14336).to(device)
+        model = compiled(LoraDecoder(2, 4096, 32, 8, 128, 14336).to(device))
         adamw, update = optimizer(model.parameters())
         x = torch.randn(1, 512, 4096, device=device)
 
@@ -138,10 +138,10 @@ def giou(a, b):
     return inner / union - (hull - union) / hull
 
 
-def tpo_step(measure, device, vit, qformer):
+def tpo_step(measure, device, compiled, vit, qformer):
     with torch.inference_mode(False), torch.enable_grad():
         rows = 4
-        model = MiniTpo(vit(), qformer()).to(device)
+        model = compiled(MiniTpo(vit(), qformer()).to(device))
         adamw, update = optimizer(model.parameters())
         frames = torch.rand(rows, 8, 3, 64, 64, device=device)
         ids = torch.arange(1, 17, device=device).expand(rows, -1)

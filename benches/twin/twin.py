@@ -21,6 +21,7 @@ parser.add_argument("--device", default="cpu", help="a torch device")
 parser.add_argument("--dtype", default="f32", choices=["f32", "f16", "bf16"])
 parser.add_argument("--seconds", type=float, default=2.0, help="time to measure for")
 parser.add_argument("--video", default="assets/bouncing_shapes.mp4")
+parser.add_argument("--compile", action="store_true", help="torch.compile what the row runs")
 parser.add_argument("--model", help="Hugging Face directory of SmolLM2; random weights without it")
 args = parser.parse_args()
 for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
@@ -75,8 +76,17 @@ def measure(step, per_sample=1, note=""):
     return {"samples_ms": samples, "peak_mib": status_mib("VmHWM:"), "note": note}
 
 
+def compiled(module):
+    """The module, compiled where --compile asks for it."""
+    if args.compile:
+        # The length of a cache is a number of the module.
+        torch._dynamo.config.allow_unspec_int_on_nn_module = True
+        module.compile()
+    return module
+
+
 def build(module):
-    return module.to(DEVICE, DTYPE).eval()
+    return compiled(module.to(DEVICE, DTYPE).eval())
 
 
 def randn(*shape):
@@ -434,7 +444,8 @@ def mistral(new):
     return measure(step)
 
 
-def smollm2(prompt=32, new=64):
+def smollm2(past, new):
+    """`new` tokens after `past` others, or without any the others and the choice of the first."""
     config, note = dict(SMOLLM2), "random weights"
     model_dir = Path(args.model) if args.model else None
     if model_dir:
@@ -454,15 +465,21 @@ def smollm2(prompt=32, new=64):
         model.load_state_dict(weights)
         del weights
     embedding = model.embed_tokens.weight
-    ids = torch.arange(1, prompt + 1, device=DEVICE)[None]
-    model.prepare(prompt + new)
+    ids = torch.tensor([[(i * 37 + 11) % 40000 + 100 for i in range(past)]], device=DEVICE)
+    model.prepare(past + new)
     choose = lambda hidden: (hidden[:, -1:] @ embedding.T).argmax(-1)
-    prompt_hidden = model(F.embedding(ids, embedding))
+
+    def read():
+        model.length = 0
+        return choose(model(F.embedding(ids, embedding)))
+
+    if not new:
+        return measure(lambda: read().item(), note=note)
+    first = read()
 
     def step():
         # The prompt is in the cache; `new` tokens follow one by one.
-        model.length = prompt
-        token = choose(prompt_hidden)
+        model.length, token = past, first
         for _ in range(new):
             token = choose(model(F.embedding(token, embedding)))
             token.item()
@@ -573,8 +590,10 @@ def training(row):
     if row == "tpo-step":
         vit = lambda: VideoVit(128, 4, 4, 128)
         bert = lambda: QFormer(128, 4, 512, 4, 24, 128)
-        return rows.tpo_step(measure, DEVICE, vit, bert)
-    return (rows.lora_step if row == "lora-step" else rows.adamw_step)(measure, DEVICE)
+        return rows.tpo_step(measure, DEVICE, compiled, vit, bert)
+    if row == "lora-step":
+        return rows.lora_step(measure, DEVICE, compiled)
+    return rows.adamw_step(measure, DEVICE)
 
 
 def checkpoint(save):
@@ -625,7 +644,10 @@ ROWS = {
     "sam2-track": sam2_track,
     "mistral-prefill": lambda: mistral(256),
     "mistral-decode": lambda: mistral(1),
-    "smollm2-decode": smollm2,
+    "smollm2-prompt": lambda: smollm2(256, 0),
+    "smollm2-decode-32": lambda: smollm2(32, 64),
+    "smollm2-decode-512": lambda: smollm2(512, 64),
+    "smollm2-decode-1000": lambda: smollm2(1000, 64),
     "region-head": region_head,
     "video-decode": video_decode,
     "video-loader": video_loader,
