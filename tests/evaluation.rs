@@ -3,6 +3,8 @@
 
 #[path = "common/oracle.rs"]
 mod oracle;
+#[path = "evaluation/side_by_side.rs"]
+mod side_by_side;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -92,8 +94,9 @@ fn an_interrupted_run_goes_on_to_the_same_bytes() {
         assert!(kinds(kind) > 0, "{kind:?}");
     }
     let (whole, broken) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let mut session = nano();
-    let mut model = SessionAnswerer::new(&mut session, "nano", Route::Always, AnswerForm::Heads);
+    let session = nano();
+    let mut model =
+        SessionAnswerer::new(&session, "nano", Route::Always, AnswerForm::Heads).unwrap();
     let results = finish(&plan, &mut model, whole.path());
     assert_eq!(
         (results.questions, results.failed.len()),
@@ -346,13 +349,13 @@ fn a_batch_answers_as_one_by_one() {
             call_order: Some(order),
             ..SessionOptions::default()
         };
-        let mut session = tpo::presets::mini(&Device::flex(), options).unwrap();
+        let session = tpo::presets::mini(&Device::flex(), options).unwrap();
         let plan = PlanOptions {
             route,
             ..PlanOptions::default()
         };
         let plan = Plan::synthetic(&spec, plan).unwrap();
-        let mut model = SessionAnswerer::new(&mut session, "mini", route, AnswerForm::Heads);
+        let mut model = SessionAnswerer::new(&session, "mini", route, AnswerForm::Heads).unwrap();
         let mut found: Vec<Vec<Value>> = Vec::new();
         for batch in [1, 5, plan.items.len()] {
             let options = RunOptions {
@@ -506,8 +509,9 @@ fn mvbench_in_its_own_layout() {
     );
     assert_eq!(value(&perfect, "multiple_choice", "mean of groups"), 100.0);
 
-    let mut session = nano();
-    let mut model = SessionAnswerer::new(&mut session, "nano", Route::Model, AnswerForm::Heads);
+    let session = nano();
+    let mut model =
+        SessionAnswerer::new(&session, "nano", Route::Model, AnswerForm::Heads).unwrap();
     let results = finish(&plan, &mut model, &runs.path().join("b"));
     assert!(results.failed.is_empty(), "{:?}", results.failed);
     assert_eq!(results.scores[0].questions, 4);
@@ -649,8 +653,9 @@ fn media_that_cannot_be_read_costs_its_rows() {
         .map(|i| (i.id.as_str(), i.group.as_str()))
         .collect();
     assert_eq!(ids, [("a/1", "what"), ("a/2", "who"), ("b", "what")]);
-    let mut session = nano();
-    let mut model = SessionAnswerer::new(&mut session, "nano", Route::Model, AnswerForm::Heads);
+    let session = nano();
+    let mut model =
+        SessionAnswerer::new(&session, "nano", Route::Model, AnswerForm::Heads).unwrap();
     let run_dir = dir.path().join("run");
     let results = finish(&plan, &mut model, &run_dir);
     let failed: Vec<_> = results.failed.iter().map(|f| f.id.as_str()).collect();

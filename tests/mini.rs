@@ -59,7 +59,7 @@ fn the_card_is_of_these_weights() {
 /// Three questions of each kind would be luck; these clips give some hundred.
 #[test]
 fn it_answers_about_clips_it_never_saw() {
-    let mut session = mini();
+    let session = mini();
     let spec = WorldSpec {
         world: WorldConfig::default(),
         seed: 1,
@@ -80,7 +80,8 @@ fn it_answers_about_clips_it_never_saw() {
     };
     let plan = Plan::synthetic(&spec, options).unwrap();
     let dir = tempfile::tempdir().unwrap();
-    let mut model = SessionAnswerer::new(&mut session, "mini", Route::Model, AnswerForm::Heads);
+    let mut model =
+        SessionAnswerer::new(&session, "mini", Route::Model, AnswerForm::Heads).unwrap();
     let ended = run(
         &plan,
         &mut model,

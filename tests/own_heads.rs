@@ -354,7 +354,7 @@ fn a_base_without_the_head_learns_it_and_is_opened_again() {
         ..PlanOptions::default()
     };
     let plan = Plan::from_file(&DataFile::new(file, None), questions).unwrap();
-    let mut answerer = SessionAnswerer::new(&mut session, "own", plan.route, plan.answers);
+    let mut answerer = SessionAnswerer::new(&session, "own", plan.route, plan.answers).unwrap();
     let out = at("scores");
     let done = run(&plan, &mut answerer, &out, &Default::default(), &mut |_| {
         true
@@ -589,15 +589,15 @@ fn a_head_scores_itself_whatever_its_truths_are() {
     );
     let built = recipe_model::<SizeHeads>(&recipe, &device).unwrap();
     let (model, config) = (built.model, built.config);
-    let mut session = Session::new(model, config, built.tokenizer, &device, options).unwrap();
-    let mut evaluate = |route| {
+    let session = Session::new(model, config, built.tokenizer, &device, options).unwrap();
+    let evaluate = |route| {
         let questions = PlanOptions {
             route,
             ..PlanOptions::default()
         };
         let plan = Plan::from_file(&DataFile::new(&file, None), questions).unwrap();
         assert_eq!(plan.items.len(), 4);
-        let mut answerer = SessionAnswerer::new(&mut session, "own", plan.route, plan.answers);
+        let mut answerer = SessionAnswerer::new(&session, "own", plan.route, plan.answers).unwrap();
         let out = dir.path().join(format!("{route:?}"));
         let done = run(&plan, &mut answerer, out, &Default::default(), &mut |_| {
             true

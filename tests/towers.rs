@@ -160,7 +160,7 @@ fn questions_without_towers_are_counted_as_failed() {
     let dir = tempfile::tempdir().unwrap();
     let model = dir.path().join("model");
     write_model(&model, 0.5);
-    let (mut session, _) = Session::open(&model, &Device::flex(), options(), None).unwrap();
+    let (session, _) = Session::open(&model, &Device::flex(), options(), None).unwrap();
     let spec = WorldSpec {
         world: WorldConfig {
             frames: 12,
@@ -181,7 +181,7 @@ fn questions_without_towers_are_counted_as_failed() {
     let plan = Plan::synthetic(&spec, plan).unwrap();
     let of = |kind: ItemKind| plan.items.iter().filter(|i| i.kind() == kind).count();
     assert!(of(ItemKind::Region) > 0 && of(ItemKind::Temporal) > 0);
-    let mut model = SessionAnswerer::new(&mut session, "nano", plan.route, plan.answers);
+    let mut model = SessionAnswerer::new(&session, "nano", plan.route, plan.answers).unwrap();
     let out = dir.path().join("run");
     let RunOutcome::Done(results) =
         run(&plan, &mut model, &out, &RunOptions::default(), &mut |_| {

@@ -33,6 +33,15 @@ pub trait Answerer {
     /// and `ask` only; the rest is for oracles.
     fn answer(&mut self, items: &[&Item]) -> Vec<Answered>;
 
+    /// Another one that gives the same answers, for other questions at the same time
+    /// ([`RunOptions::answerers`](super::RunOptions)). By default there is none.
+    ///
+    /// # Errors
+    /// Whatever keeps it from being made.
+    fn another(&self) -> Result<Option<Box<dyn Answerer + Send>>> {
+        Ok(None)
+    }
+
     /// Whether the head of a question says itself what an answer is worth ([`Answerer::score`]),
     /// and not the rules of a benchmark. By default where nobody else can.
     fn scores_itself(&self, item: &Item) -> bool {
@@ -67,8 +76,9 @@ struct Looked {
 
 /// A session as answerer.
 #[derive(Debug)]
-pub struct SessionAnswerer<'a, H = BuiltInHeads> {
-    session: &'a mut Session<H>,
+pub struct SessionAnswerer<H = BuiltInHeads> {
+    /// It shares the weights with the one it was made of, and looks at the media of questions.
+    session: Session<H>,
     name: String,
     route: Route,
     form: AnswerForm,
@@ -77,23 +87,26 @@ pub struct SessionAnswerer<'a, H = BuiltInHeads> {
     looked: Vec<Looked>,
 }
 
-impl<'a, H: HeadSet> SessionAnswerer<'a, H> {
-    /// `name` says in the protocol which model it is.
+impl<H: HeadSet> SessionAnswerer<H> {
+    /// Answers with the model of `session` and as its options say. `name` says in the protocol which model
+    /// it is.
+    ///
+    /// # Errors
+    /// As [`Session::new`].
     pub fn new(
-        session: &'a mut Session<H>,
+        session: &Session<H>,
         name: impl Into<String>,
         route: Route,
         form: AnswerForm,
-    ) -> Self {
-        let limits = session.options().limits.clone();
-        Self {
-            session,
+    ) -> Result<Self> {
+        Ok(Self {
+            session: session.with_model(session.model().clone())?,
             name: name.into(),
             route,
             form,
-            limits,
+            limits: session.options().limits.clone(),
             looked: Vec::new(),
-        }
+        })
     }
 
     /// Looks at media, unless the session does already.
@@ -260,7 +273,7 @@ impl<'a, H: HeadSet> SessionAnswerer<'a, H> {
     }
 }
 
-impl<H: HeadSet> Answerer for SessionAnswerer<'_, H> {
+impl<H: HeadSet> Answerer for SessionAnswerer<H> {
     fn identity(&mut self) -> Result<AnswererIdentity> {
         let options = self.session.options();
         let config = serde_json::to_string(self.session.config()).unwrap_or_default();
@@ -325,6 +338,11 @@ impl<H: HeadSet> Answerer for SessionAnswerer<'_, H> {
             reply: prepared.and_then(|()| next()),
         });
         answered.collect()
+    }
+
+    fn another(&self) -> Result<Option<Box<dyn Answerer + Send>>> {
+        let another = Self::new(&self.session, self.name.clone(), self.route, self.form)?;
+        Ok(Some(Box::new(another)))
     }
 
     fn scores_itself(&self, item: &Item) -> bool {

@@ -16,9 +16,8 @@
 //! # fn main() -> tpo::Result<()> {
 //! let plan = Plan::from_file(&DataFile::new("held_out.jsonl", None), PlanOptions::default())?;
 //! let device = DeviceChoice::Auto.open()?;
-//! let (mut session, _) = Session::open("model", &device, SessionOptions::default(), None)?;
-//! let mut model =
-//!     SessionAnswerer::new(&mut session, "model", Route::Model, AnswerForm::Heads);
+//! let (session, _) = Session::open("model", &device, SessionOptions::default(), None)?;
+//! let mut model = SessionAnswerer::new(&session, "model", Route::Model, AnswerForm::Heads)?;
 //! let outcome = run(&plan, &mut model, "runs/held_out", &RunOptions::default(), &mut |p| {
 //!     eprintln!("{} of {}", p.done, p.total);
 //!     true
@@ -43,6 +42,7 @@ mod prompts;
 mod protocol;
 mod runner;
 mod score;
+mod side_by_side;
 mod source;
 mod submission;
 mod world;

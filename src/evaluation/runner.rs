@@ -9,13 +9,14 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use tpo_data::readers::Format;
 
-use super::answer::{AnswerForm, read_answer};
-use super::answerer::{Answered, Answerer};
+use super::answer::AnswerForm;
+use super::answerer::Answerer;
 use super::item::{Item, ItemKind};
 use super::log::{PredictionRow, RowLog};
 use super::prompts::Prompts;
 use super::protocol::{self, DataIdentity, Protocol, Route, VERSION, differences};
 use super::score::{Rules, TaskScores, score};
+use super::side_by_side::Asking;
 use super::source::{DataFile, Items};
 use super::world::WorldSpec;
 use crate::error::{Error, Result};
@@ -135,6 +136,17 @@ impl Plan {
         }
     }
 
+    /// Why the head that a question is about could not answer, if that is the answer's place.
+    pub(super) fn unanswered(&self, item: &Item, reply: &Reply) -> Option<String> {
+        let task = item.ask.task.as_deref()?;
+        let answered = reply.tasks.iter().any(|t| t.task == task);
+        if self.answers == AnswerForm::Text || answered {
+            return None;
+        }
+        let call = reply.unanswered.iter().find(|u| u.task == task)?;
+        Some(call.why.clone())
+    }
+
     fn protocol(&self, answerer: &mut dyn Answerer) -> Result<Protocol> {
         Ok(Protocol {
             program: env!("CARGO_PKG_VERSION").into(),
@@ -158,6 +170,10 @@ pub struct RunOptions {
     /// Questions that are answered at once, by default one. More do not change the answers beyond
     /// rounding, so this is not part of the protocol.
     pub batch: NonZeroUsize,
+    /// Answerers that work at the same time, each on batches and threads of its own, by default one. They
+    /// change nothing: the same questions are answered together, and rows come in the same order. An
+    /// [`Answerer`] without [`another`](Answerer::another) stays alone.
+    pub answerers: NonZeroUsize,
     /// Discard what the directory holds of an earlier run.
     pub restart: bool,
     /// Stop at the first question that cannot be asked or row that cannot be read.
@@ -168,6 +184,7 @@ impl Default for RunOptions {
     fn default() -> Self {
         Self {
             batch: NonZeroUsize::MIN,
+            answerers: NonZeroUsize::MIN,
             restart: false,
             strict: false,
         }
@@ -229,7 +246,7 @@ pub enum RunOutcome {
 /// A directory with an earlier run of the same protocol continues after its last whole row, once what
 /// failed in it has been asked again; what comes out is, to the byte on the CPU, what an uninterrupted
 /// run gives, where the same questions are answered together. `progress` hears where the run is before
-/// every batch, and returns `false` to stop.
+/// the rows of every batch are written, and returns `false` to stop.
 ///
 /// # Errors
 /// [`Error::EvaluationProtocol`] when the directory holds a run of another protocol,
@@ -263,35 +280,32 @@ pub fn run(
         total,
         resumed,
     };
-    for batch in open.chunks(options.batch.get()) {
-        if !progress(now) {
-            log.settle()?;
-            return Ok(RunOutcome::Stopped(now));
-        }
-        let items: Vec<&Item> = batch.iter().map(|at| &plan.items[*at]).collect();
-        let answered = answerer.answer(&items);
-        if answered.len() != items.len() {
-            return Err(Error::Evaluation {
-                path: dir.into(),
-                why: format!(
-                    "{} questions were asked and {} answered; Answerer::answer must answer each",
-                    items.len(),
-                    answered.len()
-                ),
-            });
-        }
-        for ((at, item), answered) in batch.iter().zip(items).zip(answered) {
-            let row = prediction(plan, answerer, item, answered);
-            if let (true, Some(why)) = (options.strict, &row.error) {
-                log.settle()?;
-                return Err(Error::Evaluation {
-                    path: dir.into(),
-                    why: format!("question `{}` ({}): {why}", item.id, item.kind().name()),
-                });
+    let asking = Asking {
+        plan,
+        dir,
+        batch: options.batch.get(),
+        answerers: options.answerers,
+    };
+    let finished = asking.ask(&open, answerer, |rows_of| {
+        for batch in open.chunks(asking.batch) {
+            if !progress(now) {
+                return Ok(false);
             }
-            log.put(*at, row)?;
+            for (at, row) in batch.iter().zip(rows_of(batch)?) {
+                if let (true, Some(why)) = (options.strict, &row.error) {
+                    log.settle()?;
+                    let (id, kind) = (&row.id, row.kind.name());
+                    return Err(asking.error(format!("question `{id}` ({kind}): {why}")));
+                }
+                log.put(*at, row)?;
+            }
+            now.done += batch.len();
         }
-        now.done += batch.len();
+        Ok(true)
+    })?;
+    if !finished {
+        log.settle()?;
+        return Ok(RunOutcome::Stopped(now));
     }
     log.settle()?;
     progress(now);
@@ -339,54 +353,6 @@ fn not_called(plan: &Plan, rows: &[PredictionRow]) -> BTreeMap<String, usize> {
         }
     }
     calls
-}
-
-/// The row of a question that was asked.
-fn prediction(
-    plan: &Plan,
-    answerer: &mut dyn Answerer,
-    item: &Item,
-    answered: Answered,
-) -> PredictionRow {
-    let media = answered.media.unwrap_or_default();
-    let read = answered.reply.and_then(|reply| {
-        if let Some(why) = unanswered(plan, item, &reply) {
-            return Err(why);
-        }
-        let predicted = if answerer.scores_itself(item) {
-            answerer.score(item, &reply).map_err(|e| e.to_string())?
-        } else {
-            read_answer(item, &reply, plan.answers, &plan.prompts, &media)
-        };
-        Ok((reply, predicted))
-    });
-    let row = PredictionRow {
-        media: answered.media,
-        ..PredictionRow::new(item)
-    };
-    match read {
-        Ok((reply, predicted)) => PredictionRow {
-            predicted,
-            called: reply.tasks.iter().map(|t| t.task.clone()).collect(),
-            answer: reply.text,
-            ..row
-        },
-        Err(why) => PredictionRow {
-            error: Some(why),
-            ..row
-        },
-    }
-}
-
-/// Why the head that a question is about could not answer, if that is the answer's place.
-fn unanswered(plan: &Plan, item: &Item, reply: &Reply) -> Option<String> {
-    let task = item.ask.task.as_deref()?;
-    let answered = reply.tasks.iter().any(|t| t.task == task);
-    if plan.answers == AnswerForm::Text || answered {
-        return None;
-    }
-    let call = reply.unanswered.iter().find(|u| u.task == task)?;
-    Some(call.why.clone())
 }
 
 /// The log of the run in `dir`: of a new one, or of the one that is there if its protocol is the

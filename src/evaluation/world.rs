@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use rayon::prelude::*;
 use tpo_data::schema::{BoxCoords, Saliency};
 use tpo_data::synthetic::{Clip, Split, World, WorldConfig};
 
@@ -31,15 +32,15 @@ impl WorldSpec {
     /// [`DataError::InvalidSynthetic`](tpo_data::DataError) for bounds that cannot work.
     pub fn items(&self, prompts: &Prompts, wanted: &[ItemKind]) -> Result<Vec<Item>> {
         let world = World::new(self.world.clone(), self.seed)?;
-        let mut items = Vec::new();
-        for index in 0..self.clips {
-            self.clip(Arc::new(world.clip(self.split, index)), prompts, &mut items);
-        }
+        let of_clip = |index| self.clip(Arc::new(world.clip(self.split, index)), prompts);
+        let clips: Vec<Vec<Item>> = (0..self.clips).into_par_iter().map(of_clip).collect();
+        let mut items: Vec<Item> = clips.into_iter().flatten().collect();
         items.retain(|i| wanted.is_empty() || wanted.contains(&i.kind()));
         Ok(items)
     }
 
-    fn clip(&self, clip: Arc<Clip>, prompts: &Prompts, items: &mut Vec<Item>) {
+    fn clip(&self, clip: Arc<Clip>, prompts: &Prompts) -> Vec<Item> {
+        let mut items = Vec::new();
         let frames = clip.scene.render_all();
         let name = clip.name();
         let mut add = |number: usize, ask: Ask, expected: Expected, group: &str| {
@@ -97,5 +98,6 @@ impl WorldSpec {
             let ask = head("mask", &q.question);
             add(i, ask, Expected::Mask(Some(q.track())), "all");
         }
+        items
     }
 }

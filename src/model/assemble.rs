@@ -13,7 +13,7 @@ use burn::tensor::{DType, Device, TensorData};
 use tpo_core::weights::{
     Checkpoint, DtypePolicy, KeyMap, LoadOptions, ParamInfo, SaveOptions, SaveReport, TensorEntry,
     TensorSource, WeightsError, differences, match_tensors, module_params, module_tensors,
-    read_tensor, save_tensors,
+    read_tensor_as, save_tensors,
 };
 use tpo_llm::LlmConfig;
 use tpo_llm::tokenizer::Tokenizer;
@@ -336,7 +336,8 @@ fn source<'a>(
     let rows = shape.first().copied().unwrap_or_default();
     let to = dtype.of(entry.element_type()?);
     let read = move || {
-        let data = read_tensor(entry).map_err(|e| e.to_string())?;
+        let read = if by_word { DType::F32 } else { to };
+        let data = read_tensor_as(entry, read).map_err(|e| e.to_string())?;
         heard(entry);
         if by_word {
             with_mean_rows(data, rows)
@@ -353,7 +354,7 @@ fn source<'a>(
     )?)
 }
 
-/// A table `[words, width]` with rows up to `rows`, each the mean of those it had
+/// A table `[words, width]` of `f32` with rows up to `rows`, each the mean of those it had
 /// ([`CausalLm::with_vocabulary`](tpo_llm::CausalLm::with_vocabulary) does so to a model in memory).
 fn with_mean_rows(data: TensorData, rows: usize) -> Result<TensorData, String> {
     let [words, width] = data.shape()[..] else {
@@ -362,7 +363,6 @@ fn with_mean_rows(data: TensorData, rows: usize) -> Result<TensorData, String> {
             data.shape()
         ));
     };
-    let data = data.try_cast(DType::F32).map_err(|e| e.to_string())?;
     let mut values = data.try_to_vec::<f32>().map_err(|e| format!("{e:?}"))?;
     let mut mean = vec![0.0_f64; width];
     for row in values.chunks_exact(width) {

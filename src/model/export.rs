@@ -153,8 +153,7 @@ pub fn check_target(
 }
 
 /// Writes the model of a directory to another, as [`export_model`] does, with linear layers
-/// quantised where `quantize` says so. Tensors are read one at a time: it takes
-/// the memory of the result and of one tensor. `progress` hears (bytes read, bytes in total).
+/// quantised where `quantize` says so, in the memory of the result. `progress` hears (bytes read, bytes in total).
 ///
 /// # Errors
 /// As [`Session::open_with_heads`](crate::Session::open_with_heads) and [`export_model`].

@@ -16,6 +16,11 @@ use crate::model::memory::{ModelMemory, available_memory};
 /// Most questions that [`Session::batch_that_fits`] says: more gain little.
 const MOST_AT_ONCE: NonZeroUsize = NonZeroUsize::MIN.saturating_add(7);
 
+/// Bytes of a model up to which every thread answers questions of its own: about what of it stays in a
+/// processor's caches. Threads that answer together read the weights of a larger one only once, and its
+/// operations are long enough to be shared.
+const SMALL: u64 = 64 << 20;
+
 /// A question as the model reads it, with what it needs of the media it is about.
 #[derive(Debug, Clone)]
 pub struct PreparedQuestion {
@@ -83,18 +88,46 @@ impl<H: HeadSet> Session<H> {
     /// # Errors
     /// Those of [`ModelMemory::of`].
     pub fn questions_that_fit(&self) -> Result<Option<NonZeroUsize>> {
-        if self.device != Device::flex() {
-            return Ok(None);
+        let memory = self.memory()?;
+        Ok(self.left(&memory).map(|left| memory.batch(left)))
+    }
+
+    /// How many sessions of this model had best answer `batch` questions each at the same time: of a
+    /// small one (64 MiB) one for each thread, as far as memory allows; of a larger one, whose operations
+    /// take all threads, and on an accelerator one.
+    ///
+    /// # Errors
+    /// Those of [`ModelMemory::of`].
+    pub fn side_by_side(&self, batch: NonZeroUsize) -> Result<NonZeroUsize> {
+        let memory = self.memory()?;
+        if self.device != Device::flex() || memory.weights > SMALL {
+            return Ok(NonZeroUsize::MIN);
         }
+        let threads = rayon::current_num_threads();
+        let each = memory.per_question * batch.get() as u64 + memory.activations;
+        let fit = self.left(&memory).map(|left| left / 2 / each.max(1));
+        let fit = fit.map_or(threads, |fit| fit.min(threads as u64) as usize);
+        Ok(NonZeroUsize::new(fit).unwrap_or(NonZeroUsize::MIN))
+    }
+
+    /// What the model takes.
+    pub(super) fn memory(&self) -> Result<ModelMemory> {
         let dtype = self.options.dtype.unwrap_or(FloatDType::F32);
-        let memory = ModelMemory::of::<H>(&self.config, dtype, self.options.max_new_tokens)?;
+        ModelMemory::of::<H>(&self.config, dtype, self.options.max_new_tokens)
+    }
+
+    /// Bytes that are left beside a model of these and its towers; `None` on an accelerator and where the
+    /// system does not tell.
+    fn left(&self, memory: &ModelMemory) -> Option<u64> {
+        if self.device != Device::flex() {
+            return None;
+        }
         let towers = self.options.towers.as_ref();
         let [open, to_open] = towers.map_or([0; 2], |t| [t.bytes_open(), t.bytes_to_open()]);
         let taken = memory.weights + open;
         let bound = self.options.memory.map(|all| all.saturating_sub(taken));
         let left = bound.into_iter().chain(available_memory()).min();
-        let left = left.map(|left| left.saturating_sub(to_open));
-        Ok(left.map(|left| memory.batch(left)))
+        left.map(|left| left.saturating_sub(to_open))
     }
 
     /// Answers questions together, each as if it were asked alone, and in their order. They do not

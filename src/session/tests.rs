@@ -1,3 +1,4 @@
+use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -8,7 +9,7 @@ use tpo_data::prompts::{Dialogue, LayoutEncoder};
 use tpo_data::synthetic::{Split, World, WorldConfig};
 use tpo_data::{ClipRange, MediaLimits, VideoPart, open_video};
 
-use super::{Question, SessionOptions};
+use super::{Question, Session, SessionOptions};
 use crate::device::DeviceChoice;
 
 /// A model that runs as trained must read its own conversation as its training would lay it out.
@@ -122,4 +123,27 @@ fn frame_times_are_told_as_in_training() {
     assert_eq!(trained, asked.ids);
     let text = session.tokenizer.decode(trained, false).unwrap();
     assert!(text.contains("frames sampled at 0.0, "), "{text}");
+}
+
+#[test]
+fn threads_answer_side_by_side_with_a_small_model() {
+    let device = DeviceChoice::Cpu.open().unwrap();
+    let mut session = Session::nano(&device, 1, SessionOptions::default()).unwrap();
+    let batch = NonZeroUsize::new(8).unwrap();
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(4).build();
+    let pool = pool.unwrap();
+    let beside = |session: &Session| pool.install(|| session.side_by_side(batch).unwrap().get());
+    assert_eq!(beside(&session), 4);
+    // Memory for three of them.
+    let memory = session.memory().unwrap();
+    let each = 8 * memory.per_question + memory.activations;
+    session.options.memory = Some(memory.weights + 2 * (3 * each + 1));
+    assert_eq!(beside(&session), 3);
+    session.options.memory = Some(memory.weights);
+    assert_eq!(beside(&session), 1);
+    // All threads are for one batch where the model is large.
+    session.options.memory = None;
+    session.config.llm.intermediate_size = 1 << 20;
+    assert!(session.memory().unwrap().weights > 64 << 20);
+    assert_eq!(beside(&session), 1);
 }

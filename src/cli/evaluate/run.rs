@@ -166,7 +166,7 @@ pub fn run<H: HeadSet>(args: &Args) -> Outcome {
         return Err("masks and tracks are scored on every frame; leave out --track".into());
     }
     let published = plan.prompts == Prompts::published();
-    let (mut session, name) = args.run.model.open::<H>(SessionOptions {
+    let (session, name) = args.run.model.open::<H>(SessionOptions {
         progress: Some(head_progress((!every_frame).then_some(TRACK_SAMPLED))),
         max_new_tokens: if published {
             PUBLISHED_NEW_TOKENS
@@ -192,10 +192,17 @@ pub fn run<H: HeadSet>(args: &Args) -> Outcome {
         }
         None => session.batch_that_fits()?,
     };
-    eprintln!("{} questions, {batch} at once (--batch)", plan.items.len());
-    let mut model = SessionAnswerer::new(&mut session, name, plan.route, plan.answers);
+    let answerers = session.side_by_side(batch)?;
+    let beside = match answerers.get() {
+        1 => String::new(),
+        several => format!(", {several} times side by side"),
+    };
+    let questions = plan.items.len();
+    eprintln!("{questions} questions, {batch} at once (--batch){beside}");
+    let mut model = SessionAnswerer::new(&session, name, plan.route, plan.answers)?;
     let options = RunOptions {
         batch,
+        answerers,
         restart: args.run.restart,
         strict: args.strict,
     };

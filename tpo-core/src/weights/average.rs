@@ -5,7 +5,7 @@ use std::path::Path;
 use burn::tensor::{DType, TensorData};
 
 use super::header::TensorEntry;
-use super::read::{burn_dtype, read_tensor};
+use super::read::{burn_dtype, read_tensor, read_tensor_as};
 use super::save::{SaveOptions, SaveReport, save_tensors};
 use super::source::TensorSource;
 use super::{Checkpoint, Result, WeightsError, nearest};
@@ -104,8 +104,7 @@ fn comparable(one: &Checkpoint, other: &Checkpoint) -> Result<()> {
 fn mean(entries: &[TensorEntry]) -> Result<TensorData> {
     let mut sum = vec![0.0_f32; entries[0].shape.iter().product()];
     for entry in entries {
-        let data = read_tensor(entry)?.try_cast(DType::F32);
-        let data = data.map_err(|e| entry.fault(e.to_string()))?;
+        let data = read_tensor_as(entry, DType::F32)?;
         let values = data.as_slice::<f32>();
         let values = values.map_err(|e| entry.fault(format!("{e:?}")))?;
         sum.iter_mut().zip(values).for_each(|(s, v)| *s += v);

@@ -1,23 +1,17 @@
 //! Copying a checkpoint into a module.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Bool, DType, FloatDType, Int, Tensor, TensorData};
 
-use super::error::{MismatchedTensor, MissingTensor, NearTensor, Refusal, UnexpectedTensor};
 use super::header::TensorEntry;
-use super::key_map::{KeyMap, KeyTarget, compile};
-use super::nearest::nearest;
-use super::params::{ParamInfo, ParamKind, PathStack, module_params, path_set};
-use super::read::{TensorReader, burn_dtype};
-use super::report::{CastTensor, IgnoredTensor, LoadReport, LoadedTensor};
+use super::key_map::KeyMap;
+use super::params::{PathStack, module_params};
+use super::plan::{Plan, packed_format};
+use super::read::{read_quantized, read_tensor_as};
+use super::report::{CastTensor, LoadReport, LoadedTensor};
 use super::{Checkpoint, Result, WeightsError};
-use crate::ops::QuantFormat;
-
-/// How many problems of a kind get a nearest name; searching all would take quadratic time when
-/// every name is wrong.
-const NEAREST_FOR: usize = 8;
 
 /// Data type of the float parameters after loading.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -81,9 +75,9 @@ impl std::fmt::Debug for LoadOptions<'_> {
 
 /// Copies the tensors of `checkpoint` into the parameters of `module`.
 ///
-/// Names, shapes and kinds are all checked first. Then one tensor after the other is read and
-/// becomes its parameter; there is never a second copy of more than one tensor. Parameters keep
-/// their id, device, autodiff context and whether they require a gradient; parameters that were
+/// Names, shapes and kinds are all checked first. Then one tensor after the other is read, by all
+/// threads, and becomes its parameter: what is cast or quantised on the way is so in pieces of a MiB, and
+/// there is never a second copy of more than these. Parameters keep their id, device, autodiff context and whether they require a gradient; parameters that were
 /// not initialised yet never get their random initial values. Integer parameters take the
 /// integer type of their device. A quantised weight takes its packed words, or the float tensor of
 /// the weight's own name, which is quantised when it is read.
@@ -105,7 +99,6 @@ pub fn load_module<M: Module>(
     let mut loader = Loader {
         stack: PathStack::default(),
         by_path: matched.iter().map(|(t, p)| (p.path.as_str(), *t)).collect(),
-        reader: TensorReader::default(),
         options,
         done: 0,
         total,
@@ -180,251 +173,10 @@ pub fn load_layers<M: Module>(
     Ok((module, reports))
 }
 
-/// The tensors of `checkpoint` that parameters like these would take, each with its parameter, and the
-/// report of a load that is yet to come: what may be missing and is, and what is ignored.
-///
-/// # Errors
-/// [`WeightsError::Refused`] as [`load_module`].
-pub fn match_tensors(
-    params: &[ParamInfo],
-    checkpoint: &Checkpoint,
-    map: &dyn KeyMap,
-    options: &LoadOptions<'_>,
-) -> Result<(Vec<(TensorEntry, ParamInfo)>, LoadReport)> {
-    let plan = Plan::new(params, checkpoint, map, options);
-    let (matched, report) = plan.into_allowed(&options.allow_missing)?;
-    let owned = matched.into_iter().map(|(t, p)| (t.clone(), p.clone()));
-    Ok((owned.collect(), report))
-}
-
-/// Everything that would keep `checkpoint` from being loaded into parameters like these.
-pub fn differences(params: &[ParamInfo], checkpoint: &Checkpoint, map: &dyn KeyMap) -> Refusal {
-    Plan::new(params, checkpoint, map, &LoadOptions::default()).problems
-}
-
-/// What would be loaded, and everything that does not fit.
-struct Plan<'a> {
-    matched: Vec<(&'a TensorEntry, &'a ParamInfo)>,
-    report: LoadReport,
-    problems: Refusal,
-}
-
-impl<'a> Plan<'a> {
-    fn new(
-        params: &'a [ParamInfo],
-        checkpoint: &'a Checkpoint,
-        map: &dyn KeyMap,
-        options: &LoadOptions<'_>,
-    ) -> Self {
-        let by_path: HashMap<&str, &ParamInfo> =
-            params.iter().map(|p| (p.path.as_str(), p)).collect();
-        let left_out = |path: &str| options.left_out.and_then(|why| why(path));
-        let mut plan = Plan {
-            matched: Vec::new(),
-            report: LoadReport {
-                checkpoint: checkpoint.path().to_path_buf(),
-                ..LoadReport::default()
-            },
-            problems: Refusal {
-                checkpoint: checkpoint.path().to_path_buf(),
-                ..Refusal::default()
-            },
-        };
-        let mut taken: BTreeMap<&str, &str> = BTreeMap::new();
-        let mut unexpected: Vec<&TensorEntry> = Vec::new();
-        let mut uncovered = 0;
-        for entry in checkpoint.tensors() {
-            let target = match map.module_path(&entry.key) {
-                KeyTarget::Path(path) => match left_out(&path) {
-                    Some(reason) => KeyTarget::Ignored(reason),
-                    None => KeyTarget::Path(path),
-                },
-                target => target,
-            };
-            let path = match target {
-                KeyTarget::Path(path) => path,
-                KeyTarget::Ignored(reason) => {
-                    let key = entry.key.clone();
-                    plan.report.ignored.push(IgnoredTensor { key, reason });
-                    continue;
-                }
-                KeyTarget::OtherPart if options.scope == KeyScope::Whole => {
-                    uncovered += 1;
-                    unexpected.push(entry);
-                    continue;
-                }
-                KeyTarget::OtherPart => {
-                    plan.report.other_parts += 1;
-                    continue;
-                }
-            };
-            let found = by_path.get(path.as_str()).copied();
-            let packed = by_path.get(format!("{path}.packed").as_str()).copied();
-            let Some(param) = found.or(packed) else {
-                unexpected.push(entry);
-                continue;
-            };
-            let quantised = quantised_as(entry, param).is_some();
-            let why = match taken.insert(&param.path, &entry.key) {
-                Some(first) => Some(format!(
-                    "it leads to the parameter `{path}`, and so does `{first}`; remove one of them"
-                )),
-                None if quantised => None,
-                None => unfit(entry, param),
-            };
-            if why.is_some() || (entry.shape != param.shape && !quantised) {
-                plan.problems.mismatched.push(MismatchedTensor {
-                    key: entry.key.clone(),
-                    path,
-                    expected: param.shape.clone(),
-                    found: entry.shape.clone(),
-                    file: entry.file_name(),
-                    why,
-                });
-            } else {
-                plan.matched.push((entry, param));
-            }
-        }
-        plan.problems.other_parts = uncovered > 0 && uncovered == unexpected.len();
-        let missing: Vec<&ParamInfo> = params
-            .iter()
-            .filter(|p| !taken.contains_key(p.path.as_str()) && left_out(&p.path).is_none())
-            .collect();
-        plan.name_problems(&missing, &unexpected, params, checkpoint, map);
-        plan
-    }
-
-    /// Fills in what is missing and unexpected, each with the nearest name on the other side.
-    fn name_problems(
-        &mut self,
-        missing: &[&ParamInfo],
-        unexpected: &[&TensorEntry],
-        params: &[ParamInfo],
-        checkpoint: &Checkpoint,
-        map: &dyn KeyMap,
-    ) {
-        let paths = path_set(params);
-        let key_of = |p: &ParamInfo| {
-            map.checkpoint_key(&p.path, &|path| paths.contains(path))
-                .unwrap_or_else(|| p.path.clone())
-        };
-        let missing_keys: Vec<String> = missing.iter().map(|p| key_of(p)).collect();
-        self.problems.missing = missing
-            .iter()
-            .zip(&missing_keys)
-            .enumerate()
-            .map(|(i, (param, key))| MissingTensor {
-                path: param.path.clone(),
-                key: key.clone(),
-                shape: param.shape.clone(),
-                nearest: (i < NEAREST_FOR)
-                    .then(|| near_entry(key, &param.shape, unexpected, checkpoint))
-                    .flatten(),
-            })
-            .collect();
-        let all_keys: Vec<String> = if unexpected.is_empty() {
-            Vec::new()
-        } else {
-            params.iter().map(key_of).collect()
-        };
-        self.problems.unexpected = unexpected
-            .iter()
-            .enumerate()
-            .map(|(i, entry)| UnexpectedTensor {
-                key: entry.key.clone(),
-                shape: entry.shape.clone(),
-                file: entry.file_name(),
-                nearest: (i < NEAREST_FOR)
-                    .then(|| {
-                        nearest(&entry.key, missing_keys.iter().map(String::as_str))
-                            .or_else(|| nearest(&entry.key, all_keys.iter().map(String::as_str)))
-                            .map(String::from)
-                    })
-                    .flatten(),
-            })
-            .collect();
-    }
-
-    /// What is to be loaded, or an error with what is not allowed.
-    fn into_allowed(
-        mut self,
-        allow_missing: &[String],
-    ) -> Result<(Vec<(&'a TensorEntry, &'a ParamInfo)>, LoadReport)> {
-        let allowed = allow_missing.iter().map(|pattern| compile(pattern));
-        let allowed = allowed.collect::<Result<Vec<_>>>()?;
-        let missing = std::mem::take(&mut self.problems.missing).into_iter();
-        (self.report.missing, self.problems.missing) =
-            missing.partition(|m| allowed.iter().any(|pattern| pattern.is_match(&m.path)));
-        if self.problems.is_empty() {
-            Ok((self.matched, self.report))
-        } else {
-            Err(WeightsError::Refused(Box::new(self.problems)))
-        }
-    }
-}
-
-/// The nearest key of the checkpoint: among the unexpected ones of the same shape, then among
-/// all unexpected ones, then among all.
-fn near_entry(
-    key: &str,
-    shape: &[usize],
-    unexpected: &[&TensorEntry],
-    checkpoint: &Checkpoint,
-) -> Option<NearTensor> {
-    let same = unexpected.iter().filter(|e| e.shape == shape);
-    nearest(key, same.map(|e| e.key.as_str()))
-        .or_else(|| nearest(key, unexpected.iter().map(|e| e.key.as_str())))
-        .or_else(|| nearest(key, checkpoint.tensors().map(|e| e.key.as_str())))
-        .and_then(|k| checkpoint.get(k))
-        .map(|e| NearTensor {
-            key: e.key.clone(),
-            shape: e.shape.clone(),
-            file: e.file_name(),
-        })
-}
-
-/// The format in which this parameter holds the tensor's elements, if it is a quantised weight and
-/// the tensor is not yet.
-fn quantised_as(entry: &TensorEntry, param: &ParamInfo) -> Option<QuantFormat> {
-    (param.kind == ParamKind::Int && param.path.ends_with(".packed"))
-        .then(|| packed_format(entry, &param.shape))?
-}
-
-/// The format in which packed lines of this shape hold the elements of a float tensor.
-fn packed_format(entry: &TensorEntry, packed: &[usize]) -> Option<QuantFormat> {
-    let ([rows, d_in], [lines, words]) = (entry.shape.as_slice(), packed) else {
-        return None;
-    };
-    (burn_dtype(entry.dtype)?.is_float() && rows == lines)
-        .then(|| QuantFormat::of(*d_in, *words))?
-}
-
-/// Why a tensor cannot become this parameter, its shape aside.
-fn unfit(entry: &TensorEntry, param: &ParamInfo) -> Option<String> {
-    let Some(dtype) = burn_dtype(entry.dtype) else {
-        return Some(format!(
-            "its data type {:?} is not supported; convert it to BF16, F16 or F32",
-            entry.dtype
-        ));
-    };
-    let kind = match dtype {
-        d if d.is_float() => ParamKind::Float,
-        DType::Bool(_) => ParamKind::Bool,
-        _ => ParamKind::Int,
-    };
-    (kind != param.kind).then(|| {
-        format!(
-            "its data type is {:?} but the parameter `{}` is of kind {:?}",
-            entry.dtype, param.path, param.kind
-        )
-    })
-}
-
 /// Replaces parameters by tensors of the checkpoint.
 struct Loader<'a> {
     stack: PathStack,
     by_path: HashMap<&'a str, &'a TensorEntry>,
-    reader: TensorReader,
     options: &'a LoadOptions<'a>,
     done: u64,
     total: u64,
@@ -433,21 +185,18 @@ struct Loader<'a> {
 }
 
 impl Loader<'_> {
-    /// The data of the parameter being visited in the wanted type, or `None` to leave it as it is.
-    fn data(&mut self, want: impl Fn(DType) -> DType) -> Option<TensorData> {
-        self.data_by(|loader, entry| loader.read(entry, want))
-    }
-
-    /// The data of the parameter being visited as `read` reads it.
-    fn data_by(
+    /// The data of the parameter being visited in the wanted type, or in packed lines of the shape
+    /// `packed`; `None` to leave it as it is.
+    fn data(
         &mut self,
-        read: impl FnOnce(&mut Self, &TensorEntry) -> Result<TensorData>,
+        packed: Option<&[usize]>,
+        want: impl FnOnce(DType) -> DType,
     ) -> Option<TensorData> {
         if self.error.is_some() {
             return None;
         }
         let entry = *self.by_path.get(self.stack.path().as_str())?;
-        match read(self, entry) {
+        match self.read(entry, packed, want) {
             Ok(data) => {
                 self.done += entry.len;
                 if let Some(progress) = self.options.progress {
@@ -463,30 +212,27 @@ impl Loader<'_> {
     }
 
     /// Reads a tensor, recording a cast.
-    fn read(&mut self, entry: &TensorEntry, want: impl Fn(DType) -> DType) -> Result<TensorData> {
-        let data = self.reader.read(entry)?;
-        let to = want(data.dtype());
-        if to == data.dtype() {
-            return Ok(data);
+    fn read(
+        &mut self,
+        entry: &TensorEntry,
+        packed: Option<&[usize]>,
+        want: impl FnOnce(DType) -> DType,
+    ) -> Result<TensorData> {
+        let format = packed.and_then(|shape| packed_format(entry, shape));
+        let from = entry.element_type()?;
+        let to = format.map_or_else(|| want(from), |_| DType::F32);
+        if to != from {
+            self.cast.push(CastTensor {
+                key: entry.key.clone(),
+                from: entry.dtype,
+                to: format!("{to:?}"),
+            });
         }
-        self.cast.push(CastTensor {
-            key: entry.key.clone(),
-            from: entry.dtype,
-            to: format!("{to:?}"),
-        });
-        data.try_cast(to)
-            .map_err(|e| entry.fault(format!("it cannot be cast to {to:?}: {e}")))
+        match format {
+            Some(format) => read_quantized(entry, format),
+            None => read_tensor_as(entry, to),
+        }
     }
-}
-
-/// The words of a quantised weight `[d_out, words]` from its elements `[d_out, d_in]`.
-fn quantised(data: &TensorData, shape: &[usize]) -> Option<TensorData> {
-    let values = data.as_slice::<f32>().ok()?;
-    let ([_, d_in], [rows, words]) = (&data.shape()[..], shape) else {
-        return None;
-    };
-    let packed = QuantFormat::of(*d_in, *words)?.quantize(values, *d_in)?;
-    Some(TensorData::new(packed, [*rows, *words]))
 }
 
 impl ModuleMapper for Loader<'_> {
@@ -500,7 +246,7 @@ impl ModuleMapper for Loader<'_> {
 
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
         let policy = self.options.dtype;
-        let Some(data) = self.data(|from| policy.of(from)) else {
+        let Some(data) = self.data(None, |from| policy.of(from)) else {
             return param;
         };
         // The parameter's own device, so that its autodiff context survives.
@@ -513,23 +259,12 @@ impl ModuleMapper for Loader<'_> {
         let (device, id) = (param.lazy_device(), param.id);
         // The integer type tensors of the device have, but for the words of quantised weights.
         let dtype = device.settings().int_dtype.into();
-        let want = |from: DType| match from {
+        let want = |from| match from {
             DType::U32 => from,
-            float if float.is_float() => DType::F32,
             _ => dtype,
         };
         let shape = param.lazy_shape();
-        let data = self.data_by(|loader, entry| {
-            // Blocks of the same kind are taken as they are.
-            if let Some(format) = packed_format(entry, &shape)
-                && let Some(packed) = loader.reader.read_packed(entry, format)?
-            {
-                return Ok(packed);
-            }
-            let data = loader.read(entry, want)?;
-            Ok(quantised(&data, &shape).unwrap_or(data))
-        });
-        let Some(data) = data else {
+        let Some(data) = self.data(Some(shape.as_slice()), want) else {
             return param;
         };
         let dtype = data.dtype();
@@ -541,7 +276,7 @@ impl ModuleMapper for Loader<'_> {
         &mut self,
         param: Param<Tensor<D, Bool>>,
     ) -> Param<Tensor<D, Bool>> {
-        let Some(data) = self.data(|from| from) else {
+        let Some(data) = self.data(None, |from| from) else {
             return param;
         };
         let (device, id) = (param.lazy_device(), param.id);

@@ -32,6 +32,7 @@ mod load;
 mod manifest;
 mod nearest;
 mod params;
+mod plan;
 mod read;
 mod report;
 mod save;
@@ -47,14 +48,12 @@ pub use error::{
 pub use gguf::{BlockType, FromGguf, GgufFile, GgufValue};
 pub use header::{TensorEntry, file_name};
 pub use key_map::{KeyMap, KeyRules, KeyTables, KeyTarget, check_round_trip};
-pub use load::{
-    DtypePolicy, KeyScope, Layer, LeftOut, LoadOptions, differences, load_layers, load_module,
-    match_tensors,
-};
+pub use load::{DtypePolicy, KeyScope, Layer, LeftOut, LoadOptions, load_layers, load_module};
 pub use manifest::{Manifest, ManifestTensor, parse_dtype};
 pub use nearest::{edit_distance, nearest};
 pub use params::{ParamInfo, ParamKind, PathStack, cast_params, module_params};
-pub use read::read_tensor;
+pub use plan::{differences, match_tensors};
+pub use read::{read_tensor, read_tensor_as};
 pub use report::{CastTensor, IgnoredTensor, LoadReport, LoadedTensor};
 pub use safetensors::Dtype;
 pub use save::{SaveOptions, SaveReport, save_module, save_tensors};

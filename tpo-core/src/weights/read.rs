@@ -1,16 +1,22 @@
-//! The bytes of one tensor at a time.
+//! The data of one tensor, read in pieces by all threads, each straight to its place.
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
-use std::path::Path;
-use std::sync::Arc;
+use std::ops::Range;
 
 use burn::tensor::{BoolStore, Bytes, DType, TensorData};
+use bytemuck::Pod;
+use bytemuck::allocation::try_zeroed_vec;
+use rayon::prelude::*;
 use safetensors::Dtype;
 
 use super::header::TensorEntry;
 use super::{Result, WeightsError};
 use crate::ops::QuantFormat;
+
+/// About the bytes of the file that a task reads: few enough that what is made of them is still in the
+/// core's cache.
+const PIECE: usize = 1 << 20;
 
 /// The format's data types that Burn has, with Burn's.
 const DTYPES: [(Dtype, DType); 13] = [
@@ -57,111 +63,220 @@ impl TensorEntry {
     }
 }
 
-/// The data of one tensor of a checkpoint.
+/// The data of one tensor of a checkpoint, in the file's data type; blocks as `f32`.
 ///
 /// # Errors
 /// [`WeightsError::TensorData`] when it cannot be read or Burn has no such data type.
 pub fn read_tensor(entry: &TensorEntry) -> Result<TensorData> {
-    TensorReader::default().read(entry)
+    read_tensor_as(entry, entry.element_type()?)
 }
 
-/// Reads tensors from their positions, keeping the file of the last one open.
-#[derive(Default)]
-pub(crate) struct TensorReader {
-    open: Option<(Arc<Path>, File)>,
+/// The data of one tensor of a checkpoint as `dtype`. Beside the result a few MiB for each thread are in
+/// memory.
+///
+/// # Errors
+/// As [`read_tensor`], and when it cannot be cast to `dtype`.
+pub fn read_tensor_as(entry: &TensorEntry, dtype: DType) -> Result<TensorData> {
+    let from = entry.element_type()?;
+    let source = Source::open(entry, None)?;
+    let as_it_is = from == dtype && entry.blocks.is_none();
+    let elements = entry.shape.iter().product();
+    let bytes = filled(entry, dtype, elements, |out| {
+        source.pieces(source.elements * dtype.size(), out, |units, out| {
+            if as_it_is {
+                return source.read(units, out);
+            }
+            out.copy_from_slice(source.elements(units, dtype)?.as_bytes());
+            Ok(())
+        })
+    })?;
+    data(entry, bytes, &entry.shape, dtype)
 }
 
-impl TensorReader {
-    /// The data of one tensor, in the file's data type; blocks as `f32`.
-    pub(crate) fn read(&mut self, entry: &TensorEntry) -> Result<TensorData> {
-        let fail = |why: String| entry.fault(why);
-        let dtype = entry.element_type()?;
-        let bytes = self.bytes(entry)?;
-        if let Some(blocks) = entry.blocks {
-            return Ok(TensorData::new(blocks.decode(&bytes), entry.shape.clone()));
-        }
-        TensorData::try_from_bytes(Bytes::from_bytes_vec(bytes), entry.shape.clone(), dtype)
-            .map_err(|e| fail(e.to_string()))
-    }
+/// The packed lines `[rows, words]` of a tensor `[rows, d_in]` of floats: its blocks as they are where
+/// `format` has the same, else its elements quantised, some lines at a time.
+///
+/// # Errors
+/// As [`read_tensor_as`], and for a shape that has no such lines.
+pub(crate) fn read_quantized(entry: &TensorEntry, format: QuantFormat) -> Result<TensorData> {
+    let no_lines = || {
+        let (shape, name) = (&entry.shape, format.name());
+        entry.fault(format!("{shape:?} has no lines of whole {name} blocks"))
+    };
+    let lines = match entry.shape[..] {
+        [rows, d_in] => format.words(d_in).map(|words| (rows, d_in, words)),
+        _ => None,
+    };
+    let (rows, d_in, words) = lines.ok_or_else(no_lines)?;
+    let source = Source::open(entry, Some(rows))?;
+    let same = entry.blocks.filter(|b| b.packed() == Some(format));
+    let made = source.elements / d_in * words * size_of::<u32>();
+    let bytes = filled(entry, DType::U32, rows * words, |out| {
+        source.pieces(made, out, |units, out| {
+            let packed = match same {
+                Some(blocks) => blocks.pack(&source.bytes(units)?, d_in),
+                None => {
+                    let values = source.elements(units, DType::F32)?;
+                    let values = values.as_slice::<f32>();
+                    format.quantize(values.map_err(|e| entry.fault(e.to_string()))?, d_in)
+                }
+            };
+            out.copy_from_slice(bytemuck::cast_slice(&packed.ok_or_else(no_lines)?));
+            Ok(())
+        })
+    })?;
+    data(entry, bytes, &[rows, words], DType::U32)
+}
 
-    /// The packed lines `[rows, words]` of a tensor of blocks that `format` has too.
-    pub(crate) fn read_packed(
-        &mut self,
+fn data(entry: &TensorEntry, bytes: Bytes, shape: &[usize], dtype: DType) -> Result<TensorData> {
+    TensorData::try_from_bytes(bytes, shape.to_vec(), dtype).map_err(|e| entry.fault(e.to_string()))
+}
+
+/// So many elements of `dtype` as `fill` writes them. Before that nothing has touched their memory, which
+/// the system gives as zeros; and as it is aligned as the elements are, Burn takes it without a copy.
+fn filled(
+    entry: &TensorEntry,
+    dtype: DType,
+    elements: usize,
+    fill: impl FnOnce(&mut [u8]) -> Result<()>,
+) -> Result<Bytes> {
+    fn of<T: Pod + Send + Sync>(
         entry: &TensorEntry,
-        format: QuantFormat,
-    ) -> Result<Option<TensorData>> {
-        let ([rows, d_in], Some(blocks)) = (entry.shape.as_slice(), entry.blocks) else {
-            return Ok(None);
+        elements: usize,
+        fill: impl FnOnce(&mut [u8]) -> Result<()>,
+    ) -> Result<Bytes> {
+        let no_memory = |()| {
+            let bytes = elements.saturating_mul(size_of::<T>());
+            entry.fault(format!("no memory for {bytes} bytes"))
         };
-        if blocks.packed() != Some(format) {
-            return Ok(None);
-        }
-        let packed = blocks.pack(&self.bytes(entry)?, *d_in);
-        Ok(packed.map(|packed| {
-            let words = packed.len() / rows.max(&1);
-            TensorData::new(packed, [*rows, words])
-        }))
+        let mut values = try_zeroed_vec::<T>(elements).map_err(no_memory)?;
+        fill(bytemuck::cast_slice_mut(&mut values))?;
+        Ok(Bytes::from_elems(values))
     }
+    match dtype.size() {
+        1 => of::<u8>(entry, elements, fill),
+        2 => of::<u16>(entry, elements, fill),
+        4 => of::<u32>(entry, elements, fill),
+        8 => of::<u64>(entry, elements, fill),
+        size => Err(entry.fault(format!("no element of {dtype:?} has {size} bytes"))),
+    }
+}
 
-    /// The bytes of one tensor, its rows in our order.
-    fn bytes(&mut self, entry: &TensorEntry) -> Result<Vec<u8>> {
-        let fail = |why: String| entry.fault(why);
+/// A tensor in its file, in units of which something is made each by itself.
+struct Source<'a> {
+    entry: &'a TensorEntry,
+    /// Bytes of a unit in the file.
+    bytes: usize,
+    /// Elements of a unit.
+    elements: usize,
+}
+
+impl<'a> Source<'a> {
+    /// A tensor of which the file still has everything, in so many units, or in elements or blocks; in
+    /// heads where rows change their places in them.
+    fn open(entry: &'a TensorEntry, units: Option<usize>) -> Result<Self> {
         let len = usize::try_from(entry.len)
-            .map_err(|_| fail("it is larger than the address space".into()))?;
-        let mut bytes = Vec::new();
-        bytes
-            .try_reserve_exact(len)
-            .map_err(|e| fail(format!("no memory for {len} bytes: {e}")))?;
-        let file = self.file(entry)?;
-        file.seek(SeekFrom::Start(entry.offset))
-            .and_then(|_| file.take(entry.len).read_to_end(&mut bytes))
-            .map_err(|e| fail(e.to_string()))?;
-        if bytes.len() != len {
-            return Err(fail(format!(
-                "{} bytes were read where the header says {len}; the file changed while loading",
-                bytes.len()
+            .map_err(|_| entry.fault("it is larger than the address space"))?;
+        let file = std::fs::metadata(&entry.file);
+        let file = file.map_err(WeightsError::io("opening", &entry.file))?;
+        let there = file.len().saturating_sub(entry.offset);
+        if there < entry.len {
+            return Err(entry.fault(format!(
+                "{there} bytes were read where the header says {len}; the file changed while loading"
             )));
         }
-        match entry.interleaved_heads {
-            Some(heads) => rotate_half_rows(&bytes, entry.shape[0], heads).ok_or_else(|| {
-                fail(format!(
+        if let Some(heads) = entry.interleaved_heads {
+            let rows = entry.shape.first().copied().unwrap_or_default();
+            let pairs = heads.checked_mul(2).filter(|_| rows > 0);
+            let even = pairs.is_some_and(|pairs| rows.is_multiple_of(pairs));
+            if !even || !len.is_multiple_of(rows) {
+                return Err(entry.fault(format!(
                     "its rows are not those of {heads} heads of even width"
-                ))
-            }),
-            None => Ok(bytes),
+                )));
+            }
         }
+        let all: usize = entry.shape.iter().product();
+        let (bytes, elements) = match (entry.interleaved_heads.or(units), entry.blocks) {
+            (Some(units), _) => (len / units.max(1), all / units.max(1)),
+            (None, Some(blocks)) => (blocks.bytes(), blocks.elements()),
+            (None, None) => (entry.element_type()?.size(), 1),
+        };
+        Ok(Self {
+            entry,
+            bytes,
+            elements,
+        })
     }
 
-    fn file(&mut self, entry: &TensorEntry) -> Result<&mut File> {
-        let open = match self.open.take().filter(|(path, _)| *path == entry.file) {
-            Some(open) => open,
+    /// Fills `out` by calling `make` with the units of a piece and its part of `out`, `made` bytes a unit,
+    /// on all threads.
+    fn pieces(
+        &self,
+        made: usize,
+        out: &mut [u8],
+        make: impl Fn(Range<usize>, &mut [u8]) -> Result<()> + Sync,
+    ) -> Result<()> {
+        let (made, units) = (made.max(1), (PIECE / self.bytes.max(1)).max(1));
+        out.par_chunks_mut(units * made)
+            .enumerate()
+            .try_for_each(|(piece, out)| {
+                let first = piece * units;
+                make(first..first + out.len() / made, out)
+            })
+    }
+
+    /// Fills `out` with the bytes of `units`, the rows of heads in our order.
+    fn read(&self, units: Range<usize>, out: &mut [u8]) -> Result<()> {
+        // A position belongs to an open file, so every piece has one of its own.
+        let read = File::open(&self.entry.file).and_then(|mut file| {
+            let at = (units.start * self.bytes) as u64;
+            file.seek(SeekFrom::Start(self.entry.offset + at))?;
+            file.read_exact(out)
+        });
+        read.map_err(|e| self.entry.fault(e.to_string()))?;
+        if let Some(heads) = self.entry.interleaved_heads {
+            let rows = self.entry.shape[0] / heads;
+            for head in out.chunks_exact_mut(self.bytes) {
+                rotate_half_rows(head, rows);
+            }
+        }
+        Ok(())
+    }
+
+    fn bytes(&self, units: Range<usize>) -> Result<Vec<u8>> {
+        let mut bytes = vec![0; units.len() * self.bytes];
+        self.read(units, &mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// The elements of `units` `[elements]` as `dtype`.
+    fn elements(&self, units: Range<usize>, dtype: DType) -> Result<TensorData> {
+        let (entry, elements) = (self.entry, units.len() * self.elements);
+        let read = match entry.blocks {
+            Some(blocks) => TensorData::new(blocks.decode(&self.bytes(units)?), [elements]),
             None => {
-                let file =
-                    File::open(&entry.file).map_err(WeightsError::io("opening", &entry.file))?;
-                (entry.file.clone(), file)
+                let from = entry.element_type()?;
+                let bytes = filled(entry, from, elements, |out| self.read(units, out))?;
+                data(entry, bytes, &[elements], from)?
             }
         };
-        Ok(&mut self.open.insert(open).1)
+        read.try_cast(dtype)
+            .map_err(|e| entry.fault(format!("it cannot be cast to {dtype:?}: {e}")))
     }
 }
 
-/// Rows of heads whose pairs lie side by side, as interleaved RoPE has them, with the first of all
-/// pairs of a head in front of the second. `None` where the rows are no heads of even width.
-fn rotate_half_rows(bytes: &[u8], rows: usize, heads: usize) -> Option<Vec<u8>> {
-    let half = rows
-        .checked_div(heads.checked_mul(2)?)
-        .filter(|half| *half > 0)?;
-    let row = bytes.len() / rows;
-    if half * 2 * heads != rows || row * rows != bytes.len() {
-        return None;
+/// The rows of a head whose pairs lie side by side, as interleaved RoPE has them, with the first of all
+/// pairs in front of the second.
+fn rotate_half_rows(head: &mut [u8], rows: usize) {
+    let (row, interleaved) = (head.len() / rows, head.to_vec());
+    let (first, second) = head.split_at_mut(rows / 2 * row);
+    let pairs = interleaved.chunks_exact(2 * row);
+    for ((first, second), pair) in first
+        .chunks_exact_mut(row)
+        .zip(second.chunks_exact_mut(row))
+        .zip(pairs)
+    {
+        first.copy_from_slice(&pair[..row]);
+        second.copy_from_slice(&pair[row..]);
     }
-    let mut sorted = Vec::with_capacity(bytes.len());
-    for head in bytes.chunks_exact(2 * half * row) {
-        for of_pair in [0, 1] {
-            for pair in head.chunks_exact(2 * row) {
-                sorted.extend_from_slice(&pair[of_pair * row..][..row]);
-            }
-        }
-    }
-    Some(sorted)
 }

@@ -338,6 +338,27 @@ fn blocks_of_the_wanted_format_are_taken_as_they_are() {
     );
 }
 
+/// Heads are read several at a time.
+#[test]
+fn rows_of_many_heads_are_put_in_order() {
+    let (heads, rows, width) = (10, 640, 1024);
+    let values: Vec<f32> = (0..rows * width).map(|i| i as f32).collect();
+    let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+    assert!(bytes.len() > 2 << 20);
+    let file = Gguf::default().tensor("q", &[rows, width], 0, bytes);
+    let dir = tempfile::tempdir().unwrap();
+    let file = GgufFile::open(write(dir.path(), "q.gguf", &file.bytes())).unwrap();
+    let checkpoint = file.checkpoint(|_| Some(heads));
+    let read = read_tensor(checkpoint.get("q").unwrap()).unwrap();
+    let half = rows / heads / 2;
+    for (row, values) in read.as_slice::<f32>().unwrap().chunks(width).enumerate() {
+        let (head, of_head) = (row / (2 * half), row % (2 * half));
+        let from = head * 2 * half + of_head % half * 2 + of_head / half;
+        let expected = (0..width).map(|i| (from * width + i) as f32);
+        assert!(values.iter().copied().eq(expected), "row {row}");
+    }
+}
+
 #[test]
 fn rows_of_interleaved_heads_are_put_in_order() {
     let values: Vec<f32> = (0..8 * 3).map(|i| i as f32).collect();
@@ -363,7 +384,7 @@ fn rows_of_interleaved_heads_are_put_in_order() {
         rows(read(1).unwrap()),
         [0.0, 2.0, 4.0, 6.0, 1.0, 3.0, 5.0, 7.0]
     );
-    for heads in [0, 3, 8, usize::MAX / 2] {
+    for heads in [0, 3, 8, usize::MAX / 2, usize::MAX] {
         assert_says(&read(heads).unwrap_err(), &["`q`", "heads of even width"]);
     }
 }

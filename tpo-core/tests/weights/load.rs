@@ -3,11 +3,12 @@
 use std::cell::RefCell;
 
 use burn::module::{Module, Param};
-use burn::tensor::{DType, Device, FloatDType, Tensor};
-use tpo_core::nn::{Linear, Weight};
+use burn::tensor::{DType, Device, FloatDType, Int, Tensor, TensorData};
+use tpo_core::nn::{Linear, LinearConfig, Weight};
+use tpo_core::ops::{QuantFormat, dequantize};
 use tpo_core::weights::{
-    Checkpoint, DtypePolicy, KeyRules, KeyScope, Layer, LoadOptions, WeightsError, load_layers,
-    load_module,
+    Checkpoint, DtypePolicy, KeyRules, KeyScope, Layer, LoadOptions, SaveOptions, TensorSource,
+    WeightsError, load_layers, load_module, read_tensor_as, save_tensors,
 };
 
 use crate::files::{NET, Net, T, checkpoint, net_with, write};
@@ -81,6 +82,51 @@ fn values_arrive_in_the_order_of_the_file() {
     );
     let text = report.to_string();
     assert!(text.contains("loaded") && text.contains("I64 → "), "{text}");
+}
+
+/// Tensors of several pieces of the file, the last of them not whole.
+#[test]
+fn what_is_read_in_pieces_is_what_it_is_at_once() {
+    let (rows, width) = (300, 4096);
+    let exact: Vec<f32> = (0..rows * width)
+        .map(|i| ((i * 7919) % 65537) as f32 / 997.0 - 30.0)
+        .collect();
+    let device = Device::flex();
+    for dtype in [DType::F32, DType::BF16, DType::F16] {
+        let data = TensorData::new(exact.clone(), [rows, width]);
+        let data = data.try_cast(dtype).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("model.safetensors");
+        let source = TensorSource::from_data("weight", &data).unwrap();
+        save_tensors(vec![source], &path, &SaveOptions::default()).unwrap();
+        let checkpoint = Checkpoint::open(&path).unwrap();
+        let entry = checkpoint.get("weight").unwrap();
+        assert!(entry.len > 2 << 20 && !entry.len.is_multiple_of(1 << 20));
+        for to in [DType::F32, DType::BF16, DType::F16, DType::F64] {
+            let expected = data.clone().try_cast(to).unwrap();
+            read_tensor_as(entry, to)
+                .unwrap()
+                .assert_eq(&expected, true);
+        }
+        let whole = data.clone().try_cast(DType::F32).unwrap();
+        let whole = whole.as_slice::<f32>().unwrap();
+        for format in [QuantFormat::Q8_0, QuantFormat::Q4_0] {
+            let packed = format.quantize(whole, width).unwrap();
+            let words = packed.len() / rows;
+            let packed = TensorData::new(packed, [rows, words]);
+            let packed = Tensor::<2, Int>::from_data(packed, (&device, DType::U32));
+            let linear = LinearConfig::new(width, rows)
+                .with_bias(false)
+                .with_quantization(Some(format))
+                .init(&device);
+            let options = LoadOptions::default();
+            let (linear, report) =
+                load_module(linear, &checkpoint, &KeyRules::new(), &options).unwrap();
+            assert_eq!(report.cast.len(), usize::from(dtype != DType::F32));
+            let expected = dequantize(packed, format, width).into_data();
+            linear.weight.val().into_data().assert_eq(&expected, true);
+        }
+    }
 }
 
 #[test]

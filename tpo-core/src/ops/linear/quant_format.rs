@@ -1,7 +1,7 @@
 //! Blocks of 32 elements with one scale.
 
 use burn::tensor::f16;
-use pulp::bytemuck;
+use pulp::{Arch, Simd, WithSimd, bytemuck};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
@@ -64,37 +64,71 @@ impl QuantFormat {
             .par_chunks_mut(words)
             .zip(values.par_chunks(d_in))
             .for_each(|(packed, line)| {
-                let (units, scales) = packed.split_at_mut(d_in / self.per_unit());
-                let scales: &mut [u16] = bytemuck::cast_slice_mut(scales);
-                let units = units.chunks_exact_mut(GROUP / self.per_unit());
-                for ((block, units), scale) in
-                    line.as_chunks::<GROUP>().0.iter().zip(units).zip(scales)
-                {
-                    *scale = self.quantize_block(block, units).to_bits();
-                }
+                Arch::new().dispatch(Line {
+                    format: self,
+                    line,
+                    packed,
+                });
             });
         Some(packed)
     }
 
+    #[inline(always)]
+    fn quantize_line(self, line: &[f32], packed: &mut [u32]) {
+        let (units, scales) = packed.split_at_mut(line.len() / self.per_unit());
+        let scales: &mut [u16] = bytemuck::cast_slice_mut(scales);
+        let units = units.chunks_exact_mut(GROUP / self.per_unit());
+        for ((block, units), scale) in line.as_chunks::<GROUP>().0.iter().zip(units).zip(scales) {
+            *scale = self.quantize_block(block, units).to_bits();
+        }
+    }
+
+    /// What is no number becomes 0.
+    #[inline(always)]
     fn quantize_block(self, block: &[f32; GROUP], units: &mut [u32]) -> f16 {
-        // The first of the elements of largest magnitude, with its sign.
-        let peak = block.iter().fold(
-            0.0f32,
-            |peak, &v| if v.abs() > peak.abs() { v } else { peak },
-        );
-        let (scale, bits) = match self {
-            Self::Q8_0 => (peak.abs() / 127.0, 8),
-            Self::Q4_0 => (peak / -8.0, 4),
+        // Magnitudes are in the order of their bits.
+        let magnitude = |v: f32| {
+            let bits = v.to_bits() & !(1 << 31);
+            if bits > f32::INFINITY.to_bits() {
+                0
+            } else {
+                bits
+            }
+        };
+        let peak = block.iter().fold(0, |peak, v| magnitude(*v).max(peak));
+        let scale = match self {
+            Self::Q8_0 => f32::from_bits(peak) / 127.0,
+            Self::Q4_0 => {
+                // The first of the elements of largest magnitude, with its sign.
+                let first = block.iter().find(|v| magnitude(**v) == peak);
+                first.filter(|_| peak > 0).copied().unwrap_or_default() / -8.0
+            }
         };
         let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
-        for (unit, elements) in units.iter_mut().zip(block.chunks_exact(self.per_unit())) {
-            *unit = elements.iter().enumerate().fold(0, |unit, (at, v)| {
-                let q = match self {
-                    Self::Q8_0 => u32::from((v * inverse).round() as i8 as u8),
-                    Self::Q4_0 => ((v * inverse + 8.5) as u32).min(15),
-                };
-                unit | q << (at * bits)
-            });
+        let mut q = [0u8; GROUP];
+        match self {
+            Self::Q8_0 => {
+                for (q, v) in q.iter_mut().zip(block) {
+                    // Half away from zero as `f32::round`, which is a call where the CPU is not known.
+                    let x = v * inverse;
+                    *q = byte(x + 0.5f32.next_down().copysign(x), -128.0, 127.0);
+                }
+                for (unit, q) in units.iter_mut().zip(q.as_chunks::<4>().0) {
+                    *unit = u32::from_le_bytes(*q);
+                }
+            }
+            Self::Q4_0 => {
+                for (q, v) in q.iter_mut().zip(block) {
+                    *q = byte(v * inverse + 8.5, 0.0, 15.0);
+                }
+                for (unit, q) in units.iter_mut().zip(q.as_chunks::<8>().0) {
+                    // Eight bytes of four bits to four bytes.
+                    let q = u64::from_le_bytes(*q);
+                    let q = (q | q >> 4) & 0x00ff_00ff_00ff_00ff;
+                    let q = (q | q >> 8) & 0x0000_ffff_0000_ffff;
+                    *unit = (q | q >> 16) as u32;
+                }
+            }
         }
         f16::from_f32(scale)
     }
@@ -113,6 +147,35 @@ impl QuantFormat {
                     *dst = scale * (((unit >> (4 * at)) & 15) as f32 - 8.0);
                 }
             }
+        }
+    }
+}
+
+/// The integer part of a number between two small integers, or the nearer of these, as two's complement;
+/// 0 for what is no number. A cast would keep the compiler from vectors.
+#[inline(always)]
+fn byte(x: f32, least: f32, most: f32) -> u8 {
+    const MAGIC: f32 = 1.5 * (1 << 23) as f32;
+    let x = if x.is_nan() { 0.0 } else { x };
+    (x.clamp(least, most).trunc() + MAGIC).to_bits() as u8
+}
+
+/// A line to be quantised.
+struct Line<'a> {
+    format: QuantFormat,
+    line: &'a [f32],
+    packed: &'a mut [u32],
+}
+
+impl WithSimd for Line<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        // The format is a constant in each.
+        match self.format {
+            QuantFormat::Q8_0 => QuantFormat::Q8_0.quantize_line(self.line, self.packed),
+            QuantFormat::Q4_0 => QuantFormat::Q4_0.quantize_line(self.line, self.packed),
         }
     }
 }
@@ -150,5 +213,60 @@ mod tests {
             (None, None)
         );
         assert_eq!(QuantFormat::Q8_0.quantize(&[0.0; 80], 80), None);
+    }
+
+    /// Every element by the definition, also of what is hard: ties, zeros, and what is no number.
+    #[test]
+    fn elements_are_rounded_as_defined() {
+        let mut values: Vec<f32> = (0..64 * GROUP)
+            .map(|i| ((i * 7919) % 4001) as f32 / 1000.0 - 2.0)
+            .collect();
+        for (i, v) in values[..255].iter_mut().enumerate() {
+            *v = i as f32 / 2.0 - 63.5;
+        }
+        let odd = [
+            f32::NAN,
+            -0.0,
+            f32::INFINITY,
+            f32::NEG_INFINITY,
+            1e-42,
+            3e38,
+        ];
+        for (i, v) in odd.into_iter().enumerate() {
+            values[(10 + i) * GROUP..][..i + 1].fill(v);
+        }
+        values[20 * GROUP..][..GROUP].fill(-0.0);
+        values[21 * GROUP..][..GROUP].fill(f32::NAN);
+        for format in [QuantFormat::Q8_0, QuantFormat::Q4_0] {
+            let packed = format.quantize(&values, values.len()).unwrap();
+            let (units, scales) = packed.split_at(values.len() / format.per_unit());
+            let scales: &[u16] = bytemuck::cast_slice(scales);
+            for (block, values) in values.chunks(GROUP).enumerate() {
+                let larger = |peak: f32, v: &f32| if v.abs() > peak.abs() { *v } else { peak };
+                let peak = values.iter().fold(0.0, larger);
+                let scale = match format {
+                    QuantFormat::Q8_0 => peak.abs() / 127.0,
+                    QuantFormat::Q4_0 => peak / -8.0,
+                };
+                assert_eq!(
+                    scales[block],
+                    f16::from_f32(scale).to_bits(),
+                    "{format:?} {block}"
+                );
+                let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
+                for (i, v) in values.iter().enumerate() {
+                    let at = block * GROUP + i;
+                    let bits = 32 / format.per_unit();
+                    let found = units[at / format.per_unit()] >> (at % format.per_unit() * bits);
+                    let (found, expected) = match format {
+                        QuantFormat::Q8_0 => {
+                            (found & 255, (v * inverse).round() as i8 as u8 as u32)
+                        }
+                        QuantFormat::Q4_0 => (found & 15, ((v * inverse + 8.5) as u32).min(15)),
+                    };
+                    assert_eq!(found, expected, "{format:?}: {v} with the scale {scale}");
+                }
+            }
+        }
     }
 }
