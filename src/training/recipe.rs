@@ -312,7 +312,7 @@ pub(crate) fn check_memory<H: HeadSet>(recipe: &Recipe, options: &RunOptions) ->
             let Ok(m) = largest(&other, checkpointing, &sizes) else {
                 continue;
             };
-            let learning = m.gradients + m.optimizer;
+            let learning = m.gradients + m.optimizer + m.checkpoint;
             let rest = m.total(checkpointing) - m.weights - learning;
             let bytes = [m.weights, learning, to_open, rest];
             rows.push((flags(format, checkpointing), bytes));
