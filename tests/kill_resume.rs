@@ -113,6 +113,88 @@ fn last_files(out: &Path) -> BTreeMap<String, Vec<u8>> {
         .collect()
 }
 
+/// Steps whose checkpoints are not whole yet: hidden folders.
+fn drafts(out: &Path) -> Vec<u64> {
+    let entries = std::fs::read_dir(out.join("checkpoints"))
+        .into_iter()
+        .flatten();
+    let names = entries.map(|e| e.unwrap().file_name().to_string_lossy().into_owned());
+    let step = |name: String| {
+        name.strip_prefix(".step-")?
+            .strip_suffix(".tmp")?
+            .parse()
+            .ok()
+    };
+    names.filter_map(step).collect()
+}
+
+/// Kills the child while it writes the checkpoint of `step` or of a later one. `false` when that was
+/// whole before the child was dead.
+fn kill_in_a_write(mut child: Child, out: &Path, step: u64) -> bool {
+    let writes = || drafts(out).iter().any(|draft| *draft >= step);
+    let deadline = Instant::now() + Duration::from_secs(120);
+    while !writes() {
+        assert!(child.try_wait().unwrap().is_none(), "the run has ended");
+        assert!(Instant::now() < deadline, "step {step} is not written");
+        std::thread::sleep(Duration::from_micros(200));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    writes()
+}
+
+/// Checkpoints of all weights, after every step: one is being written most of the time.
+#[test]
+fn kills_in_the_middle_of_a_write_change_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let recipe = dir.path().join("recipe.toml");
+    let text = RECIPE
+        .replace(
+            "checkpoint_every = { steps = 2 }",
+            "checkpoint_every = { steps = 1 }",
+        )
+        .replace("keep_last = 2,", "keep_last = 2, weights = \"all\",");
+    std::fs::write(&recipe, text).unwrap();
+    let (whole, killed) = (dir.path().join("whole"), dir.path().join("killed"));
+    assert!(
+        train(&recipe, &whole, false)
+            .output()
+            .unwrap()
+            .status
+            .success()
+    );
+
+    let mut tries = 0;
+    for step in [3, 9, 14] {
+        loop {
+            let child = train(&recipe, &killed, tries > 0)
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .spawn()
+                .unwrap();
+            tries += 1;
+            if kill_in_a_write(child, &killed, step) {
+                break;
+            }
+            assert!(
+                tries < 12,
+                "step {step}: no kill comes before the end of a write"
+            );
+        }
+    }
+    let done = train(&recipe, &killed, true).output().unwrap();
+    assert!(
+        done.status.success(),
+        "{}",
+        String::from_utf8_lossy(&done.stderr)
+    );
+    assert_eq!(drafts(&killed), Vec::<u64>::new());
+    let (expected, found) = (last_files(&whole), last_files(&killed));
+    for (name, bytes) in &expected {
+        assert!(bytes == &found[name], "{name} differs");
+    }
+}
+
 #[test]
 fn what_cannot_be_exported_is_not_trained() {
     let dir = tempfile::tempdir().unwrap();

@@ -27,7 +27,7 @@ pub(super) struct Args {
     /// Say what the recipe would do and what memory it takes, then end. No weight is read.
     #[arg(long)]
     explain: bool,
-    /// Take two steps of this stage and say what memory they took beside the estimate, then end.
+    /// Take a few steps of this stage and say what memory they took beside the estimate, then end.
     #[arg(long, value_name = "STAGE", conflicts_with = "explain")]
     measure: Option<String>,
     /// Directory of the run [default: runs/NAME, NAME being the recipe's].

@@ -1,5 +1,6 @@
 //! What memory a stage really takes, to hold against [`explain`](super::explain).
 
+use burn::module::Module;
 use tpo_core::head::HeadSet;
 use tpo_train::TrainError;
 use tpo_train::recipe::Recipe;
@@ -14,12 +15,13 @@ pub struct MeasuredMemory {
     /// Weights, masters and moments: after the first step, when all of them are there, as far as
     /// the allocator has given back what the step needed.
     pub settled: u64,
-    /// The most at any time of two steps.
+    /// The most at any time of the steps.
     pub peak: u64,
 }
 
-/// Takes two optimizer steps of a stage with the weights the recipe starts from and says what the
-/// process needed, without pages of its file. Nothing is written.
+/// Takes a few optimizer steps of a stage with the weights the recipe starts from and says what the
+/// process needed, without pages of its file. Nothing is written; where the stage writes checkpoints
+/// before its end, what a write holds is held from the first step to the last.
 ///
 /// `None` where the system does not tell (`/proc/self/status`, Linux); memory of an accelerator is
 /// not in it. A process can measure once: its peak is that of all it did.
@@ -48,6 +50,7 @@ pub fn measure_stage<H: HeadSet>(
     built.model = staged_model(recipe, &built.model, place)?;
     built.config.llm = built.model.llm.config().clone();
     let stage = recipe.stages[place].clone();
+    let writes = recipe.writes_within(&stage);
     let seed = recipe.stage_seed(place);
     let parts = (built.config, built.tokenizer);
     let mut stream = data_of::<H>(options)(Purpose::Train, &stage, place, seed, &parts)?;
@@ -60,7 +63,14 @@ pub fn measure_stage<H: HeadSet>(
     let mut trainer = Trainer::new(built.model, stage, &*stream, train)?;
     trainer.step(&mut *stream)?;
     let settled = process_memory("RssAnon:");
-    trainer.step(&mut *stream)?;
+    if writes {
+        // The second step makes the copies, the third has its activations beside them.
+        let _held = (trainer.model()?.valid(), trainer.state(&*stream));
+        trainer.step(&mut *stream)?;
+        trainer.step(&mut *stream)?;
+    } else {
+        trainer.step(&mut *stream)?;
+    }
     // Pages of the program's file can be given back at any time.
     let peak = process_memory("VmHWM:").zip(process_memory("RssFile:"));
     let peak = peak.map(|(most, file)| most.saturating_sub(file));

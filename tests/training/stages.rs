@@ -100,7 +100,7 @@ fn reached(patterns: &[&str], language: f64) -> BTreeSet<String> {
     state
         .tensors
         .iter()
-        .filter(|(_, t)| t.iter::<f32>().any(|m| m != 0.0))
+        .filter(|(_, t)| t.to_data().iter::<f32>().any(|m| m != 0.0))
         .filter_map(|(name, _)| name.strip_suffix(".exp_avg").map(String::from))
         .collect()
 }
@@ -219,7 +219,7 @@ fn half_precision_keeps_wide_masters() {
     let state = trainer.state(&data).optimizer;
     let path = "heads.region.decoder.output.weight.master";
     let (_, master) = state.tensors.iter().find(|(n, _)| n == path).unwrap();
-    let master: Vec<f32> = master.iter::<f32>().collect();
+    let master: Vec<f32> = master.to_data().iter::<f32>().collect();
     let start = model(&config).heads.region.decoder.output.weight.val();
     let start: Vec<f32> = start.into_data().iter::<f32>().collect();
     assert!(master.iter().zip(&start).all(|(m, s)| m != s));

@@ -94,7 +94,7 @@ fn dispatch_autodiff(tensor: AdTensor, context: DispatchAutodiffContext) -> Disp
 
 /// Takes the operands of a kernel without a backward pass apart. Otherwise hands them back, all on
 /// the autodiff device if one is.
-pub(super) fn plain<const N: usize>(
+pub(crate) fn plain<const N: usize>(
     tensors: [DispatchTensor; N],
 ) -> Result<[FlexTensor; N], [DispatchTensor; N]> {
     match operands(tensors) {

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use burn::backend::flex::FlexTensor;
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{Bool, BoolStore, DType, Int, Tensor, TensorData};
 use safetensors::Dtype;
@@ -12,6 +13,7 @@ use super::params::{PathStack, module_params, path_set};
 use super::read::file_dtype;
 use super::write::{bytes_of, file_order, header};
 use super::{Result, WeightsError};
+use crate::ops::plain;
 
 /// A tensor to be written. It may hold a reference to a tensor on a device instead of data.
 pub struct TensorSource<'a> {
@@ -21,7 +23,15 @@ pub struct TensorSource<'a> {
     /// Type it is written in.
     to: DType,
     dtype: Dtype,
-    read: Box<dyn Fn() -> Result<TensorData, String> + 'a>,
+    values: Values<'a>,
+}
+
+/// Where the values of a tensor are.
+enum Values<'a> {
+    /// In memory, in order and in the type they are written in.
+    Held(FlexTensor),
+    /// Somewhere else.
+    Asked(Box<dyn Fn() -> Result<TensorData, String> + 'a>),
 }
 
 impl std::fmt::Debug for TensorSource<'_> {
@@ -44,6 +54,30 @@ impl<'a> TensorSource<'a> {
         Self::when_asked(key.clone(), key, shape, data.dtype(), || Ok(data.clone()))
     }
 
+    /// The float tensor `key`, written as `to`. On the CPU it shares the tensor's storage. `path` is what
+    /// errors call it.
+    ///
+    /// # Errors
+    /// [`WeightsError::Unsavable`] when the format has no such data type.
+    pub fn of<const D: usize>(
+        key: String,
+        path: String,
+        tensor: Tensor<D>,
+        to: DType,
+    ) -> Result<TensorSource<'static>> {
+        let shape = tensor.dims().to_vec();
+        let held = plain([tensor.clone().into_dispatch()]).ok();
+        let held = held
+            .map(|[held]| held)
+            .filter(|held| held.dtype() == to && held.layout().contiguous_offsets().is_some());
+        let asked = move || tensor.try_to_data().map_err(|e| format!("{e:?}"));
+        let mut source = TensorSource::when_asked(key, path, shape, to, asked)?;
+        if let Some(held) = held {
+            source.values = Values::Held(held);
+        }
+        Ok(source)
+    }
+
     /// The tensor `key` of this shape, written as `to`, whose data `read` gives when its turn comes; or
     /// why it cannot. `path` is what errors call it.
     ///
@@ -63,7 +97,7 @@ impl<'a> TensorSource<'a> {
                 shape,
                 to,
                 dtype,
-                read: Box::new(read),
+                values: Values::Asked(Box::new(read)),
             }),
             None => Err(WeightsError::Unsavable {
                 path,
@@ -83,22 +117,35 @@ impl<'a> TensorSource<'a> {
         bytes_of(self.dtype, &self.shape)
     }
 
-    fn data(&self) -> Result<TensorData> {
+    /// Hands the bytes over.
+    fn write<E: From<WeightsError>>(
+        &self,
+        write: impl FnOnce(&[u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
         let fail = |why: String| WeightsError::Unsavable {
             path: self.path.clone(),
             shape: self.shape.clone(),
             why,
         };
-        let data = (self.read)().map_err(fail)?;
+        let read = match &self.values {
+            Values::Held(tensor) => {
+                let (start, end) = tensor.layout().contiguous_offsets().unwrap_or_default();
+                let width = self.dtype.bitsize() / 8;
+                return write(&tensor.bytes()[start * width..end * width]);
+            }
+            Values::Asked(read) => read,
+        };
+        let data = read().map_err(fail)?;
         let data = data.try_cast(self.to).map_err(|e| fail(e.to_string()))?;
         if data.as_bytes().len() as u64 != self.bytes() {
             return Err(fail(format!(
                 "the device returned {} bytes instead of {}",
                 data.as_bytes().len(),
                 self.bytes()
-            )));
+            ))
+            .into());
         }
-        Ok(data)
+        write(data.as_bytes())
     }
 }
 
@@ -116,7 +163,7 @@ pub fn write_tensors<E: From<WeightsError>>(
     let listed = tensors.iter().map(|t| (&*t.key, t.dtype, &*t.shape));
     write(&header(listed, metadata))?;
     for tensor in tensors {
-        write(tensor.data()?.as_bytes())?;
+        tensor.write(&mut write)?;
     }
     Ok(())
 }
@@ -202,14 +249,12 @@ impl ModuleVisitor for Collector {
     }
 
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        if !self.selects() {
-            return;
+        let path = self.stack.path();
+        if let Some(key) = self.keys.get(&path).cloned() {
+            let tensor = param.transform_for_save().val();
+            let to = self.dtype.of(tensor.dtype());
+            self.sources.push(TensorSource::of(key, path, tensor, to));
         }
-        let tensor = param.transform_for_save().val();
-        let to = self.dtype.of(tensor.dtype());
-        self.push(tensor.dims().to_vec(), to, move || {
-            tensor.try_to_data().map_err(|e| format!("{e:?}"))
-        });
     }
 
     fn visit_int<const D: usize>(&mut self, param: &Param<Tensor<D, Int>>) {

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use burn::module::Module;
-use burn::tensor::TensorData;
 use serde::Serialize;
 use tpo_core::weights::{DtypePolicy, KeyRules, TensorSource, module_tensors, write_tensors};
 
@@ -72,20 +71,19 @@ impl<'a> Draft<'a> {
         select: &dyn Fn(&str) -> bool,
     ) -> Result<()> {
         let rules = KeyRules::new();
-        let mut tensors = module_tensors(module, &rules, DtypePolicy::Keep, select)?;
-        self.stream(name, &mut tensors)
+        let tensors = module_tensors(module, &rules, DtypePolicy::Keep, select)?;
+        self.tensors(name, tensors)
     }
 
-    /// Writes named tensors.
+    /// Writes tensors.
     ///
     /// # Errors
     /// As [`Draft::module`].
-    pub fn tensors(&mut self, name: &str, tensors: &[(String, TensorData)]) -> Result<()> {
-        let mut tensors = tensors
-            .iter()
-            .map(|(key, data)| TensorSource::from_data(key, data))
-            .collect::<Result<Vec<_>, _>>()?;
-        self.stream(name, &mut tensors)
+    pub fn tensors(&mut self, name: &str, mut tensors: Vec<TensorSource<'_>>) -> Result<()> {
+        let mut file = self.create(name)?;
+        let metadata = BTreeMap::from([("format".to_string(), "pt".to_string())]);
+        write_tensors(&mut tensors, &metadata, |bytes| file.write(bytes))?;
+        self.close(name, file)
     }
 
     /// Writes a value as JSON.
@@ -143,13 +141,6 @@ impl<'a> Draft<'a> {
         Ok(SavedCheckpoint::unchecked(place, manifest))
     }
 
-    fn stream(&mut self, name: &str, tensors: &mut [TensorSource<'_>]) -> Result<()> {
-        let mut file = self.create(name)?;
-        let metadata = BTreeMap::from([("format".to_string(), "pt".to_string())]);
-        write_tensors(tensors, &metadata, |bytes| file.write(bytes))?;
-        self.close(name, file)
-    }
-
     fn create(&self, name: &str) -> Result<Open> {
         let path = self.dir.join(name);
         let plain = Path::new(name).file_name().is_some_and(|n| n == name);
@@ -198,12 +189,23 @@ struct Open {
     sum: Sum,
 }
 
+/// Bytes from which on a sum is worth a thread.
+const BESIDE: usize = 1 << 20;
+
 impl Open {
     fn write(&mut self, bytes: &[u8]) -> Result<()> {
-        self.file
-            .write_all(bytes)
-            .map_err(TrainError::io("writing", &self.path))?;
-        self.sum.add(bytes);
-        Ok(())
+        let Self { file, path, sum } = self;
+        let written = if bytes.len() < BESIDE {
+            sum.add(bytes);
+            file.write_all(bytes)
+        } else {
+            // A thread of its own: those of the pool have a step to take.
+            std::thread::scope(|scope| {
+                let summing = std::thread::Builder::new().name("sum".into());
+                summing.spawn_scoped(scope, || sum.add(bytes))?;
+                file.write_all(bytes)
+            })
+        };
+        written.map_err(TrainError::io("writing", path))
     }
 }

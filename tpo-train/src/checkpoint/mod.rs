@@ -20,6 +20,7 @@
 //!
 //! [`SavedCheckpoint::open`] checks sizes and sums before anything is used.
 
+mod background;
 mod disk;
 mod draft;
 mod manifest;
@@ -28,6 +29,7 @@ mod store;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use background::Background;
 pub use draft::Draft;
 pub use manifest::{FORMAT, FileEntry, MANIFEST_FILE, Manifest};
 pub use open::SavedCheckpoint;

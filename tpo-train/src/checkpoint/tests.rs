@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use burn::nn::{Linear, LinearConfig};
 use burn::tensor::{Device, TensorData};
 use serde::{Deserialize, Serialize};
+use tpo_core::weights::TensorSource;
 
 use super::disk::{Disk, FileSystem, Sink};
 use super::*;
@@ -54,7 +55,11 @@ fn write_scored(
 ) -> crate::Result<SavedCheckpoint> {
     let mut draft = store.begin(step, "all")?.score(score).stage_end(end);
     draft.module(files::WEIGHTS, linear, &|_| true)?;
-    draft.tensors(files::OPTIMIZER, &moments())?;
+    let moments = moments();
+    let sources = moments
+        .iter()
+        .map(|(key, data)| TensorSource::from_data(key, data));
+    draft.tensors(files::OPTIMIZER, sources.collect::<Result<_, _>>()?)?;
     draft.json(files::STATE, &State { cursor: step })?;
     draft.bytes(files::RECIPE, RECIPE.as_bytes())?;
     draft.commit()

@@ -19,6 +19,9 @@ pub struct MemoryEstimate {
     /// Two moments per trainable value (one where Muon moves it), and in bf16 a 32-bit copy of the
     /// value.
     pub optimizer: u64,
+    /// Copies of what learns and of the optimizer's memory that the next steps make while a checkpoint is
+    /// being written; 0 where a stage writes none before its end.
+    pub checkpoint: u64,
     /// The program itself: threads, tokenizer, scratch of kernels and allocator.
     pub process: u64,
     /// Decoded pictures: of the batch in use and of those that the data loader has ahead.
@@ -61,11 +64,12 @@ impl MemoryEstimate {
             .saturating_add(more)
     }
 
-    /// Weights and what is kept of each.
+    /// Weights and what is kept of each that learns.
     fn learning(&self) -> u64 {
         self.weights
             .saturating_add(self.gradients)
             .saturating_add(self.optimizer)
+            .saturating_add(self.checkpoint)
     }
 }
 
@@ -76,8 +80,13 @@ pub(super) const PROCESS: u64 = 76 << 20;
 /// Batches of decoded pictures in memory: one in use, two that the data loader has ahead.
 const BATCHES: u64 = 3;
 
-/// Estimates a step of `stage`.
-pub(super) fn memory(stage: &Stage, groups: &ResolvedGroups, model: &ModelShape) -> MemoryEstimate {
+/// Estimates a step of `stage`; `writes` says whether checkpoints are written in the middle of it.
+pub(super) fn memory(
+    stage: &Stage,
+    groups: &ResolvedGroups,
+    model: &ModelShape,
+    writes: bool,
+) -> MemoryEstimate {
     let (width, master) = match stage.precision {
         Precision::F32 => (4, 0),
         Precision::Bf16 => (2, 4),
@@ -110,16 +119,25 @@ pub(super) fn memory(stage: &Stage, groups: &ResolvedGroups, model: &ModelShape)
             busy = busy.max(flow.busy);
         }
     }
-    let activations = |kept: u64| kept.saturating_add(busy).max(passing).saturating_mul(batch);
+    let activations = |kept: u64| {
+        let of_step = kept.saturating_add(busy).max(passing);
+        of_step.saturating_mul(batch).max(model.between)
+    };
     // Parts before keep none of it.
     let accelerator = |scores: u64, unpacked: u64| {
         let scores = scores.saturating_mul(batch);
         scores.saturating_add(unpacked).max(unpacked_before)
     };
+    let optimizer = moments(groups) + trainable * master;
     MemoryEstimate {
         weights: model.params.iter().map(weight).sum(),
         gradients: trainable * 4,
-        optimizer: moments(groups) + trainable * master,
+        optimizer,
+        checkpoint: if writes {
+            optimizer + trainable * width
+        } else {
+            0
+        },
         process: PROCESS,
         batches: (BATCHES * batch).saturating_mul(model.pixels * 4),
         activations: activations(kept.all),

@@ -91,7 +91,7 @@ impl Recipe {
                     problems.extend(quantized_problems(&at, &groups, model));
                     stages.push(StageExplanation {
                         new_adapters,
-                        ..explained(stage, groups, model, rows)
+                        ..explained(stage, groups, model, rows, self.writes_within(stage))
                     });
                 }
                 Err(TrainError::Groups { problems: more }) => {
@@ -139,6 +139,7 @@ fn explained(
     groups: ResolvedGroups,
     model: &ModelShape,
     rows: &dyn Fn(&SourceSpec) -> Option<u64>,
+    writes: bool,
 ) -> StageExplanation {
     let trainable_of = model
         .parts
@@ -175,7 +176,7 @@ fn explained(
     };
     StageExplanation {
         new_adapters: false,
-        memory: memory(stage, &groups, model),
+        memory: memory(stage, &groups, model, writes),
         stage: stage.clone(),
         groups,
         trainable_of,

@@ -159,11 +159,13 @@ impl fmt::Display for StageExplanation {
         let m = &self.memory;
         writeln!(
             f,
-            "  memory     {} = weights {} + gradients {} + optimizer {} + process {} + batches {} + activations {}",
+            "  memory     {} = weights {} + gradients {} + optimizer {} + checkpoint in writing {} + process {} + \
+             batches {} + activations {}",
             gib(m.total(false)),
             gib(m.weights),
             gib(m.gradients),
             gib(m.optimizer),
+            gib(m.checkpoint),
             gib(m.process),
             gib(m.batches),
             gib(m.activations),

@@ -54,6 +54,7 @@ fn numbers_worked_by_hand() {
         weights: 64,
         gradients: 48,
         optimizer: 144,
+        checkpoint: 0,
         process: PROCESS,
         batches: 0,
         // (5 + 2) values · 4 rows · batch 2 · 2 bytes, and twice as much in flight; the first part
@@ -77,6 +78,31 @@ fn numbers_worked_by_hand() {
     let unknown = recipe.explain(&shape(), &[], &|_| None).unwrap();
     assert_eq!(unknown.stages[0].steps, None);
     assert!(unknown.to_string().contains("not known yet"));
+}
+
+/// What learns (12 values of two bytes, masters and moments) is held twice where checkpoints are written
+/// between steps: at a cadence of their own, or as the best of an evaluation.
+#[test]
+fn a_checkpoint_in_writing_is_counted() {
+    let estimate = |more: &str, best: &str| {
+        let text = RECIPE.replace("batch_size = 2", &format!("batch_size = 2\n{more}"));
+        let text = text.replace("[[stages]]", &format!("{best}\n[[stages]]"));
+        let recipe = Recipe::read::<&str>(&text, "r", &[]).unwrap();
+        let told = recipe.explain(&shape(), &[], &|_| Some(100)).unwrap();
+        (told.stages[0].memory, told.to_string())
+    };
+    let best = r#"checkpoints = { keep_best = { metric = "eval/loss", goal = "min" } }"#;
+    let evaluated = "evaluate_every = { steps = 2 }\nevaluation = { data = { sources = [\
+                     { name = \"e\", annotations = \"e.jsonl\" }] } }";
+    let (without, _) = estimate("", "");
+    assert_eq!(without.checkpoint, 0);
+    assert_eq!(estimate(evaluated, "").0.checkpoint, 0);
+    for (more, best) in [("checkpoint_every = { steps = 2 }", ""), (evaluated, best)] {
+        let (memory, text) = estimate(more, best);
+        assert_eq!(memory.checkpoint, 24 + 144);
+        assert_eq!(memory.total(true), without.total(true) + 168);
+        assert!(text.contains("checkpoint in writing"), "{text}");
+    }
 }
 
 /// A quantised part before the first that learns is unpacked for the call, computed again or not.

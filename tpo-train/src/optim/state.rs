@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use burn::tensor::{DType, Device, Tensor, TensorData};
 
 use serde::{Deserialize, Serialize};
+use tpo_core::weights::TensorSource;
 
 use super::{Moments, Optimizer};
 use crate::error::{Result, TrainError};
@@ -21,17 +22,76 @@ const MOMENTUM: &str = ".momentum_buffer";
 /// parameter) and, for weights that the module holds in fewer bits, `{path}.master`.
 ///
 /// With serde the counters are written and the tensors are not: those go to a file of their own.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+/// On the CPU the tensors share the optimizer's storage until its next step, which then copies what
+/// is still held.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct OptimizerState {
     /// Updates so far, by path of the parameter. One that never had a gradient is absent.
     pub steps: BTreeMap<String, u64>,
     /// The tensors, sorted by name.
     #[serde(skip)]
-    pub tensors: Vec<(String, TensorData)>,
+    pub tensors: Vec<(String, Tensor<1>)>,
+}
+
+impl OptimizerState {
+    /// The tensors of a file.
+    ///
+    /// # Errors
+    /// [`TrainError::OptimizerState`] for a tensor that is not `f32`.
+    pub(crate) fn read(
+        tensors: impl Iterator<Item = (String, TensorData)>,
+    ) -> Result<Vec<(String, Tensor<1>)>> {
+        let read = |(name, data): (String, TensorData)| {
+            if data.dtype() != DType::F32 {
+                return Err(problem(
+                    &name,
+                    format!("is {:?}, must be F32", data.dtype()),
+                ));
+            }
+            let n = data.shape().num_elements();
+            let (bytes, _, dtype) = data.into_parts();
+            let data = TensorData::from_bytes(bytes, [n], dtype);
+            Ok((name, Tensor::from_data(data, &Device::flex())))
+        };
+        tensors.map(read).collect()
+    }
+
+    /// The tensors as they are written.
+    ///
+    /// # Errors
+    /// [`TrainError::Weights`] for a tensor whose type the format lacks.
+    pub fn sources(&self) -> Result<Vec<TensorSource<'static>>> {
+        let sources = self.tensors.iter().map(|(name, tensor)| {
+            let (key, path) = (name.clone(), name.clone());
+            let dtype = tensor.dtype();
+            Ok(TensorSource::of(key, path, tensor.clone(), dtype)?)
+        });
+        sources.collect()
+    }
+}
+
+/// Of counters and values, to the bit.
+impl PartialEq for OptimizerState {
+    fn eq(&self, other: &Self) -> bool {
+        self.steps == other.steps
+            && self.tensors.len() == other.tensors.len()
+            && self
+                .tensors
+                .iter()
+                .zip(&other.tensors)
+                .all(|((a, x), (b, y))| a == b && x.to_data() == y.to_data())
+    }
+}
+
+fn problem(name: &str, why: String) -> TrainError {
+    TrainError::OptimizerState {
+        name: name.to_string(),
+        why,
+    }
 }
 
 impl Optimizer {
-    /// A copy of the state on the host.
+    /// The state as it is now.
     pub fn state(&self) -> OptimizerState {
         let mut state = OptimizerState::default();
         for (path, moments) in &self.moments {
@@ -42,15 +102,13 @@ impl Optimizer {
                     None => vec![(MOMENTUM, &moments.first)],
                 };
                 for (suffix, tensor) in pair {
-                    state
-                        .tensors
-                        .push((format!("{path}{suffix}"), tensor.to_data()));
+                    let name = format!("{path}{suffix}");
+                    state.tensors.push((name, tensor.clone()));
                 }
             }
             if let Some(master) = &moments.master {
-                state
-                    .tensors
-                    .push((format!("{path}{MASTER}"), master.to_data()));
+                let name = format!("{path}{MASTER}");
+                state.tensors.push((name, master.clone()));
             }
         }
         state.tensors.sort_by(|a, b| a.0.cmp(&b.0));
@@ -61,30 +119,13 @@ impl Optimizer {
     ///
     /// # Errors
     /// [`TrainError::OptimizerState`] when a counter or tensor belongs to no parameter of this
-    /// optimizer, a tensor is missing, is not `f32`, or the two moments differ in size.
+    /// optimizer, a tensor is missing, or the two moments differ in size.
     pub fn load_state(&mut self, state: OptimizerState, device: &Device) -> Result<()> {
         let device = device.clone().inner();
-        let problem = |name: &str, why: String| TrainError::OptimizerState {
-            name: name.to_string(),
-            why,
-        };
-        let mut tensors: BTreeMap<String, TensorData> = state.tensors.into_iter().collect();
-        let mut take = |path: &str, suffix: &str| -> Result<Option<Tensor<1>>> {
-            let name = format!("{path}{suffix}");
-            let Some(data) = tensors.remove(&name) else {
-                return Ok(None);
-            };
-            if data.dtype() != DType::F32 {
-                return Err(problem(
-                    &name,
-                    format!("is {:?}, must be F32", data.dtype()),
-                ));
-            }
-            let n = data.shape().num_elements();
-            let (bytes, _, dtype) = data.into_parts();
-            let data = TensorData::from_bytes(bytes, [n], dtype);
-            let flat = Tensor::<1>::from_data(data, &device);
-            Ok(Some(flat))
+        let mut tensors: BTreeMap<String, Tensor<1>> = state.tensors.into_iter().collect();
+        let mut take = |path: &str, suffix: &str| {
+            let tensor = tensors.remove(&format!("{path}{suffix}"));
+            tensor.map(|tensor| tensor.to_device(&device))
         };
         let mut moments = BTreeMap::new();
         let mut counted = state.steps;
@@ -92,11 +133,11 @@ impl Optimizer {
             let steps = counted.remove(path).unwrap_or(0);
             let muon = slot.muon.is_some();
             let (first, second) = if muon {
-                (take(path, MOMENTUM)?, None)
+                (take(path, MOMENTUM), None)
             } else {
-                (take(path, FIRST)?, take(path, SECOND)?)
+                (take(path, FIRST), take(path, SECOND))
             };
-            let master = take(path, MASTER)?;
+            let master = take(path, MASTER);
             let (first, second) = match (first, second) {
                 (Some(a), None) if muon => (a, None),
                 (Some(a), Some(b)) if a.dims() == b.dims() => (a, Some(b)),

@@ -241,6 +241,12 @@ impl Recipe {
         last.is_none_or(|s| s.name == stage)
     }
 
+    /// Whether checkpoints are written in the middle of a stage, not at its end alone.
+    pub fn writes_within(&self, stage: &Stage) -> bool {
+        let best = self.checkpoints.keep_best.is_some() && stage.evaluation.is_some();
+        stage.checkpoint_every.is_some() || (best && stage.evaluate_every.is_some())
+    }
+
     /// Reads a recipe and validates it. `origin` names the text in messages, for example the
     /// file; what the text [extends](self#recipes-that-share) counts from the folder of that file. `overrides` are `key=value` with dotted keys: `seed=7`,
     /// `stages.heads.schedule.floor=0.1`, `stages.0.batch_size=8`; members of a list go by index

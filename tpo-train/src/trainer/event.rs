@@ -145,7 +145,8 @@ pub trait Hooks<M> {
         false
     }
 
-    /// Keeps the model and what is needed to go on; `last` at the end of a stage.
+    /// Keeps the model and what is needed to go on; `last` at the end of a stage. A clone of the
+    /// model stays as it is while the run goes on.
     ///
     /// # Errors
     /// An error ends the run.
@@ -157,6 +158,15 @@ pub trait Hooks<M> {
     /// user pressed Ctrl-C.
     fn stop(&mut self) -> bool {
         false
+    }
+
+    /// The stage has ended or is left after [`stop`](Self::stop): what still goes on in the
+    /// background has to come to its end.
+    ///
+    /// # Errors
+    /// An error ends the run.
+    fn finish(&mut self) -> Result<()> {
+        Ok(())
     }
 }
 
@@ -194,5 +204,10 @@ impl<M, A: Hooks<M>, B: Hooks<M>> Hooks<M> for (A, B) {
     fn stop(&mut self) -> bool {
         let (a, b) = (self.0.stop(), self.1.stop());
         a || b
+    }
+
+    fn finish(&mut self) -> Result<()> {
+        self.0.finish()?;
+        self.1.finish()
     }
 }

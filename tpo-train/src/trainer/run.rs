@@ -302,9 +302,11 @@ where
                 hooks.checkpoint(&self.model()?.valid(), &state, last)?;
             }
             if stop {
+                hooks.finish()?;
                 return Ok(RunEnd::Stopped);
             }
         }
+        hooks.finish()?;
         hooks.event(&TrainEvent::StageFinished {
             stage: self.stage.name.clone(),
             step: self.step,

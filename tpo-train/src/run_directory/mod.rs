@@ -8,21 +8,23 @@
 //!   tensorboard/
 //! ```
 
+mod hooks;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::Arc;
 
 use burn::module::Module;
 use tpo_core::weights::Checkpoint;
 
 use crate::adapters::{adapters_of, base_weights, factors};
 use crate::before::Renaming;
-use crate::checkpoint::{CheckpointStore, Retention, SavedCheckpoint, files};
+use crate::checkpoint::{Background, CheckpointStore, Retention, SavedCheckpoint, files};
 use crate::error::{Result, TrainError};
-use crate::observe::{RunLog, StageLengths, StepRecord};
-use crate::recipe::{Change, Goal, Recipe, SavedWeights};
-use crate::stage::StageLength;
-use crate::trainer::{Hooks, StepReport, TrainEvent, TrainState};
+use crate::observe::RunLog;
+use crate::optim::OptimizerState;
+use crate::recipe::{Change, Recipe, SavedWeights};
+use crate::trainer::{StepReport, TrainState};
 
 /// Folder of the checkpoints in a run's directory.
 pub const CHECKPOINTS_DIR: &str = "checkpoints";
@@ -30,11 +32,16 @@ pub const CHECKPOINTS_DIR: &str = "checkpoints";
 /// Writes a run's directory: give it to [`train_plan`](crate::trainer::train_plan) as hooks.
 ///
 /// Evaluation is not its business; join it with hooks that evaluate: `(evaluation, run)`.
+///
+/// A checkpoint is written while the next steps are taken, one at a time. It is that of the moment it
+/// was asked for: of what learns on, the steps make copies as long as it is being written. What it
+/// fails with ends the run at the next step, and a stage ends when its checkpoint is written.
 #[derive(Debug)]
 pub struct RunDirectory {
     recipe: Recipe,
     recipe_text: String,
-    store: CheckpointStore,
+    store: Arc<CheckpointStore>,
+    writing: Background,
     log: RunLog,
     /// Paths that are not what the recipe's model has, by the end of the last stage that was seen;
     /// `None` when all weights are kept.
@@ -151,13 +158,15 @@ impl RunDirectory {
         let model = model(state.stage_index)?;
         let renaming = Renaming::of(&model);
         let tensors = checkpoint.tensors(files::OPTIMIZER)?.into_iter();
-        state.optimizer.tensors = tensors.map(|(key, t)| (renaming.key(&key), t)).collect();
+        let tensors = tensors.map(|(key, t)| (renaming.key(&key), t));
+        state.optimizer.tensors = OptimizerState::read(tensors)?;
         let steps = state.optimizer.steps.into_iter();
         state.optimizer.steps = steps.map(|(key, n)| (renaming.key(&key), n)).collect();
         let mut keeper = Self::open(dir, recipe, &model, Some(&checkpoint), Some(step), bars)?;
         keeper.next_stage = state.stage_index;
         keeper.learn(state.stage_index, &model)?;
-        let model = checkpoint.load_module(files::WEIGHTS, model, &|p| keeper.keeps(p))?;
+        let model =
+            checkpoint.load_module(files::WEIGHTS, model, &|p| keeps(keeper.learnt.as_ref(), p))?;
         let resumed = Resumed {
             model,
             state,
@@ -191,7 +200,8 @@ impl RunDirectory {
             None => None,
         };
         Ok(Self {
-            store,
+            writing: Background::new(store.dir()),
+            store: Arc::new(store),
             log: RunLog::open(dir, &recipe.logging, resumed_at, bars)?,
             recipe: recipe.clone(),
             recipe_text,
@@ -203,11 +213,6 @@ impl RunDirectory {
             missing_in: None,
             last: None,
         })
-    }
-
-    /// Whether checkpoints hold the parameter at `path`.
-    fn keeps(&self, path: &str) -> bool {
-        self.learnt.as_ref().is_none_or(|l| l.contains(path))
     }
 
     /// Adds what is learnt up to `stage`, in which `model` is.
@@ -242,23 +247,11 @@ impl RunDirectory {
         self.adapters = adapters;
         Ok(())
     }
+}
 
-    fn record(&self, report: &StepReport) -> StepRecord {
-        let accumulation = report.micro_batches.len() as u64;
-        let (epoch, epoch_step) = epoch_of(report.step, accumulation, report.batches_per_epoch);
-        StepRecord {
-            step: report.run_step,
-            stage: report.stage.clone(),
-            stage_step: report.step,
-            epoch,
-            epoch_step,
-            samples: report.stage_samples,
-            time: SystemTime::now()
-                .duration_since(UNIX_EPOCH)
-                .map_or(0.0, |d| d.as_secs_f64()),
-            values: Default::default(),
-        }
-    }
+/// Whether checkpoints hold the parameter at `path`; those with what is `learnt`, or with all weights.
+fn keeps(learnt: Option<&BTreeSet<String>>, path: &str) -> bool {
+    learnt.is_none_or(|learnt| learnt.contains(path))
 }
 
 /// Paths of the parameters that a checkpoint holds.
@@ -268,167 +261,6 @@ fn held(checkpoint: Option<&SavedCheckpoint>, renaming: &Renaming) -> Result<BTr
     };
     let weights = Checkpoint::open(checkpoint.dir().join(files::WEIGHTS))?;
     Ok(weights.tensors().map(|t| renaming.key(&t.key)).collect())
-}
-
-/// The epoch in which a step (from 1) began, from 0, and which of its steps it was, from 1. Where
-/// epochs are not whole steps, a step belongs to the epoch of its first micro-batch.
-fn epoch_of(step: u64, accumulation: u64, batches_per_epoch: u64) -> (u64, u64) {
-    let (accumulation, batches) = (accumulation.max(1), batches_per_epoch.max(1));
-    let before = step.saturating_sub(1);
-    let epoch = before * accumulation / batches;
-    let first = (epoch * batches).div_ceil(accumulation);
-    (epoch, before - first + 1)
-}
-
-impl<M: Module> Hooks<M> for RunDirectory {
-    fn event(&mut self, event: &TrainEvent) -> Result<()> {
-        match event {
-            TrainEvent::StageStarted {
-                stage,
-                step,
-                total_steps,
-                steps_per_epoch,
-                ..
-            } => {
-                let steps = *total_steps;
-                let steps_per_epoch = (*steps_per_epoch).min(steps.max(1));
-                let length = self.recipe.stages.iter().find(|s| s.name == *stage);
-                let epochs = match length.map(|s| s.length) {
-                    Some(StageLength::Epochs(n)) => n,
-                    _ => steps.div_ceil(steps_per_epoch),
-                };
-                let lengths = StageLengths {
-                    steps,
-                    steps_per_epoch,
-                    epochs,
-                    done: *step,
-                };
-                self.log.stage(stage, lengths);
-            }
-            TrainEvent::StepFinished(report) => {
-                let mut record = self.record(report);
-                record.values = step_values(report);
-                self.log.step(&record)?;
-                self.last = Some(report.clone());
-            }
-            TrainEvent::Evaluated { metrics, .. } => {
-                let Some(report) = self.last.clone() else {
-                    return Ok(());
-                };
-                let mut record = self.record(&report);
-                for (name, value) in metrics {
-                    let name = if name.starts_with("eval") {
-                        name.clone()
-                    } else {
-                        format!("eval/{name}")
-                    };
-                    record.values.insert(name, *value);
-                }
-                self.score = None;
-                if let Some(best) = &self.recipe.checkpoints.keep_best {
-                    match record.values.get(&best.metric) {
-                        Some(value) if value.is_finite() => {
-                            self.score = Some((report.run_step, *value));
-                        }
-                        // In an early stage no head may answer yet.
-                        _ if self.missing_in.as_ref() == Some(&report.stage)
-                            || self.best.is_some()
-                            || !self.recipe.is_last_evaluated(&report.stage) => {}
-                        _ => self.log.line(&format!(
-                            "`{}` of checkpoints.keep_best is not among what the evaluation \
-                             found: {}",
-                            best.metric,
-                            record
-                                .values
-                                .iter()
-                                .filter(|(_, v)| v.is_finite())
-                                .map(|(n, _)| n.as_str())
-                                .collect::<Vec<_>>()
-                                .join(", ")
-                        )),
-                    }
-                }
-                if self.score.is_none() {
-                    self.missing_in = Some(report.stage.clone());
-                }
-                self.log.evaluation(&record)?;
-            }
-            TrainEvent::StageFinished {
-                stage,
-                step,
-                skipped,
-            } => {
-                self.log.finish();
-                let skipped = skipped.as_ref().map_or(String::new(), |s| format!("; {s}"));
-                self.log
-                    .line(&format!("{stage}: {step} steps done{skipped}"));
-            }
-        }
-        Ok(())
-    }
-
-    fn keep(&mut self) -> bool {
-        let (Some(spec), Some((_, score))) = (&self.recipe.checkpoints.keep_best, self.score)
-        else {
-            return false;
-        };
-        self.best.is_none_or(|best| match spec.goal {
-            Goal::Max => score > best,
-            Goal::Min => score < best,
-        })
-    }
-
-    fn checkpoint(&mut self, model: &M, state: &TrainState, last: bool) -> Result<()> {
-        self.learn(state.stage_index, model)?;
-        let better = Hooks::<M>::keep(self);
-        let score = self.score.filter(|(step, _)| *step == state.run_step);
-        let mut draft = self
-            .store
-            .begin(state.run_step, &state.stage)?
-            .stage_end(last)
-            .score(score.map(|(_, value)| value));
-        draft.bytes(files::RECIPE, self.recipe_text.as_bytes())?;
-        draft.module(files::WEIGHTS, model, &|path| self.keeps(path))?;
-        draft.json(files::STATE, state)?;
-        draft.tensors(files::OPTIMIZER, &state.optimizer.tensors)?;
-        draft.commit()?;
-        if let Some((_, value)) = score.filter(|_| better) {
-            self.best = Some(value);
-        }
-        Ok(())
-    }
-}
-
-/// Everything a step has to say, by name.
-fn step_values(report: &StepReport) -> std::collections::BTreeMap<String, f64> {
-    let mut values = std::collections::BTreeMap::from([
-        ("loss".to_string(), report.loss),
-        ("grad_norm".to_string(), report.grad_norm),
-        ("clip_factor".to_string(), report.clip_factor),
-        (
-            "samples_per_second".to_string(),
-            report.samples_per_second(),
-        ),
-        ("seconds".to_string(), report.seconds),
-        ("data_seconds".to_string(), report.data_seconds),
-    ]);
-    for term in &report.terms {
-        values.insert(format!("loss/{}", term.name), term.value);
-        // The sum of a head's terms with their weights.
-        if let Some((head, _)) = term.name.split_once('/') {
-            *values.entry(format!("loss/{head}")).or_default() += term.value * term.weight;
-        }
-    }
-    for (group, rate) in &report.learning_rates {
-        values.insert(format!("lr/{group}"), *rate);
-    }
-    if report.skipped > 0 {
-        values.insert("skipped".into(), report.skipped as f64);
-    }
-    for (task, count) in &report.tasks {
-        values.insert(format!("samples/{task}"), *count as f64);
-    }
-    values
 }
 
 /// The checkpoint at `path`: one itself, or the newest of a run or of a folder of checkpoints.
@@ -524,17 +356,5 @@ mod tests {
             "{error}"
         );
         assert!(step.join(files::WEIGHTS).exists());
-    }
-
-    #[test]
-    fn epochs_by_hand() {
-        // Ten micro-batches in steps of four: an epoch is two steps and a half.
-        let found: Vec<_> = (1..=6).map(|step| epoch_of(step, 4, 10)).collect();
-        assert_eq!(found, [(0, 1), (0, 2), (0, 3), (1, 1), (1, 2), (2, 1)]);
-        assert_eq!(epoch_of(26, 4, 10), (10, 1));
-        // A step of eight epochs.
-        assert_eq!([1, 2].map(|step| epoch_of(step, 8, 1)), [(0, 1), (8, 1)]);
-        let whole: Vec<_> = (1..=4).map(|step| epoch_of(step, 2, 4)).collect();
-        assert_eq!(whole, [(0, 1), (0, 2), (1, 1), (1, 2)]);
     }
 }
