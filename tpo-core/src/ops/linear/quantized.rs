@@ -12,7 +12,6 @@ use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
 use pulp::{Arch, Simd, WithSimd, bytemuck};
 use rayon::prelude::*;
 
-use super::blocked::BLOCK;
 use super::composed;
 use super::dots::{self, Lines, Widened};
 use super::quant_format::{GROUP, QuantFormat};
@@ -26,6 +25,9 @@ const ROWS: usize = 4;
 const TASK: usize = 1 << 17;
 /// Rows up to which unpacking in registers wins over unpacking blocks for the matrix product.
 const FEW: usize = 128;
+
+/// Elements of a block unpacked for gradients: 4 MiB, which stays in the last-level cache.
+const BLOCK: usize = 1 << 20;
 
 /// `x · dequantised weight + bias` over the last axis, in `x`'s dtype. Gradients reach `x` and the
 /// bias; the weight is fixed.
