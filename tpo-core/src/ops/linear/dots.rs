@@ -142,9 +142,6 @@ impl<W: Lines> Source<2> for Widened<'_, W> {
 const LINES: usize = 32;
 /// Bytes of a panel: some of the second-level cache, beside which the rows pass.
 const PANEL: usize = 1 << 18;
-/// Inputs from which one or two rows take eight lines at once: shorter lines end before eight
-/// streams from memory have gathered speed.
-const LONG: usize = 1024;
 /// Elements of the weight per task at most.
 const TASK: usize = 1 << 20;
 /// Multiplications for which a task of its own pays.
@@ -226,7 +223,7 @@ impl<W: Source<U>, const U: usize> WithSimd for Task<'_, W, U> {
     fn with_simd<S: Simd>(self, s: S) {
         match S::REGISTER_COUNT {
             ..32 => self.run::<S, 2>(s),
-            _ if self.out.len() <= 2 && self.weight.sizes().0 >= LONG => self.run::<S, 8>(s),
+            _ if self.out.len() <= 2 => self.run::<S, 8>(s),
             _ => self.run::<S, 4>(s),
         }
     }
@@ -247,13 +244,12 @@ impl<W: Source<U>, const U: usize> Task<'_, W, U> {
         let products = products.as_flattened_mut();
         for begin in (0..count).step_by(lines) {
             let n = lines.min(count - begin);
-            for at in 0..n {
-                let line = self.first + begin + at;
-                self.weight.fill(
-                    s,
-                    line,
-                    &mut panel.get_mut()[at * stride..][..width * W::COPIES],
-                );
+            if W::COPIES > 0 {
+                for at in 0..n {
+                    let line = self.first + begin + at;
+                    let panel = &mut panel.get_mut()[at * stride..][..width];
+                    self.weight.fill(s, line, panel);
+                }
             }
             for tile in 0..self.tiles.count() {
                 let x = self.tiles.get(tile);
@@ -262,16 +258,22 @@ impl<W: Source<U>, const U: usize> Task<'_, W, U> {
                     // A short last group repeats its last line.
                     let lines: [&[u32]; L] = std::array::from_fn(|i| {
                         let at = (group + i).min(n - 1);
-                        let panel = &panel.get()[at * stride..][..width * W::COPIES];
+                        let panel = match W::COPIES {
+                            0 => &[],
+                            _ => &panel.get()[at * stride..][..width],
+                        };
                         self.weight.line(self.first + begin + at, panel)
                     });
                     tile::products::<S, W::Decode, U, L>(s, x, rows.len(), lines, products);
                     let from = begin + group;
-                    let products = products.chunks_exact(rows.len()).take(L.min(n - group));
-                    for (i, products) in products.enumerate() {
-                        let bias = self.bias.map_or(0.0, |bias| bias[from + i]);
-                        for (row, y) in self.out[rows.clone()].iter_mut().zip(products) {
-                            row[from + i] = y + bias;
+                    for (r, row) in self.out[rows.clone()].iter_mut().enumerate() {
+                        let row = &mut row[from..from + L.min(n - group)];
+                        for (i, y) in row.iter_mut().enumerate() {
+                            *y = products[i * rows.len() + r];
+                        }
+                        if let Some(bias) = self.bias {
+                            let bias = &bias[from..];
+                            row.iter_mut().zip(bias).for_each(|(y, b)| *y += b);
                         }
                     }
                 }
