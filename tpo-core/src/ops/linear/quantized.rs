@@ -12,9 +12,10 @@ use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
 use pulp::{Arch, Simd, WithSimd, bytemuck};
 use rayon::prelude::*;
 
-use super::blocked::{self, BLOCK, Lines};
 use super::composed;
+use super::dots::{self, Lines, Widened};
 use super::quant_format::{GROUP, QuantFormat};
+use super::tile::Arrange;
 use crate::ops::flex::{Operands, contiguous, floats, from_floats, operands, wrap, wrap_autodiff};
 use crate::ops::simd::Cpu;
 
@@ -24,6 +25,9 @@ const ROWS: usize = 4;
 const TASK: usize = 1 << 17;
 /// Rows up to which unpacking in registers wins over unpacking blocks for the matrix product.
 const FEW: usize = 128;
+
+/// Elements of a block unpacked for gradients: 4 MiB, which stays in the last-level cache.
+const BLOCK: usize = 1 << 20;
 
 /// `x · dequantised weight + bias` over the last axis, in `x`'s dtype. Gradients reach `x` and the
 /// bias; the weight is fixed.
@@ -176,6 +180,22 @@ impl Quantized {
         (units, &scales.reinterpret_cast()[..self.d_in / GROUP])
     }
 
+    /// Line `line` as `f32`.
+    #[inline(always)]
+    fn unpack(&self, line: usize, dst: &mut [f32]) {
+        let per_unit = self.format.per_unit();
+        let (units, scales) = self.line(line);
+        for (block, (units, scale)) in dst
+            .chunks_mut(GROUP)
+            .zip(units.chunks(GROUP / per_unit).zip(scales))
+        {
+            let scale = scale.to_f32();
+            for (dst, &unit) in block.chunks_mut(per_unit).zip(units) {
+                self.format.unpack(unit, dst, scale);
+            }
+        }
+    }
+
     fn apply(&self, x: &FlexTensor, shape: Shape) -> FlexTensor {
         let values = floats(x);
         let rows = values.len() / self.d_in;
@@ -183,7 +203,7 @@ impl Quantized {
             (0, _) => Vec::new(),
             (..=FEW, QuantFormat::Q8_0) => few_rows::<Q8, 4>(&values, self, Arch::new()),
             (..=FEW, QuantFormat::Q4_0) => few_rows::<Q4, 8>(&values, self, Arch::new()),
-            _ => blocked::apply(&values, rows, self, None),
+            _ => dots::apply(&values, rows, &Widened(self), None, Arch::new()),
         };
         from_floats(out, shape, x.dtype())
     }
@@ -202,7 +222,7 @@ impl Quantized {
             block
                 .par_chunks_mut(self.d_in)
                 .enumerate()
-                .for_each(|(at, line)| self.widen(first + at, 0..self.d_in, line));
+                .for_each(|(at, line)| self.unpack(first + at, line));
             let layout = Layout::contiguous(Shape::new([n, self.d_in]));
             let block = FlexTensor::new(Bytes::from_elems(block), layout, DType::F32);
             let part = Flex::float_matmul(grad.narrow(1, first, n), block);
@@ -222,29 +242,21 @@ impl Quantized {
     }
 }
 
+impl Arrange for Quantized {
+    #[inline(always)]
+    fn arrange<S: Simd>(&self, _: S, row: &[f32], dst: &mut [f32]) {
+        dst[..row.len()].copy_from_slice(row);
+    }
+}
+
 impl Lines for Quantized {
     fn sizes(&self) -> (usize, usize) {
         (self.d_in, self.d_out)
     }
 
-    fn by_output(&self) -> bool {
-        true
-    }
-
-    fn widen(&self, line: usize, range: std::ops::Range<usize>, dst: &mut [f32]) {
-        let per_unit = self.format.per_unit();
-        let (units, scales) = self.line(line);
-        let units = &units[range.start / per_unit..][..dst.len() / per_unit];
-        let scales = &scales[range.start / GROUP..];
-        for (block, (units, scale)) in dst
-            .chunks_mut(GROUP)
-            .zip(units.chunks(GROUP / per_unit).zip(scales))
-        {
-            let scale = scale.to_f32();
-            for (dst, &unit) in block.chunks_mut(per_unit).zip(units) {
-                self.format.unpack(unit, dst, scale);
-            }
-        }
+    #[inline(always)]
+    fn widen<S: Simd>(&self, _: S, line: usize, dst: &mut [f32]) {
+        self.unpack(line, &mut dst[..self.d_in]);
     }
 }
 
