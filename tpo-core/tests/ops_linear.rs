@@ -78,6 +78,34 @@ fn half_weights_with_f32_activations() {
     }
 }
 
+/// A row's result depends neither on the rows beside it nor on the number of threads.
+#[test]
+fn a_row_alone_and_among_others() {
+    let device = Device::flex();
+    // Whole and broken blocks, one and several panels and tasks, lines of half units.
+    for [d_in, d_out] in [[576, 192], [2050, 70], [257, 40]] {
+        for dtype in [FloatDType::F32, FloatDType::F16, FloatDType::BF16] {
+            let x = random::<2>(1, [200, d_in], &device);
+            let w = random::<2>(2, [d_out, d_in], &device).cast(dtype);
+            let b = random::<1>(3, [d_out], &device);
+            let run = |threads: usize, rows: std::ops::Range<usize>| {
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
+                let x = x.clone().slice([rows]);
+                let (w, b) = (w.clone().transpose(), Some(b.clone()));
+                pool.build().unwrap().install(|| values(&linear(x, w, b)))
+            };
+            let all = run(3, 0..200);
+            for rows in [0..1, 7..9, 20..25, 11..44, 50..183, 0..200] {
+                let expected = &all[rows.start * d_out..rows.end * d_out];
+                assert!(
+                    run(1, rows.clone()) == expected,
+                    "{dtype:?} {d_in} {rows:?}"
+                );
+            }
+        }
+    }
+}
+
 #[test]
 fn f16_edge_values_survive() {
     let device = Device::flex();

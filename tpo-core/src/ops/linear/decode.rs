@@ -9,6 +9,8 @@ use pulp::Simd;
 
 /// Widens one block of `U` unit vectors.
 pub(super) trait Decode<const U: usize>: Copy + Send + Sync + 'static {
+    /// Rows from which lines are widened once for all rows, rather than for every few of them.
+    const WIDEN_ONCE: usize;
     fn block<S: Simd>(s: S, units: [S::u32s; U]) -> [S::f32s; 2];
 }
 
@@ -16,6 +18,8 @@ pub(super) trait Decode<const U: usize>: Copy + Send + Sync + 'static {
 pub(super) struct F32;
 
 impl Decode<2> for F32 {
+    const WIDEN_ONCE: usize = usize::MAX;
+
     #[inline(always)]
     fn block<S: Simd>(s: S, units: [S::u32s; 2]) -> [S::f32s; 2] {
         [
@@ -29,6 +33,8 @@ impl Decode<2> for F32 {
 pub(super) struct Bf16;
 
 impl Decode<1> for Bf16 {
+    const WIDEN_ONCE: usize = usize::MAX;
+
     #[inline(always)]
     fn block<S: Simd>(s: S, [u]: [S::u32s; 1]) -> [S::f32s; 2] {
         // No closures around vector code: they would not inherit the CPU features.
@@ -41,6 +47,8 @@ impl Decode<1> for Bf16 {
 pub(super) struct F16;
 
 impl Decode<1> for F16 {
+    const WIDEN_ONCE: usize = 32;
+
     #[inline(always)]
     fn block<S: Simd>(s: S, [u]: [S::u32s; 1]) -> [S::f32s; 2] {
         let [even, odd] = halves(s, u);
@@ -83,11 +91,31 @@ pub(super) fn place(at: usize, lanes: usize, paired: bool) -> usize {
     block * 2 * lanes + within % 2 * lanes + within / 2
 }
 
-/// `values` in block order, padded with zeros to whole blocks.
-pub(super) fn arrange(values: &[f32], lanes: usize, paired: bool) -> Vec<f32> {
-    let mut out = vec![0.0; values.len().next_multiple_of(2 * lanes)];
-    for (at, &value) in values.iter().enumerate() {
-        out[place(at, lanes, paired)] = value;
+/// Copies a row to `dst` in block order; what is past the row stays as it is.
+#[inline(always)]
+pub(super) fn arrange<S: Simd, const U: usize>(_: S, row: &[f32], dst: &mut [f32]) {
+    if U == 2 {
+        dst[..row.len()].copy_from_slice(row);
+        return;
     }
-    out
+    let lanes = S::F32_LANES;
+    let blocks = row.chunks_exact(2 * lanes);
+    let tail = blocks.remainder();
+    let mut out = dst.chunks_exact_mut(2 * lanes);
+    for (block, out) in blocks.zip(&mut out) {
+        let (even, odd) = out.split_at_mut(lanes);
+        for (pair, (even, odd)) in block
+            .as_chunks::<2>()
+            .0
+            .iter()
+            .zip(even.iter_mut().zip(odd))
+        {
+            [*even, *odd] = *pair;
+        }
+    }
+    if let Some(out) = out.next() {
+        for (at, &value) in tail.iter().enumerate() {
+            out[at % 2 * lanes + at / 2] = value;
+        }
+    }
 }

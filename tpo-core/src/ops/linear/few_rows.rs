@@ -1,21 +1,16 @@
-//! Few rows (decoding): the weight is streamed from memory once, in its own dtype and order, and
-//! widened in registers.
+//! Few rows and a weight whose lines are inputs: the weight is streamed from memory once, in its own
+//! dtype and order, and widened in registers.
 
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::Weight;
-use super::decode::{Decode, arrange, place};
+use super::decode::{Decode, place};
+use super::tile::{pad_units, split_line};
 use crate::ops::simd::Cpu;
 
-/// Lines of the weight per register tile.
+/// Lines of the weight taken at once.
 const LINES: usize = 4;
-/// Rows per register tile.
-const ROWS: usize = 4;
-/// Weight units per task.
-const TASK: usize = 1 << 18;
-/// Units of the largest block (two vectors of 16 lanes).
-const MAX_BLOCK: usize = 32;
 
 /// `[rows, d_out]` products of `x` `[rows, d_in]`. The weight's sizes along its lines and `stride`
 /// count elements; its data are units of `2 / U` elements.
@@ -27,62 +22,33 @@ pub(super) fn apply<D: Decode<U>, const U: usize>(
     cpu: impl Cpu,
 ) -> Vec<f32> {
     let (lanes, _) = cpu.vector_shape();
-    let paired = U == 1;
-    let (d_in, d_out) = (weight.d_in, weight.d_out);
-    // Outputs per task: by output whole lines, by input a stretch of every line.
-    let width = if weight.by_output {
-        (TASK / d_in).next_multiple_of(LINES).max(LINES)
-    } else {
-        d_out
-            .div_ceil(4 * rayon::current_num_threads())
-            .next_multiple_of(64)
-            .max(1024)
-    };
-    let tasks = d_out.div_ceil(width);
-    let arranged: Vec<Vec<f32>> = if weight.by_output {
-        let arranged = |row: &[f32]| arrange(row, lanes, paired);
-        x.chunks_exact(d_in).map(arranged).collect()
-    } else {
-        Vec::new()
-    };
-    let parts: Vec<Vec<f32>> = (0..tasks)
+    let d_out = weight.d_out;
+    // A stretch of every line.
+    let width = d_out
+        .div_ceil(4 * rayon::current_num_threads())
+        .next_multiple_of(64)
+        .max(1024);
+    let parts: Vec<Vec<f32>> = (0..d_out.div_ceil(width))
         .into_par_iter()
         .map(|task| {
             let first = task * width;
-            let count = width.min(d_out - first);
-            if weight.by_output {
-                cpu.run(ByOutput::<D, U> {
-                    x: &arranged,
-                    weight,
-                    first,
-                    count,
-                    decode: std::marker::PhantomData,
-                })
-            } else {
-                cpu.run(ByInput::<D, U> {
-                    x,
-                    rows,
-                    weight,
-                    first,
-                    count,
-                    decode: std::marker::PhantomData,
-                })
-            }
+            cpu.run(ByInput::<D, U> {
+                x,
+                rows,
+                weight,
+                first,
+                count: width.min(d_out - first),
+                decode: std::marker::PhantomData,
+            })
         })
         .collect();
 
     let mut result = vec![0.0f32; rows * d_out];
     for (row, line) in result.chunks_exact_mut(d_out).enumerate() {
         for (line, part) in line.chunks_mut(width).zip(&parts) {
-            if weight.by_output {
-                for (y, values) in line.iter_mut().zip(part.chunks_exact(rows)) {
-                    *y = values[row];
-                }
-            } else {
-                let values = &part[row * part.len() / rows..];
-                for (at, y) in line.iter_mut().enumerate() {
-                    *y = values[place(at, lanes, paired)];
-                }
+            let values = &part[row * part.len() / rows..];
+            for (at, y) in line.iter_mut().enumerate() {
+                *y = values[place(at, lanes, U == 1)];
             }
         }
         if let Some(bias) = bias {
@@ -90,109 +56,6 @@ pub(super) fn apply<D: Decode<U>, const U: usize>(
         }
     }
     result
-}
-
-/// Dot products: lines of the weight are outputs.
-struct ByOutput<'a, D, const U: usize> {
-    /// Rows in block order.
-    x: &'a [Vec<f32>],
-    weight: &'a Weight<'a, u32>,
-    first: usize,
-    count: usize,
-    decode: std::marker::PhantomData<D>,
-}
-
-impl<D: Decode<U>, const U: usize> WithSimd for ByOutput<'_, D, U> {
-    /// `[outputs][rows]`.
-    type Output = Vec<f32>;
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, s: S) -> Vec<f32> {
-        let rows = self.x.len();
-        let mut result = vec![0.0; self.count * rows];
-        let units = self.weight.d_in * U / 2;
-        for (at, out) in result.chunks_mut(LINES * rows).enumerate() {
-            let first = self.first + at * LINES;
-            let count = out.len() / rows;
-            // A short last tile repeats its last line.
-            let lines: [&[u32]; LINES] =
-                std::array::from_fn(|i| self.weight.line(first + i.min(count - 1), 0..units));
-            let mut row = 0;
-            while row < rows {
-                let n = ROWS.min(rows - row);
-                let x = &self.x[row..];
-                match n {
-                    1 => dots::<S, D, U, 1>(s, x, lines, row, rows, out),
-                    2 => dots::<S, D, U, 2>(s, x, lines, row, rows, out),
-                    3 => dots::<S, D, U, 3>(s, x, lines, row, rows, out),
-                    _ => dots::<S, D, U, 4>(s, x, lines, row, rows, out),
-                }
-                row += n;
-            }
-        }
-        result
-    }
-}
-
-/// Writes the products of `R` rows with [`LINES`] lines to `out` `[lines][rows]`.
-#[inline(always)]
-fn dots<S: Simd, D: Decode<U>, const U: usize, const R: usize>(
-    s: S,
-    x: &[Vec<f32>],
-    lines: [&[u32]; LINES],
-    row: usize,
-    rows: usize,
-    out: &mut [f32],
-) {
-    let split = lines.map(|line| split_line::<S, U>(line));
-    let blocks = split[0].0.len();
-    let body: [&[[S::u32s; U]]; LINES] = split.map(|(body, _)| &body[..blocks]);
-    let x: [&[[S::f32s; 2]]; R] =
-        std::array::from_fn(|r| S::as_simd_f32s(&x[r]).0.as_chunks::<2>().0);
-    let x_body: [&[[S::f32s; 2]]; R] = x.map(|x| &x[..blocks]);
-    let mut acc = [[s.splat_f32s(0.0); R]; LINES];
-    for at in 0..blocks {
-        for i in 0..LINES {
-            let [w0, w1] = D::block(s, body[i][at]);
-            for r in 0..R {
-                let [x0, x1] = x_body[r][at];
-                acc[i][r] = s.mul_add_e_f32s(w0, x0, acc[i][r]);
-                acc[i][r] = s.mul_add_e_f32s(w1, x1, acc[i][r]);
-            }
-        }
-    }
-    if !split[0].1.is_empty() {
-        for i in 0..LINES {
-            let [w0, w1] = D::block(s, pad_units::<S, U>(split[i].1));
-            for r in 0..R {
-                let [x0, x1] = x[r][blocks];
-                acc[i][r] = s.mul_add_e_f32s(w0, x0, acc[i][r]);
-                acc[i][r] = s.mul_add_e_f32s(w1, x1, acc[i][r]);
-            }
-        }
-    }
-    for (out, acc) in out.chunks_exact_mut(rows).zip(acc) {
-        for (y, acc) in out[row..].iter_mut().zip(acc) {
-            *y = s.reduce_sum_f32s(acc);
-        }
-    }
-}
-
-/// Whole blocks of a line, and the units left over.
-#[inline(always)]
-fn split_line<S: Simd, const U: usize>(line: &[u32]) -> (&[[S::u32s; U]], &[u32]) {
-    let whole = line.len() / (U * S::U32_LANES) * (U * S::U32_LANES);
-    let (body, tail) = line.split_at(whole);
-    (S::as_simd_u32s(body).0.as_chunks::<U>().0, tail)
-}
-
-/// A block from fewer units, padded with zeros.
-#[inline(always)]
-fn pad_units<S: Simd, const U: usize>(units: &[u32]) -> [S::u32s; U] {
-    let mut padded = [0u32; MAX_BLOCK];
-    padded[..units.len()].copy_from_slice(units);
-    let (vectors, _) = S::as_simd_u32s(&padded);
-    std::array::from_fn(|i| vectors[i])
 }
 
 /// Scaled sums: lines of the weight are inputs.
@@ -280,43 +143,31 @@ mod tests {
             let narrow: Vec<bf16> = wide.iter().map(|&w| bf16::from_f32(w)).collect();
             let half: Vec<f16> = narrow.iter().map(|w| f16::from_f32(w.to_f32())).collect();
             let wide: Vec<f32> = narrow.iter().map(|w| w.to_f32()).collect();
-            for by_output in [true, false] {
-                let stride = if by_output { d_in } else { d_out };
-                let weight = |data, per_unit| Weight {
-                    data,
-                    d_in,
-                    d_out,
-                    stride: stride / per_unit,
-                    by_output,
-                };
-                let at = |i: usize, o: usize| {
-                    f64::from(
-                        wide[if by_output {
-                            o * d_in + i
-                        } else {
-                            i * d_out + o
-                        }],
-                    )
-                };
-                let results = [
-                    apply::<F32, 2>(&x, rows, &weight(bytemuck::cast_slice(&wide), 1), None, cpu),
-                    apply::<Bf16, 1>(
-                        &x,
-                        rows,
-                        &weight(bytemuck::cast_slice(&narrow), 2),
-                        None,
-                        cpu,
-                    ),
-                    apply::<F16, 1>(&x, rows, &weight(bytemuck::cast_slice(&half), 2), None, cpu),
-                ];
-                for result in results {
-                    for (n, y) in result.iter().enumerate() {
-                        let (row, o) = (n / d_out, n % d_out);
-                        let dot: f64 = (0..d_in)
-                            .map(|i| f64::from(x[row * d_in + i]) * at(i, o))
-                            .sum();
-                        assert!((f64::from(*y) - dot).abs() < 1e-3, "{y} vs {dot}");
-                    }
+            let weight = |data, per_unit| Weight {
+                data,
+                d_in,
+                d_out,
+                stride: d_out / per_unit,
+                by_output: false,
+            };
+            let results = [
+                apply::<F32, 2>(&x, rows, &weight(bytemuck::cast_slice(&wide), 1), None, cpu),
+                apply::<Bf16, 1>(
+                    &x,
+                    rows,
+                    &weight(bytemuck::cast_slice(&narrow), 2),
+                    None,
+                    cpu,
+                ),
+                apply::<F16, 1>(&x, rows, &weight(bytemuck::cast_slice(&half), 2), None, cpu),
+            ];
+            for result in results {
+                for (n, y) in result.iter().enumerate() {
+                    let (row, o) = (n / d_out, n % d_out);
+                    let dot: f64 = (0..d_in)
+                        .map(|i| f64::from(x[row * d_in + i]) * f64::from(wide[i * d_out + o]))
+                        .sum();
+                    assert!((f64::from(*y) - dot).abs() < 1e-3, "{y} vs {dot}");
                 }
             }
         }

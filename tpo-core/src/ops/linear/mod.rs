@@ -3,9 +3,11 @@
 mod backward;
 mod blocked;
 mod decode;
+mod dots;
 mod few_rows;
 mod quant_format;
 mod quantized;
+mod tile;
 
 use burn::backend::Flex;
 use burn::backend::flex::FlexTensor;
@@ -18,6 +20,7 @@ pub use self::quant_format::QuantFormat;
 pub use self::quantized::{dequantize, quantized_linear};
 
 use self::decode::{Bf16, F16, F32};
+use self::dots::{Direct, Widened};
 use super::flex::{Operands, contiguous, floats, from_floats, operands, wrap, wrap_autodiff};
 
 /// `x · weight + bias` over the last axis, in `x`'s dtype.
@@ -193,40 +196,12 @@ fn float_dtype(dtype: DType) -> burn::tensor::FloatDType {
     }
 }
 
-/// How to multiply, by the number of rows.
-enum Plan {
-    /// [`few_rows`]: the weight is streamed once.
-    Few,
-    /// [`blocked`]: the weight is rearranged or widened in blocks.
-    Blocked,
-    /// Burn's general matrix product on the whole operands.
-    Whole,
-}
-
-/// Rows up to which streaming wins if the elements of an output lie together: the general product
-/// rearranges such a weight first, which costs as much as about 70 rows.
-const FEW_BY_OUTPUT: usize = 128;
-/// The same for the other order, where the general product is quick, in `f32` and half precision.
+/// Rows up to which streaming a weight whose lines are inputs wins over the general matrix product,
+/// which is quick for this order, in `f32` and half precision.
 const FEW_BY_INPUT: [usize; 2] = [8, 32];
-/// Rows up to which rearranging an `f32` weight ourselves pays for the extra pass over the output.
-const BLOCKED: usize = 1024;
-
-impl Plan {
-    fn new<T>(rows: usize, weight: &Weight<T>, half: bool) -> Self {
-        let few = if weight.by_output {
-            FEW_BY_OUTPUT
-        } else {
-            FEW_BY_INPUT[usize::from(half)]
-        };
-        if rows <= few {
-            Plan::Few
-        } else if half || (weight.by_output && rows <= BLOCKED) {
-            Plan::Blocked
-        } else {
-            Plan::Whole
-        }
-    }
-}
+/// Rows up to which our dot products win over the general matrix product of `f32`, which first
+/// rearranges a weight whose lines are outputs.
+const DOTS: usize = 1024;
 
 /// Runs the kernel for the weight's dtype; `None` if Burn's matrix product should do it.
 fn dispatch(
@@ -256,18 +231,26 @@ impl Call<'_> {
         D: decode::Decode<U>,
         T: blocked::Element + bytemuck::Pod,
     {
-        let rows = self.rows;
-        let plan = Plan::new(rows, weight, half);
-        if matches!(plan, Plan::Whole) {
+        let (rows, few) = (self.rows, FEW_BY_INPUT[usize::from(half)]);
+        if !half && rows > if weight.by_output { DOTS } else { few } {
             return None;
         }
         let x = floats(self.x);
         let bias = self.bias.map(floats);
         let bias = bias.as_deref();
-        let units = weight.units(2 / U).filter(|_| matches!(plan, Plan::Few));
-        Some(match units {
-            Some(units) => few_rows::apply::<D, U>(&x, rows, &units, bias, Arch::new()),
-            None => blocked::apply(&x, rows, weight, bias),
+        let cpu = Arch::new();
+        Some(match weight.units(2 / U) {
+            Some(units) if weight.by_output => {
+                let lines = Direct::<D, U>::new(&units);
+                if rows < D::WIDEN_ONCE {
+                    dots::apply(&x, rows, &lines, bias, cpu)
+                } else {
+                    dots::apply(&x, rows, &Widened(&lines), bias, cpu)
+                }
+            }
+            None if weight.by_output => dots::apply(&x, rows, &Widened(weight), bias, cpu),
+            Some(units) if rows <= few => few_rows::apply::<D, U>(&x, rows, &units, bias, cpu),
+            _ => blocked::apply(&x, rows, weight, bias),
         })
     }
 }

@@ -16,9 +16,6 @@ const LINES: usize = 4;
 const ROWS: usize = 4;
 /// Elements of the weight per task.
 const TASK: usize = 1 << 18;
-/// How far ahead of a line's words memory is asked for: what the machine's own prefetcher does for
-/// four streams leaves a third of the bandwidth unused.
-const AHEAD: usize = 4096;
 
 /// `[rows, d_out]` products of `x` `[rows, d_in]`.
 ///
@@ -145,7 +142,7 @@ fn dots<S: Simd, U: Unpack<W>, const W: usize, const R: usize>(
         let x = x.map(|x| S::as_simd_f32s(&x[at].0).0);
         for i in 0..LINES {
             let words = &lines[i][at];
-            prefetch(s, words, AHEAD);
+            prefetch(s, words);
             let scale = s.splat_f32s(scales[i][at]);
             for vector in 0..GROUP / S::F32_LANES {
                 let w = U::vector(s, words, vector, scale);

@@ -128,9 +128,13 @@ fn known<T: Copy + 'static>(s: impl Simd) -> Option<T> {
     (&s as &dyn std::any::Any).downcast_ref().copied()
 }
 
-/// Asks for the memory at a distance of `bytes` from `words`, so that it is there when it is needed.
+/// How many bytes ahead memory is asked for: what the machine's own prefetcher does leaves a third
+/// of the bandwidth unused.
+const AHEAD: usize = 4096;
+
+/// Asks for the memory some way after `words`, so that it is there when it is needed.
 #[inline(always)]
-pub(super) fn prefetch<S: Simd>(s: S, words: &[u32], bytes: usize) {
+pub(super) fn prefetch<S: Simd>(s: S, words: &[u32]) {
     #[cfg(target_arch = "x86_64")]
     {
         let sse = match known::<V4>(s) {
@@ -138,12 +142,12 @@ pub(super) fn prefetch<S: Simd>(s: S, words: &[u32], bytes: usize) {
             None => known::<V3>(s).map(|v3| v3.sse),
         };
         if let Some(sse) = sse {
-            let address = words.as_ptr().cast::<i8>().wrapping_add(bytes);
+            let address = words.as_ptr().cast::<i8>().wrapping_add(AHEAD);
             sse._mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(address);
         }
     }
     #[cfg(not(target_arch = "x86_64"))]
-    let _ = (s, words, bytes);
+    let _ = (s, words);
 }
 
 /// Scales as `f32`.
@@ -190,7 +194,7 @@ pub(super) fn widen<S: Simd, U: Unpack<W>, const W: usize>(
         let wide = &mut wide[..scales.len()];
         widen_scales(s, scales, wide);
         for ((dst, words), &scale) in dst.iter_mut().zip(units).zip(&*wide) {
-            prefetch(s, words, 128 * W);
+            prefetch(s, words);
             let scale = s.splat_f32s(scale);
             let (dst, _) = S::as_mut_simd_f32s(dst);
             for (at, dst) in dst.iter_mut().enumerate() {
