@@ -29,8 +29,10 @@ use crate::ops::flex::{Operands, contiguous, floats, from_floats, operands, wrap
 /// Rows up to which unpacking in registers for each four of them wins over unpacking lines into the
 /// cache for all. Both give the same results.
 const FEW: usize = 32;
-/// Elements of a block of inputs, with all outputs, in the gradient: 4 MiB, which stays in the
-/// last-level cache.
+/// Rows at a time at least, where there are many: unpacking a line is little beside them.
+const MANY: usize = 128;
+/// Elements that stay in the last-level cache, 4 MiB: of rows, and of inputs with all outputs in
+/// the gradient.
 const BLOCK: usize = 1 << 20;
 /// Elements of such a block for each task.
 const STRETCH: usize = 1 << 15;
@@ -192,7 +194,15 @@ impl Quantized {
         let out = match rows {
             0 => Vec::new(),
             1..=FEW => few_rows::apply(&values, self, Arch::new()),
-            _ => dots::apply(&values, rows, &Widened(self), None, Arch::new()),
+            _ => {
+                let some = (BLOCK / self.d_in).max(MANY) * self.d_in;
+                let mut out = Vec::with_capacity(rows * self.d_out);
+                for x in values.chunks(some) {
+                    let rows = x.len() / self.d_in;
+                    out.append(&mut dots::apply(x, rows, &Widened(self), None, Arch::new()));
+                }
+                out
+            }
         };
         from_floats(out, shape, x.dtype())
     }

@@ -145,3 +145,24 @@ fn equals_the_dequantised_weight() {
         }
     }
 }
+
+/// Whether they are few, many, or more than are multiplied at a time.
+#[test]
+fn rows_are_those_of_calls_of_their_own() {
+    let device = Device::default();
+    let (d_in, d_out) = (96, 5);
+    for format in FORMATS {
+        let packed = weight(format, d_out, d_in, &device);
+        for rows in [FEW, FEW + 1, BLOCK / d_in + 3] {
+            let x = TensorData::new(numbers(rows * d_in, 3), [rows, d_in]);
+            let x = Tensor::<2>::from_data(x, &device);
+            let y = quantized_linear(x.clone(), packed.clone(), format, None);
+            for row in [0, rows - 1] {
+                let x = x.clone().slice_dim(0, row..row + 1);
+                let alone = quantized_linear(x, packed.clone(), format, None);
+                let beside = y.clone().slice_dim(0, row..row + 1);
+                assert_eq!(alone.into_data(), beside.into_data(), "{format:?}, {rows}");
+            }
+        }
+    }
+}
