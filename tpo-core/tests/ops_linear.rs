@@ -82,26 +82,33 @@ fn half_weights_with_f32_activations() {
 #[test]
 fn a_row_alone_and_among_others() {
     let device = Device::flex();
-    // Whole and broken blocks, one and several panels and tasks, lines of half units.
-    for [d_in, d_out] in [[576, 192], [2050, 70], [257, 40]] {
-        for dtype in [FloatDType::F32, FloatDType::F16, FloatDType::BF16] {
-            let x = random::<2>(1, [200, d_in], &device);
-            let w = random::<2>(2, [d_out, d_in], &device).cast(dtype);
-            let b = random::<1>(3, [d_out], &device);
-            let run = |threads: usize, rows: std::ops::Range<usize>| {
-                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
-                let x = x.clone().slice([rows]);
-                let (w, b) = (w.clone().transpose(), Some(b.clone()));
-                pool.build().unwrap().install(|| values(&linear(x, w, b)))
-            };
-            let all = run(3, 0..200);
-            for rows in [0..1, 7..9, 20..25, 11..44, 50..183, 0..200] {
-                let expected = &all[rows.start * d_out..rows.end * d_out];
-                assert!(
-                    run(1, rows.clone()) == expected,
-                    "{dtype:?} {d_in} {rows:?}"
-                );
-            }
+    let x = random::<2>(1, [200, 2050], &device);
+    let equal = |weight: Tensor<2>| {
+        let [d_in, d_out] = weight.dims();
+        let b = random::<1>(3, [d_out], &device);
+        let run = |threads: usize, rows: std::ops::Range<usize>| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
+            let x = x.clone().slice([rows, 0..d_in]);
+            let (w, b) = (weight.clone(), Some(b.clone()));
+            let run = || values(&linear(x, w, b));
+            pool.build().unwrap().install(run)
+        };
+        let all = run(3, 0..200);
+        for rows in [0..1, 7..9, 20..25, 11..44, 50..183, 0..200] {
+            let expected = &all[rows.start * d_out..rows.end * d_out];
+            assert!(run(1, rows.clone()) == expected, "{d_in}: {rows:?}");
+        }
+    };
+    // Whole and broken blocks, one and several panels and tasks, lines that are no whole units.
+    for [d_in, d_out] in [[576, 192], [2050, 70], [257, 41]] {
+        let w = random::<2>(2, [d_out, d_in], &device);
+        equal(w.clone().transpose());
+        for dtype in [FloatDType::F16, FloatDType::BF16] {
+            let w = w.clone().cast(dtype);
+            equal(w.clone().transpose());
+            // The other order, as in the gradient of the input.
+            let data = w.clone().transpose().into_data();
+            equal(Tensor::from_data(data, (&device, w.dtype())));
         }
     }
 }

@@ -8,8 +8,8 @@ use pulp::{Simd, WithSimd, bytemuck};
 use rayon::prelude::*;
 
 use super::Weight;
-use super::blocked::Element;
 use super::decode::{Decode, F32, arrange};
+use super::outer::Element;
 use super::tile::{self, Aligned, Arrange, Tiles};
 use crate::ops::simd::Cpu;
 

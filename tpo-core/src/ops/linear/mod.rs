@@ -1,10 +1,11 @@
 //! Affine maps of the last axis.
 
 mod backward;
-mod blocked;
+
 mod decode;
 mod dots;
 mod few_rows;
+mod outer;
 mod quant_format;
 mod quantized;
 mod tile;
@@ -229,7 +230,7 @@ impl Call<'_> {
     fn run<D, T, const U: usize>(&self, weight: &Weight<T>, half: bool) -> Option<Vec<f32>>
     where
         D: decode::Decode<U>,
-        T: blocked::Element + bytemuck::Pod,
+        T: outer::Element + bytemuck::Pod,
     {
         let (rows, few) = (self.rows, FEW_BY_INPUT[usize::from(half)]);
         if !half && rows > if weight.by_output { DOTS } else { few } {
@@ -250,7 +251,7 @@ impl Call<'_> {
             }
             None if weight.by_output => dots::apply(&x, rows, &Widened(weight), bias, cpu),
             Some(units) if rows <= few => few_rows::apply::<D, U>(&x, rows, &units, bias, cpu),
-            _ => blocked::apply(&x, rows, weight, bias),
+            _ => outer::apply(&x, rows, weight, bias, cpu),
         })
     }
 }
