@@ -132,23 +132,6 @@ impl QuantFormat {
         }
         f16::from_f32(scale)
     }
-
-    /// Elements of one unit as integers.
-    #[inline(always)]
-    pub(super) fn unpack(self, unit: u32, dst: &mut [f32], scale: f32) {
-        match self {
-            Self::Q8_0 => {
-                for (dst, q) in dst.iter_mut().zip(unit.to_le_bytes()) {
-                    *dst = scale * f32::from(q as i8);
-                }
-            }
-            Self::Q4_0 => {
-                for (at, dst) in dst.iter_mut().enumerate() {
-                    *dst = scale * (((unit >> (4 * at)) & 15) as f32 - 8.0);
-                }
-            }
-        }
-    }
 }
 
 /// The integer part of a number between two small integers, or the nearer of these, as two's complement;

@@ -1,0 +1,168 @@
+use super::*;
+use burn::tensor::{Device, TensorData, Tolerance};
+
+use crate::ops::simd::{Cpu, Fixed};
+
+const FORMATS: [QuantFormat; 2] = [QuantFormat::Q8_0, QuantFormat::Q4_0];
+
+fn numbers(count: usize, seed: usize) -> Vec<f32> {
+    (0..count)
+        .map(|i| (((i + seed) * 7919) % 1021) as f32 / 256.0 - 2.0)
+        .collect()
+}
+
+fn weight(format: QuantFormat, d_out: usize, d_in: usize, device: &Device) -> Tensor<2, Int> {
+    let packed = format.quantize(&numbers(d_out * d_in, 5), d_in).unwrap();
+    let words = format.words(d_in).unwrap();
+    Tensor::from_data(
+        TensorData::new(packed, [d_out, words]),
+        (device, DType::U32),
+    )
+}
+
+fn wide(packed: &Tensor<2, Int>, format: QuantFormat, d_in: usize) -> Vec<f32> {
+    let wide = dequantize(packed.clone(), format, d_in);
+    wide.into_data().try_to_vec().unwrap()
+}
+
+#[test]
+fn elements_stay_within_half_a_step() {
+    let device = Device::default();
+    for format in FORMATS {
+        let values = numbers(64 * 96, 5);
+        let back = wide(&weight(format, 64, 96, &device), format, 96);
+        for (block, back) in values.chunks(GROUP).zip(back.chunks(GROUP)) {
+            let peak = block.iter().fold(0.0f32, |m, v| m.max(v.abs()));
+            // Half a step, and the rounding of the scale. The side of the peak has one step
+            // more than the other in Q4_0: its far end is a whole step away.
+            let limit = match format {
+                QuantFormat::Q8_0 => peak / 254.0 + peak * 5e-4,
+                QuantFormat::Q4_0 => peak / 8.0 + peak * 5e-4,
+            };
+            for (v, b) in block.iter().zip(back) {
+                assert!((v - b).abs() <= limit, "{format:?}: {v} became {b}");
+            }
+        }
+    }
+}
+
+/// Unpacked elements are those of tensor operations, to the bit.
+fn unpacks(cpu: impl Cpu) {
+    let device = Device::default();
+    for format in FORMATS {
+        // Less than 16 blocks, and more but no multiple of 16.
+        for d_in in [96, 576] {
+            let packed = weight(format, 3, d_in, &device);
+            let wide = wide(&packed, format, d_in);
+            let weight = Quantized::new(&packed, format, d_in).unwrap();
+            for inputs in [0..d_in, 32..96] {
+                let mut unpacked = vec![0.0; 2 * inputs.len()];
+                cpu.run(UnpackLines {
+                    weight: &weight,
+                    lines: 1,
+                    inputs: inputs.clone(),
+                    block: &mut unpacked,
+                });
+                for (at, line) in unpacked.chunks_exact(inputs.len()).enumerate() {
+                    let mut elements = vec![0.0; inputs.len()];
+                    weight.restore(line, &mut elements);
+                    assert_eq!(elements, &wide[(1 + at) * d_in..][inputs.clone()]);
+                }
+            }
+        }
+    }
+}
+
+fn check(cpu: impl Cpu) {
+    let device = Device::default();
+    for format in FORMATS {
+        for (d_in, d_out, rows) in [(32, 3, 1), (96, 46, 2), (576, 70, 7), (4096, 9, 3)] {
+            let packed = weight(format, d_out, d_in, &device);
+            let wide = wide(&packed, format, d_in);
+            let weight = Quantized::new(&packed, format, d_in).unwrap();
+            let x = numbers(rows * d_in, 77);
+            let result = few_rows::apply(&x, &weight, cpu);
+            let alone = x.chunks_exact(d_in);
+            let alone = alone.flat_map(|row| few_rows::apply(row, &weight, cpu));
+            assert!(
+                result.iter().copied().eq(alone),
+                "rows depend on each other"
+            );
+            for (n, y) in result.iter().enumerate() {
+                let (x, w) = (&x[n / d_out * d_in..], &wide[n % d_out * d_in..]);
+                let terms = (0..d_in).map(|i| f64::from(x[i]) * f64::from(w[i]));
+                let dot: f64 = terms.clone().sum();
+                // A scalar machine has one sum.
+                let bound = 4e-6 * terms.map(f64::abs).sum::<f64>();
+                let error = (f64::from(*y) - dot).abs();
+                assert!(error <= bound, "{format:?}: {y} vs {dot}");
+            }
+        }
+    }
+}
+
+#[test]
+fn every_instruction_set() {
+    fn all(cpu: impl Cpu) {
+        unpacks(cpu);
+        check(cpu);
+    }
+    all(Arch::new());
+    all(Fixed(pulp::Scalar::new()));
+    #[cfg(target_arch = "x86_64")]
+    if let Some(v3) = pulp::x86::V3::try_new() {
+        all(Fixed(v3));
+    }
+}
+
+/// Few rows, many rows and gradients equal the dequantised weight's.
+#[test]
+fn equals_the_dequantised_weight() {
+    let device = Device::default().autodiff();
+    for format in FORMATS {
+        // The last is cut into two blocks of inputs for the gradient.
+        for (rows, d_in, d_out) in [(1, 96, 70), (7, 96, 70), (150, 96, 70), (2, 96, 16_400)] {
+            let packed = weight(format, d_out, d_in, &device);
+            let x = TensorData::new(numbers(2 * rows * d_in, 3), [2, rows, d_in]);
+            let bias = TensorData::new(numbers(d_out, 9), [d_out]);
+            let run = |quantized: bool| {
+                let x = Tensor::<3>::from_data(x.clone(), &device).require_grad();
+                let bias = Tensor::<1>::from_data(bias.clone(), &device).require_grad();
+                let y = if quantized {
+                    quantized_linear(x.clone(), packed.clone(), format, Some(bias.clone()))
+                } else {
+                    let wide = dequantize(packed.clone(), format, d_in);
+                    composed(x.clone(), wide.transpose(), Some(bias.clone()))
+                };
+                let grads = (y.clone() * y.clone()).mean().backward();
+                let grad_x = x.grad(&grads).unwrap();
+                let grad_bias = bias.grad(&grads).unwrap();
+                [y.into_data(), grad_x.into_data(), grad_bias.into_data()]
+            };
+            for (ours, composed) in run(true).iter().zip(run(false)) {
+                ours.assert_approx_eq::<f32>(&composed, Tolerance::rel_abs(1e-4, 1e-5));
+            }
+        }
+    }
+}
+
+/// Whether they are few, many, or more than are multiplied at a time.
+#[test]
+fn rows_are_those_of_calls_of_their_own() {
+    let device = Device::default();
+    let (d_in, d_out) = (96, 5);
+    for format in FORMATS {
+        let packed = weight(format, d_out, d_in, &device);
+        for rows in [FEW, FEW + 1, BLOCK / d_in + 3] {
+            let x = TensorData::new(numbers(rows * d_in, 3), [rows, d_in]);
+            let x = Tensor::<2>::from_data(x, &device);
+            let y = quantized_linear(x.clone(), packed.clone(), format, None);
+            for row in [0, rows - 1] {
+                let x = x.clone().slice_dim(0, row..row + 1);
+                let alone = quantized_linear(x, packed.clone(), format, None);
+                let beside = y.clone().slice_dim(0, row..row + 1);
+                assert_eq!(alone.into_data(), beside.into_data(), "{format:?}, {rows}");
+            }
+        }
+    }
+}
