@@ -37,5 +37,5 @@ pub use norm::{layer_norm, rms_norm};
 pub use patch_embed::conv_patch_embed;
 pub use pool::max_pool_2x2;
 pub use prelu::prelu;
-pub use rotary::rotate_pairs;
+pub use rotary::{rotate_halves, rotate_pairs};
 pub use softmax::softmax_last;
