@@ -31,7 +31,7 @@ pub use activation::{gelu, gelu_tanh, silu, swiglu};
 pub use adamw::{AdamWUpdate, adamw, sum_of_squares};
 pub use attention::{AttentionOptions, WindowAttention, attention, window_attention};
 pub use conv::{ConvShape, conv2d, up_conv_2x2};
-pub use host::{floats, indices, to_f32};
+pub use host::{activation_dtype, floats, indices, to_f32};
 pub use linear::{QuantFormat, dequantize, linear, quantized_linear};
 pub use norm::{layer_norm, rms_norm};
 pub use patch_embed::conv_patch_embed;

@@ -5,7 +5,7 @@ use burn::nn::Initializer;
 use burn::tensor::{Device, FloatDType, Tensor};
 use tpo_core::geometry::BoxPixels;
 use tpo_core::nn::{Conv2d, Conv2dConfig, Embedding, EmbeddingConfig, LayerNorm, LayerNormConfig};
-use tpo_core::ops::{self, floats, indices};
+use tpo_core::ops::{self, activation_dtype, floats, indices};
 
 use super::config::{PointTableLayout, PromptEncoderConfig};
 use crate::HeadsError;
@@ -314,7 +314,7 @@ impl PromptEncoder {
                 found: vec![batch, height, width],
             });
         }
-        let dtype = self.no_mask_embed.weight.val().dtype();
+        let dtype = activation_dtype(&self.no_mask_embed.weight.val());
         Ok(self
             .mask_downscaling
             .forward(masks.cast(dtype).reshape([batch, height, width, 1])))
