@@ -1,6 +1,6 @@
 //! SAM 2's modules: prompts at their edges, shapes, batches.
 
-use burn::tensor::{Device, Distribution, FloatDType, Tensor};
+use burn::tensor::{DType, Device, Distribution, FloatDType, Tensor};
 use tpo_core::geometry::BoxPixels;
 use tpo_heads::HeadsError;
 use tpo_heads::mask::sam2::{
@@ -288,7 +288,8 @@ fn half_precision_runs_end_to_end() {
     // On the CPU only the weights are of half precision.
     let (_, wide) = masks(&model.clone().map(&mut Cast(FloatDType::F32)));
     let largest: f32 = wide.masks.clone().abs().max().into_scalar();
-    assert!(distance(chosen.masks, wide.masks) < 1e-4 * largest.max(1.0));
+    assert_eq!(chosen.masks.dtype(), DType::F32);
+    assert!(distance(chosen.masks, wide.masks) < 1e-3 * largest.max(1.0));
     let memory = model
         .encode_memory(
             features.embedding,
