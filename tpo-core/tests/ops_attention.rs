@@ -350,6 +350,30 @@ fn half_precision() {
     }
 }
 
+/// Part of a larger cache, in half precision, gives to the bit what the same numbers in `f32` give.
+#[test]
+fn half_precision_keys_of_a_cache() {
+    let device = Device::flex();
+    for [q_len, k_len] in [[1, 31], [1, 400], [2, 131], [90, 130]] {
+        let case = Case {
+            causal: true,
+            ..Case::new([2, 6, 2], [q_len, k_len], 24)
+        };
+        for dtype in [FloatDType::F16, FloatDType::BF16] {
+            let part = |seed| {
+                let whole = random::<4>(seed, [2, 2, 500, 24], &device).cast(dtype);
+                whole.narrow(2, 7, k_len)
+            };
+            let q = random::<4>(1, case.q_dims(), &device).cast(dtype);
+            let (k, v) = (part(2), part(3));
+            let half = attention(q.clone(), k.clone(), v.clone(), case.options(&device));
+            let [q, k, v] = [q, k, v].map(|t| t.cast(FloatDType::F32));
+            let wide = attention(q, k, v, case.options(&device)).cast(dtype);
+            assert_eq!(values(&half), values(&wide));
+        }
+    }
+}
+
 #[test]
 fn empty_lengths() {
     let device = Device::flex();

@@ -1,7 +1,7 @@
 //! Operations on channels-last maps: the CPU kernels against the differentiable compositions and
 //! against numbers worked by hand.
 
-use burn::tensor::{Device, Distribution, Tensor};
+use burn::tensor::{Device, Distribution, FloatDType, Tensor};
 use tpo_core::ops::{self, ConvShape, WindowAttention};
 
 fn random<const D: usize>(shape: [usize; D]) -> Tensor<D> {
@@ -190,5 +190,50 @@ fn rotations_equal_their_composition() {
                 0.0
             );
         }
+    }
+}
+
+#[test]
+fn half_rotations_equal_their_composition() {
+    for (batch, rows, heads, tokens, width) in [(1, 1, 3, 1, 64), (2, 1, 2, 7, 6), (3, 3, 1, 5, 8)]
+    {
+        let angles = random([rows, tokens, width / 2]);
+        let (cos, sin) = (angles.clone().cos(), angles.sin());
+        // As a projection gives them.
+        let x = random([batch, tokens, heads, width]);
+        let view = |x: Tensor<4>| x.swap_dims(1, 2);
+        let composed = |x: Tensor<4>, device: &Device| {
+            let whole = |table: &Tensor<3>| {
+                let table = Tensor::cat(vec![table.clone(), table.clone()], 2);
+                Tensor::<4>::from_data(table.unsqueeze_dim::<4>(1).into_data(), device)
+            };
+            let half = width / 2;
+            let (a, b) = (
+                x.clone().narrow(3, 0, half),
+                x.clone().narrow(3, half, half),
+            );
+            x * whole(&cos) + Tensor::cat(vec![b.neg(), a], 3) * whole(&sin)
+        };
+        let fast = ops::rotate_halves(view(x.clone()), cos.clone(), sin.clone());
+        let slow = composed(view(x.clone()), &Device::flex());
+        assert_eq!(distance(fast.clone(), slow), 0.0);
+        for dtype in [FloatDType::F16, FloatDType::BF16] {
+            let x = x.clone().cast(dtype);
+            let half = ops::rotate_halves(view(x.clone()), cos.clone(), sin.clone());
+            let wide = ops::rotate_halves(view(x.cast(FloatDType::F32)), cos.clone(), sin.clone());
+            assert_eq!(distance(half, wide.cast(dtype)), 0.0);
+        }
+
+        let upstream = Tensor::from_data(random([batch, heads, tokens, width]).into_data(), &{
+            Device::flex().autodiff()
+        });
+        let gradient = |turn: &dyn Fn(Tensor<4>) -> Tensor<4>| {
+            let x = differentiable(&x);
+            let grads = (turn(view(x.clone())) * upstream.clone()).sum().backward();
+            x.grad(&grads).unwrap()
+        };
+        let fast = gradient(&|x| ops::rotate_halves(x, cos.clone(), sin.clone()));
+        let slow = gradient(&|x| composed(x, &Device::flex().autodiff()));
+        assert_eq!(distance(fast, slow), 0.0);
     }
 }

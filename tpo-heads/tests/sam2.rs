@@ -1,6 +1,6 @@
 //! SAM 2's modules: prompts at their edges, shapes, batches.
 
-use burn::tensor::{Device, Distribution, FloatDType, Tensor};
+use burn::tensor::{DType, Device, Distribution, FloatDType, Tensor};
 use tpo_core::geometry::BoxPixels;
 use tpo_heads::HeadsError;
 use tpo_heads::mask::sam2::{
@@ -266,21 +266,30 @@ fn hidden_objects_leave_a_mark_in_memory_and_pointer() {
 #[test]
 fn half_precision_runs_end_to_end() {
     use burn::module::{Module, ModuleMapper, Param};
-    struct Half;
-    impl ModuleMapper for Half {
+    struct Cast(FloatDType);
+    impl ModuleMapper for Cast {
         fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-            param.map(|tensor| tensor.cast(FloatDType::F16))
+            param.map(|tensor| tensor.cast(self.0))
         }
     }
-    let model = model(Sam2Version::V2_1).map(&mut Half);
-    let features = model.encode_image(random([1, 3, 64, 64])).unwrap();
-    let prompt = embedded(&model, &[PointPrompt::corners(&BOX).to_vec()]);
-    let embedding = model.without_memory(features.embedding.clone());
-    let output = model
-        .decode(embedding, &features.high_res, &prompt)
-        .unwrap();
-    let chosen = model.choose(&output, false);
+    let model = model(Sam2Version::V2_1).map(&mut Cast(FloatDType::F16));
+    let image = random([1, 3, 64, 64]);
+    let masks = |model: &Sam2| {
+        let features = model.encode_image(image.clone()).unwrap();
+        let prompt = embedded(model, &[PointPrompt::corners(&BOX).to_vec()]);
+        let embedding = model.without_memory(features.embedding.clone());
+        let output = model
+            .decode(embedding, &features.high_res, &prompt)
+            .unwrap();
+        (features, model.choose(&output, false))
+    };
+    let (features, chosen) = masks(&model);
     assert_eq!(chosen.masks.dims(), [1, 1, 16, 16]);
+    // On the CPU only the weights are of half precision.
+    let (_, wide) = masks(&model.clone().map(&mut Cast(FloatDType::F32)));
+    let largest: f32 = wide.masks.clone().abs().max().into_scalar();
+    assert_eq!(chosen.masks.dtype(), DType::F32);
+    assert!(distance(chosen.masks, wide.masks) < 1e-3 * largest.max(1.0));
     let memory = model
         .encode_memory(
             features.embedding,

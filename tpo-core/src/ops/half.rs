@@ -8,17 +8,37 @@ use pulp::{Arch, Simd, WithSimd};
 pub(super) trait HalfFloat: Copy + Send + Sync + 'static {
     /// Positive zero.
     const ZERO: Self;
-    /// Widens `src` into `dst` of the same length, on the calling thread.
-    fn widen_slice(src: &[Self], dst: &mut [f32]);
+    /// The same number as `f32`; without branches, so that loops over it become vector code.
+    fn widened(self) -> f32;
     /// Rounds `src` to nearest even into `dst` of the same length, on the calling thread.
     fn narrow_slice(src: &[f32], dst: &mut [Self]);
+
+    /// Widens `src` into `dst` of the same length, on the calling thread.
+    fn widen_slice(src: &[Self], dst: &mut [f32]) {
+        Arch::new().dispatch(Widen { src, dst });
+    }
 }
 
 impl HalfFloat for f16 {
     const ZERO: Self = f16::ZERO;
-    fn widen_slice(src: &[Self], dst: &mut [f32]) {
-        src.convert_to_f32_slice(dst);
+
+    #[inline(always)]
+    fn widened(self) -> f32 {
+        let bits = u32::from(self.to_bits());
+        let magnitude = (bits & 0x7fff) << 13;
+        // 2^112 moves the exponent's bias from 15 to 127 and makes subnormals exact.
+        let factor = f32::from_bits((127 + 112) << 23);
+        let finite = (f32::from_bits(magnitude) * factor).to_bits();
+        // Infinities and NaNs have all exponent bits set.
+        let special = magnitude >= 0x7c00 << 13;
+        let value = if special {
+            magnitude | 0x7f80_0000
+        } else {
+            finite
+        };
+        f32::from_bits(value | (bits & 0x8000) << 16)
     }
+
     fn narrow_slice(src: &[f32], dst: &mut [Self]) {
         dst.convert_from_f32_slice(src);
     }
@@ -26,25 +46,28 @@ impl HalfFloat for f16 {
 
 impl HalfFloat for bf16 {
     const ZERO: Self = bf16::ZERO;
-    fn widen_slice(src: &[Self], dst: &mut [f32]) {
-        Arch::new().dispatch(WidenBf16 { src, dst });
+
+    #[inline(always)]
+    fn widened(self) -> f32 {
+        f32::from_bits(u32::from(self.to_bits()) << 16)
     }
+
     fn narrow_slice(src: &[f32], dst: &mut [Self]) {
         Arch::new().dispatch(NarrowBf16 { src, dst });
     }
 }
 
-struct WidenBf16<'a> {
-    src: &'a [bf16],
+struct Widen<'a, H> {
+    src: &'a [H],
     dst: &'a mut [f32],
 }
 
-impl WithSimd for WidenBf16<'_> {
+impl<H: HalfFloat> WithSimd for Widen<'_, H> {
     type Output = ();
     #[inline(always)]
     fn with_simd<S: Simd>(self, _simd: S) {
         for (dst, src) in self.dst.iter_mut().zip(self.src) {
-            *dst = f32::from_bits(u32::from(src.to_bits()) << 16);
+            *dst = src.widened();
         }
     }
 }
@@ -88,4 +111,26 @@ pub(super) fn narrow<H: HalfFloat>(src: &[f32]) -> Vec<H> {
         .zip(src.par_chunks(CHUNK))
         .for_each(|(dst, src)| H::narrow_slice(src, dst));
     dst
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every number of both types, bit for bit; a NaN stays a NaN.
+    #[test]
+    fn widening_is_exact() {
+        fn check<H: HalfFloat>(number: impl Fn(u16) -> H, exact: impl Fn(u16) -> f32) {
+            let numbers: Vec<H> = (0..=u16::MAX).map(number).collect();
+            let mut wide = vec![0.0f32; numbers.len()];
+            H::widen_slice(&numbers, &mut wide);
+            for (bits, wide) in (0..=u16::MAX).zip(wide) {
+                let exact = exact(bits);
+                let same = wide.to_bits() == exact.to_bits() || wide.is_nan() && exact.is_nan();
+                assert!(same, "{bits:04x}: {wide} for {exact}");
+            }
+        }
+        check(f16::from_bits, |bits| f16::from_bits(bits).to_f32());
+        check(bf16::from_bits, |bits| bf16::from_bits(bits).to_f32());
+    }
 }

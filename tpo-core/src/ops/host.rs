@@ -14,6 +14,17 @@ pub fn indices(rows: impl IntoIterator<Item = usize>, device: &Device) -> Tensor
     Tensor::from_data(TensorData::new(rows, [count]), device)
 }
 
+/// The float type to compute in with such parameters: `f32` on the CPU, whose kernels widen
+/// half-precision weights while they use them but convert half-precision activations before and after
+/// every operation; elsewhere, and with autodiff, the parameter's own.
+pub fn activation_dtype<const D: usize>(parameter: &Tensor<D>) -> DType {
+    if parameter.device() == Device::flex() {
+        DType::F32
+    } else {
+        parameter.dtype()
+    }
+}
+
 /// Widens half precision to `f32`; `f32` and `f64` stay.
 pub fn to_f32<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     match x.dtype() {

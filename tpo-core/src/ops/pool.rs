@@ -31,17 +31,22 @@ pub(super) fn max_pool_2x2_cpu(x: FlexTensor) -> FlexTensor {
     let pixels = Rows::new(&x);
     let mut out = vec![0.0f32; batch * rows * columns * channels];
     let line = columns * channels;
-    out.par_chunks_mut(line.max(1))
-        .enumerate()
-        .for_each(|(at, line)| {
+    out.par_chunks_mut(line.max(1)).enumerate().for_each_init(
+        Default::default,
+        |scratch: &mut [Vec<f32>; 2], (at, line)| {
             let (image, row) = (at / rows, at % rows);
+            let [upper, lower] = scratch;
+            let upper = pixels.run((image, 2 * row), 0..width, upper);
+            let lower = pixels.run((image, 2 * row + 1), 0..width, lower);
             for (column, out) in line.chunks_exact_mut(channels).enumerate() {
-                let pixel = |dy: usize, dx: usize| pixels.row(image, 2 * row + dy, 2 * column + dx);
-                let (a, b, c, d) = (pixel(0, 0), pixel(0, 1), pixel(1, 0), pixel(1, 1));
+                let (left, right) = (2 * column, 2 * column + 1);
+                let (a, b) = (upper.row(left), upper.row(right));
+                let (c, d) = (lower.row(left), lower.row(right));
                 for ((((out, a), b), c), d) in out.iter_mut().zip(a).zip(b).zip(c).zip(d) {
                     *out = a.max(*b).max(c.max(*d));
                 }
             }
-        });
+        },
+    );
     from_floats(out, Shape::new([batch, rows, columns, channels]), x.dtype())
 }

@@ -1,13 +1,15 @@
 //! Rotary position embedding, rotate-half form.
 
-use burn::tensor::{Device, FloatDType, Tensor, TensorData};
+use burn::tensor::{Device, Tensor};
+use tpo_core::ops::{self, floats};
 
 /// Cosines and sines for the positions of one forward pass, in f32.
 #[derive(Debug, Clone)]
 pub struct Rope {
-    /// `[rows, 1, length, head_dim]`, `rows` 1 when every row has the same positions.
-    cos: Tensor<4>,
-    sin: Tensor<4>,
+    /// `[rows, length, head_dim / 2]`, `rows` 1 when every row has the same positions.
+    cos: Tensor<3>,
+    /// The same shape.
+    sin: Tensor<3>,
 }
 
 impl Rope {
@@ -21,21 +23,15 @@ impl Rope {
             .collect();
         let rows = positions.len();
         let length = positions.first().map_or(0, Vec::len);
-        let mut cos = Vec::with_capacity(rows * length * head_dim);
-        let mut sin = Vec::with_capacity(rows * length * head_dim);
-        for p in positions.iter().flatten() {
-            let start = cos.len();
-            for f in &frequencies {
-                let (s, c) = (*p as f32 * f).sin_cos();
-                cos.push(c);
-                sin.push(s);
-            }
-            cos.extend_from_within(start..);
-            sin.extend_from_within(start..);
-        }
-        let table = |v: Vec<f32>| {
-            Tensor::from_data(TensorData::new(v, [rows, 1, length, head_dim]), device)
-        };
+        let angles = positions.iter().flatten().flat_map(|position| {
+            let position = *position as f32;
+            frequencies
+                .iter()
+                .map(move |frequency| position * frequency)
+        });
+        let (sin, cos) = angles.map(f32::sin_cos).unzip();
+        let device = device.clone().inner();
+        let table = |values: Vec<f32>| floats(values, [rows, length, half], &device);
         Self {
             cos: table(cos),
             sin: table(sin),
@@ -44,12 +40,6 @@ impl Rope {
 
     /// Rotates `[batch, heads, length, head_dim]`, in f32, and casts back.
     pub fn apply(&self, x: Tensor<4>) -> Tensor<4> {
-        let dtype = x.dtype();
-        let [b, h, s, d] = x.dims();
-        let x = x.cast(FloatDType::F32);
-        let first = x.clone().slice([0..b, 0..h, 0..s, 0..d / 2]);
-        let second = x.clone().slice([0..b, 0..h, 0..s, d / 2..d]);
-        let rotated = Tensor::cat(vec![second.neg(), first], 3);
-        (x * self.cos.clone() + rotated * self.sin.clone()).cast(dtype)
+        ops::rotate_halves(x, self.cos.clone(), self.sin.clone())
     }
 }

@@ -51,8 +51,8 @@ impl HieraAttention {
         let qkv = self.qkv.forward(x);
         let padding = match &self.qkv.bias {
             // Padding is zero before the projection.
-            Some(bias) => bias.val(),
-            None => Tensor::zeros([qkv.dims()[3]], &qkv.device()),
+            Some(bias) => bias.val().cast(qkv.dtype()),
+            None => Tensor::zeros([qkv.dims()[3]], (&qkv.device(), qkv.dtype())),
         };
         self.proj
             .forward(ops::window_attention(qkv, padding, self.options))

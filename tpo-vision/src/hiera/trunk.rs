@@ -4,6 +4,7 @@ use burn::module::{Module, Param};
 use burn::nn::Initializer;
 use burn::tensor::{DType, Device, Tensor};
 use tpo_core::nn::{Conv2d, Conv2dConfig};
+use tpo_core::ops::activation_dtype;
 
 use super::block::HieraBlock;
 use super::config::{CHANNELS, HieraConfig, PATCH};
@@ -72,9 +73,9 @@ impl Hiera {
         &self.config
     }
 
-    /// Dtype of the parameters, to which images are cast.
+    /// Dtype that images are cast to, and that the maps have.
     pub fn dtype(&self) -> DType {
-        self.patch_embed.proj.bias.val().dtype()
+        activation_dtype(&self.patch_embed.proj.bias.val())
     }
 
     /// Checks the shape of images.
@@ -108,12 +109,13 @@ impl Hiera {
     /// As [`check`](Self::check).
     pub fn forward(&self, images: Tensor<4>) -> Result<Vec<Tensor<4>>> {
         self.check(images.dims())?;
-        let images = images.cast(self.dtype()).permute([0, 2, 3, 1]);
+        let dtype = self.dtype();
+        let images = images.cast(dtype).permute([0, 2, 3, 1]);
         let x = self.patch_embed.proj.forward(images);
         let [_, height, width, _] = x.dims();
         let positions = windowed_table(
-            self.pos_embed.val(),
-            self.pos_embed_window.val(),
+            self.pos_embed.val().cast(dtype),
+            self.pos_embed_window.val().cast(dtype),
             [height, width],
         );
         let mut x = x + positions;

@@ -3,6 +3,7 @@
 use burn::module::Module;
 use burn::tensor::{DType, Device, Tensor};
 use tpo_core::gradient_checkpointing::Tape;
+use tpo_core::ops::activation_dtype;
 
 use super::UmtConfig;
 use super::block::UmtBlock;
@@ -56,7 +57,7 @@ impl Umt {
         &self.config
     }
 
-    /// Dtype of the parameters, to which frames are cast.
+    /// Dtype of the parameters, and of what [`VideoEncoder`](super::VideoEncoder) returns.
     pub fn dtype(&self) -> DType {
         self.patch_embed.proj.bias.val().dtype()
     }
@@ -100,7 +101,7 @@ impl Umt {
     /// Patches with their positions, `[batch, tokens, dim]`.
     fn tokens(&self, frames: Tensor<5>) -> Result<Tensor<3>> {
         let grid = self.check(frames.dims())?;
-        let dtype = self.dtype();
+        let dtype = activation_dtype(&self.patch_embed.proj.bias.val());
         let tokens = self.patch_embed.forward(frames.cast(dtype));
         let positions = self.table(grid, &tokens.device(), dtype);
         Ok(tokens + positions)

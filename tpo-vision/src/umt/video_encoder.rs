@@ -45,7 +45,10 @@ impl VideoEncoder {
     /// As [`Umt::forward`].
     pub fn forward(&self, frames: Tensor<5>) -> Result<Tensor<3>> {
         let tokens = self.encoder.forward(frames)?;
-        Ok(self.vision_layernorm.forward(tokens))
+        Ok(self
+            .vision_layernorm
+            .forward(tokens)
+            .cast(self.encoder.dtype()))
     }
 
     /// Encodes clips; without autodiff when nothing here is trained.

@@ -73,8 +73,9 @@ fn head_backward(
     let (rows, k_len, dim, v_dim) = (p.rows(), p.k_len, p.k.width, p.v.width);
     let arch = Arch::new();
     let stack = |source: &Rows| {
-        let mut out = Vec::with_capacity(k_len * source.width);
-        (0..k_len).for_each(|key| out.extend_from_slice(source.row(batch, kv_head, key)));
+        let (mut out, mut scratch) = (Vec::with_capacity(k_len * source.width), Vec::new());
+        let run = source.run((batch, kv_head), 0..k_len, &mut scratch);
+        (0..k_len).for_each(|key| out.extend_from_slice(run.row(key)));
         matrix(out, k_len, source.width)
     };
     let (keys, values) = (stack(&p.k), stack(&p.v));
@@ -83,6 +84,7 @@ fn head_backward(
     let mut d_query = Vec::with_capacity(rows * dim);
     let mut d_key = vec![0.0f32; k_len * dim];
     let mut d_value = vec![0.0f32; k_len * v_dim];
+    let (mut q_scratch, mut d_scratch) = (Vec::new(), Vec::new());
     for first in (0..rows).step_by(BLOCK_ROWS) {
         let n = BLOCK_ROWS.min(rows - first);
         let mut query = Vec::with_capacity(n * dim);
@@ -91,8 +93,9 @@ fn head_backward(
         let mut dots = Vec::with_capacity(n);
         for row in first..first + n {
             let (head, at) = p.head_and_query(kv_head, row);
-            query.extend(p.q.row(batch, head, at).iter().map(|x| x * p.scale));
-            let d = grad.row(batch, head, at);
+            let q = p.q.run((batch, head), at..at + 1, &mut q_scratch);
+            query.extend(q.row(0).iter().map(|x| x * p.scale));
+            let d = grad.run((batch, head), at..at + 1, &mut d_scratch).row(0);
             let out = &attended.out[((batch * p.q_len + at) * p.heads + head) * v_dim..][..v_dim];
             dots.push(d.iter().zip(out).map(|(d, o)| d * o).sum::<f32>());
             d_out.extend_from_slice(d);

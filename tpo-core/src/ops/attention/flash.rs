@@ -15,6 +15,8 @@ use crate::ops::simd::{Cpu, exp2};
 const BLOCK_ROWS: usize = 96;
 /// Keys per block; a multiple of every panel width (at most 4 vectors of 16).
 const BLOCK_KEYS: usize = 256;
+/// Values that are widened at a time, small enough for the first-level cache.
+const RUN: usize = 64;
 /// Query rows per register tile.
 const TILE: usize = 6;
 
@@ -46,13 +48,14 @@ impl Packed {
         let panels = k_pad / key_panel;
         keys.par_chunks_mut(key_panel * dim)
             .enumerate()
-            .for_each(|(at, panel)| {
+            .for_each_init(Vec::new, |scratch, (at, panel)| {
                 let (head, first) = (at / panels, (at % panels) * key_panel);
-                let (batch, head) = (head / p.kv_heads, head % p.kv_heads);
-                for key in first..p.k_len.min(first + key_panel) {
-                    let row = p.k.row(batch, head, key);
-                    for (line, &x) in panel.chunks_exact_mut(key_panel).zip(row) {
-                        line[key - first] = x;
+                let count = key_panel.min(p.k_len - first);
+                let head = (head / p.kv_heads, head % p.kv_heads);
+                let run = p.k.run(head, first..first + count, scratch);
+                for key in 0..count {
+                    for (line, &x) in panel.chunks_exact_mut(key_panel).zip(run.row(key)) {
+                        line[key] = x;
                     }
                 }
             });
@@ -60,16 +63,20 @@ impl Packed {
         values
             .par_chunks_mut(k_pad * value_panel)
             .enumerate()
-            .for_each(|(at, panel)| {
+            .for_each_init(Vec::new, |scratch, (at, panel)| {
                 let (head, first) = (at / value_panels, (at % value_panels) * value_panel);
-                let (batch, head) = (head / p.kv_heads, head % p.kv_heads);
+                let head = (head / p.kv_heads, head % p.kv_heads);
                 let end = v_dim.min(first + value_panel);
-                for (key, line) in panel
-                    .chunks_exact_mut(value_panel)
-                    .enumerate()
-                    .take(p.k_len)
-                {
-                    line[..end - first].copy_from_slice(&p.v.row(batch, head, key)[first..end]);
+                for (at, lines) in panel.chunks_mut(RUN * value_panel).enumerate() {
+                    let keys = at * RUN..p.k_len.min((at + 1) * RUN);
+                    if keys.is_empty() {
+                        break;
+                    }
+                    let count = keys.len();
+                    let run = p.v.run(head, keys, scratch);
+                    for (key, line) in lines.chunks_exact_mut(value_panel).take(count).enumerate() {
+                        line[..end - first].copy_from_slice(&run.row(key)[first..end]);
+                    }
                 }
             });
         Packed {
@@ -174,10 +181,12 @@ impl Task<'_> {
         // Queries, scaled, as [tile][dim][TILE].
         let mut queries = vec![0.0f32; tiles * TILE * dim];
         let (mut lo, mut hi) = (p.k_len, 0);
+        let mut scratch = Vec::new();
         for row in 0..rows {
             let (head, query) = p.head_and_query(kv_head, first + row);
             let tile = &mut queries[row / TILE * TILE * dim..][..TILE * dim];
-            for (line, &x) in tile.chunks_exact_mut(TILE).zip(p.q.row(batch, head, query)) {
+            let run = p.q.run((batch, head), query..query + 1, &mut scratch);
+            for (line, &x) in tile.chunks_exact_mut(TILE).zip(run.row(0)) {
                 line[row % TILE] = x * p.scale;
             }
             let visible = p.visibility.keys(query);

@@ -1,17 +1,19 @@
 //! An attention call as plain slices and numbers, for the CPU kernels.
 
 use std::borrow::Cow;
+use std::ops::Range;
 
 use burn::backend::flex::FlexTensor;
-use burn::tensor::DType;
+use burn::tensor::{DType, bf16, f16};
 
 use super::visibility::Visibility;
 use crate::ops::flex::floats;
+use crate::ops::half::HalfFloat;
 
 /// Rows of a `[batch, heads, len, width]` tensor, or pixels of `[images, height, width, channels]`,
-/// each contiguous.
+/// each contiguous, read where they lie in any float dtype.
 pub(in crate::ops) struct Rows<'a> {
-    data: Cow<'a, [f32]>,
+    values: Values<'a>,
     start: usize,
     /// Of batch (or image), head and position (or pixel).
     strides: [usize; 3],
@@ -20,42 +22,83 @@ pub(in crate::ops) struct Rows<'a> {
     windows: Option<(Windows, &'a [f32])>,
 }
 
+/// A tensor's storage.
+enum Values<'a> {
+    F32(Cow<'a, [f32]>),
+    F16(&'a [f16]),
+    Bf16(&'a [bf16]),
+}
+
+impl<'a> Values<'a> {
+    fn new(tensor: &'a FlexTensor) -> Self {
+        match tensor.dtype() {
+            DType::F16 => Values::F16(tensor.storage()),
+            DType::BF16 => Values::Bf16(tensor.storage()),
+            _ => Values::F32(Cow::Borrowed(tensor.storage())),
+        }
+    }
+
+    /// Copies the values from place `at` on.
+    fn widen(&self, at: usize, dst: &mut [f32]) {
+        let range = at..at + dst.len();
+        match self {
+            Values::F32(data) => dst.copy_from_slice(&data[range]),
+            Values::F16(data) => f16::widen_slice(&data[range], dst),
+            Values::Bf16(data) => bf16::widen_slice(&data[range], dst),
+        }
+    }
+}
+
+/// Consecutive rows as `f32`.
+pub(in crate::ops) struct Run<'s> {
+    data: &'s [f32],
+    stride: usize,
+    pub(super) rows: usize,
+    pub(super) width: usize,
+}
+
+impl<'s> Run<'s> {
+    /// Row `at` of the run.
+    #[inline(always)]
+    pub(in crate::ops) fn row(&self, at: usize) -> &'s [f32] {
+        &self.data[at * self.stride..][..self.width]
+    }
+}
+
 impl<'a> Rows<'a> {
     /// Rows of windows, read in place from an image `[images, height, width, ..]` of ordered
     /// values: head 0 of the first pixel is at `start`, pixels are `pixel` values apart. Pixels
     /// outside take their values from `padding` `[heads, width]`.
     pub(super) fn windowed(
-        data: Cow<'a, [f32]>,
+        image: &'a FlexTensor,
         (start, pixel, width): (usize, usize, usize),
         windows: Windows,
         padding: &'a [f32],
     ) -> Self {
         Rows {
-            data,
-            start,
+            values: Values::new(image),
+            start: image.layout().start_offset() + start,
             strides: [windows.height * windows.width * pixel, width, pixel],
             width,
             windows: Some((windows, padding)),
         }
     }
 
-    /// Borrows the tensor's storage if its rows are contiguous `f32`, else converts.
+    /// Borrows the tensor's storage if its rows are contiguous, else orders and widens a copy.
     pub(in crate::ops) fn new(tensor: &'a FlexTensor) -> Self {
         let layout = tensor.layout();
         let [_, heads, len, width] = layout.shape().dims::<4>();
         let strides = layout.strides();
-        let borrowable = tensor.dtype() == DType::F32
-            && (strides[3] == 1 || width == 1)
-            && strides.iter().all(|&s| s >= 0);
-        let (data, start, strides) = if borrowable {
-            let data = Cow::Borrowed(tensor.storage::<f32>());
+        let borrowable = (strides[3] == 1 || width == 1) && strides.iter().all(|&s| s >= 0);
+        let (values, start, strides) = if borrowable {
             let strides = [0, 1, 2].map(|axis| strides[axis].unsigned_abs());
-            (data, layout.start_offset(), strides)
+            (Values::new(tensor), layout.start_offset(), strides)
         } else {
-            (floats(tensor), 0, [heads * len * width, len * width, width])
+            let strides = [heads * len * width, len * width, width];
+            (Values::F32(floats(tensor)), 0, strides)
         };
         Rows {
-            data,
+            values,
             start,
             strides,
             width,
@@ -63,21 +106,63 @@ impl<'a> Rows<'a> {
         }
     }
 
-    /// The row at `(batch, head, position)`.
+    /// Rows `positions`, one at least, of `(batch, head)`: in place if they are stored as `f32` at
+    /// equal distances, else brought into `scratch`.
     #[inline(always)]
-    pub(in crate::ops) fn row(&self, batch: usize, head: usize, position: usize) -> &[f32] {
-        let (batch, position) = match &self.windows {
-            None => (batch, position),
-            Some((windows, padding)) => match windows.pixel(batch, position) {
-                (image, Some(pixel)) => (image, pixel),
-                (_, None) => return &padding[head * self.width..][..self.width],
-            },
+    pub(in crate::ops) fn run<'s>(
+        &'s self,
+        (batch, head): (usize, usize),
+        positions: Range<usize>,
+        scratch: &'s mut Vec<f32>,
+    ) -> Run<'s> {
+        let (rows, width) = (positions.len(), self.width);
+        let (data, stride) = match (&self.values, &self.windows) {
+            (Values::F32(data), None) => {
+                let at = self.place(batch, head, positions.start);
+                (&data[at..], self.strides[2])
+            }
+            _ => {
+                self.gather((batch, head), positions, scratch);
+                (&scratch[..], width)
+            }
         };
-        let at = self.start
-            + batch * self.strides[0]
-            + head * self.strides[1]
-            + position * self.strides[2];
-        &self.data[at..at + self.width]
+        Run {
+            data,
+            stride,
+            rows,
+            width,
+        }
+    }
+
+    fn gather(
+        &self,
+        (batch, head): (usize, usize),
+        positions: Range<usize>,
+        scratch: &mut Vec<f32>,
+    ) {
+        scratch.resize(positions.len() * self.width, 0.0);
+        let Some((windows, padding)) = &self.windows else {
+            // Rows that lie together are widened together.
+            let together = self.strides[2] == self.width;
+            let rows = if together { positions.len() } else { 1 };
+            let pieces = scratch.chunks_exact_mut(rows * self.width);
+            for (dst, position) in pieces.zip(positions.step_by(rows)) {
+                self.values.widen(self.place(batch, head, position), dst);
+            }
+            return;
+        };
+        for (dst, position) in scratch.chunks_exact_mut(self.width).zip(positions) {
+            match windows.pixel(batch, position) {
+                (image, Some(pixel)) => self.values.widen(self.place(image, head, pixel), dst),
+                (_, None) => dst.copy_from_slice(&padding[head * self.width..][..self.width]),
+            }
+        }
+    }
+
+    /// Where in the storage a row begins.
+    #[inline(always)]
+    fn place(&self, batch: usize, head: usize, position: usize) -> usize {
+        self.start + batch * self.strides[0] + head * self.strides[1] + position * self.strides[2]
     }
 }
 

@@ -1,7 +1,5 @@
 //! Self-attention within square windows of an image.
 
-use std::borrow::Cow;
-
 use burn::backend::flex::FlexTensor;
 use burn::tensor::{Shape, Tensor};
 
@@ -9,7 +7,7 @@ use super::cpu::solve;
 use super::problem::{Problem, Rows, Windows};
 use super::visibility::Visibility;
 use super::{AttentionOptions, attention};
-use crate::ops::flex::{floats, from_floats, plain, wrap};
+use crate::ops::flex::{contiguous, floats, from_floats, plain, wrap};
 use crate::ops::pool::{max_pool_2x2, max_pool_2x2_cpu as pool_cpu};
 
 /// How [`window_attention`] attends.
@@ -64,7 +62,7 @@ pub fn window_attention(qkv: Tensor<4>, padding: Tensor<1>, options: WindowAtten
                 let dim = triple / 3;
                 pool_cpu(qkv.clone().with_layout(qkv.layout().narrow(3, 0, dim)))
             });
-            wrap(cpu(&qkv, q.as_ref(), &padding, options))
+            wrap(cpu(qkv, q.as_ref(), &padding, options))
         }
         Err([qkv, padding]) => composed(
             Tensor::from_dispatch(qkv),
@@ -75,11 +73,12 @@ pub fn window_attention(qkv: Tensor<4>, padding: Tensor<1>, options: WindowAtten
 }
 
 fn cpu(
-    qkv: &FlexTensor,
+    qkv: FlexTensor,
     pooled: Option<&FlexTensor>,
     padding: &FlexTensor,
     options: WindowAttention,
 ) -> FlexTensor {
+    let qkv = contiguous(qkv);
     let [images, height, width, triple] = qkv.layout().shape().dims::<4>();
     let dim = triple / 3;
     let heads = options.heads;
@@ -101,22 +100,14 @@ fn cpu(
             Windows::whole(out_height, out_width),
         ),
     };
-    let values = floats(qkv);
-    let pooled = pooled.map(floats);
     let padding = floats(padding);
     let part = |part: usize| {
         let place = (part * dim, triple, head_dim);
-        let padding = &padding[part * dim..][..dim];
-        Rows::windowed(Cow::Borrowed(&values), place, keys, padding)
+        Rows::windowed(&qkv, place, keys, &padding[part * dim..][..dim])
     };
-    let q = match &pooled {
+    let q = match pooled {
         None => part(0),
-        Some(pooled) => Rows::windowed(
-            Cow::Borrowed(pooled),
-            (0, dim, head_dim),
-            queries,
-            &padding[..dim],
-        ),
+        Some(pooled) => Rows::windowed(pooled, (0, dim, head_dim), queries, &padding[..dim]),
     };
     let p = Problem {
         q,

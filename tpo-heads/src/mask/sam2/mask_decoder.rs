@@ -135,14 +135,14 @@ impl MaskDecoder {
         let [_, rows, columns, dim] = image.dims();
 
         let tokens = [&self.obj_score_token, &self.iou_token, &self.mask_tokens];
-        let tokens = Tensor::cat(tokens.map(|t| t.weight.val()).to_vec(), 0);
-        let dtype = tokens.dtype();
+        let dtype = image.dtype();
+        let tokens = Tensor::cat(tokens.map(|t| t.weight.val().cast(dtype)).to_vec(), 0);
         let own = tokens.dims()[0];
         let mut tokens = tokens.unsqueeze::<3>().expand([batch, own, dim]);
         if prompts > 0 {
             tokens = Tensor::cat(vec![tokens, prompt.sparse.clone().cast(dtype)], 1);
         }
-        let pixels = image.cast(dtype) + prompt.dense.clone().cast(dtype);
+        let pixels = image + prompt.dense.clone().cast(dtype);
         let pixels = pixels.reshape([batch, rows * columns, dim]);
         let positions = positions
             .cast(dtype)

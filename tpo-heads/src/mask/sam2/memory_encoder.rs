@@ -126,7 +126,8 @@ impl ConvNextBlock {
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         let y = self.norm.forward(self.dwconv.forward(x.clone()));
         let y = self.pwconv2.forward(ops::gelu(self.pwconv1.forward(y)));
-        x + y * self.gamma.val().unsqueeze()
+        let gamma = self.gamma.val().cast(y.dtype());
+        x + y * gamma.unsqueeze()
     }
 }
 

@@ -162,7 +162,8 @@ impl Sam2 {
 
     /// The embedding of a frame without memories: with `no_mem_embed` added.
     pub fn without_memory(&self, embedding: Tensor<4>) -> Tensor<4> {
-        embedding + self.no_mem_embed.val().unsqueeze()
+        let dtype = embedding.dtype();
+        embedding + self.no_mem_embed.val().cast(dtype).unsqueeze()
     }
 
     /// Predicts masks from an image embedding (conditioned on memories or
@@ -216,7 +217,8 @@ impl Sam2 {
 
     /// The pointer where the object is visible, 1 in `visible`, and `no_obj_ptr` elsewhere.
     pub(in crate::mask) fn or_absent(&self, pointer: Tensor<2>, visible: Tensor<2>) -> Tensor<2> {
-        pointer * visible.clone() + (visible * -1.0 + 1.0) * self.no_obj_ptr.val()
+        let absent = self.no_obj_ptr.val().cast(pointer.dtype());
+        pointer * visible.clone() + (visible * -1.0 + 1.0) * absent
     }
 
     /// Makes a memory of a frame, without positions.
@@ -249,8 +251,8 @@ impl Sam2 {
         let [batch, _, _, width] = features.dims();
         if let Some(absent) = &self.no_obj_embed_spatial {
             let visible = object_score.greater_scalar(0.0).float();
-            let hidden = (visible * -1.0 + 1.0).cast(features.dtype());
-            let extra = hidden * absent.val();
+            let dtype = features.dtype();
+            let extra = (visible * -1.0 + 1.0).cast(dtype) * absent.val().cast(dtype);
             features = features + extra.reshape([batch, 1, 1, width]);
         }
         Ok(features)

@@ -5,7 +5,7 @@ use burn::nn::Initializer;
 use burn::tensor::{Device, FloatDType, Tensor};
 use tpo_core::geometry::BoxPixels;
 use tpo_core::nn::{Conv2d, Conv2dConfig, Embedding, EmbeddingConfig, LayerNorm, LayerNormConfig};
-use tpo_core::ops::{self, floats, indices};
+use tpo_core::ops::{self, activation_dtype, floats, indices};
 
 use super::config::{PointTableLayout, PromptEncoderConfig};
 use crate::HeadsError;
@@ -277,7 +277,7 @@ impl PromptEncoder {
         }
         let batch = points.len();
         let rows = self.point_embeddings.rows();
-        let (device, dtype, dim) = (rows.device(), rows.dtype(), self.config.dim);
+        let (device, dtype, dim) = (rows.device(), activation_dtype(&rows), self.config.dim);
         if batch == 0 {
             return Ok(Tensor::zeros([batch, length, dim], (&device, dtype)));
         }
@@ -295,7 +295,8 @@ impl PromptEncoder {
         let is_point = floats(is_point, [batch, length, 1], &device);
         let labels = indices(all.iter().map(|p| p.label.row()), &device);
         let places = (self.pe_layer.encode(positions) * is_point).cast(dtype);
-        let table = Tensor::cat(vec![rows, self.not_a_point_embed.weight.val()], 0);
+        let table = vec![rows, self.not_a_point_embed.weight.val()];
+        let table = Tensor::cat(table, 0).cast(dtype);
         Ok(places + table.select(0, labels).reshape([batch, length, dim]))
     }
 
@@ -314,7 +315,7 @@ impl PromptEncoder {
                 found: vec![batch, height, width],
             });
         }
-        let dtype = self.no_mask_embed.weight.val().dtype();
+        let dtype = activation_dtype(&self.no_mask_embed.weight.val());
         Ok(self
             .mask_downscaling
             .forward(masks.cast(dtype).reshape([batch, height, width, 1])))

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 
 use burn::tensor::{Tensor, TensorData};
 use tpo_core::head::FrameSource;
+use tpo_core::ops::activation_dtype;
 
 use crate::HeadsError;
 
@@ -174,8 +175,8 @@ pub struct SourceFrames<'a> {
 }
 
 impl<'a> SourceFrames<'a> {
-    /// Frames of `source` at `image_size` pixels for a model on the device, and in the dtype, of
-    /// `like`; `size` is the height and width of the video.
+    /// Frames of `source` at `image_size` pixels for a model with parameters like `like`; `size` is
+    /// the height and width of the video.
     pub fn new(
         source: &'a dyn FrameSource,
         image_size: usize,
@@ -200,7 +201,7 @@ impl FrameReader for SourceFrames<'_> {
         let image = image.inner().to_device(&self.like.device());
         let frame = VideoFrame::from_unit_range(image, self.size);
         Ok(Some(VideoFrame {
-            image: frame.image.cast(self.like.dtype()),
+            image: frame.image.cast(activation_dtype(&self.like)),
             ..frame
         }))
     }

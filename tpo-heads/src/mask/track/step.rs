@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use burn::tensor::{DType, Device, FloatDType, Tensor, TensorData};
 use ndarray::Array2;
-use tpo_core::ops::floats;
+use tpo_core::ops::{activation_dtype, floats};
 
 use super::bank::Selection;
 use super::components::fill_holes;
@@ -109,8 +109,9 @@ impl Constants {
         let what = "tracking.directly_add_no_mem_embed";
         let added = config.tracking.directly_add_no_mem_embed;
         HeadsError::require(added, what, "true, as in all published models", added)?;
-        let embed = model.no_mem_embed.val().inner();
-        let (device, dtype) = (embed.device(), embed.dtype());
+        let embed = model.no_mem_embed.val();
+        let dtype = activation_dtype(&embed);
+        let device = embed.inner().device();
         let grid = config.prompt_encoder.grid();
         let (dim, memory_dim) = (config.image_encoder.d_model, config.memory_encoder.out_dim);
         let pixels = grid[0] * grid[1];
