@@ -110,6 +110,12 @@ pub(crate) fn mask_scratch(config: &TpoConfig) -> Result<u64> {
     Ok(side * side * MASK_BYTES_PER_PIXEL)
 }
 
+/// Whether losses of the mask head go through SAM 2.
+pub(crate) fn trains_through_masks(config: &TpoConfig) -> Result<bool> {
+    Ok(config.heads.0.contains_key(MaskHead::NAME)
+        && config.heads.get::<MaskHead>()?.loss.video.is_some())
+}
+
 /// Bytes that this process may still take: what the system has available, or less where the limit
 /// of a control group says so. `None` where the system does not tell.
 pub fn available_memory() -> Option<u64> {

@@ -21,7 +21,9 @@ use super::RunOptions;
 use super::data::{BatchSizes, DataContext, batch_sizes, check_calls};
 use super::model::{NamedModel, model_config, random_quantized};
 use crate::error::Result;
-use crate::model::memory::{WeightFormat, available_memory, mask_scratch, otherwise, refused};
+use crate::model::memory::{
+    WeightFormat, available_memory, mask_scratch, otherwise, refused, trains_through_masks,
+};
 use crate::model::{Quantize, TpoConfig};
 
 /// The shape of the model that a recipe names, for prompts of the most tokens it takes. No weight is
@@ -113,10 +115,17 @@ fn shape_of<H: HeadSet>(
     } else {
         0
     };
-    // Once per task token; a frozen tower keeps nothing, and has its pictures in flight.
+    // Once per task token. A frozen tower keeps nothing and has its pictures in flight: those of a batch
+    // where losses go through it, one where only evaluations run it.
     let mut heads_part = PartShape::new("heads", ["heads."], 1);
+    let mut between = 0;
     if masks {
-        heads_part.scratch = mask_scratch(config)?;
+        let picture = mask_scratch(config)?;
+        if trains_through_masks(config)? {
+            heads_part.scratch = picture;
+        } else {
+            between = picture;
+        }
     }
     let parts = vec![
         vision,
@@ -128,6 +137,7 @@ fn shape_of<H: HeadSet>(
     Ok(ModelShape {
         quantized,
         pixels,
+        between,
         ..ModelShape::of(name, &model, heads, parts)
     })
 }

@@ -78,7 +78,11 @@ pub fn trace(fixture: &Fixture, device: &Device) -> Result<Report, Failure> {
                 };
                 let beta = trainer.stage().adamw.beta_1;
                 let scale = 1.0 / ((1.0 - beta) * done.clip_factor);
-                let grad: Vec<f32> = moment.to_data().iter::<f32>().map(|m| m * scale as f32).collect();
+                let grad: Vec<f32> = moment
+                    .to_data()
+                    .iter::<f32>()
+                    .map(|m| m * scale as f32)
+                    .collect();
                 compare(
                     &mut report,
                     fixture,

@@ -119,7 +119,10 @@ pub(super) fn memory(
             busy = busy.max(flow.busy);
         }
     }
-    let activations = |kept: u64| kept.saturating_add(busy).max(passing).saturating_mul(batch);
+    let activations = |kept: u64| {
+        let of_step = kept.saturating_add(busy).max(passing);
+        of_step.saturating_mul(batch).max(model.between)
+    };
     // Parts before keep none of it.
     let accelerator = |scores: u64, unpacked: u64| {
         let scores = scores.saturating_mul(batch);

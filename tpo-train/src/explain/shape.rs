@@ -15,6 +15,8 @@ pub struct ModelShape {
     pub quantized: BTreeMap<String, u64>,
     /// Values of the pictures of a sample.
     pub pixels: u64,
+    /// Bytes that come and go between steps: of a tower that only evaluations run, say.
+    pub between: u64,
     /// Names of the heads in order.
     pub heads: Vec<String>,
     /// The parts in the order in which activations flow through them.
@@ -145,6 +147,7 @@ impl ModelShape {
             params: crate::groups::float_params(module),
             quantized: BTreeMap::new(),
             pixels: 0,
+            between: 0,
             heads,
             parts,
         }
