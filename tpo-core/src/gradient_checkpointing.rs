@@ -162,7 +162,7 @@ pub fn learns<M: Module>(module: &M) -> bool {
     struct Any(bool);
     impl ModuleVisitor for Any {
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            self.0 |= param.val().is_require_grad();
+            self.0 |= param.is_require_grad();
         }
     }
     let mut any = Any(false);
