@@ -38,8 +38,8 @@ impl VisionEncoder for Pixels {
         frames: Tensor<5>,
         tape: &mut Tape<'m>,
     ) -> tpo_core::Result<Tensor<3>> {
-        let scaled = |this: &Self, x: Tensor<3>| x * this.scale.val().reshape([1, 1, D]);
-        Ok(tape.segment(self, Self::tokens(frames), scaled))
+        let scaled = |x: Tensor<3>| x * self.scale.val().reshape([1, 1, D]);
+        Ok(tape.segment(Self::tokens(frames), scaled))
     }
     fn dim(&self) -> usize {
         D

@@ -117,7 +117,7 @@ impl CausalLm {
                 let pass = std::sync::Arc::new(pass);
                 for block in &self.model.layers {
                     let pass = pass.clone();
-                    x = tape.segment(block, x, move |block, x| block.forward(x, &pass, None));
+                    x = tape.segment(x, move |x| block.forward(x, &pass, None));
                 }
             }
             None => {

@@ -93,7 +93,7 @@ impl Umt {
     ) -> Result<Tensor<3>> {
         let mut x = self.tokens(frames)?;
         for block in &self.blocks {
-            x = tape.segment(block, x, |block, x| block.forward(x));
+            x = tape.segment(x, move |x| block.forward(x));
         }
         Ok(x)
     }

@@ -1,8 +1,8 @@
 //! The encoder with the layer norm that follows it.
 
-use burn::module::Module;
+use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{Device, Tensor};
-use tpo_core::gradient_checkpointing::{Tape, learns};
+use tpo_core::gradient_checkpointing::Tape;
 use tpo_core::nn::{LayerNorm, LayerNormConfig};
 use tpo_core::traits::VisionEncoder;
 
@@ -64,7 +64,7 @@ impl VideoEncoder {
         let Some(strategy) = frames.gradient_checkpointing_strategy() else {
             return self.forward(frames);
         };
-        if frames.is_tracked() || learns(self) {
+        if frames.is_tracked() || is_trained(self) {
             return self.forward(frames);
         }
         let tokens = self.valid().forward(frames.inner())?;
@@ -84,7 +84,7 @@ impl VisionEncoder for VideoEncoder {
         frames: Tensor<5>,
         tape: &mut Tape<'m>,
     ) -> tpo_core::Result<Tensor<3>> {
-        if !frames.is_tracked() && !learns(self) {
+        if !frames.is_tracked() && !is_trained(self) {
             return Ok(VideoEncoder::encode(self, frames)?);
         }
         let tokens = self.encoder.forward_checkpointed(frames, tape)?;
@@ -94,4 +94,17 @@ impl VisionEncoder for VideoEncoder {
     fn dim(&self) -> usize {
         self.encoder.config().encoder_embed_dim
     }
+}
+
+/// Whether any parameter requires a gradient.
+fn is_trained<M: Module>(module: &M) -> bool {
+    struct Trained(bool);
+    impl ModuleVisitor for Trained {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            self.0 = self.0 || param.is_require_grad();
+        }
+    }
+    let mut visitor = Trained(false);
+    module.visit(&mut visitor);
+    visitor.0
 }

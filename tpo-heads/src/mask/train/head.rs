@@ -1,12 +1,11 @@
 //! SAM 2's training as a loss of the mask head.
 
-use burn::module::Module;
+use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{Distribution, Tensor};
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
 use tpo_core::Result;
 use tpo_core::geometry::Mask;
-use tpo_core::gradient_checkpointing::learns;
 use tpo_core::head::{HeadContext, LossTerms};
 
 use super::batch::{VideoMaskBatch, VideoObject};
@@ -16,7 +15,7 @@ use super::prompt::{Kind, VideoPrompt};
 use crate::HeadsError;
 use crate::mask::decode::require_frames;
 use crate::mask::head::{MaskHead, MaskOutput};
-use crate::mask::sam2::Sam2Features;
+use crate::mask::sam2::{Sam2, Sam2Features};
 use crate::mask::target::MaskTarget;
 
 /// Adds the terms of SAM 2's training: of SAM 2 itself if a parameter of it learns, and of the
@@ -82,6 +81,19 @@ fn on_graph(features: Sam2Features, like: &Tensor<3>) -> Sam2Features {
         return features;
     };
     features.map(|x| x.autodiff().with_gradient_checkpointing_strategy(strategy))
+}
+
+/// Whether any parameter gets a gradient.
+fn learns(sam: &Sam2) -> bool {
+    struct Any(bool);
+    impl ModuleVisitor for Any {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            self.0 |= param.val().is_require_grad();
+        }
+    }
+    let mut any = Any(false);
+    sam.visit(&mut any);
+    any.0
 }
 
 /// A generator that follows from the device's, which the trainer seeds before every batch.
