@@ -201,8 +201,11 @@ fn float_dtype(dtype: DType) -> burn::tensor::FloatDType {
 /// which is quick for this order, in `f32` and half precision.
 const FEW_BY_INPUT: [usize; 2] = [8, 32];
 /// Rows up to which our dot products win over the general matrix product of `f32`, which first
-/// rearranges a weight whose lines are outputs.
-const DOTS: usize = 1024;
+/// rearranges a weight whose lines are outputs: of short lines, whose products cost less than their sums
+/// across the lanes, and of others.
+const DOTS: [usize; 2] = [128, 1024];
+/// Elements of a line that is not short.
+const LONG: usize = 512;
 
 /// Runs the kernel for the weight's dtype; `None` if Burn's matrix product should do it.
 fn dispatch(
@@ -233,7 +236,8 @@ impl Call<'_> {
         T: outer::Element + bytemuck::Pod,
     {
         let (rows, few) = (self.rows, FEW_BY_INPUT[usize::from(half)]);
-        if !half && rows > if weight.by_output { DOTS } else { few } {
+        let dots = DOTS[usize::from(weight.d_in >= LONG)];
+        if !half && rows > if weight.by_output { dots } else { few } {
             return None;
         }
         let x = floats(self.x);
