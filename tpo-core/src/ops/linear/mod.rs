@@ -200,12 +200,20 @@ fn float_dtype(dtype: DType) -> burn::tensor::FloatDType {
 /// Rows up to which streaming a weight whose lines are inputs wins over the general matrix product,
 /// which is quick for this order, in `f32` and half precision.
 const FEW_BY_INPUT: [usize; 2] = [8, 32];
-/// Rows up to which our dot products win over the general matrix product of `f32`, which first
-/// rearranges a weight whose lines are outputs: of short lines, whose products cost less than their sums
-/// across the lanes, and of others.
-const DOTS: [usize; 2] = [128, 1024];
+/// Rows up to which our dot products always win over the general matrix product of `f32`, which first
+/// rearranges a weight whose lines are outputs.
+const DOTS: usize = 128;
+/// Rows and elements of the input up to which they do for lines that are not short: of short ones the products
+/// cost less than their sums across the lanes, and a larger input leaves the cache for every few lines.
+const DOTS_OF_LONG: [usize; 2] = [1024, 1 << 20];
 /// Elements of a line that is not short.
 const LONG: usize = 512;
+
+/// Whether [`dots`] should multiply so many rows of `f32` with lines of `d_in` elements.
+fn dots_win(rows: usize, d_in: usize) -> bool {
+    let [most, elements] = DOTS_OF_LONG;
+    rows <= DOTS || (d_in >= LONG && rows <= most && rows * d_in <= elements)
+}
 
 /// Runs the kernel for the weight's dtype; `None` if Burn's matrix product should do it.
 fn dispatch(
@@ -236,8 +244,12 @@ impl Call<'_> {
         T: outer::Element + bytemuck::Pod,
     {
         let (rows, few) = (self.rows, FEW_BY_INPUT[usize::from(half)]);
-        let dots = DOTS[usize::from(weight.d_in >= LONG)];
-        if !half && rows > if weight.by_output { dots } else { few } {
+        let ours = if weight.by_output {
+            dots_win(rows, weight.d_in)
+        } else {
+            rows <= few
+        };
+        if !half && !ours {
             return None;
         }
         let x = floats(self.x);
