@@ -60,7 +60,7 @@ impl<H: HeadSet> Session<H> {
     ///
     /// On the CPU weights become f32 if there is memory for that, else bf16, unless
     /// [`SessionOptions::dtype`] says otherwise. The published 7B model takes 32 GB in f32, 17 GB in
-    /// bf16, and with [`SessionOptions::quantize`] 10.5 GB (q8_0) or 6.7 GB (q4_0).
+    /// bf16, and with [`SessionOptions::quantize`] 10 GB (q8_0) or 6.7 GB (q4_0).
     ///
     /// # Errors
     /// [`Error::ModelDir`] when the directory does not hold a model; [`Error::Memory`] when it does not
