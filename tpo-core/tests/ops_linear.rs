@@ -78,11 +78,12 @@ fn half_weights_with_f32_activations() {
     }
 }
 
-/// A row's result depends neither on the rows beside it nor on the number of threads.
+/// A row's result depends neither on the rows beside it nor on the number of threads, as long as no row goes to
+/// Burn's product: more than 128 of `f32` may.
 #[test]
 fn a_row_alone_and_among_others() {
     let device = Device::flex();
-    let x = random::<2>(1, [200, 2050], &device);
+    let x = random::<2>(1, [128, 2050], &device);
     let equal = |weight: Tensor<2>| {
         let [d_in, d_out] = weight.dims();
         let b = random::<1>(3, [d_out], &device);
@@ -93,8 +94,8 @@ fn a_row_alone_and_among_others() {
             let run = || values(&linear(x, w, b));
             pool.build().unwrap().install(run)
         };
-        let all = run(3, 0..200);
-        for rows in [0..1, 7..9, 20..25, 11..44, 50..183, 0..200] {
+        let all = run(3, 0..128);
+        for rows in [0..1, 7..9, 20..25, 11..44, 50..111, 0..128] {
             let expected = &all[rows.start * d_out..rows.end * d_out];
             assert!(run(1, rows.clone()) == expected, "{d_in}: {rows:?}");
         }
