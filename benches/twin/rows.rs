@@ -169,7 +169,7 @@ const ROWS: [(&str, Task, Format, &str); 21] = {
     ]
 };
 
-/// All rows of the table; `video-loader` comes last, as it fills the page cache.
+/// All rows of the table.
 pub fn all() -> impl Iterator<Item = Row> {
     let new = |name: String, task, format, what: String| {
         let (flops, bytes) = work(task, format);

@@ -120,7 +120,7 @@ impl Asking<'_> {
     }
 
     /// The threads of one of several answerers. They are its own: an operation of one never waits for a
-    /// question of another, and no answerer goes on with another's work while it holds a lock.
+    /// question of another, and no answerer continues another's work while it holds a lock.
     fn pool(&self, answerers: usize) -> Result<ThreadPool> {
         let threads = (rayon::current_num_threads() / answerers).max(1);
         let pool = ThreadPoolBuilder::new().num_threads(threads).build();

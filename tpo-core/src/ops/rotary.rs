@@ -1,4 +1,4 @@
-//! Rotary positions: rotation of neighbouring channels, and of channels half a width apart.
+//! Rotary positions: rotation of neighbouring channels, and of channels at a distance of half the width.
 
 use burn::backend::flex::FlexTensor;
 use burn::tensor::{DType, Shape, Tensor};
@@ -117,7 +117,7 @@ fn cpu(x: FlexTensor, [cos, sin]: [&FlexTensor; 2], rotated: usize) -> FlexTenso
     from_floats(values, shape, dtype)
 }
 
-/// Turns channels `(a, b)` that stand half a width apart to `(a·cos − b·sin, b·cos + a·sin)`, in
+/// Turns channels `(a, b)` at a distance of half the width to `(a·cos − b·sin, b·cos + a·sin)`, in
 /// f32; the result has the input's dtype.
 ///
 /// # Shapes

@@ -214,7 +214,7 @@ impl WithSimd for Task<'_> {
 
 // No closures around vector code below: they would not inherit the CPU features.
 
-/// Scores of `R` queries `[R, dim]` with a run of keys, in lines that are `line` apart.
+/// Scores of `R` queries `[R, dim]` with a run of keys, in lines with a stride of `line`.
 #[inline(always)]
 fn scores_of<S: Simd, const R: usize>(
     s: S,

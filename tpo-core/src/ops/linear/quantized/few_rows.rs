@@ -93,7 +93,7 @@ impl<U: Unpack<W>, const W: usize> WithSimd for Dots<'_, U, W> {
         let rows = self.rows;
         let groups = self.weight.d_in / GROUP;
         let count = self.out.len() / rows;
-        // The lines of a tile lie far apart: each is the next of a stream that never jumps.
+        // Each line of a tile is the next of a stream of its own, which never jumps.
         let step = count.div_ceil(LINES);
         let mut scales = vec![0.0f32; groups * LINES];
         for at in 0..step {
