@@ -13,6 +13,7 @@ from pathlib import Path
 
 import llama_cpp as llama
 import numpy as np
+from memory import status_mib
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--gguf", required=True, type=Path)
@@ -41,11 +42,6 @@ def file_of(kind):
             raise SystemExit(f"{args.gguf} cannot be written as {kind}")
         part.rename(path)
     return path
-
-
-def status_mib(field):
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith(field)), None)
 
 
 base = status_mib("VmRSS:")

@@ -8,10 +8,10 @@ Prints one line of JSON as twin.py does.
 import argparse
 import json
 import time
-from pathlib import Path
 
 import torch
 import transformers
+from memory import status_mib
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--model", required=True)
@@ -22,11 +22,6 @@ parser.add_argument("--threads", type=int, default=1)
 parser.add_argument("--seconds", type=float, default=2.0)
 args = parser.parse_args()
 torch.set_num_threads(args.threads)
-
-
-def status_mib(field):
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith(field)), None)
 
 
 base = status_mib("VmRSS:")

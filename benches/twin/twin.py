@@ -29,20 +29,12 @@ for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
 
 import torch
 import torch.nn.functional as F
+from memory import status_mib
 from torch import nn
 
 torch.set_num_threads(args.threads)
 DEVICE = torch.device(args.device)
 DTYPE = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}[args.dtype]
-
-
-def status_mib(field):
-    """A line of /proc/self/status in MiB; None where there is no such file."""
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-    except OSError:
-        return None
-    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith(field)), None)
 
 
 def reset_peak():

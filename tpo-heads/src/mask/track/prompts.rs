@@ -94,7 +94,7 @@ impl<R: FrameReader> TrackState<R> {
         area: Option<BoxPixels>,
         points: &[Click],
     ) -> Result<FrameMasks, HeadsError> {
-        let encoded = in_pool(|| self.require(model, frame))?;
+        let encoded = self.require(model, frame)?;
         let [height, width] = encoded.size.map(|side| side as f32);
         let refuse = |what: String, why: &'static str| HeadsError::Prompt { frame, what, why };
         if area.is_none() && points.is_empty() {
@@ -128,7 +128,7 @@ impl<R: FrameReader> TrackState<R> {
             };
             all.push(to_model(p.x, p.y, label));
         }
-        in_pool(|| self.prompt(model, encoded, object, Prompts::Points(vec![all])))
+        self.prompt(model, encoded, object, Prompts::Points(vec![all]))
     }
 
     /// Gives the mask of an object on a frame; it replaces all prompts there. The mask must have
@@ -143,7 +143,7 @@ impl<R: FrameReader> TrackState<R> {
         object: ObjectId,
         mask: &Mask,
     ) -> Result<FrameMasks, HeadsError> {
-        let encoded = in_pool(|| self.require(model, frame))?;
+        let encoded = self.require(model, frame)?;
         let (height, width) = mask.size();
         if [height, width] != encoded.size {
             return Err(HeadsError::Shape {
@@ -194,8 +194,8 @@ impl<R: FrameReader> TrackState<R> {
                 first,
             });
         }
-        let encoded = in_pool(|| self.require(model, frame))?;
-        in_pool(|| self.prompt(model, encoded, object, Prompts::Tokens(tokens)))
+        let encoded = self.require(model, frame)?;
+        self.prompt(model, encoded, object, Prompts::Tokens(tokens))
     }
 
     fn prompt(
@@ -205,34 +205,36 @@ impl<R: FrameReader> TrackState<R> {
         id: ObjectId,
         prompt: Prompts,
     ) -> Result<FrameMasks, HeadsError> {
-        let index = frame.index;
-        let new = Object::new(id);
-        let at = self.objects.iter().position(|o| o.id == id);
-        let object = at.map_or(&new, |at| &self.objects[at]);
-        let direction = object.tracked_direction(index);
-        // A second prompt on a prompted frame stays one; the reference forgets it with the run.
-        let conditions = direction.is_none() || object.prompted.contains_key(&index);
-        let points = match &prompt {
-            Prompts::Points(points) => points.first().cloned(),
-            _ => None,
-        };
-        let decoded = self.decode_prompt(model, &frame, object, direction, prompt)?;
-        let mut outputs = step::to_outputs(&decoded, self.fill_hole_area(model))?;
-        let Some(mut output) = outputs.pop() else {
-            return Ok(self.masks(&frame));
-        };
-        output.corrected = true;
-        let at = at.unwrap_or_else(|| {
-            self.objects.push(new);
-            self.objects.len() - 1
-        });
-        let object = &mut self.objects[at];
-        match points {
-            Some(points) => object.points.insert(index, points),
-            None => object.points.remove(&index),
-        };
-        object.pending.insert(index, Pending { output, conditions });
-        Ok(self.masks(&frame))
+        in_pool(|| {
+            let index = frame.index;
+            let new = Object::new(id);
+            let at = self.objects.iter().position(|o| o.id == id);
+            let object = at.map_or(&new, |at| &self.objects[at]);
+            let direction = object.tracked_direction(index);
+            // A second prompt on a prompted frame stays one; the reference forgets it with the run.
+            let conditions = direction.is_none() || object.prompted.contains_key(&index);
+            let points = match &prompt {
+                Prompts::Points(points) => points.first().cloned(),
+                _ => None,
+            };
+            let decoded = self.decode_prompt(model, &frame, object, direction, prompt)?;
+            let mut outputs = step::to_outputs(&decoded, self.fill_hole_area(model))?;
+            let Some(mut output) = outputs.pop() else {
+                return Ok(self.masks(&frame));
+            };
+            output.corrected = true;
+            let at = at.unwrap_or_else(|| {
+                self.objects.push(new);
+                self.objects.len() - 1
+            });
+            let object = &mut self.objects[at];
+            match points {
+                Some(points) => object.points.insert(index, points),
+                None => object.points.remove(&index),
+            };
+            object.pending.insert(index, Pending { output, conditions });
+            Ok(self.masks(&frame))
+        })
     }
 
     /// Predicts a prompted frame. `direction` is that of the run that went through it, if any.

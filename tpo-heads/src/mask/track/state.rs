@@ -1,6 +1,7 @@
 //! The state of a tracking run.
 
 use burn::tensor::{DType, Tensor};
+use tpo_core::threads::in_pool;
 
 use super::bank::Window;
 use super::frames::FrameReader;
@@ -181,7 +182,7 @@ impl<R: FrameReader> TrackState<R> {
         model: &Sam2,
         frame: usize,
     ) -> Result<EncodedFrame, HeadsError> {
-        match self.encode(model, frame)? {
+        match in_pool(|| self.encode(model, frame))? {
             Some(frame) => Ok(frame),
             None => Err(HeadsError::NoSuchFrame {
                 frame,
