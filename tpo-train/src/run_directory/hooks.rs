@@ -206,20 +206,11 @@ mod tests {
     use burn::tensor::{Device, Tensor};
     use std::time::{Duration, Instant};
 
+    use super::super::tests::RECIPE;
     use super::*;
     use crate::error::TrainError;
     use crate::optim::OptimizerState;
     use crate::recipe::Recipe;
-
-    const RECIPE: &str = r#"
-        name = "r"
-        model = { preset = "mini" }
-        [[stages]]
-        name = "a"
-        length = { steps = 10 }
-        batch_size = 2
-        groups = [{ name = "all", patterns = ["**"], learning_rate = 1e-3 }]
-    "#;
 
     fn state(step: u64) -> TrainState {
         TrainState {

@@ -314,19 +314,20 @@ mod tests {
 
     use super::*;
 
+    pub(super) const RECIPE: &str = r#"
+        name = "r"
+        model = { preset = "mini" }
+        [[stages]]
+        name = "a"
+        length = { steps = 10 }
+        batch_size = 2
+        groups = [{ name = "all", patterns = ["**"], learning_rate = 1e-3 }]
+    "#;
+
     #[test]
     fn what_is_there_is_not_written_over() {
         let dir = tempfile::tempdir().unwrap();
-        let text = r#"
-            name = "r"
-            model = { preset = "mini" }
-            [[stages]]
-            name = "a"
-            length = { steps = 10 }
-            batch_size = 2
-            groups = [{ name = "all", patterns = ["**"], learning_rate = 1e-3 }]
-        "#;
-        let recipe = Recipe::read::<&str>(text, "r.toml", &[]).unwrap();
+        let recipe = Recipe::read::<&str>(RECIPE, "r.toml", &[]).unwrap();
         let model = LinearConfig::new(2, 3).init(&Device::flex());
         let create = || RunDirectory::create(dir.path(), &recipe, &model, None, false).map(drop);
         let resume = || {
