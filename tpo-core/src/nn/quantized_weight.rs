@@ -210,7 +210,7 @@ mod tests {
             panic!("{params:?}");
         };
         let found = (param.path.as_str(), param.shape.as_slice(), param.kind);
-        assert_eq!(found, (PACKED, &[5, 18][..], ParamKind::Int));
+        assert_eq!(found, (PACKED, &[5, 17][..], ParamKind::Int));
         assert_eq!(weight.packed().val().into_data(), words);
         assert_eq!(weight.packed().id, param.id);
         // Mappers that leave words alone do not make them.
