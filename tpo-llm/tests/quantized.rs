@@ -178,7 +178,7 @@ fn a_cast_leaves_packed_words_alone() {
             .up_proj
             .weight
         {
-            Weight::Quantized(weight) => weight.packed.val().into_data(),
+            Weight::Quantized(weight) => weight.packed().val().into_data(),
             Weight::Float(_) => panic!("it is not quantised"),
         }
     };

@@ -33,7 +33,10 @@ pub use attention::{AttentionOptions, WindowAttention, attention, window_attenti
 pub use conv::{ConvShape, conv2d, up_conv_2x2};
 pub(crate) use flex::plain;
 pub use host::{activation_dtype, floats, indices, to_f32};
-pub use linear::{QuantFormat, dequantize, linear, quantized_linear};
+pub use linear::{
+    QuantFormat, blocks_linear, dequantize, dequantize_blocks, from_blocks, linear,
+    quantized_linear, to_blocks,
+};
 pub use norm::{layer_norm, rms_norm};
 pub use patch_embed::conv_patch_embed;
 pub use pool::max_pool_2x2;

@@ -81,10 +81,9 @@ impl CausalLm {
                             "rows of the quantised output layer are no whole blocks".into(),
                         ],
                     })?;
-                    weight.packed = weight
-                        .packed
+                    *weight = weight
                         .clone()
-                        .map(|packed| replaced(packed, fresh.clone(), rows));
+                        .map_packed(|packed| packed.map(|packed| replaced(packed, fresh, rows)));
                 }
             }
             head.bias = head.bias.take().map(|bias| with_new_rows(bias, rows));

@@ -18,7 +18,9 @@ use pulp::{Arch, bytemuck};
 use rayon::prelude::*;
 
 pub use self::quant_format::QuantFormat;
-pub use self::quantized::{dequantize, quantized_linear};
+pub use self::quantized::{
+    blocks_linear, dequantize, dequantize_blocks, from_blocks, quantized_linear, to_blocks,
+};
 
 use self::decode::{Bf16, F16, F32};
 use self::dots::{Direct, Widened};

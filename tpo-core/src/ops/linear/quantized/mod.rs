@@ -1,6 +1,7 @@
 //! Linear maps with a quantised weight: blocks of 32 elements with one scale, unpacked in
 //! registers. The whole weight never exists in a float type.
 
+mod device;
 mod few_rows;
 #[cfg(test)]
 mod tests;
@@ -19,8 +20,9 @@ use half::slice::HalfBitsSliceExt;
 use pulp::{Arch, Simd, WithSimd, bytemuck};
 use rayon::prelude::*;
 
+pub use self::device::{blocks_linear, dequantize_blocks, from_blocks, to_blocks};
+
 use self::unpack::{Q4, Q8, Unpack};
-use super::composed;
 use super::dots::{self, Lines, Widened};
 use super::quant_format::{GROUP, QuantFormat};
 use super::tile::Arrange;
@@ -41,7 +43,7 @@ const STRETCH: usize = 1 << 15;
 /// bias; the weight is fixed.
 ///
 /// On the CPU the weight is unpacked in registers (few rows) or some lines at a time (many rows).
-/// On other devices it is unpacked as a whole for the call.
+/// Other devices multiply by [`to_blocks`] of it: make these once and call [`blocks_linear`].
 ///
 /// # Shapes
 /// - `x` `[.., d_in]`, `packed` `[d_out, words]` of type `u32`, `bias` `[d_out]`
@@ -79,10 +81,7 @@ pub fn quantized_linear<const D: usize>(
             };
             wrap_autodiff(out, context)
         }
-        _ => {
-            let weight = dequantize(packed, format, d_in).cast(x.dtype());
-            return composed(x, weight.transpose(), bias);
-        }
+        _ => return blocks_linear(x, &to_blocks(&packed, format, d_in), bias),
     };
     match bias {
         Some(bias) => {
@@ -97,53 +96,9 @@ pub fn quantized_linear<const D: usize>(
     }
 }
 
-/// The weight `[d_out, d_in]` as `f32`, made of tensor operations: for devices without kernels of
-/// ours.
+/// The weight `[d_out, d_in]` as `f32`.
 pub fn dequantize(packed: Tensor<2, Int>, format: QuantFormat, d_in: usize) -> Tensor<2> {
-    let [d_out, words] = packed.dims();
-    let (groups, per_line) = (d_in / GROUP, d_in / format.per_unit());
-    let (bits, offset) = match format {
-        QuantFormat::Q8_0 => (8, 128),
-        QuantFormat::Q4_0 => (4, 8),
-    };
-    let q = fields(packed.clone().narrow(1, 0, per_line), bits);
-    let q = match format {
-        // Two's complement to offset binary.
-        QuantFormat::Q8_0 => q.bitwise_xor_scalar(offset),
-        QuantFormat::Q4_0 => q,
-    };
-    let q = (q.float().cast(FloatDType::F32) - offset as f32).reshape([d_out, groups, GROUP]);
-    let scales = fields(packed.narrow(1, per_line, words - per_line), 16).narrow(1, 0, groups);
-    (q * widen_f16(scales).reshape([d_out, groups, 1])).reshape([d_out, d_in])
-}
-
-/// The fields of `bits` bits of every word, side by side: `[d_out, words * 32 / bits]`.
-fn fields(words: Tensor<2, Int>, bits: usize) -> Tensor<2, Int> {
-    let [d_out, count] = words.dims();
-    let fields = (0..32 / bits)
-        .map(|at| {
-            let field = words.clone().bitwise_right_shift_scalar((at * bits) as i64);
-            field.bitwise_and_scalar((1i64 << bits) - 1)
-        })
-        .collect();
-    Tensor::stack::<3>(fields, 2).reshape([d_out, count * 32 / bits])
-}
-
-/// Finite `f16` bit patterns as `f32`.
-fn widen_f16(bits: Tensor<2, Int>) -> Tensor<2> {
-    let field = |shift: i64, mask: i64| {
-        let field = bits.clone().bitwise_right_shift_scalar(shift);
-        field.bitwise_and_scalar(mask)
-    };
-    let dims = bits.dims();
-    let powers: Vec<f32> = (0..32).map(|e| 2f32.powi(i32::max(e, 1) - 25)).collect();
-    let powers = Tensor::<1>::from_data(powers.as_slice(), &bits.device());
-    let exponent = field(10, 31);
-    let power = powers.select(0, exponent.clone().reshape([dims[0] * dims[1]]));
-    let hidden = exponent.greater_elem(0).int() * 1024;
-    let sign: Tensor<2> = field(15, 1).float() * -2.0 + 1.0;
-    let mantissa: Tensor<2> = (field(0, 1023).float() + hidden.float()) * sign;
-    mantissa.cast(FloatDType::F32) * power.reshape(dims)
+    dequantize_blocks(&to_blocks(&packed, format, d_in))
 }
 
 /// A quantised weight on the CPU.

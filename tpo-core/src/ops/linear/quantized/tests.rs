@@ -1,6 +1,8 @@
 use super::*;
+use burn::tensor::quantization::ScaleDtype;
 use burn::tensor::{Device, TensorData, Tolerance};
 
+use super::super::composed;
 use crate::ops::simd::{Cpu, Fixed};
 
 const FORMATS: [QuantFormat; 2] = [QuantFormat::Q8_0, QuantFormat::Q4_0];
@@ -46,7 +48,7 @@ fn elements_stay_within_half_a_step() {
     }
 }
 
-/// Unpacked elements are those of tensor operations, to the bit.
+/// Unpacked elements are those of Burn's quantised tensors, to the bit.
 fn unpacks(cpu: impl Cpu) {
     let device = Device::default();
     for format in FORMATS {
@@ -125,22 +127,22 @@ fn equals_the_dequantised_weight() {
             let packed = weight(format, d_out, d_in, &device);
             let x = TensorData::new(numbers(2 * rows * d_in, 3), [2, rows, d_in]);
             let bias = TensorData::new(numbers(d_out, 9), [d_out]);
-            let run = |quantized: bool| {
+            let run = |product: &dyn Fn(Tensor<3>, Option<Tensor<1>>) -> Tensor<3>| {
                 let x = Tensor::<3>::from_data(x.clone(), &device).require_grad();
                 let bias = Tensor::<1>::from_data(bias.clone(), &device).require_grad();
-                let y = if quantized {
-                    quantized_linear(x.clone(), packed.clone(), format, Some(bias.clone()))
-                } else {
-                    let wide = dequantize(packed.clone(), format, d_in);
-                    composed(x.clone(), wide.transpose(), Some(bias.clone()))
-                };
+                let y = product(x.clone(), Some(bias.clone()));
                 let grads = (y.clone() * y.clone()).mean().backward();
                 let grad_x = x.grad(&grads).unwrap();
                 let grad_bias = bias.grad(&grads).unwrap();
                 [y.into_data(), grad_x.into_data(), grad_bias.into_data()]
             };
-            for (ours, composed) in run(true).iter().zip(run(false)) {
-                ours.assert_approx_eq::<f32>(&composed, Tolerance::rel_abs(1e-4, 1e-5));
+            let ours = run(&|x, bias| quantized_linear(x, packed.clone(), format, bias));
+            let blocks = to_blocks(&packed, format, d_in);
+            let of_blocks = run(&|x, bias| blocks_linear(x, &blocks, bias));
+            let wide = dequantize(packed.clone(), format, d_in).transpose();
+            let composed = run(&|x, bias| composed(x, wide.clone(), bias));
+            for (result, composed) in ours.iter().chain(&of_blocks).zip(composed.iter().cycle()) {
+                result.assert_approx_eq::<f32>(composed, Tolerance::rel_abs(1e-4, 1e-5));
             }
         }
     }
@@ -163,6 +165,45 @@ fn rows_are_those_of_calls_of_their_own() {
                 let beside = y.clone().slice_dim(0, row..row + 1);
                 assert_eq!(alone.into_data(), beside.into_data(), "{format:?}, {rows}");
             }
+        }
+    }
+}
+
+/// Every element with scales of either sign, by the definition, and back to the words.
+#[test]
+fn burn_has_the_same_blocks() {
+    // Odd numbers of blocks in a line and in all.
+    let (d_in, d_out) = (96, 43);
+    let scale = |block: usize| f16::from_f32((block as f32 - 60.0) / 64.0);
+    for format in FORMATS {
+        let (words, per_unit) = (format.words(d_in).unwrap(), format.per_unit());
+        let bits = 32 / per_unit;
+        let field = |i: usize| (i * 7) as u32 & ((1 << bits) - 1);
+        let mut lines = vec![0u32; d_out * words];
+        for (n, line) in lines.chunks_exact_mut(words).enumerate() {
+            let (units, scales) = line.split_at_mut(d_in / per_unit);
+            for i in 0..d_in {
+                units[i / per_unit] |= field(n * d_in + i) << (i % per_unit * bits);
+            }
+            let scales: &mut [u16] = bytemuck::cast_slice_mut(scales);
+            for (group, to) in scales[..d_in / GROUP].iter_mut().enumerate() {
+                *to = scale(n * d_in / GROUP + group).to_bits();
+            }
+        }
+        let expected = (0..d_out * d_in).map(|i| {
+            let q = match format {
+                QuantFormat::Q8_0 => f32::from(field(i) as u8 as i8),
+                QuantFormat::Q4_0 => field(i) as f32 - 8.0,
+            };
+            scale(i / GROUP).to_f32() * q
+        });
+        let packed = TensorData::new(lines.clone(), [d_out, words]);
+        let packed = Tensor::from_data(packed, (&Device::default(), DType::U32));
+        assert!(wide(&packed, format, d_in).into_iter().eq(expected));
+        for scale in [ScaleDtype::F16, ScaleDtype::F32] {
+            let blocks = device::pack_blocks(&lines, words, format, d_in, scale);
+            let back = device::unpack_blocks(&blocks, format, [d_out, d_in], scale);
+            assert_eq!(back, lines, "{format:?} {scale:?}");
         }
     }
 }
