@@ -81,7 +81,7 @@ fn weight_gradient(x: FlexTensor, grad: FlexTensor, by_output: bool) -> FlexTens
 }
 
 /// Sum over all rows.
-fn bias_gradient(grad: &FlexTensor, dtype: DType) -> FlexTensor {
+pub(super) fn bias_gradient(grad: &FlexTensor, dtype: DType) -> FlexTensor {
     let width = grad.layout().shape().last().copied().unwrap_or(1).max(1);
     let values = floats(grad);
     let chunk = ((1 << 15) / width).max(1) * width;

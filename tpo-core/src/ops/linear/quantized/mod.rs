@@ -1,17 +1,15 @@
-//! Linear maps with a quantised weight: blocks of 32 elements with one scale, unpacked in
-//! registers. The whole weight never exists in a float type.
+//! Linear maps with a quantised weight: blocks of 32 elements with one scale. The input is rounded to
+//! 16 bits a block, and multiplied in integers. The whole weight never exists in a float type.
 
 mod device;
-mod few_rows;
+mod integers;
+mod products;
 #[cfg(test)]
 mod tests;
 mod unpack;
 
 use std::ops::Range;
 
-use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::NoCheckpointing};
-use burn::backend::autodiff::grads::Gradients;
-use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::flex::{FlexTensor, Layout};
 use burn::backend::ops::FloatTensorOps;
 use burn::backend::{BackendTensor, DispatchTensorKind, Flex};
@@ -23,18 +21,15 @@ use rayon::prelude::*;
 pub use self::device::{blocks_linear, dequantize_blocks, from_blocks, to_blocks};
 
 use self::unpack::{Q4, Q8, Unpack};
-use super::dots::{self, Lines, Widened};
+use super::backward::bias_gradient;
 use super::quant_format::{GROUP, QuantFormat};
-use super::tile::Arrange;
-use crate::ops::flex::{Operands, contiguous, floats, from_floats, operands, wrap, wrap_autodiff};
+use crate::ops::flex::{Saved, contiguous, differentiable, floats, from_floats};
 
-/// Rows up to which unpacking in registers for each four of them wins over unpacking lines into the
-/// cache for all. Both give the same results.
-const FEW: usize = 32;
-/// Rows at a time at least, where there are many: unpacking a line is little beside them.
-const MANY: usize = 128;
-/// Elements that stay in the last-level cache, 4 MiB: of rows, and of inputs with all outputs in
-/// the gradient.
+/// Elements of the rows at a time: rounded they are half of a second-level cache.
+const ROWS: usize = 1 << 18;
+/// Rows at a time at least: reading the weight is little beside them.
+const MANY: usize = 16;
+/// Elements of inputs with all outputs that stay in the last-level cache in the gradient, 4 MiB.
 const BLOCK: usize = 1 << 20;
 /// Elements of such a block for each task.
 const STRETCH: usize = 1 << 15;
@@ -42,8 +37,11 @@ const STRETCH: usize = 1 << 15;
 /// `x · dequantised weight + bias` over the last axis, in `x`'s dtype. Gradients reach `x` and the
 /// bias; the weight is fixed.
 ///
-/// On the CPU the weight is unpacked in registers (few rows) or some lines at a time (many rows).
-/// Other devices multiply by [`to_blocks`] of it: make these once and call [`blocks_linear`].
+/// On the CPU each block of 32 elements of `x` is rounded to 16 bits (an element by at most 2⁻¹⁵ of
+/// the largest magnitude beside it) and multiplied with the integers of the weight; sums are in `f32`. A row's result
+/// does not depend on the rows beside it, and a row with an element that is not finite becomes NaN.
+/// Gradients are those of the products with the weight's elements. Other devices
+/// multiply by [`to_blocks`] of it: make these once and call [`blocks_linear`].
 ///
 /// # Shapes
 /// - `x` `[.., d_in]`, `packed` `[d_out, words]` of type `u32`, `bias` `[d_out]`
@@ -67,33 +65,20 @@ pub fn quantized_linear<const D: usize>(
         shape[D - 1] = d_out;
         Shape::from(shape)
     };
-    let weight = Quantized::new(&packed, format, d_in);
-    let y = match (weight, operands([x.clone().into_dispatch()])) {
-        (Some(weight), Ok(Operands::Plain([x]))) => wrap(weight.apply(&x, shape)),
-        (Some(weight), Ok(Operands::Autodiff([x], context))) => {
-            let (x, node) = x.into_parts();
-            let x_shape = x.layout().shape().clone();
-            let out = weight.apply(&x, shape);
-            let step = Backward::<Flex, 1>::prepare::<NoCheckpointing>(Step, [node]);
-            let out = match step.compute_bound().stateful() {
-                OpsKind::Tracked(prep) => prep.finish((weight, x_shape), out),
-                OpsKind::UnTracked(prep) => prep.finish(out),
-            };
-            wrap_autodiff(out, context)
-        }
-        _ => return blocks_linear(x, &to_blocks(&packed, format, d_in), bias),
-    };
-    match bias {
-        Some(bias) => {
-            let dtype = y.dtype();
-            y + bias.cast(dtype).reshape::<D, _>({
-                let mut shape = [1; D];
-                shape[D - 1] = d_out;
-                shape
+    if let Some(weight) = Quantized::new(&packed, format, d_in) {
+        let x = x.clone().into_dispatch();
+        let y = match bias.clone() {
+            None => differentiable([x], |[x], tracked| weight.run(x, None, shape, tracked)).ok(),
+            Some(bias) => differentiable([x, bias.into_dispatch()], |[x, bias], tracked| {
+                weight.run(x, Some(bias), shape, tracked)
             })
+            .ok(),
+        };
+        if let Some(y) = y {
+            return y;
         }
-        None => y,
     }
+    blocks_linear(x, &to_blocks(&packed, format, d_in), bias)
 }
 
 /// The weight `[d_out, d_in]` as `f32`.
@@ -132,34 +117,44 @@ impl Quantized {
         })
     }
 
+    /// All lines, and the words of one.
+    fn lines(&self) -> (&[u32], usize) {
+        let packed: &[u32] = self.packed.as_slice().unwrap_or_default();
+        (packed, packed.len() / self.d_out)
+    }
+
     /// Units of elements and scales of a line.
     #[inline(always)]
     fn line(&self, line: usize) -> (&[u32], &[f16]) {
-        let packed: &[u32] = self.packed.as_slice().unwrap_or_default();
-        let words = packed.len() / self.d_out;
+        let (packed, words) = self.lines();
         let packed = &packed[line * words..][..words];
         let (units, scales) = packed.split_at(self.d_in / self.format.per_unit());
         let scales: &[u16] = bytemuck::cast_slice(scales);
         (units, &scales.reinterpret_cast()[..self.d_in / GROUP])
     }
 
-    fn apply(&self, x: &FlexTensor, shape: Shape) -> FlexTensor {
-        let values = floats(x);
-        let rows = values.len() / self.d_in;
-        let out = match rows {
-            0 => Vec::new(),
-            1..=FEW => few_rows::apply(&values, self, Arch::new()),
-            _ => {
-                let some = (BLOCK / self.d_in).max(MANY) * self.d_in;
-                let mut out = Vec::with_capacity(rows * self.d_out);
-                for x in values.chunks(some) {
-                    let rows = x.len() / self.d_in;
-                    out.append(&mut dots::apply(x, rows, &Widened(self), None, Arch::new()));
-                }
-                out
-            }
-        };
-        from_floats(out, shape, x.dtype())
+    /// The output, and what its gradients need if they are `tracked`.
+    fn run(
+        self,
+        x: FlexTensor,
+        bias: Option<FlexTensor>,
+        shape: Shape,
+        tracked: bool,
+    ) -> (FlexTensor, Option<Kept>) {
+        let (values, bias_values) = (floats(&x), bias.as_ref().map(floats));
+        let rows = (ROWS / self.d_in).max(MANY).next_multiple_of(4);
+        let mut out = vec![0.0f32; values.len() / self.d_in * self.d_out];
+        let parts = out.chunks_mut((rows * self.d_out).max(1));
+        for (x, out) in values.chunks(rows * self.d_in).zip(parts) {
+            products::apply(x, &self, bias_values.as_deref(), out, Arch::new());
+        }
+        let out = from_floats(out, shape, x.dtype());
+        let kept = tracked.then(|| Kept {
+            x_shape: x.layout().shape().clone(),
+            bias_dtype: bias.as_ref().map_or(DType::F32, FlexTensor::dtype),
+            weight: self,
+        });
+        (out, kept)
     }
 
     /// Elements `range`, whole blocks, of a line, as they are arranged when they are unpacked.
@@ -244,46 +239,24 @@ impl WithSimd for UnpackLines<'_> {
     }
 }
 
-impl Arrange for Quantized {
-    #[inline(always)]
-    fn arrange<S: Simd>(&self, _: S, row: &[f32], dst: &mut [f32]) {
-        match self.format {
-            QuantFormat::Q8_0 => arrange::<Q8, 8>(row, dst),
-            QuantFormat::Q4_0 => arrange::<Q4, 4>(row, dst),
-        }
+/// What gradients need: no input, as the weight is fixed.
+#[derive(Clone, Debug)]
+struct Kept {
+    weight: Quantized,
+    x_shape: Shape,
+    bias_dtype: DType,
+}
+
+impl Saved<1> for Kept {
+    fn gradients(self, grad: FlexTensor, [x]: [bool; 1]) -> [Option<FlexTensor>; 1] {
+        [x.then(|| self.weight.input_gradient(grad, self.x_shape))]
     }
 }
 
-#[inline(always)]
-fn arrange<U: Unpack<W>, const W: usize>(row: &[f32], dst: &mut [f32]) {
-    let (dst, _) = dst.as_chunks_mut();
-    for (dst, block) in dst.iter_mut().zip(row.as_chunks().0) {
-        *dst = U::arrange(block);
-    }
-}
-
-impl Lines for Quantized {
-    fn sizes(&self) -> (usize, usize) {
-        (self.d_in, self.d_out)
-    }
-
-    #[inline(always)]
-    fn widen<S: Simd>(&self, s: S, line: usize, dst: &mut [f32]) {
-        self.unpack(s, line, 0..self.d_in, dst);
-    }
-}
-
-#[derive(Debug)]
-struct Step;
-
-impl Backward<Flex, 1> for Step {
-    type State = (Quantized, Shape);
-
-    fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
-        let grad = grads.consume::<Flex>(&ops.node);
-        let (weight, shape) = ops.state;
-        if let [Some(parent)] = ops.parents {
-            grads.register::<Flex>(parent.id, weight.input_gradient(grad, shape));
-        }
+impl Saved<2> for Kept {
+    fn gradients(self, grad: FlexTensor, [x, bias]: [bool; 2]) -> [Option<FlexTensor>; 2] {
+        let d_bias = bias.then(|| bias_gradient(&grad, self.bias_dtype));
+        let [d_x] = Saved::<1>::gradients(self, grad, [x]);
+        [d_x, d_bias]
     }
 }

@@ -75,31 +75,130 @@ fn unpacks(cpu: impl Cpu) {
     }
 }
 
+fn products(x: &[f32], weight: &Quantized, bias: Option<&[f32]>, cpu: impl Cpu) -> Vec<f32> {
+    let mut out = vec![0.0; x.len() / weight.d_in * weight.d_out];
+    products::apply(x, weight, bias, &mut out, cpu);
+    out
+}
+
+/// Rows whose elements have more bits than they are rounded to, in blocks of very different size.
+fn rows(count: usize) -> Vec<f32> {
+    let x = numbers(count, 77).into_iter().enumerate();
+    x.map(|(i, x)| match i / GROUP % 5 {
+        0 => 0.0,
+        1 => x * 1.234_567e30,
+        2 => x * 1.234_567e-30,
+        _ => x * 1.234_567,
+    })
+    .collect()
+}
+
+fn peak(block: &[f32]) -> f64 {
+    f64::from(block.iter().fold(0.0f32, |peak, x| peak.max(x.abs())))
+}
+
+/// Every product against the sum with the dequantised weight, within what rounding to 16 bits and
+/// sums in `f32` can change.
 fn check(cpu: impl Cpu) {
     let device = Device::default();
     for format in FORMATS {
-        for (d_in, d_out, rows) in [(32, 3, 1), (96, 46, 2), (576, 70, 7), (4096, 9, 3)] {
+        for (d_in, d_out, count) in [(32, 3, 1), (96, 46, 2), (576, 70, 7), (4096, 9, 3)] {
             let packed = weight(format, d_out, d_in, &device);
             let wide = wide(&packed, format, d_in);
             let weight = Quantized::new(&packed, format, d_in).unwrap();
-            let x = numbers(rows * d_in, 77);
-            let result = few_rows::apply(&x, &weight, cpu);
-            let alone = x.chunks_exact(d_in);
-            let alone = alone.flat_map(|row| few_rows::apply(row, &weight, cpu));
-            assert!(
-                result.iter().copied().eq(alone),
-                "rows depend on each other"
-            );
-            for (n, y) in result.iter().enumerate() {
-                let (x, w) = (&x[n / d_out * d_in..], &wide[n % d_out * d_in..]);
-                let terms = (0..d_in).map(|i| f64::from(x[i]) * f64::from(w[i]));
-                let dot: f64 = terms.clone().sum();
-                // A scalar machine has one sum.
-                let bound = 4e-6 * terms.map(f64::abs).sum::<f64>();
-                let error = (f64::from(*y) - dot).abs();
-                assert!(error <= bound, "{format:?}: {y} vs {dot}");
+            let bias = numbers(d_out, 9);
+            for x in [rows(count * d_in), numbers(count * d_in, 77)] {
+                let result = products(&x, &weight, Some(&bias), cpu);
+                let alone = x.chunks_exact(d_in);
+                let alone = alone.flat_map(|row| products(row, &weight, Some(&bias), cpu));
+                assert!(
+                    result.iter().copied().eq(alone),
+                    "rows depend on each other"
+                );
+                for (n, y) in result.iter().enumerate() {
+                    let (x, w) = (&x[n / d_out * d_in..], &wide[n % d_out * d_in..]);
+                    let blocks = x[..d_in].chunks(GROUP).zip(w[..d_in].chunks(GROUP));
+                    let mut sum = f64::from(bias[n % d_out]);
+                    let mut bound = 4e-6 * sum.abs();
+                    for (x, w) in blocks {
+                        let terms = x.iter().zip(w).map(|(x, w)| f64::from(*x) * f64::from(*w));
+                        sum += terms.sum::<f64>();
+                        let weights: f64 = w.iter().map(|w| f64::from(w.abs())).sum();
+                        // A scalar machine has one sum.
+                        let inputs: f64 = x.iter().map(|x| f64::from(x.abs())).sum();
+                        bound += peak(x) * weights / 32768.0 + 4e-6 * inputs * peak(w);
+                    }
+                    let error = (f64::from(*y) - sum).abs();
+                    assert!(error <= bound, "{format:?}: {y} vs {sum}, {bound}");
+                }
             }
         }
+    }
+}
+
+/// What is not finite reaches every output of its row, and no other row; zeros give the bias.
+fn not_finite(cpu: impl Cpu) {
+    let device = Device::default();
+    let (d_in, d_out) = (96, 7);
+    for format in FORMATS {
+        let packed = weight(format, d_out, d_in, &device);
+        let weight = Quantized::new(&packed, format, d_in).unwrap();
+        let bias = numbers(d_out, 9);
+        let mut x = numbers(4 * d_in, 3);
+        let third = products(&x[2 * d_in..3 * d_in], &weight, Some(&bias), cpu);
+        x[5] = f32::NAN;
+        x[d_in + 40] = f32::NEG_INFINITY;
+        x[3 * d_in..].fill(-0.0);
+        let y = products(&x, &weight, Some(&bias), cpu);
+        assert!(
+            y[..2 * d_out].iter().all(|y| !y.is_finite()),
+            "{format:?}: {y:?}"
+        );
+        assert_eq!(y[2 * d_out..3 * d_out], third);
+        assert_eq!(y[3 * d_out..], bias);
+    }
+}
+
+/// A block is its integers times a power of two.
+struct RoundBlock([f32; GROUP]);
+
+impl WithSimd for RoundBlock {
+    type Output = ([f32; GROUP], f32);
+
+    fn with_simd<S: Simd>(self, s: S) -> Self::Output {
+        let mut rounded = [0; GROUP];
+        let scale = integers::round(s, &self.0, &mut rounded);
+        (rounded.map(|x| f32::from(x) * scale), scale)
+    }
+}
+
+fn rounds(cpu: impl Cpu) {
+    let block = |size: f32| {
+        let x: Vec<f32> = numbers(GROUP, 3).into_iter().map(|x| x * size).collect();
+        <[f32; GROUP]>::try_from(x).unwrap()
+    };
+    // Few bits are kept: with a power of two, and where the largest magnitude just fits.
+    for size in [1.0, 2f32.powi(125), 2f32.powi(-111)] {
+        assert_eq!(cpu.run(RoundBlock(block(size))).0, block(size));
+    }
+    let mut largest = [1.0; GROUP];
+    (largest[3], largest[4]) = (1.999_99, -1.999_99);
+    for x in [largest, block(1.234_567), block(1.3e38), block(1.3e-33)] {
+        let (y, scale) = cpu.run(RoundBlock(x));
+        assert_eq!(scale.to_bits() << 9, 0, "{scale} is no power of two");
+        for (x_, y) in x.iter().zip(y) {
+            let error = (f64::from(*x_) - f64::from(y)).abs();
+            assert!(error <= peak(&x) / 32768.0, "{x_} became {y}");
+        }
+    }
+    // Smaller ones lose less than the smallest normal number.
+    for (x, y) in block(1e-40).iter().zip(cpu.run(RoundBlock(block(1e-40))).0) {
+        assert!((x - y).abs() < f32::MIN_POSITIVE, "{x:e} became {y:e}");
+    }
+    for odd in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        let mut x = block(1.0);
+        x[GROUP - 1] = odd;
+        assert!(cpu.run(RoundBlock(x)).1.is_nan(), "{odd}");
     }
 }
 
@@ -107,7 +206,9 @@ fn check(cpu: impl Cpu) {
 fn every_instruction_set() {
     fn all(cpu: impl Cpu) {
         unpacks(cpu);
+        rounds(cpu);
         check(cpu);
+        not_finite(cpu);
     }
     all(Arch::new());
     all(Fixed(pulp::Scalar::new()));
@@ -148,14 +249,14 @@ fn equals_the_dequantised_weight() {
     }
 }
 
-/// Whether they are few, many, or more than are multiplied at a time.
+/// Whether they are few, or more than are multiplied at a time.
 #[test]
 fn rows_are_those_of_calls_of_their_own() {
     let device = Device::default();
     let (d_in, d_out) = (96, 5);
     for format in FORMATS {
         let packed = weight(format, d_out, d_in, &device);
-        for rows in [FEW, FEW + 1, BLOCK / d_in + 3] {
+        for rows in [2, 5, ROWS / d_in + 3] {
             let x = TensorData::new(numbers(rows * d_in, 3), [rows, d_in]);
             let x = Tensor::<2>::from_data(x, &device);
             let y = quantized_linear(x.clone(), packed.clone(), format, None);
