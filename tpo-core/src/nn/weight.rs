@@ -122,6 +122,13 @@ impl QuantizedWeight {
         ops::dequantize(packed, self.format, self.d_input)
     }
 
+    /// The lines `ids` `[batch, length]`, as `f32` `[batch, length, d_input]`.
+    pub fn lines(&self, ids: Tensor<2, Int>) -> Tensor<3> {
+        let [batch, length] = ids.dims();
+        let packed = self.packed.val().select(0, ids.reshape([batch * length]));
+        ops::dequantize(packed, self.format, self.d_input).reshape([batch, length, self.d_input])
+    }
+
     /// Lines `[lines, d_input]` as [`packed`](Self::packed) has them; `None` for another width.
     pub fn pack(&self, lines: Tensor<2>) -> Option<Tensor<2, Int>> {
         if lines.dims()[1] != self.d_input {
