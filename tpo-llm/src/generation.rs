@@ -1,6 +1,7 @@
 //! Generating text with a language model alone.
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
+use tpo_core::ops::to_f32;
 use tpo_core::threads::in_pool;
 use tpo_core::traits::LanguageModel;
 
@@ -93,7 +94,7 @@ impl CausalLm {
     fn last_logits(&self, hidden: Tensor<3>) -> Result<Vec<f32>> {
         let logits = self.logits(hidden);
         let shape = logits.dims().to_vec();
-        logits
+        to_f32(logits)
             .into_data()
             .convert::<f32>()
             .try_into_vec()

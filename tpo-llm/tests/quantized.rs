@@ -1,12 +1,13 @@
 //! A quantised decoder against the one with the elements it stands for.
 
 use burn::module::Param;
-use burn::tensor::{Device, Distribution, FloatDType, Tensor};
+use burn::tensor::{DType, Device, Distribution, FloatDType, Int, Tensor};
 use tpo_core::nn::Weight;
 use tpo_core::ops::QuantFormat;
 use tpo_core::traits::LanguageModel;
 use tpo_core::weights::{
-    Checkpoint, KeyRules, LoadOptions, SaveOptions, WeightsError, load_module, save_module,
+    Checkpoint, DtypePolicy, KeyRules, LoadOptions, SaveOptions, WeightsError, load_module,
+    save_module,
 };
 use tpo_llm::{CausalLm, LlmConfig, LoraConfig, VocabularyRows};
 
@@ -23,9 +24,9 @@ fn rules() -> KeyRules {
 }
 
 /// Writes a model in 32 bits whose adapters are not zero.
-fn float_model(dir: &std::path::Path, device: &Device) -> CausalLm {
+fn float_model(config: &LlmConfig, dir: &std::path::Path, device: &Device) -> CausalLm {
     device.seed(5);
-    let mut lm = config().init(device).unwrap();
+    let mut lm = config.init(device).unwrap();
     for block in &mut lm.model.layers {
         for linear in [&mut block.self_attn.q_proj, &mut block.mlp.down_proj] {
             let lora = linear.lora.as_mut().unwrap();
@@ -39,14 +40,13 @@ fn float_model(dir: &std::path::Path, device: &Device) -> CausalLm {
 }
 
 fn open(
+    config: &LlmConfig,
     dir: &std::path::Path,
     format: QuantFormat,
     device: &Device,
 ) -> Result<CausalLm, WeightsError> {
-    let model = config()
-        .with_quantization(Some(format))
-        .init(device)
-        .unwrap();
+    let config = config.clone().with_quantization(Some(format));
+    let model = config.init(device).unwrap();
     let checkpoint = Checkpoint::open(dir)?;
     Ok(load_module(model, &checkpoint, &rules(), &LoadOptions::default())?.0)
 }
@@ -68,9 +68,12 @@ fn dequantised(mut lm: CausalLm) -> CausalLm {
             linear.weight = linear.weight.val().into();
         }
     }
-    let head = lm.lm_head.as_mut().unwrap();
-    assert_eq!(head.weight.format(), Some(QuantFormat::Q8_0));
-    head.weight = head.weight.val().into();
+    let output = match &mut lm.lm_head {
+        Some(head) => &mut head.weight,
+        None => &mut lm.model.embed_tokens.weight,
+    };
+    assert_eq!(output.format(), Some(QuantFormat::Q8_0));
+    *output = output.val().into();
     lm
 }
 
@@ -83,9 +86,9 @@ fn distance<const D: usize>(a: Tensor<D>, b: Tensor<D>) -> f32 {
 fn outputs_and_adapter_gradients_are_those_of_the_dequantised_model() {
     let dir = tempfile::tempdir().unwrap();
     let device = Device::flex().autodiff();
-    let float = float_model(dir.path(), &device);
+    let float = float_model(&config(), dir.path(), &device);
     for (format, limit) in FORMATS.into_iter().zip([0.01, 0.2]) {
-        let quantised = open(dir.path(), format, &device).unwrap();
+        let quantised = open(&config(), dir.path(), format, &device).unwrap();
         let plain = dequantised(quantised.clone());
         for rows in [1, 3] {
             let embeds = Tensor::<3>::random([rows, 70, 64], Distribution::Default, &device);
@@ -128,9 +131,9 @@ fn outputs_and_adapter_gradients_are_those_of_the_dequantised_model() {
 fn a_quantised_file_loads_strictly_and_is_smaller() {
     let dir = tempfile::tempdir().unwrap();
     let device = Device::flex();
-    float_model(dir.path(), &device);
+    float_model(&config(), dir.path(), &device);
     for (format, other) in FORMATS.into_iter().zip(FORMATS.into_iter().rev()) {
-        let lm = open(dir.path(), format, &device).unwrap();
+        let lm = open(&config(), dir.path(), format, &device).unwrap();
         let small = tempfile::tempdir().unwrap();
         save_module(&lm, &rules(), small.path(), &SaveOptions::default()).unwrap();
         let names = Checkpoint::open(small.path()).unwrap();
@@ -138,12 +141,12 @@ fn a_quantised_file_loads_strictly_and_is_smaller() {
         assert!(keys.contains(&"model.layers.0.self_attn.q_proj.base_layer.weight.packed"));
         assert!(keys.contains(&"model.layers.1.self_attn.k_proj.weight.packed"));
 
-        let again = open(small.path(), format, &device).unwrap();
+        let again = open(&config(), small.path(), format, &device).unwrap();
         let embeds = Tensor::<3>::random([2, 5, 64], Distribution::Default, &device);
         let logits = |lm: &CausalLm| lm.logits(lm.hidden(embeds.clone(), None).unwrap());
         assert_eq!(logits(&again).into_data(), logits(&lm).into_data());
         // A file in one format does not pass for the other, nor for floats.
-        let refused = open(small.path(), other, &device).unwrap_err();
+        let refused = open(&config(), small.path(), other, &device).unwrap_err();
         let WeightsError::Refused(refusal) = refused else {
             panic!("{refused}");
         };
@@ -158,12 +161,12 @@ fn a_quantised_file_loads_strictly_and_is_smaller() {
 fn a_cast_leaves_packed_words_alone() {
     let dir = tempfile::tempdir().unwrap();
     let device = Device::flex();
-    float_model(dir.path(), &device);
+    float_model(&config(), dir.path(), &device);
     let words = |dtype| {
         let model = config().with_quantization(Some(QuantFormat::Q8_0));
         let checkpoint = Checkpoint::open(dir.path()).unwrap();
         let options = LoadOptions {
-            dtype: tpo_core::weights::DtypePolicy::Cast(dtype),
+            dtype: DtypePolicy::Cast(dtype),
             ..LoadOptions::default()
         };
         let model = model.init(&device).unwrap();
@@ -187,23 +190,62 @@ fn a_cast_leaves_packed_words_alone() {
 
 #[test]
 fn a_quantised_output_layer_gets_rows_for_new_tokens() {
+    let device = Device::flex();
+    for tied in [false, true] {
+        let config = config().with_tie_word_embeddings(tied);
+        let dir = tempfile::tempdir().unwrap();
+        float_model(&config, dir.path(), &device);
+        let lm = open(&config, dir.path(), QuantFormat::Q4_0, &device).unwrap();
+        let embeds = Tensor::<3>::random([2, 5, 64], Distribution::Default, &device);
+        let logits = |lm: &CausalLm| lm.logits(lm.hidden(embeds.clone(), None).unwrap());
+        let before = logits(&lm);
+        // A spare row and two new ones.
+        let rows = VocabularyRows {
+            used: 40,
+            total: 43,
+        };
+        let grown = lm.with_vocabulary(rows).unwrap();
+        assert_eq!(grown.table_rows(), [43, 43]);
+        let grown = logits(&grown);
+        assert_eq!(grown.dims(), [2, 5, 43]);
+        let old = |logits: &Tensor<3>| logits.clone().slice_dim(2, 0..40);
+        assert_eq!(old(&grown).into_data(), old(&before).into_data());
+        let mean = old(&before).mean_dim(2).expand([2, 5, 3]);
+        let error = distance(grown.slice_dim(2, 40..43), mean);
+        assert!(error < 0.02, "tied {tied}: {error}");
+    }
+}
+
+/// Embeddings that are the output layer too are held once, in its 8 bits, and a token reads their rows.
+#[test]
+fn tied_embeddings_have_the_bits_of_the_output_layer() {
     let dir = tempfile::tempdir().unwrap();
     let device = Device::flex();
-    float_model(dir.path(), &device);
-    let lm = open(dir.path(), QuantFormat::Q4_0, &device).unwrap();
-    let embeds = Tensor::<3>::random([2, 5, 64], Distribution::Default, &device);
-    let logits = |lm: &CausalLm| lm.logits(lm.hidden(embeds.clone(), None).unwrap());
-    let before = logits(&lm);
-    // A spare row and two new ones.
-    let rows = VocabularyRows {
-        used: 40,
-        total: 43,
-    };
-    let grown = logits(&lm.with_vocabulary(rows).unwrap());
-    assert_eq!(grown.dims(), [2, 5, 43]);
-    let old = |logits: &Tensor<3>| logits.clone().slice_dim(2, 0..40);
-    assert_eq!(old(&grown).into_data(), old(&before).into_data());
-    let mean = old(&before).mean_dim(2).expand([2, 5, 3]);
-    let error = distance(grown.slice_dim(2, 40..43), mean);
-    assert!(error < 0.02, "{error}");
+    let config = config().with_tie_word_embeddings(true);
+    let float = float_model(&config, dir.path(), &device);
+    let ids = Tensor::<2, Int>::from_ints([[3, 40, 0, 17, 3]], &device);
+    for (format, limit) in FORMATS.into_iter().zip([0.01, 0.2]) {
+        let lm = open(&config, dir.path(), format, &device).unwrap();
+        assert!(lm.lm_head.is_none());
+        let plain = dequantised(lm.clone());
+        let rows = |lm: &CausalLm| lm.embed(ids.clone());
+        assert_eq!(rows(&lm).into_data(), rows(&plain).into_data());
+        let logits = |lm: &CausalLm| lm.logits(lm.hidden(rows(lm), None).unwrap());
+        assert!(distance(logits(&lm), logits(&plain)) < 1e-5, "{format:?}");
+        let error = distance(logits(&lm), logits(&float));
+        assert!(error < limit, "{format:?}: {error}");
+
+        // Activations, and with them the cache, are of the type of the other weights.
+        let checkpoint = Checkpoint::open(dir.path()).unwrap();
+        let options = LoadOptions {
+            dtype: DtypePolicy::Cast(FloatDType::BF16),
+            ..LoadOptions::default()
+        };
+        let model = lm.config().init(&device).unwrap();
+        let (lm, _) = load_module(model, &checkpoint, &rules(), &options).unwrap();
+        assert_eq!(rows(&lm).dtype(), DType::BF16);
+        let mut cache = lm.cache(1, 8, &device);
+        lm.step(rows(&lm), None, &mut cache).unwrap();
+        assert_eq!(cache.layer(0).unwrap().0.dtype(), DType::BF16);
+    }
 }

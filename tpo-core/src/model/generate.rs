@@ -8,7 +8,7 @@ use super::{Slot, TpoModel, scatter_rows};
 use crate::cancel::CancelToken;
 use crate::error::{CoreError, Result};
 use crate::head::{HeadContext, HeadSet, Sample, TaskOutput};
-use crate::ops::indices;
+use crate::ops::{indices, to_f32};
 use crate::threads::in_pool;
 use crate::traits::{Connector, DecodeCache, LanguageModel, VisionEncoder};
 
@@ -295,7 +295,7 @@ where
             hidden = hidden.select(0, indices(rows.iter().copied(), &self.device));
         }
         let logits = self.model.llm.logits(hidden.reshape([rows.len(), 1, d]));
-        let logits = logits.into_data().convert::<f32>().try_into_vec();
+        let logits = to_f32(logits).into_data().convert::<f32>().try_into_vec();
         logits.map_err(|e| CoreError::Prompt {
             why: format!("logits could not be read: {e:?}"),
         })

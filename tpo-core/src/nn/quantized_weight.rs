@@ -102,6 +102,20 @@ impl QuantizedWeight {
         }
     }
 
+    /// The lines `ids` `[batch, length]`, as `f32` `[batch, length, d_input]`.
+    pub fn lines(&self, ids: Tensor<2, Int>) -> Tensor<3> {
+        let [batch, length] = ids.dims();
+        let ids = ids.reshape([batch * length]);
+        let lines = match &self.held {
+            Held::Words(packed) => {
+                ops::dequantize(packed.val().select(0, ids), self.format, self.d_input)
+            }
+            // As in `elements`: none of them can be taken alone.
+            Held::Blocks(_, blocks) => ops::dequantize_blocks(blocks).select(0, ids),
+        };
+        lines.reshape([batch, length, self.d_input])
+    }
+
     /// Lines `[lines, d_input]` as [`packed`](Self::packed) has them; `None` for another width.
     pub fn pack(&self, lines: Tensor<2>) -> Option<Tensor<2, Int>> {
         if lines.dims()[1] != self.d_input {

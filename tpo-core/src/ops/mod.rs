@@ -26,6 +26,7 @@ mod rotary;
 mod rows;
 mod simd;
 mod softmax;
+mod together;
 
 pub use activation::{gelu, gelu_tanh, silu, swiglu};
 pub use adamw::{AdamWUpdate, adamw, sum_of_squares};
@@ -43,3 +44,4 @@ pub use pool::max_pool_2x2;
 pub use prelu::prelu;
 pub use rotary::{rotate_halves, rotate_pairs};
 pub use softmax::softmax_last;
+pub use together::together;

@@ -61,16 +61,20 @@ impl SelfAttention {
         pass: &Pass,
         cache: Option<(&mut KvCache, usize)>,
     ) -> Tensor<3> {
-        let [b, s, _] = x.dims();
+        let [b, s, d] = x.dims();
         let split =
             |t: Tensor<3>, heads: usize| t.reshape([b, s, heads, self.head_dim]).swap_dims(1, 2);
-        let q = pass
-            .rope
-            .apply(split(self.q_proj.forward(x.clone()), self.heads));
-        let k = pass
-            .rope
-            .apply(split(self.k_proj.forward(x.clone()), self.kv_heads));
-        let v = split(self.v_proj.forward(x), self.kv_heads);
+        let queries = |x| {
+            let q = split(self.q_proj.forward(x), self.heads);
+            pass.rope.apply(q)
+        };
+        let keys_and_values = |x: Tensor<3>| {
+            let k = split(self.k_proj.forward(x.clone()), self.kv_heads);
+            let v = split(self.v_proj.forward(x), self.kv_heads);
+            (pass.rope.apply(k), v)
+        };
+        let weights = d * self.head_dim * self.heads.min(2 * self.kv_heads);
+        let (q, (k, v)) = ops::together(x, weights, queries, keys_and_values);
         let (k, v) = match cache {
             Some((cache, layer)) => cache.append(layer, k, v),
             None => (k, v),

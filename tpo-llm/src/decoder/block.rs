@@ -32,8 +32,9 @@ impl GatedMlp {
     }
 
     fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        let gate = self.gate_proj.forward(x.clone());
-        let up = self.up_proj.forward(x);
+        let [width, d] = self.up_proj.weight.shape();
+        let gate = |x| self.gate_proj.forward(x);
+        let (gate, up) = ops::together(x, width * d, gate, |x| self.up_proj.forward(x));
         self.down_proj.forward(ops::swiglu(gate, up))
     }
 }

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{DType, Device, Tensor};
 use tpo_core::ops::indices;
 use tpo_core::traits::{AttentionMask, DecodeCache};
 
@@ -25,12 +25,16 @@ pub struct KvCache {
 }
 
 impl KvCache {
-    /// Allocates keys and values `[batch, kv_heads, capacity, head_dim]` for every layer, in the
-    /// dtype of `like`.
-    pub fn new(config: &LlmConfig, batch: usize, capacity: usize, like: &Tensor<2>) -> Self {
-        let device: Device = like.device();
+    /// Allocates keys and values `[batch, kv_heads, capacity, head_dim]` for every layer, in a
+    /// float type.
+    pub fn new(
+        config: &LlmConfig,
+        batch: usize,
+        capacity: usize,
+        (device, dtype): (&Device, DType),
+    ) -> Self {
         let shape = [batch, config.num_key_value_heads, capacity, config.head_dim];
-        let zeros = || Tensor::<4>::zeros(shape, (&device, like.dtype()));
+        let zeros = || Tensor::<4>::zeros(shape, (device, dtype));
         Self {
             layers: (0..config.num_hidden_layers)
                 .map(|_| Some((zeros(), zeros())))

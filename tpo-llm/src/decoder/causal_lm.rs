@@ -3,15 +3,14 @@
 use burn::module::Module;
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
 use tpo_core::gradient_checkpointing::Tape;
-use tpo_core::nn::{Embedding, EmbeddingConfig, RmsNorm, RmsNormConfig};
-use tpo_core::ops;
+use tpo_core::nn::{Embedding, EmbeddingConfig, RmsNorm, RmsNormConfig, Weight};
 use tpo_core::traits::{AttentionMask, LanguageModel, TurnMap};
 use tpo_core::{CoreError, LoraConfig};
 
 use super::attention::Pass;
 use super::block::Block;
 use super::cache::KvCache;
-use super::lora::LoraLinear;
+use super::lora::{LoraLinear, OUTPUT_FORMAT};
 use super::rope::Rope;
 use crate::config::LlmConfig;
 use crate::error::{LlmError, Result};
@@ -19,7 +18,8 @@ use crate::error::{LlmError, Result};
 /// Embeddings, blocks and the final norm.
 #[derive(Module, Debug)]
 pub struct Decoder {
-    /// Token embeddings `[vocab, hidden]`.
+    /// Token embeddings `[vocab, hidden]`. Of a quantised model they are blocks of 8 bits where they are
+    /// the output layer too, which every token reads.
     pub embed_tokens: Embedding,
     /// Blocks.
     pub layers: Vec<Block>,
@@ -48,10 +48,12 @@ impl LlmConfig {
         let sizes = [self.hidden_size, self.vocab_size];
         let lm_head = !self.tie_word_embeddings;
         let lm_head = lm_head.then(|| self.linear("lm_head", sizes, false, device));
+        let tied = self.quantization.filter(|_| self.tie_word_embeddings);
         Ok(CausalLm {
             model: Decoder {
                 embed_tokens: EmbeddingConfig::new(self.vocab_size, self.hidden_size)
                     .with_std(self.initializer_range)
+                    .with_quantization(tied.map(|_| OUTPUT_FORMAT))
                     .init(device),
                 layers: (0..self.num_hidden_layers)
                     .map(|i| Block::new(self, i, device))
@@ -317,7 +319,11 @@ impl LanguageModel for CausalLm {
     }
 
     fn embed(&self, ids: Tensor<2, Int>) -> Tensor<3> {
-        self.model.embed_tokens.forward(ids)
+        let rows = self.model.embed_tokens.forward(ids);
+        match self.model.embed_tokens.weight.format() {
+            None => rows,
+            Some(_) => rows.cast(self.model.norm.weight.val().dtype()),
+        }
     }
 
     fn hidden(
@@ -352,11 +358,7 @@ impl LanguageModel for CausalLm {
     fn logits(&self, hidden: Tensor<3>) -> Tensor<3> {
         match &self.lm_head {
             Some(head) => head.forward(hidden),
-            None => ops::linear(
-                hidden,
-                self.model.embed_tokens.weight.val().transpose(),
-                None,
-            ),
+            None => self.model.embed_tokens.weight.apply(hidden, None),
         }
     }
 
@@ -365,12 +367,12 @@ impl LanguageModel for CausalLm {
     }
 
     fn cache(&self, batch: usize, capacity: usize, _device: &Device) -> KvCache {
-        KvCache::new(
-            &self.config,
-            batch,
-            capacity,
-            &self.model.embed_tokens.weight.val(),
-        )
+        let norm = self.model.norm.weight.val();
+        let dtype = match &self.model.embed_tokens.weight {
+            Weight::Float(table) => table.val().dtype(),
+            Weight::Quantized(_) => norm.dtype(),
+        };
+        KvCache::new(&self.config, batch, capacity, (&norm.device(), dtype))
     }
 
     fn with_adapters(self, adapters: &LoraConfig) -> tpo_core::Result<Self> {

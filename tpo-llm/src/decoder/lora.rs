@@ -12,6 +12,10 @@ use tpo_core::{LoraConfig, ops};
 
 use crate::config::LlmConfig;
 
+/// Of the output layer in every format: it chooses every token, and llama.cpp too has more bits for it than for
+/// the blocks.
+pub(super) const OUTPUT_FORMAT: QuantFormat = QuantFormat::Q8_0;
+
 /// `y = x·Wᵀ + b`, plus the adapter's part if there is one.
 #[derive(Module, Debug)]
 pub struct LoraLinear {
@@ -51,10 +55,8 @@ impl LlmConfig {
         let shape = [d_output, d_input];
         let lora = self.lora.as_ref();
         let lora = lora.filter(|l| l.targets.iter().any(|target| target == name));
-        // Every answer is chosen by the output layer; it has 8 bits in every format, as llama.cpp has more
-        // for it than for the blocks.
         let format = self.quantization.map(|format| match name {
-            "lm_head" => QuantFormat::Q8_0,
+            "lm_head" => OUTPUT_FORMAT,
             _ => format,
         });
         let packed = format.and_then(|format| Weight::to_fill(format, shape, device));

@@ -26,7 +26,7 @@ impl CausalLm {
     /// Rows of the embedding table and of the output layer, as the weights have them. No weight is
     /// initialised.
     pub fn table_rows(&self) -> [usize; 2] {
-        let embedding = self.model.embed_tokens.weight.lazy_shape()[0];
+        let embedding = self.model.embed_tokens.weight.shape()[0];
         let output = self.lm_head.as_ref().map(|h| h.weight.shape()[0]);
         [embedding, output.unwrap_or(embedding)]
     }
@@ -70,22 +70,9 @@ impl CausalLm {
         config.validate()?;
         self.config = config;
         let embed = &mut self.model.embed_tokens;
-        embed.weight = with_new_rows(embed.weight.clone(), rows);
+        grow(&mut embed.weight, rows)?;
         if let Some(head) = &mut self.lm_head {
-            match &mut head.weight {
-                Weight::Float(weight) => *weight = with_new_rows(weight.clone(), rows),
-                Weight::Quantized(weight) => {
-                    let mean = mean_row(used, |lines| weight.elements(lines));
-                    let fresh = weight.pack(mean).ok_or_else(|| LlmError::Vocabulary {
-                        problems: vec![
-                            "rows of the quantised output layer are no whole blocks".into(),
-                        ],
-                    })?;
-                    *weight = weight
-                        .clone()
-                        .map_packed(|packed| packed.map(|packed| replaced(packed, fresh, rows)));
-                }
-            }
+            grow(&mut head.weight, rows)?;
             head.bias = head.bias.take().map(|bias| with_new_rows(bias, rows));
             if let Some(lora) = &mut head.lora {
                 lora.b = with_new_rows(lora.b.clone(), rows);
@@ -93,6 +80,23 @@ impl CausalLm {
         }
         Ok(self)
     }
+}
+
+/// Puts the mean of the used rows at every new id.
+fn grow(weight: &mut Weight, rows: VocabularyRows) -> Result<()> {
+    match weight {
+        Weight::Float(weight) => *weight = with_new_rows(weight.clone(), rows),
+        Weight::Quantized(weight) => {
+            let mean = mean_row(rows.used, |lines| weight.elements(lines));
+            let fresh = weight.pack(mean).ok_or_else(|| LlmError::Vocabulary {
+                problems: vec!["rows of a quantised table are no whole blocks".into()],
+            })?;
+            *weight = weight
+                .clone()
+                .map_packed(|packed| packed.map(|packed| replaced(packed, fresh, rows)));
+        }
+    }
+    Ok(())
 }
 
 /// A table with the mean of its used rows at every new id.
