@@ -106,11 +106,12 @@ fn outputs_and_adapter_gradients_are_those_of_the_dequantised_model() {
                 (logits, embeds.grad(&grads).unwrap(), lora(0), lora(1))
             };
             let (ours, theirs) = (run(&quantised), run(&plain));
-            assert!(distance(ours.0.clone(), theirs.0) < 1e-5, "{format:?}");
-            assert!(distance(ours.1, theirs.1) < 1e-4, "{format:?}");
+            // Every layer rounds its input to 16 bits: 3e-5 of it.
+            assert!(distance(ours.0.clone(), theirs.0) < 2e-4, "{format:?}");
+            assert!(distance(ours.1, theirs.1) < 5e-4, "{format:?}");
             for (ours, theirs) in [(ours.2, theirs.2), (ours.3, theirs.3)] {
-                assert!(distance(ours.0, theirs.0) < 1e-4, "{format:?}");
-                assert!(distance(ours.1, theirs.1) < 1e-4, "{format:?}");
+                assert!(distance(ours.0, theirs.0) < 5e-4, "{format:?}");
+                assert!(distance(ours.1, theirs.1) < 5e-4, "{format:?}");
             }
             // And near the model in 32 bits.
             let error = distance(ours.0, run(&float).0);
