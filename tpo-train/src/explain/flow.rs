@@ -50,8 +50,8 @@ pub(super) struct Flow {
     pub busy: u64,
     /// Scores of attention, where they are materialised.
     pub scores: Kept,
-    /// Quantised weights as floats, whatever the number of samples.
-    pub unpacked: Kept,
+    /// The largest quantised weight as floats, whatever the number of samples.
+    pub unpacked: u64,
 }
 
 /// What a block keeps, and the narrowest width of its layers, which is what enters it.
@@ -59,7 +59,6 @@ pub(super) struct Flow {
 struct Block {
     kept: u64,
     entered: Option<u64>,
-    unpacked: u64,
 }
 
 impl Flow {
@@ -87,17 +86,13 @@ impl Flow {
             all: kept(all),
             once: kept(once),
         };
-        let unpacked = |blocks: u64| blocks.saturating_add(outside.unpacked);
         let logits = part.logits.saturating_mul(4 * LOGITS);
         let busy = layers.in_flight.saturating_mul(width).max(logits);
         Self {
             kept: linear + attended,
             busy: busy.saturating_add(part.scratch),
             scores,
-            unpacked: Kept {
-                all: unpacked(sum(|b| b.unpacked)),
-                once: unpacked(most(|b| b.unpacked)),
-            },
+            unpacked: layers.unpacked,
         }
     }
 }
@@ -111,6 +106,7 @@ struct Layers<'a> {
     outside: Block,
     blocks: BTreeMap<&'a str, Block>,
     in_flight: u64,
+    unpacked: u64,
     /// Inputs of layers that are kept, each once.
     inputs: BTreeSet<String>,
 }
@@ -130,6 +126,7 @@ impl<'a> Layers<'a> {
             outside: Block::default(),
             blocks: BTreeMap::new(),
             in_flight: 0,
+            unpacked: 0,
             inputs: BTreeSet::new(),
         };
         // What goes into the next convolution that cuts pictures into patches.
@@ -192,7 +189,7 @@ impl<'a> Layers<'a> {
         if self.model.quantized.contains_key(&param.path) {
             let floats = map.output.saturating_mul(map.input);
             let bytes = floats.saturating_mul(self.width);
-            block.unpacked = block.unpacked.saturating_add(bytes);
+            self.unpacked = self.unpacked.max(bytes);
         }
     }
 }

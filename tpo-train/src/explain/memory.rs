@@ -31,8 +31,8 @@ pub struct MemoryEstimate {
     /// The same when the blocks' activations are computed again
     /// ([`TrainOptions::gradient_checkpointing`](crate::TrainOptions::gradient_checkpointing)).
     pub checkpointed: u64,
-    /// What an accelerator keeps besides, where Burn has neither an attention that takes gradients nor
-    /// a product with a quantised weight: scores, and unpacked weights.
+    /// What an accelerator takes besides, where Burn has no attention that takes gradients, and
+    /// quantised weights are unpacked for a product: scores, and the largest of these weights.
     pub accelerator: u64,
     /// The same when the blocks' activations are computed again.
     pub accelerator_checkpointed: u64,
@@ -106,16 +106,15 @@ pub(super) fn memory(
         .unwrap_or(model.parts.len());
     // Of one sample: what passes through before, what is kept from there on, what is in flight.
     let (mut passing, mut kept, mut busy) = (0_u64, Kept::default(), 0_u64);
-    let (mut scores, mut unpacked, mut unpacked_before) = (Kept::default(), Kept::default(), 0);
+    let (mut scores, mut unpacked) = (Kept::default(), 0_u64);
     for (place, part) in model.parts.iter().enumerate() {
         let flow = Flow::of(part, model, &learning, width);
+        unpacked = unpacked.max(flow.unpacked);
         if place < first {
             passing = passing.max(flow.busy);
-            unpacked_before = flow.unpacked.once.max(unpacked_before);
         } else {
             kept = kept + flow.kept;
             scores = scores + flow.scores;
-            unpacked = unpacked + flow.unpacked;
             busy = busy.max(flow.busy);
         }
     }
@@ -123,11 +122,7 @@ pub(super) fn memory(
         let of_step = kept.saturating_add(busy).max(passing);
         of_step.saturating_mul(batch).max(model.between)
     };
-    // Parts before keep none of it.
-    let accelerator = |scores: u64, unpacked: u64| {
-        let scores = scores.saturating_mul(batch);
-        scores.saturating_add(unpacked).max(unpacked_before)
-    };
+    let accelerator = |scores: u64| scores.saturating_mul(batch).saturating_add(unpacked);
     let optimizer = moments(groups) + trainable * master;
     MemoryEstimate {
         weights: model.params.iter().map(weight).sum(),
@@ -142,8 +137,8 @@ pub(super) fn memory(
         batches: (BATCHES * batch).saturating_mul(model.pixels * 4),
         activations: activations(kept.all),
         checkpointed: activations(kept.once),
-        accelerator: accelerator(scores.all, unpacked.all),
-        accelerator_checkpointed: accelerator(scores.once, unpacked.once),
+        accelerator: accelerator(scores.all),
+        accelerator_checkpointed: accelerator(scores.once),
     }
 }
 

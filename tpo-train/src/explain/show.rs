@@ -178,7 +178,7 @@ impl fmt::Display for StageExplanation {
         )?;
         writeln!(
             f,
-            "             on a GPU {}, with --gradient-checkpointing {}: attention scores and unpacked weights {}, \
+            "             on a GPU {}, with --gradient-checkpointing {}: attention scores and an unpacked weight {}, \
              {} (computed, not measured)",
             gib(m.total_on_accelerator(false)),
             gib(m.total_on_accelerator(true)),

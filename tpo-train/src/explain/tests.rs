@@ -105,9 +105,9 @@ fn a_checkpoint_in_writing_is_counted() {
     }
 }
 
-/// A quantised part before the first that learns is unpacked for the call, computed again or not.
+/// One quantised weight is unpacked at a time, computed again or not.
 #[test]
-fn what_passes_through_is_unpacked_in_either_case() {
+fn a_quantised_weight_is_unpacked_in_either_case() {
     let recipe = Recipe::read::<&str>(RECIPE, "r", &[]).unwrap();
     let mut shape = shape();
     shape.quantized.insert("0.weight".into(), 8);

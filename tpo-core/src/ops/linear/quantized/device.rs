@@ -47,7 +47,7 @@ pub fn to_blocks(packed: &Tensor<2, Int>, format: QuantFormat, d_in: usize) -> T
     } else {
         scheme(format, ScaleDtype::F32)
     };
-    let data = packed.to_data();
+    let data = packed.to_data().convert_dtype(DType::U32);
     let lines: &[u32] = data.as_slice().unwrap_or_default();
     let bytes = pack_blocks(lines, words, format, d_in, scheme.scale_dtype());
     let data = TensorData::from_bytes(bytes, [d_out, d_in], DType::QFloat(scheme));
