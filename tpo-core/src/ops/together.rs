@@ -27,3 +27,42 @@ pub fn together<A: Send, B: Send, const D: usize>(
         (first(x), second(other))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+    use std::time::Duration;
+
+    use super::*;
+
+    fn wait_for_each_other(rows: usize, weights: usize, device: &Device) -> bool {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(2);
+        let (said, heard) = channel();
+        let x = Tensor::<2>::zeros([rows, 4], device);
+        let wait = if rows * weights < SMALL || rows > FEW || device.is_autodiff() {
+            Duration::ZERO
+        } else {
+            Duration::from_secs(20)
+        };
+        let first = move |_| heard.recv_timeout(wait).is_ok();
+        let second = move |x: Tensor<2>| {
+            // Nobody may be listening any more.
+            let _ = said.send(());
+            x.dims()
+        };
+        let pool = pool.build().unwrap();
+        let (heard, dims) = pool.install(|| together(x, weights, first, second));
+        assert_eq!(dims, [rows, 4]);
+        heard
+    }
+
+    #[test]
+    fn few_rows_of_large_weights_go_at_the_same_time() {
+        let cpu = Device::flex();
+        assert!(wait_for_each_other(1, SMALL, &cpu));
+        assert!(wait_for_each_other(FEW, SMALL, &cpu));
+        assert!(!wait_for_each_other(1, SMALL - 1, &cpu));
+        assert!(!wait_for_each_other(FEW + 1, SMALL, &cpu));
+        assert!(!wait_for_each_other(1, SMALL, &cpu.autodiff()));
+    }
+}
