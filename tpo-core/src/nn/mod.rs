@@ -11,6 +11,7 @@ mod embedding;
 mod linear;
 mod mlp;
 mod norm;
+mod parts;
 mod weight;
 
 pub use attention::{attention_with_dropout, drops, merge_heads, split_heads};
@@ -19,4 +20,5 @@ pub use embedding::{Embedding, EmbeddingConfig};
 pub use linear::{Linear, LinearConfig};
 pub use mlp::{Mlp, MlpConfig};
 pub use norm::{LayerNorm, LayerNormConfig, RmsNorm, RmsNormConfig};
+pub use parts::in_parts;
 pub use weight::{QuantizedWeight, Weight};
