@@ -3,17 +3,11 @@
 use burn::module::{Module, Param};
 use burn::nn::Initializer;
 use burn::tensor::{Device, Tensor};
-use tpo_core::nn::{
-    LayerNorm, LayerNormConfig, Linear, LinearConfig, in_parts, merge_heads, split_heads,
-};
+use tpo_core::nn::{LayerNorm, LayerNormConfig, Linear, LinearConfig, merge_heads, split_heads};
 use tpo_core::ops::{self, AttentionOptions};
 
 use super::UmtConfig;
 use crate::drop_path::{DropPath, DropPathConfig};
-
-/// Tokens of a batch that go through the MLP at once, without gradients: its hidden layer is four times as
-/// wide as a token.
-const TOKENS: usize = 2048;
 
 /// Multi-head self-attention with one projection for query, key and value. Query and value have
 /// biases, the key has none.
@@ -125,10 +119,7 @@ impl UmtBlock {
     pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
         let branch = self.attn.forward(self.norm1.forward(x.clone()));
         let x = x + self.drop_path.forward(branch);
-        let most = TOKENS / x.dims()[0].max(1);
-        let branch = in_parts(x.clone(), 1, most, 1, |x| {
-            self.mlp.forward(self.norm2.forward(x))
-        });
+        let branch = self.mlp.forward(self.norm2.forward(x.clone()));
         x + self.drop_path.forward(branch)
     }
 }
