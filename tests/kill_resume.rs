@@ -322,3 +322,32 @@ fn ten_kills_change_nothing() {
     assert!(done.status.success());
     assert_eq!(last_files(&whole), last_files(&killed));
 }
+
+/// What `--explain` says of the stages of the nano recipe is what they take, computed again or not.
+#[test]
+#[cfg(target_os = "linux")]
+fn memory_is_what_was_said() {
+    let recipe = Path::new(env!("CARGO_MANIFEST_DIR")).join("recipes/nano/stages.toml");
+    let measure = |stage: &str, more: &[&str]| -> [f64; 2] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tpo"));
+        command.args(["train", "--device", "cpu", "--measure", stage]);
+        let output = command.args(more).arg(&recipe).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let numbers = text.split_whitespace().filter_map(|word| word.parse().ok());
+        match numbers.collect::<Vec<f64>>()[..] {
+            [peak, _, estimate] => [peak, estimate],
+            _ => panic!("{text}{}", String::from_utf8_lossy(&output.stderr)),
+        }
+    };
+    for stage in ["task-assignment", "co-training"] {
+        let [kept, estimate] = measure(stage, &[]);
+        let [again, estimate_again] = measure(stage, &["--gradient-checkpointing"]);
+        for (peak, estimate) in [(kept, estimate), (again, estimate_again)] {
+            assert!(
+                (0.8..1.2).contains(&(estimate / peak)),
+                "{stage}: {estimate} for {peak}"
+            );
+        }
+        assert!(again < 0.9 * kept, "{stage}: {again} for {kept}");
+    }
+}

@@ -5,30 +5,39 @@
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Has the allocator keep freed pages for ten seconds while training, not for one. A training step frees and
-/// takes hundreds of megabytes; what is given back in between is zeroed anew by the system, an eighth of the
-/// time of a large batch. The allocator reads its options before `main`, so the program is started again in its
-/// place. Other commands give back what they do not need.
+/// Sets options of the allocator, which reads them before `main`: the program is started again in its place.
+///
+/// No huge pages: of one that a tensor ends in the system would make all of it, a tenth of a model more. While
+/// training, freed pages are kept for ten seconds, not for one: a step frees and takes hundreds of megabytes, and
+/// what is given back in between is zeroed anew, an eighth of the time of a large batch. Other commands give back
+/// what they do not need.
 #[cfg(target_os = "linux")]
-fn keep_freed_pages() {
+fn set_allocator() {
     use std::os::unix::process::CommandExt;
-    /// In milliseconds.
-    const OPTION: (&str, &str) = ("MIMALLOC_PURGE_DELAY", "10000");
     let trains = std::env::args_os().any(|arg| arg == "train" || arg == "pretrain");
+    let options = [
+        ("MIMALLOC_ALLOW_THP", "0", true),
+        // In milliseconds.
+        ("MIMALLOC_PURGE_DELAY", "10000", trains),
+    ];
+    let missing = |name: &str| std::env::var_os(name).is_none();
+    let options = options
+        .into_iter()
+        .filter(|(name, _, wanted)| *wanted && missing(name));
+    let options: Vec<_> = options.map(|(name, value, _)| (name, value)).collect();
     let mut args = std::env::args_os();
-    let told = std::env::var_os(OPTION.0);
-    if let (true, None, Ok(program), Some(name)) =
-        (trains, told, std::env::current_exe(), args.next())
+    if let (false, Ok(program), Some(name)) =
+        (options.is_empty(), std::env::current_exe(), args.next())
     {
         let mut again = std::process::Command::new(program);
         // Returns only where it fails, and then everything is as before.
-        let _ = again.arg0(name).args(args).env(OPTION.0, OPTION.1).exec();
+        let _ = again.arg0(name).args(args).envs(options).exec();
     }
 }
 
 fn main() -> std::process::ExitCode {
     #[cfg(target_os = "linux")]
-    keep_freed_pages();
+    set_allocator();
     // Ends quietly when `| head` has seen enough.
     sigpipe::reset();
     tpo::cli::main::<tpo::BuiltInHeads>()

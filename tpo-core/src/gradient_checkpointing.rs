@@ -78,9 +78,10 @@ impl<'m> Tape<'m> {
             x.device().seed(seed);
         }
         let leaf = x.clone().detach().require_grad();
-        let output = run(leaf.clone()).inner();
-        forget(leaf);
-        let output = output
+        let output = run(leaf);
+        let values = output.clone().inner();
+        forget(output);
+        let output = values
             .autodiff()
             .with_gradient_checkpointing_strategy(strategy)
             .require_grad();
@@ -147,15 +148,20 @@ impl<'m> Tape<'m> {
     }
 }
 
-/// Frees what a pass from `leaf` kept, of which no tensor is left.
+/// Frees what the pass that ended in `output` kept, of which no other tensor is left.
 ///
 /// Burn 0.22 holds the activations of dropped tensors until the next backward pass through their
-/// graph; this is the cheapest one there is. Without it the forward pass would keep all of them.
-fn forget(leaf: Tensor<3>) {
-    if leaf.dims().contains(&0) {
+/// graph; this is the cheapest one there is. It starts at a leaf that joins the graph here, after all others:
+/// where graphs were joined, as those of new parameters are, Burn loses sight of which one an earlier leaf
+/// is in, and a pass from there frees nothing.
+fn forget(output: Tensor<3>) {
+    if output.dims().contains(&0) || !output.is_tracked() {
         return;
     }
-    let _ = leaf.slice([0..1, 0..1, 0..1]).sum().backward();
+    let one = output.slice([0..1, 0..1, 0..1]);
+    let last = one.zeros_like().detach().require_grad();
+    drop(one * last.clone());
+    let _ = last.sum().backward();
 }
 
 /// Gradients of `⟨x, grad⟩`: those that `grad` at `x` gives.

@@ -11,6 +11,7 @@ mod embedding;
 mod linear;
 mod mlp;
 mod norm;
+mod parts;
 mod quantized_weight;
 mod weight;
 
@@ -20,5 +21,6 @@ pub use embedding::{Embedding, EmbeddingConfig};
 pub use linear::{Linear, LinearConfig};
 pub use mlp::{Mlp, MlpConfig};
 pub use norm::{LayerNorm, LayerNormConfig, RmsNorm, RmsNormConfig};
+pub use parts::in_parts;
 pub use quantized_weight::QuantizedWeight;
 pub use weight::Weight;

@@ -82,11 +82,11 @@ pub fn read_tensor_as(entry: &TensorEntry, dtype: DType) -> Result<TensorData> {
     let as_it_is = from == dtype && entry.blocks.is_none();
     let elements = entry.shape.iter().product();
     let bytes = filled(entry, dtype, elements, |out| {
-        source.pieces(source.elements * dtype.size(), out, |units, out| {
+        source.pieces(source.elements * dtype.size(), out, |file, units, out| {
             if as_it_is {
-                return source.read(units, out);
+                return source.read(file, units, out);
             }
-            out.copy_from_slice(source.elements(units, dtype)?.as_bytes());
+            out.copy_from_slice(source.elements(file, units, dtype)?.as_bytes());
             Ok(())
         })
     })?;
@@ -112,11 +112,11 @@ pub(crate) fn read_quantized(entry: &TensorEntry, format: QuantFormat) -> Result
     let same = entry.blocks.filter(|b| b.packed() == Some(format));
     let made = source.elements / d_in * words * size_of::<u32>();
     let bytes = filled(entry, DType::U32, rows * words, |out| {
-        source.pieces(made, out, |units, out| {
+        source.pieces(made, out, |file, units, out| {
             let packed = match same {
-                Some(blocks) => blocks.pack(&source.bytes(units)?, d_in),
+                Some(blocks) => blocks.pack(&source.bytes(file, units)?, d_in),
                 None => {
-                    let values = source.elements(units, DType::F32)?;
+                    let values = source.elements(file, units, DType::F32)?;
                     let values = values.as_slice::<f32>();
                     format.quantize(values.map_err(|e| entry.fault(e.to_string()))?, d_in)
                 }
@@ -208,32 +208,34 @@ impl<'a> Source<'a> {
         })
     }
 
-    /// Fills `out` by calling `make` with the units of a piece and its part of `out`, `made` bytes a unit,
-    /// on all threads.
+    /// Fills `out` by calling `make` with the open file, the units of a piece and its part of `out`, `made`
+    /// bytes a unit, on all threads. A position belongs to an open file, so every task has one of its own
+    /// for the pieces that it makes.
     fn pieces(
         &self,
         made: usize,
         out: &mut [u8],
-        make: impl Fn(Range<usize>, &mut [u8]) -> Result<()> + Sync,
+        make: impl Fn(&mut File, Range<usize>, &mut [u8]) -> Result<()> + Sync,
     ) -> Result<()> {
         let (made, units) = (made.max(1), (PIECE / self.bytes.max(1)).max(1));
         out.par_chunks_mut(units * made)
             .enumerate()
-            .try_for_each(|(piece, out)| {
-                let first = piece * units;
-                make(first..first + out.len() / made, out)
-            })
+            .try_for_each_init(
+                || File::open(&self.entry.file),
+                |file, (piece, out)| {
+                    let file = file.as_mut().map_err(|e| self.entry.fault(e.to_string()))?;
+                    let first = piece * units;
+                    make(file, first..first + out.len() / made, out)
+                },
+            )
     }
 
     /// Fills `out` with the bytes of `units`, the rows of heads in our order.
-    fn read(&self, units: Range<usize>, out: &mut [u8]) -> Result<()> {
-        // A position belongs to an open file, so every piece has one of its own.
-        let read = File::open(&self.entry.file).and_then(|mut file| {
-            let at = (units.start * self.bytes) as u64;
-            file.seek(SeekFrom::Start(self.entry.offset + at))?;
-            file.read_exact(out)
-        });
-        read.map_err(|e| self.entry.fault(e.to_string()))?;
+    fn read(&self, file: &mut File, units: Range<usize>, out: &mut [u8]) -> Result<()> {
+        let at = self.entry.offset + (units.start * self.bytes) as u64;
+        file.seek(SeekFrom::Start(at))
+            .and_then(|_| file.read_exact(out))
+            .map_err(|e| self.entry.fault(e.to_string()))?;
         if let Some(heads) = self.entry.interleaved_heads {
             let rows = self.entry.shape[0] / heads;
             for head in out.chunks_exact_mut(self.bytes) {
@@ -243,20 +245,20 @@ impl<'a> Source<'a> {
         Ok(())
     }
 
-    fn bytes(&self, units: Range<usize>) -> Result<Vec<u8>> {
+    fn bytes(&self, file: &mut File, units: Range<usize>) -> Result<Vec<u8>> {
         let mut bytes = vec![0; units.len() * self.bytes];
-        self.read(units, &mut bytes)?;
+        self.read(file, units, &mut bytes)?;
         Ok(bytes)
     }
 
     /// The elements of `units` `[elements]` as `dtype`.
-    fn elements(&self, units: Range<usize>, dtype: DType) -> Result<TensorData> {
+    fn elements(&self, file: &mut File, units: Range<usize>, dtype: DType) -> Result<TensorData> {
         let (entry, elements) = (self.entry, units.len() * self.elements);
         let read = match entry.blocks {
-            Some(blocks) => TensorData::new(blocks.decode(&self.bytes(units)?), [elements]),
+            Some(blocks) => TensorData::new(blocks.decode(&self.bytes(file, units)?), [elements]),
             None => {
                 let from = entry.element_type()?;
-                let bytes = filled(entry, from, elements, |out| self.read(units, out))?;
+                let bytes = filled(entry, from, elements, |out| self.read(file, units, out))?;
                 data(entry, bytes, &[elements], from)?
             }
         };

@@ -160,7 +160,7 @@ impl fmt::Display for StageExplanation {
         writeln!(
             f,
             "  memory     {} = weights {} + gradients {} + optimizer {} + checkpoint in writing {} + process {} + \
-             batches {} + activations {}",
+             batches {} + activations {} + kept by the allocator {}",
             gib(m.total(false)),
             gib(m.weights),
             gib(m.gradients),
@@ -169,6 +169,7 @@ impl fmt::Display for StageExplanation {
             gib(m.process),
             gib(m.batches),
             gib(m.activations),
+            gib(m.allocator(false)),
         )?;
         writeln!(
             f,

@@ -2,11 +2,15 @@
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
-use tpo_core::nn::{LayerNorm, LayerNormConfig, Linear, LinearConfig};
+use tpo_core::nn::{LayerNorm, LayerNormConfig, Linear, LinearConfig, in_parts};
 use tpo_core::ops::{self, WindowAttention};
 
 use super::config::{BlockShape, HieraConfig};
 use crate::drop_path::{DropPath, DropPathConfig};
+
+/// Pixels of a batch that go through a block at once, without gradients: at the finest stage of a large image
+/// its hidden layer and its queries, keys and values take most of the memory.
+const PIXELS: usize = 4096;
 
 /// Multi-head attention within windows, with pooled queries where a stage begins.
 #[derive(Module, Debug)]
@@ -114,6 +118,18 @@ impl HieraBlock {
     /// `[batch, height, width, dim]` to `[batch, height, width, dim_out]`, sides halved if the
     /// block pools.
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        match self.attn.options.window {
+            // Windows do not look at each other.
+            Some(window) => {
+                let [batch, _, width, _] = x.dims();
+                let rows = PIXELS / (batch * width).max(1);
+                in_parts(x, 1, rows, window, |x| self.run(x))
+            }
+            None => self.run(x),
+        }
+    }
+
+    fn run(&self, x: Tensor<4>) -> Tensor<4> {
         let normed = self.norm1.forward(x.clone());
         let shortcut = match &self.proj {
             None => x,
