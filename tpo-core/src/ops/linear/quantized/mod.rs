@@ -313,8 +313,8 @@ impl Lines for Quantized {
     }
 
     #[inline(always)]
-    fn widen<S: Simd>(&self, s: S, line: usize, dst: &mut [f32]) {
-        self.unpack(s, line, 0..self.d_in, dst);
+    fn widen<S: Simd>(&self, s: S, line: usize, range: Range<usize>, dst: &mut [f32]) {
+        self.unpack(s, line, range, dst);
     }
 }
 
