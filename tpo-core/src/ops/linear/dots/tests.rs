@@ -27,7 +27,6 @@ fn check(cpu: impl Cpu) {
         (4100, 5, 300),
     ] {
         let number = |i: usize| ((i * 7919) % 257) as f32 / 64.0 - 2.0;
-        let limit = 2e-6 * d_in.max(1000) as f64;
         let x: Vec<f32> = (0..rows * d_in).map(number).collect();
         let bias: Vec<f32> = (0..d_out).map(|o| number(o + 5)).collect();
         // These numbers are exact in every dtype.
@@ -52,23 +51,24 @@ fn check(cpu: impl Cpu) {
             apply(&x, rows, &f16s, b, cpu),
             apply(&x, rows, &Widened(&f16s), b, cpu),
         ];
-        for (n, y) in results[0].iter().enumerate() {
+        // Elements in order, and in that of units.
+        for (n, (y, z)) in results[0].iter().zip(&results[3]).enumerate() {
             let (row, o) = (n / d_out, n % d_out);
-            let terms =
-                (0..d_in).map(|i| f64::from(x[row * d_in + i]) * f64::from(wide[o * d_in + i]));
-            let sum = terms.sum::<f64>() + f64::from(bias[o]);
-            assert!((f64::from(*y) - sum).abs() < limit, "{y} vs {sum}");
+            let term = |i| f64::from(x[row * d_in + i]) * f64::from(wide[o * d_in + i]);
+            let sum = (0..d_in).map(term).sum::<f64>() + f64::from(bias[o]);
+            let sizes: f64 = (0..d_in).map(|i| term(i).abs()).sum();
+            // What rounding each sum may add up to.
+            let limit = f64::from(f32::EPSILON) * d_in as f64 * sizes.max(1.0);
+            for y in [*y, *z] {
+                assert!((f64::from(y) - sum).abs() < limit, "{y} vs {sum}");
+            }
         }
         // A row alone, whose line is taken as a whole.
         let last = (rows - 1) * d_in;
         let alone = apply(&x[last..], 1, &f32s, b, cpu);
         assert!(alone == results[0][(rows - 1) * d_out..]);
-        // Elements in order, and in that of units.
         assert!(results[1] == results[0] && results[2] == results[0]);
         assert!(results[4..].iter().all(|result| *result == results[3]));
-        for (a, b) in results[0].iter().zip(&results[3]) {
-            assert!(f64::from(a - b).abs() < limit, "{a} vs {b}");
-        }
     }
 }
 
