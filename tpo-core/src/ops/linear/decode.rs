@@ -47,7 +47,7 @@ impl Decode<1> for Bf16 {
 pub(super) struct F16;
 
 impl Decode<1> for F16 {
-    const WIDEN_ONCE: usize = 48;
+    const WIDEN_ONCE: usize = 16;
 
     #[inline(always)]
     fn block<S: Simd>(s: S, [u]: [S::u32s; 1]) -> [S::f32s; 2] {

@@ -3,6 +3,7 @@
 //! from memory once.
 
 use std::marker::PhantomData;
+use std::ops::Range;
 
 use pulp::{Simd, WithSimd, bytemuck};
 use rayon::prelude::*;
@@ -10,7 +11,7 @@ use rayon::prelude::*;
 use super::Weight;
 use super::decode::{Decode, F32, arrange};
 use super::outer::Element;
-use super::tile::{self, Aligned, Arrange, Tiles};
+use super::tile::{self, Aligned, Arrange, Ends, Tiles};
 use crate::ops::simd::Cpu;
 
 /// A weight `[d_out, d_in]` that register tiles can read.
@@ -22,10 +23,10 @@ pub(super) trait Source<const U: usize>: Arrange {
     const COPIES: usize;
     /// `(d_in, d_out)`.
     fn sizes(&self) -> (usize, usize);
-    /// Writes line `line` to a line of the panel where there is one.
-    fn fill<S: Simd>(&self, s: S, line: usize, panel: &mut [f32]);
-    /// Line `line`, which the panel line has been filled with.
-    fn line<'a>(&'a self, line: usize, panel: &'a [f32]) -> &'a [u32];
+    /// Writes elements `range` of line `line` to a line of the panel where there is one.
+    fn fill<S: Simd>(&self, s: S, line: usize, range: Range<usize>, panel: &mut [f32]);
+    /// Elements `range` of line `line`, which the panel line has been filled with.
+    fn line<'a>(&'a self, line: usize, range: Range<usize>, panel: &'a [f32]) -> &'a [u32];
 }
 
 /// Units decoded in registers wherever they are used.
@@ -61,11 +62,12 @@ impl<D: Decode<U>, const U: usize> Source<U> for Direct<'_, D, U> {
     }
 
     #[inline(always)]
-    fn fill<S: Simd>(&self, _: S, _: usize, _: &mut [f32]) {}
+    fn fill<S: Simd>(&self, _: S, _: usize, _: Range<usize>, _: &mut [f32]) {}
 
     #[inline(always)]
-    fn line<'a>(&'a self, line: usize, _: &'a [f32]) -> &'a [u32] {
-        self.weight.line(line, 0..self.weight.d_in * U / 2)
+    fn line<'a>(&'a self, line: usize, range: Range<usize>, _: &'a [f32]) -> &'a [u32] {
+        self.weight
+            .line(line, range.start * U / 2..range.end * U / 2)
     }
 }
 
@@ -73,9 +75,9 @@ impl<D: Decode<U>, const U: usize> Source<U> for Direct<'_, D, U> {
 pub(super) trait Lines: Arrange {
     /// `(d_in, d_out)`.
     fn sizes(&self) -> (usize, usize);
-    /// Writes line `line` in the order of [`Arrange`]. `dst` has whole blocks of two vectors; what
-    /// is past the line is zero and stays so.
-    fn widen<S: Simd>(&self, s: S, line: usize, dst: &mut [f32]);
+    /// Writes elements `range` of line `line` in the order of [`Arrange`]: whole blocks of two vectors but at the
+    /// end of the line. What `dst` has past them is zero and stays so.
+    fn widen<S: Simd>(&self, s: S, line: usize, range: Range<usize>, dst: &mut [f32]);
 }
 
 /// For weights whose lines are no whole units.
@@ -92,8 +94,9 @@ impl<T: Element> Lines for Weight<'_, T> {
     }
 
     #[inline(always)]
-    fn widen<S: Simd>(&self, _: S, line: usize, dst: &mut [f32]) {
-        T::widen(self.line(line, 0..self.d_in), &mut dst[..self.d_in]);
+    fn widen<S: Simd>(&self, _: S, line: usize, range: Range<usize>, dst: &mut [f32]) {
+        let line = self.line(line, range);
+        T::widen(line, &mut dst[..line.len()]);
     }
 }
 
@@ -103,8 +106,8 @@ impl<D: Decode<U>, const U: usize> Lines for Direct<'_, D, U> {
     }
 
     #[inline(always)]
-    fn widen<S: Simd>(&self, s: S, line: usize, dst: &mut [f32]) {
-        tile::decode::<S, D, U>(s, self.line(line, &[]), dst);
+    fn widen<S: Simd>(&self, s: S, line: usize, range: Range<usize>, dst: &mut [f32]) {
+        tile::decode::<S, D, U>(s, self.line(line, range, &[]), dst);
     }
 }
 
@@ -128,20 +131,29 @@ impl<W: Lines> Source<2> for Widened<'_, W> {
     }
 
     #[inline(always)]
-    fn fill<S: Simd>(&self, s: S, line: usize, panel: &mut [f32]) {
-        self.0.widen(s, line, panel);
+    fn fill<S: Simd>(&self, s: S, line: usize, range: Range<usize>, panel: &mut [f32]) {
+        self.0.widen(s, line, range, panel);
     }
 
     #[inline(always)]
-    fn line<'a>(&'a self, _: usize, panel: &'a [f32]) -> &'a [u32] {
+    fn line<'a>(&'a self, _: usize, _: Range<usize>, panel: &'a [f32]) -> &'a [u32] {
         bytemuck::cast_slice(panel)
     }
 }
 
 /// Lines of a panel at most.
-const LINES: usize = 32;
-/// Bytes of a panel: some of the second-level cache, beside which the rows pass.
-const PANEL: usize = 1 << 18;
+const LINES: usize = 120;
+/// Bytes of a panel: half of a second-level cache, beside which the rows pass.
+const PANEL: usize = 1 << 19;
+/// Elements of a line and of the input up to which lines are taken as a whole, and of a stretch where both have more:
+/// the rows of a tile stay in the cache while all lines of a panel pass.
+const LONG: usize = 4096;
+const INPUT: usize = 1 << 20;
+const STRETCH: usize = 1024;
+/// Tiles at a time where lines come in stretches: their sums stay in the cache.
+const TILES: usize = 48;
+/// Tiles up to which the weight's way from memory counts.
+const STREAMED: usize = 4;
 /// Elements of the weight per task at most.
 const TASK: usize = 1 << 20;
 /// Multiplications for which a task of its own pays.
@@ -216,6 +228,16 @@ struct Task<'a, W, const U: usize> {
     out: Vec<&'a mut [f32]>,
 }
 
+/// Rows, outputs and inputs whose products are taken at a time.
+struct Part<'a> {
+    tiles: Range<usize>,
+    outputs: Range<usize>,
+    inputs: Range<usize>,
+    /// Lines at a distance of `stride`.
+    panel: &'a [f32],
+    stride: usize,
+}
+
 impl<W: Source<U>, const U: usize> WithSimd for Task<'_, W, U> {
     type Output = ();
 
@@ -223,7 +245,7 @@ impl<W: Source<U>, const U: usize> WithSimd for Task<'_, W, U> {
     fn with_simd<S: Simd>(self, s: S) {
         match S::REGISTER_COUNT {
             ..32 => self.run::<S, 2>(s),
-            _ if self.out.len() <= 2 => self.run::<S, 8>(s),
+            _ if self.out.len() <= 2 => self.run::<S, { tile::WHOLE }>(s),
             _ => self.run::<S, 4>(s),
         }
     }
@@ -234,48 +256,105 @@ impl<W: Source<U>, const U: usize> Task<'_, W, U> {
     #[inline(always)]
     fn run<S: Simd, const L: usize>(mut self, s: S) {
         let (d_in, _) = self.weight.sizes();
-        let count = self.out[0].len();
-        let lines = PANEL / (2 * U * d_in) / L * L;
+        let (count, tiles) = (self.out[0].len(), self.tiles.count());
+        let block = 2 * S::F32_LANES;
+        let cut = tiles > 1 && d_in > LONG && self.out.len() * d_in > INPUT;
+        let (stretch, tiles) = if cut {
+            (STRETCH, TILES.min(tiles))
+        } else {
+            (d_in.next_multiple_of(block), tiles)
+        };
+        let lines = PANEL / (2 * U * stretch) / L * L;
         let lines = lines.clamp(L, LINES).min(count.next_multiple_of(L));
-        let width = d_in.next_multiple_of(2 * S::F32_LANES);
-        let stride = (width + SLACK) * W::COPIES;
+        let stride = (stretch + SLACK) * W::COPIES;
         let mut panel = Aligned::zeros(lines * stride);
-        let mut products = [[0.0f32; tile::ROWS]; L];
-        let products = products.as_flattened_mut();
-        for begin in (0..count).step_by(lines) {
-            let n = lines.min(count - begin);
-            if W::COPIES > 0 {
-                for at in 0..n {
-                    let line = self.first + begin + at;
-                    let panel = &mut panel.get_mut()[at * stride..][..width];
-                    self.weight.fill(s, line, panel);
-                }
-            }
-            for tile in 0..self.tiles.count() {
-                let x = self.tiles.get(tile);
-                let rows = self.tiles.rows(tile);
-                for group in (0..n).step_by(L) {
-                    // A short last group repeats its last line.
-                    let lines: [&[u32]; L] = std::array::from_fn(|i| {
-                        let at = (group + i).min(n - 1);
-                        let panel = match W::COPIES {
-                            0 => &[],
-                            _ => &panel.get()[at * stride..][..width],
-                        };
-                        self.weight.line(self.first + begin + at, panel)
-                    });
-                    tile::products::<S, W::Decode, U, L>(s, x, rows.len(), lines, products);
-                    let from = begin + group;
-                    for (r, row) in self.out[rows.clone()].iter_mut().enumerate() {
-                        let row = &mut row[from..from + L.min(n - group)];
-                        for (i, y) in row.iter_mut().enumerate() {
-                            *y = products[i * rows.len() + r];
-                        }
-                        if let Some(bias) = self.bias {
-                            let bias = &bias[from..];
-                            row.iter_mut().zip(bias).for_each(|(y, b)| *y += b);
+        let sums = if cut { tiles * lines * tile::ROWS } else { 0 };
+        let mut sums = Aligned::zeros(sums * S::F32_LANES);
+        for first in (0..count).step_by(lines) {
+            let outputs = first..(first + lines).min(count);
+            for first in (0..self.tiles.count()).step_by(tiles) {
+                let tiles = first..(first + tiles).min(self.tiles.count());
+                for first in (0..d_in).step_by(stretch) {
+                    let inputs = first..(first + stretch).min(d_in);
+                    if W::COPIES > 0 {
+                        let width = inputs.len().next_multiple_of(block);
+                        let panel = panel.get_mut().chunks_exact_mut(stride);
+                        for (line, panel) in outputs.clone().zip(panel) {
+                            panel[inputs.len() / block * block..width].fill(0.0);
+                            let line = self.first + line;
+                            self.weight
+                                .fill(s, line, inputs.clone(), &mut panel[..width]);
                         }
                     }
+                    let part = Part {
+                        tiles: tiles.clone(),
+                        outputs: outputs.clone(),
+                        inputs,
+                        panel: panel.get(),
+                        stride,
+                    };
+                    self.multiply::<S, L>(s, part, sums.get_mut());
+                }
+            }
+        }
+    }
+
+    /// Goes on with the sums of some rows and outputs over a stretch of inputs.
+    #[inline(always)]
+    fn multiply<S: Simd, const L: usize>(&mut self, s: S, part: Part, sums: &mut [f32]) {
+        let Part {
+            tiles,
+            outputs,
+            inputs,
+            panel,
+            stride,
+        } = part;
+        let (d_in, _) = self.weight.sizes();
+        let width = inputs.len().next_multiple_of(2 * S::F32_LANES);
+        let ends = Ends {
+            first: inputs.start == 0,
+            last: inputs.end == d_in,
+        };
+        let groups = outputs.len().div_ceil(L);
+        let (next, apart) = match self.tiles.count() {
+            // The weight comes from memory: lines far apart, each followed by the next one, are streams that the
+            // processor reads ahead. Of short lines side by side it sees no order.
+            ..=STREAMED => (1, groups),
+            _ => (L, 1),
+        };
+        let mut sums = sums.chunks_exact_mut(L * tile::ROWS * S::F32_LANES);
+        for tile in tiles {
+            let rows = self.tiles.rows(tile);
+            let x = &self.tiles.get(tile)[inputs.start * rows.len()..][..width * rows.len()];
+            for group in 0..groups {
+                let first = outputs.start + group * next;
+                let mut lines: [&[u32]; L] = [&[]; L];
+                for (i, line) in lines.iter_mut().enumerate() {
+                    // Where there are no more lines the last one again.
+                    let at = (first + i * apart).min(outputs.end - 1);
+                    let panel = match W::COPIES {
+                        0 => &[],
+                        _ => &panel[(at - outputs.start) * stride..][..width],
+                    };
+                    *line = self.weight.line(self.first + at, inputs.clone(), panel);
+                }
+                let sums = sums.next().unwrap_or_default();
+                let mut y = [[0.0f32; L]; tile::ROWS];
+                let count = rows.len();
+                tile::products::<S, W::Decode, U, L>(s, x, count, lines, ends, sums, &mut y);
+                if ends.last {
+                    for (out, y) in self.out[rows.clone()].iter_mut().zip(&y) {
+                        let out = out[first..outputs.end].iter_mut().step_by(apart);
+                        out.zip(y).for_each(|(out, y)| *out = *y);
+                    }
+                }
+            }
+            if ends.last
+                && let Some(bias) = self.bias
+            {
+                for out in &mut self.out[rows] {
+                    let out = out[outputs.clone()].iter_mut();
+                    out.zip(&bias[outputs.clone()]).for_each(|(y, b)| *y += b);
                 }
             }
         }
@@ -283,108 +362,4 @@ impl<W: Source<U>, const U: usize> Task<'_, W, U> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::decode::{Bf16, F16};
-    use super::*;
-    use burn::tensor::{bf16, f16};
-    use pulp::Arch;
-
-    use crate::ops::simd::Fixed;
-
-    fn weight<T>(data: &[T], d_in: usize, d_out: usize, per_unit: usize) -> Weight<'_, T> {
-        Weight {
-            data,
-            d_in,
-            d_out,
-            stride: d_in / per_unit,
-            by_output: true,
-        }
-    }
-
-    /// One to many rows, whole and broken blocks, tiles and panels; with a bias.
-    fn check(cpu: impl Cpu) {
-        for (d_in, d_out, rows) in [
-            (70, 46, 1),
-            (64, 64, 3),
-            (1030, 13, 2),
-            (130, 1026, 7),
-            (66, 70, 29),
-        ] {
-            let number = |i: usize| ((i * 7919) % 257) as f32 / 64.0 - 2.0;
-            let x: Vec<f32> = (0..rows * d_in).map(number).collect();
-            let bias: Vec<f32> = (0..d_out).map(|o| number(o + 5)).collect();
-            // These numbers are exact in every dtype.
-            let narrow: Vec<bf16> = (0..d_in * d_out)
-                .map(|i| bf16::from_f32(number(i + 13)))
-                .collect();
-            let half: Vec<f16> = narrow.iter().map(|w| f16::from_f32(w.to_f32())).collect();
-            let wide: Vec<f32> = narrow.iter().map(|w| w.to_f32()).collect();
-            let f32s = weight(bytemuck::cast_slice(&wide), d_in, d_out, 1);
-            let bf16s = weight(bytemuck::cast_slice(&narrow), d_in, d_out, 2);
-            let f16s = weight(bytemuck::cast_slice(&half), d_in, d_out, 2);
-            let (f32s, bf16s) = (Direct::<F32, 2>::new(&f32s), Direct::<Bf16, 1>::new(&bf16s));
-            let f16s = Direct::<F16, 1>::new(&f16s);
-            let natural = weight(&narrow, d_in, d_out, 1);
-            let b = Some(&bias[..]);
-            let results = [
-                apply(&x, rows, &f32s, b, cpu),
-                apply(&x, rows, &Widened(&f32s), b, cpu),
-                apply(&x, rows, &Widened(&natural), b, cpu),
-                apply(&x, rows, &bf16s, b, cpu),
-                apply(&x, rows, &Widened(&bf16s), b, cpu),
-                apply(&x, rows, &f16s, b, cpu),
-                apply(&x, rows, &Widened(&f16s), b, cpu),
-            ];
-            for (n, y) in results[0].iter().enumerate() {
-                let (row, o) = (n / d_out, n % d_out);
-                let terms =
-                    (0..d_in).map(|i| f64::from(x[row * d_in + i]) * f64::from(wide[o * d_in + i]));
-                let sum = terms.sum::<f64>() + f64::from(bias[o]);
-                assert!((f64::from(*y) - sum).abs() < 2e-3, "{y} vs {sum}");
-            }
-            // Elements in order, and in that of units.
-            assert!(results[1] == results[0] && results[2] == results[0]);
-            assert!(results[4..].iter().all(|result| *result == results[3]));
-            for (a, b) in results[0].iter().zip(&results[3]) {
-                assert!((a - b).abs() < 2e-3, "{a} vs {b}");
-            }
-        }
-    }
-
-    #[test]
-    fn every_instruction_set() {
-        check(Arch::new());
-        check(Fixed(pulp::Scalar::new()));
-        #[cfg(target_arch = "x86_64")]
-        if let Some(v3) = pulp::x86::V3::try_new() {
-            check(Fixed(v3));
-        }
-    }
-
-    #[test]
-    fn tasks_are_even() {
-        let tasks = |threads, rows, d_in, d_out: usize| {
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
-            let width = pool
-                .build()
-                .unwrap()
-                .install(|| task_width(rows, d_in, d_out));
-            let all: Vec<usize> = (0..d_out)
-                .step_by(width)
-                .map(|first| width.min(d_out - first))
-                .collect();
-            all
-        };
-        assert_eq!(tasks(2, 1, 576, 576), [144; 4]);
-        assert_eq!(tasks(2, 1, 576, 1536), [384; 4]);
-        assert_eq!(tasks(1, 1, 576, 576), [288; 2]);
-        assert_eq!(tasks(2, 1, 64, 64), [64]);
-        // Large weights go in pieces of a million elements.
-        assert_eq!(tasks(2, 1, 4096, 4096), [256; 16]);
-        for (threads, d_out) in [(2, 49_152), (3, 49_152), (5, 1000), (7, 32_000)] {
-            let all = tasks(threads, 4, 576, d_out);
-            let short = all[0] - all[all.len() - 1];
-            assert!(short <= 4 * all.len(), "{threads} threads: {all:?}");
-        }
-    }
-}
+mod tests;

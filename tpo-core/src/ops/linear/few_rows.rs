@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use super::Weight;
 use super::decode::{Decode, place};
-use super::tile::{pad_units, split_line};
+use super::tile::{pad_units, split_lines};
 use crate::ops::simd::Cpu;
 
 /// Lines of the weight taken at once.
@@ -100,27 +100,27 @@ fn scaled_sum<S: Simd, D: Decode<U>, const U: usize>(
     lines: [&[u32]; LINES],
     acc: &mut [f32],
 ) {
-    let factors = factors.map(|f| s.splat_f32s(f));
-    let split = lines.map(|line| split_line::<S, U>(line));
-    let blocks = split[0].0.len();
-    let body: [&[[S::u32s; U]]; LINES] = split.map(|(body, _)| &body[..blocks]);
-    let (acc, _) = S::as_mut_simd_f32s(acc);
-    let (acc, _) = acc.as_chunks_mut::<2>();
-    let (acc, rest) = acc.split_at_mut(blocks);
+    let mut scale = [s.splat_f32s(0.0); LINES];
+    for (scale, factor) in scale.iter_mut().zip(factors) {
+        *scale = s.splat_f32s(factor);
+    }
+    let (body, tail) = split_lines::<S, U, LINES>(lines);
+    let (acc, _) = S::as_mut_simd_f32s(acc).0.as_chunks_mut::<2>();
+    let (acc, rest) = acc.split_at_mut(body[0].len());
     for (at, acc) in acc.iter_mut().enumerate() {
         let [mut a0, mut a1] = *acc;
         for i in 0..LINES {
             let [w0, w1] = D::block(s, body[i][at]);
-            a0 = s.mul_add_e_f32s(factors[i], w0, a0);
-            a1 = s.mul_add_e_f32s(factors[i], w1, a1);
+            a0 = s.mul_add_e_f32s(scale[i], w0, a0);
+            a1 = s.mul_add_e_f32s(scale[i], w1, a1);
         }
         *acc = [a0, a1];
     }
     if let Some([a0, a1]) = rest.first_mut() {
         for i in 0..LINES {
-            let [w0, w1] = D::block(s, pad_units::<S, U>(split[i].1));
-            *a0 = s.mul_add_e_f32s(factors[i], w0, *a0);
-            *a1 = s.mul_add_e_f32s(factors[i], w1, *a1);
+            let [w0, w1] = D::block(s, pad_units::<S, U>(tail[i]));
+            *a0 = s.mul_add_e_f32s(scale[i], w0, *a0);
+            *a1 = s.mul_add_e_f32s(scale[i], w1, *a1);
         }
     }
 }

@@ -206,7 +206,7 @@ const FEW_BY_INPUT: [usize; 2] = [8, 32];
 /// rearranges a weight whose lines are outputs.
 const DOTS: usize = 128;
 /// Rows and elements of the input up to which they do for lines that are not short: of short ones the products
-/// cost less than their sums across the lanes, and a larger input leaves the cache for every few lines.
+/// cost less than their sums across the lanes, and beside more rows the rearrangement is little.
 const DOTS_OF_LONG: [usize; 2] = [1024, 1 << 20];
 /// Elements of a line that is not short.
 const LONG: usize = 512;

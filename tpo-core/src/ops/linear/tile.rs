@@ -14,6 +14,8 @@ use crate::ops::simd::Cpu;
 
 /// Rows of the largest register tile: with four lines 24 of 32 vector registers hold sums.
 pub(super) const ROWS: usize = 6;
+/// Lines of a register tile of one or two rows, for which inputs are not cut into stretches.
+pub(super) const WHOLE: usize = 8;
 /// Units of the largest block (two vectors of 16 lanes).
 const MAX_BLOCK: usize = 32;
 /// Floats above which the rows are arranged on all threads.
@@ -144,22 +146,34 @@ impl<A: Arrange> WithSimd for Pack<'_, A> {
     }
 }
 
-/// Products of the `rows` rows of a tile with `L` lines: `[L][rows]`.
+/// Where a stretch of the inputs lies among them.
+#[derive(Clone, Copy)]
+pub(super) struct Ends {
+    /// It is the first: sums begin with zero.
+    pub(super) first: bool,
+    /// It is the last: sums become products.
+    pub(super) last: bool,
+}
+
+/// Goes on with the products of the `rows` rows of a tile with `L` lines over a stretch of the inputs. In `sums`
+/// each has a vector between stretches; the last one writes `[rows][L]` to `out`.
 #[inline(always)]
 pub(super) fn products<S: Simd, D: Decode<U>, const U: usize, const L: usize>(
     s: S,
     x: &[f32],
     rows: usize,
     lines: [&[u32]; L],
-    out: &mut [f32],
+    ends: Ends,
+    sums: &mut [f32],
+    out: &mut [[f32; L]; ROWS],
 ) {
     match rows {
-        1 => products_of::<S, D, U, L, 1>(s, x, lines, out),
-        2 => products_of::<S, D, U, L, 2>(s, x, lines, out),
-        3 => products_of::<S, D, U, L, 3>(s, x, lines, out),
-        4 => products_of::<S, D, U, L, 4>(s, x, lines, out),
-        5 => products_of::<S, D, U, L, 5>(s, x, lines, out),
-        _ => products_of::<S, D, U, L, ROWS>(s, x, lines, out),
+        1 => products_of::<S, D, U, L, 1>(s, x, lines, ends, sums, out),
+        2 => products_of::<S, D, U, L, 2>(s, x, lines, ends, sums, out),
+        3 => products_of::<S, D, U, L, 3>(s, x, lines, ends, sums, out),
+        4 => products_of::<S, D, U, L, 4>(s, x, lines, ends, sums, out),
+        5 => products_of::<S, D, U, L, 5>(s, x, lines, ends, sums, out),
+        _ => products_of::<S, D, U, L, ROWS>(s, x, lines, ends, sums, out),
     }
 }
 
@@ -168,30 +182,47 @@ fn products_of<S: Simd, D: Decode<U>, const U: usize, const L: usize, const R: u
     s: S,
     x: &[f32],
     lines: [&[u32]; L],
-    out: &mut [f32],
+    ends: Ends,
+    sums: &mut [f32],
+    out: &mut [[f32; L]; ROWS],
 ) {
     let (x, _) = S::as_simd_f32s(x).0.as_chunks::<2>().0.as_chunks::<R>();
-    let split = lines.map(|line| split_line::<S, U>(line));
-    let blocks = split[0].0.len();
-    let body: [&[[S::u32s; U]]; L] = split.map(|(body, _)| &body[..blocks]);
+    let (sums, _) = S::as_mut_simd_f32s(sums).0.as_chunks_mut::<R>();
+    let (body, tail) = split_lines::<S, U, L>(lines);
     let mut acc = [[s.splat_f32s(0.0); R]; L];
-    for (at, x) in x[..blocks].iter().enumerate() {
+    // Loops over indices: whole copies would keep the sums in memory.
+    if L != WHOLE && !ends.first {
+        for i in 0..L {
+            for r in 0..R {
+                acc[i][r] = sums[i][r];
+            }
+        }
+    }
+    for (at, x) in x[..body[0].len()].iter().enumerate() {
         let mut w = [[s.splat_f32s(0.0); 2]; L];
         for i in 0..L {
             w[i] = D::block(s, body[i][at]);
         }
         multiply::<S, L, R>(s, x, &w, &mut acc);
     }
-    if !split[0].1.is_empty() {
+    if !tail[0].is_empty() {
         let mut w = [[s.splat_f32s(0.0); 2]; L];
         for i in 0..L {
-            w[i] = D::block(s, pad_units::<S, U>(split[i].1));
+            w[i] = D::block(s, pad_units::<S, U>(tail[i]));
         }
-        multiply::<S, L, R>(s, &x[blocks], &w, &mut acc);
+        multiply::<S, L, R>(s, &x[body[0].len()], &w, &mut acc);
     }
-    for (out, acc) in out.chunks_exact_mut(R).zip(acc) {
-        for (y, acc) in out.iter_mut().zip(acc) {
-            *y = s.reduce_sum_f32s(acc);
+    if L != WHOLE && !ends.last {
+        for i in 0..L {
+            for r in 0..R {
+                sums[i][r] = acc[i][r];
+            }
+        }
+        return;
+    }
+    for (i, acc) in acc.into_iter().enumerate() {
+        for (r, acc) in acc.into_iter().enumerate() {
+            out[r][i] = s.reduce_sum_f32s(acc);
         }
     }
 }
@@ -212,12 +243,17 @@ fn multiply<S: Simd, const L: usize, const R: usize>(
     }
 }
 
-/// Whole blocks of a line, and the units left over.
+type Blocks<'a, S, const U: usize> = &'a [[<S as Simd>::u32s; U]];
+
+/// Whole blocks of lines of equal length, and the units left over.
 #[inline(always)]
-pub(super) fn split_line<S: Simd, const U: usize>(line: &[u32]) -> (&[[S::u32s; U]], &[u32]) {
-    let whole = line.len() / (U * S::U32_LANES) * (U * S::U32_LANES);
-    let (body, tail) = line.split_at(whole);
-    (S::as_simd_u32s(body).0.as_chunks::<U>().0, tail)
+pub(super) fn split_lines<S: Simd, const U: usize, const L: usize>(
+    lines: [&[u32]; L],
+) -> ([Blocks<'_, S, U>; L], [&[u32]; L]) {
+    let blocks = lines[0].len() / (U * S::U32_LANES);
+    let split = lines.map(|line| line.split_at(blocks * U * S::U32_LANES));
+    let body = split.map(|(body, _)| &S::as_simd_u32s(body).0.as_chunks::<U>().0[..blocks]);
+    (body, split.map(|(_, tail)| tail))
 }
 
 /// A block from fewer units, padded with zeros.
@@ -232,7 +268,7 @@ pub(super) fn pad_units<S: Simd, const U: usize>(units: &[u32]) -> [S::u32s; U] 
 /// Writes the elements of a line in block order; what is past them stays as it is.
 #[inline(always)]
 pub(super) fn decode<S: Simd, D: Decode<U>, const U: usize>(s: S, line: &[u32], dst: &mut [f32]) {
-    let (body, tail) = split_line::<S, U>(line);
+    let ([body], [tail]) = split_lines::<S, U, 1>([line]);
     let (dst, _) = S::as_mut_simd_f32s(dst).0.as_chunks_mut::<2>();
     for (dst, units) in dst.iter_mut().zip(body) {
         *dst = D::block(s, *units);
