@@ -344,7 +344,7 @@ fn memory_is_what_was_said() {
         let [again, estimate_again] = measure(stage, &["--gradient-checkpointing"]);
         for (peak, estimate) in [(kept, estimate), (again, estimate_again)] {
             assert!(
-                (0.8..1.2).contains(&(estimate / peak)),
+                (0.75..1.25).contains(&(estimate / peak)),
                 "{stage}: {estimate} for {peak}"
             );
         }
