@@ -225,7 +225,8 @@ fn tied_embeddings_have_the_bits_of_the_output_layer() {
     let config = config().with_tie_word_embeddings(true);
     let float = float_model(&config, dir.path(), &device);
     let ids = Tensor::<2, Int>::from_ints([[3, 40, 0, 17, 3]], &device);
-    for (format, limit) in FORMATS.into_iter().zip([0.01, 0.2]) {
+    // Rows of 8 bits go in, beside what the layers lose.
+    for (format, limit) in FORMATS.into_iter().zip([0.02, 0.2]) {
         let lm = open(&config, dir.path(), format, &device).unwrap();
         assert!(lm.lm_head.is_none());
         let plain = dequantised(lm.clone());
