@@ -148,7 +148,7 @@ const PANEL: usize = 1 << 19;
 /// Elements of a line and of the input up to which lines are taken as a whole, and of a stretch where both have more:
 /// the rows of a tile stay in the cache while all lines of a panel pass.
 const LONG: usize = 4096;
-const INPUT: usize = 1 << 20;
+const INPUT: usize = 1 << 21;
 const STRETCH: usize = 1024;
 /// Tiles at a time where lines come in stretches: their sums stay in the cache.
 const TILES: usize = 48;
@@ -317,8 +317,8 @@ impl<W: Source<U>, const U: usize> Task<'_, W, U> {
         };
         let groups = outputs.len().div_ceil(L);
         let (next, apart) = match self.tiles.count() {
-            // The weight comes from memory: lines far apart, each followed by the next one, are streams that the
-            // processor reads ahead. Of short lines side by side it sees no order.
+            // The weight comes from memory, which serves lines far apart, each followed by the next one, up to twice
+            // as fast as short lines side by side.
             ..=STREAMED => (1, groups),
             _ => (L, 1),
         };
