@@ -24,7 +24,7 @@ fn check(cpu: impl Cpu) {
         (130, 1026, 7),
         (66, 70, 29),
         // Stretches, and more rows than have sums at a time.
-        (4100, 5, 300),
+        (4100, 5, 520),
     ] {
         let number = |i: usize| ((i * 7919) % 257) as f32 / 64.0 - 2.0;
         let x: Vec<f32> = (0..rows * d_in).map(number).collect();
