@@ -7,7 +7,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Sets options of the allocator, which reads them before `main`: the program is started again in its place.
 ///
-/// No huge pages: of one that a tensor ends in the system would make all of it, a tenth of a model more. While
+/// No huge pages: the system fills the whole page in which a tensor ends, a tenth of a model more. While
 /// training, freed pages are kept for ten seconds, not for one: a step frees and takes hundreds of megabytes, and
 /// what is given back in between is zeroed anew, an eighth of the time of a large batch. Other commands give back
 /// what they do not need.

@@ -16,6 +16,8 @@ use crate::error::{Error, Result};
 /// Working memory of SAM 2 for each pixel of its square input: Hiera-L at 1024² has 186 MB in use at the most, and
 /// the allocator keeps what was freed within a second.
 const MASK_BYTES_PER_PIXEL: u64 = 3 << 7;
+/// The same where losses go through it and its memory is recorded; not measured on the published size.
+const TRAINED_MASK_BYTES_PER_PIXEL: u64 = 1 << 10;
 
 /// Bytes a model takes, by what takes them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,7 +76,7 @@ impl ModelMemory {
             per_token,
             per_question: cache + prompt,
             cache,
-            activations: prompt + mask_scratch(config)?,
+            activations: prompt + mask_scratch(config, false)?,
         })
     }
 
@@ -102,13 +104,18 @@ impl ModelMemory {
     }
 }
 
-/// Working memory of the mask head for a picture, if the model has one.
-pub(crate) fn mask_scratch(config: &TpoConfig) -> Result<u64> {
+/// Working memory of the mask head for a picture, if the model has one, in answering or in training.
+pub(crate) fn mask_scratch(config: &TpoConfig, training: bool) -> Result<u64> {
     if !config.heads.0.contains_key(MaskHead::NAME) {
         return Ok(0);
     }
-    let side = config.heads.get::<MaskHead>()?.sam.image_size as u64;
-    Ok(side * side * MASK_BYTES_PER_PIXEL)
+    let head = config.heads.get::<MaskHead>()?;
+    let side = head.sam.image_size as u64;
+    let per_pixel = match head.loss.video {
+        Some(_) if training => TRAINED_MASK_BYTES_PER_PIXEL,
+        _ => MASK_BYTES_PER_PIXEL,
+    };
+    Ok(side * side * per_pixel)
 }
 
 /// Whether losses of the mask head go through SAM 2.

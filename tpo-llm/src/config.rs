@@ -69,8 +69,8 @@ pub struct LlmConfig {
     pub initializer_range: f64,
     /// Adapters.
     pub lora: Option<LoraConfig>,
-    /// How the linear layers of the blocks are quantised, if they are, and with them the output layer,
-    /// which has 8 bits in every format; a layer whose lines are no multiple of 32 is not.
+    /// How the linear layers of the blocks are quantised, if they are, and with them the output layer
+    /// (and embeddings that are this layer too), which has 8 bits in every format; a layer whose lines are no multiple of 32 is not.
     pub quantization: Option<QuantFormat>,
 }
 

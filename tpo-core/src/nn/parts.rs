@@ -1,11 +1,11 @@
 //! Large inputs, some of the rows at a time.
 
-use burn::tensor::Tensor;
+use burn::tensor::{Device, Tensor};
 
 /// `run` on even parts of `x` along `axis`, one after the other: what it makes on the way is then that of
 /// one part. Parts are multiples of `unit`, but for the last one, and of at most `most` where that is no
-/// less. For functions whose results do not depend on what is in other parts. Where gradients are
-/// recorded, which keeps all of it, `x` stays whole.
+/// less. For functions whose results do not depend on what is in other parts. `x` stays whole where
+/// gradients are recorded, which keeps all of it, and on devices other than the CPU, which want large launches.
 ///
 /// # Shapes
 /// - `x` and output of `run` `[..]`; parts are put together along `axis`
@@ -18,7 +18,8 @@ pub fn in_parts<const D: usize>(
 ) -> Tensor<D> {
     let (length, unit) = (x.dims()[axis], unit.max(1));
     let most = (most / unit).max(1) * unit;
-    if length <= most || x.device().is_autodiff() {
+    let device = x.device();
+    if length <= most || device.is_autodiff() || device != Device::flex() {
         return run(x);
     }
     let even = length.div_ceil(length.div_ceil(most));
@@ -32,7 +33,7 @@ pub fn in_parts<const D: usize>(
 
 #[cfg(test)]
 mod tests {
-    use burn::tensor::{Device, Int};
+    use burn::tensor::Int;
 
     use super::*;
 

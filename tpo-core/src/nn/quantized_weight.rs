@@ -12,7 +12,7 @@ use crate::ops::{self, QuantFormat};
 
 /// Name of the parameter.
 const PACKED: &str = "packed";
-/// What visitors of a module are told its parameter is in.
+/// Container name that visitors get.
 const CONTAINER: &str = "Struct:QuantizedWeight";
 
 /// A quantised weight: packed words on the CPU, Burn's quantised tensor of the same blocks on any
@@ -66,19 +66,19 @@ impl QuantizedWeight {
         self,
         change: impl FnOnce(Param<Tensor<2, Int>>) -> Param<Tensor<2, Int>>,
     ) -> Self {
-        let packed = change(self.packed());
-        match &self.held {
-            // Nobody asked for the words.
-            Held::Blocks(_, blocks)
-                if !packed.is_initialized() && packed.lazy_device() == blocks.device() =>
-            {
-                self
-            }
+        let (format, d_input) = (self.format, self.d_input);
+        match self.held {
+            // By value: what is not filled yet only changes its device.
+            Held::Words(packed) => Self::new(change(packed), format, d_input),
             Held::Blocks(..) => {
+                let packed = change(self.packed());
+                if !packed.is_initialized() && packed.lazy_device() == self.packed().lazy_device() {
+                    // Nobody asked for the words.
+                    return self;
+                }
                 let _ = packed.val();
-                Self::new(packed, self.format, self.d_input)
+                Self::new(packed, format, d_input)
             }
-            Held::Words(_) => Self::new(packed, self.format, self.d_input),
         }
     }
 

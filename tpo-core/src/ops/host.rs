@@ -18,7 +18,7 @@ pub fn indices(rows: impl IntoIterator<Item = usize>, device: &Device) -> Tensor
 
 /// The float type to compute in with such parameters: `f32` on the CPU, whose kernels widen
 /// half-precision weights while they use them but convert half-precision activations before and after
-/// every operation; elsewhere, and with autodiff, the parameter's own.
+/// every operation; elsewhere the parameter's own.
 pub fn activation_dtype<const D: usize>(parameter: &Tensor<D>) -> DType {
     if parameter.device() == Device::flex() {
         DType::F32

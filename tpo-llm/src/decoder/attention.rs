@@ -74,7 +74,10 @@ impl SelfAttention {
             (pass.rope.apply(k), v)
         };
         let weights = d * self.head_dim * self.heads.min(2 * self.kv_heads);
-        let (q, (k, v)) = ops::together(x, weights, queries, keys_and_values);
+        let drawn = [&self.q_proj, &self.k_proj, &self.v_proj]
+            .iter()
+            .all(|layer| layer.is_drawn());
+        let (q, (k, v)) = ops::together(x, weights, drawn, queries, keys_and_values);
         let (k, v) = match cache {
             Some((cache, layer)) => cache.append(layer, k, v),
             None => (k, v),

@@ -34,7 +34,9 @@ impl GatedMlp {
     fn forward(&self, x: Tensor<3>) -> Tensor<3> {
         let [width, d] = self.up_proj.weight.shape();
         let gate = |x| self.gate_proj.forward(x);
-        let (gate, up) = ops::together(x, width * d, gate, |x| self.up_proj.forward(x));
+        let up = |x| self.up_proj.forward(x);
+        let drawn = self.gate_proj.is_drawn() && self.up_proj.is_drawn();
+        let (gate, up) = ops::together(x, width * d, drawn, gate, up);
         self.down_proj.forward(ops::swiglu(gate, up))
     }
 }

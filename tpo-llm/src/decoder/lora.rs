@@ -108,6 +108,15 @@ impl LoraLinear {
         }
     }
 
+    /// Whether nothing of the layer is still to be drawn.
+    pub(super) fn is_drawn(&self) -> bool {
+        let weight = match &self.weight {
+            Weight::Float(weight) => weight.is_initialized(),
+            Weight::Quantized(_) => true,
+        };
+        weight && self.lora.as_ref().is_none_or(|l| l.a.is_initialized())
+    }
+
     /// Adds the adapter's product to the base weight; the adapter is kept for
     /// [`LoraLinear::unmerge`] but no longer applied. Merging twice changes nothing. A quantised
     /// weight stays as it is, and its adapter is applied as before.

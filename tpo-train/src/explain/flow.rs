@@ -141,6 +141,12 @@ impl<'a> Layers<'a> {
                 pictures = out;
             } else if let Some(map) = Map::of(param) {
                 layers.add_map(param, &map);
+            } else if let [rows, width] = param.shape[..]
+                && layers.model.quantized.contains_key(&param.path)
+            {
+                // A table in which ids are looked up, as `f32`.
+                let bytes = (rows as u64).saturating_mul(width as u64).saturating_mul(4);
+                layers.unpacked = layers.unpacked.max(bytes);
             }
         }
         layers

@@ -107,6 +107,10 @@ impl ModuleMapper for Placer<'_> {
 
     fn map_int<const D: usize>(&mut self, param: Param<Tensor<D, Int>>) -> Param<Tensor<D, Int>> {
         let device = self.device.clone().inner();
+        if !param.is_initialized() && param.lazy_device() == device {
+            // Words of a quantised weight that lies there in another form.
+            return param;
+        }
         param.map(|t| t.inner().to_device(&device))
     }
 

@@ -299,7 +299,7 @@ impl<W: Source<U>, const U: usize> Task<'_, W, U> {
         }
     }
 
-    /// Goes on with the sums of some rows and outputs over a stretch of inputs.
+    /// Continues the sums of some rows and outputs over a stretch of inputs.
     #[inline(always)]
     fn multiply<S: Simd, const L: usize>(&mut self, s: S, part: Part, sums: &mut [f32]) {
         let Part {

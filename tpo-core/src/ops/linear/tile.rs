@@ -155,7 +155,7 @@ pub(super) struct Ends {
     pub(super) last: bool,
 }
 
-/// Goes on with the products of the `rows` rows of a tile with `L` lines over a stretch of the inputs. In `sums`
+/// Continues the products of the `rows` rows of a tile with `L` lines over a stretch of the inputs. In `sums`
 /// each has a vector between stretches; the last one writes `[rows][L]` to `out`.
 #[inline(always)]
 pub(super) fn products<S: Simd, D: Decode<U>, const U: usize, const L: usize>(

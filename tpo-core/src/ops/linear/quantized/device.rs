@@ -161,11 +161,11 @@ pub fn blocks_linear<const D: usize>(
 
 /// `x · Wᵀ` for `x` `[rows, d_in]`.
 fn product(x: Tensor<2>, blocks: &Tensor<2>) -> Tensor<2> {
-    let (x, weight) = (x.into_dispatch(), blocks.clone().into_dispatch());
-    let autodiff = x.autodiff;
-    let kind = match (x.kind, weight.kind) {
-        (DispatchTensorKind::Autodiff(x), weight) => {
-            let product = match (*x, weight) {
+    let (input, weight) = (x.clone().into_dispatch(), blocks.clone().into_dispatch());
+    let autodiff = input.autodiff;
+    let kind = match (input.kind, weight.kind) {
+        (DispatchTensorKind::Autodiff(input), weight) => {
+            let product = match (*input, weight) {
                 #[cfg(feature = "gpu")]
                 (DispatchTensorKind::Cube(x), DispatchTensorKind::Cube(w)) => {
                     DispatchTensorKind::Cube(recorded(x, w))
@@ -174,7 +174,7 @@ fn product(x: Tensor<2>, blocks: &Tensor<2>) -> Tensor<2> {
                     DispatchTensorKind::Flex(recorded(x, w))
                 }
                 #[allow(unreachable_patterns)] // others exist only with GPU features
-                _ => unreachable!("input and weight are on one device"),
+                _ => return composed(x, blocks),
             };
             DispatchTensorKind::Autodiff(Box::new(product))
         }
@@ -186,9 +186,15 @@ fn product(x: Tensor<2>, blocks: &Tensor<2>) -> Tensor<2> {
             DispatchTensorKind::Flex(plain(x, w))
         }
         #[allow(unreachable_patterns)] // others exist only with GPU features
-        _ => unreachable!("input and weight are on one device"),
+        _ => return composed(x, blocks),
     };
     Tensor::from_dispatch(DispatchTensor { kind, autodiff })
+}
+
+/// Burn operations, for its other backends: the unpacked weight is kept for the gradient.
+fn composed(x: Tensor<2>, blocks: &Tensor<2>) -> Tensor<2> {
+    let weight = dequantize_blocks(blocks).cast(x.dtype());
+    x.matmul(weight.transpose())
 }
 
 fn plain<B: Backend>(x: BackendTensor<B>, weight: BackendTensor<B>) -> BackendTensor<B> {
