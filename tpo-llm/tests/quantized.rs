@@ -233,7 +233,7 @@ fn tied_embeddings_have_the_bits_of_the_output_layer() {
         let rows = |lm: &CausalLm| lm.embed(ids.clone());
         assert_eq!(rows(&lm).into_data(), rows(&plain).into_data());
         let logits = |lm: &CausalLm| lm.logits(lm.hidden(rows(lm), None).unwrap());
-        assert!(distance(logits(&lm), logits(&plain)) < 1e-5, "{format:?}");
+        assert!(distance(logits(&lm), logits(&plain)) < 2e-4, "{format:?}");
         let error = distance(logits(&lm), logits(&float));
         assert!(error < limit, "{format:?}: {error}");
 

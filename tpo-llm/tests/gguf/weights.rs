@@ -105,7 +105,8 @@ fn logits_are_those_of_the_hugging_face_directory() {
                 let same = kind.0.eq_ignore_ascii_case(format.name());
                 let limit = match format {
                     _ if !same => limit,
-                    QuantFormat::Q8_0 => 1e-5,
+                    // Every layer rounds its input to 16 bits.
+                    QuantFormat::Q8_0 => 2e-4,
                     QuantFormat::Q4_0 => 1e-2,
                 };
                 assert!(error < limit, "{what} as {}: {error}", format.name());
