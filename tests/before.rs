@@ -4,10 +4,13 @@
 //! `fixtures/before` is a run of that time: its recipe, its metrics up to the end, and the
 //! checkpoint of the step in the middle.
 
+#[path = "common/alone.rs"]
+mod alone;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use alone::alone;
 use burn::tensor::Device;
 use tpo::core::head::HeadSet;
 use tpo::core::weights::{Checkpoint, module_params, read_tensor};
@@ -28,12 +31,6 @@ const PLACES: [(&str, &str); 6] = [
     ("task_tokens.1", "task_tokens.temporal"),
     ("task_tokens.2", "task_tokens.mask"),
 ];
-
-/// One test at a time: weights are drawn from one generator.
-fn alone() -> MutexGuard<'static, ()> {
-    static LOCK: Mutex<()> = Mutex::new(());
-    LOCK.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 fn before() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/before")

@@ -1,11 +1,14 @@
 //! The recipes of `recipes/finetune` in small: what has a rate moves, the rest does not, losses fall, and
 //! what is exported opens and answers.
 
+#[path = "common/alone.rs"]
+mod alone;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Mutex, PoisonError};
 
+use alone::alone;
 use burn::module::{ModuleVisitor, Param};
 use serde_json::Value;
 use tpo::core::ops::QuantFormat;
@@ -100,12 +103,9 @@ fn recipe(name: &str, stage: &str, rows: &Path, more: &[&str]) -> Recipe {
     Recipe::open(file, &changes).unwrap_or_else(|e| panic!("{e}"))
 }
 
-/// Adapters are drawn from the device's generator, which all tests of a process share.
-static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-
 /// Runs it and checks what moved, that the loss fell, and that the export answers.
 fn fine_tune(recipe: &Recipe) -> TpoConfig {
-    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let _alone = alone();
     let (dir, device) = (tempfile::tempdir().unwrap(), Device::flex());
     let before: RecipeModel = recipe_model(recipe, &device).unwrap();
     let groups = recipe.stages[0].resolve(&before.model).unwrap();

@@ -1,11 +1,14 @@
 //! From published files to a model that answers: `assemble`, then the paper's own recipes, in small, in the
 //! reference's names, with Mistral's real tokenizer and its 32,007 ids.
 
+#[path = "common/alone.rs"]
+mod alone;
+
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use alone::alone;
 use burn::module::{ModuleVisitor, Param};
 use burn::tensor::{Device, FloatDType, Tensor};
 use serde_json::{Value, json};
@@ -38,12 +41,6 @@ use tpo::weights::{
 
 /// Width of the language model and of everything else.
 const WIDTH: usize = 64;
-
-/// One test at a time: weights are drawn from the device's generator, which all tests of a process share.
-fn alone() -> MutexGuard<'static, ()> {
-    static TURN: Mutex<()> = Mutex::new(());
-    TURN.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// The published build with every size cut down.
 fn sizes() -> TpoConfig {

@@ -1,10 +1,13 @@
 //! QLoRA from recipes: adapters and a head that learn on a quantised base.
 
+#[path = "common/alone.rs"]
+mod alone;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
-use std::sync::{Mutex, PoisonError};
 
+use alone::alone;
 use burn::module::{ModuleVisitor, Param};
 use burn::tensor::Int;
 use tpo::Error;
@@ -57,8 +60,7 @@ fn train(
     dir: &Path,
     change: impl FnOnce(&mut RunOptions),
 ) -> tpo::Result<RunSummary> {
-    static TURN: Mutex<()> = Mutex::new(());
-    let _alone = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let _alone = alone();
     let mut options = RunOptions::new(dir, &Device::flex());
     change(&mut options);
     run_recipe(recipe, &options)

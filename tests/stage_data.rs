@@ -1,13 +1,15 @@
 //! Recipes on files and on the synthetic world: what is learned, resumed and refused.
 
+#[path = "common/alone.rs"]
+mod alone;
 #[path = "common/npy.rs"]
 mod npy;
 
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use alone::alone;
 use burn::tensor::{Device, Tensor};
 use npy::write_npy;
 use serde_json::{Value, json};
@@ -39,12 +41,6 @@ fn stage_data(
 
 fn run_recipe(recipe: &Recipe, options: &RunOptions) -> tpo::Result<RunSummary> {
     training::run_recipe(recipe, options)
-}
-
-/// One test at a time: weights and dropout are drawn from one generator.
-fn alone() -> MutexGuard<'static, ()> {
-    static LOCK: Mutex<()> = Mutex::new(());
-    LOCK.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn assets() -> PathBuf {

@@ -1,5 +1,7 @@
 //! The temporal head without its towers, with towers in a folder, with features that were computed before.
 
+#[path = "common/alone.rs"]
+mod alone;
 #[path = "common/npy.rs"]
 mod npy;
 
@@ -8,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 
+use alone::alone;
 use burn::tensor::{Device, FloatDType, Tensor};
 use npy::write_npy;
 use safetensors::SafeTensors;
@@ -100,6 +103,7 @@ fn contains(text: &str, parts: &[&str]) {
 
 #[test]
 fn without_towers_the_answer_goes_on_in_words() {
+    let _alone = alone();
     let dir = tempfile::tempdir().unwrap();
     let mut nano = write_model(dir.path(), 0.5);
     let reply = ask(&mut open(dir.path(), options()));
@@ -157,6 +161,7 @@ fn without_towers_the_answer_goes_on_in_words() {
 
 #[test]
 fn questions_without_towers_are_counted_as_failed() {
+    let _alone = alone();
     let dir = tempfile::tempdir().unwrap();
     let model = dir.path().join("model");
     write_model(&model, 0.5);
@@ -205,6 +210,7 @@ fn questions_without_towers_are_counted_as_failed() {
 
 #[test]
 fn features_that_were_computed_before_give_the_spans_of_their_tower() {
+    let _alone = alone();
     let dir = tempfile::tempdir().unwrap();
     let (model, features) = (dir.path().join("model"), dir.path().join("features"));
     let mut nano = write_model(&model, 0.5);
@@ -388,6 +394,7 @@ fn listening() -> (HeadProgress, Arc<Mutex<Vec<String>>>) {
 
 #[test]
 fn towers_in_a_folder_open_when_the_head_is_first_called() {
+    let _alone = alone();
     let dir = tempfile::tempdir().unwrap();
     let model = dir.path().join("model");
     let config = write_model(&model, 1.0).config().clone();
@@ -528,6 +535,7 @@ fn towers_in_a_folder_open_when_the_head_is_first_called() {
 
 #[test]
 fn the_program_gives_towers_a_device_and_a_type_of_their_own() {
+    let _alone = alone();
     let dir = tempfile::tempdir().unwrap();
     let model = dir.path().join("model");
     let config = write_model(&model, 1.0).config().clone();
@@ -596,6 +604,7 @@ fn the_program_gives_towers_a_device_and_a_type_of_their_own() {
 
 #[test]
 fn the_program_that_extracts_shares_the_cache() {
+    let _alone = alone();
     let dir = tempfile::tempdir().unwrap();
     let towers = Towers::write(dir.path(), &InternVideo2Config::mini(), 64);
     let cache = dir.path().join("cache");
@@ -655,6 +664,7 @@ fn the_program_refuses_a_bound_that_nothing_goes_by() {
 /// A video has the frames of its file, however many of them are followed.
 #[test]
 fn fewer_frames_are_followed_than_there_are() {
+    let _alone = alone();
     let look = |track: TrackFrames| {
         let options = SessionOptions { track, ..options() };
         let mut nano = Session::nano(&Device::flex(), 7, options).unwrap();

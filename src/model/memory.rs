@@ -104,16 +104,16 @@ impl ModelMemory {
     }
 }
 
-/// Working memory of the mask head for a picture, if the model has one, in answering or in training.
-pub(crate) fn mask_scratch(config: &TpoConfig, training: bool) -> Result<u64> {
+/// Working memory of the mask head for a picture, if the model has one; `trained` says that losses go through it.
+pub(crate) fn mask_scratch(config: &TpoConfig, trained: bool) -> Result<u64> {
     if !config.heads.0.contains_key(MaskHead::NAME) {
         return Ok(0);
     }
-    let head = config.heads.get::<MaskHead>()?;
-    let side = head.sam.image_size as u64;
-    let per_pixel = match head.loss.video {
-        Some(_) if training => TRAINED_MASK_BYTES_PER_PIXEL,
-        _ => MASK_BYTES_PER_PIXEL,
+    let side = config.heads.get::<MaskHead>()?.sam.image_size as u64;
+    let per_pixel = if trained {
+        TRAINED_MASK_BYTES_PER_PIXEL
+    } else {
+        MASK_BYTES_PER_PIXEL
     };
     Ok(side * side * per_pixel)
 }

@@ -120,8 +120,9 @@ fn shape_of<H: HeadSet>(
     let mut heads_part = PartShape::new("heads", ["heads."], 1);
     let mut between = 0;
     if masks {
-        let picture = mask_scratch(config, true)?;
-        if trains_through_masks(config)? {
+        let trained = trains_through_masks(config)?;
+        let picture = mask_scratch(config, trained)?;
+        if trained {
             heads_part.scratch = picture;
         } else {
             between = picture;

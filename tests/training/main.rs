@@ -4,6 +4,8 @@
 //! Burn's CPU generator belongs to the process, so these tests run one at a time.
 
 mod adapters;
+#[path = "../common/alone.rs"]
+mod alone;
 mod evaluate;
 mod exact;
 #[path = "../common/generated.rs"]

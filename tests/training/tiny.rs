@@ -1,7 +1,7 @@
 //! A model, batches and stages small enough to train in milliseconds.
 
+pub use crate::alone::alone;
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{Device, Tensor, TensorData};
@@ -20,12 +20,6 @@ use crate::generated::GeneratedData;
 
 const VOCAB: usize = 48;
 const SLOTS: usize = 6;
-
-/// One test at a time.
-pub fn alone() -> MutexGuard<'static, ()> {
-    static LOCK: Mutex<()> = Mutex::new(());
-    LOCK.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// Sizes; `dropout` is that of adapters and connector.
 pub fn config(dropout: f64) -> TpoConfig {

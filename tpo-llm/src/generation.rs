@@ -1,7 +1,7 @@
 //! Generating text with a language model alone.
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use tpo_core::ops::to_f32;
+use tpo_core::ops::activation_dtype;
 use tpo_core::threads::in_pool;
 use tpo_core::traits::LanguageModel;
 
@@ -92,9 +92,11 @@ impl CausalLm {
     }
 
     fn last_logits(&self, hidden: Tensor<3>) -> Result<Vec<f32>> {
-        let logits = self.logits(hidden);
+        // Half-precision logits would have ties.
+        let dtype = activation_dtype(&hidden);
+        let logits = self.logits(hidden.cast(dtype));
         let shape = logits.dims().to_vec();
-        to_f32(logits)
+        logits
             .into_data()
             .convert::<f32>()
             .try_into_vec()

@@ -8,7 +8,7 @@ use super::{Slot, TpoModel, scatter_rows};
 use crate::cancel::CancelToken;
 use crate::error::{CoreError, Result};
 use crate::head::{HeadContext, HeadSet, Sample, TaskOutput};
-use crate::ops::{indices, to_f32};
+use crate::ops::{activation_dtype, indices};
 use crate::threads::in_pool;
 use crate::traits::{Connector, DecodeCache, LanguageModel, VisionEncoder};
 
@@ -294,8 +294,11 @@ where
         if rows.len() < all {
             hidden = hidden.select(0, indices(rows.iter().copied(), &self.device));
         }
-        let logits = self.model.llm.logits(hidden.reshape([rows.len(), 1, d]));
-        let logits = to_f32(logits).into_data().convert::<f32>().try_into_vec();
+        // Half-precision logits would have ties.
+        let dtype = activation_dtype(&hidden);
+        let hidden = hidden.cast(dtype).reshape([rows.len(), 1, d]);
+        let logits = self.model.llm.logits(hidden);
+        let logits = logits.into_data().convert::<f32>().try_into_vec();
         logits.map_err(|e| CoreError::Prompt {
             why: format!("logits could not be read: {e:?}"),
         })

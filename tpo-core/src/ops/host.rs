@@ -2,8 +2,6 @@
 
 use burn::tensor::{DType, Device, FloatDType, Int, Tensor, TensorData};
 
-use super::flex::{self, from_floats, plain, wrap};
-
 /// `values` in `f32`, whatever the device's own float type.
 pub fn floats<const D: usize>(values: Vec<f32>, shape: [usize; D], device: &Device) -> Tensor<D> {
     Tensor::from_data(TensorData::new(values, shape), (device, DType::F32))
@@ -29,18 +27,8 @@ pub fn activation_dtype<const D: usize>(parameter: &Tensor<D>) -> DType {
 
 /// Widens half precision to `f32`; `f32` and `f64` stay.
 pub fn to_f32<const D: usize>(x: Tensor<D>) -> Tensor<D> {
-    if !matches!(x.dtype(), DType::F16 | DType::BF16) {
-        return x;
-    }
-    match plain([x.into_dispatch()]) {
-        Ok([x]) => {
-            let shape = x.layout().shape().clone();
-            wrap(from_floats(
-                flex::floats(&x).into_owned(),
-                shape,
-                DType::F32,
-            ))
-        }
-        Err([x]) => Tensor::<D>::from_dispatch(x).cast(FloatDType::F32),
+    match x.dtype() {
+        DType::F16 | DType::BF16 => x.cast(FloatDType::F32),
+        _ => x,
     }
 }

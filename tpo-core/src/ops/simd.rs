@@ -156,3 +156,19 @@ impl<S: Simd> Cpu for Fixed<S> {
         self.0.vectorize(work)
     }
 }
+
+/// Calls a function of an `impl Cpu` with every instruction set that this machine has.
+#[cfg(test)]
+macro_rules! every_instruction_set {
+    ($check:path) => {
+        $check(pulp::Arch::new());
+        $check($crate::ops::simd::Fixed(pulp::Scalar::new()));
+        #[cfg(target_arch = "x86_64")]
+        if let Some(v3) = pulp::x86::V3::try_new() {
+            $check($crate::ops::simd::Fixed(v3));
+        }
+    };
+}
+
+#[cfg(test)]
+pub(super) use every_instruction_set;

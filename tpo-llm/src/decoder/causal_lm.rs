@@ -1,7 +1,7 @@
 //! The causal language model.
 
 use burn::module::Module;
-use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
+use burn::tensor::{Bool, DType, Device, Int, Tensor, TensorData};
 use tpo_core::gradient_checkpointing::Tape;
 use tpo_core::nn::{Embedding, EmbeddingConfig, RmsNorm, RmsNormConfig, Weight};
 use tpo_core::traits::{AttentionMask, LanguageModel, TurnMap};
@@ -36,6 +36,17 @@ pub struct CausalLm {
     pub lm_head: Option<LoraLinear>,
     #[module(skip)]
     pub(super) config: LlmConfig,
+}
+
+impl Decoder {
+    /// The type that embeddings enter the blocks in.
+    fn activation_dtype(&self) -> DType {
+        match &self.embed_tokens.weight {
+            Weight::Float(table) => table.val().dtype(),
+            // Unpacked rows have the type of the other weights.
+            Weight::Quantized(_) => self.norm.weight.val().dtype(),
+        }
+    }
 }
 
 impl LlmConfig {
@@ -320,10 +331,7 @@ impl LanguageModel for CausalLm {
 
     fn embed(&self, ids: Tensor<2, Int>) -> Tensor<3> {
         let rows = self.model.embed_tokens.forward(ids);
-        match self.model.embed_tokens.weight.format() {
-            None => rows,
-            Some(_) => rows.cast(self.model.norm.weight.val().dtype()),
-        }
+        rows.cast(self.model.activation_dtype())
     }
 
     fn hidden(
@@ -367,12 +375,9 @@ impl LanguageModel for CausalLm {
     }
 
     fn cache(&self, batch: usize, capacity: usize, _device: &Device) -> KvCache {
-        let norm = self.model.norm.weight.val();
-        let dtype = match &self.model.embed_tokens.weight {
-            Weight::Float(table) => table.val().dtype(),
-            Weight::Quantized(_) => norm.dtype(),
-        };
-        KvCache::new(&self.config, batch, capacity, (&norm.device(), dtype))
+        let device = self.model.embed_tokens.weight.device();
+        let dtype = self.model.activation_dtype();
+        KvCache::new(&self.config, batch, capacity, (&device, dtype))
     }
 
     fn with_adapters(self, adapters: &LoraConfig) -> tpo_core::Result<Self> {

@@ -174,8 +174,25 @@ fn task_width(rows: usize, d_in: usize, d_out: usize) -> usize {
     d_out.div_ceil(tasks).next_multiple_of(4)
 }
 
+/// Calls `run` for every task of `width` outputs of `out` `[rows, d_out]`: with its first output and its slices of the
+/// rows. On all threads, where there is more than one task.
+pub(super) fn each_task<'a>(
+    out: &'a mut [f32],
+    d_out: usize,
+    width: usize,
+    run: impl Fn(usize, Vec<&'a mut [f32]>) + Sync,
+) {
+    let tasks = columns(out, d_out, width);
+    let run = |(task, out)| run(task * width, out);
+    if tasks.len() == 1 {
+        tasks.into_iter().enumerate().for_each(run);
+    } else {
+        tasks.into_par_iter().enumerate().for_each(run);
+    }
+}
+
 /// Slices of the result by task: `[tasks][rows]`.
-pub(super) fn columns(out: &mut [f32], d_out: usize, width: usize) -> Vec<Vec<&mut [f32]>> {
+fn columns(out: &mut [f32], d_out: usize, width: usize) -> Vec<Vec<&mut [f32]>> {
     let rows = out.len() / d_out;
     let mut tasks: Vec<Vec<&mut [f32]>> = Vec::new();
     tasks.resize_with(d_out.div_ceil(width), || Vec::with_capacity(rows));
@@ -199,9 +216,7 @@ pub(super) fn apply<W: Source<U>, const U: usize>(
     let tiles = Tiles::new(x, rows, W::ROWS, weight, cpu);
     let width = task_width(rows, d_in, d_out);
     let mut out = vec![0.0f32; rows * d_out];
-    let tasks = columns(&mut out, d_out, width);
-    let run = |(task, out)| {
-        let first = task * width;
+    each_task(&mut out, d_out, width, |first, out| {
         cpu.run(Task {
             tiles: &tiles,
             weight,
@@ -209,12 +224,7 @@ pub(super) fn apply<W: Source<U>, const U: usize>(
             bias: bias.map(|bias| &bias[first..]),
             out,
         });
-    };
-    if tasks.len() == 1 {
-        tasks.into_iter().enumerate().for_each(run);
-    } else {
-        tasks.into_par_iter().enumerate().for_each(run);
-    }
+    });
     out
 }
 
@@ -316,9 +326,9 @@ impl<W: Source<U>, const U: usize> Task<'_, W, U> {
             last: inputs.end == d_in,
         };
         let groups = outputs.len().div_ceil(L);
-        let (next, apart) = match self.tiles.count() {
-            // The weight comes from memory, which serves lines far apart, each followed by the next one, up to twice
-            // as fast as short lines side by side.
+        let (next, spacing) = match self.tiles.count() {
+            // The weight comes from memory, which serves lines at large distances, each followed by the next one, up
+            // to twice as fast as short lines side by side.
             ..=STREAMED => (1, groups),
             _ => (L, 1),
         };
@@ -331,7 +341,7 @@ impl<W: Source<U>, const U: usize> Task<'_, W, U> {
                 let mut lines: [&[u32]; L] = [&[]; L];
                 for (i, line) in lines.iter_mut().enumerate() {
                     // Where there are no more lines the last one again.
-                    let at = (first + i * apart).min(outputs.end - 1);
+                    let at = (first + i * spacing).min(outputs.end - 1);
                     let panel = match W::COPIES {
                         0 => &[],
                         _ => &panel[(at - outputs.start) * stride..][..width],
@@ -344,7 +354,7 @@ impl<W: Source<U>, const U: usize> Task<'_, W, U> {
                 tile::products::<S, W::Decode, U, L>(s, x, count, lines, ends, sums, &mut y);
                 if ends.last {
                     for (out, y) in self.out[rows.clone()].iter_mut().zip(&y) {
-                        let out = out[first..outputs.end].iter_mut().step_by(apart);
+                        let out = out[first..outputs.end].iter_mut().step_by(spacing);
                         out.zip(y).for_each(|(out, y)| *out = *y);
                     }
                 }

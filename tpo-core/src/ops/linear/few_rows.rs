@@ -130,9 +130,7 @@ mod tests {
     use super::super::decode::{Bf16, F16, F32};
     use super::*;
     use burn::tensor::{bf16, f16};
-    use pulp::{Arch, bytemuck};
-
-    use crate::ops::simd::Fixed;
+    use pulp::bytemuck;
 
     fn check(cpu: impl Cpu) {
         for (d_in, d_out, rows) in [(70, 46, 1), (64, 64, 3), (130, 1026, 7)] {
@@ -175,11 +173,6 @@ mod tests {
 
     #[test]
     fn every_instruction_set() {
-        check(Arch::new());
-        check(Fixed(pulp::Scalar::new()));
-        #[cfg(target_arch = "x86_64")]
-        if let Some(v3) = pulp::x86::V3::try_new() {
-            check(Fixed(v3));
-        }
+        crate::ops::simd::every_instruction_set!(check);
     }
 }

@@ -7,7 +7,7 @@ use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::Weight;
-use super::dots::columns;
+use super::dots::each_task;
 use super::tile::{Aligned, ROWS};
 use crate::ops::half::HalfFloat;
 use crate::ops::simd::Cpu;
@@ -76,19 +76,15 @@ pub(super) fn apply<T: Element>(
         .div_ceil(2 * rayon::current_num_threads())
         .next_multiple_of(GROUP);
     let mut out = vec![0.0f32; rows * d_out];
-    columns(&mut out, d_out, width)
-        .into_par_iter()
-        .enumerate()
-        .for_each(|(task, out)| {
-            let first = task * width;
-            cpu.run(Task {
-                tiles: &tiles,
-                weight,
-                first,
-                bias: bias.map(|bias| &bias[first..]),
-                out,
-            });
+    each_task(&mut out, d_out, width, |first, out| {
+        cpu.run(Task {
+            tiles: &tiles,
+            weight,
+            first,
+            bias: bias.map(|bias| &bias[first..]),
+            out,
         });
+    });
     out
 }
 

@@ -1,9 +1,6 @@
 use super::super::decode::{Bf16, F16};
 use super::*;
 use burn::tensor::{bf16, f16};
-use pulp::Arch;
-
-use crate::ops::simd::Fixed;
 
 fn weight<T>(data: &[T], d_in: usize, d_out: usize, per_unit: usize) -> Weight<'_, T> {
     Weight {
@@ -74,12 +71,7 @@ fn check(cpu: impl Cpu) {
 
 #[test]
 fn every_instruction_set() {
-    check(Arch::new());
-    check(Fixed(pulp::Scalar::new()));
-    #[cfg(target_arch = "x86_64")]
-    if let Some(v3) = pulp::x86::V3::try_new() {
-        check(Fixed(v3));
-    }
+    crate::ops::simd::every_instruction_set!(check);
 }
 
 #[test]

@@ -7,7 +7,7 @@ use half::slice::HalfBitsSliceExt;
 use pulp::{Simd, WithSimd, bytemuck};
 use rayon::prelude::*;
 
-use super::super::dots::columns;
+use super::super::dots::each_task;
 use super::super::quant_format::{GROUP, QuantFormat};
 use super::super::tile::Aligned;
 use super::Quantized;
@@ -60,9 +60,7 @@ fn products<F: Integers<X>, const X: usize>(
             .next_multiple_of(rayon::current_num_threads()),
     };
     let width = d_out.div_ceil(tasks).next_multiple_of(4);
-    let tasks = columns(out, d_out, width);
-    let run = |(task, out)| {
-        let first = task * width;
+    each_task(out, d_out, width, |first, out| {
         cpu.run(Task {
             x: &x,
             weight,
@@ -71,12 +69,7 @@ fn products<F: Integers<X>, const X: usize>(
             out,
             integers: PhantomData::<F>,
         });
-    };
-    if tasks.len() == 1 {
-        tasks.into_iter().enumerate().for_each(run);
-    } else {
-        tasks.into_par_iter().enumerate().for_each(run);
-    }
+    });
 }
 
 /// What a step of a line is multiplied with.

@@ -3,7 +3,7 @@ use burn::tensor::quantization::ScaleDtype;
 use burn::tensor::{Device, TensorData, Tolerance};
 
 use super::super::composed;
-use crate::ops::simd::{Cpu, Fixed};
+use crate::ops::simd::Cpu;
 
 const FORMATS: [QuantFormat; 2] = [QuantFormat::Q8_0, QuantFormat::Q4_0];
 
@@ -210,12 +210,7 @@ fn every_instruction_set() {
         check(cpu);
         not_finite(cpu);
     }
-    all(Arch::new());
-    all(Fixed(pulp::Scalar::new()));
-    #[cfg(target_arch = "x86_64")]
-    if let Some(v3) = pulp::x86::V3::try_new() {
-        all(Fixed(v3));
-    }
+    crate::ops::simd::every_instruction_set!(all);
 }
 
 /// Few rows, many rows and gradients equal the dequantised weight's.
