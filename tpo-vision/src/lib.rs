@@ -10,7 +10,8 @@
 //!   head's features come.
 //! - [`connector`]: turns those tokens into embeddings of the language model's width.
 //!   [`connector::qformer`] compresses a clip into a fixed number of query outputs (96 in
-//!   VideoChat-TPO); [`connector::mlp`] maps every token by itself.
+//!   VideoChat-TPO); [`connector::mlp`] maps every token by itself; [`connector::onevision`] lays the
+//!   tokens of tiles and frames out with newlines (LLaVA-OneVision).
 //!
 //! and the encoder of a task head:
 //!
@@ -44,6 +45,7 @@ pub mod umt;
 struct Readme;
 
 pub use connector::mlp::{MlpConnector, MlpConnectorConfig};
+pub use connector::onevision::{OneVisionConnector, OneVisionConnectorConfig};
 pub use connector::qformer::{QFormer, QFormerConfig, QFormerConnector, QFormerConnectorConfig};
 pub use drop_path::{DropPath, DropPathConfig};
 pub use error::{Result, VisionError};
