@@ -14,7 +14,9 @@ use tpo_core::token::TaskRegistry;
 use tpo_core::traits::VisualShape;
 use tpo_core::weights::{KeyRules, KeyTables};
 use tpo_data::prompts::PromptLayout;
+use tpo_data::prompts::qwen::QwenLayout;
 use tpo_data::prompts::videochat::VideoChatLayout;
+use tpo_llm::tokenizer::Tokenizer;
 use tpo_llm::{LlmConfig, LlmError};
 
 use super::families::videochat;
@@ -42,6 +44,8 @@ pub struct InputConfig {
 pub enum PromptStyle {
     /// `[INST] <Video>..</Video>[/INST] [INST] question [/INST] answer` (VideoChat2 and VideoChat-TPO).
     VideoChat,
+    /// ChatML with a system turn and one `<image>` for each visual (LLaVA-OneVision's `qwen_1_5`).
+    Qwen,
 }
 
 impl PromptStyle {
@@ -49,6 +53,7 @@ impl PromptStyle {
     pub fn layout(self) -> Arc<dyn PromptLayout> {
         match self {
             Self::VideoChat => Arc::new(VideoChatLayout),
+            Self::Qwen => Arc::new(QwenLayout),
         }
     }
 }
@@ -253,6 +258,35 @@ impl TpoConfig {
     pub fn max_prompt(&self) -> usize {
         let layout = self.prompt.layout();
         layout.max_tokens().min(self.llm.max_position_embeddings)
+    }
+
+    /// Ids that end an answer: training writes the first, generation stops at all. Those of the prompt
+    /// style, then the tokenizer's own; none where neither has one.
+    ///
+    /// # Errors
+    /// [`Error::Config`] when the tokenizer lacks the token that ends an answer in this prompt style.
+    pub fn ends(&self, tokenizer: &Tokenizer) -> Result<Vec<u32>> {
+        let mut ids = Vec::new();
+        for (i, token) in self.prompt.layout().ends().iter().enumerate() {
+            match tokenizer.token_to_id(token) {
+                None if i == 0 => {
+                    return Err(Error::Config {
+                        problems: format!(
+                            "answers end with `{token}` in the model's `prompt` style, and its tokenizer \
+                             has no such token; take the tokenizer of the model, or another style"
+                        ),
+                    });
+                }
+                id => ids.extend(id),
+            }
+        }
+        let own = tokenizer.eos_id().into_iter();
+        for id in own.chain(tokenizer.eos_ids().iter().copied()) {
+            if !ids.contains(&id) {
+                ids.push(id);
+            }
+        }
+        Ok(ids)
     }
 
     /// How the linear layers of parts are quantised.

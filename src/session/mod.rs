@@ -1,4 +1,4 @@
-//! A conversation about one video or image.
+//! A conversation about a video or images.
 
 use std::sync::Arc;
 
@@ -80,6 +80,8 @@ pub struct Session<H = BuiltInHeads> {
     model: Tpo<H>,
     config: TpoConfig,
     tokenizer: Arc<Tokenizer>,
+    /// Ids that end an answer ([`TpoConfig::ends`]).
+    ends: Vec<u32>,
     /// Towers of the temporal head, and what it reads of them.
     towers: Option<TemporalTowers>,
     needs: FeatureNeeds,
@@ -87,7 +89,7 @@ pub struct Session<H = BuiltInHeads> {
     pub(crate) tokenizer_files: Vec<(String, Vec<u8>)>,
     device: Device,
     options: SessionOptions,
-    /// What is being looked at: one video or image, whose frames are read as they are needed.
+    /// What is being looked at: a video or images, whose frames are read as they are needed.
     looking: Option<Looking>,
     history: History,
 }
@@ -106,7 +108,8 @@ impl<H: HeadSet> Session<H> {
     /// Puts a model and a tokenizer together.
     ///
     /// # Errors
-    /// When the tokenizer does not hold the task tokens under the ids the model has for them.
+    /// When the tokenizer does not hold the task tokens under the ids the model has for them, or lacks the
+    /// token that ends an answer.
     pub fn new(
         model: Tpo<H>,
         config: TpoConfig,
@@ -129,6 +132,7 @@ impl<H: HeadSet> Session<H> {
         };
         Ok(Self {
             needs: FeatureNeeds::of(&config),
+            ends: config.ends(&tokenizer)?,
             model,
             config,
             tokenizer,
@@ -187,7 +191,7 @@ impl<H: HeadSet> Session<H> {
         &self.device
     }
 
-    /// What is being looked at.
+    /// What is being looked at; of several images the first, which heads look at too.
     pub fn media(&self) -> Option<&Media> {
         self.looking.as_ref().map(|l| &l.media)
     }

@@ -70,7 +70,7 @@ fn turns_lie_as_in_training() {
     };
     let media = session.media().unwrap();
     let video = VisualShape::video(media.size, media.frames.len());
-    let trained = encoder.encode(Some(&video), &[], &dialogue).unwrap();
+    let trained = encoder.encode(&[video], &[], &dialogue).unwrap();
     let asked = Question::new("And now?");
     assert_eq!(
         session.prompt_ids("And now?", &asked).unwrap(),

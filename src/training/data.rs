@@ -65,7 +65,9 @@ impl DataContext {
     /// token has another id than the model's: no head would ever be called.
     pub fn encoder(&self) -> tpo_train::Result<LayoutEncoder> {
         refuse(token_problems(&self.config, &self.tokenizer))?;
-        let eos = self.tokenizer.eos_id().ok_or_else(|| {
+        let ends = self.config.ends(&self.tokenizer);
+        let ends = ends.map_err(|e| invalid(vec![e.to_string()]))?;
+        let eos_id = *ends.first().ok_or_else(|| {
             invalid(vec![
                 "the model's tokenizer has no end-of-text token; an answer could not end".into(),
             ])
@@ -73,9 +75,10 @@ impl DataContext {
         let config = self.config.clone();
         Ok(LayoutEncoder {
             layout: config.prompt.layout(),
+            tokenizer: self.tokenizer.clone(),
+            eos_id,
             max_tokens: config.max_prompt(),
             slots: Arc::new(move |visual| config.rows(visual)),
-            ..LayoutEncoder::videochat(self.tokenizer.clone(), eos)
         })
     }
 }

@@ -32,7 +32,7 @@ fn every_fixture_passes() {
     .unwrap();
     let report = lines.join("\n");
     assert_eq!((summary.failed, summary.not_built), (0, 0), "\n{report}");
-    assert_eq!(summary.passed, 43, "\n{report}");
+    assert_eq!(summary.passed, 44, "\n{report}");
 }
 
 #[test]

@@ -125,6 +125,7 @@ fn check(fixture: &Fixture, options: &Options, device: &Device) -> Result<Verdic
         _ if name.starts_with("sam2_video_") => track::video(fixture, device)?,
         "preprocess" => text::preprocess(fixture)?,
         "tokenizer" => text::tokenizer(fixture, options.tokenizer.as_deref())?,
+        "ov_prompt" => text::onevision_prompt(fixture)?,
         "internvideo2_clip_vision" => internvideo::vision(fixture, device)?,
         "internvideo2_clip_text" => internvideo::text(fixture, device)?,
         "internvideo2_clip_loading" => internvideo::loading(fixture, device)?,

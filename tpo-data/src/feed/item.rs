@@ -198,8 +198,8 @@ impl ItemMaker {
         let mut prompt = Draw::new(seed, "prompt");
         let mut dialogue = writer.write(&sample.turns, &turn_boxes, &truths, &mut prompt)?;
         dialogue.packed_turns = source.packed_turns;
-        let visual = clip.as_ref().map(|(_, _, visual)| visual);
-        let encoded = self.encoder.encode(visual, &told, &dialogue)?;
+        let visuals: Vec<VisualShape> = clip.iter().map(|(_, _, visual)| *visual).collect();
+        let encoded = self.encoder.encode(&visuals, &told, &dialogue)?;
         if encoded.labels.iter().all(|l| *l == IGNORE_LABEL) {
             return Err(DataError::Prepare {
                 reason: "the row has no answer to learn".into(),
