@@ -19,7 +19,7 @@ use tpo_data::prompts::videochat::VideoChatLayout;
 use tpo_llm::tokenizer::Tokenizer;
 use tpo_llm::{LlmConfig, LlmError};
 
-use super::families::videochat;
+use super::families::onevision::Names;
 use super::{ConnectorConfig, FeatureTowers, Tpo, VisionConfig};
 use crate::error::{Error, Result};
 
@@ -177,6 +177,20 @@ impl TpoConfig {
             self.input.size,
             self.vision.side(),
         );
+        if let Some(packing) = self.connector.packing() {
+            let (grid, side) = (self.vision.grid(), self.vision.side());
+            equal(
+                "tokens along a side of `vision` and connector.packing.side",
+                grid,
+                packing.side,
+            );
+            let tile = packing.tiling.tile as usize;
+            equal(
+                "the side of `vision` and connector.packing.tiling.tile",
+                side,
+                tile,
+            );
+        }
         let tokens = self.vision.tokens(self.input.frames);
         if self.input.frames == 0 || tokens > MOST {
             problems.push(format!(
@@ -249,7 +263,10 @@ impl TpoConfig {
     }
 
     /// Rows that a visual takes in a prompt.
-    pub fn rows(&self, visual: &VisualShape) -> usize {
+    ///
+    /// # Errors
+    /// As [`ConnectorConfig::rows`].
+    pub fn rows(&self, visual: &VisualShape) -> tpo_core::Result<usize> {
         let tokens = self.vision.tokens(visual.pictures);
         self.connector.rows(visual, tokens)
     }
@@ -352,16 +369,24 @@ impl TpoConfig {
         )?)
     }
 
-    /// Checkpoint names ↔ parameters of a model of this configuration.
+    /// Checkpoint names ↔ parameters of a model of this configuration, as it is written.
     ///
     /// # Errors
     /// For rules of a head that do not parse.
     pub fn keys<H: HeadSet>(&self) -> Result<KeyTables<'static>> {
+        self.keys_named::<H>(Names::default())
+    }
+
+    /// [`TpoConfig::keys`] in files of the base with these names. Only LLaVA-OneVision has several.
+    ///
+    /// # Errors
+    /// As [`TpoConfig::keys`].
+    pub fn keys_named<H: HeadSet>(&self, names: Names) -> Result<KeyTables<'static>> {
         let mut tables = KeyTables::new();
         for (rules, field) in [
-            (self.vision.keys()?, "vision."),
-            (self.connector.keys()?, "connector."),
-            (vec![videochat::llm_keys()], "llm."),
+            (self.vision.keys(names)?, "vision."),
+            (self.connector.keys(names)?, "connector."),
+            (vec![self.connector.llm_keys(&self.llm, names)?], "llm."),
         ] {
             for rules in rules {
                 tables = tables.with(rules.within(field));

@@ -62,8 +62,8 @@ fn text(ids: impl IntoIterator<Item = u32>) -> String {
 fn encoder() -> LayoutEncoder {
     LayoutEncoder {
         slots: Arc::new(|v| match v.kind {
-            Visual::Image => 2,
-            _ => 3,
+            Visual::Image => Ok(2),
+            _ => Ok(3),
         }),
         ..LayoutEncoder::videochat(Arc::new(Chars(registry())), 2)
     }
@@ -434,7 +434,7 @@ fn unequal_clips_share_a_batch() {
     config.order.seed = IN_ORDER;
     // As many slots as pixels, so that size and number of pictures must have reached the encoder.
     let encoder = LayoutEncoder {
-        slots: Arc::new(|v| v.pictures * (v.size.0 * v.size.1) as usize),
+        slots: Arc::new(|v| Ok(v.pictures * (v.size.0 * v.size.1) as usize)),
         max_tokens: 4096,
         ..encoder()
     };

@@ -145,7 +145,7 @@ fn encoder() -> LayoutEncoder {
         layout: Arc::new(QwenLayout),
         tokenizer: Arc::new(Chars),
         eos_id: END,
-        slots: Arc::new(|visual| visual.pictures),
+        slots: Arc::new(|visual| Ok(visual.pictures)),
         max_tokens: MAX_TOKENS,
     }
 }

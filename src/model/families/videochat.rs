@@ -87,7 +87,7 @@ impl TpoConfig {
 }
 
 /// Configurations of the three heads. They are plain numbers, which JSON always holds.
-fn heads(
+pub(super) fn heads(
     region: &RegionHeadConfig,
     temporal: &TemporalHeadConfig,
     mask: &MaskHeadConfig,

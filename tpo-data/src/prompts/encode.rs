@@ -14,7 +14,7 @@ use crate::DataError;
 /// A tokenizer that threads share.
 pub type SharedEncoder = Arc<dyn TextEncoder + Send + Sync>;
 /// How many embeddings the connector makes of a visual.
-pub type SlotCount = Arc<dyn Fn(&VisualShape) -> usize + Send + Sync>;
+pub type SlotCount = Arc<dyn Fn(&VisualShape) -> tpo_core::Result<usize> + Send + Sync>;
 
 /// Ids of a dialogue and their labels.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,7 +56,7 @@ impl LayoutEncoder {
         Self {
             tokenizer,
             eos_id,
-            slots: Arc::new(|_| 96),
+            slots: Arc::new(|_| Ok(96)),
             max_tokens: VideoChatLayout.max_tokens(),
             layout: Arc::new(VideoChatLayout),
         }
@@ -74,11 +74,12 @@ impl LayoutEncoder {
         times: &[f64],
         dialogue: &Dialogue,
     ) -> Result<EncodedDialogue, DataError> {
-        let slots = |visual: &VisualShape| VisualSlots {
-            kind: visual.kind,
-            count: (self.slots)(visual),
+        let slots = |visual: &VisualShape| {
+            let (kind, count) = (visual.kind, (self.slots)(visual)?);
+            Ok(VisualSlots { kind, count })
         };
-        let visuals: Vec<VisualSlots> = visuals.iter().map(slots).collect();
+        let visuals = visuals.iter().map(slots);
+        let visuals = visuals.collect::<tpo_core::Result<Vec<_>>>()?;
         let questions = dialogue.turns.iter().map(|(question, _)| question.as_str());
         let questions: Vec<&str> = questions.collect();
         let message = self.layout.message(&questions, times);
