@@ -13,6 +13,7 @@ use tpo_core::ops::QuantFormat;
 use tpo_core::token::TaskRegistry;
 use tpo_core::traits::VisualShape;
 use tpo_core::weights::{KeyRules, KeyTables};
+use tpo_data::FrameSampling;
 use tpo_data::prompts::PromptLayout;
 use tpo_data::prompts::qwen::QwenLayout;
 use tpo_data::prompts::videochat::VideoChatLayout;
@@ -34,8 +35,19 @@ pub struct InputConfig {
     pub frames: usize,
     /// Side of the square frames in pixels; the aspect ratio is not kept (reference).
     pub size: usize,
+    /// Which frames.
+    #[serde(default = "middle", skip_serializing_if = "is_middle")]
+    pub sampling: FrameSampling,
     /// Antialiased resizing, as torchvision's default has been since 0.17.
     pub antialias: bool,
+}
+
+fn middle() -> FrameSampling {
+    FrameSampling::Middle
+}
+
+fn is_middle(sampling: &FrameSampling) -> bool {
+    *sampling == middle()
 }
 
 /// How conversations are laid out for the language model.

@@ -7,6 +7,7 @@ use tpo_core::geometry::BoxXyxy;
 use tpo_core::head::HeadSet;
 use tpo_core::model::CallOrder;
 use tpo_core::prompt::Turn;
+use tpo_data::FrameSampling;
 use tpo_llm::tokenizer::Tokenizer;
 use tpo_llm::vocabulary;
 
@@ -184,6 +185,11 @@ impl<H: HeadSet> Session<H> {
     /// When it calls heads: as the options say, else as the model does.
     pub fn call_order(&self) -> CallOrder {
         self.options.call_order.unwrap_or(self.config.call_order)
+    }
+
+    /// Which frames of a video it looks at: as the options say, else as the model does.
+    pub fn sampling(&self) -> FrameSampling {
+        self.options.sampling.unwrap_or(self.config.input.sampling)
     }
 
     /// Where it computes.

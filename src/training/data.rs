@@ -52,6 +52,7 @@ impl DataContext {
         let input = &self.config.input;
         FramesConfig {
             num_frames: input.frames,
+            sampling: input.sampling,
             transform: ImageTransform::vision()
                 .with_size([input.size; 2])
                 .with_antialias(input.antialias),
@@ -105,8 +106,8 @@ fn refuse(problems: Vec<String>) -> tpo_train::Result<()> {
 }
 
 /// Opens the data of a stage: every file is read once and checked; the heads make what they learn of
-/// annotations. For [`Purpose::Evaluate`] nothing is augmented and frames are the middle
-/// ones; the order is that of `seed`.
+/// annotations. For [`Purpose::Evaluate`] nothing is augmented and no frame is
+/// random; the order is that of `seed`.
 ///
 /// # Errors
 /// [`TrainError::InvalidRecipe`] with every problem of every source: a file that is not there, no
@@ -173,8 +174,8 @@ fn open_feed<H: HeadSet>(
 ) -> tpo_train::Result<(Feed, Option<ResolvedGroups>)> {
     let mut mixture = data.clone();
     if purpose == Purpose::Evaluate {
-        if let FrameSampling::Random { .. } = mixture.sampling {
-            mixture.sampling = FrameSampling::Middle;
+        if let Some(FrameSampling::Random { .. }) = mixture.sampling {
+            mixture.sampling = None;
         }
         mixture.augment = None;
     }
