@@ -6,6 +6,7 @@ pub(crate) mod published;
 
 use tpo_core::geometry::UnpadRule;
 use tpo_core::model::CallOrder;
+use tpo_data::FrameSampling;
 use tpo_heads::mask::MaskHeadConfig;
 use tpo_heads::mask::sam2::Sam2Config;
 use tpo_heads::region::RegionHeadConfig;
@@ -33,26 +34,14 @@ impl TpoConfig {
     /// LLaVA-OV-TPO on `llava-onevision-qwen2-0.5b-ov`: SigLIP so400m, 32 frames of 384 pixels, Qwen2-0.5B. Its output
     /// layer is the embedding, which has no adapter.
     pub fn llava_ov_tpo_0_5b() -> Self {
-        // Published config.json of Qwen2-0.5B.
-        let llm = qwen2(LlmConfig::new(151_936, 896, 4864, 24, 14, 2, 64));
-        llava_ov_tpo(llm.with_tie_word_embeddings(true))
+        llava_ov_tpo(LlmConfig::qwen2_0_5b())
     }
 
     /// LLaVA-OV-TPO on `llava-onevision-qwen2-7b-ov`, the base of the paper: SigLIP so400m, 32 frames of 384 pixels,
     /// Qwen2-7B.
     pub fn llava_ov_tpo_7b() -> Self {
-        // Published config.json of Qwen2-7B.
-        llava_ov_tpo(qwen2(LlmConfig::new(152_064, 3584, 18_944, 28, 28, 4, 128)))
+        llava_ov_tpo(LlmConfig::qwen2_7b())
     }
-}
-
-/// What all sizes of Qwen2 have.
-fn qwen2(sizes: LlmConfig) -> LlmConfig {
-    sizes
-        .with_attention_bias(true)
-        .with_rms_norm_eps(1e-6)
-        .with_rope_theta(1e6)
-        .with_max_position_embeddings(32_768)
 }
 
 /// A model of the published build around this language model, with new adapters (Table 17).
@@ -89,6 +78,7 @@ fn around(
         input: InputConfig {
             frames: FRAMES,
             size: vision.image_size,
+            sampling: FrameSampling::Linspace,
             antialias: true,
         },
         vision: VisionConfig::Siglip(vision),
