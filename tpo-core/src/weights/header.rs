@@ -56,7 +56,7 @@ impl TensorEntry {
     pub fn lines(&self, lines: Range<usize>) -> Option<Self> {
         let count = *self.shape.first()?;
         let plain = self.blocks.is_none() && self.interleaved_heads.is_none();
-        if !plain || lines.end > count {
+        if !plain || lines.start > lines.end || lines.end > count {
             return None;
         }
         let line = self.len.checked_div(count as u64)?;
