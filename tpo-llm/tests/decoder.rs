@@ -115,6 +115,15 @@ fn left_padding_changes_nothing() {
             .step(lm.embed(ids(&[&short[3..]])), None, &mut alone)
             .unwrap();
         let single_next = lm.step(lm.embed(ids(&[&[4]])), None, &mut alone).unwrap();
+        // Rotations are relative, so that a row whose positions all were too high would answer the same:
+        // the keys say that they count from its first real token.
+        for layer in 0..config.num_hidden_layers {
+            let (padded, _) = cache.layer(layer).unwrap();
+            let (keys, _) = alone.layer(layer).unwrap();
+            let [_, heads, _, width] = padded.dims();
+            let padded = padded.slice([1..2, 0..heads, 3..10, 0..width]);
+            assert_close(padded, keys, "keys");
+        }
         let d = config.hidden_size;
         assert_close(prefill.slice([1..2, 3..9, 0..d]), single, "padded prefill");
         assert_close(
