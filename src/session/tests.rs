@@ -125,7 +125,10 @@ fn images_lie_as_in_training() {
         }
         assert_eq!(found.unwrap().size, (9, 7));
         let shapes = [VisualShape::image((9, 7)), VisualShape::image((5, 8))];
-        let rows: usize = shapes.iter().map(|s| session.config().rows(s)).sum();
+        let rows: usize = shapes
+            .iter()
+            .map(|s| session.config().rows(s).unwrap())
+            .sum();
         for question in ["Which is larger?", "Is <image> larger than <image>?"] {
             let asked = Question::new(question);
             let ids = session.prompt_ids(question, &asked).unwrap();

@@ -312,7 +312,9 @@ pub fn original(fixture: &Fixture, device: &Device) -> Result<Report, Failure> {
         prompts.push(prompt);
     }
     let longest = prompts.iter().map(Vec::len).max().unwrap_or(0);
-    let cut = fixture.usize("max_length_cut")?;
+    let cut = fixture.json["max_length_cut"]
+        .as_u64()
+        .ok_or("no max_length_cut")? as usize;
     for (part, length, left) in [
         ("right", longest, false),
         ("left", longest, true),

@@ -159,7 +159,7 @@ fn hugging_face(json: &Value) -> Result<TpoConfig, String> {
             }
         },
     };
-    Ok(with_packing(vision, llm, packing, first))
+    with_packing(vision, llm, packing, first)
 }
 
 /// What transformers leaves out of a file because its class has it so.
@@ -233,7 +233,7 @@ fn original(json: &Value) -> Result<TpoConfig, String> {
         },
         ..base
     };
-    Ok(with_packing(vision, llm, packing, FIRST_TASK_TOKEN))
+    with_packing(vision, llm, packing, FIRST_TASK_TOKEN)
 }
 
 fn with_packing(
@@ -241,9 +241,10 @@ fn with_packing(
     llm: LlmConfig,
     packing: Packing,
     first_task_token: u32,
-) -> TpoConfig {
+) -> Result<TpoConfig, String> {
     let connector = OneVisionConnectorConfig::new(vision.hidden_size, llm.hidden_size, packing);
-    around(vision, connector, llm, first_task_token)
+    connector.validate().map_err(|e| e.to_string())?;
+    Ok(around(vision, connector, llm, first_task_token))
 }
 
 fn qwen2(text: &Value) -> Result<LlmConfig, String> {
