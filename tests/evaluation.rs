@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use tpo::core::prompt::{PromptIds, TextEncoder, Visual};
 use tpo::core::traits::LanguageModel;
 use tpo::data::prompts::videochat::VideoChatLayout;
-use tpo::data::prompts::{AnswerStart, Opening, PromptLayout};
+use tpo::data::prompts::{AnswerStart, Opening, PromptLayout, VisualSlots};
 use tpo::data::readers::Format;
 use tpo::data::synthetic::{Split, WorldConfig};
 use tpo::evaluation::*;
@@ -400,8 +400,10 @@ fn multiple_choice_is_asked_as_published() {
         let ask = prompts.multiple_choice("What does it do?", &options);
         let opening = Opening {
             system: &ask.system,
-            visual: Visual::Video,
-            slots: 96,
+            visuals: &[VisualSlots {
+                kind: Visual::Video,
+                count: 96,
+            }],
             answer: AnswerStart {
                 prefix: &ask.answer_prefix,
                 joined: ask.answer_joined,

@@ -3,8 +3,8 @@
 use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData};
 use tpo::core::geometry::{Mask, Rle};
+use tpo::core::ops::Resize;
 use tpo::data::synthetic::{Split, World, WorldConfig};
-use tpo::heads::mask::track::Resize;
 use tpo::heads::mask::{MaskHead, coverage};
 
 /// Side of the world's frames.

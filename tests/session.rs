@@ -393,7 +393,7 @@ fn frames_that_fill_no_token_are_filled_up() {
     let device = Device::flex();
     for (rate, frames) in [(0.75, 3), (1.0, 4)] {
         let options = SessionOptions {
-            sampling: tpo::data::FrameSampling::Fps(rate),
+            sampling: Some(tpo::data::FrameSampling::Fps(rate)),
             ..SessionOptions::default()
         };
         let mut session = tpo::presets::mini(&device, options).unwrap();

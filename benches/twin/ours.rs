@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use tpo::DeviceChoice;
 use tpo::core::head::NoHeads;
 use tpo::core::nn::{Linear, LinearConfig};
-use tpo::core::ops::QuantFormat;
+use tpo::core::ops::{QuantFormat, Resize};
 use tpo::core::prompt::TextEncoder;
 use tpo::core::token::TaskRegistry;
 use tpo::core::traits::{DecodeCache, LanguageModel};
@@ -17,7 +17,7 @@ use tpo::data::feed::{Cursor, Feed, FeedConfig, MixtureSpec, SourceSpec};
 use tpo::data::prompts::LayoutEncoder;
 use tpo::data::{ClipConfig, MediaLimits, open_video, select_frames};
 use tpo::heads::mask::sam2::{MemoryInput, PointPrompt, PromptEmbedding, Sam2Config};
-use tpo::heads::mask::track::{Resize, fill_holes};
+use tpo::heads::mask::track::fill_holes;
 use tpo::heads::region::RegionHeadConfig;
 use tpo::heads::temporal::model::CgDetrInput;
 use tpo::heads::temporal::{

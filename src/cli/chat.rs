@@ -49,9 +49,9 @@ pub(super) struct Args {
     /// Video file (MP4 with H.264, GIF; anything else with the feature `ffmpeg`)
     #[arg(long, required_unless_present = "image", conflicts_with = "image")]
     video: Option<PathBuf>,
-    /// Image file (PNG, JPEG, WebP, BMP)
+    /// Image file (PNG, JPEG, WebP, BMP); repeat for several, for a model that reads several
     #[arg(long)]
-    image: Option<PathBuf>,
+    image: Vec<PathBuf>,
     /// Question; repeat for several turns
     #[arg(long, required = true)]
     ask: Vec<String>,
@@ -120,21 +120,24 @@ pub(super) fn run<H: HeadSet>(args: Args) -> Outcome {
         ..SessionOptions::default()
     })?;
     let start = Instant::now();
-    let media = match (&args.video, &args.image) {
-        (Some(path), _) => counting("frames", |heard| {
+    let media = match &args.video {
+        Some(path) => counting("frames", |heard| {
             session.load_video(path, Some(heard)).cloned()
         })?,
-        (None, Some(path)) => session.load_image(path)?.clone(),
-        (None, None) => return Err("give --video or --image".into()),
+        None => session.load_images(&args.image)?.clone(),
     };
     let (w, h) = media.size;
     let length = media
         .duration
         .map_or(String::new(), |d| format!(", {d:.2} s"));
+    let others = match args.image.len() {
+        0 | 1 => String::new(),
+        all => format!(" and {} more", all - 1),
+    };
     eprintln!(
-        "{}: {w}x{h}{length}, {} frame(s) read and encoded in {:.2} s",
+        "{}{others}: {w}x{h}{length}, {} frame(s) read and encoded in {:.2} s",
         media.path.display(),
-        media.frames.len(),
+        media.frames.len().max(args.image.len()),
         start.elapsed().as_secs_f64()
     );
 

@@ -227,9 +227,10 @@ pub(super) struct ModelArgs {
     /// When a head is called; default: as the model's tpo.json says
     #[arg(long, value_enum)]
     order: Option<Order>,
-    /// Frames to look at: middle, rand, rand:SEED, or fps1, fps0.5, …
-    #[arg(long, default_value = "middle")]
-    sampling: FrameSampling,
+    /// Frames to look at: middle, rand, rand:SEED, linspace, seconds (one a second, at most as many as the
+    /// model reads), or fps1, fps0.5, …; default: as the model's tpo.json says
+    #[arg(long)]
+    sampling: Option<FrameSampling>,
     /// Which frames the mask head goes through, which takes seconds a frame on a CPU
     #[arg(long, value_enum, default_value = "all")]
     track: Track,

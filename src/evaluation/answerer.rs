@@ -1,5 +1,6 @@
 //! Who answers: a session, or anything else that can.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde_json::json;
@@ -141,7 +142,11 @@ impl<H: HeadSet> SessionAnswerer<H> {
                     .load_frames(clip.name(), frames, clip.scene.fps)?
             }
             MediaRef::File { media, root } => match (media.kind, media.range) {
-                (MediaKind::Image, _) => self.session.load_image(resolve(root, &media.path))?,
+                (MediaKind::Image, _) => {
+                    let paths = std::iter::once(&media.path).chain(&media.more);
+                    let paths: Vec<PathBuf> = paths.map(|path| resolve(root, path)).collect();
+                    self.session.load_images(&paths)?
+                }
                 (MediaKind::Video, None) => {
                     self.session.load_video(resolve(root, &media.path), None)?
                 }
@@ -285,7 +290,7 @@ impl<H: HeadSet> Answerer for SessionAnswerer<H> {
         let mut settings = json!({
             "input": self.session.config().input,
             "config": blake3::hash(config.as_bytes()).to_hex().to_string(),
-            "sampling": options.sampling,
+            "sampling": self.session.sampling(),
             "call_order": self.session.call_order(),
             "max_new_tokens": options.max_new_tokens,
             "decoding": options.decoding,

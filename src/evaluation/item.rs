@@ -29,7 +29,8 @@ impl MediaRef {
         match self {
             Self::None => String::new(),
             Self::File { media, .. } => {
-                format!("{:?}|{}|{:?}", media.kind, media.path, media.range)
+                let paths = [std::slice::from_ref(&media.path), &media.more].concat();
+                format!("{:?}|{}|{:?}", media.kind, paths.join("|"), media.range)
             }
             Self::Clip(clip) => clip.name(),
         }

@@ -13,11 +13,14 @@ use tpo_core::ops::QuantFormat;
 use tpo_core::token::TaskRegistry;
 use tpo_core::traits::VisualShape;
 use tpo_core::weights::{KeyRules, KeyTables};
+use tpo_data::FrameSampling;
 use tpo_data::prompts::PromptLayout;
+use tpo_data::prompts::qwen::QwenLayout;
 use tpo_data::prompts::videochat::VideoChatLayout;
+use tpo_llm::tokenizer::Tokenizer;
 use tpo_llm::{LlmConfig, LlmError};
 
-use super::families::videochat;
+use super::families::onevision::Names;
 use super::{ConnectorConfig, FeatureTowers, Tpo, VisionConfig};
 use crate::error::{Error, Result};
 
@@ -32,8 +35,19 @@ pub struct InputConfig {
     pub frames: usize,
     /// Side of the square frames in pixels; the aspect ratio is not kept (reference).
     pub size: usize,
+    /// Which frames.
+    #[serde(default = "middle", skip_serializing_if = "is_middle")]
+    pub sampling: FrameSampling,
     /// Antialiased resizing, as torchvision's default has been since 0.17.
     pub antialias: bool,
+}
+
+fn middle() -> FrameSampling {
+    FrameSampling::Middle
+}
+
+fn is_middle(sampling: &FrameSampling) -> bool {
+    *sampling == middle()
 }
 
 /// How conversations are laid out for the language model.
@@ -42,6 +56,8 @@ pub struct InputConfig {
 pub enum PromptStyle {
     /// `[INST] <Video>..</Video>[/INST] [INST] question [/INST] answer` (VideoChat2 and VideoChat-TPO).
     VideoChat,
+    /// ChatML with a system turn and one `<image>` for each visual (LLaVA-OneVision's `qwen_1_5`).
+    Qwen,
 }
 
 impl PromptStyle {
@@ -49,6 +65,7 @@ impl PromptStyle {
     pub fn layout(self) -> Arc<dyn PromptLayout> {
         match self {
             Self::VideoChat => Arc::new(VideoChatLayout),
+            Self::Qwen => Arc::new(QwenLayout),
         }
     }
 }
@@ -172,6 +189,20 @@ impl TpoConfig {
             self.input.size,
             self.vision.side(),
         );
+        if let Some(packing) = self.connector.packing() {
+            let (grid, side) = (self.vision.grid(), self.vision.side());
+            equal(
+                "tokens along a side of `vision` and connector.packing.side",
+                grid,
+                packing.side,
+            );
+            let tile = packing.tiling.tile as usize;
+            equal(
+                "the side of `vision` and connector.packing.tiling.tile",
+                side,
+                tile,
+            );
+        }
         let tokens = self.vision.tokens(self.input.frames);
         if self.input.frames == 0 || tokens > MOST {
             problems.push(format!(
@@ -244,7 +275,10 @@ impl TpoConfig {
     }
 
     /// Rows that a visual takes in a prompt.
-    pub fn rows(&self, visual: &VisualShape) -> usize {
+    ///
+    /// # Errors
+    /// As [`ConnectorConfig::rows`].
+    pub fn rows(&self, visual: &VisualShape) -> tpo_core::Result<usize> {
         let tokens = self.vision.tokens(visual.pictures);
         self.connector.rows(visual, tokens)
     }
@@ -253,6 +287,35 @@ impl TpoConfig {
     pub fn max_prompt(&self) -> usize {
         let layout = self.prompt.layout();
         layout.max_tokens().min(self.llm.max_position_embeddings)
+    }
+
+    /// Ids that end an answer: training writes the first, generation stops at all. Those of the prompt
+    /// style, then the tokenizer's own; none where neither has one.
+    ///
+    /// # Errors
+    /// [`Error::Config`] when the tokenizer lacks the token that ends an answer in this prompt style.
+    pub fn ends(&self, tokenizer: &Tokenizer) -> Result<Vec<u32>> {
+        let mut ids = Vec::new();
+        for (i, token) in self.prompt.layout().ends().iter().enumerate() {
+            match tokenizer.token_to_id(token) {
+                None if i == 0 => {
+                    return Err(Error::Config {
+                        problems: format!(
+                            "answers end with `{token}` in the model's `prompt` style, and its tokenizer \
+                             has no such token; take the tokenizer of the model, or another style"
+                        ),
+                    });
+                }
+                id => ids.extend(id),
+            }
+        }
+        let own = tokenizer.eos_id().into_iter();
+        for id in own.chain(tokenizer.eos_ids().iter().copied()) {
+            if !ids.contains(&id) {
+                ids.push(id);
+            }
+        }
+        Ok(ids)
     }
 
     /// How the linear layers of parts are quantised.
@@ -318,16 +381,24 @@ impl TpoConfig {
         )?)
     }
 
-    /// Checkpoint names ↔ parameters of a model of this configuration.
+    /// Checkpoint names ↔ parameters of a model of this configuration, as it is written.
     ///
     /// # Errors
     /// For rules of a head that do not parse.
     pub fn keys<H: HeadSet>(&self) -> Result<KeyTables<'static>> {
+        self.keys_named::<H>(Names::default())
+    }
+
+    /// [`TpoConfig::keys`] in files of the base with these names. Only LLaVA-OneVision has several.
+    ///
+    /// # Errors
+    /// As [`TpoConfig::keys`].
+    pub fn keys_named<H: HeadSet>(&self, names: Names) -> Result<KeyTables<'static>> {
         let mut tables = KeyTables::new();
         for (rules, field) in [
-            (self.vision.keys()?, "vision."),
-            (self.connector.keys()?, "connector."),
-            (vec![videochat::llm_keys()], "llm."),
+            (self.vision.keys(names)?, "vision."),
+            (self.connector.keys(names)?, "connector."),
+            (vec![self.connector.llm_keys(&self.llm, names)?], "llm."),
         ] {
             for rules in rules {
                 tables = tables.with(rules.within(field));

@@ -1,18 +1,21 @@
 //! Model directories: the reference's layout and ours.
 //!
 //! Our layout is the reference's plus `tpo.json`: safetensors under the reference's key names, the
-//! tokenizer's files, and the sizes of all parts. A directory without `tpo.json` is taken for the
-//! published VideoChat-TPO, of the sizes that its `config.json` and its weights say.
+//! tokenizer's files, and the sizes of all parts. A directory without `tpo.json` is that of a published base whose
+//! `config.json` says which; without that it is taken for VideoChat-TPO of the published sizes.
 
 use std::path::Path;
 
 use burn::tensor::Device;
 use tpo_core::head::HeadSet;
-use tpo_core::weights::{Checkpoint, DtypePolicy, GgufFile, LoadOptions, load_module};
+use tpo_core::weights::{
+    Checkpoint, DtypePolicy, GgufFile, KeyTables, LoadOptions, Refusal, WeightsError, load_module,
+};
 use tpo_llm::tokenizer::Tokenizer;
 
+use super::families::onevision::{self, Names};
 use super::families::published::{is_published, published};
-use super::{Tpo, TpoConfig};
+use super::{ConnectorConfig, Tpo, TpoConfig};
 use crate::error::{Error, Result};
 
 /// File with the sizes of all parts.
@@ -62,6 +65,32 @@ pub(crate) fn model_tokenizer(dir: &Path, config: &TpoConfig) -> Result<Tokenize
     Ok(tokenizer)
 }
 
+/// The weights in `dir` of a model of this configuration, and the names they have there: those of a OneVision
+/// are told by the tensors.
+///
+/// # Errors
+/// [`Error::Weights`] for files that are damaged, or of which two tensors that must be equal are not.
+pub(crate) fn open_weights<H: HeadSet>(
+    dir: &Path,
+    config: &TpoConfig,
+) -> Result<(Checkpoint, KeyTables<'static>)> {
+    let checkpoint = Checkpoint::open(dir)?;
+    if !matches!(config.connector, ConnectorConfig::OneVision(_)) {
+        return Ok((checkpoint, config.keys::<H>()?));
+    }
+    let names = Names::of(&checkpoint).unwrap_or_default();
+    let (checkpoint, differs) = onevision::prepared(checkpoint, &config.llm, names)?;
+    if let Some(differs) = differs {
+        return Err(WeightsError::Refused(Box::new(Refusal {
+            checkpoint: dir.into(),
+            mismatched: vec![differs],
+            ..Refusal::default()
+        }))
+        .into());
+    }
+    Ok((checkpoint, config.keys_named::<H>(names)?))
+}
+
 /// The model in `dir` for training, its floats as `dtype` says. What the files lack of the paths that
 /// match `missing` is drawn when it is first looked at.
 pub(crate) fn load_model<H: HeadSet>(
@@ -76,9 +105,9 @@ pub(crate) fn load_model<H: HeadSet>(
         dtype,
         ..LoadOptions::default()
     };
-    let checkpoint = Checkpoint::open(dir)?;
+    let (checkpoint, keys) = open_weights::<H>(dir, config)?;
     let model = config.assemble(device)?;
-    let (model, _) = load_module(model, &checkpoint, &config.keys::<H>()?, &load)?;
+    let (model, _) = load_module(model, &checkpoint, &keys, &load)?;
     Ok(model)
 }
 
@@ -99,8 +128,8 @@ pub(crate) fn load_over<H: HeadSet>(
         dtype,
         ..LoadOptions::default()
     };
-    let keys = config.keys::<H>()?;
-    Ok(load_module(model, &Checkpoint::open(dir)?, &keys, &load)?.0)
+    let (checkpoint, keys) = open_weights::<H>(dir, config)?;
+    Ok(load_module(model, &checkpoint, &keys, &load)?.0)
 }
 
 /// Adds the task tokens that the tokenizer's files do not name.
@@ -201,8 +230,8 @@ pub(crate) fn read_config(dir: &Path) -> Result<TpoConfig> {
     }
 }
 
-/// The configuration that the published model's `config.json` and the weights beside it say, if there is
-/// such a file.
+/// The configuration that a published model's `config.json` and the weights beside it say, if there is such a
+/// file: VideoChat-TPO's, or that of a LLaVA-OneVision, whose heads are still to be trained.
 pub(crate) fn published_config(dir: &Path) -> Result<Option<TpoConfig>> {
     let path = dir.join("config.json");
     let wrong = |why: String| Error::ModelDir {
@@ -215,9 +244,12 @@ pub(crate) fn published_config(dir: &Path) -> Result<Option<TpoConfig>> {
         Err(e) => return Err(wrong(e.to_string())),
     };
     let json = serde_json::from_str(&text).map_err(|e| wrong(e.to_string()))?;
-    if !is_published(&json) {
+    let config = if onevision::published::is_base(&json) {
+        onevision::published::published(&json)
+    } else if is_published(&json) {
+        published(&json, &Checkpoint::open(dir)?)
+    } else {
         return Ok(None);
-    }
-    let config = published(&json, &Checkpoint::open(dir)?).map_err(wrong)?;
-    Ok(Some(config))
+    };
+    config.map(Some).map_err(wrong)
 }

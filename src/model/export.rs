@@ -6,13 +6,14 @@ use std::path::Path;
 use burn::tensor::{Device, FloatDType};
 use tpo_core::head::HeadSet;
 use tpo_core::weights::{
-    Checkpoint, DtypePolicy, INDEX_FILE, LoadOptions, SINGLE_FILE, SaveOptions, SaveReport,
-    load_module, save_module,
+    DtypePolicy, INDEX_FILE, LoadOptions, SINGLE_FILE, SaveOptions, SaveReport, load_module,
+    save_module,
 };
 
 use super::directory::TOKENIZER_FILES;
 use super::{
-    CONFIG_FILE, Quantize, Tpo, TpoConfig, model_tokenizer, read_config_of, tokenizer_files,
+    CONFIG_FILE, Quantize, Tpo, TpoConfig, model_tokenizer, open_weights, read_config_of,
+    tokenizer_files,
 };
 use crate::error::{Error, Result};
 use crate::files::write_whole;
@@ -169,7 +170,7 @@ pub fn convert_model<H: HeadSet>(
     check_target(dir.as_ref(), &[model], true, options.overwrite)?;
     // Refused here if it is no tokenizer of this model.
     model_tokenizer(model, &config)?;
-    let checkpoint = Checkpoint::open(model)?;
+    let (checkpoint, keys) = open_weights::<H>(model, &config)?;
     config.quantize(quantize)?;
     let load = LoadOptions {
         dtype: options.dtype.map_or(DtypePolicy::Keep, DtypePolicy::Cast),
@@ -177,7 +178,7 @@ pub fn convert_model<H: HeadSet>(
         ..LoadOptions::default()
     };
     let built = config.init::<H>(&Device::flex())?;
-    let (built, _) = load_module(built, &checkpoint, &config.keys::<H>()?, &load)?;
+    let (built, _) = load_module(built, &checkpoint, &keys, &load)?;
     export_model(built, &config, &tokenizer_files(model)?, dir, options)
 }
 

@@ -22,9 +22,10 @@ pub(crate) use config::{FORMAT, no_head};
 pub use config::{InputConfig, PromptStyle, Quantize, TpoConfig};
 pub use directory::CONFIG_FILE;
 pub(crate) use directory::{
-    byte_tokenizer, byte_tokenizer_files, load_model, load_over, model_tokenizer, published_config,
-    read_config, read_config_of, tokenizer_files,
+    byte_tokenizer, byte_tokenizer_files, load_model, load_over, model_tokenizer, open_weights,
+    published_config, read_config, read_config_of, tokenizer_files,
 };
+pub use families::onevision::Names;
 pub use families::videochat::{VideoChatTpo, videochat_tasks, videochat_tpo_keys};
 pub use parts::{Connector, ConnectorConfig, Vision, VisionConfig};
 pub use towers::{FeatureTowers, OwnClips};

@@ -6,15 +6,19 @@
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use serde::{Deserialize, Serialize};
+use tpo_core::geometry::Packing;
 use tpo_core::gradient_checkpointing::Tape;
 use tpo_core::ops::QuantFormat;
 use tpo_core::traits::{Connector as Connect, Instruction, VisionEncoder, VisualRows, VisualShape};
 use tpo_core::weights::KeyRules;
+use tpo_llm::LlmConfig;
 use tpo_vision::{
-    InternVideo2, InternVideo2Config, MlpConnector, MlpConnectorConfig, QFormerConnector,
-    QFormerConnectorConfig, UmtConfig, VideoEncoder,
+    InternVideo2, InternVideo2Config, MlpConnector, MlpConnectorConfig, OneVisionConnector,
+    OneVisionConnectorConfig, QFormerConnector, QFormerConnectorConfig, Siglip, SiglipConfig,
+    UmtConfig, VideoEncoder,
 };
 
+use super::families::onevision::{self, Names};
 use super::families::videochat;
 use crate::error::Result;
 
@@ -28,6 +32,8 @@ pub enum VisionConfig {
     /// The video tower of InternVideo2.
     #[serde(rename = "internvideo2")]
     InternVideo2(InternVideo2Config),
+    /// SigLIP, a ViT over single pictures.
+    Siglip(SiglipConfig),
 }
 
 impl VisionConfig {
@@ -39,6 +45,7 @@ impl VisionConfig {
         Ok(match self {
             Self::Umt(config) => Vision::Umt(VideoEncoder::new(config, device)?),
             Self::InternVideo2(config) => Vision::InternVideo2(config.init(device)?),
+            Self::Siglip(config) => Vision::Siglip(config.init(device)?),
         })
     }
 
@@ -50,6 +57,7 @@ impl VisionConfig {
         match self {
             Self::Umt(config) => config.validate()?,
             Self::InternVideo2(config) => config.validate()?,
+            Self::Siglip(config) => config.validate()?,
         }
         Ok(())
     }
@@ -59,6 +67,7 @@ impl VisionConfig {
         match self {
             Self::Umt(config) => config.encoder_embed_dim,
             Self::InternVideo2(config) => config.embed_dim,
+            Self::Siglip(config) => config.hidden_size,
         }
     }
 
@@ -67,6 +76,7 @@ impl VisionConfig {
         match self {
             Self::Umt(config) => (config.encoder_depth, config.encoder_num_heads),
             Self::InternVideo2(config) => (config.depth, config.num_heads),
+            Self::Siglip(config) => (config.num_hidden_layers, config.num_attention_heads),
         }
     }
 
@@ -75,25 +85,35 @@ impl VisionConfig {
         match self {
             Self::Umt(config) => config.img_size,
             Self::InternVideo2(config) => config.img_size,
+            Self::Siglip(config) => config.image_size,
         }
     }
 
     /// Frames of a clip, and frames that one token covers.
     pub fn clip(&self) -> (usize, usize) {
         match self {
+            // Every picture by itself.
+            Self::Siglip(_) => (1, 1),
             Self::Umt(config) => (config.num_frames, config.tubelet_size),
             Self::InternVideo2(config) => (config.num_frames, config.tubelet_size),
         }
     }
 
+    /// Tokens along a side of a picture.
+    pub fn grid(&self) -> usize {
+        let patch = match self {
+            Self::Umt(config) => config.patch_size,
+            Self::InternVideo2(config) => config.patch_size,
+            Self::Siglip(config) => config.patch_size,
+        };
+        self.side() / patch.max(1)
+    }
+
     /// Visual tokens of so many pictures. The last is shown again where a token would cover more: an
     /// image as often as one covers frames.
     pub fn tokens(&self, pictures: usize) -> usize {
-        let (patch, class) = match self {
-            Self::Umt(config) => (config.patch_size, 0),
-            Self::InternVideo2(config) => (config.patch_size, 1),
-        };
-        let grid = self.side() / patch.max(1);
+        let class = matches!(self, Self::InternVideo2(_)) as usize;
+        let grid = self.grid();
         let steps = pictures.div_ceil(self.clip().1.max(1)).max(1);
         let columns = steps.saturating_mul(grid);
         columns.saturating_mul(grid).saturating_add(class)
@@ -104,6 +124,7 @@ impl VisionConfig {
         match self {
             Self::Umt(config) => config.quantization,
             Self::InternVideo2(config) => config.quantization,
+            Self::Siglip(config) => config.quantization,
         }
     }
 
@@ -111,14 +132,16 @@ impl VisionConfig {
         match self {
             Self::Umt(config) => &mut config.quantization,
             Self::InternVideo2(config) => &mut config.quantization,
+            Self::Siglip(config) => &mut config.quantization,
         }
     }
 
     /// Names of the encoder's parameters in checkpoints; paths count from the encoder.
-    pub(super) fn keys(&self) -> Result<Vec<KeyRules>> {
+    pub(super) fn keys(&self, names: Names) -> Result<Vec<KeyRules>> {
         match self {
             Self::Umt(_) => videochat::umt_keys(),
             Self::InternVideo2(_) => Ok(own_names("vision.")),
+            Self::Siglip(_) => onevision::tower_keys(names),
         }
     }
 
@@ -126,7 +149,7 @@ impl VisionConfig {
     pub fn umt(&self) -> Option<&UmtConfig> {
         match self {
             Self::Umt(config) => Some(config),
-            Self::InternVideo2(_) => None,
+            Self::InternVideo2(_) | Self::Siglip(_) => None,
         }
     }
 }
@@ -141,6 +164,9 @@ pub enum ConnectorConfig {
     QFormer(QFormerConnectorConfig),
     /// Two linear layers on every visual token: a row per token.
     Mlp(MlpConnectorConfig),
+    /// LLaVA-OneVision's: two linear layers, then rows of tiles or frames with newlines.
+    #[serde(rename = "onevision")]
+    OneVision(OneVisionConnectorConfig),
 }
 
 impl ConnectorConfig {
@@ -152,6 +178,7 @@ impl ConnectorConfig {
         Ok(match self {
             Self::QFormer(config) => Connector::QFormer(config.init(device)?),
             Self::Mlp(config) => Connector::Mlp(config.init(device)?),
+            Self::OneVision(config) => Connector::OneVision(config.init(device)?),
         })
     }
 
@@ -160,8 +187,10 @@ impl ConnectorConfig {
     /// # Errors
     /// As [`ConnectorConfig::init`].
     pub fn validate(&self) -> Result<()> {
-        if let Self::QFormer(config) = self {
-            config.qformer.validate()?;
+        match self {
+            Self::QFormer(config) => config.qformer.validate()?,
+            Self::Mlp(_) => {}
+            Self::OneVision(config) => config.validate()?,
         }
         Ok(())
     }
@@ -171,22 +200,45 @@ impl ConnectorConfig {
         match self {
             Self::QFormer(config) => (config.qformer.encoder_width, config.d_llm),
             Self::Mlp(config) => (config.d_vision, config.d_llm),
+            Self::OneVision(config) => (config.d_vision, config.d_llm),
         }
     }
 
     /// Rows that it makes of a visual of so many tokens.
-    pub fn rows(&self, _visual: &VisualShape, tokens: usize) -> usize {
+    ///
+    /// # Errors
+    /// As [`Packing::layout`].
+    pub fn rows(&self, visual: &VisualShape, tokens: usize) -> tpo_core::Result<usize> {
         match self {
-            Self::QFormer(config) => config.qformer.n_query(),
-            Self::Mlp(_) => tokens,
+            Self::QFormer(config) => Ok(config.qformer.n_query()),
+            Self::Mlp(_) => Ok(tokens),
+            Self::OneVision(config) => config.packing.rows(visual),
+        }
+    }
+
+    /// How the tokens of a picture or video become rows, where that goes by its size.
+    pub fn packing(&self) -> Option<&Packing> {
+        match self {
+            Self::OneVision(config) => Some(&config.packing),
+            Self::QFormer(_) | Self::Mlp(_) => None,
         }
     }
 
     /// Names of the connector's parameters in checkpoints; paths count from the connector.
-    pub(super) fn keys(&self) -> Result<Vec<KeyRules>> {
+    pub(super) fn keys(&self, names: Names) -> Result<Vec<KeyRules>> {
         match self {
             Self::QFormer(_) => videochat::qformer_keys(),
             Self::Mlp(_) => Ok(own_names("connector.")),
+            Self::OneVision(_) => Ok(onevision::connector_keys(names)),
+        }
+    }
+
+    /// Names of the parameters of the language model `llm` in checkpoints, which are those of the base that
+    /// the connector is of; paths count from the language model.
+    pub(super) fn llm_keys(&self, llm: &LlmConfig, names: Names) -> Result<KeyRules> {
+        match self {
+            Self::QFormer(_) | Self::Mlp(_) => Ok(videochat::llm_keys()),
+            Self::OneVision(_) => onevision::llm_keys(llm, names),
         }
     }
 
@@ -194,7 +246,7 @@ impl ConnectorConfig {
     pub fn qformer(&self) -> Option<&QFormerConnectorConfig> {
         match self {
             Self::QFormer(config) => Some(config),
-            Self::Mlp(_) => None,
+            Self::Mlp(_) | Self::OneVision(_) => None,
         }
     }
 }
@@ -212,6 +264,8 @@ pub enum Vision {
     Umt(VideoEncoder),
     /// InternVideo2.
     InternVideo2(InternVideo2),
+    /// SigLIP.
+    Siglip(Siglip),
 }
 
 impl Vision {
@@ -221,6 +275,7 @@ impl Vision {
         let tubelet = match self {
             Self::Umt(encoder) => encoder.encoder.config().tubelet_size,
             Self::InternVideo2(encoder) => encoder.config().tubelet_size,
+            Self::Siglip(_) => 1,
         };
         let count = frames.dims()[1];
         match count % tubelet {
@@ -239,6 +294,7 @@ impl VisionEncoder for Vision {
         match self {
             Self::Umt(encoder) => VisionEncoder::encode(encoder, frames),
             Self::InternVideo2(encoder) => encoder.encode(frames),
+            Self::Siglip(encoder) => encoder.encode(frames),
         }
     }
 
@@ -251,6 +307,7 @@ impl VisionEncoder for Vision {
         match self {
             Self::Umt(encoder) => encoder.encode_checkpointed(frames, tape),
             Self::InternVideo2(encoder) => encoder.encode_checkpointed(frames, tape),
+            Self::Siglip(encoder) => encoder.encode_checkpointed(frames, tape),
         }
     }
 
@@ -258,6 +315,7 @@ impl VisionEncoder for Vision {
         match self {
             Self::Umt(encoder) => VisionEncoder::dim(encoder),
             Self::InternVideo2(encoder) => encoder.dim(),
+            Self::Siglip(encoder) => encoder.dim(),
         }
     }
 }
@@ -270,6 +328,8 @@ pub enum Connector {
     QFormer(QFormerConnector),
     /// Two linear layers.
     Mlp(MlpConnector),
+    /// LLaVA-OneVision's.
+    OneVision(OneVisionConnector),
 }
 
 impl Connect for Connector {
@@ -282,6 +342,7 @@ impl Connect for Connector {
         match self {
             Self::QFormer(connector) => connector.connect(features, visuals, instruction),
             Self::Mlp(connector) => connector.connect(features, visuals, instruction),
+            Self::OneVision(connector) => connector.connect(features, visuals, instruction),
         }
     }
 }

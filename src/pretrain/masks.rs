@@ -4,9 +4,9 @@ use burn::tensor::{Device, Tensor, TensorData};
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
 use tpo_core::geometry::Mask;
+use tpo_core::ops::Resize;
 use tpo_data::synthetic::{RowsConfig, Split, World};
 use tpo_heads::mask::sam2::Sam2;
-use tpo_heads::mask::track::Resize;
 use tpo_heads::mask::train::{
     PromptMix, Sam2TrainConfig, VideoMaskBatch, VideoObject, VideoPrompt, video_losses,
 };

@@ -5,10 +5,9 @@ use std::sync::Arc;
 use tpo_core::geometry::BoxXyxy;
 use tpo_core::head::{FeatureSource, FrameSource, HeadSet, Sample, TaskOutput};
 use tpo_core::model::{CallOrder, GenerateEvent, GenerateOptions, TokenBatch};
-use tpo_core::prompt::{PromptIds, Turn, Visual};
+use tpo_core::prompt::{PromptIds, Turn};
 use tpo_core::token::{TaskRegistry, TokenId};
-use tpo_data::prompts::videochat::QuestionPrompt;
-use tpo_data::prompts::{AnswerStart, Opening};
+use tpo_data::prompts::{AnswerStart, Opening, VisualSlots};
 use tpo_data::sampling::told_times;
 use tpo_llm::tokenizer::{DecodeStream, Tokenizer};
 
@@ -121,7 +120,7 @@ impl<H: HeadSet> Session<H> {
     pub(super) fn generate_options(&self) -> GenerateOptions {
         GenerateOptions {
             max_new_tokens: self.options.max_new_tokens,
-            stop: self.tokenizer.eos_ids().to_vec(),
+            stop: self.ends.clone(),
             call_order: self.call_order(),
             cancel: self.options.cancel.clone(),
         }
@@ -144,7 +143,7 @@ impl<H: HeadSet> Session<H> {
         )?;
         Ok(Answer {
             run: Some(run),
-            words: Words::new(&self.tokenizer, self.model.registry()),
+            words: Words::new(&self.tokenizer, self.model.registry(), &self.ends),
             question: text,
             boxes: question.boxes,
             history: &mut self.history,
@@ -189,49 +188,46 @@ impl<H: HeadSet> Session<H> {
 
     /// Ids of the conversation and the question `text`.
     ///
-    /// A model that runs as trained reads the turns as training lays them out, with the answers it
-    /// gave id for id; otherwise the layout is that of the published code.
+    /// The model reads the turns as training lays them out, with the answers it gave id for id, unless it
+    /// runs as the reference and the base's published code lays them out in another way.
     pub(super) fn prompt_ids(&self, text: &str, question: &Question) -> Result<PromptIds> {
-        let looking = self.looking.as_ref();
-        let visual = looking.map_or(Visual::None, |l| l.media.kind);
-        let slots = looking.map_or(0, |l| l.embeddings.counts.iter().sum());
-        let as_trained = self.call_order() == CallOrder::AsTrained;
+        let visuals = self.visuals();
         let turns = &self.history.turns[..];
-        let earlier = if as_trained { turns } else { &[] };
         let layout = self.config.prompt.layout();
-        let questions = earlier.iter().map(|t| t.question.as_str());
-        let questions: Vec<&str> = questions.chain([text]).collect();
-        let message = layout.message(visual, &questions, &self.told_times()?);
+        let times = self.told_times()?;
         let begins = AnswerStart {
             prefix: &question.answer_prefix,
             joined: question.answer_joined,
         };
-        if !as_trained && !turns.is_empty() {
-            // The published generation code lays further turns out in its own way.
-            let mut prompt = QuestionPrompt::with_history(visual, &message, turns, text)
-                .with_answer_prefix(begins.prefix);
-            prompt.put_in_front(visual, &question.system);
-            return Ok(prompt.encode(slots, &self.tokenizer)?);
+        let opening = Opening {
+            system: &question.system,
+            visuals: &visuals,
+            answer: begins,
+            ..Opening::text(text)
+        };
+        if self.call_order() == CallOrder::AsReference && !turns.is_empty() {
+            let message = &layout.message(&[text], &times);
+            let opening = Opening { message, ..opening };
+            if let Some(ids) = layout.published(&opening, turns, &*self.tokenizer)? {
+                return Ok(ids);
+            }
         }
-        let first = earlier.first().map(|t| t.question.as_str());
-        let mut ids = layout.opening(
-            &Opening {
-                system: &question.system,
-                visual,
-                slots,
-                message: &message,
-                question: first.unwrap_or(text),
-                answer: if first.is_some() {
-                    AnswerStart::default()
-                } else {
-                    begins
-                },
+        let questions = turns.iter().map(|t| t.question.as_str());
+        let questions: Vec<&str> = questions.chain([text]).collect();
+        let message = &layout.message(&questions, &times);
+        let opening = match turns.first() {
+            Some(turn) => Opening {
+                message,
+                question: &turn.question,
+                answer: AnswerStart::default(),
+                ..opening
             },
-            &*self.tokenizer,
-        )?;
-        for (i, answer) in self.history.answers.iter().enumerate().take(earlier.len()) {
+            None => Opening { message, ..opening },
+        };
+        let mut ids = layout.opening(&opening, &*self.tokenizer)?;
+        for (i, answer) in self.history.answers.iter().enumerate() {
             ids.push_text(answer);
-            let next = match earlier.get(i + 1) {
+            let next = match turns.get(i + 1) {
                 Some(turn) => {
                     layout.further(&turn.question, AnswerStart::default(), &*self.tokenizer)?
                 }
@@ -279,6 +275,20 @@ impl<H: HeadSet> Session<H> {
         Ok(text)
     }
 
+    /// What the session is looking at, as a prompt has it.
+    fn visuals(&self) -> Vec<VisualSlots> {
+        let looking = self.looking.iter();
+        let visuals = looking.flat_map(|l| {
+            let kind = l.media.kind;
+            let counts = l.embeddings.counts.iter();
+            counts.map(move |count| VisualSlots {
+                kind,
+                count: *count,
+            })
+        });
+        visuals.collect()
+    }
+
     /// The frame times of a video as the model is told them.
     fn told_times(&self) -> Result<Vec<f64>> {
         match self.media() {
@@ -302,17 +312,24 @@ pub(super) struct Words<'a> {
     silent: Vec<u32>,
     tokenizer: &'a Tokenizer,
     registry: &'a TaskRegistry,
+    /// Tokens that end an answer.
+    ends: &'a [u32],
 }
 
 impl<'a> Words<'a> {
-    pub(super) fn new(tokenizer: &'a Tokenizer, registry: &'a TaskRegistry) -> Self {
+    pub(super) fn new(
+        tokenizer: &'a Tokenizer,
+        registry: &'a TaskRegistry,
+        ends: &'a [u32],
+    ) -> Self {
         let silent = registry.tokens().map(|t| t.id);
         Self {
             shown: Some(tokenizer.decode_stream(true)),
             raw: Vec::new(),
-            silent: silent.chain(tokenizer.eos_ids().iter().copied()).collect(),
+            silent: silent.chain(ends.iter().copied()).collect(),
             tokenizer,
             registry,
+            ends,
         }
     }
 
@@ -354,10 +371,11 @@ impl<'a> Words<'a> {
             ids.push(*id);
             ids.extend(self.registry.by_routing(*id).map(|t| t.placeholder.id));
         }
-        let ends = self.tokenizer.eos_ids();
-        if !ids.last().is_some_and(|id| ends.contains(id)) {
-            ids.extend(ends.first());
+        // Training knows one end, whichever token the answer stopped at.
+        if ids.last().is_some_and(|id| self.ends.contains(id)) {
+            ids.pop();
         }
+        ids.extend(self.ends.first());
         ids
     }
 }

@@ -145,7 +145,7 @@ impl<H: HeadSet> Session<H> {
         let mut answers: Vec<(Words<'_>, Result<Reply>)> = questions
             .iter()
             .map(|_| {
-                let words = Words::new(&self.tokenizer, self.model.registry());
+                let words = Words::new(&self.tokenizer, self.model.registry(), &self.ends);
                 (words, Ok(Reply::default()))
             })
             .collect();

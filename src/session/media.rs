@@ -13,10 +13,10 @@ use tpo_data::{
 };
 
 use super::{Session, TrackFrames};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::features::{FeatureMedia, FeatureVideo, FrameClock, HeadStep, Seen};
 
-/// What the session is looking at.
+/// What the session is looking at; of several images the first.
 #[derive(Debug, Clone)]
 pub struct Media {
     /// The file, or the name of what is in memory.
@@ -44,7 +44,7 @@ pub struct Media {
 #[derive(Debug)]
 pub(super) struct Looking {
     pub media: Media,
-    /// Embeddings of the visual slots.
+    /// Embeddings of the visual slots: of the video, or of every image.
     pub embeddings: VisualRows,
     /// What the temporal head's features are made of; `None` for an image.
     pub features: Option<FeatureMedia>,
@@ -106,7 +106,7 @@ impl<H: HeadSet> Session<H> {
         progress: Option<Progress<'_>>,
     ) -> Result<&Media> {
         let clip = ClipConfig {
-            sampling: self.options.sampling,
+            sampling: self.sampling(),
             num_frames: self.config.input.frames,
             range: None,
             transform: self.transform(),
@@ -147,7 +147,7 @@ impl<H: HeadSet> Session<H> {
             frame_count,
             followed,
         };
-        self.look_at(media, visual, frames, Some(features))
+        self.look_at(media, vec![visual], frames, Some(features))
     }
 
     /// Looks at an image. Forgets the conversation.
@@ -155,14 +155,33 @@ impl<H: HeadSet> Session<H> {
     /// # Errors
     /// [`Error::Data`](crate::Error::Data) for a file that is no image or is beyond the limits.
     pub fn load_image(&mut self, path: impl AsRef<Path>) -> Result<&Media> {
-        let path = path.as_ref();
-        let frame = read_image(path, &self.options.limits)?;
-        let size = (frame.width() as u32, frame.height() as u32);
-        let pixels = self.transform().apply_tensor(&[frame], &self.device)?;
-        let visual = VisualInput {
-            pixels: pixels.squeeze_dim(0),
-            shape: VisualShape::image(size),
+        self.load_images(&[path])
+    }
+
+    /// Looks at images, in this order; heads look at the first. Forgets the conversation.
+    ///
+    /// # Errors
+    /// As [`Session::load_image`]; [`CoreError::Prompt`](tpo_core::CoreError::Prompt) for more images than
+    /// the model reads; [`Error::Question`] without any.
+    pub fn load_images(&mut self, paths: &[impl AsRef<Path>]) -> Result<&Media> {
+        let Some(path) = paths.first().map(AsRef::as_ref) else {
+            return Err(Error::Question {
+                why: "there is no image to look at; give one, or `Session::clear_media`".into(),
+            });
         };
+        let layout = self.config.prompt.layout();
+        layout.check_visuals(paths.len())?;
+        let mut visuals = Vec::with_capacity(paths.len());
+        for path in paths {
+            let frame = read_image(path, &self.options.limits)?;
+            let size = (frame.width() as u32, frame.height() as u32);
+            let pixels = self.transform().apply_tensor(&[frame], &self.device)?;
+            visuals.push(VisualInput {
+                pixels: pixels.squeeze_dim(0),
+                shape: VisualShape::image(size),
+            });
+        }
+        let size = visuals.first().map_or((0, 0), |v| v.shape.size);
         let media = Media {
             path: path.into(),
             kind: Visual::Image,
@@ -175,7 +194,7 @@ impl<H: HeadSet> Session<H> {
             followed: vec![0],
         };
         let frames = VideoFrames::image(path, &self.options.limits, &self.device)?;
-        self.look_at(media, visual, frames, None)
+        self.look_at(media, visuals, frames, None)
     }
 
     /// Looks at nothing: questions are about text only. Forgets the conversation.
@@ -187,11 +206,11 @@ impl<H: HeadSet> Session<H> {
     fn look_at(
         &mut self,
         media: Media,
-        visual: VisualInput,
+        visuals: Vec<VisualInput>,
         frames: VideoFrames,
         features: Option<FeatureMedia>,
     ) -> Result<&Media> {
-        let embeddings = self.model.encode_visuals(vec![visual], None)?;
+        let embeddings = self.model.encode_visuals(visuals, None)?;
         self.clear_history();
         let progress = self.options.progress.clone();
         let sampled = media.frames.len();
@@ -211,7 +230,7 @@ impl<H: HeadSet> Session<H> {
         });
         let looking = Looking {
             media,
-            // One visual went in.
+            // At least one visual went in.
             embeddings: embeddings.unwrap_or_else(|| VisualRows {
                 rows: Tensor::empty([0, self.config.llm.hidden_size], &self.device),
                 counts: Vec::new(),

@@ -1,4 +1,4 @@
-//! A conversation about one video or image.
+//! A conversation about a video or images.
 
 use std::sync::Arc;
 
@@ -7,6 +7,7 @@ use tpo_core::geometry::BoxXyxy;
 use tpo_core::head::HeadSet;
 use tpo_core::model::CallOrder;
 use tpo_core::prompt::Turn;
+use tpo_data::FrameSampling;
 use tpo_llm::tokenizer::Tokenizer;
 use tpo_llm::vocabulary;
 
@@ -80,6 +81,8 @@ pub struct Session<H = BuiltInHeads> {
     model: Tpo<H>,
     config: TpoConfig,
     tokenizer: Arc<Tokenizer>,
+    /// Ids that end an answer ([`TpoConfig::ends`]).
+    ends: Vec<u32>,
     /// Towers of the temporal head, and what it reads of them.
     towers: Option<TemporalTowers>,
     needs: FeatureNeeds,
@@ -87,7 +90,7 @@ pub struct Session<H = BuiltInHeads> {
     pub(crate) tokenizer_files: Vec<(String, Vec<u8>)>,
     device: Device,
     options: SessionOptions,
-    /// What is being looked at: one video or image, whose frames are read as they are needed.
+    /// What is being looked at: a video or images, whose frames are read as they are needed.
     looking: Option<Looking>,
     history: History,
 }
@@ -106,7 +109,8 @@ impl<H: HeadSet> Session<H> {
     /// Puts a model and a tokenizer together.
     ///
     /// # Errors
-    /// When the tokenizer does not hold the task tokens under the ids the model has for them.
+    /// When the tokenizer does not hold the task tokens under the ids the model has for them, or lacks the
+    /// token that ends an answer.
     pub fn new(
         model: Tpo<H>,
         config: TpoConfig,
@@ -129,6 +133,7 @@ impl<H: HeadSet> Session<H> {
         };
         Ok(Self {
             needs: FeatureNeeds::of(&config),
+            ends: config.ends(&tokenizer)?,
             model,
             config,
             tokenizer,
@@ -182,12 +187,17 @@ impl<H: HeadSet> Session<H> {
         self.options.call_order.unwrap_or(self.config.call_order)
     }
 
+    /// Which frames of a video it looks at: as the options say, else as the model does.
+    pub fn sampling(&self) -> FrameSampling {
+        self.options.sampling.unwrap_or(self.config.input.sampling)
+    }
+
     /// Where it computes.
     pub fn device(&self) -> &Device {
         &self.device
     }
 
-    /// What is being looked at.
+    /// What is being looked at; of several images the first, which heads look at too.
     pub fn media(&self) -> Option<&Media> {
         self.looking.as_ref().map(|l| &l.media)
     }

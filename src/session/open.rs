@@ -4,7 +4,7 @@ use std::path::Path;
 
 use burn::tensor::Device;
 use tpo_core::head::HeadSet;
-use tpo_core::weights::{Checkpoint, DtypePolicy, LoadOptions, LoadReport, load_module};
+use tpo_core::weights::{DtypePolicy, LoadOptions, LoadReport, load_module};
 use tpo_train::run_directory::materialise;
 
 use super::{Session, SessionOptions};
@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::model::export::{ExportOptions, export_model};
 use crate::model::memory::{ModelMemory, available_memory, choose_format};
 use crate::model::{
-    TpoConfig, byte_tokenizer, byte_tokenizer_files, model_tokenizer, read_config_of,
+    TpoConfig, byte_tokenizer, byte_tokenizer_files, model_tokenizer, open_weights, read_config_of,
     tokenizer_files,
 };
 
@@ -73,7 +73,7 @@ impl<H: HeadSet> Session<H> {
     ) -> Result<(Self, LoadReport)> {
         let dir = dir.as_ref();
         let mut config = read_config_of::<H>(dir)?;
-        let checkpoint = Checkpoint::open(dir)?;
+        let (checkpoint, keys) = open_weights::<H>(dir, &config)?;
         let tokenizer = model_tokenizer(dir, &config)?;
         let mut options = options;
         if *device == Device::flex() {
@@ -99,7 +99,7 @@ impl<H: HeadSet> Session<H> {
             ..LoadOptions::default()
         };
         let model = config.init(device)?;
-        let (model, report) = load_module(model, &checkpoint, &config.keys::<H>()?, &load)?;
+        let (model, report) = load_module(model, &checkpoint, &keys, &load)?;
         let mut session = Self::new(model, config, tokenizer, device, options)?;
         session.tokenizer_files = tokenizer_files(dir)?;
         Ok((session, report))

@@ -22,8 +22,9 @@ pub struct SessionOptions {
     /// Bytes that the model and its towers may take on the CPU; `None` for what is available
     /// ([`available_memory`](crate::model::memory::available_memory)).
     pub memory: Option<u64>,
-    /// Which frames of a video are looked at.
-    pub sampling: FrameSampling,
+    /// Which frames of a video are looked at; `None` as the model says
+    /// ([`TpoConfig::input`](crate::TpoConfig)).
+    pub sampling: Option<FrameSampling>,
     /// When heads are called; `None` as the model says
     /// ([`TpoConfig::call_order`](crate::TpoConfig)).
     pub call_order: Option<CallOrder>,
@@ -67,7 +68,7 @@ impl Default for SessionOptions {
             dtype: None,
             quantize: Quantize::default(),
             memory: None,
-            sampling: FrameSampling::Middle,
+            sampling: None,
             call_order: None,
             max_new_tokens: 200,
             decoding: SamplingConfig::greedy(),

@@ -61,7 +61,7 @@ fn turns_lie_as_in_training() {
     turns.push(("And now?".into(), String::new()));
     let slots = session.looking.as_ref().unwrap().embeddings.counts[0];
     let encoder = LayoutEncoder {
-        slots: Arc::new(move |_| slots),
+        slots: Arc::new(move |_| Ok(slots)),
         ..LayoutEncoder::videochat(Arc::new(crate::presets::mini_tokenizer().unwrap()), eos)
     };
     let dialogue = Dialogue {
@@ -70,7 +70,7 @@ fn turns_lie_as_in_training() {
     };
     let media = session.media().unwrap();
     let video = VisualShape::video(media.size, media.frames.len());
-    let trained = encoder.encode(Some(&video), &[], &dialogue).unwrap();
+    let trained = encoder.encode(&[video], &[], &dialogue).unwrap();
     let asked = Question::new("And now?");
     assert_eq!(
         session.prompt_ids("And now?", &asked).unwrap(),
@@ -112,7 +112,7 @@ fn frame_times_are_told_as_in_training() {
     config.loader.strict = true;
     let slots = session.looking.as_ref().unwrap().embeddings.counts[0];
     let encoder = LayoutEncoder {
-        slots: Arc::new(move |_| slots),
+        slots: Arc::new(move |_| Ok(slots)),
         ..LayoutEncoder::videochat(session.tokenizer.clone(), session.tokenizer.eos_ids()[0])
     };
     let tasks = session.model().registry();

@@ -52,6 +52,7 @@ impl DataContext {
         let input = &self.config.input;
         FramesConfig {
             num_frames: input.frames,
+            sampling: input.sampling,
             transform: ImageTransform::vision()
                 .with_size([input.size; 2])
                 .with_antialias(input.antialias),
@@ -65,7 +66,9 @@ impl DataContext {
     /// token has another id than the model's: no head would ever be called.
     pub fn encoder(&self) -> tpo_train::Result<LayoutEncoder> {
         refuse(token_problems(&self.config, &self.tokenizer))?;
-        let eos = self.tokenizer.eos_id().ok_or_else(|| {
+        let ends = self.config.ends(&self.tokenizer);
+        let ends = ends.map_err(|e| invalid(vec![e.to_string()]))?;
+        let eos_id = *ends.first().ok_or_else(|| {
             invalid(vec![
                 "the model's tokenizer has no end-of-text token; an answer could not end".into(),
             ])
@@ -73,9 +76,10 @@ impl DataContext {
         let config = self.config.clone();
         Ok(LayoutEncoder {
             layout: config.prompt.layout(),
+            tokenizer: self.tokenizer.clone(),
+            eos_id,
             max_tokens: config.max_prompt(),
             slots: Arc::new(move |visual| config.rows(visual)),
-            ..LayoutEncoder::videochat(self.tokenizer.clone(), eos)
         })
     }
 }
@@ -102,8 +106,8 @@ fn refuse(problems: Vec<String>) -> tpo_train::Result<()> {
 }
 
 /// Opens the data of a stage: every file is read once and checked; the heads make what they learn of
-/// annotations. For [`Purpose::Evaluate`] nothing is augmented and frames are the middle
-/// ones; the order is that of `seed`.
+/// annotations. For [`Purpose::Evaluate`] nothing is augmented and no frame is
+/// random; the order is that of `seed`.
 ///
 /// # Errors
 /// [`TrainError::InvalidRecipe`] with every problem of every source: a file that is not there, no
@@ -170,8 +174,8 @@ fn open_feed<H: HeadSet>(
 ) -> tpo_train::Result<(Feed, Option<ResolvedGroups>)> {
     let mut mixture = data.clone();
     if purpose == Purpose::Evaluate {
-        if let FrameSampling::Random { .. } = mixture.sampling {
-            mixture.sampling = FrameSampling::Middle;
+        if let Some(FrameSampling::Random { .. }) = mixture.sampling {
+            mixture.sampling = None;
         }
         mixture.augment = None;
     }

@@ -63,7 +63,7 @@ fn shape_of<H: HeadSet>(
     let side = config.input.size as u32;
     let video = VisualShape::video((side, side), config.input.frames);
     let tokens = config.vision.tokens(video.pictures);
-    let visual = config.rows(&video);
+    let visual = config.rows(&video)?;
     let longest = config.max_prompt();
     let BatchSizes {
         tokens: prompt,

@@ -7,6 +7,7 @@ mod internvideo;
 mod llm;
 mod metrics;
 mod model;
+mod onevision;
 mod run;
 mod sam2;
 mod stored;
@@ -32,7 +33,7 @@ fn every_fixture_passes() {
     .unwrap();
     let report = lines.join("\n");
     assert_eq!((summary.failed, summary.not_built), (0, 0), "\n{report}");
-    assert_eq!(summary.passed, 43, "\n{report}");
+    assert_eq!(summary.passed, 46, "\n{report}");
 }
 
 #[test]

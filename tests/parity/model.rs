@@ -11,6 +11,7 @@ use tpo::core::head::{
 use tpo::core::model::{GenerateEvent, GenerateOptions, GenerateRow, TokenBatch, TpoBatch};
 use tpo::core::token::{TaskRegistry, TaskTokens, TokenId};
 use tpo::core::traits::{LanguageModel, VisualInput};
+use tpo::data::FrameSampling;
 use tpo::heads::mask::sam2::Sam2Config;
 use tpo::heads::mask::track::{ObjectId, Propagation, SourceFrames, TrackOptions, TrackState};
 use tpo::heads::mask::{MaskHead, MaskHeadConfig, MaskPrediction, MaskTarget, PromptSource};
@@ -94,6 +95,7 @@ fn config(weights: &Fixture) -> Result<TpoConfig, Failure> {
     Ok(TpoConfig {
         input: InputConfig {
             frames: n("T")?,
+            sampling: FrameSampling::Middle,
             size: n("img")?,
             antialias: true,
         },

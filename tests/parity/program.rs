@@ -7,6 +7,7 @@ mod internvideo;
 mod llm;
 mod metrics;
 mod model;
+mod onevision;
 mod run;
 mod sam2;
 mod stored;

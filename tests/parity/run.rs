@@ -8,7 +8,8 @@ use burn::tensor::Device;
 use super::check::{Report, Verdict};
 use super::fixture::{Failure, Fixture, discover};
 use super::{
-    boxes, internvideo, llm, metrics, model, sam2, temporal, text, track, tracking, train, vision,
+    boxes, internvideo, llm, metrics, model, onevision, sam2, temporal, text, track, tracking,
+    train, vision,
 };
 
 #[derive(Debug, Default)]
@@ -125,6 +126,9 @@ fn check(fixture: &Fixture, options: &Options, device: &Device) -> Result<Verdic
         _ if name.starts_with("sam2_video_") => track::video(fixture, device)?,
         "preprocess" => text::preprocess(fixture)?,
         "tokenizer" => text::tokenizer(fixture, options.tokenizer.as_deref())?,
+        "ov_batch" => onevision::batch(fixture, device)?,
+        "ov_original" => onevision::original(fixture, device)?,
+        "ov_prompt" => text::onevision_prompt(fixture)?,
         "internvideo2_clip_vision" => internvideo::vision(fixture, device)?,
         "internvideo2_clip_text" => internvideo::text(fixture, device)?,
         "internvideo2_clip_loading" => internvideo::loading(fixture, device)?,

@@ -3,8 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
-use tpo::core::prompt::Visual;
+use tpo::core::prompt::{PromptIds, TextEncoder, Visual};
+use tpo::data::prompts::qwen::{QwenLayout, VISUAL_MARK};
 use tpo::data::prompts::videochat::{MAX_TOKENS, QuestionPrompt, encode_with_placeholders};
+use tpo::data::prompts::{AnswerStart, Opening, PromptLayout, VisualSlots};
 use tpo::data::sampling::{FrameSampling, frame_indices};
 use tpo::data::{Frame, ImageTransform};
 use tpo::llm::tokenizer::{EncodeOptions, Tokenizer};
@@ -149,6 +151,79 @@ fn same(report: &mut Report, name: &str, got: &[u32], case: &Value, key: &str) {
     report.expect(name, expected.as_deref() == Some(got), || {
         format!("got {got:?}, expected {expected:?}")
     });
+}
+
+/// One id per character.
+struct Chars;
+
+impl TextEncoder for Chars {
+    fn encode_with_bos(&self, text: &str) -> tpo::core::Result<Vec<u32>> {
+        Ok(text.chars().map(|c| c as u32).collect())
+    }
+}
+
+/// Exact strings of LLaVA-OneVision's conversation, and what its training does to a message. The template
+/// of the Hugging Face conversion is information: the published weights were not trained on it.
+pub fn onevision_prompt(fixture: &Fixture) -> Result<Report, Failure> {
+    let mut report = Report::default();
+    let text = |prompt: &PromptIds| -> String {
+        let ids = prompt.ids.iter().zip(&prompt.visual);
+        ids.map(|(id, visual)| match char::from_u32(*id) {
+            _ if *visual => VISUAL_MARK.into(),
+            letter => letter.map_or_else(String::new, String::from),
+        })
+        .collect()
+    };
+    let opening = |question: &str| -> Result<String, Failure> {
+        let image = VisualSlots {
+            kind: Visual::Image,
+            count: 1,
+        };
+        let opening = Opening {
+            visuals: &vec![image; question.matches(VISUAL_MARK).count()],
+            ..Opening::text(question)
+        };
+        Ok(text(&QwenLayout.opening(&opening, &Chars)?))
+    };
+    let [end, ..] = QwenLayout.ends() else {
+        return Err("the layout has no end of an answer".into());
+    };
+    for (i, case) in cases(&fixture.json, "original").enumerate() {
+        let turns = case["turns"].as_array().ok_or("no turns")?;
+        let mut got = String::new();
+        for pair in turns.chunks(2) {
+            let question = string(&pair[0], "text")?;
+            if got.is_empty() {
+                got = opening(question)?;
+            } else {
+                let mut ids = PromptIds::default();
+                ids.push_text(&QwenLayout.further(question, AnswerStart::default(), &Chars)?);
+                got += &text(&ids);
+            }
+            if let Some(answer) = pair.get(1).and_then(|turn| turn["text"].as_str()) {
+                got += answer;
+                got += end;
+            }
+        }
+        // What follows a finished answer is the beginning of the next turn.
+        let expected = string(case, "text")?;
+        let expected = expected
+            .strip_suffix(&format!("{end}\n"))
+            .map_or_else(|| expected.into(), |text| format!("{text}{end}"));
+        report.expect(&format!("original {i}"), got == expected, || {
+            format!("got {got:?}, expected {expected:?}")
+        });
+    }
+    let frame = opening("?")?;
+    let (head, tail) = frame.split_once('?').ok_or("no question")?;
+    for (i, case) in cases(&fixture.json, "training_moves").enumerate() {
+        let got = opening(string(case, "text")?)?;
+        let expected = format!("{head}{}{tail}", string(case, "moved")?);
+        report.expect(&format!("training_moves {i}"), got == expected, || {
+            format!("got {got:?}, expected {expected:?}")
+        });
+    }
+    Ok(report)
 }
 
 pub fn preprocess(fixture: &Fixture) -> Result<Report, Failure> {

@@ -99,6 +99,14 @@ pub enum CoreError {
         /// Embeddings given.
         found: usize,
     },
+    /// A video or image that cannot be laid out as rows, or a layout that is none.
+    #[error("{what}: {why}")]
+    Visual {
+        /// Which, with its size.
+        what: String,
+        /// What is wrong and what to do.
+        why: String,
+    },
     /// Somebody asked to stop.
     #[error("cancelled")]
     Cancelled,
@@ -190,6 +198,14 @@ impl CoreError {
             self,
             Self::MissingInput { .. } | Self::MissingFeatures { .. }
         )
+    }
+
+    /// A visual that cannot be laid out.
+    pub fn visual(what: impl Into<String>, why: impl Into<String>) -> Self {
+        Self::Visual {
+            what: what.into(),
+            why: why.into(),
+        }
     }
 
     /// Wraps the error of a concrete part.

@@ -15,7 +15,7 @@ const MAX_INDICES: usize = 10_000_000;
 
 /// Rule that picks frames.
 ///
-/// As text: `middle`, `rand`, `rand:SEED` or `fpsX` (for example `fps1.0`).
+/// As text: `middle`, `rand`, `rand:SEED`, `fpsX` (for example `fps1.0`), `linspace` or `seconds`.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum FrameSampling {
@@ -29,6 +29,19 @@ pub enum FrameSampling {
     },
     /// X frames per second, whatever their number.
     Fps(f64),
+    /// N frames from the first to the last, numpy's `linspace(0, count - 1, N, dtype=int)`: a video with
+    /// fewer repeats some (LLaVA-OneVision's demo and evaluation).
+    Linspace,
+    /// One frame a second, every `round(fps)`-th, and `Linspace` of N where these are more than N
+    /// (LLaVA-OneVision's training).
+    Seconds,
+}
+
+impl FrameSampling {
+    /// Whether a video gives exactly as many frames as are wanted.
+    pub fn is_fixed(self) -> bool {
+        !matches!(self, Self::Fps(_) | Self::Seconds)
+    }
 }
 
 impl fmt::Display for FrameSampling {
@@ -37,6 +50,8 @@ impl fmt::Display for FrameSampling {
             Self::Middle => f.write_str("middle"),
             Self::Random { seed } => write!(f, "rand:{seed}"),
             Self::Fps(fps) => write!(f, "fps{fps:?}"),
+            Self::Linspace => f.write_str("linspace"),
+            Self::Seconds => f.write_str("seconds"),
         }
     }
 }
@@ -64,13 +79,16 @@ impl FromStr for FrameSampling {
         let sampling = match text {
             "middle" => Some(Self::Middle),
             "rand" => Some(Self::Random { seed: 0 }),
+            "linspace" => Some(Self::Linspace),
+            "seconds" => Some(Self::Seconds),
             _ => match (text.strip_prefix("rand:"), text.strip_prefix("fps")) {
                 (Some(text), _) => seed(text).map(|seed| Self::Random { seed }),
                 (_, Some(text)) => rate(text).map(Self::Fps),
                 _ => None,
             },
         };
-        let expected = "expected `middle`, `rand`, `rand:SEED` or `fpsX` with X > 0";
+        let expected = "expected `middle`, `rand`, `rand:SEED`, `fpsX` with X > 0, `linspace` or \
+                        `seconds`";
         sampling.ok_or_else(|| DataError::sampling(format!("`{text}`; {expected}")))
     }
 }
@@ -88,10 +106,10 @@ pub struct ClipRange {
 /// Frame indices of a whole video, equal to the reference's `get_frame_indices` and the
 /// truncation its caller applies.
 ///
-/// * `num_frames`: frames wanted by `Middle` and `Random`; a video with fewer yields every
-///   frame and then repeats the last index. `Fps` ignores it.
+/// * `num_frames`: frames wanted, by `Seconds` at most; with `Middle` and `Random` a video with fewer
+///   yields every frame and then repeats the last index. `Fps` ignores it.
 /// * `frame_count`: frames of the video.
-/// * `fps`: frames per second of the video; only `Fps` uses it.
+/// * `fps`: frames per second of the video; only `Fps` and `Seconds` use it.
 ///
 /// Intervals are numpy's `linspace(0, frame_count, n + 1)` truncated to integers. With
 /// `Fps(x)` the times are `arange(d/2, duration + d/2, d)`, `d = 1/x`, rounded half to even,
@@ -125,8 +143,21 @@ pub fn frame_indices(
             "{num_frames} frames asked for, expected 1 to {MAX_INDICES}"
         )));
     }
+    match sampling {
+        FrameSampling::Seconds => {
+            check_rates(1.0, fps)?;
+            // Python's `round`; it has no step for videos of half a frame a second and slower.
+            let step = (fps.round_ties_even() as usize).max(1);
+            if frame_count.div_ceil(step) <= num_frames {
+                return Ok((0..frame_count).step_by(step).collect());
+            }
+            return Ok(linspace(frame_count - 1, num_frames));
+        }
+        FrameSampling::Linspace => return Ok(linspace(frame_count - 1, num_frames)),
+        _ => {}
+    }
     let n = num_frames.min(frame_count);
-    let bounds = interval_bounds(frame_count, n);
+    let bounds = linspace(frame_count, n + 1);
     // Inclusive ends, as in the reference.
     let ranges = bounds.windows(2).map(|w| (w[0], w[1].saturating_sub(1)));
     let mut indices: Vec<usize> = match sampling {
@@ -242,13 +273,15 @@ pub fn round_to_tenth(seconds: f64) -> f64 {
     format!("{seconds:.1}").parse().unwrap_or(seconds)
 }
 
-/// numpy `linspace(0, stop, n + 1).astype(int)`.
-fn interval_bounds(stop: usize, n: usize) -> Vec<usize> {
-    let step = stop as f64 / n as f64;
-    let mut bounds: Vec<usize> = (0..=n).map(|i| (i as f64 * step) as usize).collect();
-    // numpy writes the end point itself.
-    bounds[n] = stop;
-    bounds
+/// numpy `linspace(0, stop, n, dtype=int)`, `n` at least 1.
+fn linspace(stop: usize, n: usize) -> Vec<usize> {
+    let step = stop as f64 / (n - 1).max(1) as f64;
+    let mut numbers: Vec<usize> = (0..n).map(|i| (i as f64 * step) as usize).collect();
+    // numpy writes the end point itself, where it is not the start too.
+    if let [_, .., last] = &mut numbers[..] {
+        *last = stop;
+    }
+    numbers
 }
 
 /// Whether a number of frames per second can be one.
@@ -381,7 +414,9 @@ mod tests {
 
     #[test]
     fn text_form_round_trips() {
-        for s in ["middle", "rand:7", "fps0.5", "fps8.0"] {
+        for s in [
+            "middle", "rand:7", "fps0.5", "fps8.0", "linspace", "seconds",
+        ] {
             assert_eq!(s.parse::<FrameSampling>().unwrap().to_string(), s);
         }
         for s in [
@@ -400,6 +435,8 @@ mod tests {
         assert!(f(FrameSampling::Fps(1e12), 16, 5, 25.0).is_err());
         assert!(f(FrameSampling::Fps(1.0), 16, 5, 0.0).is_err());
         assert!(f(FrameSampling::Fps(1.0), 16, 5, f64::NAN).is_err());
+        assert!(f(FrameSampling::Seconds, 16, 5, f64::NAN).is_err());
+        assert!(f(FrameSampling::Linspace, 0, 5, 25.0).is_err());
         assert!(f(FrameSampling::Fps(f64::MIN_POSITIVE), 16, 5, 25.0).is_ok_and(|v| v.is_empty()));
     }
 
@@ -415,6 +452,18 @@ mod tests {
         // 4 indices: remainder 1, one dropped. 5 indices: remainder 0.5, [:-0], none left.
         assert_eq!(f(67), 3);
         assert_eq!(f(84), 0);
+    }
+
+    #[test]
+    fn a_frame_a_second_by_hand() {
+        let f = |n, count, fps| frame_indices(FrameSampling::Seconds, n, count, fps).unwrap();
+        assert_eq!(f(32, 100, 29.97), [0, 30, 60, 90]);
+        // 2.5 rounds to the even 2; three frames do not fit into two.
+        assert_eq!(f(3, 5, 2.5), [0, 2, 4]);
+        assert_eq!(f(2, 5, 2.5), [0, 4]);
+        assert_eq!(f(1, 5, 2.5), [0]);
+        assert_eq!(f(8, 3, 0.4), [0, 1, 2]);
+        assert_eq!(f(8, 3, 1e300), [0]);
     }
 
     #[test]

@@ -62,8 +62,8 @@ fn text(ids: impl IntoIterator<Item = u32>) -> String {
 fn encoder() -> LayoutEncoder {
     LayoutEncoder {
         slots: Arc::new(|v| match v.kind {
-            Visual::Image => 2,
-            _ => 3,
+            Visual::Image => Ok(2),
+            _ => Ok(3),
         }),
         ..LayoutEncoder::videochat(Arc::new(Chars(registry())), 2)
     }
@@ -175,7 +175,7 @@ fn interrupted_anywhere_the_rest_is_the_same() {
     let mut config = mixed(dir.path());
     config.order.batch_size = 2;
     config.loader.epochs = Some(2);
-    config.mixture.sampling = FrameSampling::Random { seed: 0 };
+    config.mixture.sampling = Some(FrameSampling::Random { seed: 0 });
     config.mixture.augment = Some(AugmentConfig {
         flip: 0.5,
         crop: 0.5,
@@ -424,7 +424,7 @@ fn unequal_clips_share_a_batch() {
         mixture: MixtureSpec::of(vec![write(dir.path(), "x.jsonl", &[row("a"), row("b")])]),
         ..small()
     };
-    config.mixture.sampling = FrameSampling::Fps(2.0);
+    config.mixture.sampling = Some(FrameSampling::Fps(2.0));
     config.frames.transform = ImageTransform {
         mean: [0.0; 3],
         std: [1.0; 3],
@@ -434,7 +434,7 @@ fn unequal_clips_share_a_batch() {
     config.order.seed = IN_ORDER;
     // As many slots as pixels, so that size and number of pictures must have reached the encoder.
     let encoder = LayoutEncoder {
-        slots: Arc::new(|v| v.pictures * (v.size.0 * v.size.1) as usize),
+        slots: Arc::new(|v| Ok(v.pictures * (v.size.0 * v.size.1) as usize)),
         max_tokens: 4096,
         ..encoder()
     };

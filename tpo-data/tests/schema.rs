@@ -140,6 +140,7 @@ fn media() -> impl Strategy<Value = Media> {
         .prop_map(|(kind, path, start, size)| Media {
             kind,
             path,
+            more: Vec::new(),
             range: start.map(|start| ClipRange {
                 start: 0.0,
                 end: start + 100_000.0,

@@ -66,7 +66,7 @@ fn config(sources: Vec<SourceSpec>) -> FeedConfig {
 fn open(config: &FeedConfig) -> Result<Feed, DataError> {
     let registry = registry();
     let encoder = LayoutEncoder {
-        slots: Arc::new(|_| 3),
+        slots: Arc::new(|_| Ok(3)),
         max_tokens: 4096,
         ..LayoutEncoder::videochat(Arc::new(Chars(registry.clone())), 2)
     };

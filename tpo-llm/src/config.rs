@@ -83,6 +83,26 @@ impl LlmConfig {
             .with_max_position_embeddings(32768)
     }
 
+    /// Qwen2-0.5B (its published config; vocabulary rows as LLaVA-OneVision's original files have them).
+    pub fn qwen2_0_5b() -> Self {
+        Self::new(151_936, 896, 4864, 24, 14, 2, 64)
+            .qwen2()
+            .with_tie_word_embeddings(true)
+    }
+
+    /// Qwen2-7B (its published config; vocabulary rows as LLaVA-OneVision's original files have them).
+    pub fn qwen2_7b() -> Self {
+        Self::new(152_064, 3584, 18944, 28, 28, 4, 128).qwen2()
+    }
+
+    /// What the published sizes of Qwen2 share.
+    fn qwen2(self) -> Self {
+        self.with_rms_norm_eps(1e-6)
+            .with_rope_theta(1e6)
+            .with_attention_bias(true)
+            .with_max_position_embeddings(32_768)
+    }
+
     /// SmolLM2-135M (its published config).
     pub fn smollm2_135m() -> Self {
         Self::new(49152, 576, 1536, 30, 9, 3, 64)

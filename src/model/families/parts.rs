@@ -205,7 +205,7 @@ fn unused_blocks(config: &TpoConfig) -> String {
         VisionConfig::Umt(umt) => (umt.blocks()..umt.encoder_depth)
             .map(|block| block.to_string())
             .collect(),
-        VisionConfig::InternVideo2(_) => Vec::new(),
+        VisionConfig::InternVideo2(_) | VisionConfig::Siglip(_) => Vec::new(),
     };
     format!(
         r"^vision_encoder\.encoder\.blocks\.(none|{})\.",

@@ -5,6 +5,7 @@ use tpo_core::head::{HeadConfigs, HeadSet};
 use tpo_core::model::CallOrder;
 use tpo_core::token::{TaskRegistry, TaskTokens, TokenId};
 use tpo_core::weights::{KeyRules, KeyTables};
+use tpo_data::FrameSampling;
 use tpo_heads::mask::{MaskHead, MaskHeadConfig};
 use tpo_heads::region::{RegionHead, RegionHeadConfig};
 use tpo_heads::temporal::{TemporalHead, TemporalHeadConfig};
@@ -31,6 +32,7 @@ impl TpoConfig {
             format: FORMAT,
             input: InputConfig {
                 frames: 16,
+                sampling: FrameSampling::Middle,
                 size: 224,
                 antialias: true,
             },
@@ -65,6 +67,7 @@ impl TpoConfig {
             format: FORMAT,
             input: InputConfig {
                 frames: vision.num_frames,
+                sampling: FrameSampling::Middle,
                 size: vision.img_size,
                 antialias: true,
             },
@@ -87,7 +90,7 @@ impl TpoConfig {
 }
 
 /// Configurations of the three heads. They are plain numbers, which JSON always holds.
-fn heads(
+pub(super) fn heads(
     region: &RegionHeadConfig,
     temporal: &TemporalHeadConfig,
     mask: &MaskHeadConfig,

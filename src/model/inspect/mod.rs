@@ -2,6 +2,7 @@
 
 mod gguf;
 mod layouts;
+mod onevision;
 mod parts;
 
 use std::collections::BTreeMap;
@@ -16,6 +17,7 @@ use tpo_core::weights::{
     ParamKind, Refusal, Result, TensorEntry, differences, file_name,
 };
 
+use crate::model::Names;
 use layouts::published_form_layout;
 pub use layouts::{hugging_face_llm_layout, internvideo2_clip_layout, videochat_tpo_layout};
 pub use parts::{LoraSummary, PartSpec, PartSummary, account, videochat_tpo_parts};
@@ -24,8 +26,8 @@ pub use parts::{LoraSummary, PartSpec, PartSummary, account, videochat_tpo_parts
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 pub enum LayoutChoice {
-    /// A language model by its config.json, VideoChat-TPO or InternVideo2-CLIP by names and sizes,
-    /// or none
+    /// A language model by its config.json, LLaVA-OneVision by names and its config.json or sizes,
+    /// VideoChat-TPO or InternVideo2-CLIP by names and sizes, or none
     #[default]
     Auto,
     /// The published VideoChat-TPO checkpoint
@@ -99,6 +101,18 @@ pub fn inspect(path: &Path, choice: LayoutChoice) -> crate::error::Result<Inspec
     }
     let checkpoint = Checkpoint::open(path)?;
     let mut notes = checkpoint.notes().to_vec();
+    if choice == LayoutChoice::Auto
+        && let Some(names) = Names::of(&checkpoint)
+    {
+        let found = onevision::compare(&checkpoint, names, &mut notes)?;
+        return Ok(report(
+            &checkpoint,
+            &found.parts,
+            found.layout,
+            found.differences,
+            notes,
+        ));
+    }
     let layout = match choice {
         LayoutChoice::None => None,
         LayoutChoice::Videochat => Some(videochat_tpo_layout()?),

@@ -35,7 +35,7 @@ impl PartSpec {
 
 /// The parts of VideoChat-TPO, in the order data flows through them.
 pub fn videochat_tpo_parts() -> Vec<PartSpec> {
-    vec![
+    let base = vec![
         PartSpec::new("vision_encoder", ["vision_encoder."]),
         PartSpec::new("vision_layernorm", ["vision_layernorm."]),
         PartSpec::new("qformer", ["qformer."]),
@@ -45,6 +45,13 @@ pub fn videochat_tpo_parts() -> Vec<PartSpec> {
         PartSpec::new("project_down", ["project_down."]),
         PartSpec::new("merge_proj", ["merge_proj."]),
         PartSpec::new("lm", ["lm."]),
+    ];
+    base.into_iter().chain(head_parts()).collect()
+}
+
+/// The parts of the built-in heads, which have the same names on every base.
+pub(super) fn head_parts() -> Vec<PartSpec> {
+    vec![
         PartSpec::new(
             "task tokens",
             ["box_token", "temporal_token", "track_token"],

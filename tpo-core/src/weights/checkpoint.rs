@@ -226,6 +226,12 @@ impl Checkpoint {
         self.tensors.get(key)
     }
 
+    /// The same checkpoint with `tensor` in place of the one of its name.
+    pub fn with(mut self, tensor: TensorEntry) -> Self {
+        self.tensors.insert(tensor.key.clone(), tensor);
+        self
+    }
+
     /// Number of tensors.
     pub fn len(&self) -> usize {
         self.tensors.len()

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::fs::File;
 use std::io::Read;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -48,6 +49,25 @@ impl TensorEntry {
     /// Name of the file without its directory.
     pub fn file_name(&self) -> String {
         file_name(&self.file)
+    }
+
+    /// Some of its lines (along the first axis) as a tensor; `None` where it has not as many, or where lines
+    /// are not stored one after the other, as blocks may not be.
+    pub fn lines(&self, lines: Range<usize>) -> Option<Self> {
+        let count = *self.shape.first()?;
+        let plain = self.blocks.is_none() && self.interleaved_heads.is_none();
+        if !plain || lines.start > lines.end || lines.end > count {
+            return None;
+        }
+        let line = self.len.checked_div(count as u64)?;
+        let mut shape = self.shape.clone();
+        *shape.first_mut()? = lines.len();
+        Some(Self {
+            shape,
+            offset: self.offset + lines.start as u64 * line,
+            len: lines.len() as u64 * line,
+            ..self.clone()
+        })
     }
 
     /// Why the values cannot be had.

@@ -84,6 +84,28 @@ fn values_arrive_in_the_order_of_the_file() {
     assert!(text.contains("loaded") && text.contains("I64 → "), "{text}");
 }
 
+#[test]
+fn some_lines_of_a_tensor_are_a_tensor() {
+    let (_dir, checkpoint) = open(&[
+        T("a", "F32", &[4, 3]),
+        T("b", "BF16", &[5]),
+        T("c", "F32", &[]),
+    ]);
+    let part = |key: &str, lines| checkpoint.get(key).unwrap().lines(lines);
+    let read = |entry| read_tensor_as(&entry, DType::F32).unwrap();
+    let middle = read(part("a", 1..3).unwrap());
+    let expected = TensorData::new(vec![3_f32, 4., 5., 6., 7., 8.], [2, 3]);
+    middle.assert_eq(&expected, true);
+    let end = read(part("b", 3..5).unwrap());
+    end.assert_eq(&TensorData::new(vec![3_f32, 4.], [2]), true);
+    assert_eq!(part("a", 2..2).unwrap().len, 0);
+    assert!(part("a", 1..5).is_none() && part("c", 0..1).is_none());
+    // In place of the whole.
+    let cut = checkpoint.clone().with(part("a", 0..2).unwrap());
+    assert_eq!(cut.get("a").unwrap().shape, [2, 3]);
+    assert_eq!((cut.len(), cut.bytes()), (3, checkpoint.bytes() - 24));
+}
+
 /// Tensors of several pieces of the file, the last of them not whole.
 #[test]
 fn what_is_read_in_pieces_is_what_it_is_at_once() {

@@ -50,7 +50,7 @@ impl Collated {
         let (mut turns, mut samples, mut visuals) = (Vec::new(), Vec::new(), Vec::new());
         let mut targets = TargetSet::new();
         for item in items {
-            visuals.extend(item.visual);
+            visuals.extend(item.visuals);
             targets.append(item.targets)?;
             prompts.push(item.prompt);
             labels.push(item.labels);

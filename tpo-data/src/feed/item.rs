@@ -29,6 +29,8 @@ use crate::{ClipConfig, DataError, FrameSampling, ImageTransform, VideoReader, s
 pub struct FramesConfig {
     /// Frames of a video. Reference: 16.
     pub num_frames: usize,
+    /// Which, where the mixture does not say.
+    pub sampling: FrameSampling,
     /// Transform of every frame.
     pub transform: ImageTransform,
 }
@@ -38,6 +40,7 @@ impl Default for FramesConfig {
         let clip = ClipConfig::default();
         Self {
             num_frames: clip.num_frames,
+            sampling: clip.sampling,
             transform: clip.transform,
         }
     }
@@ -58,8 +61,8 @@ pub(super) struct Item {
     pub labels: Vec<i64>,
     /// The turn of every position where turns do not see each other; else empty.
     pub packed_turns: Vec<u32>,
-    /// The visual with its values and their shape `[frames, 3, height, width]`; `None` for text.
-    pub visual: Option<(VisualShape, Vec<f32>, [usize; 4])>,
+    /// The visuals with their values and their shapes `[frames, 3, height, width]`.
+    pub visuals: Vec<(VisualShape, Vec<f32>, [usize; 4])>,
     /// Boxes of the questions in the order of their tokens.
     pub boxes: Vec<BoxXyxy>,
     /// Targets of the heads, each head's in the order of its tokens.
@@ -116,21 +119,27 @@ impl ItemMaker {
             index: key.index,
         };
         let mut known = Sample::named(row_name(source.path(), row.line));
-        let mut clip: Option<(ClipFrames, Arc<dyn VideoReader>, VisualShape)> = None;
+        let mut clip: Option<ClipFrames> = None;
+        // What the model looks at, with its frames and how they are seen.
+        let mut seen: Vec<(Arc<dyn VideoReader>, Vec<usize>, View)> = Vec::new();
+        let mut shapes: Vec<VisualShape> = Vec::new();
         let (mut truths, mut turn_boxes, mut told) = (Vec::new(), Vec::new(), Vec::new());
         let (mixture, frames) = (&self.config.mixture, &self.config.frames);
         if let Some(media) = &sample.media {
             let opened = row.media.open(media)?;
             let info = opened.info();
             let view = match &mixture.augment {
-                Some(augment) => augment.view(sample, media, info, &mut Draw::new(seed, "view"))?,
-                None => View {
+                // Images that are compared stay as they are.
+                Some(augment) if media.more.is_empty() => {
+                    augment.view(sample, media, info, &mut Draw::new(seed, "view"))?
+                }
+                _ => View {
                     range: media.range,
                     ..View::default()
                 },
             };
             let still = media.kind == MediaKind::Image;
-            let sampling = match mixture.sampling {
+            let sampling = match mixture.sampling.unwrap_or(frames.sampling) {
                 _ if still => FrameSampling::Middle,
                 FrameSampling::Random { .. } => FrameSampling::Random {
                     seed: Draw::new(seed, "frames").next_u64(),
@@ -147,7 +156,7 @@ impl ItemMaker {
             // The reference repeats the last frame of a short video; a part of a video may be
             // short too.
             if let (false, Some(last)) = (still, indices.last().copied())
-                && !matches!(sampling, FrameSampling::Fps(_))
+                && sampling.is_fixed()
             {
                 indices.resize(frames.num_frames, last);
             }
@@ -171,11 +180,11 @@ impl ItemMaker {
             }
             let [height, width] = view.size(info.height, info.width);
             let size = (width as u32, height as u32);
-            let visual = VisualShape {
+            shapes.push(VisualShape {
                 kind: if still { Visual::Image } else { Visual::Video },
                 size,
                 pictures: indices.len(),
-            };
+            });
             known.media = Some(media.path.clone());
             known.size = Some(size);
             known.duration = (!still).then_some(end - start);
@@ -184,8 +193,15 @@ impl ItemMaker {
                 told = told_times(&indices, info.frame_count, info.fps, view.range)?;
             }
             let place = row.media.clone();
-            let lazy = ClipFrames::new(media.clone(), place, indices, view, Device::flex());
-            clip = Some((lazy, opened, visual));
+            seen.push((opened, indices.clone(), view));
+            for other in media.others() {
+                let opened = row.media.open(&other)?;
+                let info = opened.info();
+                shapes.push(VisualShape::image((info.width as u32, info.height as u32)));
+                seen.push((opened, vec![0], View::default()));
+            }
+            let device = Device::flex();
+            clip = Some(ClipFrames::new(media.clone(), place, indices, view, device));
         }
         let writer = PromptWriter {
             tasks: &self.tasks,
@@ -198,8 +214,7 @@ impl ItemMaker {
         let mut prompt = Draw::new(seed, "prompt");
         let mut dialogue = writer.write(&sample.turns, &turn_boxes, &truths, &mut prompt)?;
         dialogue.packed_turns = source.packed_turns;
-        let visual = clip.as_ref().map(|(_, _, visual)| visual);
-        let encoded = self.encoder.encode(visual, &told, &dialogue)?;
+        let encoded = self.encoder.encode(&shapes, &told, &dialogue)?;
         if encoded.labels.iter().all(|l| *l == IGNORE_LABEL) {
             return Err(DataError::Prepare {
                 reason: "the row has no answer to learn".into(),
@@ -227,26 +242,24 @@ impl ItemMaker {
         let boxes = dialogue.boxes.iter().filter(|(turn, _)| fits(*turn));
         known.boxes = boxes.map(|(_, b)| *b).collect();
         // Last, because it is the dear part.
-        let (mut visual, mut lazy) = (None, None);
-        if let Some((clip, reader, shape)) = clip {
-            let indices = clip.indices.clone();
-            let read = read_view(&*reader, indices, &frames.transform, &clip.view, None)?;
-            visual = Some((shape, read.values, read.shape));
-            lazy = Some(clip);
+        let mut visuals = Vec::with_capacity(shapes.len());
+        for (shape, (reader, indices, view)) in shapes.into_iter().zip(seen) {
+            let read = read_view(&*reader, indices, &frames.transform, &view, None)?;
+            visuals.push((shape, read.values, read.shape));
         }
         Ok(Item {
             boxes: known.boxes.clone(),
             prompt: encoded.prompt,
             labels: encoded.labels,
             packed_turns: encoded.packed_turns,
-            visual,
+            visuals,
             targets,
             facts: SampleFacts {
                 key: *key,
                 file: source.path().into(),
                 line: row.line,
                 query_id: sample.query_id().map(Into::into),
-                clip: lazy,
+                clip,
                 truths: called,
                 sample: known,
             },

@@ -21,10 +21,12 @@ const MOST_REPEATS: u64 = 1_000_000;
 pub struct MixtureSpec {
     /// Exponent `1/temperature` on the sizes of the sources.
     pub temperature: f64,
-    /// Which frames of a video: `middle` of equal parts, `rand` for one of each part at random, drawn
-    /// anew every epoch from the seed of the run, or `fps0.5` for so many a second, which gives every
-    /// video its own number of frames.
-    pub sampling: FrameSampling,
+    /// Which frames of a video; absent: as the model's chat (`input.sampling` of `tpo.json`). `middle` of
+    /// equal parts, `rand` for one of each part at random, drawn anew every epoch from the seed of the
+    /// run, `linspace` from the first frame to the last; `fps0.5` for so many a second or `seconds` for one,
+    /// at most as many as the model reads, which give every video its own number of frames.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sampling: Option<FrameSampling>,
     /// Random changes of pictures and clips; absent: none, as in the reference.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub augment: Option<AugmentConfig>,
@@ -36,7 +38,7 @@ impl Default for MixtureSpec {
     fn default() -> Self {
         Self {
             temperature: 1.0,
-            sampling: FrameSampling::Middle,
+            sampling: None,
             augment: None,
             sources: Vec::new(),
         }

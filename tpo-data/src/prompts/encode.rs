@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use tpo_core::model::IGNORE_LABEL;
-use tpo_core::prompt::{PromptIds, TextEncoder, Visual, encode_without_bos};
+use tpo_core::prompt::{PromptIds, TextEncoder, encode_without_bos};
 use tpo_core::traits::VisualShape;
 
-use super::layout::{AnswerStart, Opening, PromptLayout};
+use super::layout::{AnswerStart, Opening, PromptLayout, VisualSlots};
 use super::videochat::VideoChatLayout;
 use super::writer::{Dialogue, prepare};
 use crate::DataError;
@@ -14,7 +14,7 @@ use crate::DataError;
 /// A tokenizer that threads share.
 pub type SharedEncoder = Arc<dyn TextEncoder + Send + Sync>;
 /// How many embeddings the connector makes of a visual.
-pub type SlotCount = Arc<dyn Fn(&VisualShape) -> usize + Send + Sync>;
+pub type SlotCount = Arc<dyn Fn(&VisualShape) -> tpo_core::Result<usize> + Send + Sync>;
 
 /// Ids of a dialogue and their labels.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,7 +42,7 @@ pub struct LayoutEncoder {
     pub layout: Arc<dyn PromptLayout>,
     /// The tokenizer.
     pub tokenizer: SharedEncoder,
-    /// Id of the end of a text.
+    /// Id of the token that ends an answer ([`PromptLayout::ends`]).
     pub eos_id: u32,
     /// Visual slots of a visual.
     pub slots: SlotCount,
@@ -56,36 +56,33 @@ impl LayoutEncoder {
         Self {
             tokenizer,
             eos_id,
-            slots: Arc::new(|_| 96),
+            slots: Arc::new(|_| Ok(96)),
             max_tokens: VideoChatLayout.max_tokens(),
             layout: Arc::new(VideoChatLayout),
         }
-    }
-
-    /// A question without what stands before it, as the first of a dialogue is encoded.
-    fn alone(&self, question: &str) -> Result<PromptIds, DataError> {
-        Ok(self
-            .layout
-            .opening(&Opening::text(question), &*self.tokenizer)?)
     }
 
     /// Encodes as many turns as fit. `times` are those of the sampled frames as the model is told
     /// them ([`told_times`](crate::sampling::told_times)).
     ///
     /// # Errors
-    /// [`DataError::Prepare`] when the first turn does not fit, [`DataError::Core`] from the
+    /// [`DataError::Prepare`] when the first turn does not fit, [`DataError::Core`] from layout and
     /// tokenizer.
     pub fn encode(
         &self,
-        visual: Option<&VisualShape>,
+        visuals: &[VisualShape],
         times: &[f64],
         dialogue: &Dialogue,
     ) -> Result<EncodedDialogue, DataError> {
-        let slots = visual.map_or(0, |v| (self.slots)(v));
-        let visual = visual.map_or(Visual::None, |v| v.kind);
+        let slots = |visual: &VisualShape| {
+            let (kind, count) = (visual.kind, (self.slots)(visual)?);
+            Ok(VisualSlots { kind, count })
+        };
+        let visuals = visuals.iter().map(slots);
+        let visuals = visuals.collect::<tpo_core::Result<Vec<_>>>()?;
         let questions = dialogue.turns.iter().map(|(question, _)| question.as_str());
         let questions: Vec<&str> = questions.collect();
-        let message = self.layout.message(visual, &questions, times);
+        let message = self.layout.message(&questions, times);
         let mut out = EncodedDialogue {
             prompt: PromptIds::default(),
             labels: Vec::new(),
@@ -97,17 +94,23 @@ impl LayoutEncoder {
             let mut shared = 0;
             if i == 0 {
                 let opening = Opening {
-                    visual,
-                    slots,
+                    visuals: &visuals,
                     message: &message,
                     ..Opening::text(question)
                 };
                 turn = self.layout.opening(&opening, &*self.tokenizer)?;
                 if dialogue.packed_turns {
-                    shared = turn.len() - self.alone(question)?.len();
+                    let own = self.layout.packed(question, &*self.tokenizer)?;
+                    if !turn.ids.ends_with(&own) {
+                        return Err(prepare(
+                            "the first question cannot be packed with others: it would begin in another \
+                             way than they do; leave marks of visuals out of it, or `packed_turns`",
+                        ));
+                    }
+                    shared = turn.len() - own.len();
                 }
             } else if dialogue.packed_turns {
-                turn = self.alone(question)?;
+                turn.push_text(&self.layout.packed(question, &*self.tokenizer)?);
             } else {
                 turn.push_text(&{
                     let begins = AnswerStart::default();
@@ -116,6 +119,7 @@ impl LayoutEncoder {
             }
             let asked = turn.len();
             if !answer.is_empty() {
+                self.layout.check_text(answer)?;
                 let mut ids = encode_without_bos(answer, &*self.tokenizer)?;
                 ids.push(self.eos_id);
                 turn.push_text(&ids);

@@ -6,12 +6,13 @@
 mod book;
 mod encode;
 mod layout;
+pub mod qwen;
 mod textual;
 pub mod videochat;
 mod writer;
 
 pub use book::{FAMILIES, Family, fill};
 pub use encode::{EncodedDialogue, LayoutEncoder, SharedEncoder, SlotCount};
-pub use layout::{AnswerStart, Opening, PromptLayout};
+pub use layout::{AnswerStart, Opening, PromptLayout, VisualSlots};
 pub use textual::{box_text, read_box, read_spans, read_track};
 pub use writer::{AnswerStyle, Call, Dialogue, PromptWriter};

@@ -26,16 +26,40 @@ impl PromptLayout for VideoChatLayout {
         MAX_TOKENS
     }
 
+    fn check_visuals(&self, count: usize) -> Result<()> {
+        if count > 1 {
+            return Err(CoreError::Prompt {
+                why: format!(
+                    "{count} videos or images are given and this base model reads one; ask about each by \
+                     itself, or take a model that reads several (`\"prompt\": \"qwen\"` in its tpo.json)"
+                ),
+            });
+        }
+        Ok(())
+    }
+
+    fn check_text(&self, text: &str) -> Result<()> {
+        if [IMAGE_PLACEHOLDER, VIDEO_PLACEHOLDER]
+            .iter()
+            .any(|p| text.contains(p))
+        {
+            return Err(CoreError::Prompt {
+                why: format!(
+                    "the question holds `{IMAGE_PLACEHOLDER}` or `{VIDEO_PLACEHOLDER}`; these mark \
+                     the place of the video and cannot be asked about"
+                ),
+            });
+        }
+        Ok(())
+    }
+
     fn opening(&self, opening: &Opening<'_>, encoder: &dyn TextEncoder) -> Result<PromptIds> {
-        let (visual, message, question) = (opening.visual, opening.message, opening.question);
-        let prompt = if opening.answer.joined {
-            QuestionPrompt::with_history(visual, message, &[], question)
-        } else {
-            QuestionPrompt::new(visual, message, question)
-        };
-        let mut prompt = prompt.with_answer_prefix(opening.answer.prefix);
-        prompt.put_in_front(opening.visual, opening.system);
-        prompt.encode(opening.slots, encoder)
+        if opening.answer.joined {
+            return laid_out(opening, &[], encoder);
+        }
+        let (visual, message) = (visual_of(opening), opening.message);
+        let prompt = QuestionPrompt::new(visual, message, opening.question);
+        finished(prompt, opening, encoder)
     }
 
     fn further(
@@ -47,8 +71,13 @@ impl PromptLayout for VideoChatLayout {
         encode_further_question(question, answer, encoder)
     }
 
-    fn times(&self, seconds: &[f64]) -> String {
-        timestamps_message(seconds)
+    fn published(
+        &self,
+        opening: &Opening<'_>,
+        history: &[Turn],
+        encoder: &dyn TextEncoder,
+    ) -> Result<Option<PromptIds>> {
+        laid_out(opening, history, encoder).map(Some)
     }
 }
 
@@ -88,25 +117,10 @@ pub fn encode_further_question(
     answer: AnswerStart<'_>,
     encoder: &(impl TextEncoder + ?Sized),
 ) -> Result<Vec<u32>> {
-    refuse_placeholders(question)?;
+    VideoChatLayout.check_text(question)?;
     let space = if answer.joined { "" } else { " " };
     let text = format!(" [INST] {question} [/INST]{space}{}", answer.prefix);
     encode_without_bos(&text, encoder)
-}
-
-fn refuse_placeholders(question: &str) -> Result<()> {
-    if [IMAGE_PLACEHOLDER, VIDEO_PLACEHOLDER]
-        .iter()
-        .any(|p| question.contains(p))
-    {
-        return Err(CoreError::Prompt {
-            why: format!(
-                "the question holds `{IMAGE_PLACEHOLDER}` or `{VIDEO_PLACEHOLDER}`; these mark \
-                 the place of the video and cannot be asked about"
-            ),
-        });
-    }
-    Ok(())
 }
 
 /// The two texts of a question to VideoChat-TPO, tokenised one after the other.
@@ -121,7 +135,7 @@ pub struct QuestionPrompt {
 impl QuestionPrompt {
     /// One question: the reference's `process_qa`.
     ///
-    /// `message` is put after the video, for example [`timestamps_message`]; white space at its
+    /// `message` is put after the video, for example [`PromptLayout::times`]; white space at its
     /// end is dropped.
     pub fn new(visual: Visual, message: &str, question: &str) -> Self {
         let question = if question.is_empty() {
@@ -182,7 +196,7 @@ impl QuestionPrompt {
         n_visual: usize,
         encoder: &(impl TextEncoder + ?Sized),
     ) -> Result<PromptIds> {
-        refuse_placeholders(&self.question)?;
+        VideoChatLayout.check_text(&self.question)?;
         let mut prompt = PromptIds::default();
         if !self.visual.is_empty() {
             prompt = encode_with_placeholders(&self.visual, n_visual, encoder)?;
@@ -196,6 +210,33 @@ impl QuestionPrompt {
     }
 }
 
+/// An opening in the layout of the published generation code.
+fn laid_out(
+    opening: &Opening<'_>,
+    history: &[Turn],
+    encoder: &dyn TextEncoder,
+) -> Result<PromptIds> {
+    let (visual, message) = (visual_of(opening), opening.message);
+    let prompt = QuestionPrompt::with_history(visual, message, history, opening.question);
+    finished(prompt, opening, encoder)
+}
+
+/// Ids of a prompt with what stands around it.
+fn finished(
+    prompt: QuestionPrompt,
+    opening: &Opening<'_>,
+    encoder: &dyn TextEncoder,
+) -> Result<PromptIds> {
+    VideoChatLayout.check_visuals(opening.visuals.len())?;
+    let mut prompt = prompt.with_answer_prefix(opening.answer.prefix);
+    prompt.put_in_front(visual_of(opening), opening.system);
+    prompt.encode(opening.visuals.first().map_or(0, |v| v.count), encoder)
+}
+
+fn visual_of(opening: &Opening<'_>) -> Visual {
+    opening.visuals.first().map_or(Visual::None, |v| v.kind)
+}
+
 fn visual_part(visual: Visual, message: &str) -> String {
     let message = message.trim_end();
     match visual {
@@ -205,20 +246,9 @@ fn visual_part(visual: Visual, message: &str) -> String {
     }
 }
 
-/// The reference's sentence on frame times, which it adds when the question says "timestamp".
-///
-/// Times are in seconds and printed with one decimal.
-pub fn timestamps_message(seconds: &[f64]) -> String {
-    let times: Vec<String> = seconds.iter().map(|s| format!("{s:.1}")).collect();
-    format!(
-        " The video contains {} frames sampled at {} seconds. ",
-        times.len(),
-        times.join(", ")
-    )
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::layout::VisualSlots;
     use super::*;
 
     /// One id per character after BOS 1.
@@ -243,7 +273,7 @@ mod tests {
 
     #[test]
     fn texts_of_the_reference() {
-        let p = QuestionPrompt::new(Visual::Video, &timestamps_message(&[0.3, 1.0]), "Why?");
+        let p = QuestionPrompt::new(Visual::Video, &VideoChatLayout.times(&[0.3, 1.0]), "Why?");
         assert_eq!(
             p.text(),
             "[INST] <Video>[<VID_PLH>]</Video> The video contains 2 frames sampled at 0.3, 1.0 \
@@ -275,6 +305,22 @@ mod tests {
             let further = encode_further_question("c", answer, &Chars).unwrap();
             assert_eq!(first.ids[1..], further);
         }
+    }
+
+    #[test]
+    fn one_visual_is_read() {
+        let visuals = [VisualSlots {
+            kind: Visual::Image,
+            count: 2,
+        }; 2];
+        let opening = |visuals| Opening {
+            visuals,
+            ..Opening::text("q")
+        };
+        let ids = |visuals| VideoChatLayout.opening(&opening(visuals), &Chars);
+        assert_eq!(ids(&visuals[..1]).unwrap().visual_slots(), 2);
+        let error = ids(&visuals).unwrap_err().to_string();
+        assert!(error.contains("2 videos or images"), "{error}");
     }
 
     #[test]

@@ -14,7 +14,7 @@ pub fn resolve(root: &Path, path: &str) -> PathBuf {
     root.join(path)
 }
 
-/// Opens the media of a row, a still image as a video of one frame.
+/// Opens the media of a row, a still image as a video of one frame; of several images the first.
 ///
 /// # Errors
 /// Those of [`open_video`] and [`open_frames`].
@@ -47,6 +47,9 @@ pub fn check_media(
         return Ok(None);
     };
     let reader = open_media(media, root, limits)?;
+    for other in media.others() {
+        open_media(&other, root, limits)?;
+    }
     let info = reader.info().clone();
     // What the row alone shows is not said twice.
     let known = sample.problems();

@@ -13,7 +13,7 @@ pub struct Sample {
     /// Name of the row in reports; the line number is used without it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
-    /// The video or image; `None` for a row of text only.
+    /// The video or images; `None` for a row of text only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub media: Option<Media>,
     /// The conversation about it. Annotations that no answer calls become turns of their own,
@@ -77,6 +77,9 @@ pub struct Media {
     pub kind: MediaKind,
     /// Path of the file, or of the folder of frames.
     pub path: String,
+    /// Field `images`: further images that the conversation is about. Sizes, boxes and annotations are of
+    /// the first.
+    pub more: Vec<String>,
     /// Part of the video in seconds; `None` for all of it.
     pub range: Option<ClipRange>,
     /// `[width, height]` in pixels if the annotation says; checked against the file.
@@ -110,6 +113,21 @@ impl Media {
         Self::new(MediaKind::Image, path)
     }
 
+    /// Still images, in order; `None` without any.
+    pub fn images(paths: impl IntoIterator<Item = String>) -> Option<Self> {
+        let mut paths = paths.into_iter();
+        let first = paths.next()?;
+        Some(Self {
+            more: paths.collect(),
+            ..Self::image(first)
+        })
+    }
+
+    /// The further images, each by itself.
+    pub fn others(&self) -> impl Iterator<Item = Self> {
+        self.more.iter().map(Self::image)
+    }
+
     /// A folder of frames.
     pub fn frames(path: impl Into<String>, fps: f64) -> Self {
         Self::new(MediaKind::Frames { fps }, path)
@@ -119,6 +137,7 @@ impl Media {
         Self {
             kind,
             path: path.into(),
+            more: Vec::new(),
             range: None,
             size: None,
             duration: None,
@@ -139,6 +158,8 @@ struct MediaFields {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     image: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    images: Option<Vec<String>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     frames: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     fps: Option<f64>,
@@ -153,20 +174,29 @@ struct MediaFields {
 impl TryFrom<MediaFields> for Media {
     type Error = String;
     fn try_from(f: MediaFields) -> Result<Self, String> {
-        let (kind, path) = match (f.video, f.image, f.frames, f.fps) {
-            (Some(path), None, None, None) => (MediaKind::Video, path),
-            (None, Some(path), None, None) => (MediaKind::Image, path),
-            (None, None, Some(path), Some(fps)) => (MediaKind::Frames { fps }, path),
-            (None, None, Some(_), None) => return Err("`frames` needs `fps`".into()),
-            (_, _, None, Some(_)) => return Err("`fps` goes with `frames` only".into()),
-            _ => return Err("media has `video`, `image` or `frames`, exactly one of them".into()),
+        if f.fps.is_some() && f.frames.is_none() {
+            return Err("`fps` goes with `frames` only".into());
+        }
+        let media = match (f.video, f.image, f.images, f.frames) {
+            (Some(path), None, None, None) => Self::video(path),
+            (None, Some(path), None, None) => Self::image(path),
+            (None, None, Some(paths), None) => {
+                Self::images(paths).ok_or("`images` is empty; leave `media` out instead")?
+            }
+            (None, None, None, Some(path)) => {
+                Self::frames(path, f.fps.ok_or("`frames` needs `fps`")?)
+            }
+            _ => {
+                return Err(
+                    "media has `video`, `image`, `images` or `frames`, exactly one of them".into(),
+                );
+            }
         };
         Ok(Self {
-            kind,
-            path,
             range: f.range.map(|[start, end]| ClipRange { start, end }),
             size: f.size,
             duration: f.duration,
+            ..media
         })
     }
 }
@@ -181,7 +211,11 @@ impl From<Media> for MediaFields {
         };
         match m.kind {
             MediaKind::Video => fields.video = Some(m.path),
-            MediaKind::Image => fields.image = Some(m.path),
+            MediaKind::Image if m.more.is_empty() => fields.image = Some(m.path),
+            MediaKind::Image => {
+                let paths = std::iter::once(m.path).chain(m.more);
+                fields.images = Some(paths.collect());
+            }
             MediaKind::Frames { fps } => (fields.frames, fields.fps) = (Some(m.path), Some(fps)),
         }
         fields

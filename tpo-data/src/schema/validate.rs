@@ -171,8 +171,9 @@ fn calls(answer: &str) -> Vec<&str> {
 }
 
 fn check_media_fields(media: &Media, mut out: Report<'_>) {
-    if media.path.trim().is_empty() || media.path.contains('\0') {
-        out.add("the path is empty or holds a zero byte");
+    let mut paths = std::iter::once(&media.path).chain(&media.more);
+    if paths.any(|path| path.trim().is_empty() || path.contains('\0')) {
+        out.add("a path is empty or holds a zero byte");
     }
     if let MediaKind::Frames { fps } = media.kind
         && !(fps.is_finite() && fps > 0.0 && fps <= 1000.0)

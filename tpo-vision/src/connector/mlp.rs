@@ -37,12 +37,17 @@ impl MlpConnectorConfig {
     /// [`VisionError::Config`] when a width is zero or beyond any model's.
     pub fn init(&self, device: &Device) -> Result<MlpConnector> {
         let mut problems = Problems::default();
-        problems.sizes(&[("d_vision", self.d_vision), ("d_llm", self.d_llm)], MOST);
+        self.problems(&mut problems);
         problems.into_result(VisionError::config("MLP connector"))?;
         Ok(MlpConnector {
             linear_1: LinearConfig::new(self.d_vision, self.d_llm).init(device),
             linear_2: LinearConfig::new(self.d_llm, self.d_llm).init(device),
         })
+    }
+
+    /// Notes widths that cannot be.
+    pub(super) fn problems(&self, problems: &mut Problems) {
+        problems.sizes(&[("d_vision", self.d_vision), ("d_llm", self.d_llm)], MOST);
     }
 }
 
@@ -54,18 +59,27 @@ impl MlpConnector {
     /// # Errors
     /// [`VisionError::Shape`] when the features have another width.
     pub fn forward(&self, features: Tensor<3>) -> Result<Tensor<3>> {
-        let (_, d_vision) = self.linear_1.shape();
-        if features.dims()[2] != d_vision {
-            return Err(VisionError::Shape {
-                place: "MLP connector",
-                what: "visual features",
-                expected: format!("[batch, tokens, {d_vision}]"),
-                found: features.dims().to_vec(),
-            });
-        }
-        let hidden = ops::gelu(self.linear_1.forward(features));
-        Ok(self.linear_2.forward(hidden))
+        project(&self.linear_1, &self.linear_2, features)
     }
+}
+
+/// [`MlpConnector::forward`] of layers that lie in another module.
+pub(super) fn project(
+    linear_1: &Linear,
+    linear_2: &Linear,
+    features: Tensor<3>,
+) -> Result<Tensor<3>> {
+    let (_, d_vision) = linear_1.shape();
+    if features.dims()[2] != d_vision {
+        return Err(VisionError::Shape {
+            place: "MLP connector",
+            what: "visual features",
+            expected: format!("[batch, tokens, {d_vision}]"),
+            found: features.dims().to_vec(),
+        });
+    }
+    let hidden = ops::gelu(linear_1.forward(features));
+    Ok(linear_2.forward(hidden))
 }
 
 impl Connector for MlpConnector {

@@ -1,6 +1,6 @@
 //! The encoder with the layer norm that follows it.
 
-use burn::module::{Module, ModuleVisitor, Param};
+use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use tpo_core::gradient_checkpointing::Tape;
 use tpo_core::nn::{LayerNorm, LayerNormConfig};
@@ -8,6 +8,7 @@ use tpo_core::traits::VisionEncoder;
 
 use super::{Umt, UmtConfig};
 use crate::error::Result;
+use crate::frozen::{encode_frozen, is_frozen};
 
 /// Added to the variance in the layer norm after the encoder (reference implementation).
 const VISION_LAYER_NORM_EPS: f64 = 1e-12;
@@ -51,26 +52,13 @@ impl VideoEncoder {
             .cast(self.encoder.dtype()))
     }
 
-    /// Encodes clips; without autodiff when nothing here is trained.
-    ///
-    /// On an autodiff device attention keeps every `[heads, tokens, tokens]` matrix, 630 MB per
-    /// block for 16 frames in f32. If no parameter requires a gradient and the frames are not part
-    /// of a graph, the encoder therefore runs as [`Module::valid`] would and its output joins the
-    /// graph as a constant.
+    /// Encodes clips; without autodiff when nothing here is trained and the frames are not part of a graph.
+    /// The output then joins the graph as a constant.
     ///
     /// # Shapes and errors
     /// As [`forward`](Self::forward).
     pub fn encode(&self, frames: Tensor<5>) -> Result<Tensor<3>> {
-        let Some(strategy) = frames.gradient_checkpointing_strategy() else {
-            return self.forward(frames);
-        };
-        if frames.is_tracked() || is_trained(self) {
-            return self.forward(frames);
-        }
-        let tokens = self.valid().forward(frames.inner())?;
-        Ok(tokens
-            .autodiff()
-            .with_gradient_checkpointing_strategy(strategy))
+        encode_frozen(self, frames, Self::forward)
     }
 }
 
@@ -84,7 +72,7 @@ impl VisionEncoder for VideoEncoder {
         frames: Tensor<5>,
         tape: &mut Tape<'m>,
     ) -> tpo_core::Result<Tensor<3>> {
-        if !frames.is_tracked() && !is_trained(self) {
+        if is_frozen(self, &frames) {
             return Ok(VideoEncoder::encode(self, frames)?);
         }
         let tokens = self.encoder.forward_checkpointed(frames, tape)?;
@@ -94,17 +82,4 @@ impl VisionEncoder for VideoEncoder {
     fn dim(&self) -> usize {
         self.encoder.config().encoder_embed_dim
     }
-}
-
-/// Whether any parameter requires a gradient.
-fn is_trained<M: Module>(module: &M) -> bool {
-    struct Trained(bool);
-    impl ModuleVisitor for Trained {
-        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            self.0 = self.0 || param.is_require_grad();
-        }
-    }
-    let mut visitor = Trained(false);
-    module.visit(&mut visitor);
-    visitor.0
 }

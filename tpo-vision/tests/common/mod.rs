@@ -2,6 +2,7 @@
 #![allow(dead_code)]
 
 pub mod params;
+pub mod stored;
 
 use burn::tensor::{Device, Distribution, Tensor};
 

@@ -22,7 +22,6 @@ pub use masks::{FrameMasks, ObjectId, ObjectMask};
 pub use options::{Direction, Keep, Propagation, TrackOptions};
 pub use prompts::Click;
 pub use propagate::Propagate;
-pub use resize::Resize;
 pub(in crate::mask) use resize::mask_prompt;
 pub use state::TrackState;
 #[doc(hidden)]

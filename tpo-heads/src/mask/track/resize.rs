@@ -1,79 +1,10 @@
-//! Bilinear resizing of mask logits, as PyTorch's `interpolate` with `align_corners=False`.
+//! Masks as prompts, and mask logits resized on the host.
 
 use burn::tensor::{Device, Tensor};
 use ndarray::Array2;
 use rayon::prelude::*;
 use tpo_core::geometry::Mask;
-use tpo_core::ops::floats;
-
-/// The two source pixels of every target pixel and the weight of the second.
-fn taps(from: usize, to: usize) -> Vec<(usize, usize, f32)> {
-    let scale = from as f32 / to as f32;
-    (0..to)
-        .map(|i| {
-            let source = ((i as f32 + 0.5) * scale - 0.5).max(0.0);
-            let first = (source as usize).min(from - 1);
-            let second = (first + 1).min(from - 1);
-            (first, second, source - first as f32)
-        })
-        .collect()
-}
-
-/// Weights `[to, from]` of a resize of one axis. With `antialias` the triangle widens with the
-/// reduction (PyTorch's `antialias=True`).
-fn weights(from: usize, to: usize, antialias: bool) -> Vec<f32> {
-    let mut matrix = vec![0.0; to * from];
-    if antialias && from > to {
-        let scale = from as f64 / to as f64;
-        for (i, row) in matrix.chunks_exact_mut(from).enumerate() {
-            let centre = scale * (i as f64 + 0.5);
-            let first = (centre - scale + 0.5).max(0.0) as usize;
-            let end = ((centre + scale + 0.5) as usize).min(from);
-            let raw: Vec<f64> = (first..end)
-                .map(|j| (1.0 - ((j as f64 - centre + 0.5) / scale).abs()).max(0.0))
-                .collect();
-            let sum: f64 = raw.iter().sum();
-            for (j, weight) in raw.into_iter().enumerate() {
-                row[first + j] = (weight / sum) as f32;
-            }
-        }
-    } else {
-        for (row, (a, b, t)) in matrix.chunks_exact_mut(from).zip(taps(from, to)) {
-            row[a] += 1.0 - t;
-            row[b] += t;
-        }
-    }
-    matrix
-}
-
-/// A resize of maps between two fixed sizes on a device: two matrix products.
-#[derive(Debug, Clone)]
-pub struct Resize {
-    /// `[1, height, from height]` and `[1, from width, width]`; absent when nothing changes.
-    matrices: Option<(Tensor<3>, Tensor<3>)>,
-}
-
-impl Resize {
-    /// From and to `[height, width]`, all positive. With `antialias` a reduction averages, as
-    /// PyTorch's `antialias=True`.
-    pub fn new(from: [usize; 2], to: [usize; 2], antialias: bool, device: &Device) -> Self {
-        let matrix = |axis: usize| {
-            let values = weights(from[axis], to[axis], antialias);
-            floats(values, [1, to[axis], from[axis]], device)
-        };
-        Self {
-            matrices: (from != to).then(|| (matrix(0), matrix(1).swap_dims(1, 2))),
-        }
-    }
-
-    /// Maps `[n, from height, from width]` in f32.
-    pub fn apply(&self, maps: Tensor<3>) -> Tensor<3> {
-        match &self.matrices {
-            None => maps,
-            Some((rows, columns)) => rows.clone().matmul(maps.matmul(columns.clone())),
-        }
-    }
-}
+use tpo_core::ops::{Resize, bilinear_taps, floats};
 
 /// `[1, side, side]`: a mask as a prompt, 1 where the object is.
 pub(in crate::mask) fn mask_prompt(mask: &Mask, side: usize, device: &Device) -> Tensor<3> {
@@ -90,7 +21,10 @@ pub(crate) fn resize_host(map: &Array2<f32>, [height, width]: [usize; 2]) -> Arr
     if (from_height, from_width) == (height, width) {
         return map.clone();
     }
-    let (rows, columns) = (taps(from_height, height), taps(from_width, width));
+    let (rows, columns) = (
+        bilinear_taps(from_height, height),
+        bilinear_taps(from_width, width),
+    );
     let mut out = vec![0.0f32; height * width];
     out.par_chunks_exact_mut(width)
         .zip(rows)
@@ -133,19 +67,5 @@ mod tests {
                 assert!((a - b).abs() < 1e-5, "{to:?}: {a} {b}");
             }
         }
-    }
-
-    #[test]
-    fn antialiasing_averages() {
-        // Four to two: the triangle reaches from -1 to 3 around 1: weights 3/7, 3/7, 1/7, and the
-        // mirror image.
-        let expected = [3.0 / 7.0, 3.0 / 7.0, 1.0 / 7.0, 0.0f32];
-        let found = weights(4, 2, true);
-        for (i, e) in expected.iter().enumerate() {
-            assert!((found[i] - e).abs() < 1e-6, "{found:?}");
-            assert!((found[7 - i] - e).abs() < 1e-6, "{found:?}");
-        }
-        // Enlarging needs none.
-        assert_eq!(weights(2, 5, true), weights(2, 5, false));
     }
 }

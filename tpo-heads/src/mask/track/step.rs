@@ -4,11 +4,10 @@ use std::sync::Arc;
 
 use burn::tensor::{DType, Device, FloatDType, Tensor, TensorData};
 use ndarray::Array2;
-use tpo_core::ops::{activation_dtype, floats};
+use tpo_core::ops::{Resize, activation_dtype, floats};
 
 use super::bank::Selection;
 use super::components::fill_holes;
-use super::resize::Resize;
 use crate::HeadsError;
 use crate::mask::sam2::{
     AxialRope, MaskDecoderOutput, MaskSource, MemoryInput, PointPrompt, PromptEmbedding, Sam2,

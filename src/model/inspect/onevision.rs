@@ -1,0 +1,106 @@
+//! What a LLaVA-OneVision holds, with TPO's heads or without.
+
+use burn::tensor::Device;
+use tpo_core::weights::{
+    Checkpoint, KeyMap, KeyTarget, ParamInfo, Refusal, differences, module_params,
+};
+
+use super::parts::{PartSpec, head_parts};
+use crate::error::Result;
+use crate::model::families::onevision::prepared;
+use crate::model::{
+    BuiltInHeads, CONFIG_FILE, ConnectorConfig, Names, TpoConfig, published_config, read_config,
+};
+
+/// Parts of the checkpoint, and what it was compared with.
+pub(super) struct Compared {
+    pub parts: Vec<PartSpec>,
+    pub layout: Option<String>,
+    pub differences: Refusal,
+}
+
+/// Compares a checkpoint with these names with a model of its sizes: those of the configuration beside it, or the
+/// published ones. A base has no heads, and every model may do without what is never used.
+pub(super) fn compare(
+    checkpoint: &Checkpoint,
+    names: Names,
+    notes: &mut Vec<String>,
+) -> Result<Compared> {
+    let mut found = Compared {
+        parts: names
+            .parts()
+            .map(|(name, begins)| PartSpec::new(name, begins))
+            .into(),
+        layout: None,
+        differences: Refusal {
+            checkpoint: checkpoint.path().to_path_buf(),
+            ..Refusal::default()
+        },
+    };
+    let Some(config) = config_of(checkpoint)? else {
+        notes.push(
+            "a LLaVA-OneVision of other sizes than the published ones, without a config.json that says them: not \
+             compared with anything"
+                .into(),
+        );
+        return Ok(found);
+    };
+    let keys = config.keys_named::<BuiltInHeads>(names)?;
+    let of_heads = |path: &str| path.starts_with("heads.") || path.starts_with("task_tokens.");
+    let has_heads = checkpoint
+        .tensors()
+        .any(|t| match keys.module_path(&t.key) {
+            KeyTarget::Path(path) => of_heads(&path),
+            _ => false,
+        });
+    // No weight is drawn.
+    let model = config.assemble::<BuiltInHeads>(&Device::flex())?;
+    let params: Vec<ParamInfo> = module_params(&model)
+        .into_iter()
+        .filter(|p| has_heads || !of_heads(&p.path))
+        .collect();
+    let (read, differs) = prepared(checkpoint.clone(), &config.llm, names)?;
+    found.differences = differences(&params, &read, &keys);
+    found.differences.mismatched.extend(differs);
+    let model = if has_heads {
+        found.parts.extend(head_parts());
+        "llava-ov-tpo"
+    } else {
+        "llava-onevision"
+    };
+    found.layout = Some(format!(
+        "{model} of width {}, {}",
+        config.llm.hidden_size,
+        names.describe()
+    ));
+    Ok(found)
+}
+
+/// The sizes of the model: as its directory says, else the published ones of its width.
+fn config_of(checkpoint: &Checkpoint) -> Result<Option<TpoConfig>> {
+    let dir = checkpoint.dir();
+    if dir.join(CONFIG_FILE).is_file() {
+        let config = read_config(dir)?;
+        if matches!(config.connector, ConnectorConfig::OneVision(_)) {
+            return Ok(Some(config));
+        }
+    }
+    if let Some(config) = published_config(dir)?
+        && matches!(config.connector, ConnectorConfig::OneVision(_))
+    {
+        return Ok(Some(config));
+    }
+    let presets = [TpoConfig::llava_ov_tpo_0_5b(), TpoConfig::llava_ov_tpo_7b()];
+    // Norms are as wide as the model.
+    let wide = |width: usize| {
+        let mut tensors = checkpoint.tensors();
+        tensors.any(|t| t.key.ends_with("layernorm.weight") && t.shape == [width])
+    };
+    let mut published = presets.into_iter().find(|c| wide(c.llm.hidden_size));
+    if let Some(config) = &mut published
+        && !checkpoint.tensors().any(|t| t.key.contains(".lora_A."))
+    {
+        config.llm.lora = None;
+    }
+    Ok(published)
+}
