@@ -124,7 +124,7 @@ fn write_dequantised(dir: &Path) {
             linear.weight = linear.weight.val().into();
         }
     }
-    if let Some(head) = &mut model.llm.lm_head {
+    if let Some(head) = model.llm.lm_head.own_mut() {
         head.weight = head.weight.val().into();
     }
     config.llm.quantization = None;

@@ -227,8 +227,8 @@ pub(super) struct ModelArgs {
     /// When a head is called; default: as the model's tpo.json says
     #[arg(long, value_enum)]
     order: Option<Order>,
-    /// Frames to look at: middle, rand, rand:SEED, linspace, seconds (one a second, at most as many as the
-    /// model reads), or fps1, fps0.5, …; default: as the model's tpo.json says
+    /// Frames to look at: middle, rand, rand:SEED, linspace, fps1, fps0.5, …, or upto1 (one a second, at
+    /// most as many as the model reads); default: as the model's tpo.json says
     #[arg(long)]
     sampling: Option<FrameSampling>,
     /// Which frames the mask head goes through, which takes seconds a frame on a CPU

@@ -86,7 +86,7 @@ pub fn export_model<H: HeadSet>(
     let (mut model, mut config) = (model, config.clone());
     if options.lora == LoraExport::Merged {
         model.llm = model.llm.bake_lora();
-        config.llm.lora = None;
+        config.llm = model.llm.config().clone();
     } else {
         // A session may have merged them to be faster.
         model.llm = model.llm.unmerge_lora();

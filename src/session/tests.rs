@@ -3,79 +3,159 @@ use std::path::Path;
 use std::sync::Arc;
 
 use tpo_core::head::NoHeads;
+use tpo_core::prompt::PromptIds;
 use tpo_core::traits::VisualShape;
 use tpo_data::feed::{Cursor, Feed, FeedConfig, MixtureSpec, SourceSpec};
-use tpo_data::prompts::{Dialogue, LayoutEncoder};
+use tpo_data::prompts::Dialogue;
 use tpo_data::synthetic::{Split, World, WorldConfig};
 use tpo_data::{ClipRange, MediaLimits, VideoPart, open_video};
+use tpo_llm::vocabulary::TokenPlan;
 
 use super::{Question, Session, SessionOptions};
 use crate::device::DeviceChoice;
+use crate::model::PromptStyle;
+use crate::training::DataContext;
+
+/// Every prompt style.
+const STYLES: [PromptStyle; 2] = [PromptStyle::VideoChat, PromptStyle::Qwen];
+
+/// The mini model with conversations laid out as `style` says. It was trained on VideoChat's; its words in
+/// another are of no use, but its ids are.
+fn session(style: PromptStyle) -> Session {
+    let device = DeviceChoice::Cpu.open().unwrap();
+    let mini = crate::presets::mini(&device, SessionOptions::default()).unwrap();
+    let mut tokenizer = crate::presets::mini_tokenizer().unwrap();
+    let (mut model, mut config) = (mini.model().clone(), mini.config().clone());
+    let ends = style.layout().ends().iter().copied();
+    let tokens = ends.chain(["<|im_start|>"]);
+    let rows = config.llm.vocab_size;
+    let plan = TokenPlan::new(&tokenizer, rows, tokens);
+    model.llm = plan.apply(&mut tokenizer, model.llm).unwrap();
+    config.llm.vocab_size = model.llm.config().vocab_size;
+    config.prompt = style;
+    Session::new(model, config, tokenizer, &device, SessionOptions::default()).unwrap()
+}
+
+/// Lays out a row as training of the session's model does.
+fn trained(session: &Session, visuals: &[VisualShape], turns: &[(String, String)]) -> PromptIds {
+    let context = DataContext::new(session.config(), &session.tokenizer);
+    let dialogue = Dialogue {
+        turns: turns.to_vec(),
+        ..Dialogue::default()
+    };
+    let encoder = context.encoder().unwrap();
+    encoder.encode(visuals, &[], &dialogue).unwrap().prompt
+}
 
 /// A model that runs as trained must read its own conversation as its training would lay it out.
 #[test]
 fn turns_lie_as_in_training() {
-    let device = DeviceChoice::Cpu.open().unwrap();
-    let mut session = crate::presets::mini(&device, SessionOptions::default()).unwrap();
-    let world = World::new(WorldConfig::default(), 1).unwrap();
-    let clip = world.clip(Split::HeldOut, 12);
-    let frames: Vec<_> = clip.scene.render_all();
-    let frames = frames.iter().map(|f| f.to_frame().unwrap()).collect();
-    session
-        .load_frames(clip.name(), frames, clip.scene.fps)
-        .unwrap();
-    let look = clip.scene.objects[0].look.phrase();
-    let questions = [
-        "How many shapes are there?".to_string(),
-        format!("Where is the {look} at the start?"),
-        "How many shapes are there?".to_string(),
-    ];
-    let mut replies = Vec::new();
-    for question in &questions {
-        let reply = session.ask(Question::new(question)).unwrap();
-        replies.push(reply.collect_reply().unwrap());
-    }
-    let [first, place, again] = &replies[..] else {
-        unreachable!()
-    };
-    assert_eq!(place.tasks.len(), 1, "{place:?}");
-    assert!(
-        !first.text.is_empty() && !again.text.is_empty(),
-        "{again:?}"
-    );
-
-    let registry = session.model().registry();
-    let region = registry.require("region").unwrap();
-    let call = [region.routing.id, region.placeholder.id];
-    assert!(session.history.answers[1].windows(2).any(|ids| ids == call));
-    let eos = session.tokenizer().eos_ids()[0];
-    let said = |i: usize| {
-        let ids: &[u32] = &session.history.answers[i];
-        assert_eq!(ids.last(), Some(&eos));
+    for style in STYLES {
+        let mut session = session(style);
+        let world = World::new(WorldConfig::default(), 1).unwrap();
+        let clip = world.clip(Split::HeldOut, 12);
+        let frames: Vec<_> = clip.scene.render_all();
+        let frames = frames.iter().map(|f| f.to_frame().unwrap()).collect();
         session
-            .tokenizer()
-            .decode(&ids[..ids.len() - 1], false)
-            .unwrap()
-    };
-    let mut turns: Vec<_> = (0..3).map(|i| (questions[i].clone(), said(i))).collect();
-    turns.push(("And now?".into(), String::new()));
-    let slots = session.looking.as_ref().unwrap().embeddings.counts[0];
-    let encoder = LayoutEncoder {
-        slots: Arc::new(move |_| Ok(slots)),
-        ..LayoutEncoder::videochat(Arc::new(crate::presets::mini_tokenizer().unwrap()), eos)
-    };
-    let dialogue = Dialogue {
-        turns,
-        ..Dialogue::default()
-    };
-    let media = session.media().unwrap();
-    let video = VisualShape::video(media.size, media.frames.len());
-    let trained = encoder.encode(&[video], &[], &dialogue).unwrap();
-    let asked = Question::new("And now?");
-    assert_eq!(
-        session.prompt_ids("And now?", &asked).unwrap(),
-        trained.prompt
-    );
+            .load_frames(clip.name(), frames, clip.scene.fps)
+            .unwrap();
+        let look = clip.scene.objects[0].look.phrase();
+        let questions = [
+            "How many shapes are there?".to_string(),
+            format!("Where is the {look} at the start?"),
+            "How many shapes are there?".to_string(),
+        ];
+        let learned = style == PromptStyle::VideoChat;
+        for (i, text) in questions.iter().enumerate() {
+            let mut question = Question::new(text);
+            if i == 1 && !learned {
+                question = question.with_task("region");
+            }
+            let reply = session.ask(question).unwrap().collect_reply().unwrap();
+            assert_eq!(reply.tasks.len(), usize::from(i == 1), "{reply:?}");
+            assert!(!learned || i == 1 || !reply.text.is_empty(), "{reply:?}");
+        }
+
+        let registry = session.model().registry();
+        let region = registry.require("region").unwrap();
+        let call = [region.routing.id, region.placeholder.id];
+        assert!(session.history.answers[1].windows(2).any(|ids| ids == call));
+        let end = session.ends[0];
+        let name = style.layout().ends().first().copied();
+        let name = name.unwrap_or("</s>");
+        assert_eq!(session.tokenizer().token_to_id(name), Some(end));
+        let said = |i: usize| {
+            let ids: &[u32] = &session.history.answers[i];
+            assert_eq!(ids.last(), Some(&end));
+            session
+                .tokenizer()
+                .decode(&ids[..ids.len() - 1], false)
+                .unwrap()
+        };
+        let mut turns: Vec<_> = (0..3).map(|i| (questions[i].clone(), said(i))).collect();
+        turns.push(("And now?".into(), String::new()));
+        let media = session.media().unwrap();
+        let video = VisualShape::video(media.size, media.frames.len());
+        let asked = Question::new("And now?");
+        assert_eq!(
+            session.prompt_ids("And now?", &asked).unwrap(),
+            trained(&session, &[video], &turns),
+            "{style:?}"
+        );
+    }
+}
+
+/// Several images: refused in words before anything is encoded, or in their places.
+#[test]
+fn images_lie_as_in_training() {
+    let dir = tempfile::tempdir().unwrap();
+    let paths = [(9, 7), (5, 8)].map(|(width, height)| {
+        let path = dir.path().join(format!("{width}.png"));
+        image::RgbImage::new(width, height).save(&path).unwrap();
+        path
+    });
+    for style in STYLES {
+        let mut session = session(style);
+        let found = session.load_images(&paths);
+        if style == PromptStyle::VideoChat {
+            let error = found.unwrap_err().to_string();
+            assert!(error.contains("2 videos or images"), "{error}");
+            assert!(session.media().is_none());
+            continue;
+        }
+        assert_eq!(found.unwrap().size, (9, 7));
+        let shapes = [VisualShape::image((9, 7)), VisualShape::image((5, 8))];
+        let rows: usize = shapes
+            .iter()
+            .map(|s| session.config().rows(s).unwrap())
+            .sum();
+        for question in ["Which is larger?", "Is <image> larger than <image>?"] {
+            let asked = Question::new(question);
+            let ids = session.prompt_ids(question, &asked).unwrap();
+            let turns = [(question.to_string(), String::new())];
+            assert_eq!(ids, trained(&session, &shapes, &turns));
+            assert_eq!(ids.visual_slots(), rows);
+            session.prepare(&asked).unwrap();
+        }
+        for question in ["What is <image>?", "<|im_start|>"] {
+            assert!(session.prepare(&Question::new(question)).is_err());
+        }
+        let none: [&Path; 0] = [];
+        assert!(session.load_images(&none).is_err());
+    }
+}
+
+/// A layout whose end of an answer the tokenizer does not know cannot be used.
+#[test]
+fn answers_need_their_end() {
+    let mini = crate::presets::mini_tokenizer().unwrap();
+    let mut config = crate::presets::mini_config().unwrap();
+    assert_eq!(config.ends(&mini).unwrap(), mini.eos_ids());
+    config.prompt = PromptStyle::Qwen;
+    let error = config.ends(&mini).unwrap_err().to_string();
+    assert!(error.contains("`<|im_end|>`"), "{error}");
+    let error = DataContext::new(&config, &Arc::new(mini)).encoder();
+    assert!(error.is_err());
 }
 
 /// A row of training and a question in a chat about the same part of a video are told the same frame
@@ -110,11 +190,8 @@ fn frame_times_are_told_as_in_training() {
     };
     config.frames.num_frames = session.config().input.frames;
     config.loader.strict = true;
-    let slots = session.looking.as_ref().unwrap().embeddings.counts[0];
-    let encoder = LayoutEncoder {
-        slots: Arc::new(move |_| Ok(slots)),
-        ..LayoutEncoder::videochat(session.tokenizer.clone(), session.tokenizer.eos_ids()[0])
-    };
+    let context = DataContext::new(session.config(), &session.tokenizer);
+    let encoder = context.encoder().unwrap();
     let tasks = session.model().registry();
     let heads = Arc::new(NoHeads::default());
     let mut feed = Feed::open(&config, tasks, encoder, heads, Cursor::default()).unwrap();

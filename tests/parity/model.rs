@@ -317,7 +317,7 @@ pub fn generate(fixture: &Fixture, device: &Device) -> Result<Report, Failure> {
     let mut report = Report::default();
     let mut model = model(fixture, device)?;
     let head = fixture.tensor::<2>("w.lm.base_model.model.lm_head.base_layer.weight", device)?;
-    if let Some(lm_head) = &mut model.llm.lm_head {
+    if let Some(lm_head) = model.llm.lm_head.own_mut() {
         lm_head.weight = head.into();
     }
     let tokens = batch_of(fixture, "in.video_index")?;

@@ -15,7 +15,7 @@ const MAX_INDICES: usize = 10_000_000;
 
 /// Rule that picks frames.
 ///
-/// As text: `middle`, `rand`, `rand:SEED`, `fpsX` (for example `fps1.0`), `linspace` or `seconds`.
+/// As text: `middle`, `rand`, `rand:SEED`, `fpsX` (for example `fps1.0`), `linspace` or `uptoX`.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum FrameSampling {
@@ -32,15 +32,15 @@ pub enum FrameSampling {
     /// N frames from the first to the last, numpy's `linspace(0, count - 1, N, dtype=int)`: a video with
     /// fewer repeats some (LLaVA-OneVision's demo and evaluation).
     Linspace,
-    /// One frame a second, every `round(fps)`-th, and `Linspace` of N where these are more than N
-    /// (LLaVA-OneVision's training).
-    Seconds,
+    /// X frames per second, every `round(fps / X)`-th, and `Linspace` of N where these are more than N
+    /// (LLaVA-OneVision's training, with X = 1 and N = 32).
+    UpTo(f64),
 }
 
 impl FrameSampling {
     /// Whether a video gives exactly as many frames as are wanted.
     pub fn is_fixed(self) -> bool {
-        !matches!(self, Self::Fps(_) | Self::Seconds)
+        !matches!(self, Self::Fps(_) | Self::UpTo(_))
     }
 }
 
@@ -51,7 +51,7 @@ impl fmt::Display for FrameSampling {
             Self::Random { seed } => write!(f, "rand:{seed}"),
             Self::Fps(fps) => write!(f, "fps{fps:?}"),
             Self::Linspace => f.write_str("linspace"),
-            Self::Seconds => f.write_str("seconds"),
+            Self::UpTo(fps) => write!(f, "upto{fps:?}"),
         }
     }
 }
@@ -80,15 +80,18 @@ impl FromStr for FrameSampling {
             "middle" => Some(Self::Middle),
             "rand" => Some(Self::Random { seed: 0 }),
             "linspace" => Some(Self::Linspace),
-            "seconds" => Some(Self::Seconds),
-            _ => match (text.strip_prefix("rand:"), text.strip_prefix("fps")) {
-                (Some(text), _) => seed(text).map(|seed| Self::Random { seed }),
-                (_, Some(text)) => rate(text).map(Self::Fps),
-                _ => None,
-            },
+            _ => {
+                let after = |prefix| text.strip_prefix(prefix);
+                match (after("rand:"), after("fps"), after("upto")) {
+                    (Some(text), ..) => seed(text).map(|seed| Self::Random { seed }),
+                    (_, Some(text), _) => rate(text).map(Self::Fps),
+                    (.., Some(text)) => rate(text).map(Self::UpTo),
+                    _ => None,
+                }
+            }
         };
         let expected = "expected `middle`, `rand`, `rand:SEED`, `fpsX` with X > 0, `linspace` or \
-                        `seconds`";
+                        `uptoX`";
         sampling.ok_or_else(|| DataError::sampling(format!("`{text}`; {expected}")))
     }
 }
@@ -106,10 +109,10 @@ pub struct ClipRange {
 /// Frame indices of a whole video, equal to the reference's `get_frame_indices` and the
 /// truncation its caller applies.
 ///
-/// * `num_frames`: frames wanted, by `Seconds` at most; with `Middle` and `Random` a video with fewer
+/// * `num_frames`: frames wanted, by `UpTo` at most; with `Middle` and `Random` a video with fewer
 ///   yields every frame and then repeats the last index. `Fps` ignores it.
 /// * `frame_count`: frames of the video.
-/// * `fps`: frames per second of the video; only `Fps` and `Seconds` use it.
+/// * `fps`: frames per second of the video; only `Fps` and `UpTo` use it.
 ///
 /// Intervals are numpy's `linspace(0, frame_count, n + 1)` truncated to integers. With
 /// `Fps(x)` the times are `arange(d/2, duration + d/2, d)`, `d = 1/x`, rounded half to even,
@@ -144,10 +147,10 @@ pub fn frame_indices(
         )));
     }
     match sampling {
-        FrameSampling::Seconds => {
-            check_rates(1.0, fps)?;
-            // Python's `round`; it has no step for videos of half a frame a second and slower.
-            let step = (fps.round_ties_even() as usize).max(1);
+        FrameSampling::UpTo(rate) => {
+            check_rates(rate, fps)?;
+            // Python's `round`; where that is 0, it fails, and this takes every frame.
+            let step = ((fps / rate).round_ties_even() as usize).max(1);
             if frame_count.div_ceil(step) <= num_frames {
                 return Ok((0..frame_count).step_by(step).collect());
             }
@@ -415,12 +418,12 @@ mod tests {
     #[test]
     fn text_form_round_trips() {
         for s in [
-            "middle", "rand:7", "fps0.5", "fps8.0", "linspace", "seconds",
+            "middle", "rand:7", "fps0.5", "fps8.0", "linspace", "upto1.0",
         ] {
             assert_eq!(s.parse::<FrameSampling>().unwrap().to_string(), s);
         }
         for s in [
-            "", "fps", "fps0", "fps-1", "fpsnan", "fpsinf", "rand:x", "last",
+            "", "fps", "upto", "upto0", "fps0", "fps-1", "fpsnan", "fpsinf", "rand:x", "last",
         ] {
             assert!(s.parse::<FrameSampling>().is_err(), "{s}");
         }
@@ -435,7 +438,7 @@ mod tests {
         assert!(f(FrameSampling::Fps(1e12), 16, 5, 25.0).is_err());
         assert!(f(FrameSampling::Fps(1.0), 16, 5, 0.0).is_err());
         assert!(f(FrameSampling::Fps(1.0), 16, 5, f64::NAN).is_err());
-        assert!(f(FrameSampling::Seconds, 16, 5, f64::NAN).is_err());
+        assert!(f(FrameSampling::UpTo(1.0), 16, 5, f64::NAN).is_err());
         assert!(f(FrameSampling::Linspace, 0, 5, 25.0).is_err());
         assert!(f(FrameSampling::Fps(f64::MIN_POSITIVE), 16, 5, 25.0).is_ok_and(|v| v.is_empty()));
     }
@@ -456,7 +459,7 @@ mod tests {
 
     #[test]
     fn a_frame_a_second_by_hand() {
-        let f = |n, count, fps| frame_indices(FrameSampling::Seconds, n, count, fps).unwrap();
+        let f = |n, count, fps| frame_indices(FrameSampling::UpTo(1.0), n, count, fps).unwrap();
         assert_eq!(f(32, 100, 29.97), [0, 30, 60, 90]);
         // 2.5 rounds to the even 2; three frames do not fit into two.
         assert_eq!(f(3, 5, 2.5), [0, 2, 4]);

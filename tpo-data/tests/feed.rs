@@ -23,6 +23,7 @@ use tpo_data::feed::{
     SourceSpec, View,
 };
 use tpo_data::prompts::LayoutEncoder;
+use tpo_data::prompts::qwen::QwenLayout;
 use tpo_data::{ClipRange, DataError, FrameSampling, ImageTransform};
 
 /// Characters as ids, the model's tokens as one id each, BOS 1.
@@ -902,4 +903,73 @@ fn every_mistake_of_a_mixture_is_told() {
     assert_eq!(found.len(), 8, "{found:#?}");
     let config = FeedConfig { mixture, ..small() };
     assert!(open(&config, Cursor::default()).is_err());
+}
+
+/// A row about several images has all of them in order, the first with its boxes, and rows of one and of
+/// several share a batch. A base that reads one refuses the row in words.
+#[test]
+fn a_row_of_several_images() {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, size) in [("a", [16, 12]), ("b", [8, 20]), ("c", [16, 16])] {
+        picture(&dir.path().join(format!("{name}.png")), size, [1, 1, 3, 9]);
+    }
+    let several = json!({"media": {"images": ["a.png", "b.png", "c.png"]},
+        "turns": [{"question": "Is <image> like <image> or <image>?", "answer": "<task:region>"}],
+        "annotations": [{"task": "region", "query": "it", "box_pixels": [1, 1, 3, 9]}]});
+    let one = json!({"media": {"image": "b.png"},
+        "turns": [{"question": "What?", "answer": "A box."}]});
+    let source = write(dir.path(), "x.jsonl", &[several, one]);
+    let mut config = FeedConfig {
+        mixture: MixtureSpec {
+            // Compared images stay as they are.
+            augment: Some(AugmentConfig {
+                flip: 1.0,
+                ..AugmentConfig::default()
+            }),
+            ..MixtureSpec::of(vec![source])
+        },
+        ..small()
+    };
+    config.order.batch_size = 2;
+    config.order.seed = IN_ORDER;
+    let tasks = registry();
+    let open = |config: &FeedConfig, encoder| {
+        Feed::open(config, &tasks, encoder, Arc::new(Truths), Cursor::default()).unwrap()
+    };
+    let qwen = LayoutEncoder {
+        layout: Arc::new(QwenLayout),
+        ..encoder()
+    };
+    let batch = open(&config, qwen).next_batch().unwrap().unwrap();
+    assert!(batch.skipped.is_empty(), "{:?}", batch.skipped);
+    let sizes: Vec<_> = batch
+        .visuals
+        .iter()
+        .map(|(s, _, _)| (s.size, s.pictures))
+        .collect();
+    let expected = [((16, 12), 1), ((8, 20), 1), ((16, 16), 1), ((8, 20), 1)];
+    assert_eq!(sizes, expected);
+    let slots = |row: &Vec<bool>| row.iter().filter(|v| **v).count();
+    let slots: Vec<usize> = batch.tokens.visual.iter().map(slots).collect();
+    assert_eq!(slots, [6, 2]);
+    let ids = batch.tokens.ids[0].iter().zip(&batch.tokens.visual[0]);
+    let ids = ids.zip(&batch.tokens.mask[0]).filter(|(_, real)| **real);
+    let said: String = ids
+        .map(|((id, visual), _)| if *visual { "#".into() } else { text([*id]) })
+        .collect();
+    let asked = "<|im_start|>user\nIs ## like ## or ##?<|im_end|>";
+    assert!(said.contains(asked), "{said}");
+    let found = batch.targets.get::<BoxXyxy>("region").unwrap().unwrap();
+    assert_eq!(
+        found[0].to_array(),
+        [1.0 / 16.0, 1.0 / 12.0, 3.0 / 16.0, 0.75]
+    );
+
+    let batch = open(&config, encoder()).next_batch().unwrap().unwrap();
+    assert_eq!(batch.skipped.len(), 1);
+    let why = batch.skipped[0].to_string();
+    assert!(why.contains("3 videos or images"), "{why}");
+    config.loader.strict = true;
+    let mut feed = open(&config, encoder());
+    assert!(matches!(feed.next_batch(), Err(DataError::StrictRow(_))));
 }

@@ -4,6 +4,7 @@ mod common;
 
 use common::stored::{Stored, fixture, float, frames, json};
 use safetensors::SafeTensors;
+use serde_json::Value;
 use tpo_data::sampling::frame_indices;
 use tpo_data::{Frame, FrameSampling, ImageTransform};
 
@@ -23,6 +24,34 @@ fn frame_indices_equal_the_reference() {
         .unwrap();
         let expected: Vec<usize> = serde_json::from_value(case["out"].clone()).unwrap();
         assert_eq!(got, expected, "{case}");
+    }
+}
+
+/// LLaVA-OneVision: numpy's linspace of its demo and evaluation, and its training's frame a second.
+#[test]
+fn onevision_frames_equal_the_reference() {
+    let fixture = json("onevision_frames.json");
+    let number = |case: &Value, key: &str| case[key].as_u64().unwrap() as usize;
+    let check = |sampling, case: &Value, wanted: &str| {
+        let fps = case["fps"].as_f64().unwrap_or(f64::NAN);
+        let got = frame_indices(sampling, number(case, wanted), number(case, "total"), fps);
+        let expected: Vec<usize> = serde_json::from_value(case["index"].clone()).unwrap();
+        assert_eq!(got.unwrap(), expected, "{case}");
+    };
+    let cases = |key: &str| fixture[key].as_array().unwrap().clone();
+    assert_eq!(
+        (cases("frames").len(), cases("train_frames").len()),
+        (11, 6)
+    );
+    for case in cases("frames") {
+        check(FrameSampling::Linspace, &case, "frames");
+    }
+    for case in cases("train_frames") {
+        let sampling = match case["force_sample"].as_bool().unwrap() {
+            true => FrameSampling::Linspace,
+            false => FrameSampling::UpTo(case["video_fps"].as_f64().unwrap()),
+        };
+        check(sampling, &case, "frames_upbound");
     }
 }
 

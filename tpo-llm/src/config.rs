@@ -168,10 +168,6 @@ impl LlmConfig {
                     ),
                 );
             }
-            problems.unless(
-                !(self.tie_word_embeddings && lora.targets.iter().any(|t| t == "lm_head")),
-                "lm_head is tied to the embeddings and cannot have an adapter",
-            );
         }
         problems.into_result(|problems| LlmError::Config {
             problems: problems.join("; "),

@@ -3,6 +3,7 @@
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use tpo_core::traits::{DecodeCache, LanguageModel};
 use tpo_llm::config::LORA_TARGETS;
+use tpo_llm::decoder::OutputLayer;
 use tpo_llm::generation::GenerationConfig;
 use tpo_llm::{CausalLm, LlmConfig, LlmError, LoraConfig};
 
@@ -15,7 +16,8 @@ fn configs() -> Vec<LlmConfig> {
         base.clone()
             .with_attention_bias(true)
             .with_tie_word_embeddings(true),
-        base.lora(lora()),
+        base.clone().lora(lora()),
+        base.with_tie_word_embeddings(true).lora(lora()),
     ]
 }
 
@@ -41,6 +43,12 @@ fn model(config: &LlmConfig) -> CausalLm {
                 .clone()
                 .map(|b| b.random_like(burn::tensor::Distribution::Normal(0.0, 0.2)));
         }
+    }
+    if let OutputLayer::Tied(tied) = &mut lm.lm_head
+        && let Some(lora) = &mut tied.lora
+    {
+        let normal = burn::tensor::Distribution::Normal(0.0, 0.2);
+        lora.b = lora.b.clone().map(|b| b.random_like(normal));
     }
     lm
 }
@@ -115,6 +123,15 @@ fn left_padding_changes_nothing() {
             .step(lm.embed(ids(&[&short[3..]])), None, &mut alone)
             .unwrap();
         let single_next = lm.step(lm.embed(ids(&[&[4]])), None, &mut alone).unwrap();
+        // Rotations are relative, so that a row whose positions all were too high would answer the same:
+        // the keys say that they count from its first real token.
+        for layer in 0..config.num_hidden_layers {
+            let (padded, _) = cache.layer(layer).unwrap();
+            let (keys, _) = alone.layer(layer).unwrap();
+            let [_, heads, _, width] = padded.dims();
+            let padded = padded.slice([1..2, 0..heads, 3..10, 0..width]);
+            assert_close(padded, keys, "keys");
+        }
         let d = config.hidden_size;
         assert_close(prefill.slice([1..2, 3..9, 0..d]), single, "padded prefill");
         assert_close(
@@ -359,6 +376,48 @@ fn gradients_reach_adapters_and_not_through_a_dense_product() {
     );
     assert!(
         values(adapter.b.val().grad(&grads).unwrap())
+            .iter()
+            .any(|g| *g != 0.0)
+    );
+}
+
+/// An adapter of an output layer that is the embedding table: it learns and changes logits, and embeddings
+/// stay. Merging it is not possible; removing it gives the output layer a weight of its own.
+#[test]
+fn a_tied_output_layer_has_an_adapter() {
+    let lm = model(&configs()[4]);
+    let table = |lm: &CausalLm| values(lm.model.embed_tokens.weight.val());
+    let hidden = lm.embed(ids(&[&PROMPT]));
+    let logits = |lm: &CausalLm| lm.logits(hidden.clone());
+    let OutputLayer::Tied(tied) = &lm.lm_head else {
+        panic!("not tied");
+    };
+    let adapter = tied.lora.clone().unwrap();
+    let [a, b] = [&adapter.a, &adapter.b].map(|factor| factor.val().transpose().unsqueeze());
+    let embeddings = lm.model.embed_tokens.weight.val().transpose().unsqueeze();
+    // Alpha is twice the rank.
+    let sum = hidden.clone().matmul(embeddings) + hidden.clone().matmul(a).matmul(b) * 2.0;
+    assert_close(logits(&lm), sum.clone(), "by hand");
+    let merged = lm.clone().merge_lora();
+    assert_close(logits(&merged), sum.clone(), "merged");
+    assert_eq!(table(&merged), table(&lm));
+    let baked = lm.clone().bake_lora();
+    assert!(!baked.config().tie_word_embeddings && baked.lm_head.own().is_some());
+    assert_close(logits(&baked), sum, "baked");
+    assert_eq!(table(&baked), table(&lm));
+    let none = lm.clone().replace_lora(None).unwrap();
+    assert!(matches!(&none.lm_head, OutputLayer::Tied(tied) if tied.lora.is_none()));
+
+    let device = Device::flex().autodiff();
+    let learning = configs()[4].init(&device).unwrap();
+    let hidden = learning.embed(Tensor::from_data(ids(&[&PROMPT]).into_data(), &device));
+    let grads = learning.logits(hidden).square().mean().backward();
+    let OutputLayer::Tied(tied) = &learning.lm_head else {
+        panic!("not tied");
+    };
+    let b = &tied.lora.as_ref().unwrap().b;
+    assert!(
+        values(b.val().grad(&grads).unwrap())
             .iter()
             .any(|g| *g != 0.0)
     );

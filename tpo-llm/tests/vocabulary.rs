@@ -9,25 +9,35 @@ use tpo_core::nn::Weight;
 use tpo_core::traits::LanguageModel;
 use tpo_core::weights::{Checkpoint, KeyRules, LoadOptions, SaveOptions, load_module, save_module};
 use tpo_llm::config::LORA_TARGETS;
+use tpo_llm::decoder::{LoraAdapter, OutputLayer};
 use tpo_llm::tokenizer::{AddedToken, SentencePieceOptions, Tokenizer};
 use tpo_llm::vocabulary::{check, problems};
 use tpo_llm::{CausalLm, LlmConfig, LlmError, LoraConfig, TokenPlan, VocabularyRows};
 
 const ROWS: usize = 53;
 
-/// Untied, tied, and with an adapter on the output layer.
+/// The adapter of the output layer.
+fn adapter(lm: &mut CausalLm) -> Option<&mut LoraAdapter> {
+    match &mut lm.lm_head {
+        OutputLayer::Own(head) => head.lora.as_mut(),
+        OutputLayer::Tied(tied) => tied.lora.as_mut(),
+    }
+}
+
+/// Untied, tied, and both with an adapter on the output layer.
 fn models(device: &Device) -> Vec<CausalLm> {
     let base = LlmConfig::new(ROWS, 40, 28, 2, 4, 2, 6);
     let lora = LoraConfig::new(3, 6.0, LORA_TARGETS.map(String::from).to_vec());
     let configs = [
         base.clone(),
         base.clone().with_tie_word_embeddings(true),
-        base.lora(lora),
+        base.clone().lora(lora.clone()),
+        base.with_tie_word_embeddings(true).lora(lora),
     ];
     let models = configs.iter().map(|config| {
         device.seed(5);
         let mut lm = config.init(device).unwrap();
-        if let Some(lora) = lm.lm_head.as_mut().and_then(|h| h.lora.as_mut()) {
+        if let Some(lora) = adapter(&mut lm) {
             let normal = Distribution::Normal(0.0, 0.3);
             lora.b = lora.b.clone().map(|b| {
                 let learns = b.is_require_grad();
@@ -80,13 +90,13 @@ fn new_rows_are_the_mean_and_old_logits_keep_every_bit() {
     // Spare rows alone, spare and new ones, new ones alone.
     for (used, total) in [(47, 49), (47, 60), (ROWS, 55)] {
         for lm in models(&Device::flex()) {
-            let (before, tied) = (logits(&lm), lm.lm_head.is_none());
+            let (before, tied) = (logits(&lm), lm.lm_head.own().is_none());
             let table = values(lm.model.embed_tokens.weight.val());
             let new = lm.clone().with_vocabulary(grown(used, total)).unwrap();
             let rows = ROWS.max(total);
             assert_eq!(new.table_rows(), [rows; 2]);
             assert_eq!(new.config().vocab_size, rows);
-            assert_eq!(new.lm_head.is_none(), tied);
+            assert_eq!(new.lm_head.own().is_none(), tied);
             let after = logits(&new);
             assert_eq!(after.dims(), [5, rows]);
             assert_eq!(columns(&after, 0..used), columns(&before, 0..used));
@@ -134,7 +144,7 @@ fn gradients_reach_new_rows_and_stay_what_they_were_at_old_ones() {
     let device = Device::flex().autodiff();
     for lm in models(&device) {
         let new = lm.clone().with_vocabulary(grown(47, 60)).unwrap();
-        let weight = |lm: &CausalLm| match &lm.lm_head {
+        let weight = |lm: &CausalLm| match lm.lm_head.own() {
             Some(head) => head.weight.val(),
             None => lm.model.embed_tokens.weight.val(),
         };
@@ -155,7 +165,7 @@ fn gradients_reach_new_rows_and_stay_what_they_were_at_old_ones() {
     }
     let new = lm.with_vocabulary(grown(ROWS, 55)).unwrap();
     assert!(!new.model.embed_tokens.weight.val().is_require_grad());
-    assert!(new.lm_head.unwrap().weight.val().is_require_grad());
+    assert!(new.lm_head.own().unwrap().weight.val().is_require_grad());
 }
 
 /// A sum of 5,000 rows in bfloat16 would stop at 256.

@@ -23,8 +23,8 @@ pub struct MixtureSpec {
     pub temperature: f64,
     /// Which frames of a video; absent: as the model's chat (`input.sampling` of `tpo.json`). `middle` of
     /// equal parts, `rand` for one of each part at random, drawn anew every epoch from the seed of the
-    /// run, `linspace` from the first frame to the last; `fps0.5` for so many a second or `seconds` for one,
-    /// at most as many as the model reads, which give every video its own number of frames.
+    /// run, `linspace` from the first frame to the last; `fps0.5` for so many a second, or `upto1.0` for
+    /// so many but at most as many as the model reads, which give every video its own number of frames.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sampling: Option<FrameSampling>,
     /// Random changes of pictures and clips; absent: none, as in the reference.

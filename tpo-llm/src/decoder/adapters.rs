@@ -4,12 +4,13 @@ use std::collections::BTreeSet;
 
 use tpo_core::LoraConfig;
 
-use super::causal_lm::CausalLm;
+use super::causal_lm::{CausalLm, OutputLayer, TiedOutput};
 use crate::config::{LORA_TARGETS, LlmConfig};
 use crate::error::Result;
 
 impl CausalLm {
-    /// Merges every adapter into its weight (see [`LoraLinear::merge`](super::LoraLinear::merge)).
+    /// Merges every adapter into its weight (see [`LoraLinear::merge`](super::LoraLinear::merge)). That of
+    /// an output layer that is the embedding table is applied as before: the embeddings must not change.
     pub fn merge_lora(self) -> Self {
         self.map_linears(|_, linear| linear.merge())
     }
@@ -19,9 +20,18 @@ impl CausalLm {
         self.map_linears(|_, linear| linear.unmerge())
     }
 
-    /// Merges every adapter into its weight and removes it: the same outputs from a plain decoder.
+    /// Merges every adapter into its weight and removes it: the same outputs from a plain decoder. An output
+    /// layer that was the embedding table and had an adapter has a weight of its own then
+    /// (`tie_word_embeddings` of [`CausalLm::config`]).
     pub fn bake_lora(self) -> Self {
         let mut baked = self.map_linears(|_, linear| linear.bake());
+        if let OutputLayer::Tied(TiedOutput { lora: Some(_) }) = &baked.lm_head
+            && let OutputLayer::Tied(tied) = baked.lm_head
+        {
+            let head = tied.into_linear(&baked.model.embed_tokens.weight);
+            baked.lm_head = OutputLayer::Own(head.bake());
+            baked.config.tie_word_embeddings = false;
+        }
         baked.config.lora = None;
         baked
     }
@@ -41,7 +51,7 @@ impl CausalLm {
         };
         let mut model = self
             .unmerge_lora()
-            .map_linears(|name, linear| linear.with_adapter(wanted(name)));
+            .map_adapters(|name, linear| linear.with_adapter(wanted(name)));
         model.config = config;
         Ok(model)
     }
@@ -67,22 +77,22 @@ impl CausalLm {
         config.validate()?;
         let mut model = self
             .unmerge_lora()
-            .map_linears(|_, linear| linear.with_adapter_settings(&lora));
+            .map_adapters(|_, linear| linear.with_adapter_settings(&lora));
         model.config = config;
         Ok(model)
     }
 }
 
 impl LlmConfig {
-    /// These adapters for this model: without targets all layers get one that can; a head that is
-    /// tied to the embeddings cannot.
+    /// These adapters for this model: without targets all layers get one, but for an output layer that is
+    /// the embedding table, which must be named.
     pub fn adapters(&self, lora: &LoraConfig) -> LoraConfig {
         let mut lora = lora.clone();
         if lora.targets.is_empty() {
-            let can = |target: &&str| !(self.tie_word_embeddings && *target == "lm_head");
+            let plain = |target: &&str| !(self.tie_word_embeddings && *target == "lm_head");
             lora.targets = LORA_TARGETS
                 .into_iter()
-                .filter(can)
+                .filter(plain)
                 .map(String::from)
                 .collect();
         }

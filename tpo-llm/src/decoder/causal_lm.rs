@@ -10,7 +10,7 @@ use tpo_core::{CoreError, LoraConfig};
 use super::attention::Pass;
 use super::block::Block;
 use super::cache::KvCache;
-use super::lora::{LoraLinear, OUTPUT_FORMAT};
+use super::lora::{LoraAdapter, LoraLinear, OUTPUT_FORMAT};
 use super::rope::Rope;
 use crate::config::LlmConfig;
 use crate::error::{LlmError, Result};
@@ -27,13 +27,47 @@ pub struct Decoder {
     pub norm: RmsNorm,
 }
 
+/// What makes logits. An arm has no segment of its own in the paths of parameters.
+#[derive(Module, Debug)]
+pub enum OutputLayer {
+    /// A weight of its own.
+    Own(LoraLinear),
+    /// The embedding table.
+    Tied(TiedOutput),
+}
+
+impl OutputLayer {
+    /// The layer, unless it is the embedding table.
+    pub fn own(&self) -> Option<&LoraLinear> {
+        match self {
+            Self::Own(layer) => Some(layer),
+            Self::Tied(_) => None,
+        }
+    }
+
+    /// The layer, unless it is the embedding table.
+    pub fn own_mut(&mut self) -> Option<&mut LoraLinear> {
+        match self {
+            Self::Own(layer) => Some(layer),
+            Self::Tied(_) => None,
+        }
+    }
+}
+
+/// What an output layer has beside the embedding table.
+#[derive(Module, Debug)]
+pub struct TiedOutput {
+    /// Adapter of the output only: what is read of the table for a token's embedding stays as it is.
+    pub lora: Option<LoraAdapter>,
+}
+
 /// A decoder with its output layer. Parameter paths are Hugging Face's key names.
 #[derive(Module, Debug)]
 pub struct CausalLm {
     /// The decoder.
     pub model: Decoder,
-    /// Output layer `[vocab, hidden]`; `None` when tied to the embeddings.
-    pub lm_head: Option<LoraLinear>,
+    /// Output layer `[vocab, hidden]`.
+    pub lm_head: OutputLayer,
     #[module(skip)]
     pub(super) config: LlmConfig,
 }
@@ -57,8 +91,12 @@ impl LlmConfig {
     pub fn init(&self, device: &Device) -> Result<CausalLm> {
         self.validate()?;
         let sizes = [self.hidden_size, self.vocab_size];
-        let lm_head = !self.tie_word_embeddings;
-        let lm_head = lm_head.then(|| self.linear("lm_head", sizes, false, device));
+        let lm_head = if self.tie_word_embeddings {
+            let lora = self.adapter("lm_head", [self.vocab_size, self.hidden_size], device);
+            OutputLayer::Tied(TiedOutput { lora })
+        } else {
+            OutputLayer::Own(self.linear("lm_head", sizes, false, device))
+        };
         let tied = self.quantization.filter(|_| self.tie_word_embeddings);
         Ok(CausalLm {
             model: Decoder {
@@ -190,7 +228,8 @@ impl CausalLm {
         Ok(self.model.norm.forward(x))
     }
 
-    /// Replaces every linear layer, given its name ([`LORA_TARGETS`](crate::LORA_TARGETS)).
+    /// Replaces every linear layer, given its name ([`LORA_TARGETS`](crate::LORA_TARGETS)), but for an
+    /// output layer that is the embedding table.
     pub(super) fn map_linears(self, f: impl Fn(&str, LoraLinear) -> LoraLinear) -> Self {
         Self {
             model: Decoder {
@@ -202,9 +241,23 @@ impl CausalLm {
                     .collect(),
                 ..self.model
             },
-            lm_head: self.lm_head.map(|head| f("lm_head", head)),
+            lm_head: match self.lm_head {
+                OutputLayer::Own(head) => OutputLayer::Own(f("lm_head", head)),
+                tied => tied,
+            },
             ..self
         }
+    }
+
+    /// [`CausalLm::map_linears`] of what changes adapters only, an output layer that is the embedding
+    /// table included.
+    pub(super) fn map_adapters(self, f: impl Fn(&str, LoraLinear) -> LoraLinear) -> Self {
+        let mut this = self.map_linears(&f);
+        if let OutputLayer::Tied(tied) = this.lm_head {
+            let lora = f("lm_head", tied.into_linear(&this.model.embed_tokens.weight)).lora;
+            this.lm_head = OutputLayer::Tied(TiedOutput { lora });
+        }
+        this
     }
 
     fn check(&self, embeds: &Tensor<3>) -> Result<[usize; 3]> {
@@ -274,6 +327,17 @@ impl CausalLm {
         // Detached: attention has no kernel for a bias that may need a gradient.
         pass.hidden_keys = Some(packed_keys(turns, &embeds.device().inner()));
         Ok(pass)
+    }
+}
+
+impl TiedOutput {
+    /// The output layer as any other, with the embedding table as its weight.
+    pub(super) fn into_linear(self, table: &Weight) -> LoraLinear {
+        LoraLinear {
+            weight: table.clone(),
+            bias: None,
+            lora: self.lora,
+        }
     }
 }
 
@@ -365,8 +429,11 @@ impl LanguageModel for CausalLm {
 
     fn logits(&self, hidden: Tensor<3>) -> Tensor<3> {
         match &self.lm_head {
-            Some(head) => head.forward(hidden),
-            None => self.model.embed_tokens.weight.apply(hidden, None),
+            OutputLayer::Own(head) => head.forward(hidden),
+            OutputLayer::Tied(tied) => {
+                let table = &self.model.embed_tokens.weight;
+                tied.clone().into_linear(table).forward(hidden)
+            }
         }
     }
 

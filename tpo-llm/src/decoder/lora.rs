@@ -53,8 +53,6 @@ impl LlmConfig {
             std: self.initializer_range,
         };
         let shape = [d_output, d_input];
-        let lora = self.lora.as_ref();
-        let lora = lora.filter(|l| l.targets.iter().any(|target| target == name));
         let format = self.quantization.map(|format| match name {
             "lm_head" => OUTPUT_FORMAT,
             _ => format,
@@ -63,8 +61,20 @@ impl LlmConfig {
         LoraLinear {
             weight: packed.unwrap_or_else(|| Weight::Float(normal.init(shape, device))),
             bias: bias.then(|| Initializer::Zeros.init([d_output], device)),
-            lora: lora.map(|l| LoraAdapter::new(l, shape, device)),
+            lora: self.adapter(name, shape, device),
         }
+    }
+
+    /// The adapter that is asked for on the layer `name` `[d_output, d_input]`.
+    pub(super) fn adapter(
+        &self,
+        name: &str,
+        shape: [usize; 2],
+        device: &Device,
+    ) -> Option<LoraAdapter> {
+        let lora = self.lora.as_ref();
+        let lora = lora.filter(|l| l.targets.iter().any(|target| target == name));
+        lora.map(|l| LoraAdapter::new(l, shape, device))
     }
 }
 

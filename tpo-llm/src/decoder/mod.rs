@@ -12,7 +12,7 @@ mod vocabulary;
 pub use attention::SelfAttention;
 pub use block::{Block, GatedMlp};
 pub use cache::KvCache;
-pub use causal_lm::{CausalLm, Decoder};
+pub use causal_lm::{CausalLm, Decoder, OutputLayer, TiedOutput};
 pub use lora::{LoraAdapter, LoraLinear};
 pub use rope::Rope;
 pub use vocabulary::VocabularyRows;

@@ -43,3 +43,26 @@ impl Rope {
         ops::rotate_halves(x, self.cos.clone(), self.sin.clone())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The last of Qwen2's positions turns by the angle that PyTorch takes, in f32; the tables have a row
+    /// for each position of the pass and none for those before.
+    #[test]
+    fn far_positions_need_no_rows_before_them() {
+        let (position, width, theta) = (32_767, 128, 1e6);
+        let rope = Rope::new(&[vec![position]], width, theta, &Device::flex());
+        assert_eq!(rope.cos.dims(), [1, 1, width / 2]);
+        let one = [vec![1.0f32; width / 2], vec![0.0; width / 2]].concat();
+        let turned = rope.apply(floats(one, [1, 1, 1, width], &Device::flex()));
+        let turned: Vec<f32> = turned.into_data().try_into_vec().unwrap();
+        for i in 0..width / 2 {
+            let frequency = theta.powf(-2.0 * i as f64 / width as f64) as f32;
+            let (sin, cos) = f64::from(position as f32 * frequency).sin_cos();
+            assert!((f64::from(turned[i]) - cos).abs() < 1e-6, "{i}");
+            assert!((f64::from(turned[i + width / 2]) - sin).abs() < 1e-6, "{i}");
+        }
+    }
+}

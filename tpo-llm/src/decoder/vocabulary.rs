@@ -7,7 +7,7 @@ use burn::tensor::kind::Basic;
 use burn::tensor::{FloatDType, Tensor};
 use tpo_core::nn::Weight;
 
-use super::causal_lm::CausalLm;
+use super::causal_lm::{CausalLm, OutputLayer};
 use crate::error::{LlmError, Result};
 
 /// Rows that are added up at once: bounds the 32-bit copy of a large table.
@@ -27,7 +27,7 @@ impl CausalLm {
     /// initialised.
     pub fn table_rows(&self) -> [usize; 2] {
         let embedding = self.model.embed_tokens.weight.shape()[0];
-        let output = self.lm_head.as_ref().map(|h| h.weight.shape()[0]);
+        let output = self.lm_head.own().map(|h| h.weight.shape()[0]);
         [embedding, output.unwrap_or(embedding)]
     }
 
@@ -71,12 +71,16 @@ impl CausalLm {
         self.config = config;
         let embed = &mut self.model.embed_tokens;
         grow(&mut embed.weight, rows)?;
-        if let Some(head) = &mut self.lm_head {
-            grow(&mut head.weight, rows)?;
-            head.bias = head.bias.take().map(|bias| with_new_rows(bias, rows));
-            if let Some(lora) = &mut head.lora {
-                lora.b = with_new_rows(lora.b.clone(), rows);
+        let lora = match &mut self.lm_head {
+            OutputLayer::Own(head) => {
+                grow(&mut head.weight, rows)?;
+                head.bias = head.bias.take().map(|bias| with_new_rows(bias, rows));
+                &mut head.lora
             }
+            OutputLayer::Tied(tied) => &mut tied.lora,
+        };
+        if let Some(lora) = lora {
+            lora.b = with_new_rows(lora.b.clone(), rows);
         }
         Ok(self)
     }

@@ -21,6 +21,7 @@ pub fn fixture_path(name: &str) -> PathBuf {
         .join(name)
 }
 
+#[allow(dead_code)]
 pub fn fixture(name: &str) -> Value {
     let text = std::fs::read_to_string(fixture_path(name)).unwrap();
     serde_json::from_str(&text).unwrap()
