@@ -2,7 +2,8 @@
 //!
 //! Our layout is the reference's plus `tpo.json`: safetensors under the reference's key names, the
 //! tokenizer's files, and the sizes of all parts. A directory without `tpo.json` is that of a published base whose
-//! `config.json` says which; without that it is taken for VideoChat-TPO of the published sizes.
+//! `config.json` says which; without that its tensors tell a LLaVA-OneVision of a published size, and it is else taken for
+//! VideoChat-TPO of the published sizes.
 
 use std::path::Path;
 
@@ -203,10 +204,18 @@ pub(crate) fn read_config(dir: &Path) -> Result<TpoConfig> {
             if let Some(config) = published_config(dir)? {
                 return Ok(config);
             }
+            // Weights tell by their headers; where there are none, nothing is known better.
+            let weights = Checkpoint::open(dir);
+            let base = weights
+                .as_ref()
+                .ok()
+                .and_then(onevision::published::of_width);
+            if let Some(config) = base {
+                return Ok(config);
+            }
             let config = TpoConfig::videochat_tpo();
             let width = config.llm.hidden_size;
-            // Weights tell by their headers; where there are none, nothing is known better.
-            let published = Checkpoint::open(dir).map_or(true, |weights| {
+            let published = weights.map_or(true, |weights| {
                 let mut own = weights.tensors().filter(|t| t.key.starts_with("lm."));
                 own.any(|t| t.shape.contains(&width))
             });

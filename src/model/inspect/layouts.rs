@@ -118,7 +118,9 @@ pub(crate) fn published_form_layout(dir: &Path) -> Result<Option<Manifest>> {
         place: place.clone(),
         why: e.to_string(),
     };
-    let Some(config) = published_config(dir).map_err(wrong)? else {
+    let config = published_config(dir).map_err(wrong)?;
+    // That of another base is compared by its names.
+    let Some(config) = config.filter(|c| c.connector.qformer().is_some()) else {
         return Ok(None);
     };
     let model = config

@@ -8,6 +8,7 @@ use tpo_core::weights::{
 use super::parts::{PartSpec, head_parts};
 use crate::error::Result;
 use crate::model::families::onevision::prepared;
+use crate::model::families::onevision::published::of_width;
 use crate::model::{
     BuiltInHeads, CONFIG_FILE, ConnectorConfig, Names, TpoConfig, published_config, read_config,
 };
@@ -39,8 +40,8 @@ pub(super) fn compare(
     };
     let Some(config) = config_of(checkpoint)? else {
         notes.push(
-            "a LLaVA-OneVision of other sizes than the published ones, without a config.json that says them: not \
-             compared with anything"
+            "named as a LLaVA-OneVision, but not of its published sizes, and no config.json says others: not compared \
+             with anything"
                 .into(),
         );
         return Ok(found);
@@ -76,7 +77,7 @@ pub(super) fn compare(
     Ok(found)
 }
 
-/// The sizes of the model: as its directory says, else the published ones of its width.
+/// The sizes of the model: as its directory says, else those of a published one.
 fn config_of(checkpoint: &Checkpoint) -> Result<Option<TpoConfig>> {
     let dir = checkpoint.dir();
     if dir.join(CONFIG_FILE).is_file() {
@@ -90,17 +91,5 @@ fn config_of(checkpoint: &Checkpoint) -> Result<Option<TpoConfig>> {
     {
         return Ok(Some(config));
     }
-    let presets = [TpoConfig::llava_ov_tpo_0_5b(), TpoConfig::llava_ov_tpo_7b()];
-    // Norms are as wide as the model.
-    let wide = |width: usize| {
-        let mut tensors = checkpoint.tensors();
-        tensors.any(|t| t.key.ends_with("layernorm.weight") && t.shape == [width])
-    };
-    let mut published = presets.into_iter().find(|c| wide(c.llm.hidden_size));
-    if let Some(config) = &mut published
-        && !checkpoint.tensors().any(|t| t.key.contains(".lora_A."))
-    {
-        config.llm.lora = None;
-    }
-    Ok(published)
+    Ok(of_width(checkpoint))
 }

@@ -4,11 +4,12 @@
 use serde_json::{Value, json};
 use tpo_core::config::MOST;
 use tpo_core::geometry::{Merge, Packing, Pooling, Tiling, UnpadRule, VideoNewline};
+use tpo_core::weights::{Checkpoint, TensorEntry};
 use tpo_llm::LlmConfig;
 use tpo_vision::{OneVisionConnectorConfig, SiglipConfig};
 
-use super::{FIRST_TASK_TOKEN, around};
-use crate::model::TpoConfig;
+use super::{FIRST_TASK_TOKEN, Names, around};
+use crate::model::{ConnectorConfig, TpoConfig};
 
 /// The tower that files of lmms-lab name, whose sizes they do not say.
 const TOWER: &str = "siglip-so400m-patch14-384";
@@ -51,6 +52,26 @@ pub(crate) fn published(json: &Value) -> Result<TpoConfig, String> {
     } else {
         original(json)
     }
+}
+
+/// The published model as wide as the one in `checkpoint`, for files without a `config.json`; `None` for other
+/// widths and other models. It has adapters if the files do.
+pub(crate) fn of_width(checkpoint: &Checkpoint) -> Option<TpoConfig> {
+    let names = Names::of(checkpoint)?;
+    let has = |is: &dyn Fn(&TensorEntry) -> bool| checkpoint.tensors().any(is);
+    let mut presets = [TpoConfig::llava_ov_tpo_0_5b(), TpoConfig::llava_ov_tpo_7b()].into_iter();
+    // Norms are as wide as the model.
+    let wide = |width| has(&|t| t.key.ends_with("layernorm.weight") && t.shape == [width]);
+    let mut config = presets.find(|config| wide(config.llm.hidden_size))?;
+    if !has(&|t| t.key.contains(".lora_A.")) {
+        config.llm.lora = None;
+    }
+    if let ConnectorConfig::OneVision(connector) = &mut config.connector
+        && names != Names::Original
+    {
+        connector.packing.unpad = UnpadRule::HuggingFace;
+    }
+    Some(config)
 }
 
 /// Keys that say how the model computes, with the values that this library has.
