@@ -1,6 +1,9 @@
 //! MLVU, Perception Test, MMIU, SEED-Bench-2 and the RefCOCO family, with scores worked by hand.
 
 use tpo::data::prompts::box_text;
+use tpo::llm::vocabulary::TokenPlan;
+use tpo::model::PromptStyle;
+use tpo::presets::{mini, mini_tokenizer};
 
 use super::*;
 
@@ -35,6 +38,25 @@ impl Answerer for Says {
         };
         items.iter().map(answer).collect()
     }
+}
+
+/// The mini model with the prompts of a base that reads several images. It knows none of the words.
+fn reads_several() -> Session {
+    let options = SessionOptions {
+        max_new_tokens: 2,
+        ..SessionOptions::default()
+    };
+    let device = Device::flex();
+    let known = mini(&device, options.clone()).unwrap();
+    let (mut model, mut config) = (known.model().clone(), known.config().clone());
+    let mut tokenizer = mini_tokenizer().unwrap();
+    let ends = PromptStyle::Qwen.layout().ends().iter().copied();
+    let tokens = ends.chain(["<|im_start|>"]);
+    let plan = TokenPlan::new(&tokenizer, config.llm.vocab_size, tokens);
+    model.llm = plan.apply(&mut tokenizer, model.llm).unwrap();
+    config.llm.vocab_size = model.llm.config().vocab_size;
+    config.prompt = PromptStyle::Qwen;
+    Session::new(model, config, tokenizer, &device, options).unwrap()
 }
 
 struct Folder(tempfile::TempDir);
@@ -310,20 +332,24 @@ fn questions_about_several_images() {
     data.convert.split = Some("Multiple Images".into());
     assert_eq!(plan_of(&data).items.len(), 2);
 
-    // The pictures of a question are all or none: a session never answers about the first alone.
-    let session = nano();
-    let mut model =
-        SessionAnswerer::new(&session, "nano", Route::Model, AnswerForm::Heads).unwrap();
-    let results = finish(&plan, &mut model, &f.0.path().join("session"));
+    // The pictures of a question are all or none: nothing answers about the first alone.
+    let go = |session: &Session, run: &str| {
+        let mut model =
+            SessionAnswerer::new(session, run, Route::Model, AnswerForm::Heads).unwrap();
+        finish(&plan, &mut model, &f.0.path().join(run))
+    };
+    let results = go(&nano(), "one");
     let failed: Vec<_> = results.failed.iter().map(|f| f.id.as_str()).collect();
     assert_eq!(failed, ["17_0", "17_1"]);
+    let why = "2 videos or images are given and this base model reads one";
     assert!(
-        results.failed[0]
-            .why
-            .contains("2 videos or images are given and this base model reads one"),
+        results.failed[0].why.contains(why),
         "{:?}",
         results.failed[0]
     );
+    let results = go(&reads_several(), "several");
+    assert_eq!(results.failed, []);
+    assert_eq!(results.scores[0].questions, 3);
 }
 
 #[test]
