@@ -365,6 +365,22 @@ fn regions_and_choices() {
     let s = scores(&["--task", "choice", "--rule", "letter"], &mvbench, None);
     close(&s["scores"]["mean_of_groups"], 25.0);
 
+    // The JSON of MLVU's script.
+    let mlvu = file(
+        "mlvu.json",
+        r#"{"acc_dict": {}, "res_list": [
+            {"pred": "A) x", "gt": "(A) x", "question_type": "plotQA", "video": "a.mp4"},
+            {"pred": "B. y", "gt": "(B) y", "question_type": "plotQA", "video": "a.mp4"},
+            {"pred": "B", "gt": "(B) y", "question_type": "count", "video": "a.mp4"}]}"#,
+    );
+    let s = scores(
+        &["--task", "multiple-choice", "--rule", "mlvu"],
+        &mlvu,
+        None,
+    );
+    close(&s["scores"]["groups"]["plotQA"], 50.0);
+    close(&s["scores"]["mean_of_groups"], 75.0);
+
     let mme = file(
         "v.json",
         r#"[{"video_id":"1","duration":"short","domain":"Knowledge","questions":[
@@ -488,6 +504,12 @@ fn the_help_shows_every_format() {
         "refcoco",
         "mvbench",
         "video-mme",
+        "mlvu",
+        "perception-test",
+        "mmiu",
+        "seed-bench-2",
+        "refcoco-jsonl",
+        "refcoco-lmms",
     ] {
         assert!(help.matches(format).count() >= 2, "{format}");
     }

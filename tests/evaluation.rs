@@ -1,6 +1,8 @@
 //! Running a model over a benchmark: interrupted and resumed, refused, perfect, and in other
 //! people's formats.
 
+#[path = "evaluation/benchmarks.rs"]
+mod benchmarks;
 #[path = "common/oracle.rs"]
 mod oracle;
 #[path = "evaluation/side_by_side.rs"]

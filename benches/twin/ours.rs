@@ -7,12 +7,13 @@ use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Device, Distribution, FloatDType, Tensor};
 use serde::{Deserialize, Serialize};
 use tpo::DeviceChoice;
+use tpo::core::geometry::UnpadRule;
 use tpo::core::head::NoHeads;
 use tpo::core::nn::{Linear, LinearConfig};
 use tpo::core::ops::{QuantFormat, Resize};
 use tpo::core::prompt::TextEncoder;
 use tpo::core::token::TaskRegistry;
-use tpo::core::traits::{DecodeCache, LanguageModel};
+use tpo::core::traits::{Connector, DecodeCache, LanguageModel, VisionEncoder, VisualShape};
 use tpo::data::feed::{Cursor, Feed, FeedConfig, MixtureSpec, SourceSpec};
 use tpo::data::prompts::LayoutEncoder;
 use tpo::data::{ClipConfig, MediaLimits, open_video, select_frames};
@@ -27,12 +28,13 @@ use tpo::llm::generation::GenerationConfig;
 use tpo::llm::{HfOptions, LlmConfig, from_pretrained};
 use tpo::train::checkpoint::{CheckpointStore, Retention, files};
 use tpo::vision::{
-    HieraConfig, ImageEncoderConfig, InternVideo2Config, QFormerConfig, UmtConfig, VideoEncoder,
+    HieraConfig, ImageEncoderConfig, InternVideo2Config, OneVisionConnectorConfig, QFormerConfig,
+    SiglipConfig, UmtConfig, VideoEncoder,
 };
 
 use crate::rows::{
-    CHECKPOINT_SHAPE, CHECKPOINT_TENSORS, LOADER_BATCH, LOADER_BATCHES, MISTRAL_PREFILL, Row,
-    SMOLLM2_NEW, SMOLLM2_PROMPT, Task,
+    CHECKPOINT_SHAPE, CHECKPOINT_TENSORS, LOADER_BATCH, LOADER_BATCHES, MISTRAL_PREFILL, OV_FRAMES,
+    OV_ROWS, Row, SMOLLM2_NEW, SMOLLM2_PROMPT, Task,
 };
 use crate::{Args, Outcome, machine, training};
 
@@ -69,7 +71,9 @@ pub fn measure(row: &Row, args: &Args) -> Outcome<Measured> {
     let measured = match row.task {
         Task::VitL => bench.vit_l(),
         Task::InternVideo2 => bench.internvideo2(),
+        Task::Siglip(pictures) => bench.siglip(pictures),
         Task::QFormer => bench.qformer(),
+        Task::OneVision => bench.one_vision(),
         Task::Sam2Tiny => bench.sam2(HieraConfig::tiny()),
         Task::Sam2Large => bench.sam2(HieraConfig::large()),
         Task::Sam2Track => bench.sam2_track(),
@@ -77,6 +81,8 @@ pub fn measure(row: &Row, args: &Args) -> Outcome<Measured> {
         Task::MistralDecode => bench.mistral(1),
         Task::SmolLm2Decode(past) => bench.smollm2(args, past, SMOLLM2_NEW),
         Task::SmolLm2Prompt => bench.smollm2(args, SMOLLM2_PROMPT, 0),
+        Task::Qwen2Prefill => bench.qwen2(OV_ROWS),
+        Task::Qwen2Decode => bench.qwen2(1),
         Task::RegionHead => bench.region_head(),
         Task::CgDetr => bench.cg_detr(),
         Task::CgDetrTrain => bench.cg_detr_train(),
@@ -230,6 +236,20 @@ impl Bench {
         })
     }
 
+    fn siglip(&self, pictures: usize) -> Outcome<Measured> {
+        let tower = self.cast(SiglipConfig::so400m_patch14_384().init(&self.device)?);
+        let frames = self.random([1, pictures, 3, 384, 384]);
+        self.samples(|| Ok(tower.encode(frames.clone())?))
+    }
+
+    fn one_vision(&self) -> Outcome<Measured> {
+        let config = OneVisionConnectorConfig::one_vision(896, UnpadRule::Original);
+        let connector = self.cast(config.init(&self.device)?);
+        let features = self.random([1, OV_FRAMES * 729, 1152]);
+        let shape = VisualShape::video((384, 384), OV_FRAMES);
+        self.samples(|| Ok(connector.connect(features.clone(), &[shape], None)?))
+    }
+
     fn qformer(&self) -> Outcome<Measured> {
         let qformer = self.cast(QFormerConfig::base().init(&self.device)?);
         let visual = self.random([1, 3136, 1024]);
@@ -254,6 +274,23 @@ impl Bench {
             cache.truncate(past);
             lm.forward_cached(embeds.clone(), None, &mut cache)?;
             Ok(())
+        })
+    }
+
+    /// `new` rows through all layers, and the logits of the last; one token follows a prefill.
+    fn qwen2(&self, new: usize) -> Outcome<Measured> {
+        let config = LlmConfig::qwen2_0_5b();
+        let lm = self.cast(config.init(&self.device)?);
+        let past = if new > 1 { 0 } else { OV_ROWS };
+        let mut cache = lm.cache(1, past + new, &self.device);
+        if past > 0 {
+            lm.forward_cached(self.random([1, past, config.hidden_size]), None, &mut cache)?;
+        }
+        let embeds = self.random([1, new, config.hidden_size]);
+        self.samples(|| {
+            cache.truncate(past);
+            let hidden = lm.forward_cached(embeds.clone(), None, &mut cache)?;
+            Ok(lm.logits(hidden.narrow(1, new - 1, 1)))
         })
     }
 

@@ -63,7 +63,11 @@ impl Format {
 pub enum Task {
     VitL,
     InternVideo2,
+    /// The tower over so many pictures.
+    Siglip(usize),
     QFormer,
+    /// Projector and pooled rows of a video.
+    OneVision,
     Sam2Tiny,
     Sam2Large,
     Sam2Track,
@@ -72,6 +76,8 @@ pub enum Task {
     /// One token after so many.
     SmolLm2Decode(usize),
     SmolLm2Prompt,
+    Qwen2Prefill,
+    Qwen2Decode,
     RegionHead,
     CgDetr,
     CgDetrTrain,
@@ -115,7 +121,10 @@ impl Row {
 
     /// Whether a sample is one new token.
     pub fn is_decode(&self) -> bool {
-        matches!(self.task, Task::MistralDecode | Task::SmolLm2Decode(_))
+        matches!(
+            self.task,
+            Task::MistralDecode | Task::SmolLm2Decode(_) | Task::Qwen2Decode
+        )
     }
 }
 
@@ -130,6 +139,9 @@ const SMOLLM2_PAST: [usize; 3] = [32, 512, 1000];
 pub const SMOLLM2_PROMPT: usize = 256;
 /// Tokens of the Mistral prefill, and positions before the decoded token.
 pub const MISTRAL_PREFILL: usize = 256;
+/// Pictures of LLaVA-OneVision's videos, and the rows that its connector makes of them.
+pub const OV_FRAMES: usize = 32;
+pub const OV_ROWS: usize = OV_FRAMES * 14 * 14 + 1;
 
 /// Layers and tokens of the LoRA step.
 pub const LORA_LAYERS: usize = 2;
@@ -142,11 +154,14 @@ pub const CHECKPOINT_SHAPE: [usize; 2] = [1024, 4096];
 
 /// Rows that are not SmolLM2's.
 #[rustfmt::skip]
-const ROWS: [(&str, Task, Format, &str); 21] = {
+const ROWS: [(&str, Task, Format, &str); 27] = {
     use Format::{Bf16, F16, F32};
     [
         ("vit-l", Task::VitL, F32, "16x224x224, 23 blocks, 3136 tokens"),
         ("internvideo2-1b", Task::InternVideo2, F32, "8x224x224, 40 blocks, 2049 tokens, pooling"),
+        ("siglip-tile", Task::Siglip(1), F32, "384x384, 26 blocks, 729 tokens"),
+        ("siglip-video", Task::Siglip(OV_FRAMES), F32, "32x384x384, 26 blocks, 729 tokens each"),
+        ("onevision-connector", Task::OneVision, F32, "32x729 tokens to 6,273 rows of 896"),
         ("qformer", Task::QFormer, F32, "96 queries over 3136 tokens"),
         ("sam2-tiny", Task::Sam2Tiny, F32, "Hiera-T and pyramid, 1024x1024"),
         ("sam2-large", Task::Sam2Large, F32, "Hiera-L and pyramid, 1024x1024"),
@@ -156,6 +171,9 @@ const ROWS: [(&str, Task, Format, &str); 21] = {
         ("mistral-decode", Task::MistralDecode, F32, "1 token after 256"),
         ("mistral-decode-f16", Task::MistralDecode, F16, "1 token after 256"),
         ("mistral-decode-bf16", Task::MistralDecode, Bf16, "1 token after 256"),
+        ("qwen2-0.5b-prefill", Task::Qwen2Prefill, F32, "6,273 rows, 24 layers, the next token"),
+        ("qwen2-0.5b-decode", Task::Qwen2Decode, F32, "1 token after 6,273"),
+        ("qwen2-0.5b-decode-bf16", Task::Qwen2Decode, Bf16, "1 token after 6,273"),
         ("region-head", Task::RegionHead, F32, "one box, 4096-2048-4"),
         ("cgdetr", Task::CgDetr, F32, "75 clips, 32 words"),
         ("cgdetr-train", Task::CgDetrTrain, F32, "4 x (75 clips, 32 words), losses and gradients"),
@@ -241,6 +259,11 @@ fn work(task: Task, format: Format) -> (f64, f64) {
     let (flops, weights, cached) = match task {
         Task::VitL => vit(3136.0, 1024.0, 23.0),
         Task::InternVideo2 => internvideo2(2049.0, 1408.0, 6144.0, 40.0),
+        Task::Siglip(pictures) => siglip(pictures as f64),
+        Task::OneVision => {
+            let weights = 1152.0 * QWEN2.d + QWEN2.d * QWEN2.d;
+            (2.0 * 729.0 * OV_FRAMES as f64 * weights, weights, 0.0)
+        }
         Task::QFormer => qformer(96.0, 768.0, 3136.0, 1024.0),
         Task::Sam2Tiny => hiera(96.0, [1, 2, 7, 2], [8, 4, 14, 7], &[5, 7, 9]),
         Task::Sam2Large => hiera(144.0, [2, 6, 36, 4], [8, 4, 16, 8], &[23, 33, 43]),
@@ -250,6 +273,8 @@ fn work(task: Task, format: Format) -> (f64, f64) {
         // The middle of the tokens stands for all of them.
         Task::SmolLm2Decode(past) => smollm2(1, past + SMOLLM2_NEW / 2),
         Task::SmolLm2Prompt => smollm2(SMOLLM2_PROMPT, 0),
+        Task::Qwen2Prefill => qwen2(OV_ROWS, 0),
+        Task::Qwen2Decode => qwen2(1, OV_ROWS),
         Task::RegionHead => {
             let weights = 4096.0 * 2048.0 + 2048.0 * 4.0;
             (2.0 * weights, weights, 0.0)
@@ -291,15 +316,32 @@ fn work(task: Task, format: Format) -> (f64, f64) {
     (flops, weights * format.bytes() + cached * cache)
 }
 
-/// All layers over `new` tokens after `past` others, and the output layer over the last.
 fn smollm2(new: usize, past: usize) -> (f64, f64, f64) {
-    let (flops, weights, cached) = llama_layer(&SMOLLM2, new, past);
-    let head = 49152.0 * 576.0;
+    llama(&SMOLLM2, 30.0, 49152.0, new, past)
+}
+
+fn qwen2(new: usize, past: usize) -> (f64, f64, f64) {
+    llama(&QWEN2, 24.0, 151_936.0, new, past)
+}
+
+/// All layers over `new` tokens after `past` others, and the output layer over the last.
+fn llama(c: &Llama, layers: f64, vocab: f64, new: usize, past: usize) -> (f64, f64, f64) {
+    let (flops, weights, cached) = llama_layer(c, new, past);
+    let head = vocab * c.d;
     (
-        30.0 * flops + 2.0 * head,
-        30.0 * weights + head,
-        30.0 * cached,
+        layers * flops + 2.0 * head,
+        layers * weights + head,
+        layers * cached,
     )
+}
+
+/// Each picture by itself.
+fn siglip(pictures: f64) -> (f64, f64, f64) {
+    let (tokens, d, hidden, blocks) = (729.0, 1152.0, 4304.0, 26.0);
+    let weights = 3.0 * 14.0 * 14.0 * d + blocks * (4.0 * d * d + 2.0 * d * hidden);
+    let attention = 4.0 * tokens * tokens * d;
+    let flops = 2.0 * tokens * weights + blocks * attention;
+    (pictures * flops, weights, 0.0)
 }
 
 /// Patch embedding and blocks of four products and attention; biases and norms are left out
@@ -441,6 +483,14 @@ const SMOLLM2: Llama = Llama {
     kv_heads: 3.0,
     head_dim: 64.0,
     ff: 1536.0,
+};
+
+const QWEN2: Llama = Llama {
+    d: 896.0,
+    heads: 14.0,
+    kv_heads: 2.0,
+    head_dim: 64.0,
+    ff: 4864.0,
 };
 
 /// One layer over `new` tokens after `past` others; only visible pairs count.

@@ -126,6 +126,71 @@ def vit_l():
     return measure(lambda: model(frames))
 
 
+# --- SigLIP so400m and LLaVA-OneVision's connector ----------------------------------------------
+
+
+class SiglipBlock(nn.Module):
+    def __init__(self, dim, heads, hidden):
+        super().__init__()
+        self.heads = heads
+        self.norm1 = nn.LayerNorm(dim, eps=1e-6)
+        self.q = nn.Linear(dim, dim)
+        self.k = nn.Linear(dim, dim)
+        self.v = nn.Linear(dim, dim)
+        self.out = nn.Linear(dim, dim)
+        self.norm2 = nn.LayerNorm(dim, eps=1e-6)
+        self.fc1 = nn.Linear(dim, hidden)
+        self.fc2 = nn.Linear(hidden, dim)
+
+    def forward(self, x):
+        b, n, d = x.shape
+        y = self.norm1(x)
+        q, k, v = (p(y).view(b, n, self.heads, -1).transpose(1, 2) for p in (self.q, self.k, self.v))
+        x = x + self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, n, d))
+        return x + self.fc2(F.gelu(self.fc1(self.norm2(x)), approximate="tanh"))
+
+
+class Siglip(nn.Module):
+    def __init__(self, dim=1152, heads=16, hidden=4304, blocks=26, tokens=729):
+        super().__init__()
+        self.patch = nn.Conv2d(3, dim, 14, 14)
+        self.register_buffer("positions", torch.randn(1, tokens, dim))
+        self.blocks = nn.ModuleList(SiglipBlock(dim, heads, hidden) for _ in range(blocks))
+
+    def forward(self, pictures):
+        x = self.patch(pictures).flatten(2).transpose(1, 2) + self.positions
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+
+def siglip(pictures):
+    model, frames = build(Siglip()), randn(pictures, 3, 384, 384)
+    return measure(lambda: model(frames))
+
+
+class OneVision(nn.Module):
+    """Projector, 27x27 tokens of a frame to 14x14, one newline at the end."""
+
+    def __init__(self, d_vision=1152, d_llm=896):
+        super().__init__()
+        self.linear_1 = nn.Linear(d_vision, d_llm)
+        self.linear_2 = nn.Linear(d_llm, d_llm)
+        self.newline = nn.Parameter(torch.randn(d_llm))
+
+    def forward(self, features):
+        x = self.linear_2(F.gelu(self.linear_1(features)))
+        frames, _, d = x.shape
+        x = x.view(frames, 27, 27, d).permute(0, 3, 1, 2)
+        x = F.interpolate(x, size=(14, 14), mode="bilinear")
+        return torch.cat([x.permute(0, 2, 3, 1).reshape(-1, d), self.newline[None]])
+
+
+def one_vision():
+    model, features = build(OneVision()), randn(32, 729, 1152)
+    return measure(lambda: model(features))
+
+
 # --- InternVideo2-CLIP-1B ---------------------------------------------------------------------
 
 
@@ -384,9 +449,10 @@ class DecoderLayer(nn.Module):
         d, ff, hd = c["hidden_size"], c["intermediate_size"], c["head_dim"]
         q, kv = c["num_attention_heads"] * hd, c["num_key_value_heads"] * hd
         self.input_layernorm = nn.RMSNorm(d, eps=c["rms_norm_eps"])
-        self.q_proj = nn.Linear(d, q, bias=False)
-        self.k_proj = nn.Linear(d, kv, bias=False)
-        self.v_proj = nn.Linear(d, kv, bias=False)
+        bias = c.get("attention_bias", False)
+        self.q_proj = nn.Linear(d, q, bias=bias)
+        self.k_proj = nn.Linear(d, kv, bias=bias)
+        self.v_proj = nn.Linear(d, kv, bias=bias)
         self.o_proj = nn.Linear(q, d, bias=False)
         self.post_attention_layernorm = nn.RMSNorm(d, eps=c["rms_norm_eps"])
         self.gate_proj = nn.Linear(d, ff, bias=False)
@@ -419,6 +485,8 @@ MISTRAL = dict(vocab_size=64, hidden_size=4096, intermediate_size=14336, num_hid
                num_attention_heads=32, num_key_value_heads=8, head_dim=128, rms_norm_eps=1e-5, rope_theta=1e6)
 SMOLLM2 = dict(vocab_size=49152, hidden_size=576, intermediate_size=1536, num_hidden_layers=30,
                num_attention_heads=9, num_key_value_heads=3, head_dim=64, rms_norm_eps=1e-5, rope_theta=1e5)
+QWEN2 = dict(vocab_size=151936, hidden_size=896, intermediate_size=4864, num_hidden_layers=24, attention_bias=True,
+             num_attention_heads=14, num_key_value_heads=2, head_dim=64, rms_norm_eps=1e-6, rope_theta=1e6)
 
 
 def mistral(new):
@@ -432,6 +500,22 @@ def mistral(new):
     def step():
         model.length = past
         model(x)
+
+    return measure(step)
+
+
+def qwen2(new):
+    """`new` rows through all layers, and the logits of the last; one token follows a prefill."""
+    past = 0 if new > 1 else 6273
+    model = build(Decoder(QWEN2))
+    model.prepare(past + new)
+    if past:
+        model(randn(1, past, 896))
+    x = randn(1, new, 896)
+
+    def step():
+        model.length = past
+        return model(x)[:, -1:] @ model.embed_tokens.weight.T
 
     return measure(step)
 
@@ -630,6 +714,9 @@ ROWS = {
     "cgdetr-train": lambda: cgdetr(True),
     "vit-l": vit_l,
     "internvideo2-1b": internvideo2,
+    "siglip-tile": lambda: siglip(1),
+    "siglip-video": lambda: siglip(32),
+    "onevision-connector": one_vision,
     "qformer": qformer,
     "sam2-tiny": lambda: sam2(96, 1, (1, 2, 7, 2), (5, 7, 9), (8, 4, 14, 7)),
     "sam2-large": lambda: sam2(144, 2, (2, 6, 36, 4), (23, 33, 43), (8, 4, 16, 8)),
@@ -640,6 +727,8 @@ ROWS = {
     "smollm2-decode-32": lambda: smollm2(32, 64),
     "smollm2-decode-512": lambda: smollm2(512, 64),
     "smollm2-decode-1000": lambda: smollm2(1000, 64),
+    "qwen2-0.5b-prefill": lambda: qwen2(6273),
+    "qwen2-0.5b-decode": lambda: qwen2(1),
     "region-head": region_head,
     "video-decode": video_decode,
     "video-loader": video_loader,

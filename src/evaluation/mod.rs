@@ -37,7 +37,6 @@ pub mod files;
 mod item;
 mod log;
 pub mod multiple_choice;
-mod mvbench;
 mod prompts;
 mod protocol;
 mod runner;
@@ -45,6 +44,7 @@ mod score;
 mod side_by_side;
 mod source;
 mod submission;
+mod task_files;
 mod world;
 
 pub use answer::{AnswerForm, MediaInfo, Predicted, normalise_text, read_answer};

@@ -19,6 +19,10 @@ pub enum PromptProtocol {
     /// As VideoChat2 was evaluated on MVBench: a system text, `[/INST] Best option:(`
     #[cfg_attr(feature = "cli", value(name = "videochat2"))]
     VideoChat2,
+    /// As MLVU's script asks: a system text, `Best Option: (`
+    Mlvu,
+    /// As LLaVA's evaluations ask: `A. ..`, `Answer with the option's letter from the given choices directly.`
+    Direct,
     /// As this project's training data words it
     Plain,
 }
@@ -32,6 +36,9 @@ pub struct Prompts {
     /// A multiple-choice question; slots `{question}` and `{options}`, one option a line as
     /// `(A) text`.
     pub choice_question: String,
+    /// Whether an option is `A. text` instead.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub choice_dotted: bool,
     /// The beginning of its answer, given to the model.
     pub choice_prefix: String,
     /// Whether that follows the question without a space.
@@ -50,6 +57,8 @@ impl Prompts {
         match protocol {
             PromptProtocol::Published => Self::published(),
             PromptProtocol::VideoChat2 => Self::videochat2(),
+            PromptProtocol::Mlvu => Self::mlvu(),
+            PromptProtocol::Direct => Self::direct(),
             PromptProtocol::Plain => Self::plain(),
         }
     }
@@ -82,6 +91,32 @@ impl Prompts {
         }
     }
 
+    /// The multiple-choice prompt of MLVU's script; question and options are worded as VideoChat2's.
+    pub fn mlvu() -> Self {
+        Self {
+            choice_system:
+                "Carefully watch this video and pay attention to every detail. Based on \
+                            your observations, select the best option that accurately addresses \
+                            the question.\n"
+                    .into(),
+            choice_prefix: "Best Option: (".into(),
+            ..Self::videochat2()
+        }
+    }
+
+    /// Multiple choice as LLaVA was trained to read it, and LLaVA-OneVision was evaluated on image
+    /// benchmarks and Perception Test.
+    pub fn direct() -> Self {
+        Self {
+            choice_question:
+                "{question}\n{options}\nAnswer with the option's letter from the given \
+                              choices directly."
+                    .into(),
+            choice_dotted: true,
+            ..Self::plain()
+        }
+    }
+
     /// Multiple choice as this project's training data words it; the first question of each of its
     /// [families](FAMILIES).
     pub fn plain() -> Self {
@@ -92,6 +127,7 @@ impl Prompts {
         Self {
             choice_system: String::new(),
             choice_question: "{question}\nOptions:\n{options}".into(),
+            choice_dotted: false,
             choice_prefix: String::new(),
             choice_joined: false,
             choice_return: String::new(),
@@ -103,7 +139,13 @@ impl Prompts {
     pub fn multiple_choice(&self, question: &str, options: &[String]) -> Ask {
         let lines: Vec<String> = ('A'..='Z')
             .zip(options)
-            .map(|(letter, option)| format!("({letter}) {option}"))
+            .map(|(letter, option)| {
+                if self.choice_dotted {
+                    format!("{letter}. {option}")
+                } else {
+                    format!("({letter}) {option}")
+                }
+            })
             .collect();
         let slots = [("question", question), ("options", &lines.join("\n"))];
         Ask {
@@ -146,6 +188,13 @@ mod tests {
             "(B) Sat."
         );
         assert_eq!(plain.choice_answer("(B) Sat."), "(B) Sat.");
+        let asked = Prompts::direct().multiple_choice("Which?", &options);
+        let expected = "Which?\nA. Ran {question}.\nB. Sat.\nAnswer with the option's letter from \
+                        the given choices directly.";
+        assert_eq!(
+            (asked.text.as_str(), asked.answer_prefix.as_str()),
+            (expected, "")
+        );
         assert_eq!(
             plain.question("box", "a {box}").unwrap(),
             "Where is a {box}?"

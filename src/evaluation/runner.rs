@@ -74,6 +74,8 @@ impl Plan {
     pub fn from_file(file: &DataFile, options: PlanOptions) -> Result<Self> {
         let prompts = options.prompts.clone().unwrap_or(match file.format {
             Some(Format::MvBench | Format::NextGqa | Format::VideoMme) => Prompts::published(),
+            Some(Format::Mlvu) => Prompts::mlvu(),
+            Some(Format::PerceptionTest | Format::Mmiu | Format::SeedBench2) => Prompts::direct(),
             _ => Prompts::plain(),
         });
         let found = file.items(&prompts, &options.kinds, options.limit)?;

@@ -13,8 +13,8 @@ use tpo_data::schema::{
 };
 
 use super::item::{Ask, Expected, Item, ItemKind, MediaRef};
-use super::mvbench;
 use super::prompts::Prompts;
+use super::task_files;
 use crate::error::{Error, Result};
 
 /// A benchmark file.
@@ -97,7 +97,7 @@ impl DataFile {
         Ok(out.found)
     }
 
-    /// At most `limit` rows (of every file of MVBench), each with its place in the file.
+    /// At most `limit` rows (of every file of a task), each with its place in the file.
     fn rows(&self, root: &Path, limit: usize) -> Result<Rows> {
         let file = self.path.clone();
         let Some(format) = self.format else {
@@ -107,7 +107,7 @@ impl DataFile {
                 Err(e) => (String::new(), Err(e)),
             })));
         };
-        if format != Format::MvBench {
+        if !task_files::has_tasks(format) {
             let rows = convert(format, &file, &self.convert)?.take(limit);
             return Ok(Box::new(rows.zip(1..).map(move |(row, number)| {
                 let row = row.and_then(|sample| checked(sample, &file, number));
@@ -115,17 +115,20 @@ impl DataFile {
             })));
         }
         let mut all = Vec::new();
-        for task in mvbench::tasks(&file, root)? {
+        for task in task_files::tasks(format, &file, root)? {
             let mut options = self.convert.clone();
             task.place(&mut options);
             let rows = convert(format, &task.file, &options)?.take(limit);
             all.push(rows.enumerate().map(move |(i, row)| {
                 let place = format!("{}:{i}", task.stem);
-                let row = row.map(|mut sample| {
-                    sample.id = Some(place.clone());
-                    let name = Value::from(task.name.as_str());
-                    sample.meta.insert("task_type".into(), name);
-                    sample
+                let row = row.and_then(|mut sample| {
+                    // MVBench's rows have neither id nor task.
+                    if format == Format::MvBench {
+                        sample.id = Some(place.clone());
+                        let name = Value::from(task.name.as_str());
+                        sample.meta.insert("task_type".into(), name);
+                    }
+                    checked(sample, &task.file, i as u64 + 1)
                 });
                 (place, row)
             }));

@@ -13,8 +13,8 @@ use tpo_heads::mask::MaskHead;
 use super::{Quantize, TpoConfig};
 use crate::error::{Error, Result};
 
-/// Working memory of SAM 2 for each pixel of its square input: Hiera-L at 1024² has 186 MB in use at the most, and
-/// the allocator keeps what was freed within a second.
+/// Working memory of SAM 2 for each pixel of its square input: Hiera-L at 1024² has 137 MB in use at the most beside
+/// the maps of the frame before, and the allocator keeps what was freed a moment ago.
 const MASK_BYTES_PER_PIXEL: u64 = 3 << 7;
 /// The same where losses go through it and its memory is recorded; not measured on the published size.
 const TRAINED_MASK_BYTES_PER_PIXEL: u64 = 1 << 10;

@@ -68,12 +68,14 @@ fn turns_lie_as_in_training() {
         let learned = style == PromptStyle::VideoChat;
         for (i, text) in questions.iter().enumerate() {
             let mut question = Question::new(text);
-            if i == 1 && !learned {
+            if !learned {
+                // So that there is an answer, whatever the model makes of this layout.
                 question = question.with_task("region");
             }
             let reply = session.ask(question).unwrap().collect_reply().unwrap();
-            assert_eq!(reply.tasks.len(), usize::from(i == 1), "{reply:?}");
-            assert!(!learned || i == 1 || !reply.text.is_empty(), "{reply:?}");
+            let calls = usize::from(i == 1 || !learned);
+            assert_eq!(reply.tasks.len(), calls, "{reply:?}");
+            assert!(calls > 0 || !reply.text.is_empty(), "{reply:?}");
         }
 
         let registry = session.model().registry();

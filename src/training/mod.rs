@@ -154,6 +154,7 @@ pub fn run_recipe_with<H: HeadSet>(
 ) -> Result<RunSummary<H>> {
     recipe.validate()?;
     let mut built = recipe_model::<H>(recipe, &options.device)?;
+    let recipe = &with_sampling(recipe, &built.config);
     let resumed = if options.resume {
         let model = |stage| staged_model(recipe, &built.model, stage);
         RunDirectory::resume(&options.dir, recipe, options.bars, model)?
@@ -204,6 +205,18 @@ pub fn run_recipe_with<H: HeadSet>(
         resumed_at,
         changes,
     })
+}
+
+/// The recipe with the rule that picks frames where it leaves it to the model: what a run keeps says it.
+fn with_sampling(recipe: &Recipe, config: &TpoConfig) -> Recipe {
+    let mut recipe = recipe.clone();
+    for stage in &mut recipe.stages {
+        let evaluation = stage.evaluation.as_mut().map(|e| &mut e.data);
+        for data in stage.data.iter_mut().chain(evaluation) {
+            data.sampling.get_or_insert(config.input.sampling);
+        }
+    }
+    recipe
 }
 
 /// Stops a run after a number of its steps.
@@ -261,4 +274,34 @@ pub fn draw_run(dir: &Path) -> Result<PathBuf> {
         why: e.to_string(),
     })?;
     Ok(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use tpo_data::FrameSampling;
+
+    use super::*;
+
+    /// The recipe beside a checkpoint says which frames were looked at, as it did when every recipe said it.
+    #[test]
+    fn what_a_run_keeps_says_its_frames() {
+        let text = include_str!("../../recipes/mini-short/02-stages.toml");
+        let mut recipe = Recipe::read::<&str>(text, "mini-short", &[]).unwrap();
+        let mut config = TpoConfig::nano(300);
+        config.input.sampling = FrameSampling::Linspace;
+        let own = Some(FrameSampling::Fps(2.0));
+        recipe.stages[0].data.as_mut().unwrap().sampling = own;
+        let resolved = with_sampling(&recipe, &config);
+        let data = |place: usize| resolved.stages[place].data.as_ref().unwrap().sampling;
+        assert_eq!(data(0), own);
+        assert_eq!(data(1), Some(FrameSampling::Linspace));
+        let evaluations = resolved.stages.iter().filter_map(|s| s.evaluation.as_ref());
+        let evaluations: Vec<_> = evaluations.map(|e| e.data.sampling).collect();
+        assert!(!evaluations.is_empty());
+        assert!(
+            evaluations
+                .iter()
+                .all(|s| *s == Some(FrameSampling::Linspace))
+        );
+    }
 }

@@ -139,6 +139,32 @@ fn any_size_has_a_defined_result() {
     assert_eq!(packing.rows(&frames).unwrap(), usize::MAX);
 }
 
+proptest::proptest! {
+    #[test]
+    fn pictures_lie_on_their_canvas(w in 1u32.., h in 1u32.., narrow in 1u32..40, wide in 1u32..5000) {
+        for rule in [UnpadRule::HuggingFace, UnpadRule::Original] {
+            let packing = Packing::one_vision(rule);
+            for size in [(w, h), (narrow, wide), (wide, narrow), (wide, wide / 3 + 1)] {
+                let canvas = packing.tiling.canvas(size).unwrap();
+                for axis in 0..2 {
+                    let [all, shown, margin] = [canvas.size, canvas.picture, canvas.margin].map(|n| n[axis]);
+                    assert!(shown > 0 && shown + 2 * margin <= all && all <= shown + 2 * margin + 1);
+                }
+                let shape = tiled(&packing, size);
+                let Layout::Tiles { grid, .. } = packing.layout(&shape).unwrap() else {
+                    panic!("{size:?}");
+                };
+                for axis in 0..2 {
+                    assert!(grid.kept[axis].end <= grid.tiles[axis] * 27);
+                    assert!(grid.size[axis] <= grid.kept[axis].len());
+                }
+                // The largest that there is in published models: 162x49 tokens.
+                assert!((729 + 27..=8829).contains(&packing.rows(&shape).unwrap()));
+            }
+        }
+    }
+}
+
 #[test]
 fn what_cannot_be_laid_out_is_said() {
     let packing = Packing::one_vision(UnpadRule::HuggingFace);
@@ -168,6 +194,13 @@ fn what_cannot_be_laid_out_is_said() {
         ..VisualShape::image((5, 5))
     };
     assert!(why(&packing, nothing).contains("text"));
+    let thin = Packing {
+        side: 2,
+        tiling: Tiling::up_to(8, 2),
+        merge: Merge::SpatialUnpadNobase,
+        ..packing
+    };
+    assert!(why(&thin, tiled(&thin, (60, 1))).contains("no row"));
     for (tile, pinpoints) in [
         (0, vec![[384, 384]]),
         (384, vec![]),

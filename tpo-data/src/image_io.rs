@@ -12,8 +12,8 @@ use crate::{DataError, Frame, MediaLimits};
 /// Reads a PNG, JPEG, WebP, BMP or GIF image (the first frame of an animation) as RGB.
 ///
 /// The format is taken from the contents, not from the file name. The orientation in EXIF
-/// metadata is applied. Transparent pixels are blended with black; 16-bit channels are reduced
-/// to 8.
+/// metadata is applied. Transparent pixels are blended with white, as transformers
+/// does; 16-bit channels are reduced to 8.
 ///
 /// # Errors
 /// [`DataError::Io`], [`DataError::EmptyFile`], [`DataError::LimitExceeded`] from the header
@@ -42,7 +42,7 @@ fn decode(source: &Source, limits: &MediaLimits) -> Result<Frame, DataError> {
         image.apply_orientation(orientation);
         let (width, height) = (image.width() as usize, image.height() as usize);
         let rgb = if image.color().has_alpha() {
-            flatten(&image.into_rgba8())
+            flatten(&image.into_rgba8(), 255)
         } else {
             image.into_rgb8().into_raw()
         };
@@ -112,13 +112,14 @@ pub(crate) fn decoder_limits(limits: &MediaLimits) -> image::Limits {
     out
 }
 
-/// RGB bytes of an image blended with black.
-pub(crate) fn flatten(image: &RgbaImage) -> Vec<u8> {
+/// RGB bytes of an image blended with a grey of this value.
+pub(crate) fn flatten(image: &RgbaImage, background: u8) -> Vec<u8> {
+    let background = u16::from(background);
     image
         .pixels()
         .flat_map(|p| {
             let [r, g, b, a] = p.0.map(u16::from);
-            [r, g, b].map(|c| ((c * a + 127) / 255) as u8)
+            [r, g, b].map(|c| ((c * a + background * (255 - a) + 127) / 255) as u8)
         })
         .collect()
 }

@@ -44,7 +44,9 @@ pub use image_io::{read_image, read_image_bytes};
 pub use label_png::read_label_png;
 pub use limits::MediaLimits;
 pub use sampling::{ClipRange, FrameSampling};
-pub use transform::{IMAGENET_MEAN, IMAGENET_STD, ImageTransform, Rounding, TransformPlan};
+pub use transform::{
+    IMAGENET_MEAN, IMAGENET_STD, ImageTransform, Rounding, SIGLIP_MEAN_STD, TransformPlan,
+};
 pub use video::{
     FrameBuffer, FrameFolder, OpenVideo, VideoInfo, VideoOptions, VideoPart, VideoReader,
     YuvConversion, open_frames, open_still, open_video, open_video_bytes, open_video_with,

@@ -281,7 +281,37 @@ fn images_are_read_whatever_their_name_and_alpha() {
         let frame = read_image(&path, &limits()).unwrap();
         assert_eq!((frame.width(), frame.height()), (3, 2));
         assert_eq!(pixel(&frame, 2, 1), [200, 100, 50]);
-        assert_eq!(pixel(&frame, 0, 0), [40, 20, 10], "{format:?}");
+        // 51 of 255 parts of the colour on white.
+        assert_eq!(pixel(&frame, 0, 0), [244, 224, 214], "{format:?}");
+    }
+}
+
+#[test]
+fn grey_and_palette_images_become_rgb_on_white() {
+    use image::{GrayAlphaImage, GrayImage, ImageFormat, Luma, LumaA};
+    let mut grey = Vec::new();
+    GrayImage::from_pixel(2, 1, Luma([70]))
+        .write_to(&mut Cursor::new(&mut grey), ImageFormat::Png)
+        .unwrap();
+    let mut veiled = Vec::new();
+    GrayAlphaImage::from_pixel(2, 1, LumaA([70, 0]))
+        .write_to(&mut Cursor::new(&mut veiled), ImageFormat::Png)
+        .unwrap();
+    let mut palette = Vec::new();
+    let mut encoder = png::Encoder::new(&mut palette, 2, 1);
+    encoder.set_color(png::ColorType::Indexed);
+    encoder.set_palette(vec![9, 8, 7, 1, 2, 3]);
+    encoder.set_trns(vec![255, 0]);
+    let mut writer = encoder.write_header().unwrap();
+    writer.write_image_data(&[0, 1]).unwrap();
+    writer.finish().unwrap();
+    for (bytes, first, second) in [
+        (grey, [70; 3], [70; 3]),
+        (veiled, [255; 3], [255; 3]),
+        (palette, [9, 8, 7], [255; 3]),
+    ] {
+        let frame = read_image_bytes(bytes, &limits()).unwrap();
+        assert_eq!([pixel(&frame, 0, 0), pixel(&frame, 1, 0)], [first, second]);
     }
 }
 

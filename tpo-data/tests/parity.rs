@@ -1,22 +1,12 @@
 //! Values of the reference implementation: torchvision's transforms and the frame sampling.
 
-use std::path::PathBuf;
+mod common;
 
+use common::stored::{Stored, fixture, float, frames, json};
 use safetensors::SafeTensors;
 use serde_json::Value;
 use tpo_data::sampling::frame_indices;
 use tpo_data::{Frame, FrameSampling, ImageTransform};
-
-fn fixture(name: &str) -> Vec<u8> {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/fixtures")
-        .join(name);
-    std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
-}
-
-fn json(name: &str) -> Value {
-    serde_json::from_slice(&fixture(name)).unwrap()
-}
 
 #[test]
 fn frame_indices_equal_the_reference() {
@@ -63,43 +53,6 @@ fn onevision_frames_equal_the_reference() {
         };
         check(sampling, &case, "frames_upbound");
     }
-}
-
-struct Stored {
-    shape: Vec<usize>,
-    values: Vec<f32>,
-}
-
-fn float(tensors: &SafeTensors, name: &str) -> Stored {
-    let view = tensors.tensor(name).unwrap();
-    Stored {
-        shape: view.shape().to_vec(),
-        values: view
-            .data()
-            .chunks_exact(4)
-            .map(|b| f32::from_le_bytes(b.try_into().unwrap()))
-            .collect(),
-    }
-}
-
-/// Frames of a uint8 tensor `[frames, 3, height, width]`, every pixel repeated `zoom` times.
-fn frames(tensors: &SafeTensors, name: &str, zoom: usize) -> Vec<Frame> {
-    let view = tensors.tensor(name).unwrap();
-    let &[_, 3, h, w] = view.shape() else {
-        panic!("{:?}", view.shape());
-    };
-    view.data()
-        .chunks_exact(3 * h * w)
-        .map(|planes| {
-            let (big_h, big_w) = (h * zoom, w * zoom);
-            let mut out = vec![0; 3 * big_h * big_w];
-            for (i, v) in out.iter_mut().enumerate() {
-                let (y, x, c) = (i / (3 * big_w), i / 3 % big_w, i % 3);
-                *v = planes[(c * h + y / zoom) * w + x / zoom];
-            }
-            Frame::from_rgb(big_w, big_h, out).unwrap()
-        })
-        .collect()
 }
 
 /// Largest difference, and the share of values that differ at all, on every `step` [rows,

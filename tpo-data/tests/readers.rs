@@ -1,6 +1,8 @@
 #![recursion_limit = "256"]
 //! Every public format, on a sample of it written here.
 
+#[path = "readers/benchmarks.rs"]
+mod benchmarks;
 #[path = "common/fuzzing.rs"]
 mod fuzzing;
 
@@ -248,6 +250,7 @@ fn refcoco_in_both_layouts() {
         ("data/COCO_1.jpg", "left man")
     );
     assert_eq!(first.media.as_ref().unwrap().size, Some([640, 480]));
+    assert_eq!(first.meta["split"], "train");
     assert_eq!(
         first.annotations[0].target,
         Target::Box(BoxCoords::Pixels([10.0, 20.0, 40.0, 60.0]))
@@ -890,6 +893,13 @@ fn every_format_survives_any_bytes() {
         "{\"v_\": {\"duration\": 3, \"QA\": [{\"q\": \"a\", \"a\": \"<1><2.> <é> <\"}]}}",
         "{\"videos\": [{\"video_uid\": \"a\", \"clips\": [{\"clip_uid\": \"\", \"annotations\": []}]}]}",
         "[{\"QA\": []}, {\"video\": \"a\", \"image\": \"b\", \"QA\": []}]",
+        "{\"v\": {\"metadata\": {\"frame_rate\": -1e300}, \"mc_question\": [{\"id\": 1e9, \"question\": \"\", \"options\": [], \"answer_id\": 99999999999999999999}, {}, 3]}}",
+        "{\"v\": 9223372036854775807}",
+        "[{\"video\": \"\", \"question\": \"\", \"question_type\": \"\", \"candidates\": [\"\"], \"answer\": \"\", \"duration\": -1}]",
+        "[{\"task\": \"\", \"options\": \"\\nA:\\nB\u{e9}:\\n\", \"output\": \"\u{e9}\", \"input_image_path\": [\"./\", \"\"]}, {\"task\": \"\", \"options\": \"\", \"output\": [1], \"input\": {}}]",
+        "{\"question_type\": {\"a\": 0}, \"questions\": [{\"question\": \"<img>\", \"question_id\": {}, \"question_type_id\": 0, \"choice_a\": [], \"choice_b\": 1, \"choice_c\": null, \"choice_d\": \"\", \"answer\": \"\", \"data_id\": {}, \"data_source\": \"cc3m\"}]}",
+        "[{\"question_id\": null, \"file_name\": \"_000000000000_.\u{e9}_9\", \"answer\": [\"\"], \"bbox\": [1e38,3e38,3e38,1e38]}]",
+        "{\"image\": \"\", \"sent\": \"\", \"bbox\": [1e999,0,-1,0], \"width\": 0, \"height\": 4294967295}",
         "{\"images\": [{\"id\": 1, \"file_name\": \"a\"}], \"annotations\": [{\"image_id\": 1, \"bbox\": [1e999,0,0,0]}]}",
     ].iter().map(|s| s.as_bytes().to_vec()).collect();
     let mut state = 9u64;

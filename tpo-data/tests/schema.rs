@@ -2,6 +2,8 @@
 
 #[path = "common/fuzzing.rs"]
 mod fuzzing;
+#[path = "schema/images.rs"]
+mod images;
 
 use std::io::Write;
 

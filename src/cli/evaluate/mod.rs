@@ -64,6 +64,13 @@ enum Format {
     Schema,
     Mevis,
     RefcocoCocoStyle,
+    RefcocoJsonl,
+    RefcocoLmms,
+    Mlvu,
+    PerceptionTest,
+    Mmiu,
+    #[value(name = "seed-bench-2")]
+    SeedBench2,
     ActivitynetCaptions,
     Tacos,
     SaV,
@@ -165,8 +172,10 @@ const FORMATS: &str = r#"Formats (JSON lines: one object per line):
                    JSON of its script; no ground truth file
   video-mme        the JSON of its script: [{"video_id": .., "duration": "short", "questions": [..]}]
 
-With a model, --format also takes schema (this project's own rows), mevis, refcoco-coco-style,
-activitynet-captions, tacos and sa-v.
+With a model, --format also takes schema (this project's own rows), mlvu, perception-test, mmiu,
+seed-bench-2, refcoco-coco-style, refcoco-jsonl, refcoco-lmms, mevis, activitynet-captions, tacos
+and sa-v; `tpo data convert --help` says what their files are. Answers of MLVU's script are scored
+as mvbench with --rule mlvu.
 
 Examples:
   tpo evaluate --preset mini --synthetic 20 --out runs/mini

@@ -63,7 +63,8 @@ pub struct RunArgs {
     /// Read boxes, times and tracks out of the text (paper, Table 11)
     #[arg(long)]
     textual: bool,
-    /// Wording of multiple choice [default: published for mvbench, video-mme and next-gqa, else plain]
+    /// Wording of multiple choice [default: published for mvbench, video-mme and next-gqa, mlvu for mlvu,
+    /// direct for perception-test, mmiu and seed-bench-2, else plain]
     #[arg(long)]
     prompts: Option<PromptProtocol>,
     /// Questions that are answered at once [default: what fits into memory, at most 8]

@@ -49,14 +49,14 @@ struct MvBenchFile {
 
 #[derive(Deserialize)]
 struct MvBenchAnswer {
-    #[serde(default = "all")]
+    #[serde(default = "all", alias = "question_type")]
     task_type: String,
     pred: String,
     gt: String,
 }
 
 /// Reads the JSON MVBench's own script writes: `{"acc_dict": .., "res_list": [{"pred", "gt",
-/// "task_type"}]}`. Answers without a task are counted in the group `all`.
+/// "task_type"}]}`; MLVU's calls the task `question_type`. Answers without a task are counted in the group `all`.
 pub fn read_mvbench(path: impl AsRef<Path>) -> Result<Vec<ChoiceRow>> {
     let file: MvBenchFile = read_json(
         path.as_ref(),

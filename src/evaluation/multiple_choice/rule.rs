@@ -20,6 +20,9 @@ pub enum ChoiceRule {
     /// removed, then the first capital A–D counts. Its list misses two commas, so that "Best
     /// option: C" is read as B; kept. Answers without a letter leave the denominator.
     VideoMme,
+    /// MLVU's rule, as in its script: the capital before the first `)`, or an answer that is nothing
+    /// but the letter. The `(` that a prompt gives does not count.
+    Mlvu,
     /// The option letter at the beginning, after "Best option: (", "Answer:" and the like; anything
     /// else is wrong. For answers that follow the prompt, and stricter than both scripts.
     Letter,
@@ -63,6 +66,16 @@ impl ChoiceRule {
                 }
                 text.chars().find(|c| ('A'..='D').contains(c))
             }
+            Self::Mlvu => {
+                let letter = match answer.split_once(')') {
+                    Some((before, _)) => before.chars().next_back(),
+                    None => {
+                        let mut said = answer.trim().trim_start_matches('(').chars();
+                        said.next().filter(|_| said.next().is_none())
+                    }
+                };
+                letter.filter(char::is_ascii_uppercase)
+            }
             Self::Letter => LETTER
                 .captures(answer)?
                 .get(1)?
@@ -86,7 +99,7 @@ impl ChoiceRule {
                 let letter = self.letter(answer);
                 letter.is_some_and(|l| truth.trim() == l.to_string())
             }
-            Self::Letter => {
+            Self::Mlvu | Self::Letter => {
                 let letter = self.letter(answer);
                 letter.is_some() && letter == self.letter(truth)
             }
@@ -140,6 +153,18 @@ mod tests {
         assert_eq!(letter("the option c"), None);
         assert!(ChoiceRule::VideoMme.is_correct("C. Berries", "C"));
         assert!(!ChoiceRule::VideoMme.is_correct("", "C"));
+    }
+
+    #[test]
+    fn mlvu_as_its_script() {
+        let right = |a, t| ChoiceRule::Mlvu.is_correct(a, t);
+        for answer in ["B) Ran.", "(B) Ran.", "B", " (B", "It is (B)", "B) or (A)"] {
+            assert!(right(answer, "(B) Ran."), "{answer}");
+        }
+        for answer in ["", "(", ")", "b)", "B. Ran", "Ran.", "B )", "A) or B)"] {
+            assert!(!right(answer, "(B) Ran."), "{answer}");
+        }
+        assert_eq!(ChoiceRule::Mlvu.letter("b) x"), None);
     }
 
     #[test]

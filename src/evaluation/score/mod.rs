@@ -67,6 +67,7 @@ impl Rules {
         match self.0 {
             Some(Format::MvBench | Format::NextGqa) => ChoiceRule::MvBench,
             Some(Format::VideoMme) => ChoiceRule::VideoMme,
+            Some(Format::Mlvu) => ChoiceRule::Mlvu,
             _ => ChoiceRule::Letter,
         }
     }
@@ -76,6 +77,7 @@ impl Rules {
             ItemKind::MultipleChoice => match self.choice() {
                 ChoiceRule::MvBench => "multiple choice, MVBench check_ans".into(),
                 ChoiceRule::VideoMme => "multiple choice, Video-MME eval_your_results".into(),
+                ChoiceRule::Mlvu => "multiple choice, MLVU check_ans".into(),
                 ChoiceRule::Letter => "multiple choice, leading option letter".into(),
             },
             ItemKind::Text => {

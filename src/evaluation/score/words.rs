@@ -6,7 +6,7 @@ use tpo_data::readers::Format;
 use super::super::answer::normalise_text;
 use super::super::item::Expected;
 use super::super::multiple_choice::ChoiceTally;
-use super::super::submission::{Answered, Folder};
+use super::super::submission::{Answered, Folder, sample_id};
 use super::{GroupScores, Rules, Score, Scored, grouped, percent};
 use crate::error::Result;
 
@@ -53,6 +53,7 @@ pub(super) fn choices(
         let rows: Vec<Value> = all.iter().map(row).collect();
         folder.lines("multiple_choice.jsonl", &rows)?;
     }
+    for_servers(all, rules, folder)?;
     let scores = tally.scores();
     let several = scores.groups.len() > 1;
     let mut list = vec![Score::new("accuracy", scores.overall)];
@@ -72,6 +73,59 @@ pub(super) fn choices(
         })
         .collect();
     Ok((list, groups))
+}
+
+/// What the servers of benchmarks take that keep answers to themselves, or rank results.
+fn for_servers(all: &[Answered<'_>], rules: &Rules, folder: &Folder<'_>) -> Result<()> {
+    let letter = |a: &Answered<'_>| rules.choice().letter(a.words());
+    match rules.0 {
+        Some(Format::PerceptionTest) => {
+            let text = perception_test(all, letter).to_string();
+            folder.write("perception_test.json", text.as_bytes())?;
+        }
+        Some(Format::Mlvu) => {
+            let rows = all.iter().map(|a| {
+                let option = letter(a).map(String::from).unwrap_or_default();
+                json!({"question_id": a.item.id, "question_type": a.item.group, "option": option})
+            });
+            let text = rows.collect::<Value>().to_string();
+            folder.write("mlvu.json", text.as_bytes())?;
+        }
+        Some(Format::SeedBench2) => {
+            let rows = all.iter().map(|a| {
+                let prediction = letter(a).map(String::from).unwrap_or_default();
+                json!({"question_id": a.item.id, "prediction": prediction})
+            });
+            folder.lines("seed_bench_2.jsonl", &rows.collect::<Vec<_>>())?;
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+/// Perception Test's answers, `{VIDEO: [{"id", "answer_id", "answer"}]}`; -1 where none can be read. The id
+/// of a question is `VIDEO:ID`.
+fn perception_test(all: &[Answered<'_>], letter: impl Fn(&Answered<'_>) -> Option<char>) -> Value {
+    let mut videos = serde_json::Map::new();
+    for a in all {
+        let Expected::MultipleChoice { options, .. } = &a.item.expected else {
+            continue;
+        };
+        let (video, id) = a.item.id.rsplit_once(':').unwrap_or(("", &a.item.id));
+        let place = letter(a).and_then(|l| ('A'..='Z').position(|other| other == l));
+        let answer = place.and_then(|place| options.get(place));
+        let place = place.filter(|_| answer.is_some());
+        let row = json!({
+            "id": sample_id(id),
+            "answer_id": place.map_or(-1, |place| place as i64),
+            "answer": answer.map_or("", String::as_str),
+        });
+        let rows = videos.entry(video).or_insert_with(|| json!([]));
+        if let Value::Array(rows) = rows {
+            rows.push(row);
+        }
+    }
+    videos.into()
 }
 
 /// The result file of Video-MME: its videos with their questions.

@@ -178,8 +178,8 @@ impl Packing {
     /// is the whole picture in one tile and the tiles of its canvas.
     ///
     /// # Errors
-    /// [`CoreError::Visual`] for no pictures, for an image of several whose canvas has another number, and
-    /// as [`Tiling::canvas`].
+    /// [`CoreError::Visual`] for no pictures, for an image of several whose canvas has another number or of
+    /// which nothing is left, and as [`Tiling::canvas`].
     pub fn layout(&self, visual: &VisualShape) -> Result<Layout> {
         let (width, height) = visual.size;
         let tile = self.side.saturating_mul(self.side);
@@ -233,14 +233,16 @@ impl Packing {
                         newline: false,
                     });
                 }
-                Ok(Layout::Tiles {
-                    base: if self.merge == Merge::SpatialUnpadNobase {
-                        0
-                    } else {
-                        tile
-                    },
-                    grid: self.grid(visual.size, canvas, unpads),
-                })
+                let base = match self.merge {
+                    Merge::SpatialUnpadNobase => 0,
+                    _ => tile,
+                };
+                let grid = self.grid(visual.size, canvas, unpads);
+                let layout = Layout::Tiles { base, grid };
+                if layout.rows() == 0 {
+                    return refuse("it is so thin that no row is left of it; give it whole".into());
+                }
+                Ok(layout)
             }
         }
     }

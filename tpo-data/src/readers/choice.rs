@@ -1,4 +1,4 @@
-//! Multiple-choice benchmarks.
+//! Multiple-choice benchmarks about videos.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -6,17 +6,27 @@ use std::path::Path;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{At, ConvertOptions, Samples, asked, map, records, samples, table};
+use super::{
+    At, ConvertOptions, Samples, asked, map, members, of_split, parts, records, samples, table,
+    text_of,
+};
 use crate::schema::{Annotation, Media, Sample, Target, Turn};
 use crate::{ClipRange, DataError};
 
-fn choice(question: &str, options: Vec<String>, correct: Option<usize>) -> Turn {
+pub(super) fn choice(question: &str, options: Vec<String>, correct: Option<usize>) -> Turn {
     Turn {
         question: question.trim().into(),
         options,
         correct,
         ..Turn::default()
     }
+}
+
+/// The option that `answer` names by its letter, which may have a text after it.
+pub(super) fn option_of(answer: &str, options: usize) -> Option<usize> {
+    let letter = answer.trim().bytes().next()?.to_ascii_uppercase();
+    let at = usize::from(letter).checked_sub(usize::from(b'A'))?;
+    (at < options).then_some(at)
 }
 
 #[derive(Deserialize)]
@@ -150,10 +160,7 @@ pub(super) fn video_mme(path: &Path, options: &ConvertOptions) -> Result<Samples
         let video = Media::video(options.video(&name));
         let mut out = Vec::new();
         for (i, q) in row.questions.into_iter().enumerate() {
-            let letter = q.answer.trim().bytes().next();
-            let correct = letter
-                .map(|b| b.to_ascii_uppercase().wrapping_sub(b'A') as usize)
-                .filter(|n| *n < q.options.len());
+            let correct = option_of(&q.answer, q.options.len());
             if correct.is_none() {
                 let options = q.options.len();
                 return Err(at.bad(format!("answer `{}` of {options} options", q.answer)));
@@ -182,4 +189,127 @@ fn without_letter(option: &str) -> String {
         (Some(c), Some('.' | ')')) if c.is_ascii_uppercase() => chars.as_str().trim().into(),
         _ => text.into(),
     }
+}
+
+#[derive(Deserialize)]
+struct MlvuRow {
+    video: String,
+    duration: Option<f64>,
+    question: String,
+    #[serde(default)]
+    candidates: Vec<String>,
+    answer: Option<String>,
+    question_type: String,
+    question_id: Option<String>,
+}
+
+/// MLVU: one file per task, `1_plotQA.json` to `7_topic_reasoning.json`; the answer is the text of a
+/// candidate, of equal ones the last, as its script has it. The questions of the test set
+/// (`test_question.json`) have a `question_id` and may lack the answer. The open questions
+/// of `8_sub_scene.json` and `9_summary.json` are not multiple choice.
+pub(super) fn mlvu(path: &Path, options: &ConvertOptions) -> Result<Samples, DataError> {
+    let each = |options: &ConvertOptions, at: At, row: MlvuRow| {
+        let kind = row.question_type;
+        if row.candidates.is_empty() {
+            let why = format!(
+                "no `candidates`: a question of `{kind}` is open, and judged by a language model"
+            );
+            return Err(at.bad(why));
+        }
+        let correct = match &row.answer {
+            Some(answer) => {
+                let place = row.candidates.iter().rposition(|c| c == answer);
+                let missing = || format!("answer `{answer}` is none of the candidates");
+                Some(place.ok_or_else(|| at.bad(missing()))?)
+            }
+            None => None,
+        };
+        let id = row.question_id;
+        let id = id.unwrap_or_else(|| format!("{kind}:{}", at.number));
+        let mut media = Media::video(options.video(&row.video));
+        media.duration = row.duration;
+        let turn = choice(&row.question, row.candidates, correct);
+        let mut sample = asked(id, Some(media), vec![turn]);
+        sample.meta.insert("task_type".into(), kind.into());
+        Ok([sample])
+    };
+    Ok(samples(records(path)?, options, each))
+}
+
+#[derive(Deserialize)]
+struct PerceptionVideo {
+    metadata: PerceptionMetadata,
+    #[serde(default)]
+    mc_question: Vec<Value>,
+}
+
+#[derive(Deserialize)]
+struct PerceptionMetadata {
+    split: Option<String>,
+    frame_rate: Option<f64>,
+}
+
+#[derive(Deserialize)]
+struct PerceptionQuestion {
+    id: Value,
+    question: String,
+    options: Vec<String>,
+    answer_id: Option<usize>,
+    area: Option<String>,
+    reasoning: Option<String>,
+    #[serde(default)]
+    tag: Vec<String>,
+}
+
+/// Perception Test: `mc_question_valid.json` and its siblings, an object of videos with their
+/// questions; those of the test split have no answer. The second file is the benchmark's own
+/// `cut_frame_mapping_valid.json`, `{video: frame}`: a video is seen up to this frame, which
+/// would give an answer away; 0 or less cuts nothing.
+pub(super) fn perception_test(path: &Path, options: &ConvertOptions) -> Result<Samples, DataError> {
+    let cuts: HashMap<String, i64> = match options.second.as_deref() {
+        Some(second) => map(second)?,
+        None => HashMap::new(),
+    };
+    let videos = of_split(members(path, &[])?, options, |v: &PerceptionVideo| {
+        v.metadata.split.as_deref()
+    });
+    let each = move |options: &ConvertOptions, at: At, video: PerceptionVideo| {
+        let media = || -> Result<Media, DataError> {
+            let mut media = Media::video(options.video(&at.key));
+            let cut = cuts.get(&at.key).filter(|frame| **frame > 0);
+            if let Some(frame) = cut {
+                let rate = video.metadata.frame_rate.filter(|r| *r > 0.0);
+                let rate = rate.ok_or_else(|| {
+                    at.bad(format!(
+                        "cut at frame {frame}, and no positive `frame_rate`"
+                    ))
+                })?;
+                let (start, end) = (0.0, *frame as f64 / rate);
+                media.range = Some(ClipRange { start, end });
+            }
+            Ok(media)
+        };
+        let question = |(i, q): (usize, &Value)| {
+            let wrong = |why: String| at.bad(format!("mc_question[{i}]: {why}"));
+            let q = PerceptionQuestion::deserialize(q).map_err(|e| wrong(e.to_string()))?;
+            let count = q.options.len();
+            if let Some(answer) = q.answer_id.filter(|a| *a >= count) {
+                return Err(wrong(format!("answer {answer} of {count} options")));
+            }
+            let id = format!("{}:{}", at.key, text_of(q.id));
+            let turn = choice(&q.question, q.options, q.answer_id);
+            let mut sample = asked(id, Some(media()?), vec![turn]);
+            for (key, value) in [("task_type", q.area), ("reasoning", q.reasoning)] {
+                if let Some(value) = value {
+                    sample.meta.insert(key.into(), value.into());
+                }
+            }
+            if !q.tag.is_empty() {
+                sample.meta.insert("tag".into(), json!(q.tag));
+            }
+            Ok(sample)
+        };
+        video.mc_question.iter().enumerate().map(question).collect()
+    };
+    Ok(parts(videos, options, each))
 }

@@ -7,8 +7,8 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    ConvertOptions, Samples, as_v2, choice, conversation, own, spatial, temporal, tracking,
-    video_masks,
+    ConvertOptions, Samples, as_v2, choice, conversation, image_choice, own, spatial, temporal,
+    tracking, video_masks,
 };
 use crate::DataError;
 
@@ -87,6 +87,8 @@ formats! {
     HiRest "hirest" temporal::hirest [Extension] => "HiREST JSON: {prompt: {video: {relevant, clip, v_duration, bounds, steps}}}.",
     RefCoco "refcoco" spatial::refcoco [Second, Split] => "RefCOCO, RefCOCO+ or RefCOCOg refs as JSON, with --second-file COCO's instances.json.",
     MdetrRefCoco "refcoco-coco-style" spatial::coco_style [] => "RefCOCO family in one COCO-style file: images with caption, annotations with bbox.",
+    RefCocoLines "refcoco-jsonl" spatial::refcoco_lines [] => "RefCOCO family in the JSONL of Qwen-VL's and InternVL's evaluations, one expression a line: image, sent, bbox as corners, width, height.",
+    RefCocoObjects "refcoco-lmms" spatial::refcoco_objects [] => "RefCOCO family as lmms-lab/RefCOCO has it, a split as JSON or JSONL: question_id, file_name, answer of expressions, bbox.",
     VisualGenome "visual-genome" spatial::visual_genome [] => "Visual Genome region_descriptions.json.",
     AsV2 "as-v2" as_v2::as_v2 [Second, Extension] => "All-Seeing V2 conversation JSON array with <ref>phrase</ref><box>[[x1, y1, x2, y2]]</box>; other files than *_wo_square_pad.json need --second-file COCO's instances.json for the sizes of the images.",
     SaV "sa-v" video_masks::sa_v [Split, Extension] => "A SA-V annotation file, or a folder of them (`*_manual.json`, `*_auto.json`).",
@@ -100,6 +102,10 @@ formats! {
     MvBench "mvbench" choice::mvbench [FrameRate, Extension] => "MVBench task JSON array: video, question, candidates, answer, start, end.",
     NextGqa "next-gqa" choice::next_gqa [Second, Extension] => "NExT-GQA csv of questions a0 to a4, with --second-file gsub_*.json of the time spans.",
     VideoMme "video-mme" choice::video_mme [Extension] => "Video-MME JSON array, by video or by question, or the same as JSONL.",
+    Mlvu "mlvu" choice::mlvu [Extension] => "MLVU task JSON array, 1_plotQA.json to 7_topic_reasoning.json: video, duration, question, candidates, answer, question_type; or test_question.json.",
+    PerceptionTest "perception-test" choice::perception_test [Second, Split, Extension] => "Perception Test mc_question_*.json: {video: {metadata, mc_question of id, question, options, answer_id, area}}; with --second-file cut_frame_mapping_*.json videos end where they are cut.",
+    Mmiu "mmiu" image_choice::mmiu [] => "MMIU, all.parquet as JSON or JSONL: task, question, context, options, input_image_path, output.",
+    SeedBench2 "seed-bench-2" image_choice::seed_bench_2 [Split] => "SEED-Bench_v2_level1_2_3.json without level L3; a --split is a data_type: Single Image, Multiple Images, Video, Interleaved Image.",
 }
 
 impl Format {

@@ -13,6 +13,7 @@ mod as_v2;
 mod choice;
 mod conversation;
 mod format;
+mod image_choice;
 mod json_items;
 mod own;
 mod spatial;

@@ -4,8 +4,11 @@ use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
 use serde::Deserialize;
+use serde_json::Value;
 
-use super::{At, ConvertOptions, Format, Samples, annotated, members, of_split, records, samples};
+use super::{
+    At, ConvertOptions, Format, Samples, annotated, members, of_split, records, samples, text_of,
+};
 use crate::DataError;
 use crate::schema::{Annotation, BoxCoords, Media, Sample, Target};
 
@@ -97,7 +100,11 @@ pub(super) fn refcoco(path: &Path, options: &ConvertOptions) -> Result<Samples, 
         Ok(sentences
             .map(|(i, s)| {
                 let id = format!("ref {ref_id}:{i}");
-                phrase(options, id, file, size, &s.sent, xywh(*area))
+                let mut sample = phrase(options, id, file, size, &s.sent, xywh(*area));
+                if let Some(split) = &r.split {
+                    sample.meta.insert("split".into(), split.as_str().into());
+                }
+                sample
             })
             .collect::<Vec<_>>())
     };
@@ -134,6 +141,67 @@ pub(super) fn coco_style(path: &Path, options: &ConvertOptions) -> Result<Sample
         Ok([phrase(options, id, file, size, query, xywh(b.bbox))])
     };
     Ok(samples(members(path, &["annotations"])?, options, each))
+}
+
+#[derive(Deserialize)]
+struct RefLine {
+    image: String,
+    sent: String,
+    bbox: [f32; 4],
+    width: Option<u32>,
+    height: Option<u32>,
+}
+
+/// The RefCOCO family as one expression a line, the files of Qwen-VL's evaluation, which InternVL's reads
+/// too (`refcoco_testA.jsonl`): `image`, `sent`, `bbox` as corners in pixels, `width`, `height`. One
+/// file is one split.
+pub(super) fn refcoco_lines(path: &Path, options: &ConvertOptions) -> Result<Samples, DataError> {
+    let each = |options: &ConvertOptions, at: At, row: RefLine| {
+        let id = format!("expression {}", at.number);
+        let size = row.width.zip(row.height).map(|(w, h)| [w, h]);
+        let area = BoxCoords::Pixels(row.bbox);
+        Ok([phrase(options, id, &row.image, size, &row.sent, area)])
+    };
+    Ok(samples(records(path)?, options, each))
+}
+
+#[derive(Deserialize)]
+struct RefObject {
+    question_id: Value,
+    file_name: String,
+    answer: Vec<String>,
+    bbox: [f32; 4],
+}
+
+/// The RefCOCO family as `lmms-lab/RefCOCO`, `RefCOCOplus` and `RefCOCOg` have it on Hugging Face, a
+/// split written as JSON or JSONL without its pictures: one object a row with all its expressions in
+/// `answer`, each of which becomes a row, `bbox` as `[x, y, width, height]` in pixels.
+/// Pictures are those of COCO: `COCO_train2014_000000581857_16.jpg` is an object of
+/// `COCO_train2014_000000581857.jpg`.
+pub(super) fn refcoco_objects(path: &Path, options: &ConvertOptions) -> Result<Samples, DataError> {
+    let each = |options: &ConvertOptions, _: At, row: RefObject| {
+        let name = text_of(row.question_id);
+        let file = coco_picture(&row.file_name);
+        let expressions = row.answer.iter().enumerate().map(|(i, text)| {
+            let id = format!("{name}:{i}");
+            phrase(options, id, &file, None, text, xywh(row.bbox))
+        });
+        Ok(expressions.collect::<Vec<_>>())
+    };
+    Ok(samples(records(path)?, options, each))
+}
+
+/// The picture an object of COCO is in, without the object's number after that of the picture.
+fn coco_picture(file: &str) -> String {
+    let without_object = || {
+        let (stem, extension) = file.rsplit_once('.')?;
+        let (picture, object) = stem.rsplit_once('_')?;
+        let (_, number) = picture.rsplit_once('_')?;
+        let digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+        (number.len() == 12 && digits(number) && digits(object))
+            .then(|| format!("{picture}.{extension}"))
+    };
+    without_object().unwrap_or_else(|| file.into())
 }
 
 #[derive(Deserialize)]

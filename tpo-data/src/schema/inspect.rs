@@ -65,7 +65,7 @@ pub struct Summary {
     pub rows: u64,
     /// Rows with a problem.
     pub bad_rows: u64,
-    /// Rows by kind of media: `video`, `image`, `frames`, `text`.
+    /// Rows by kind of media: `video`, `image`, `images`, `frames`, `text`.
     pub media: BTreeMap<&'static str, u64>,
     /// Annotations by task.
     pub tasks: BTreeMap<String, u64>,
@@ -87,11 +87,12 @@ impl Summary {
         for a in &sample.annotations {
             *self.tasks.entry(a.task.clone()).or_default() += 1;
         }
-        let kind = match sample.media.as_ref().map(|m| m.kind) {
+        let kind = match sample.media.as_ref().map(|m| (m.kind, m.more.len())) {
             None => "text",
-            Some(MediaKind::Video) => "video",
-            Some(MediaKind::Image) => "image",
-            Some(MediaKind::Frames { .. }) => "frames",
+            Some((MediaKind::Video, _)) => "video",
+            Some((MediaKind::Image, 0)) => "image",
+            Some((MediaKind::Image, _)) => "images",
+            Some((MediaKind::Frames { .. }, _)) => "frames",
         };
         *self.media.entry(kind).or_default() += 1;
         if let (Some(media), Some(info)) = (&sample.media, file) {

@@ -20,6 +20,9 @@ const BOX_SLACK_PIXELS: f32 = 1.0;
 /// Most pixels of one mask.
 const MAX_MASK_PIXELS: u64 = 1 << 26;
 
+/// Most images of a row.
+const MAX_IMAGES: usize = 256;
+
 /// Something wrong with a row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
@@ -174,6 +177,11 @@ fn check_media_fields(media: &Media, mut out: Report<'_>) {
     let mut paths = std::iter::once(&media.path).chain(&media.more);
     if paths.any(|path| path.trim().is_empty() || path.contains('\0')) {
         out.add("a path is empty or holds a zero byte");
+    }
+    let images = media.more.len().saturating_add(1);
+    if images > MAX_IMAGES {
+        let what = format!("{images} images; a row shows at most {MAX_IMAGES}");
+        out.field("images").add(what);
     }
     if let MediaKind::Frames { fps } = media.kind
         && !(fps.is_finite() && fps > 0.0 && fps <= 1000.0)

@@ -1,6 +1,8 @@
 //! From decoded frames to the tensors the networks expect.
 
 mod resize;
+mod tiles;
+mod whole;
 
 use burn::tensor::{Device, Tensor, TensorData};
 use rayon::prelude::*;
@@ -8,12 +10,16 @@ use serde::{Deserialize, Serialize};
 
 use crate::{DataError, Frame};
 use resize::{Axis, Resampler};
+use whole::{WholeAxis, WholeResampler};
 
 /// Mean per channel (R, G, B) on the 0-1 scale that ImageNet models subtract
 /// (reference implementation, all branches).
 pub const IMAGENET_MEAN: [f32; 3] = [0.485, 0.456, 0.406];
 /// Standard deviation per channel (R, G, B) on the 0-1 scale, with [`IMAGENET_MEAN`].
 pub const IMAGENET_STD: [f32; 3] = [0.229, 0.224, 0.225];
+
+/// Mean and standard deviation per channel on the 0-1 scale of SigLIP (its published preprocessor).
+pub const SIGLIP_MEAN_STD: [f32; 3] = [0.5; 3];
 
 /// Largest side a transform may produce, in pixels.
 const MAX_SIDE: usize = 16_384;
@@ -22,8 +28,12 @@ const MAX_SIDE: usize = 16_384;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Rounding {
-    /// To whole 8-bit values in 0-255, as torchvision does to a resized `uint8` tensor.
+    /// To whole 8-bit values in 0-255 after both passes, as torchvision does to a `uint8` tensor that it
+    /// resizes as float.
     Uint8,
+    /// To whole 8-bit values after each pass, the horizontal one first, with weights of 16 bits: PyTorch's
+    /// own resize of `uint8` tensors, to the bit. With antialiasing only.
+    EachPass,
     /// Not at all, and not clamped: torchvision on a float tensor. Bicubic overshoot stays.
     Float,
 }
@@ -80,6 +90,19 @@ impl ImageTransform {
         }
     }
 
+    /// Input of SigLIP, 384 × 384 (transformers' `LlavaOnevisionProcessor` with the published
+    /// configuration): of the frames of a video, and with [`ImageTransform::tiles`] and
+    /// [`ImageTransform::squares`] of images.
+    pub fn siglip() -> Self {
+        Self {
+            size: Some([384, 384]),
+            antialias: true,
+            rounding: Rounding::EachPass,
+            mean: SIGLIP_MEAN_STD,
+            std: SIGLIP_MEAN_STD,
+        }
+    }
+
     /// The same transform with another output `[height, width]`.
     pub fn with_size(mut self, size: [usize; 2]) -> Self {
         self.size = Some(size);
@@ -100,8 +123,8 @@ impl ImageTransform {
     /// Checks the configuration.
     ///
     /// # Errors
-    /// [`DataError::InvalidTransform`] for a side of 0 or above 16384 pixels, or a standard
-    /// deviation or mean that cannot be used.
+    /// [`DataError::InvalidTransform`] for a side of 0 or above 16384 pixels, a standard
+    /// deviation or mean that cannot be used, or [`Rounding::EachPass`] without antialiasing.
     pub fn validate(&self) -> Result<(), DataError> {
         let bad_size = self
             .size
@@ -113,6 +136,11 @@ impl ImageTransform {
                 "size {:?} must be 1 to {MAX_SIDE} per side, std {:?} positive, mean {:?} finite",
                 self.size, self.std, self.mean
             )));
+        }
+        if self.rounding == Rounding::EachPass && !self.antialias {
+            return Err(DataError::transform(
+                "rounding after each pass is defined with antialiasing only; set antialias, or round otherwise",
+            ));
         }
         Ok(())
     }
@@ -160,22 +188,27 @@ impl ImageTransform {
             let reason = format!("input of {width}x{height} pixels");
             return Err(DataError::transform(reason));
         }
-        let [out_h, out_w] = self.output_size(height, width);
-        // y = (x / 255 - mean) / std, folded into one multiplication and one addition.
-        let scale = self.std.map(|s| 1.0 / (255.0 * s));
-        let offset = std::array::from_fn(|c| -self.mean[c] / self.std[c]);
-        Ok(TransformPlan {
-            input: [height, width],
-            output: [out_h, out_w],
-            resampler: ((out_h, out_w) != (height, width)).then(|| Resampler {
+        let output = self.output_size(height, width);
+        let [out_h, out_w] = output;
+        let resize = if output == [height, width] {
+            Resize::None
+        } else if self.rounding == Rounding::EachPass {
+            Resize::Whole(WholeResampler {
+                rows: WholeAxis::new(height, 0..height, out_h),
+                columns: WholeAxis::new(width, 0..width, out_w),
+                fill: [0; 3],
+            })
+        } else {
+            Resize::Float(Resampler {
                 rows: Axis::new(height, out_h, self.antialias),
                 columns: Axis::new(width, out_w, self.antialias),
-            }),
-            finish: Finish {
-                round: self.rounding == Rounding::Uint8,
-                scale,
-                offset,
-            },
+            })
+        };
+        Ok(TransformPlan {
+            input: [height, width],
+            output,
+            resize,
+            finish: Finish::new(self),
         })
     }
 }
@@ -185,35 +218,70 @@ impl ImageTransform {
 pub struct TransformPlan {
     input: [usize; 2],
     output: [usize; 2],
-    /// `None` when the size stays the same.
-    resampler: Option<Resampler>,
+    resize: Resize,
     finish: Finish,
 }
 
-/// What happens to a resized value: rounding, then an affine map per channel.
+/// How the size changes.
+#[derive(Debug, Clone)]
+enum Resize {
+    /// Not at all.
+    None,
+    Float(Resampler),
+    Whole(WholeResampler),
+}
+
+/// What happens to a resized value: rounding, then (v / 255 - mean) / std.
 #[derive(Debug, Clone, Copy)]
 struct Finish {
-    round: bool,
+    rounding: Rounding,
+    /// A factor; with [`Rounding::EachPass`] a divisor.
     scale: [f32; 3],
+    /// Added after the factor; with [`Rounding::EachPass`] subtracted before the division.
     offset: [f32; 3],
 }
 
 impl Finish {
+    fn new(transform: &ImageTransform) -> Self {
+        let ImageTransform { mean, std, .. } = transform;
+        let (scale, offset) = match transform.rounding {
+            Rounding::Uint8 | Rounding::Float => (
+                std.map(|s| 1.0 / (255.0 * s)),
+                std::array::from_fn(|c| -mean[c] / std[c]),
+            ),
+            // In these two steps, as transformers does: the values are equal to the bit.
+            Rounding::EachPass => (std.map(|s| 255.0 * s), mean.map(|m| 255.0 * m)),
+        };
+        Self {
+            rounding: transform.rounding,
+            scale,
+            offset,
+        }
+    }
+
     /// Maps a row of one channel, in place.
     #[inline(always)]
     fn apply(&self, channel: usize, row: &mut [f32]) {
         let (scale, offset) = (self.scale[channel], self.offset[channel]);
-        if self.round {
-            // Adding and subtracting 1.5 * 2^23 rounds half to even, as torch.round does,
-            // for any |v| < 2^22, and vectorises on every target; 0 <= v <= 255 here.
-            const MAGIC: f32 = 12_582_912.0;
-            for v in row {
-                let rounded = (v.clamp(0.0, 255.0) + MAGIC) - MAGIC;
-                *v = rounded * scale + offset;
+        match self.rounding {
+            Rounding::Uint8 => {
+                // Adding and subtracting 1.5 * 2^23 rounds half to even, as torch.round does,
+                // for any |v| < 2^22, and vectorises on every target; 0 <= v <= 255 here.
+                const MAGIC: f32 = 12_582_912.0;
+                for v in row {
+                    let rounded = (v.clamp(0.0, 255.0) + MAGIC) - MAGIC;
+                    *v = rounded * scale + offset;
+                }
             }
-        } else {
-            for v in row {
-                *v = *v * scale + offset;
+            Rounding::Float => {
+                for v in row {
+                    *v = *v * scale + offset;
+                }
+            }
+            Rounding::EachPass => {
+                for v in row {
+                    *v = (*v - offset) / scale;
+                }
             }
         }
     }
@@ -241,16 +309,37 @@ impl TransformPlan {
             )));
         }
         let finish = self.finish;
-        if let Some(resampler) = &self.resampler {
-            resampler.run(frame.rgb(), out, |channel, row| finish.apply(channel, row));
-        } else {
-            for (channel, plane) in out.chunks_exact_mut(h * w).enumerate() {
-                for (v, pixel) in plane.iter_mut().zip(frame.rgb().chunks_exact(3)) {
-                    *v = f32::from(pixel[channel]);
+        match &self.resize {
+            Resize::Float(resampler) => {
+                resampler.run(frame.rgb(), out, |channel, row| finish.apply(channel, row));
+            }
+            Resize::Whole(resampler) => finish_lines(resampler, frame, finish, out),
+            Resize::None => {
+                for (channel, plane) in out.chunks_exact_mut(h * w).enumerate() {
+                    for (v, pixel) in plane.iter_mut().zip(frame.rgb().chunks_exact(3)) {
+                        *v = f32::from(pixel[channel]);
+                    }
+                    finish.apply(channel, plane);
                 }
-                finish.apply(channel, plane);
             }
         }
         Ok(())
+    }
+}
+
+/// Resizes `frame` into `out` `[3, height, width]`.
+fn finish_lines(resampler: &WholeResampler, frame: &Frame, finish: Finish, out: &mut [f32]) {
+    let mut whole = vec![0u8; out.len()];
+    resampler.run(frame.rgb(), &mut whole);
+    let width = resampler.columns.output();
+    let plane = out.len() / 3;
+    for (channel, plane) in out.chunks_exact_mut(plane).enumerate() {
+        let lines = whole.chunks_exact(width).skip(channel).step_by(3);
+        for (row, line) in plane.chunks_exact_mut(width).zip(lines) {
+            for (v, byte) in row.iter_mut().zip(line) {
+                *v = f32::from(*byte);
+            }
+            finish.apply(channel, row);
+        }
     }
 }

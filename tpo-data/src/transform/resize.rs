@@ -76,7 +76,7 @@ fn cubic(x: f64, a: f64) -> f64 {
 }
 
 /// Pillow's kernel: a = -0.5, support stretched by the scale when shrinking, normalised.
-fn antialiased(i: usize, scale: f64, input: usize) -> (usize, Vec<f64>) {
+pub(super) fn antialiased(i: usize, scale: f64, input: usize) -> (usize, Vec<f64>) {
     let stretch = scale.max(1.0);
     let support = 2.0 * stretch;
     let centre = scale * (i as f64 + 0.5);

@@ -79,7 +79,8 @@ fn next(source: &Source, frames: &mut GifFrames) -> Result<Option<(f64, Frame)>,
             let delay = if delay > 0.0 { delay } else { DEFAULT_DELAY };
             let buffer = frame.into_buffer();
             let (width, height) = buffer.dimensions();
-            let rgb = flatten(&buffer);
+            // Black, as libav* shows an animation.
+            let rgb = flatten(&buffer, 0);
             Ok(Some((
                 delay,
                 Frame::from_rgb(width as usize, height as usize, rgb)?,

@@ -1,6 +1,8 @@
 //! Helpers shared by the integration tests.
 #![allow(dead_code)]
 
+pub mod stored;
+
 use std::path::PathBuf;
 
 use tpo_data::{Frame, MediaLimits, VideoReader, open_video_bytes};

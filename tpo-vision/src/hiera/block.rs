@@ -8,9 +8,9 @@ use tpo_core::ops::{self, WindowAttention};
 use super::config::{BlockShape, HieraConfig};
 use crate::drop_path::{DropPath, DropPathConfig};
 
-/// Pixels of a batch that go through a block at once, without gradients: at the finest stage of a large image
-/// its hidden layer and its queries, keys and values take most of the memory.
-const PIXELS: usize = 4096;
+/// Pixels of a batch that go through a block's windows or its MLP at once, without gradients: the hidden layer and
+/// the queries, keys and values of a whole large image take most of the memory.
+const PIXELS: usize = 2048;
 
 /// Multi-head attention within windows, with pooled queries where a stage begins.
 #[derive(Module, Debug)]
@@ -121,8 +121,7 @@ impl HieraBlock {
         match self.attn.options.window {
             // Windows do not look at each other.
             Some(window) => {
-                let [batch, _, width, _] = x.dims();
-                let rows = PIXELS / (batch * width).max(1);
+                let rows = rows_of_a_part(&x);
                 in_parts(x, 1, rows, window, |x| self.run(x))
             }
             None => self.run(x),
@@ -143,7 +142,16 @@ impl HieraBlock {
             }
         };
         let x = shortcut + self.drop_path.forward(self.attn.forward(normed));
-        let branch = self.mlp.forward(self.norm2.forward(x.clone()));
-        x + self.drop_path.forward(branch)
+        let rows = rows_of_a_part(&x);
+        in_parts(x, 1, rows, 1, |x| {
+            let branch = self.mlp.forward(self.norm2.forward(x.clone()));
+            x + self.drop_path.forward(branch)
+        })
     }
+}
+
+/// Rows of a map `[batch, height, width, dim]` with [`PIXELS`] pixels.
+fn rows_of_a_part(x: &Tensor<4>) -> usize {
+    let [batch, _, width, _] = x.dims();
+    PIXELS / (batch * width).max(1)
 }

@@ -150,6 +150,8 @@ const PANEL: usize = 1 << 19;
 const LONG: usize = 4096;
 const INPUT: usize = 1 << 21;
 const STRETCH: usize = 1024;
+/// Rows arranged at a time, whole tiles: for more, such as the pixels of an image, the weight passes again.
+const MOST_ROWS: usize = 340 * 24;
 /// Tiles at a time where lines come in stretches: their sums stay in the cache.
 const TILES: usize = 48;
 /// Tiles up to which the weight's way from memory counts.
@@ -213,18 +215,22 @@ pub(super) fn apply<W: Source<U>, const U: usize>(
     cpu: impl Cpu,
 ) -> Vec<f32> {
     let (d_in, d_out) = weight.sizes();
-    let tiles = Tiles::new(x, rows, W::ROWS, weight, cpu);
-    let width = task_width(rows, d_in, d_out);
     let mut out = vec![0.0f32; rows * d_out];
-    each_task(&mut out, d_out, width, |first, out| {
-        cpu.run(Task {
-            tiles: &tiles,
-            weight,
-            first,
-            bias: bias.map(|bias| &bias[first..]),
-            out,
+    let parts = x.chunks(MOST_ROWS * d_in.max(1));
+    for (x, out) in parts.zip(out.chunks_mut(MOST_ROWS * d_out)) {
+        let rows = out.len() / d_out;
+        let tiles = Tiles::new(x, rows, W::ROWS, weight, cpu);
+        let width = task_width(rows, d_in, d_out);
+        each_task(out, d_out, width, |first, out| {
+            cpu.run(Task {
+                tiles: &tiles,
+                weight,
+                first,
+                bias: bias.map(|bias| &bias[first..]),
+                out,
+            });
         });
-    });
+    }
     out
 }
 

@@ -132,10 +132,9 @@ impl Connector for OneVisionConnector {
         }
         let projected = self.project(features)?;
         let newline = self.image_newline.val().cast(projected.dtype());
-        let side = self.packing.side;
         let rows = layouts.iter().enumerate().map(|(i, layout)| {
             let tokens = projected.clone().narrow(0, i, 1).squeeze_dim(0);
-            pack::rows(tokens, layout, side, self.packing.pooling, &newline)
+            pack::rows(tokens, layout, &self.packing, &newline)
         });
         Ok(VisualRows {
             rows: Tensor::cat(rows.collect(), 0),

@@ -1,10 +1,11 @@
-//! Rows of visual tokens, on the device. Gradients reach every token that is read, and the newline.
+//! Rows of visual tokens, on the device. Gradients reach every token that is read, and the newline. Shapes
+//! are the caller's to check, as [`OneVisionConnector`](super::OneVisionConnector) does.
 
 use burn::tensor::{FloatDType, Tensor};
-use tpo_core::geometry::{GridLayout, Layout, Pooling, VideoNewline};
+use tpo_core::geometry::{GridLayout, Layout, Packing, Pooling, VideoNewline};
 use tpo_core::ops::{Resize, max_pool_2x2, to_f32};
 
-/// The rows of one visual.
+/// The rows of one visual whose layout is that of `packing`.
 ///
 /// # Shapes
 /// - tokens `[pictures * side * side, d]`, picture after picture, and in each row after row
@@ -13,11 +14,11 @@ use tpo_core::ops::{Resize, max_pool_2x2, to_f32};
 pub fn rows(
     tokens: Tensor<2>,
     layout: &Layout,
-    side: usize,
-    pooling: Pooling,
+    packing: &Packing,
     newline: &Tensor<1>,
 ) -> Tensor<2> {
     let [count, d] = tokens.dims();
+    let side = packing.side;
     match layout {
         Layout::Flat { newline: false, .. } => tokens,
         Layout::Flat { newline: true, .. } => {
@@ -42,7 +43,7 @@ pub fn rows(
             newline: place,
         } => {
             let frames = tokens.reshape([*frames, side, side, d]);
-            let pooled = pool(frames, *pooled, pooling);
+            let pooled = pool(frames, *pooled, packing.pooling);
             video(pooled, *place, newline)
         }
     }

@@ -1,14 +1,14 @@
-//! The files of MVBench: one per task, each with its folder of videos.
+//! The files of MVBench and MLVU: one per task, each with its folder of videos.
 
 use std::path::{Path, PathBuf};
 
-use tpo_data::readers::ConvertOptions;
+use tpo_data::readers::{ConvertOptions, Format};
 
 use crate::error::{Error, Result};
 
-/// Files without their extension, in the benchmark's order, with the folder of their videos below
-/// the media root.
-const TASKS: [(&str, &str); 20] = [
+/// MVBench's files without their extension, in the benchmark's order, with the folder of their videos
+/// below the media root.
+const MVBENCH: [(&str, &str); 20] = [
     ("action_sequence", "star/Charades_v1_480"),
     ("action_prediction", "star/Charades_v1_480"),
     ("action_antonym", "ssv2_video"),
@@ -33,7 +33,23 @@ const TASKS: [(&str, &str); 20] = [
 /// The task whose videos are folders of frames, three of a second.
 const FOLDERS_OF_FRAMES: &str = "episodic_reasoning";
 
-/// What the benchmark calls the task of a file: its words with capitals.
+/// The same of MLVU's multiple choice, whose mean is its M-Avg.
+const MLVU: [(&str, &str); 7] = [
+    ("1_plotQA", "1_plotQA"),
+    ("2_needle", "2_needle"),
+    ("3_ego", "3_ego"),
+    ("4_count", "4_count"),
+    ("5_order", "5_order"),
+    ("6_anomaly_reco", "6_anomaly_reco"),
+    ("7_topic_reasoning", "7_topic_reasoning"),
+];
+
+/// Whether a format is a file for each task of its benchmark.
+pub(super) fn has_tasks(format: Format) -> bool {
+    matches!(format, Format::MvBench | Format::Mlvu)
+}
+
+/// What MVBench calls the task of a file: its words with capitals.
 fn task_name(stem: &str) -> String {
     let stem = stem.replace("fine_grained", "fine-grained");
     let capitalised = stem.split('_').map(|word| {
@@ -65,9 +81,19 @@ impl Task {
     }
 }
 
-/// The task files at `path`: one, or all of a folder in the benchmark's order, others after them.
-/// The benchmark's folders of videos are used where they exist below `media`.
-pub(super) fn tasks(path: &Path, media: &Path) -> Result<Vec<Task>> {
+/// The task files at `path`: one, or all of a folder in the benchmark's order, others after them
+/// (of MLVU none: its other files are open questions). The benchmark's folders of videos are used where
+/// they exist below `media`.
+pub(super) fn tasks(format: Format, path: &Path, media: &Path) -> Result<Vec<Task>> {
+    let known: &[(&str, &'static str)] = match format {
+        Format::Mlvu => &MLVU,
+        _ => &MVBENCH,
+    };
+    let place = |stem: &str| known.iter().position(|t| t.0 == stem);
+    let stem = |file: &Path| {
+        let stem = file.file_stem();
+        stem.map_or_else(String::new, |s| s.to_string_lossy().into_owned())
+    };
     let mut files = vec![path.to_path_buf()];
     if path.is_dir() {
         let failed = |e: std::io::Error| Error::Evaluation {
@@ -77,7 +103,8 @@ pub(super) fn tasks(path: &Path, media: &Path) -> Result<Vec<Task>> {
         files.clear();
         for entry in std::fs::read_dir(path).map_err(failed)? {
             let file = entry.map_err(failed)?.path();
-            if file.extension().is_some_and(|e| e == "json") {
+            let asked = format != Format::Mlvu || place(&stem(&file)).is_some();
+            if asked && file.extension().is_some_and(|e| e == "json") {
                 files.push(file);
             }
         }
@@ -85,18 +112,17 @@ pub(super) fn tasks(path: &Path, media: &Path) -> Result<Vec<Task>> {
         if files.is_empty() {
             return Err(Error::Evaluation {
                 path: path.into(),
-                why: "holds no .json file; give a task file of MVBench or their folder".into(),
+                why: format!(
+                    "holds no .json file of a task; give a task file of {format} or their folder"
+                ),
             });
         }
     }
-    let place = |stem: &str| TASKS.iter().position(|t| t.0 == stem);
     let mut tasks: Vec<Task> = files
         .into_iter()
         .map(|file| {
-            let stem = file
-                .file_stem()
-                .map_or_else(String::new, |s| s.to_string_lossy().into_owned());
-            let known = place(&stem).map(|i| TASKS[i]);
+            let stem = stem(&file);
+            let known = place(&stem).map(|i| known[i]);
             Task {
                 name: known.map_or_else(|| stem.clone(), |t| task_name(t.0)),
                 folder: known.map(|t| t.1).filter(|f| media.join(f).is_dir()),
@@ -106,7 +132,7 @@ pub(super) fn tasks(path: &Path, media: &Path) -> Result<Vec<Task>> {
             }
         })
         .collect();
-    tasks.sort_by_key(|t| place(&t.stem).unwrap_or(TASKS.len()));
+    tasks.sort_by_key(|t| place(&t.stem).unwrap_or(known.len()));
     Ok(tasks)
 }
 
@@ -116,7 +142,7 @@ mod tests {
 
     #[test]
     fn tasks_have_the_names_of_the_benchmark() {
-        let names = TASKS.map(|t| task_name(t.0));
+        let names = MVBENCH.map(|t| task_name(t.0));
         for name in ["Action Sequence", "Fine-grained Pose", "Episodic Reasoning"] {
             assert!(names.iter().any(|n| n == name), "{name}");
         }
