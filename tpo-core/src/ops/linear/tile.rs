@@ -10,12 +10,14 @@ use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::decode::Decode;
-use crate::ops::simd::Cpu;
+use crate::ops::simd::{Cpu, sums_across};
 
 /// Rows of the largest register tile: with four lines 24 of 32 vector registers hold sums.
 pub(super) const ROWS: usize = 6;
 /// Lines of a register tile of one or two rows, for which inputs are not cut into stretches.
 pub(super) const WHOLE: usize = 8;
+/// Sums across lanes taken at a time.
+const SUMS: usize = 16;
 /// Units of the largest block (two vectors of 16 lanes).
 const MAX_BLOCK: usize = 32;
 /// Floats above which the rows are arranged on all threads.
@@ -220,10 +222,15 @@ fn products_of<S: Simd, D: Decode<U>, const U: usize, const L: usize, const R: u
         }
         return;
     }
-    for (i, acc) in acc.into_iter().enumerate() {
-        for (r, acc) in acc.into_iter().enumerate() {
-            out[r][i] = s.reduce_sum_f32s(acc);
+    for (at, out) in out.as_flattened_mut()[..R * L].chunks_mut(SUMS).enumerate() {
+        let mut vectors = [s.splat_f32s(0.0); SUMS];
+        for (n, vector) in vectors.iter_mut().enumerate() {
+            let place = at * SUMS + n;
+            if place < R * L {
+                *vector = acc[place % L][place / L];
+            }
         }
+        out.copy_from_slice(&sums_across(s, vectors)[..out.len()]);
     }
 }
 
