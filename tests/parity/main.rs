@@ -33,7 +33,7 @@ fn every_fixture_passes() {
     .unwrap();
     let report = lines.join("\n");
     assert_eq!((summary.failed, summary.not_built), (0, 0), "\n{report}");
-    assert_eq!(summary.passed, 46, "\n{report}");
+    assert_eq!(summary.passed, 51, "\n{report}");
 }
 
 #[test]

@@ -114,6 +114,7 @@ fn check(fixture: &Fixture, options: &Options, device: &Device) -> Result<Verdic
         "qformer" => vision::qformer(fixture, device)?,
         "mistral_lora" => llm::mistral_lora(fixture, device)?,
         "small_amplitude" => small_amplitude(fixture, device)?,
+        "hf_llava_onevision" => onevision::hugging_face(fixture, device)?,
         _ if name.starts_with("hf_") && fixture.config()["model_type"].is_string() => {
             match fixture.config()["model_type"].as_str() {
                 Some("llama" | "mistral" | "qwen2") => llm::hugging_face(fixture, device)?,
@@ -128,6 +129,10 @@ fn check(fixture: &Fixture, options: &Options, device: &Device) -> Result<Verdic
         "tokenizer" => text::tokenizer(fixture, options.tokenizer.as_deref())?,
         "ov_batch" => onevision::batch(fixture, device)?,
         "ov_original" => onevision::original(fixture, device)?,
+        "ov_generate" => onevision::generate(fixture, device)?,
+        "ov_small_amplitude" => onevision::small_amplitude(fixture, device)?,
+        "ov_tpo_forward" => onevision::forward(fixture, device)?,
+        "ov_tpo_generate" => onevision::routed(fixture, device)?,
         "ov_prompt" => text::onevision_prompt(fixture)?,
         "internvideo2_clip_vision" => internvideo::vision(fixture, device)?,
         "internvideo2_clip_text" => internvideo::text(fixture, device)?,
