@@ -114,6 +114,7 @@ fn check(fixture: &Fixture, options: &Options, device: &Device) -> Result<Verdic
         "qformer" => vision::qformer(fixture, device)?,
         "mistral_lora" => llm::mistral_lora(fixture, device)?,
         "small_amplitude" => small_amplitude(fixture, device)?,
+        "hf_siglip_vision" => onevision::siglip(fixture, device)?,
         "hf_llava_onevision" => onevision::hugging_face(fixture, device)?,
         _ if name.starts_with("hf_") && fixture.config()["model_type"].is_string() => {
             match fixture.config()["model_type"].as_str() {
@@ -129,6 +130,11 @@ fn check(fixture: &Fixture, options: &Options, device: &Device) -> Result<Verdic
         "tokenizer" => text::tokenizer(fixture, options.tokenizer.as_deref())?,
         "ov_batch" => onevision::batch(fixture, device)?,
         "ov_original" => onevision::original(fixture, device)?,
+        "ov_images" => onevision::images(fixture, device)?,
+        "ov_pool" => onevision::pool(fixture, device)?,
+        "ov_geometry" => onevision::geometry(fixture)?,
+        "siglip_preprocess" => onevision::siglip_pixels(fixture)?,
+        "llava_onevision_preprocess" => onevision::preprocess(fixture)?,
         "ov_generate" => onevision::generate(fixture, device)?,
         "ov_small_amplitude" => onevision::small_amplitude(fixture, device)?,
         "ov_tpo_forward" => onevision::forward(fixture, device)?,

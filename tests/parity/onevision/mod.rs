@@ -3,6 +3,7 @@
 mod base;
 mod heads;
 mod original;
+mod parts;
 
 use std::sync::mpsc::channel;
 
@@ -24,6 +25,7 @@ use tpo::{BuiltInHeads, TpoConfig};
 pub use base::{batch, generate, hugging_face, small_amplitude};
 pub use heads::{forward, routed};
 pub use original::original;
+pub use parts::{geometry, images, pool, preprocess, siglip, siglip_pixels};
 
 use super::boxes::mlp;
 use super::check::{Report, floats};
