@@ -373,13 +373,13 @@ fn towers_answer_under_the_names_of_the_temporal_head() {
     );
     let video = extract_video(
         sample_clip(),
-        &*towers.video,
+        &**towers.video.as_ref().unwrap(),
         &ExtractOptions::default(),
         None,
     );
     let found = TemporalFeatures {
         video: Some(video.unwrap().features),
-        text: Some(towers.text.extract("when?").unwrap()),
+        text: Some(towers.text.as_ref().unwrap().extract("when?").unwrap()),
     };
     let video = found.features(TEMPORAL_VIDEO_FEATURES).unwrap().unwrap();
     let text = found.features(TEMPORAL_TEXT_FEATURES).unwrap().unwrap();

@@ -12,6 +12,8 @@ use tpo::core::geometry::{Packing, Tiling, UnpadRule};
 use tpo::core::model::CallOrder;
 use tpo::core::traits::VisualShape;
 use tpo::export::{ExportOptions, convert_model, export_model};
+use tpo::features::{FeatureTowers, OwnClips};
+use tpo::heads::temporal::TemporalHead;
 use tpo::model::inspect::{Inspection, LayoutChoice, inspect};
 use tpo::model::{ConnectorConfig, Names, PromptStyle, Quantize, VisionConfig, videochat_tasks};
 use tpo::vision::{OneVisionConnectorConfig, SiglipConfig};
@@ -390,6 +392,50 @@ fn presets_are_the_published_sizes() {
     }
     let text = bad.validate::<BuiltInHeads>().unwrap_err().to_string();
     assert!(text.contains("packing.side: 27 and 26"), "{text}");
+}
+
+/// What CG-DETR's published tensors fit of a temporal head: all of its features but those as wide as text, or as the
+/// means of SigLIP's tokens.
+#[test]
+fn a_temporal_head_begins_with_the_published_tensors() {
+    let shapes = |config: &TpoConfig| -> BTreeMap<String, Vec<usize>> {
+        let model = config.init::<BuiltInHeads>(&Device::flex()).unwrap();
+        let params = module_params(&model).into_iter();
+        let of_head = params.filter(|p| p.path.starts_with("heads.temporal.model."));
+        of_head.map(|p| (p.path, p.shape)).collect()
+    };
+    let published = shapes(&TpoConfig::videochat_tpo());
+    assert_eq!(published.len(), 285);
+    for mut config in [TpoConfig::llava_ov_tpo_0_5b(), TpoConfig::llava_ov_tpo_7b()] {
+        assert_eq!(config.features, FeatureTowers::InternVideo2Video);
+        let other = |config: &TpoConfig| -> Vec<String> {
+            let own = shapes(config);
+            assert_eq!(own.len(), 285);
+            let fits = |path: &String| own.get(path) == published.get(path);
+            own.keys().filter(|path| !fits(path)).cloned().collect()
+        };
+        let text = other(&config);
+        assert_eq!(text.len(), 6, "{text:?}");
+        assert!(
+            text.iter().all(|path| path.contains("txt_proj")),
+            "{text:?}"
+        );
+        let means = FeatureTowers::Own(OwnClips {
+            frames_per_second: 1.0,
+            frames_per_clip: 1,
+            features_per_clip: 1,
+        });
+        config.set_features(means).unwrap();
+        config.validate::<BuiltInHeads>().unwrap();
+        let temporal = config.heads.get::<TemporalHead>().unwrap();
+        assert_eq!(temporal.model.d_video, 1152);
+        assert_eq!(other(&config).len(), 9);
+        // As it was.
+        config
+            .set_features(FeatureTowers::InternVideo2Video)
+            .unwrap();
+        assert_eq!(other(&config), text);
+    }
 }
 
 /// A small model of the same build, for the byte tokenizer.

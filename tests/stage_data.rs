@@ -314,7 +314,13 @@ fn every_token_of_a_conversation_drives_its_head() {
                 let text = features(TEMPORAL_TEXT_FEATURES).into_data();
                 let query = call.query.as_deref().unwrap();
                 let towers = towers(&built);
-                let own = towers.text.extract(query).unwrap().into_data();
+                let own = towers
+                    .text
+                    .as_ref()
+                    .unwrap()
+                    .extract(query)
+                    .unwrap()
+                    .into_data();
                 assert_eq!(text, own, "{query}");
             }
         }
@@ -362,7 +368,13 @@ fn training_reads_the_features_that_a_chat_reads() {
     let (_, video) = made.row(0, &MediaLimits::default()).unwrap();
     assert_eq!(video.info().frame_count, 16);
     let options = ExtractOptions::default();
-    let chat = extract_reader(&video, &*towers(&built).video, &options, None).unwrap();
+    let chat = extract_reader(
+        &video,
+        &**towers(&built).video.as_ref().unwrap(),
+        &options,
+        None,
+    )
+    .unwrap();
     let mut data = stage_data(Purpose::Train, &recipe.stages[0], 1, &context).unwrap();
     data.see(&built.model);
     let batch = data.next_batch(&Device::flex()).unwrap();
@@ -408,11 +420,17 @@ fn a_source_brings_features_that_were_computed_before() {
     let (built, mut context) = open(&recipe);
     let towers = towers(&built);
     let video = assets().join("bouncing_shapes.mp4");
-    let found = extract_video(&video, &*towers.video, &ExtractOptions::default(), None).unwrap();
+    let found = extract_video(
+        &video,
+        &**towers.video.as_ref().unwrap(),
+        &ExtractOptions::default(),
+        None,
+    )
+    .unwrap();
     found
         .save(features.join("bouncing_shapes.safetensors"), "nano")
         .unwrap();
-    let text = towers.text.extract("it bounces").unwrap();
+    let text = towers.text.as_ref().unwrap().extract("it bounces").unwrap();
     context.config.features = FeatureTowers::InternVideo2;
 
     let batch = |context: &DataContext| {

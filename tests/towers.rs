@@ -21,7 +21,9 @@ use tpo::features::{
     CacheUse, ExtractOptions, FeatureCache, FeatureFolder, TemporalTowers, TowerOptions,
     extract_video,
 };
-use tpo::heads::temporal::features::{InternVideo2Features, TextTowerFeatures};
+use tpo::heads::temporal::features::{
+    InternVideo2Features, LanguageModelFeatures, TextTowerFeatures,
+};
 use tpo::llm::text_tower::text_rules;
 use tpo::llm::tokenizer::Tokenizer;
 use tpo::llm::{LlmConfig, QueryTokenizer, TextTowerConfig};
@@ -221,8 +223,14 @@ fn features_that_were_computed_before_give_the_spans_of_their_tower() {
     let clips = config.features.own_clips().unwrap();
     let (size, tokenizer) = (config.input.size, Arc::new(tokenizer));
     let towers = TemporalTowers::of_model(nano.model(), &tokenizer, size, clips).unwrap();
-    let found = extract_video(video(), &*towers.video, &ExtractOptions::default(), None).unwrap();
-    let text = towers.text.extract(QUERY).unwrap();
+    let found = extract_video(
+        video(),
+        &**towers.video.as_ref().unwrap(),
+        &ExtractOptions::default(),
+        None,
+    )
+    .unwrap();
+    let text = towers.text.as_ref().unwrap().extract(QUERY).unwrap();
     std::fs::create_dir_all(features.join("text")).unwrap();
     let of_video = features.join("bouncing_shapes.safetensors");
     found.save(&of_video, "nano").unwrap();
@@ -473,10 +481,20 @@ fn towers_in_a_folder_open_when_the_head_is_first_called() {
         progress: Some(progress),
         ..f32_only(Some(one / 2))
     });
-    small.text.extract(QUERY).unwrap();
-    let refused = extract_video(video(), &*small.video, &ExtractOptions::default(), None);
+    small.text.as_ref().unwrap().extract(QUERY).unwrap();
+    let refused = extract_video(
+        video(),
+        &**small.video.as_ref().unwrap(),
+        &ExtractOptions::default(),
+        None,
+    );
     assert!(refused.is_err());
-    small.text.extract("When is it blue?").unwrap();
+    small
+        .text
+        .as_ref()
+        .unwrap()
+        .extract("When is it blue?")
+        .unwrap();
     assert_eq!(reads(&heard), ["text tower"]);
     // Memory for none: the words go on.
     let reply = ask(&mut session(towers.open(f32_only(Some(1 << 20))), None));
@@ -531,6 +549,65 @@ fn towers_in_a_folder_open_when_the_head_is_first_called() {
         &error.unwrap_err().to_string(),
         &["towers.json", "no tower `audio`"],
     );
+}
+
+/// LLaVA-OV-TPO's: a video tower in files, and the words as the model's own language model reads them.
+#[test]
+fn a_video_tower_goes_with_the_models_own_language_model() {
+    let _alone = alone();
+    let dir = tempfile::tempdir().unwrap();
+    let model = dir.path().join("model");
+    let nano = write_model(&model, 1.0);
+    let towers = Towers::of(nano.config(), dir.path());
+    let of_video = towers.in_memory.video.clone().unwrap();
+    let tokenizer = Arc::new(Tokenizer::from_dir(&model).unwrap());
+    let words = LanguageModelFeatures::new(nano.model().llm.clone(), tokenizer, "llm");
+    let both = TemporalTowers::new(of_video.clone(), Arc::new(words));
+    let session = |towers: Option<TemporalTowers>, features: Option<FeatureFolder>| {
+        let options = SessionOptions {
+            towers,
+            features,
+            ..options()
+        };
+        open(&model, options)
+    };
+    let expected = spans(&ask(&mut session(Some(both), None)));
+
+    // The folder has no text tower; a model that reads it says so.
+    for name in ["text.safetensors", "tokenizer.model"] {
+        std::fs::remove_file(towers.dir.join(name)).unwrap();
+    }
+    let video_alone = towers.open(TowerOptions::default());
+    let reply = ask(&mut session(Some(video_alone), None));
+    contains(why(&reply), &["text.safetensors"]);
+
+    let file = model.join(tpo::CONFIG_FILE);
+    let mut config: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    config["features"] = json!({"kind": "intern_video2_video"});
+    std::fs::write(&file, config.to_string()).unwrap();
+    let (progress, heard) = listening();
+    let video_alone = towers.open(TowerOptions {
+        progress: Some(progress),
+        ..TowerOptions::default()
+    });
+    assert_eq!(spans(&ask(&mut session(Some(video_alone), None))), expected);
+    assert_eq!(*heard.lock().unwrap(), ["video tower"]);
+    // With a text tower, it is not read.
+    assert_eq!(
+        spans(&ask(&mut session(Some(towers.in_memory.clone()), None))),
+        expected
+    );
+    // Of the video from a file; of neither.
+    let folder = dir.path().join("features");
+    std::fs::create_dir(&folder).unwrap();
+    let found = extract_video(video(), &*of_video, &ExtractOptions::default(), None).unwrap();
+    found
+        .save(folder.join("bouncing_shapes.safetensors"), "mini")
+        .unwrap();
+    let folder = FeatureFolder::open(&folder).unwrap();
+    assert_eq!(spans(&ask(&mut session(None, Some(folder)))), expected);
+    let reply = ask(&mut session(None, None));
+    contains(why(&reply), &["--towers DIR"]);
 }
 
 #[test]
@@ -634,7 +711,13 @@ fn the_program_that_extracts_shares_the_cache() {
         cache: Some(&cache),
         ..ExtractOptions::default()
     };
-    let found = extract_video(video(), &*towers.open(f32_only).video, &options, None).unwrap();
+    let found = extract_video(
+        video(),
+        &**towers.open(f32_only).video.as_ref().unwrap(),
+        &options,
+        None,
+    )
+    .unwrap();
     assert_eq!(found.cache, CacheUse::Hit);
     // In a number format of its own.
     let output = command
@@ -646,7 +729,13 @@ fn the_program_that_extracts_shares_the_cache() {
         dtype: Some(FloatDType::BF16),
         ..TowerOptions::default()
     };
-    let found = extract_video(video(), &*towers.open(half).video, &options, None).unwrap();
+    let found = extract_video(
+        video(),
+        &**towers.open(half).video.as_ref().unwrap(),
+        &options,
+        None,
+    )
+    .unwrap();
     assert_eq!(found.cache, CacheUse::Hit);
 }
 

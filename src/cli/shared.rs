@@ -56,8 +56,8 @@ impl DeviceArgs {
 #[derive(Args)]
 pub(super) struct TowerArgs {
     /// Folder with InternVideo2-CLIP, whose features the temporal head of VideoChat-TPO reads:
-    /// vision.safetensors, text.safetensors, clip.safetensors, tokenizer.model. Read when the head is
-    /// first called
+    /// vision.safetensors, text.safetensors, clip.safetensors, tokenizer.model. That of LLaVA-OV-TPO reads
+    /// its video tower alone, vision.safetensors and clip.safetensors. Read when the head is first called
     #[arg(long, value_name = "DIR")]
     pub towers: Option<PathBuf>,
     /// Where the towers compute [default: as --device]

@@ -283,7 +283,10 @@ impl<H: HeadSet> Answerer for SessionAnswerer<H> {
         let options = self.session.options();
         let config = serde_json::to_string(self.session.config()).unwrap_or_default();
         let towers = options.towers.as_ref().map(|t| -> Result<_> {
-            Ok(json!({"video": t.video.identity()?, "text": t.text.identity()?}))
+            let (video, text) = (t.video.as_ref(), t.text.as_ref());
+            let video = video.map(|tower| tower.identity()).transpose()?;
+            let text = text.map(|tower| tower.identity()).transpose()?;
+            Ok(json!({"video": video, "text": text}))
         });
         let folder = options.features.as_ref();
         let folder = folder.map(|f| Ok::<_, Error>(f.fingerprint()?.to_hex().to_string()));

@@ -48,10 +48,10 @@ pub(crate) use training::readers;
 /// The two frozen towers behind the temporal head. Clones share them.
 #[derive(Clone)]
 pub struct TemporalTowers {
-    /// Video to one vector per clip.
-    pub video: Arc<dyn ClipFeatureExtractor>,
-    /// Query to one vector per token.
-    pub text: Arc<dyn QueryFeatureExtractor>,
+    /// Video to one vector per clip; `None` where those of videos are read from files alone.
+    pub video: Option<Arc<dyn ClipFeatureExtractor>>,
+    /// Query to one vector per token; `None` where a model brings its own.
+    pub text: Option<Arc<dyn QueryFeatureExtractor>>,
     /// Those of a folder, which open when they are needed.
     folder: Option<Arc<towers::Folder>>,
 }
@@ -60,8 +60,8 @@ impl TemporalTowers {
     /// Towers that are in memory.
     pub fn new(video: Arc<dyn ClipFeatureExtractor>, text: Arc<dyn QueryFeatureExtractor>) -> Self {
         Self {
-            video,
-            text,
+            video: Some(video),
+            text: Some(text),
             folder: None,
         }
     }
@@ -89,8 +89,8 @@ impl TemporalTowers {
 impl std::fmt::Debug for TemporalTowers {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("TemporalTowers")
-            .field("video_width", &self.video.width())
-            .field("text_width", &self.text.width())
+            .field("video_width", &self.video.as_ref().map(|t| t.width()))
+            .field("text_width", &self.text.as_ref().map(|t| t.width()))
             .finish()
     }
 }

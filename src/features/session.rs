@@ -11,7 +11,7 @@ use tpo_data::{MediaLimits, VideoReader};
 use tpo_heads::HeadsError;
 use tpo_heads::temporal::features::{
     ClipFeatureExtractor, ClipInput, ClipTower, FrameRule, LanguageModelFeatures,
-    TEMPORAL_TEXT_FEATURES, TEMPORAL_VIDEO_FEATURES,
+    QueryFeatureExtractor, TEMPORAL_TEXT_FEATURES, TEMPORAL_VIDEO_FEATURES,
 };
 use tpo_llm::tokenizer::Tokenizer;
 
@@ -22,7 +22,7 @@ use super::{
     extract_video,
 };
 use crate::error::{Error, Result};
-use crate::model::{OwnClips, Tpo};
+use crate::model::{FeatureTowers, OwnClips, Tpo, TpoConfig};
 
 impl TemporalTowers {
     /// A model's own vision encoder and language model as towers; they share its weights.
@@ -43,9 +43,48 @@ impl TemporalTowers {
             ..ClipInput::one_per_second(size)
         };
         let video = ClipTower::of_encoder(model.vision.clone(), "vision", input)?;
-        let text = LanguageModelFeatures::new(model.llm.clone(), tokenizer.clone(), "llm");
-        Ok(Self::new(Arc::new(video), Arc::new(text)))
+        Ok(Self::new(Arc::new(video), own_text(model, tokenizer)))
     }
+
+    /// The towers that a model of this configuration reads; `given` are those that it does not bring itself, or all.
+    ///
+    /// # Errors
+    /// As [`TemporalTowers::of_model`].
+    pub(crate) fn read_by<H: HeadSet>(
+        model: &Tpo<H>,
+        tokenizer: &Arc<Tokenizer>,
+        config: &TpoConfig,
+        given: Option<&Self>,
+    ) -> Result<Option<Self>> {
+        let given = given.cloned();
+        Ok(match (&config.features, given) {
+            (FeatureTowers::InternVideo2Video, given) => {
+                let (video, folder) = given.map_or((None, None), |g| (g.video, g.folder));
+                Some(Self {
+                    video,
+                    text: Some(own_text(model, tokenizer)),
+                    folder,
+                })
+            }
+            (FeatureTowers::Own(clips), None) => {
+                let size = config.input.size;
+                Some(Self::of_model(model, tokenizer, size, *clips)?)
+            }
+            (FeatureTowers::InternVideo2 | FeatureTowers::Own(_), given) => given,
+        })
+    }
+}
+
+fn own_text<H: HeadSet>(
+    model: &Tpo<H>,
+    tokenizer: &Arc<Tokenizer>,
+) -> Arc<dyn QueryFeatureExtractor> {
+    let tokenizer = tokenizer.clone();
+    Arc::new(LanguageModelFeatures::new(
+        model.llm.clone(),
+        tokenizer,
+        "llm",
+    ))
 }
 
 /// How far a head is that works in many steps.
@@ -135,9 +174,10 @@ impl LazyFeatures {
         }
         let folder = self.folder.as_ref();
         let read = folder.map(|f| f.video(&media.path, media.seen, &self.needs));
-        let found = match (read.transpose()?.flatten(), &self.towers) {
+        let tower = self.towers.as_ref().and_then(|t| t.video.as_ref());
+        let found = match (read.transpose()?.flatten(), tower) {
             (Some(read), _) => read,
-            (None, Some(towers)) => self.extract(&media.video, &*towers.video)?,
+            (None, Some(tower)) => self.extract(&media.video, &**tower)?,
             (None, None) => return Ok(None),
         };
         Ok(Some(media.memo.get_or_init(|| found).clone()))
@@ -174,11 +214,12 @@ impl LazyFeatures {
             .folder
             .as_ref()
             .map(|f| f.query(id, query, &self.needs));
-        match (read.transpose()?.flatten(), &self.towers) {
+        let tower = self.towers.as_ref().and_then(|t| t.text.as_ref());
+        match (read.transpose()?.flatten(), tower) {
             (Some(read), _) => Ok(Some(read)),
-            (None, Some(towers)) => {
+            (None, Some(tower)) => {
                 let cache = self.cache.as_ref().filter(|_| self.cache_queries);
-                Ok(Some(extract_query(query, &*towers.text, cache)?.0))
+                Ok(Some(extract_query(query, &**tower, cache)?.0))
             }
             (None, None) => Ok(None),
         }

@@ -76,7 +76,8 @@ struct Held {
 impl TemporalTowers {
     /// InternVideo2-CLIP from a folder with `vision.safetensors` (the stage-2 model),
     /// `text.safetensors` (InternVL-C), `clip.safetensors` (the CLIP post-training) and
-    /// `tokenizer.model`. A `towers.json` says the sizes of towers other than the published ones: `vision`
+    /// `tokenizer.model`; the video tower alone, for a model that reads its own language model, with neither
+    /// `text.safetensors` nor `tokenizer.model`. A `towers.json` says the sizes of towers other than the published ones: `vision`
     /// as the reference's `vision_encoder`, `text` as a `config.json` of Hugging Face.
     ///
     /// Nothing is read but sizes: a tower is opened, strictly, when it is first asked for features that
@@ -92,7 +93,9 @@ impl TemporalTowers {
             .into_iter()
             .filter(|name| !dir.join(name).is_file())
             .collect();
-        if !missing.is_empty() {
+        // Those of the text tower.
+        let video_alone = missing == [TOWER_FILES[1], TOWER_FILES[3]];
+        if !missing.is_empty() && !video_alone {
             return Err(Error::ModelDir {
                 path: dir.to_path_buf(),
                 why: format!(
@@ -108,7 +111,11 @@ impl TemporalTowers {
         let plain = Device::flex();
         let counts = (
             parameters(module_params(&video.init(&plain)?)),
-            parameters(module_params(&text.init(&plain)?)),
+            if video_alone {
+                0
+            } else {
+                parameters(module_params(&text.init(&plain)?))
+            },
         );
         let memory = options.memory.or_else(available_memory);
         let dtype = options.dtype.or_else(|| {
@@ -138,12 +145,11 @@ impl TemporalTowers {
             options,
             held: Mutex::default(),
         });
+        let query = QueryTower(folder.clone(), OnceLock::new());
         Ok(Self {
-            folder: Some(folder.clone()),
-            ..Self::new(
-                Arc::new(VideoTower(folder.clone(), OnceLock::new())),
-                Arc::new(QueryTower(folder, OnceLock::new())),
-            )
+            video: Some(Arc::new(VideoTower(folder.clone(), OnceLock::new()))),
+            text: (!video_alone).then(|| Arc::new(query) as _),
+            folder: Some(folder),
         })
     }
 }

@@ -23,7 +23,7 @@ use tpo_train::trainer::FindFeatures;
 
 use super::extract::{clips, transform};
 use super::folder::{FeatureFolder, FeatureNeeds, SLACK, Seen};
-use super::{ExtractOptions, FeatureCache, OwnClips, TemporalTowers, extract_query, extract_video};
+use super::{ExtractOptions, FeatureCache, TemporalTowers, extract_query, extract_video};
 use crate::error::{Error, Result};
 use crate::model::{Tpo, TpoConfig};
 
@@ -47,7 +47,11 @@ fn readers_of<H: HeadSet>(name: &str) -> Vec<String> {
 /// Features for a [`FeedData`](tpo_train::trainer::FeedData): of frozen towers, or of the encoder
 /// and the language model that are being trained, as they are at that step, without autodiff.
 pub struct TrainingFeatures<H> {
-    own: Option<OwnTowers>,
+    /// Of a model that reads parts of its own.
+    own: Option<Own>,
+    /// Those that are not parts of the model.
+    frozen: Option<TemporalTowers>,
+    /// All, as they are now.
     towers: Option<TemporalTowers>,
     /// Features that were computed before, of every source of the data.
     folders: Vec<Option<FeatureFolder>>,
@@ -58,10 +62,9 @@ pub struct TrainingFeatures<H> {
 }
 
 #[derive(Debug)]
-struct OwnTowers {
+struct Own {
     tokenizer: Arc<Tokenizer>,
-    size: usize,
-    clips: OwnClips,
+    config: TpoConfig,
 }
 
 impl<H: HeadSet> TrainingFeatures<H> {
@@ -75,19 +78,17 @@ impl<H: HeadSet> TrainingFeatures<H> {
         folders: Vec<Option<FeatureFolder>>,
         cache: Option<&FeatureCache>,
     ) -> Option<Self> {
-        let own = config.features.own_clips().map(|clips| OwnTowers {
+        let own = config.features.own_text().then(|| Own {
             tokenizer: tokenizer.clone(),
-            size: config.input.size,
-            clips,
+            config: config.clone(),
         });
         if own.is_none() && towers.is_none() && folders.iter().all(Option::is_none) {
             return None;
         }
+        let frozen = towers.filter(|_| config.features.own_clips().is_none());
         Some(Self {
-            towers: match own {
-                Some(_) => None,
-                None => towers.cloned(),
-            },
+            towers: frozen.filter(|_| own.is_none()).cloned(),
+            frozen: frozen.cloned(),
             own,
             folders,
             needs: FeatureNeeds::of(config),
@@ -97,15 +98,23 @@ impl<H: HeadSet> TrainingFeatures<H> {
         })
     }
 
-    /// The towers, where the folder of a source does not hold `file`.
-    fn towers(
-        &self,
+    /// Whether features of videos are of a tower that is no part of the model.
+    fn frozen_video(&self) -> bool {
+        let own = self.own.as_ref();
+        own.is_none_or(|own| own.config.features.own_clips().is_none())
+    }
+
+    /// One of the towers, where the folder of a source does not hold `file`.
+    fn tower<'a, T: ?Sized>(
+        &'a self,
+        pick: impl FnOnce(&'a TemporalTowers) -> Option<&'a Arc<T>>,
         file: impl FnOnce(&FeatureFolder) -> String,
         source: usize,
-    ) -> Result<&TemporalTowers> {
+    ) -> Result<&'a T> {
         let folder = self.folder(source);
-        self.towers.as_ref().ok_or_else(|| match (&self.own, folder) {
-            (None, Some(folder)) => Error::Heads(HeadsError::FeatureFile {
+        let tower = self.towers.as_ref().and_then(pick).map(|tower| &**tower);
+        tower.ok_or_else(|| match (self.frozen_video(), folder) {
+            (true, Some(folder)) => Error::Heads(HeadsError::FeatureFile {
                 path: file(folder).into(),
                 why: "is not there, and the run has no towers (`train --towers DIR`)".into(),
             }),
@@ -134,11 +143,12 @@ impl<H: HeadSet> TrainingFeatures<H> {
         if let Some(read) = read.transpose()?.flatten() {
             return fitted(read, rows, clip);
         }
-        let tower = &*self.towers(|f| f.video_file(media), source)?.video;
+        let file = |f: &FeatureFolder| f.video_file(media);
+        let tower = self.tower(|towers| towers.video.as_ref(), file, source)?;
         let plain = clip.view.range.is_none() && !clip.view.changes_pictures();
         let found = match &clip.source {
             ClipSource::Folder { root, limits }
-                if self.own.is_none() && plain && clip.media.kind == MediaKind::Video =>
+                if self.frozen_video() && plain && clip.media.kind == MediaKind::Video =>
             {
                 let options = ExtractOptions {
                     limits: limits.clone(),
@@ -162,7 +172,7 @@ impl<H: HeadSet> TrainingFeatures<H> {
             return Ok(read);
         }
         let file = |f: &FeatureFolder| f.query_file(facts.query_id.as_deref(), query);
-        let tower = &*self.towers(file, source)?.text;
+        let tower = self.tower(|towers| towers.text.as_ref(), file, source)?;
         let cache = self.cache.as_ref().filter(|_| self.own.is_none());
         Ok(extract_query(query, tower, cache)?.0)
     }
@@ -247,8 +257,9 @@ fn source(name: &str, rows: Tensor<2>) -> Option<Arc<dyn FeatureSource>> {
 impl<H: HeadSet> FindFeatures for TrainingFeatures<H> {
     fn see(&mut self, model: &dyn Any) {
         if let (Some(own), Some(model)) = (&self.own, model.downcast_ref::<Tpo<H>>()) {
-            let towers = TemporalTowers::of_model(model, &own.tokenizer, own.size, own.clips);
-            self.towers = towers.ok();
+            let frozen = self.frozen.as_ref();
+            let towers = TemporalTowers::read_by(model, &own.tokenizer, &own.config, frozen);
+            self.towers = towers.ok().flatten();
         }
     }
 

@@ -17,6 +17,7 @@ use tpo_data::FrameSampling;
 use tpo_data::prompts::PromptLayout;
 use tpo_data::prompts::qwen::QwenLayout;
 use tpo_data::prompts::videochat::VideoChatLayout;
+use tpo_heads::temporal::{CgDetrConfig, TemporalHead};
 use tpo_llm::tokenizer::Tokenizer;
 use tpo_llm::{LlmConfig, LlmError};
 
@@ -255,6 +256,25 @@ impl TpoConfig {
 
     fn written_seconds(&self) -> Option<f64> {
         self.heads.0.get("temporal")?["clip_seconds"].as_f64()
+    }
+
+    /// Has the temporal head read features of these towers, which are as wide as the model's encoder or as
+    /// InternVideo2-CLIP's (768).
+    ///
+    /// # Errors
+    /// For a configuration of the temporal head that is another head's.
+    pub fn set_features(&mut self, features: FeatureTowers) -> Result<()> {
+        let mut head = self.heads.get::<TemporalHead>()?;
+        head.model.d_video = match features {
+            FeatureTowers::Own(_) => self.vision.dim(),
+            FeatureTowers::InternVideo2 | FeatureTowers::InternVideo2Video => {
+                CgDetrConfig::videochat_tpo().d_video
+            }
+        };
+        head.clip_seconds = features.seconds();
+        self.heads = self.heads.clone().with::<TemporalHead>(&head)?;
+        self.features = features;
+        Ok(())
     }
 
     /// Whether the temporal head's clips are those of the model's own encoder.

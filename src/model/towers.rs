@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 pub enum FeatureTowers {
     /// InternVideo2-CLIP, in files of its own: one feature per second (reference implementation).
     InternVideo2,
+    /// Of InternVideo2-CLIP the video tower alone; features of a query are those of [`Self::Own`].
+    InternVideo2Video,
     /// The model's own vision encoder and language model.
     Own(OwnClips),
 }
@@ -84,8 +86,13 @@ impl FeatureTowers {
     /// The clips of a model that uses its own parts.
     pub fn own_clips(&self) -> Option<OwnClips> {
         match *self {
-            Self::InternVideo2 => None,
+            Self::InternVideo2 | Self::InternVideo2Video => None,
             Self::Own(clips) => Some(clips),
         }
+    }
+
+    /// Whether the features of a query are the last hidden states of its words in the model's own language model.
+    pub fn own_text(&self) -> bool {
+        *self != Self::InternVideo2
     }
 }

@@ -14,7 +14,7 @@ use tpo_llm::tokenizer::{DecodeStream, Tokenizer};
 use super::batch::{PreparedQuestion, Run, start};
 use super::{History, Media, Question, Session};
 use crate::error::{Error, Result};
-use crate::features::LazyFeatures;
+use crate::features::{FeatureTowers, LazyFeatures};
 
 /// A piece of an answer.
 #[derive(Debug, Clone)]
@@ -169,7 +169,8 @@ impl<H: HeadSet> Session<H> {
             limits: self.options.limits.clone(),
             antialias: self.config.input.antialias,
             cache: self.options.feature_cache.clone(),
-            cache_queries: self.options.towers.is_some(),
+            cache_queries: self.options.towers.is_some()
+                && self.config.features != FeatureTowers::InternVideo2Video,
             progress: self.options.progress.clone(),
             cancel: self.options.cancel.clone(),
         };

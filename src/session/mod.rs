@@ -123,21 +123,14 @@ impl<H: HeadSet> Session<H> {
         let tokens = model.registry().tokens();
         let tokens = tokens.map(|t| (t.token.as_str(), t.id));
         vocabulary::check(tokens, &tokenizer, &model.llm)?;
-        let towers = match (&options.towers, config.features.own_clips()) {
-            (Some(towers), _) => Some(towers.clone()),
-            (None, None) => None,
-            (None, Some(clips)) => {
-                let size = config.input.size;
-                Some(TemporalTowers::of_model(&model, &tokenizer, size, clips)?)
-            }
-        };
+        let given = options.towers.as_ref();
         Ok(Self {
+            towers: TemporalTowers::read_by(&model, &tokenizer, &config, given)?,
             needs: FeatureNeeds::of(&config),
             ends: config.ends(&tokenizer)?,
             model,
             config,
             tokenizer,
-            towers,
             tokenizer_files: Vec::new(),
             device: device.clone(),
             options,

@@ -18,9 +18,7 @@ use tpo_train::recipe::{MixtureSpec, Recipe, SourceSpec};
 use tpo_train::trainer::{FeedData, Purpose};
 use tpo_train::{ResolvedGroup, ResolvedGroups, ResolvedParam, Stage, TrainError};
 
-use crate::features::{
-    FeatureCache, FeatureFolder, FeatureTowers, TemporalTowers, TrainingFeatures, readers,
-};
+use crate::features::{FeatureCache, FeatureFolder, TemporalTowers, TrainingFeatures, readers};
 use crate::model::TpoConfig;
 
 /// What opening data needs to know of a model and a run.
@@ -439,7 +437,7 @@ fn mixture_problems<H: HeadSet>(
 }
 
 fn without_towers(at: &str, source: &SourceSpec, context: &DataContext) -> Option<String> {
-    let needed = context.config.features == FeatureTowers::InternVideo2;
+    let needed = context.config.features.own_clips().is_none();
     (needed && context.towers.is_none() && source.features.is_none()).then(|| {
         format!(
             "{at}: a head of this model reads features of InternVideo2-CLIP; give the \

@@ -206,7 +206,7 @@ pub fn region_units(fixture: &Fixture, device: &Device) -> Result<Report, Failur
 }
 
 /// One of the reference's two-layer MLPs, with the widths its weights have.
-fn mlp(file: &Path, name: &str, device: &Device) -> Result<Mlp, Failure> {
+pub fn mlp(file: &Path, name: &str, device: &Device) -> Result<Mlp, Failure> {
     let checkpoint = Checkpoint::open(file)?;
     let mut widths = Vec::new();
     for layer in 0.. {

@@ -47,17 +47,12 @@ pub fn region_rules() -> Result<KeyRules, Failure> {
     Ok(rules)
 }
 
-/// The configuration behind `tpo_weights` of the fixture's directory.
-fn config(weights: &Fixture) -> Result<TpoConfig, Failure> {
-    let n = |key: &str| weights.usize(key);
-    let shape =
-        |key: &str| -> Result<Vec<usize>, Failure> { Ok(weights.stored(key)?.shape.clone()) };
-    let id = |key: &str| -> Result<u32, Failure> {
-        let id = weights.json["special_ids"][key].as_u64();
-        Ok(id.ok_or_else(|| format!("no special id `{key}`"))? as u32)
+/// The tasks of VideoChat-TPO; `id` says the ids of tokens.
+pub fn tasks(id: impl Fn(&str) -> Option<u64>) -> Result<TaskRegistry, Failure> {
+    let token = |name: &str| -> Result<TokenId, Failure> {
+        let id = id(name).ok_or_else(|| format!("no id of `{name}`"))?;
+        Ok(TokenId::new(format!("<{name}>"), u32::try_from(id)?))
     };
-    let token =
-        |token: &str, key: &str| -> Result<TokenId, Failure> { Ok(TokenId::new(token, id(key)?)) };
     let mut tasks = TaskRegistry::new();
     for (name, routing, placeholder) in [
         ("region", "box_begin", "boxes"),
@@ -66,11 +61,20 @@ fn config(weights: &Fixture) -> Result<TpoConfig, Failure> {
     ] {
         tasks.register(TaskTokens {
             name: name.into(),
-            routing: token(&format!("<{routing}>"), routing)?,
-            placeholder: token(&format!("<{placeholder}>"), placeholder)?,
+            routing: token(routing)?,
+            placeholder: token(placeholder)?,
         })?;
     }
-    tasks.box_prompt = Some(token("<track_box>", "track_box")?);
+    tasks.box_prompt = Some(token("track_box")?);
+    Ok(tasks)
+}
+
+/// The configuration behind `tpo_weights` of the fixture's directory.
+fn config(weights: &Fixture) -> Result<TpoConfig, Failure> {
+    let n = |key: &str| weights.usize(key);
+    let shape =
+        |key: &str| -> Result<Vec<usize>, Failure> { Ok(weights.stored(key)?.shape.clone()) };
+    let tasks = tasks(|token| weights.json["special_ids"][token].as_u64())?;
 
     let words = shape("w.qformer.bert.embeddings.word_embeddings.weight")?[0];
     let positions = shape("w.qformer.bert.embeddings.position_embeddings.weight")?[0];
@@ -284,22 +288,27 @@ pub fn forward(fixture: &Fixture, device: &Device) -> Result<Report, Failure> {
     let map = videochat_tpo_keys()?;
     let grads = total.backward();
     compare_gradients(&mut report, fixture, "grad.", &model, &map, &grads)?;
-    without_gradient(&mut report, fixture, &model, &map, &grads)?;
+    let listed = &fixture.json["params_without_grad"];
+    without_gradient(&mut report, listed, &model, &map, &grads);
     report.nothing_left(fixture);
     Ok(report)
 }
 
 /// Parameters the fixture says get no gradient must get none, or exactly zero.
-fn without_gradient(
+pub fn without_gradient(
     report: &mut Report,
-    fixture: &Fixture,
+    listed: &serde_json::Value,
     model: &VideoChatTpo,
     map: &dyn tpo::weights::KeyMap,
     grads: &burn::tensor::Gradients,
-) -> Result<(), Failure> {
+) {
     let found = super::check::gradients(model, grads);
-    let listed = fixture.json["params_without_grad"].as_array();
-    for key in listed.into_iter().flatten().filter_map(|k| k.as_str()) {
+    for key in listed
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|k| k.as_str())
+    {
         if let tpo::weights::KeyTarget::Path(path) = map.module_path(key) {
             let zero = found
                 .get(&path)
@@ -309,7 +318,17 @@ fn without_gradient(
             });
         }
     }
-    Ok(())
+}
+
+/// The likeliest id.
+pub fn greedy(logits: &[f32], _: &[u32]) -> tpo::core::Result<u32> {
+    let mut best = 0;
+    for (i, v) in logits.iter().enumerate() {
+        if *v > logits[best] {
+            best = i;
+        }
+    }
+    Ok(best as u32)
 }
 
 /// `tpo_generate_*` for every head the model has.
@@ -335,15 +354,6 @@ pub fn generate(fixture: &Fixture, device: &Device) -> Result<Report, Failure> {
         Some(Arc::new(sam_frames(fixture, side, device)?))
     } else {
         None
-    };
-    let greedy = |logits: &[f32], _: &[u32]| {
-        let mut best = 0;
-        for (i, v) in logits.iter().enumerate() {
-            if *v > logits[best] {
-                best = i;
-            }
-        }
-        Ok(best as u32)
     };
     let features = if fixture.has("in.v_feat") {
         temporal::features(

@@ -314,7 +314,8 @@ fn compare(
 }
 
 /// Planar uint8 `[frames, 3, h, w]`, enlarged by a whole factor.
-fn frames_of(stored: &Stored, factor: usize) -> Result<Vec<Frame>, Failure> {
+/// Stored bytes `[frames, 3, height, width]`, each pixel so many times in both directions.
+pub fn frames_of(stored: &Stored, factor: usize) -> Result<Vec<Frame>, Failure> {
     let [_, _, h, w] = stored.shape[..] else {
         return Err("frames must have four axes".into());
     };

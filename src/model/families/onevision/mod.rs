@@ -20,8 +20,7 @@ pub(crate) use names::{connector_keys, llm_keys, prepared, tower_keys};
 
 use super::videochat::{heads, videochat_tasks};
 use crate::model::{
-    ConnectorConfig, FORMAT, FeatureTowers, InputConfig, OwnClips, PromptStyle, TpoConfig,
-    VisionConfig,
+    ConnectorConfig, FORMAT, FeatureTowers, InputConfig, PromptStyle, TpoConfig, VisionConfig,
 };
 
 /// The first task token: the spare rows of Qwen2's vocabulary begin at 151646, where the base has `<image>` and
@@ -55,18 +54,18 @@ fn llava_ov_tpo(llm: LlmConfig) -> TpoConfig {
     )
 }
 
-/// A model of these parts, and heads of the published proportions for them: the temporal head reads the language
-/// model's own hidden states and the means of the tower's tokens, a frame each second.
+/// A model of these parts, and heads of the published proportions for them: the temporal head reads the video tower
+/// of InternVideo2-CLIP and the language model's own hidden states, so that CG-DETR's published tensors fit, but for
+/// those of the width of its text. [`TpoConfig::set_features`] takes the means of SigLIP's tokens in its place.
 fn around(
     vision: SiglipConfig,
     connector: OneVisionConnectorConfig,
     llm: LlmConfig,
     first_task_token: u32,
 ) -> TpoConfig {
-    let (d_llm, d_vision) = (llm.hidden_size, vision.hidden_size);
+    let d_llm = llm.hidden_size;
     let temporal = CgDetrConfig {
         d_text: d_llm,
-        d_video: d_vision,
         ..CgDetrConfig::videochat_tpo()
     };
     TpoConfig {
@@ -86,11 +85,7 @@ fn around(
             &TemporalHeadConfig::new(temporal).with_start_end(true),
             &MaskHeadConfig::new(d_llm, d_llm, Sam2Config::videochat_tpo()),
         ),
-        features: FeatureTowers::Own(OwnClips {
-            frames_per_second: 1.0,
-            frames_per_clip: 1,
-            features_per_clip: 1,
-        }),
+        features: FeatureTowers::InternVideo2Video,
         tasks: videochat_tasks(first_task_token),
         call_order: CallOrder::AsTrained,
     }
