@@ -969,6 +969,7 @@ fn a_row_of_several_images() {
     let mut squares = config.clone();
     squares.frames.transform = ImageTransform::siglip().with_size([8, 8]);
     squares.frames.squares = true;
+    squares.mixture.augment = None;
     let qwen = LayoutEncoder {
         layout: Arc::new(QwenLayout),
         ..encoder()
