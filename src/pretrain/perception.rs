@@ -2,8 +2,8 @@
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
+use tpo_data::Frame;
 use tpo_data::synthetic::{Clip, RowsConfig, Split, World};
-use tpo_data::{Frame, ImageTransform};
 use tpo_vision::{QFormerConnector, UmtConfig, VideoEncoder};
 
 use super::patches::{PatchHead, PatchLabel, labels};
@@ -141,9 +141,7 @@ fn batch(
     vision: &UmtConfig,
     device: &Device,
 ) -> Result<(Tensor<5>, Vec<Vec<PatchLabel>>)> {
-    let transform = ImageTransform::vision()
-        .with_size([config.input.size; 2])
-        .with_antialias(config.input.antialias);
+    let transform = config.transform();
     let (mut pixels, mut all) = (Vec::new(), Vec::new());
     for clip in clips {
         let frames = clip.scene.render_all();
