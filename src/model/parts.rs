@@ -11,6 +11,7 @@ use tpo_core::gradient_checkpointing::Tape;
 use tpo_core::ops::QuantFormat;
 use tpo_core::traits::{Connector as Connect, Instruction, VisionEncoder, VisualRows, VisualShape};
 use tpo_core::weights::KeyRules;
+use tpo_data::ImageTransform;
 use tpo_llm::LlmConfig;
 use tpo_vision::{
     InternVideo2, InternVideo2Config, MlpConnector, MlpConnectorConfig, OneVisionConnector,
@@ -87,6 +88,18 @@ impl VisionConfig {
             Self::InternVideo2(config) => config.img_size,
             Self::Siglip(config) => config.image_size,
         }
+    }
+
+    /// From pictures to the pixels it reads. `antialias` is for encoders that were published with and without;
+    /// SigLIP's pictures are always resized with it.
+    pub fn transform(&self, antialias: bool) -> ImageTransform {
+        let transform = match self {
+            Self::Siglip(_) => ImageTransform::siglip(),
+            Self::Umt(_) | Self::InternVideo2(_) => {
+                ImageTransform::vision().with_antialias(antialias)
+            }
+        };
+        transform.with_size([self.side(); 2])
     }
 
     /// Frames of a clip, and frames that one token covers.
@@ -213,6 +226,15 @@ impl ConnectorConfig {
             Self::QFormer(config) => Ok(config.qformer.n_query()),
             Self::Mlp(_) => Ok(tokens),
             Self::OneVision(config) => config.packing.rows(visual),
+        }
+    }
+
+    /// At least as many rows as it makes of an image, which has so many tokens as one picture.
+    pub fn most_image_rows(&self, tokens: usize) -> usize {
+        match self {
+            Self::QFormer(config) => config.qformer.n_query(),
+            Self::Mlp(_) => tokens,
+            Self::OneVision(config) => config.packing.most_image_rows(),
         }
     }
 

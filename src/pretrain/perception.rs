@@ -4,8 +4,8 @@ use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use tpo_core::geometry::{Layout, VideoNewline};
 use tpo_core::traits::{Connector as _, LanguageModel, VisionEncoder, VisualShape};
+use tpo_data::Frame;
 use tpo_data::synthetic::{Clip, RowsConfig, Split, World};
-use tpo_data::{Frame, ImageTransform};
 use tpo_llm::CausalLm;
 
 use super::patches::{PatchHead, PatchLabel, labels};
@@ -226,9 +226,7 @@ fn batch(
     places: &Places,
     device: &Device,
 ) -> Result<(Tensor<5>, [Vec<Vec<PatchLabel>>; 2])> {
-    let transform = ImageTransform::vision()
-        .with_size([config.input.size; 2])
-        .with_antialias(config.input.antialias);
+    let transform = config.transform();
     let (mut pixels, mut all) = (Vec::new(), [Vec::new(), Vec::new()]);
     for clip in clips {
         let frames = clip.scene.render_all();

@@ -8,9 +8,9 @@ use burn::tensor::Device;
 use tpo_core::head::{HeadSet, TaskHead};
 use tpo_core::model::IGNORE_LABEL;
 use tpo_core::weights::module_params;
+use tpo_data::FrameSampling;
 use tpo_data::feed::{Cursor, Feed, FeedConfig, FramesConfig, LoaderConfig, OrderConfig};
 use tpo_data::prompts::LayoutEncoder;
-use tpo_data::{FrameSampling, ImageTransform};
 use tpo_heads::mask::MaskHead;
 use tpo_llm::tokenizer::Tokenizer;
 use tpo_llm::vocabulary;
@@ -53,9 +53,8 @@ impl DataContext {
         FramesConfig {
             num_frames: input.frames,
             sampling: input.sampling,
-            transform: ImageTransform::vision()
-                .with_size([input.size; 2])
-                .with_antialias(input.antialias),
+            transform: self.config.transform(),
+            squares: self.config.connector.packing().is_some(),
         }
     }
 

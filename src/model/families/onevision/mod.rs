@@ -32,7 +32,8 @@ const FRAMES: usize = 32;
 
 impl TpoConfig {
     /// LLaVA-OV-TPO on `llava-onevision-qwen2-0.5b-ov`: SigLIP so400m, 32 frames of 384 pixels, Qwen2-0.5B. Its output
-    /// layer is the embedding, which has no adapter.
+    /// layer is the embedding, with an adapter of its own: the rows of the task tokens begin equal, so that only an
+    /// adapter there can learn to tell them apart.
     pub fn llava_ov_tpo_0_5b() -> Self {
         llava_ov_tpo(LlmConfig::qwen2_0_5b())
     }
@@ -46,15 +47,11 @@ impl TpoConfig {
 
 /// A model of the published build around this language model, with new adapters (Table 17).
 fn llava_ov_tpo(llm: LlmConfig) -> TpoConfig {
-    let mut lora = videochat_lora();
-    if llm.tie_word_embeddings {
-        lora.targets.retain(|target| target != "lm_head");
-    }
     let connector = OneVisionConnectorConfig::one_vision(llm.hidden_size, UnpadRule::Original);
     around(
         SiglipConfig::so400m_patch14_384(),
         connector,
-        llm.lora(lora),
+        llm.lora(videochat_lora()),
         FIRST_TASK_TOKEN,
     )
 }
