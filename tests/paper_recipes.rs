@@ -188,7 +188,7 @@ fn write_parts(dir: &Path, config: &TpoConfig, one_file: bool) -> PartFiles {
 
 fn options() -> AssembleOptions {
     AssembleOptions {
-        sizes: sizes(),
+        sizes: Some(sizes()),
         seed: 3,
         export: ExportOptions {
             dtype: Some(FloatDType::BF16),
@@ -394,7 +394,7 @@ fn files_that_do_not_fit_are_refused_with_what_was_expected() {
     );
     // Of another size.
     let mut wider = options();
-    if let VisionConfig::Umt(umt) = &mut wider.sizes.vision {
+    if let Some(VisionConfig::Umt(umt)) = wider.sizes.as_mut().map(|sizes| &mut sizes.vision) {
         umt.patch_size = 8;
     }
     let text = refused(&files, &wider).to_string();
