@@ -107,7 +107,10 @@ pub fn pretrain_perception(
         let (frames, [of_token, of_row]) = batch(clips, config, &places, device)?;
         let tokens = reader.vision.encode(frames.autodiff())?;
         let visuals = vec![shape; options.clips];
-        let rows = reader.connector.connect(tokens.clone(), &visuals, None)?.rows;
+        let rows = reader
+            .connector
+            .connect(tokens.clone(), &visuals, None)?
+            .rows;
         let all = rows.dims()[0] / options.clips;
         let rows = rows.reshape([options.clips, all, d_llm]);
         // Without the newline at the end.
