@@ -367,14 +367,15 @@ pub(super) struct BatchSizes {
 }
 
 impl BatchSizes {
-    /// Of rows about a video that are so long.
+    /// Of rows about a video with so many tokens of text, or as many as the model reads.
     ///
     /// # Errors
     /// As [`TpoConfig::rows`].
-    pub fn of_prompt(config: &TpoConfig, tokens: usize) -> crate::error::Result<Self> {
+    pub fn of_text(config: &TpoConfig, text: usize) -> crate::error::Result<Self> {
         let side = u32::try_from(config.input.size).unwrap_or(u32::MAX);
         let video = VisualShape::video((side, side), config.input.frames);
         let visual = config.rows(&video)?;
+        let tokens = visual.saturating_add(text).min(config.max_prompt());
         Ok(Self {
             tokens,
             labels: tokens.saturating_sub(visual),

@@ -23,10 +23,10 @@ use crate::error::Result;
 use crate::model::memory::{
     WeightFormat, available_memory, mask_scratch, otherwise, refused, trains_through_masks,
 };
-use crate::model::{Quantize, TpoConfig};
+use crate::model::{Quantize, TEXT, TpoConfig};
 
-/// The shape of the model that a recipe names, for usual prompts ([`TpoConfig::usual_prompt`]). No weight is
-/// drawn or read.
+/// The shape of the model that a recipe names, for prompts about a video with 1,024 tokens of text. No
+/// weight is drawn or read.
 ///
 /// # Errors
 /// As [`model_config`].
@@ -68,7 +68,7 @@ fn shape_of<H: HeadSet>(
         masks,
     } = match sizes {
         Some(sizes) => sizes,
-        None => BatchSizes::of_prompt(config, config.usual_prompt()?)?,
+        None => BatchSizes::of_text(config, TEXT)?,
     };
     let tokens = config.vision.tokens(pictures);
     let mut vision = PartShape::new("vision", ["vision."], tokens).with_checkpointed_blocks();
@@ -282,7 +282,7 @@ pub(crate) fn check_memory<H: HeadSet>(recipe: &Recipe, options: &RunOptions) ->
     };
     // If the longest rows fit, it does not matter which there are.
     let config = model_config::<H>(&recipe.model)?;
-    let longest = BatchSizes::of_prompt(&config, config.max_prompt())?;
+    let longest = BatchSizes::of_text(&config, usize::MAX)?;
     if fits(&vec![Some(longest); recipe.stages.len()])? {
         return Ok(());
     }
