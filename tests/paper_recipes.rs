@@ -26,9 +26,10 @@ use tpo::model::assemble::{AssembleOptions, Assembly, PartFiles, assemble};
 use tpo::model::inspect::{LayoutChoice, inspect, videochat_tpo_layout};
 use tpo::model::{ConnectorConfig, Names, VisionConfig};
 use tpo::prelude::*;
-use tpo::train::TrainError;
+use tpo::pretrain::{PerceptionPretraining, PretrainStep, Schedule, pretrain_perception};
 use tpo::train::recipe::{ModelSpec, Recipe};
 use tpo::train::trainer::Purpose;
+use tpo::train::{Muon, TrainError};
 use tpo::training::{
     DataContext, RecipeModel, RunOptions, RunSummary, model_config, recipe_model, run_recipe,
     stage_data,
@@ -1051,6 +1052,63 @@ fn the_stages_train_every_head_of_the_second_base() {
         session.tokenizer().token_to_id("<tracking>"),
         Some(first + 5)
     );
+}
+
+/// The sizes of mini-ov. A tower of single pictures does not see what happens: the first half of the language model
+/// learns that, and nothing above it moves.
+#[test]
+fn perception_of_single_pictures_reaches_into_the_language_model() {
+    let _alone = alone();
+    let json = include_str!("../assets/mini-ov/tpo.json");
+    let (config, device) = (TpoConfig::from_json(json).unwrap(), Device::flex());
+    device.seed(3);
+    let model = config.init::<BuiltInHeads>(&device).unwrap();
+    assert!(model.num_params() <= 6_000_000, "{}", model.num_params());
+    let before = values(&model);
+    let options = PerceptionPretraining {
+        schedule: Schedule {
+            steps: 20,
+            learning_rate: 4e-3,
+            warmup: 5,
+            weight_decay: 0.02,
+            muon: Some(Muon::default()),
+        },
+        clips: 2,
+        world: 1,
+        irregular: 0.0,
+    };
+    let (mut losses, begun) = (Vec::new(), std::time::Instant::now());
+    let mut heard = |told: PretrainStep<'_>| {
+        losses.push(told.values[0].1);
+        Ok(())
+    };
+    let learned = pretrain_perception(&model, &config, &options, &device, &mut heard).unwrap();
+    println!("{losses:?}, {:?}", begun.elapsed());
+    let mean = |of: &[f64]| of.iter().sum::<f64>() / of.len() as f64;
+    assert!(mean(&losses[15..]) < 0.8 * mean(&losses[..5]), "{losses:?}");
+    let after = values(&learned);
+    let mut moved = before.keys().filter(|path| before[*path] != after[*path]);
+    let may = [
+        "vision.",
+        "connector.linear_",
+        "llm.model.layers.0.",
+        "llm.model.layers.1.",
+    ];
+    let may = |path: &str| {
+        may.iter().any(|of| path.starts_with(of)) || path.starts_with("llm.model.layers.2.")
+    };
+    assert!(
+        moved.clone().all(|path| may(path)),
+        "{:?}",
+        moved.find(|path| !may(path))
+    );
+    for path in [
+        "connector.linear_2.weight",
+        "llm.model.layers.2.mlp.down_proj.weight",
+    ] {
+        assert!(moved.clone().any(|p| p == path), "{path}");
+    }
+    assert!(moved.any(|path| path.starts_with("vision.")));
 }
 
 /// The published sizes of the second base, without files.
