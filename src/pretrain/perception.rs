@@ -83,12 +83,13 @@ pub fn pretrain_perception(
     let [cells, row_cells] = places.sides.map(|side| (size / side).pow(2));
     let (dim, d_llm) = config.connector.widths();
     let half = model.llm.model.layers.len().div_ceil(2);
+    let of_rows = || PatchHead::new(d_llm, row_cells, places.steps, device);
     let mut reader = Reader {
         vision: model.vision.clone(),
         connector: model.connector.clone(),
         lower: None,
         of_tokens: PatchHead::new(dim, cells, 1, device),
-        of_rows: PatchHead::new(d_llm, row_cells, places.steps, device),
+        of_rows: of_rows(),
         of_hidden: None,
     };
     if places.pictures {
@@ -96,8 +97,8 @@ pub fn pretrain_perception(
         lower.model.layers.truncate(half);
         reader.lower = Some(lower);
         reader.of_tokens = reader.of_tokens.of_pictures();
-        reader.of_hidden = Some(reader.of_rows.clone());
         reader.of_rows = reader.of_rows.of_pictures();
+        reader.of_hidden = Some(of_rows());
     }
     let count = frames / places.tubelet / places.steps * row_cells;
     let shape = VisualShape::video((size as u32, size as u32), frames);
