@@ -29,7 +29,7 @@ use crate::error::{Error, Result};
 pub(crate) const FORMAT: u32 = 2;
 
 /// Tokens of text of a usual prompt: as many as VideoChat's prompts have in all.
-const TEXT: usize = 1024;
+pub(crate) const TEXT: usize = 1024;
 
 /// How frames are put before the encoder.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -112,6 +112,11 @@ impl VisionConfig {
         }
     }
 
+    /// Whether it sees every picture by itself.
+    pub fn sees_pictures(&self) -> bool {
+        matches!(self, Self::Siglip(_))
+    }
+
     /// Tokens along a side of a picture.
     pub fn grid(&self) -> usize {
         let patch = match self {
