@@ -29,7 +29,7 @@ use tpo::prelude::*;
 use tpo::pretrain::{PerceptionPretraining, PretrainStep, Schedule, pretrain_perception};
 use tpo::train::recipe::{ModelSpec, Recipe};
 use tpo::train::trainer::Purpose;
-use tpo::train::{Muon, TrainError};
+use tpo::train::{Muon, TrainData, TrainError};
 use tpo::training::{
     DataContext, RecipeModel, RunOptions, RunSummary, model_config, recipe_model, run_recipe,
     stage_data,
@@ -809,7 +809,9 @@ fn losses(
     stage.batch_size = 12;
     let data = stage_data::<BuiltInHeads>(Purpose::Evaluate, &stage, 0, &context);
     let mut data = data.unwrap();
-    let batch = tpo::train::TrainData::next_batch(&mut data, &Device::flex()).unwrap();
+    // Without towers the features are those of the model's own encoder.
+    data.see(&model.model);
+    let batch = data.next_batch(&Device::flex()).unwrap();
     let output = model.model.forward(batch.batch, &batch.samples).unwrap();
     let heads = output.head_losses.iter();
     let heads = heads.map(|(name, terms)| (name.clone(), terms.total().unwrap()));
