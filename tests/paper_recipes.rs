@@ -3,6 +3,8 @@
 
 #[path = "common/alone.rs"]
 mod alone;
+#[path = "onevision_doors/files.rs"]
+mod onevision;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
@@ -22,11 +24,12 @@ use tpo::heads::temporal::CgDetrConfig;
 use tpo::llm::LlmConfig;
 use tpo::model::assemble::{AssembleOptions, Assembly, PartFiles, assemble};
 use tpo::model::inspect::{LayoutChoice, inspect, videochat_tpo_layout};
-use tpo::model::{ConnectorConfig, VisionConfig};
+use tpo::model::{ConnectorConfig, Names, VisionConfig};
 use tpo::prelude::*;
-use tpo::train::TrainError;
+use tpo::pretrain::{PerceptionPretraining, PretrainStep, Schedule, pretrain_perception};
 use tpo::train::recipe::{ModelSpec, Recipe};
 use tpo::train::trainer::Purpose;
+use tpo::train::{Muon, TrainError};
 use tpo::training::{
     DataContext, RecipeModel, RunOptions, RunSummary, model_config, recipe_model, run_recipe,
     stage_data,
@@ -188,7 +191,7 @@ fn write_parts(dir: &Path, config: &TpoConfig, one_file: bool) -> PartFiles {
 
 fn options() -> AssembleOptions {
     AssembleOptions {
-        sizes: sizes(),
+        sizes: Some(sizes()),
         seed: 3,
         export: ExportOptions {
             dtype: Some(FloatDType::BF16),
@@ -394,7 +397,7 @@ fn files_that_do_not_fit_are_refused_with_what_was_expected() {
     );
     // Of another size.
     let mut wider = options();
-    if let VisionConfig::Umt(umt) = &mut wider.sizes.vision {
+    if let Some(VisionConfig::Umt(umt)) = wider.sizes.as_mut().map(|sizes| &mut sizes.vision) {
         umt.patch_size = 8;
     }
     let text = refused(&files, &wider).to_string();
@@ -751,10 +754,17 @@ fn clip(config: &TpoConfig) -> impl tpo::data::VideoReader + use<> {
     rows.row(0, &MediaLimits::default()).unwrap().1
 }
 
-/// A recipe of the paper with other data, fewer steps and larger rates, as on the command line.
-fn paper(file: &str, changes: &[String]) -> Recipe {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("recipes/videochat_tpo");
+/// A recipe with other data, fewer steps and larger rates, as on the command line.
+fn recipe(folder: &str, file: &str, changes: &[String]) -> Recipe {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("recipes")
+        .join(folder);
     Recipe::open(folder.join(file), changes).unwrap_or_else(|e| panic!("{e}"))
+}
+
+/// A recipe of the paper.
+fn paper(file: &str, changes: &[String]) -> Recipe {
+    recipe("videochat_tpo", file, changes)
 }
 
 /// Data of the synthetic world for a stage.
@@ -788,9 +798,13 @@ fn towers(model: &RecipeModel) -> TemporalTowers {
 }
 
 /// Losses of every head and of the language model on the same rows.
-fn losses(model: &RecipeModel, recipe: &Recipe, towers: &TemporalTowers) -> BTreeMap<String, f32> {
+fn losses(
+    model: &RecipeModel,
+    recipe: &Recipe,
+    towers: &Option<TemporalTowers>,
+) -> BTreeMap<String, f32> {
     let mut context = DataContext::new(&model.config, &model.tokenizer);
-    context.towers = Some(towers.clone());
+    context.towers = towers.clone();
     let mut stage = recipe.stages[0].clone();
     stage.batch_size = 12;
     let data = stage_data::<BuiltInHeads>(Purpose::Evaluate, &stage, 0, &context);
@@ -854,17 +868,22 @@ const SPARED: [&[&str]; 13] = [
     &["activation.weight"],
 ];
 
-#[test]
-fn the_papers_stages_train_every_head() {
-    let _alone = alone();
-    let folder = tempfile::tempdir().unwrap();
-    let dir = folder.path();
-    let (directory, _) = assembled(dir, true);
+/// Goes through the three recipes of a folder from a model directory whose adapters have this rank, in `dir`: all
+/// that has a rate moves, but for `spared`, nothing else does, the losses fall stage by stage, and the export
+/// answers each task. Hands back the session of the export.
+fn goes_through_the_stages(
+    folder: &str,
+    (directory, rank): (&Path, usize),
+    dir: &Path,
+    towers: impl Fn(&RecipeModel) -> Option<TemporalTowers>,
+    spared: &[&[&str]],
+) -> Session {
     let device = Device::flex();
+    let paper = |file: &str, changes: &[String]| recipe(folder, file, changes);
     let model = format!("model.directory={}", directory.display());
     let start = |stage: &str| format!("model.start={}", dir.join(stage).display());
     let small = [
-        "model.lora.rank=4".to_string(),
+        format!("model.lora.rank={rank}"),
         "logging.curves=false".into(),
         model,
     ];
@@ -924,7 +943,7 @@ fn the_papers_stages_train_every_head() {
     for (name, recipe) in [("one", &first), ("two", &second), ("three", &third)] {
         let before = values(&recipe_model::<BuiltInHeads>(recipe, &device).unwrap().model);
         let options = RunOptions {
-            towers: Some(towers.clone()),
+            towers: towers.clone(),
             ..RunOptions::new(dir.join(name), &device)
         };
         let done = run_recipe::<BuiltInHeads>(recipe, &options).unwrap();
@@ -936,7 +955,7 @@ fn the_papers_stages_train_every_head() {
         println!("{losses:?}");
     }
     still.retain(|path| {
-        !SPARED
+        !spared
             .iter()
             .any(|parts| parts.iter().all(|part| path.contains(part)))
     });
@@ -964,12 +983,11 @@ fn the_papers_stages_train_every_head() {
     )
     .unwrap();
     let options = SessionOptions {
-        towers: Some(towers),
+        towers,
         max_new_tokens: 12,
         ..SessionOptions::default()
     };
     let (mut session, _) = Session::open(&exported, &device, options, None).unwrap();
-    assert_eq!(session.tokenizer().token_to_id("<tracking>"), Some(32_005));
     let video = clip(session.config());
     session.load_reader(Arc::new(video), None).unwrap();
     let mut ask = |text: &str, task: &str| {
@@ -993,6 +1011,165 @@ fn the_papers_stages_train_every_head() {
     let reply = ask("Follow the circle.", "mask");
     let mask: &MaskPrediction = reply.prediction().expect("a mask");
     assert_eq!(mask.frames.len(), 16);
+    session
+}
+
+#[test]
+fn the_papers_stages_train_every_head() {
+    let _alone = alone();
+    let folder = tempfile::tempdir().unwrap();
+    let (directory, _) = assembled(folder.path(), true);
+    let towers = |model: &RecipeModel| Some(towers(model));
+    let model = (&*directory, 4);
+    let session = goes_through_the_stages("videochat_tpo", model, folder.path(), towers, &SPARED);
+    assert_eq!(session.tokenizer().token_to_id("<tracking>"), Some(32_005));
+}
+
+/// The same on the second base, whose own tower and language model make the temporal head's features.
+#[test]
+fn the_stages_train_every_head_of_the_second_base() {
+    let _alone = alone();
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path();
+    let files = onevision::base_files(&dir.join("parts"), true, Names::Original);
+    let sizes = onevision::small(true);
+    let rank = sizes.llm.lora.as_ref().unwrap().rank;
+    let options = AssembleOptions {
+        sizes: Some(sizes),
+        ..options()
+    };
+    let directory = dir.join("model");
+    assemble(&files, &directory, &options, None).unwrap();
+    let mut spared = SPARED.to_vec();
+    // A bias of keys changes no soft-max.
+    spared.push(&["vision.", "k_proj.bias"]);
+    let model = (&*directory, rank);
+    let session = goes_through_the_stages("llava_ov_tpo", model, dir, |_| None, &spared);
+    // As the recipes say, and as many as it was trained with.
+    assert_eq!(session.config().input.frames, 16);
+    let first = onevision::WORDS as u32 + 5;
+    assert_eq!(
+        session.tokenizer().token_to_id("<tracking>"),
+        Some(first + 5)
+    );
+}
+
+/// The sizes of mini-ov. A tower of single pictures does not see what happens: the first half of the language model
+/// learns that, and nothing above it moves.
+#[test]
+fn perception_of_single_pictures_reaches_into_the_language_model() {
+    let _alone = alone();
+    let json = include_str!("../assets/mini-ov/tpo.json");
+    let (config, device) = (TpoConfig::from_json(json).unwrap(), Device::flex());
+    device.seed(3);
+    let model = config.init::<BuiltInHeads>(&device).unwrap();
+    assert!(model.num_params() <= 6_000_000, "{}", model.num_params());
+    let before = values(&model);
+    let options = PerceptionPretraining {
+        schedule: Schedule {
+            steps: 20,
+            learning_rate: 4e-3,
+            warmup: 5,
+            weight_decay: 0.02,
+            muon: Some(Muon::default()),
+        },
+        clips: 2,
+        world: 1,
+        irregular: 0.0,
+    };
+    let (mut losses, begun) = (Vec::new(), std::time::Instant::now());
+    let mut heard = |told: PretrainStep<'_>| {
+        losses.push(told.values[0].1);
+        Ok(())
+    };
+    let learned = pretrain_perception(&model, &config, &options, &device, &mut heard).unwrap();
+    println!("{losses:?}, {:?}", begun.elapsed());
+    let mean = |of: &[f64]| of.iter().sum::<f64>() / of.len() as f64;
+    assert!(mean(&losses[15..]) < 0.8 * mean(&losses[..5]), "{losses:?}");
+    let after = values(&learned);
+    let mut moved = before.keys().filter(|path| before[*path] != after[*path]);
+    let may = [
+        "vision.",
+        "connector.linear_",
+        "llm.model.layers.0.",
+        "llm.model.layers.1.",
+    ];
+    let may = |path: &str| {
+        may.iter().any(|of| path.starts_with(of)) || path.starts_with("llm.model.layers.2.")
+    };
+    assert!(
+        moved.clone().all(|path| may(path)),
+        "{:?}",
+        moved.find(|path| !may(path))
+    );
+    for path in [
+        "connector.linear_2.weight",
+        "llm.model.layers.2.mlp.down_proj.weight",
+    ] {
+        assert!(moved.clone().any(|p| p == path), "{path}");
+    }
+    assert!(moved.any(|path| path.starts_with("vision.")));
+}
+
+/// The published sizes of the second base, without files.
+#[test]
+fn the_second_base_is_explained() {
+    let _alone = alone();
+    let device = Device::flex();
+    // Adapters on all linear layers and the output, which is the embedding in the first.
+    for (preset, sizes, adapters) in [
+        (
+            "llava-ov-tpo-0.5b",
+            TpoConfig::llava_ov_tpo_0_5b(),
+            11_243_520,
+        ),
+        ("llava-ov-tpo-7b", TpoConfig::llava_ov_tpo_7b(), 42_860_544),
+    ] {
+        let explain = |file: &str| {
+            let recipe = recipe("llava_ov_tpo", file, &[format!("model.preset={preset}")]);
+            tpo::training::explain::<BuiltInHeads>(&recipe).unwrap()
+        };
+        let first = explain("stage1.toml");
+        let learns = |stage: usize, explained: &tpo::train::explain::Explanation| {
+            let of = explained.stages[stage].trainable_of.iter();
+            let of = of.filter(|(_, values)| *values > 0).cloned();
+            of.collect::<BTreeMap<String, u64>>()
+        };
+        assert_eq!(
+            learns(0, &first),
+            BTreeMap::from([("llm".into(), adapters)])
+        );
+        // Tower, projector and newline learn in the last stage only.
+        for stage in 0..3 {
+            let learns = learns(stage, &explain("stage2.toml"));
+            assert!(!learns.contains_key("vision") && !learns.contains_key("connector"));
+        }
+        let last = explain("stage3.toml");
+        let learns = learns(0, &last);
+        let d = sizes.llm.hidden_size as u64;
+        assert_eq!(learns["connector"], 1152 * d + d * d + 3 * d);
+        // Each of 16 frames of 729 tokens is looked at by itself; a prompt has 1,024 tokens of text.
+        let llm = &sizes.llm;
+        let prompt = 16 * 196 + 1 + 1024;
+        let pairs = 26 * 16 * 16 * 729 * 729
+            + llm.num_hidden_layers * llm.num_attention_heads * prompt * prompt;
+        let stage = &last.stages[0];
+        assert_eq!(stage.memory.accelerator, (2 * 6 * pairs) as u64);
+        assert_eq!(stage.memory.batches, 3 * 2 * 16 * 3 * 384 * 384 * 4);
+        // They do not train.
+        let changes = [format!("model.preset={preset}")];
+        let recipe = recipe("llava_ov_tpo", "stage1.toml", &changes);
+        let error = recipe_model::<BuiltInHeads>(&recipe, &device)
+            .err()
+            .unwrap();
+        let error = error.to_string();
+        assert!(error.contains("151648 to 151654"), "{error}");
+    }
+    // Frames that an encoder sees together are as many as it was made for.
+    let changes = ["model.preset=videochat-tpo".into(), "model.frames=8".into()];
+    let error = tpo::training::explain::<BuiltInHeads>(&paper("stage1.toml", &changes));
+    let error = error.unwrap_err().to_string();
+    assert!(error.contains("model.frames"), "{error}");
 }
 
 #[test]

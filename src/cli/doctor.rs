@@ -61,6 +61,13 @@ pub(super) fn run<H: HeadSet>(args: Args) -> Outcome {
         bandwidth,
     };
     machine.show::<BuiltInHeads>("VideoChat-TPO 7B", &TpoConfig::videochat_tpo())?;
+    let onevision = [
+        ("LLaVA-OV-TPO 0.5B", TpoConfig::llava_ov_tpo_0_5b()),
+        ("LLaVA-OV-TPO 7B", TpoConfig::llava_ov_tpo_7b()),
+    ];
+    for (name, config) in onevision {
+        machine.show::<BuiltInHeads>(name, &config)?;
+    }
     machine.show::<BuiltInHeads>("mini (comes with tpo)", &presets::mini_config()?)?;
     if let Some(dir) = &args.model {
         machine.show::<H>(&dir.display().to_string(), &read_config(dir)?)?;

@@ -78,6 +78,7 @@ enum Command {
     Pretrain(pretrain::Args),
     Assemble(assemble::Args),
     Average(average::Args),
+    #[command(visible_alias = "export")]
     Convert(convert::Args),
     Inspect(inspect::Args),
     Generate(generate::Args),

@@ -17,13 +17,14 @@ use crate::session::{Session, SessionOptions};
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Part {
-    /// Vision encoder and Q-Former: what every token shows
+    /// Vision encoder and connector: what every token shows; of an encoder of single pictures the
+    /// first half of the language model, too
     Perception,
     /// SAM 2 of the mask head: to follow a shape from its box
     Masks,
 }
 
-/// Pretrain vision encoder, Q-Former and SAM 2 of a small model on the synthetic world.
+/// Pretrain vision encoder, connector and SAM 2 of a small model on the synthetic world.
 ///
 /// The paper starts from parts that others trained on millions of clips. A model of a size of your
 /// own has none; this makes them, from random weights, in an hour or two on a laptop. The stages of
@@ -31,7 +32,8 @@ enum Part {
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   tpo pretrain --sizes assets/mini --out runs/mini-parts
-  tpo pretrain --model runs/mini-parts --parts masks --image-steps 0 --frames 8 --out runs/clips")]
+  tpo pretrain --model runs/mini-parts --parts masks --image-steps 0 --frames 8 --out runs/clips
+  tpo pretrain --sizes assets/mini-ov --parts perception --sam2 assets/mini --out runs/mini-ov-parts")]
 pub(super) struct Args {
     /// Directory with the sizes (tpo.json) and the tokenizer; weights are drawn from --seed.
     #[arg(long, value_name = "DIR", required_unless_present = "model")]
@@ -39,6 +41,9 @@ pub(super) struct Args {
     /// Directory of a model whose training continues.
     #[arg(long, value_name = "DIR", conflicts_with = "sizes")]
     model: Option<PathBuf>,
+    /// Directory of a model whose SAM 2, of the same sizes, takes the place of this one's.
+    #[arg(long, value_name = "DIR")]
+    sam2: Option<PathBuf>,
     /// Where the model goes.
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
@@ -128,6 +133,21 @@ pub(super) fn run(args: Args) -> Outcome {
         Some(dir) => Session::random(dir, &device, args.seed, options)?,
         None => open_model(args.model.as_deref(), &device, options)?,
     };
+    if let Some(dir) = &args.sam2 {
+        let other: Session = open_model(Some(dir), &device, SessionOptions::default())?;
+        let mut model = session.model().clone();
+        let (sam, found) = (&mut model.heads.mask.sam, &other.model().heads.mask.sam);
+        if found.config() != sam.config() {
+            return Err(format!(
+                "--sam2 {}: its SAM 2 has other sizes than that of this model; `heads.mask.sam` of both \
+                 tpo.json must be equal",
+                dir.display()
+            )
+            .into());
+        }
+        *sam = found.clone();
+        session = session.with_model(model)?;
+    }
     for part in &args.parts {
         let (name, steps) = match part {
             Part::Perception => ("perception", args.perception_steps),

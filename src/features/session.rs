@@ -7,7 +7,7 @@ use burn::tensor::Tensor;
 use tpo_core::CoreError;
 use tpo_core::cancel::CancelToken;
 use tpo_core::head::{FeatureSource, HeadSet};
-use tpo_data::{MediaLimits, VideoReader};
+use tpo_data::{MediaLimits, SIGLIP_MEAN_STD, VideoReader};
 use tpo_heads::HeadsError;
 use tpo_heads::temporal::features::{
     ClipFeatureExtractor, ClipInput, ClipTower, FrameRule, LanguageModelFeatures,
@@ -22,7 +22,7 @@ use super::{
     extract_video,
 };
 use crate::error::{Error, Result};
-use crate::model::{FeatureTowers, OwnClips, Tpo, TpoConfig};
+use crate::model::{FeatureTowers, OwnClips, Tpo, TpoConfig, Vision};
 
 impl TemporalTowers {
     /// A model's own vision encoder and language model as towers; they share its weights.
@@ -35,12 +35,19 @@ impl TemporalTowers {
         size: usize,
         clips: OwnClips,
     ) -> Result<Self> {
+        let base = ClipInput::one_per_second(size);
+        let (mean, std) = match &model.vision {
+            Vision::Siglip(_) => (SIGLIP_MEAN_STD, SIGLIP_MEAN_STD),
+            Vision::Umt(_) | Vision::InternVideo2(_) => (base.mean, base.std),
+        };
         let input = ClipInput {
+            mean,
+            std,
             frames_per_second: clips.frames_per_second,
             frames_per_clip: clips.frames_per_clip,
             features_per_clip: clips.features_per_clip,
             rule: FrameRule::Shown,
-            ..ClipInput::one_per_second(size)
+            ..base
         };
         let video = ClipTower::of_encoder(model.vision.clone(), "vision", input)?;
         Ok(Self::new(Arc::new(video), own_text(model, tokenizer)))

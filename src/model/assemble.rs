@@ -2,11 +2,12 @@
 //!
 //! [`assemble`] takes Mistral, UMT, the Q-Former and SAM 2, each from its own file or those of VideoChat2
 //! from one, and writes what the published VideoChat-TPO has: the same names and shapes, the seven task
-//! tokens, and heads, tokens and adapters that nothing was learned with yet. The paper's recipes begin
-//! there.
+//! tokens, and heads, tokens and adapters that nothing was learned with yet. Or it takes a LLaVA-OneVision and
+//! SAM 2, and writes a LLaVA-OV-TPO. The paper's recipes begin there.
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, HashSet};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{DType, Device, TensorData};
@@ -15,18 +16,15 @@ use tpo_core::weights::{
     TensorSource, WeightsError, differences, match_tensors, module_params, module_tensors,
     read_tensor_as, save_tensors,
 };
-use tpo_llm::LlmConfig;
-use tpo_llm::tokenizer::Tokenizer;
 
 use super::export::{check_target, move_model, unwritable, write_beside, written};
+use super::families::onevision::parts as onevision;
+pub use super::families::onevision::parts::BaseFiles;
 pub use super::families::parts::PartFiles;
-use super::families::parts::{Part, beginnings, parts};
-use super::{BuiltInHeads, Quantize, TpoConfig, model_tokenizer, videochat_tasks};
+use super::families::parts::{self as videochat, Part, beginnings};
+use super::{BuiltInHeads, TpoConfig, model_tokenizer};
 use crate::error::{Error, Result};
 use crate::export::ExportOptions;
-
-/// Words of the language model that the task tokens come after (reference implementation).
-const WORDS: usize = 32_000;
 
 /// Rows of these grow with the vocabulary.
 const BY_WORD: [&str; 3] = [
@@ -35,23 +33,33 @@ const BY_WORD: [&str; 3] = [
     "llm.lm_head.lora.b",
 ];
 
-/// What `tokenizer_config.json` of the published model says that bears on ids.
-const TOKENIZER_CONFIG: &str = r#"{
-  "add_bos_token": true,
-  "add_eos_token": false,
-  "bos_token": "<s>",
-  "eos_token": "</s>",
-  "legacy": true,
-  "pad_token": "<unk>",
-  "unk_token": "<unk>"
+/// The published files of a base.
+#[derive(Debug, Clone)]
+pub enum Published {
+    /// Of VideoChat-TPO.
+    VideoChat(PartFiles),
+    /// Of LLaVA-OV-TPO.
+    OneVision(BaseFiles),
 }
-"#;
+
+impl From<&PartFiles> for Published {
+    fn from(files: &PartFiles) -> Self {
+        Self::VideoChat(files.clone())
+    }
+}
+
+impl From<&BaseFiles> for Published {
+    fn from(files: &BaseFiles) -> Self {
+        Self::OneVision(files.clone())
+    }
+}
 
 /// How a model is put together.
 #[derive(Debug, Clone)]
 pub struct AssembleOptions {
-    /// Sizes of all parts but the language model, whose `config.json` says them.
-    pub sizes: TpoConfig,
+    /// Sizes of the parts; `None` for the published ones. Those of VideoChat-TPO's language model its own
+    /// `config.json` says, those of a LLaVA-OneVision are in the one beside it.
+    pub sizes: Option<TpoConfig>,
     /// What is in no file is drawn from this seed.
     pub seed: u64,
     /// Data type, shards, and whether a model that is there is replaced.
@@ -62,11 +70,31 @@ impl Default for AssembleOptions {
     /// The published sizes, data types as in the files.
     fn default() -> Self {
         Self {
-            sizes: TpoConfig::videochat_tpo(),
+            sizes: None,
             seed: 42,
             export: ExportOptions::default(),
         }
     }
+}
+
+/// A model that is to be put together.
+pub(crate) struct Plan {
+    /// What is written.
+    pub config: TpoConfig,
+    /// Rows of the tables of words in the files.
+    pub rows: usize,
+    /// Rows that are used there, whose mean the new ones become.
+    pub used: usize,
+    /// The new rows.
+    pub new: Range<usize>,
+    /// The parts, a later one after those whose file it shares.
+    pub parts: Vec<Part>,
+    /// Files that are open already.
+    pub opened: BTreeMap<PathBuf, Checkpoint>,
+    /// All files and directories that are read.
+    pub inputs: Vec<PathBuf>,
+    /// The tokenizer's files (name, bytes), with the task tokens.
+    pub tokenizer: Vec<(String, Vec<u8>)>,
 }
 
 /// What a part was made of.
@@ -99,8 +127,10 @@ pub struct Assembly {
 
 /// Writes the model directory `dir` from the published files of its parts.
 ///
-/// The tables of words get rows for the seven task tokens, ids 32000 to 32006, each the mean of the
-/// 32,000 before it, added up in 32 bits (reference implementation). Heads, task tokens, adapters that
+/// The tables of words get rows for the seven task tokens, each the mean of the rows that are used, added up in
+/// at least 32 bits (reference implementation): ids 32000 to 32006 after the 32,000 words of Mistral; of Qwen2
+/// ids 151648 to 151654, spare rows after the base's own `<image>` and `<video>`, and the mean of those before
+/// these. Heads, task tokens, adapters that
 /// the files lack and two projections which never run are drawn from the seed; the Q-Former's extra
 /// queries begin at zero where its file has none. Tensors go from file to file one at a time.
 ///
@@ -112,21 +142,26 @@ pub struct Assembly {
 ///
 /// # Errors
 /// [`Error::Part`] naming the part, its file and every tensor that is missing, unexpected or of another
-/// shape; [`Error::ModelDir`] for a file of PyTorch, a language model without the 32,000 words, and a
-/// directory that holds a model or an input; [`Error::Config`] when the parts do not fit together;
+/// shape; [`Error::ModelDir`] for a file of PyTorch, a language model without the 32,000 words, a directory that
+/// is no LLaVA-OneVision, and one that holds a model or an input; [`Error::Config`] when the parts do not fit together;
 /// [`Error::Weights`] when a file cannot be read or written. Until the last file is moved, `dir` holds nothing
 /// that opens as a new model.
 pub fn assemble(
-    files: &PartFiles,
+    files: impl Into<Published>,
     dir: impl AsRef<Path>,
     options: &AssembleOptions,
     progress: Option<&dyn Fn(u64, u64)>,
 ) -> Result<Assembly> {
     let dir = dir.as_ref();
-    let config = config_of(files, options)?;
+    let sizes = options.sizes.as_ref();
+    let mut plan = match files.into() {
+        Published::VideoChat(files) => videochat::plan(&files, sizes)?,
+        Published::OneVision(files) => onevision::plan(&files, sizes)?,
+    };
+    let config = &plan.config;
     config.validate::<BuiltInHeads>()?;
     let mut before = config.clone();
-    before.llm.vocab_size = WORDS;
+    before.llm.vocab_size = plan.rows;
     let device = Device::flex();
     device.seed(options.seed);
     // No weight is drawn before it is asked for.
@@ -135,10 +170,10 @@ pub fn assemble(
 
     let mut taken: Vec<Taken> = Vec::new();
     let mut reports = Vec::new();
-    let mut opened: BTreeMap<PathBuf, Checkpoint> = BTreeMap::new();
-    for part in parts(files, &config)? {
+    let opened = &mut plan.opened;
+    for part in &plan.parts {
         if !opened.contains_key(&part.file) {
-            opened.insert(part.file.clone(), open_part(&part)?);
+            opened.insert(part.file.clone(), open_part(part)?);
         }
         let Some(checkpoint) = opened.get(&part.file) else {
             continue;
@@ -146,10 +181,10 @@ pub fn assemble(
         if part.optional && !checkpoint.tensors().any(|t| part.owns(&t.key)) {
             continue;
         }
-        reports.push(take(&part, checkpoint, &sizes, &mut taken)?);
+        reports.push(take(part, checkpoint, &sizes, &mut taken)?);
     }
     let mut not_taken = Vec::new();
-    for (file, checkpoint) in &opened {
+    for (file, checkpoint) in opened.iter() {
         let of_file = |t: &&Taken| t.file == *file;
         let known: HashSet<&str> = taken
             .iter()
@@ -161,7 +196,7 @@ pub fn assemble(
         not_taken.extend(rest.into_iter().map(|(of, n)| (file.clone(), of, n)));
     }
 
-    let inputs = [&files.llm, &files.vision, &files.qformer, &files.sam2].map(PathBuf::as_path);
+    let inputs: Vec<&Path> = plan.inputs.iter().map(PathBuf::as_path).collect();
     check_target(dir, &inputs, true, options.export.overwrite)?;
     let keys = config.keys::<BuiltInHeads>()?;
     let params = module_params(&model);
@@ -179,7 +214,7 @@ pub fn assemble(
     for (entry, param) in entries.clone() {
         let key = keys.checkpoint_key(&param.path, &|path| paths.contains(path));
         let key = key.unwrap_or_else(|| param.path.clone());
-        tensors.push(source(key, entry, param, &config, dtype, &heard)?);
+        tensors.push(source(key, entry, param, &plan, dtype, &heard)?);
     }
     let found: HashSet<&str> = entries.map(|(_, param)| param.path.as_str()).collect();
     let drawn = module_tensors(&model, &keys, dtype, &|path| !found.contains(path))?;
@@ -191,10 +226,9 @@ pub fn assemble(
     let mut folder = tempfile::Builder::new();
     let folder = folder.prefix(".assemble-").tempdir_in(dir);
     let folder = folder.map_err(|e| unwritable(dir, e))?;
-    let json = written(dir, &config)?;
-    write_beside(&json, &tokenizer_files(files, &config)?, folder.path())?;
+    write_beside(&written(dir, config)?, &plan.tokenizer, folder.path())?;
     // It takes a moment, the weights a minute.
-    model_tokenizer(folder.path(), &config)?;
+    model_tokenizer(folder.path(), config)?;
     let mut saved = save_tensors(tensors, folder.path(), &save)?;
     let problems = differences(&params, &Checkpoint::open(folder.path())?, &keys);
     if !problems.is_empty() {
@@ -208,50 +242,6 @@ pub fn assemble(
         drawn: beginnings(drawn.filter(|path| !found.contains(path))),
         saved,
     })
-}
-
-/// The sizes of the whole: those of the options, and of the language model those of its own file.
-fn config_of(files: &PartFiles, options: &AssembleOptions) -> Result<TpoConfig> {
-    let wrong = |path: &Path, why: String| Error::ModelDir {
-        path: path.into(),
-        why,
-    };
-    let path = files.llm.join("config.json");
-    let json = std::fs::read_to_string(&path).map_err(|e| {
-        wrong(
-            &path,
-            format!("{e}; give the directory of Mistral-7B-Instruct as Hugging Face has it"),
-        )
-    })?;
-    let llm = LlmConfig::from_hf_json(&json)?;
-    let pieces = Tokenizer::from_sentencepiece_dir(&files.llm)?.vocab_size();
-    for (what, found) in [
-        (
-            "the table of words in config.json (vocab_size)",
-            llm.vocab_size,
-        ),
-        ("tokenizer.model", pieces),
-    ] {
-        if found != WORDS {
-            return Err(wrong(
-                &files.llm,
-                format!(
-                    "{what} has {found} entries, expected {WORDS}: the task tokens are {WORDS} to {}, \
-                     after all words; take Mistral-7B-Instruct v0.2 (v0.3 has 32768 words)",
-                    WORDS + 6
-                ),
-            ));
-        }
-    }
-    let mut config = options.sizes.clone();
-    config.tasks = videochat_tasks(WORDS as u32);
-    config.llm = LlmConfig {
-        vocab_size: WORDS + 7,
-        lora: config.llm.lora,
-        ..llm
-    };
-    config.set_quantization(Quantize::default());
-    Ok(config)
 }
 
 /// A tensor of a file: its name, and what it becomes, if it is used.
@@ -287,10 +277,17 @@ fn take(
     sizes: &[ParamInfo],
     taken: &mut Vec<Taken>,
 ) -> Result<PartReport> {
-    let own = sizes.iter().filter(|p| part.takes(&p.path)).cloned();
+    let own = sizes.iter().filter(|p| (part.of)(&p.path)).cloned();
     let own: Vec<ParamInfo> = own.collect();
+    let other_width = part.of_other_width(checkpoint, &own);
+    let left_out = |path: &str| {
+        other_width
+            .contains(path)
+            .then(|| "of another width than the model's; drawn from the seed".into())
+    };
     let load = LoadOptions {
         allow_missing: part.may_lack.clone(),
+        left_out: Some(&left_out),
         scope: part.scope,
         ..LoadOptions::default()
     };
@@ -324,23 +321,22 @@ fn source<'a>(
     key: String,
     entry: &'a TensorEntry,
     param: &'a ParamInfo,
-    config: &TpoConfig,
+    plan: &'a Plan,
     dtype: DtypePolicy,
     heard: &'a dyn Fn(&TensorEntry),
 ) -> Result<TensorSource<'a>> {
     let by_word = BY_WORD.contains(&param.path.as_str());
     let mut shape = param.shape.clone();
     if by_word && let Some(rows) = shape.first_mut() {
-        *rows = config.llm.vocab_size;
+        *rows = plan.config.llm.vocab_size;
     }
-    let rows = shape.first().copied().unwrap_or_default();
     let to = dtype.of(entry.element_type()?);
     let read = move || {
         let read = if by_word { DType::F32 } else { to };
         let data = read_tensor_as(entry, read).map_err(|e| e.to_string())?;
         heard(entry);
         if by_word {
-            with_mean_rows(data, rows)
+            with_mean_rows(data, plan)
         } else {
             Ok(data)
         }
@@ -354,45 +350,28 @@ fn source<'a>(
     )?)
 }
 
-/// A table `[words, width]` of `f32` with rows up to `rows`, each the mean of those it had
-/// ([`CausalLm::with_vocabulary`](tpo_llm::CausalLm::with_vocabulary) does so to a model in memory).
-fn with_mean_rows(data: TensorData, rows: usize) -> Result<TensorData, String> {
-    let [words, width] = data.shape()[..] else {
+/// A table `[words, width]` of `f32` with the rows of the plan, of which the new ones are each the mean of those that
+/// are used ([`CausalLm::with_vocabulary`](tpo_llm::CausalLm::with_vocabulary) does so to a model in memory).
+fn with_mean_rows(data: TensorData, plan: &Plan) -> Result<TensorData, String> {
+    let [_, width] = data.shape()[..] else {
         return Err(format!(
             "a table of words has two axes, not {:?}",
             data.shape()
         ));
     };
-    let mut values = data.try_to_vec::<f32>().map_err(|e| format!("{e:?}"))?;
+    let mut values = data.try_into_vec::<f32>().map_err(|e| format!("{e:?}"))?;
     let mut mean = vec![0.0_f64; width];
-    for row in values.chunks_exact(width) {
+    for row in values.chunks_exact(width).take(plan.used) {
         mean.iter_mut()
             .zip(row)
             .for_each(|(m, v)| *m += f64::from(*v));
     }
-    let mean: Vec<f32> = mean.iter().map(|m| (m / words as f64) as f32).collect();
-    for _ in words..rows {
-        values.extend_from_slice(&mean);
+    let mean: Vec<f32> = mean.iter().map(|m| (m / plan.used as f64) as f32).collect();
+    let rows = plan.config.llm.vocab_size;
+    values.resize(rows * width, 0.0);
+    let new = values.chunks_exact_mut(width).enumerate();
+    for (_, row) in new.filter(|(i, _)| plan.new.contains(i)) {
+        row.copy_from_slice(&mean);
     }
     Ok(TensorData::new(values, [rows, width]))
-}
-
-/// The tokenizer as the published directory has it: the slow one, whose ids the model was trained with,
-/// and the task tokens by name.
-fn tokenizer_files(files: &PartFiles, config: &TpoConfig) -> Result<Vec<(String, Vec<u8>)>> {
-    let path = files.llm.join("tokenizer.model");
-    let model = std::fs::read(&path).map_err(|e| Error::ModelDir {
-        path,
-        why: e.to_string(),
-    })?;
-    let tokens = config.tasks.tokens();
-    let added: BTreeMap<&str, u32> = tokens.map(|t| (t.token.as_str(), t.id)).collect();
-    Ok(vec![
-        ("tokenizer.model".into(), model),
-        ("tokenizer_config.json".into(), TOKENIZER_CONFIG.into()),
-        (
-            "added_tokens.json".into(),
-            serde_json::json!(added).to_string().into_bytes(),
-        ),
-    ])
 }

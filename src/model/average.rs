@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 /// ([`average_checkpoints`]). They must be of one configuration and have one tokenizer; with adapters
 /// beside the weights, export them with [`LoraExport::Merged`](crate::export::LoraExport::Merged) first.
 ///
-/// `options.lora` is not used: there is nothing to merge.
+/// `options.lora` and `options.layout` are not used: there is nothing to merge, and names stay.
 ///
 /// # Errors
 /// [`Error::ModelDir`] where a directory holds no model, adapters, or another configuration or

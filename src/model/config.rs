@@ -13,10 +13,10 @@ use tpo_core::ops::QuantFormat;
 use tpo_core::token::TaskRegistry;
 use tpo_core::traits::VisualShape;
 use tpo_core::weights::{KeyRules, KeyTables};
-use tpo_data::FrameSampling;
 use tpo_data::prompts::PromptLayout;
 use tpo_data::prompts::qwen::QwenLayout;
 use tpo_data::prompts::videochat::VideoChatLayout;
+use tpo_data::{FrameSampling, ImageTransform};
 use tpo_heads::temporal::{CgDetrConfig, TemporalHead};
 use tpo_llm::tokenizer::Tokenizer;
 use tpo_llm::{LlmConfig, LlmError};
@@ -27,6 +27,9 @@ use crate::error::{Error, Result};
 
 /// Version of the configuration file written beside weights.
 pub(crate) const FORMAT: u32 = 2;
+
+/// Tokens of text of a usual prompt: as many as VideoChat's prompts have in all.
+pub(crate) const TEXT: usize = 1024;
 
 /// How frames are put before the encoder.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -39,7 +42,7 @@ pub struct InputConfig {
     /// Which frames.
     #[serde(default = "middle", skip_serializing_if = "is_middle")]
     pub sampling: FrameSampling,
-    /// Antialiased resizing, as torchvision's default has been since 0.17.
+    /// Antialiased resizing, as torchvision's default has been since 0.17. SigLIP's is always.
     pub antialias: bool,
 }
 
@@ -303,10 +306,29 @@ impl TpoConfig {
         self.connector.rows(visual, tokens)
     }
 
+    /// From pictures to the pixels that the encoder reads.
+    pub fn transform(&self) -> ImageTransform {
+        self.vision.transform(self.input.antialias)
+    }
+
     /// Longest prompt in tokens: that of the prompt style, if the language model reads as much.
     pub fn max_prompt(&self) -> usize {
         let layout = self.prompt.layout();
         layout.max_tokens().min(self.llm.max_position_embeddings)
+    }
+
+    /// Tokens of the prompt that memory is reckoned for before a model is opened: about a video of its frames or the
+    /// largest image, with 1,024 tokens of text, if it reads as much. A longer one, about many images or
+    /// after many turns, takes more.
+    ///
+    /// # Errors
+    /// As [`TpoConfig::rows`].
+    pub fn usual_prompt(&self) -> Result<usize> {
+        let side = u32::try_from(self.input.size).unwrap_or(u32::MAX);
+        let video = self.rows(&VisualShape::video((side, side), self.input.frames))?;
+        let image = self.connector.most_image_rows(self.vision.tokens(1));
+        let usual = video.max(image).saturating_add(TEXT);
+        Ok(usual.min(self.max_prompt()))
     }
 
     /// Ids that end an answer: training writes the first, generation stops at all. Those of the prompt

@@ -9,12 +9,10 @@ use std::path::Path;
 
 use burn::tensor::Device;
 use tpo_core::head::HeadSet;
-use tpo_core::weights::{
-    Checkpoint, DtypePolicy, GgufFile, KeyTables, LoadOptions, Refusal, WeightsError, load_module,
-};
+use tpo_core::weights::{Checkpoint, DtypePolicy, GgufFile, KeyTables, LoadOptions, load_module};
 use tpo_llm::tokenizer::Tokenizer;
 
-use super::families::onevision::{self, Names};
+use super::families::onevision;
 use super::families::published::{is_published, published};
 use super::{ConnectorConfig, Tpo, TpoConfig};
 use crate::error::{Error, Result};
@@ -75,20 +73,10 @@ pub(crate) fn open_weights<H: HeadSet>(
     dir: &Path,
     config: &TpoConfig,
 ) -> Result<(Checkpoint, KeyTables<'static>)> {
-    let checkpoint = Checkpoint::open(dir)?;
     if !matches!(config.connector, ConnectorConfig::OneVision(_)) {
-        return Ok((checkpoint, config.keys::<H>()?));
+        return Ok((Checkpoint::open(dir)?, config.keys::<H>()?));
     }
-    let names = Names::of(&checkpoint).unwrap_or_default();
-    let (checkpoint, differs) = onevision::prepared(checkpoint, &config.llm, names)?;
-    if let Some(differs) = differs {
-        return Err(WeightsError::Refused(Box::new(Refusal {
-            checkpoint: dir.into(),
-            mismatched: vec![differs],
-            ..Refusal::default()
-        }))
-        .into());
-    }
+    let (checkpoint, names) = onevision::open_named(dir, &config.llm)?;
     Ok((checkpoint, config.keys_named::<H>(names)?))
 }
 

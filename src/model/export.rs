@@ -6,11 +6,12 @@ use std::path::Path;
 use burn::tensor::{Device, FloatDType};
 use tpo_core::head::HeadSet;
 use tpo_core::weights::{
-    DtypePolicy, INDEX_FILE, LoadOptions, SINGLE_FILE, SaveOptions, SaveReport, load_module,
-    save_module,
+    DtypePolicy, INDEX_FILE, LoadOptions, SINGLE_FILE, SaveOptions, SaveReport, TensorSource,
+    load_module, module_tensors, save_module, save_tensors,
 };
 
 use super::directory::TOKENIZER_FILES;
+use super::families::onevision::{self, Names};
 use super::{
     CONFIG_FILE, Quantize, Tpo, TpoConfig, model_tokenizer, open_weights, read_config_of,
     tokenizer_files,
@@ -40,6 +41,10 @@ pub struct ExportOptions {
     pub max_shard_bytes: u64,
     /// Whether a model that is there is replaced.
     pub overwrite: bool,
+    /// Of a LLaVA-OV-TPO: the names that its tensors get, with which the base's `config.json` is written, so that the
+    /// base's published code reads the directory too (it passes over the heads). `None` for names of our own,
+    /// without that file.
+    pub layout: Option<Names>,
 }
 
 impl Default for ExportOptions {
@@ -49,6 +54,7 @@ impl Default for ExportOptions {
             dtype: None,
             max_shard_bytes: 5_000_000_000,
             overwrite: false,
+            layout: None,
         }
     }
 }
@@ -73,7 +79,8 @@ impl ExportOptions {
 /// [`Session::open`]: crate::Session::open
 ///
 /// # Errors
-/// As [`check_target`]; [`Error::Weights`] when a file cannot be written.
+/// As [`check_target`]; [`Error::Weights`] when a file cannot be written; [`Error::Config`] with everything that a
+/// wanted layout cannot hold.
 pub fn export_model<H: HeadSet>(
     model: Tpo<H>,
     config: &TpoConfig,
@@ -91,7 +98,23 @@ pub fn export_model<H: HeadSet>(
         // A session may have merged them to be faster.
         model.llm = model.llm.unmerge_lora();
     }
-    let report = save_module(&model, &config.keys::<H>()?, dir, &options.save())?;
+    let Some(names) = options.layout else {
+        let report = save_module(&model, &config.keys::<H>()?, dir, &options.save())?;
+        write_beside(&written(dir, &config)?, tokenizer_files, dir)?;
+        return Ok(report);
+    };
+    let base = onevision::written::config_json(&config, names)?;
+    let (save, keys) = (options.save(), config.keys_named::<H>(names)?);
+    let unused = onevision::written::unused_norm(&model.vision, names, save.dtype);
+    let mut tensors = module_tensors(&model, &keys, save.dtype, &|_| true)?;
+    for (key, data) in &unused {
+        tensors.push(TensorSource::from_data(key, data)?);
+    }
+    let report = save_tensors(tensors, dir, &save)?;
+    let path = dir.join("config.json");
+    let json = format!("{base:#}\n");
+    let written_whole = write_whole(&path, |out| out.write_all(json.as_bytes()));
+    written_whole.map_err(|e| unwritable(&path, e))?;
     write_beside(&written(dir, &config)?, tokenizer_files, dir)?;
     Ok(report)
 }
@@ -172,6 +195,14 @@ pub fn convert_model<H: HeadSet>(
     model_tokenizer(model, &config)?;
     let (checkpoint, keys) = open_weights::<H>(model, &config)?;
     config.quantize(quantize)?;
+    if let Some(names) = options.layout {
+        // Refused before the weights are read.
+        let mut written = config.clone();
+        if options.lora == LoraExport::Merged {
+            written.llm.lora = None;
+        }
+        onevision::written::config_json(&written, names)?;
+    }
     let load = LoadOptions {
         dtype: options.dtype.map_or(DtypePolicy::Keep, DtypePolicy::Cast),
         progress,

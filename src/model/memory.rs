@@ -24,9 +24,9 @@ const TRAINED_MASK_BYTES_PER_PIXEL: u64 = 1 << 10;
 pub struct ModelMemory {
     /// All parameters.
     pub weights: u64,
-    /// Keys and values of the longest prompt and answer.
+    /// Keys and values of a usual prompt ([`TpoConfig::usual_prompt`]) and the answer.
     pub cache: u64,
-    /// The largest intermediate results, about: of the longest prompt, and of a picture that the
+    /// The largest intermediate results, about: of a usual prompt, and of a picture that the
     /// mask head looks at.
     pub activations: u64,
     /// Of the weights, those that every token of an answer reads: the decoder without its table of
@@ -59,8 +59,8 @@ impl ModelMemory {
                 per_token += bytes;
             }
         }
-        // As `TpoModel::generate` allocates for the longest prompt.
-        let longest = config.max_prompt();
+        // As `TpoModel::generate` allocates for a prompt of this length.
+        let longest = config.usual_prompt()?;
         let room = llm.max_position_embeddings.saturating_sub(longest).max(1);
         let answer = answer.min(room);
         let cached = cache_positions(longest, answer) as u64;

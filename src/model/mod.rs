@@ -18,7 +18,7 @@ use tpo_heads::region::RegionHead;
 use tpo_heads::temporal::TemporalHead;
 use tpo_llm::CausalLm;
 
-pub(crate) use config::{FORMAT, no_head};
+pub(crate) use config::{FORMAT, TEXT, no_head};
 pub use config::{InputConfig, PromptStyle, Quantize, TpoConfig};
 pub use directory::CONFIG_FILE;
 pub(crate) use directory::{

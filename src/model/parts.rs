@@ -11,6 +11,7 @@ use tpo_core::gradient_checkpointing::Tape;
 use tpo_core::ops::QuantFormat;
 use tpo_core::traits::{Connector as Connect, Instruction, VisionEncoder, VisualRows, VisualShape};
 use tpo_core::weights::KeyRules;
+use tpo_data::ImageTransform;
 use tpo_llm::LlmConfig;
 use tpo_vision::{
     InternVideo2, InternVideo2Config, MlpConnector, MlpConnectorConfig, OneVisionConnector,
@@ -89,6 +90,18 @@ impl VisionConfig {
         }
     }
 
+    /// From pictures to the pixels it reads. `antialias` is for encoders that were published with and without;
+    /// SigLIP's pictures are always resized with it.
+    pub fn transform(&self, antialias: bool) -> ImageTransform {
+        let transform = match self {
+            Self::Siglip(_) => ImageTransform::siglip(),
+            Self::Umt(_) | Self::InternVideo2(_) => {
+                ImageTransform::vision().with_antialias(antialias)
+            }
+        };
+        transform.with_size([self.side(); 2])
+    }
+
     /// Frames of a clip, and frames that one token covers.
     pub fn clip(&self) -> (usize, usize) {
         match self {
@@ -97,6 +110,11 @@ impl VisionConfig {
             Self::Umt(config) => (config.num_frames, config.tubelet_size),
             Self::InternVideo2(config) => (config.num_frames, config.tubelet_size),
         }
+    }
+
+    /// Whether it sees every picture by itself.
+    pub fn sees_pictures(&self) -> bool {
+        matches!(self, Self::Siglip(_))
     }
 
     /// Tokens along a side of a picture.
@@ -213,6 +231,15 @@ impl ConnectorConfig {
             Self::QFormer(config) => Ok(config.qformer.n_query()),
             Self::Mlp(_) => Ok(tokens),
             Self::OneVision(config) => config.packing.rows(visual),
+        }
+    }
+
+    /// At least as many rows as it makes of an image, which has so many tokens as one picture.
+    pub fn most_image_rows(&self, tokens: usize) -> usize {
+        match self {
+            Self::QFormer(config) => config.qformer.n_query(),
+            Self::Mlp(_) => tokens,
+            Self::OneVision(config) => config.packing.most_image_rows(),
         }
     }
 

@@ -34,6 +34,9 @@ pub(super) struct PatchHead {
     /// Time steps that a token is about.
     #[module(skip)]
     pub steps: usize,
+    /// Whether tokens are of single pictures, in which neither time nor event nor displacement shows.
+    #[module(skip)]
+    pub still: bool,
 }
 
 /// What is true of a token.
@@ -87,6 +90,15 @@ impl PatchHead {
             read: LinearConfig::new(dim, steps * COLUMNS).init(device),
             cells,
             steps,
+            still: false,
+        }
+    }
+
+    /// The head of an encoder that sees one picture at a time.
+    pub fn of_pictures(self) -> Self {
+        Self {
+            still: true,
+            ..self
         }
     }
 
@@ -124,7 +136,8 @@ impl PatchHead {
         let bce = relu(cover.clone()) - cover.clone() * truth.clone()
             + cover.clone().abs().neg().exp().log1p();
         let late = (time - floats(all().map(|l| l.time).collect())).abs();
-        let mut total = bce.mean() + late.mean() * PLACE;
+        let moving = if self.still { 0.0 } else { 1.0 };
+        let mut total = bce.mean() + late.mean() * (PLACE * moving);
         let scalar = |x: Tensor<1>| f64::from(x.inner().into_scalar::<f32>());
         let indices = |values: Vec<i64>| {
             Tensor::<2, Int>::from_data(TensorData::new(values, [rows, 1]), &device)
@@ -135,14 +148,14 @@ impl PatchHead {
         let quiet = event_of.clone().equal_elem(0).float() * about.clone();
         let busy = about.clone() - quiet.clone();
         let weight = busy.clone() + quiet.clone().mul_scalar(QUIET);
-        for (logits, index, weight) in [
-            (&shape, &shape_of, &named),
-            (&colour, &colour_of, &about),
-            (&event, &event_of, &weight),
+        for (logits, index, weight, share) in [
+            (&shape, &shape_of, &named, 1.0),
+            (&colour, &colour_of, &about, 1.0),
+            (&event, &event_of, &weight, moving),
         ] {
             let likely = log_softmax(logits.clone(), 1).gather(1, index.clone());
             let number = weight.clone().sum().add_scalar(1e-6);
-            total = total - (likely * weight.clone()).sum() / number;
+            total = total - (likely * weight.clone()).sum() / number * share;
         }
         let right = |logits: Tensor<2>, index: Tensor<2, Int>, of: &Tensor<2>| {
             let hits = logits.argmax(1).equal(index).float() * of.clone();
@@ -161,7 +174,7 @@ impl PatchHead {
             quiet: right(event, event_of, &quiet),
             box_error: scalar(off.clone()),
         };
-        (total + (off + moved) * PLACE, scores)
+        (total + (off + moved * moving) * PLACE, scores)
     }
 }
 
@@ -249,8 +262,11 @@ impl Seen {
 
 #[cfg(test)]
 mod tests {
+    use burn::tensor::Distribution;
+    use tpo_core::nn::Weight;
     use tpo_data::synthetic::{Split, World, WorldConfig};
 
+    use super::super::learning;
     use super::*;
 
     fn clips() -> (Vec<Clip>, Vec<Vec<PatchLabel>>) {
@@ -318,6 +334,35 @@ mod tests {
         assert!(seen(&irregular).iter().all(|s| s.shape.is_none()));
         let (_, named) = clips();
         assert!(seen(&named.concat()).iter().all(|s| s.shape.is_some()));
+    }
+
+    /// What one picture does not show is no part of the loss of its tokens, and has no gradient.
+    #[test]
+    fn tokens_of_single_pictures_are_not_asked_what_happens() {
+        let (_, labels) = clips();
+        let device = Device::default();
+        let shape = [labels.len(), labels[0].len(), 8];
+        let tokens = Tensor::<3>::random(shape, Distribution::Default, &device);
+        let head = PatchHead::new(8, 16, 1, &device);
+        let columns = |head: PatchHead| {
+            let head = learning(head);
+            let (loss, _) = head.loss(tokens.clone().autodiff(), &labels);
+            let grads = loss.backward();
+            let Weight::Float(weight) = &head.read.weight else {
+                panic!("a new layer is not quantised");
+            };
+            let rows = weight.val().grad(&grads).unwrap().abs().sum_dim(1);
+            let rows: Vec<f32> = rows.into_data().iter().collect();
+            (0..COLUMNS)
+                .filter(|c| rows[*c] == 0.0)
+                .collect::<Vec<usize>>()
+        };
+        assert!(columns(head.clone()).is_empty());
+        let event = 1 + TIME + SHAPES + COLOURS;
+        let mut silent = vec![1];
+        silent.extend(event..event + EVENTS);
+        silent.extend(COLUMNS - SHIFT..COLUMNS);
+        assert_eq!(columns(head.of_pictures()), silent);
     }
 
     #[test]

@@ -8,8 +8,8 @@ use tpo_core::head::{FrameSource, HeadSet};
 use tpo_core::prompt::Visual;
 use tpo_core::traits::{VisualInput, VisualRows, VisualShape};
 use tpo_data::{
-    ClipConfig, Frame, FrameBuffer, ImageTransform, OnFrame, Progress, VideoFrames, VideoReader,
-    open_video, read_clip, read_image,
+    ClipConfig, Frame, FrameBuffer, OnFrame, Progress, VideoFrames, VideoReader, open_video,
+    read_clip, read_image,
 };
 
 use super::{Session, TrackFrames};
@@ -109,7 +109,7 @@ impl<H: HeadSet> Session<H> {
             sampling: self.sampling(),
             num_frames: self.config.input.frames,
             range: None,
-            transform: self.transform(),
+            transform: self.config.transform(),
         };
         let clip = read_clip(&*reader, &clip, progress)?;
         let size = (clip.info.width as u32, clip.info.height as u32);
@@ -150,10 +150,11 @@ impl<H: HeadSet> Session<H> {
         self.look_at(media, vec![visual], frames, Some(features))
     }
 
-    /// Looks at an image. Forgets the conversation.
+    /// Looks at an image: in tiles where the model reads them. Forgets the conversation.
     ///
     /// # Errors
-    /// [`Error::Data`](crate::Error::Data) for a file that is no image or is beyond the limits.
+    /// [`Error::Data`](crate::Error::Data) for a file that is no image or is beyond the limits;
+    /// [`CoreError::Visual`](tpo_core::CoreError::Visual) for one that is too thin to leave a row.
     pub fn load_image(&mut self, path: impl AsRef<Path>) -> Result<&Media> {
         self.load_images(&[path])
     }
@@ -162,7 +163,7 @@ impl<H: HeadSet> Session<H> {
     ///
     /// # Errors
     /// As [`Session::load_image`]; [`CoreError::Prompt`](tpo_core::CoreError::Prompt) for more images than
-    /// the model reads; [`Error::Question`] without any.
+    /// the model reads; [`Error::Question`] without any, and where they leave no place for a question.
     pub fn load_images(&mut self, paths: &[impl AsRef<Path>]) -> Result<&Media> {
         let Some(path) = paths.first().map(AsRef::as_ref) else {
             return Err(Error::Question {
@@ -174,12 +175,7 @@ impl<H: HeadSet> Session<H> {
         let mut visuals = Vec::with_capacity(paths.len());
         for path in paths {
             let frame = read_image(path, &self.options.limits)?;
-            let size = (frame.width() as u32, frame.height() as u32);
-            let pixels = self.transform().apply_tensor(&[frame], &self.device)?;
-            visuals.push(VisualInput {
-                pixels: pixels.squeeze_dim(0),
-                shape: VisualShape::image(size),
-            });
+            visuals.push(self.image(&frame, paths.len() == 1)?);
         }
         let size = visuals.first().map_or((0, 0), |v| v.shape.size);
         let media = Media {
@@ -210,6 +206,7 @@ impl<H: HeadSet> Session<H> {
         frames: VideoFrames,
         features: Option<FeatureMedia>,
     ) -> Result<&Media> {
+        self.check_rows(&visuals)?;
         let embeddings = self.model.encode_visuals(visuals, None)?;
         self.clear_history();
         let progress = self.options.progress.clone();
@@ -245,10 +242,39 @@ impl<H: HeadSet> Session<H> {
         Ok(&self.looking.insert(looking).media)
     }
 
-    fn transform(&self) -> ImageTransform {
-        let side = self.config.input.size;
-        ImageTransform::vision()
-            .with_size([side, side])
-            .with_antialias(self.config.input.antialias)
+    /// An image as the model reads it. Where it reads tiles, one that is `alone` goes in as a whole and in tiles, one
+    /// of several on a square canvas.
+    fn image(&self, frame: &Frame, alone: bool) -> Result<VisualInput> {
+        let transform = self.config.transform();
+        let one = std::slice::from_ref(frame);
+        let (values, dims) = match self.config.connector.packing() {
+            Some(packing) if alone => transform.tiles(frame, &packing.tiling)?,
+            Some(_) => transform.squares(one)?,
+            None => transform.apply(one)?,
+        };
+        Ok(VisualInput {
+            shape: VisualShape {
+                pictures: dims[0],
+                ..VisualShape::image((frame.width() as u32, frame.height() as u32))
+            },
+            pixels: Tensor::from_data(TensorData::new(values, dims), &self.device),
+        })
+    }
+
+    /// Refuses what leaves no place for a question, before it is encoded.
+    fn check_rows(&self, visuals: &[VisualInput]) -> Result<()> {
+        let counts = visuals.iter().map(|v| self.config.rows(&v.shape));
+        let rows: usize = counts.sum::<tpo_core::Result<usize>>()?;
+        let limit = self.config.max_prompt();
+        if rows < limit {
+            return Ok(());
+        }
+        Err(Error::Question {
+            why: format!(
+                "{} image(s) or video(s) take {rows} tokens and the model reads {limit} in all; give fewer, or \
+                 a video of fewer frames",
+                visuals.len()
+            ),
+        })
     }
 }

@@ -7,10 +7,11 @@ use burn::module::ParamId;
 use burn::tensor::Device;
 use tpo_core::head::{HeadSet, TaskHead};
 use tpo_core::model::IGNORE_LABEL;
+use tpo_core::traits::VisualShape;
 use tpo_core::weights::module_params;
+use tpo_data::FrameSampling;
 use tpo_data::feed::{Cursor, Feed, FeedConfig, FramesConfig, LoaderConfig, OrderConfig};
 use tpo_data::prompts::LayoutEncoder;
-use tpo_data::{FrameSampling, ImageTransform};
 use tpo_heads::mask::MaskHead;
 use tpo_llm::tokenizer::Tokenizer;
 use tpo_llm::vocabulary;
@@ -51,9 +52,8 @@ impl DataContext {
         FramesConfig {
             num_frames: input.frames,
             sampling: input.sampling,
-            transform: ImageTransform::vision()
-                .with_size([input.size; 2])
-                .with_antialias(input.antialias),
+            transform: self.config.transform(),
+            squares: self.config.connector.packing().is_some(),
         }
     }
 
@@ -354,10 +354,35 @@ pub(super) struct BatchSizes {
     pub tokens: usize,
     /// Positions with a label, of a row on average.
     pub labels: usize,
+    /// Pictures that a row's visuals have, on average.
+    pub pictures: usize,
+    /// Positions that these take of a row, on average.
+    pub visual: usize,
     /// Whether turns are packed that do not see each other.
     pub packed: bool,
     /// Whether rows call the mask head.
     pub masks: bool,
+}
+
+impl BatchSizes {
+    /// Of rows about a video with so many tokens of text, or as many as the model reads.
+    ///
+    /// # Errors
+    /// As [`TpoConfig::rows`].
+    pub fn of_text(config: &TpoConfig, text: usize) -> crate::error::Result<Self> {
+        let side = u32::try_from(config.input.size).unwrap_or(u32::MAX);
+        let video = VisualShape::video((side, side), config.input.frames);
+        let visual = config.rows(&video)?;
+        let tokens = visual.saturating_add(text).min(config.max_prompt());
+        Ok(Self {
+            tokens,
+            labels: tokens.saturating_sub(visual),
+            pictures: video.pictures,
+            visual,
+            packed: false,
+            masks: true,
+        })
+    }
 }
 
 /// Batches that [`batch_sizes`] looks at.
@@ -387,6 +412,14 @@ pub(super) fn batch_sizes<H: HeadSet>(
         sizes.tokens = sizes.tokens.max(tokens);
         sizes.labels = sizes.labels.max(labels.div_ceil(rows.max(1)));
         sizes.packed |= batch.tokens.packed_turns().is_some();
+        // Each visual has its own number.
+        let (mut pictures, mut slots) = (0, 0);
+        for (visual, ..) in &batch.visuals {
+            pictures += visual.pictures;
+            slots += context.config.rows(visual).ok()?;
+        }
+        sizes.pictures = sizes.pictures.max(pictures.div_ceil(rows.max(1)));
+        sizes.visual = sizes.visual.max(slots.div_ceil(rows.max(1)));
     }
     Some(sizes)
 }

@@ -275,33 +275,3 @@ pub fn draw_run(dir: &Path) -> Result<PathBuf> {
     })?;
     Ok(path)
 }
-
-#[cfg(test)]
-mod tests {
-    use tpo_data::FrameSampling;
-
-    use super::*;
-
-    /// The recipe beside a checkpoint says which frames were looked at, as it did when every recipe said it.
-    #[test]
-    fn what_a_run_keeps_says_its_frames() {
-        let text = include_str!("../../recipes/mini-short/02-stages.toml");
-        let mut recipe = Recipe::read::<&str>(text, "mini-short", &[]).unwrap();
-        let mut config = TpoConfig::nano(300);
-        config.input.sampling = FrameSampling::Linspace;
-        let own = Some(FrameSampling::Fps(2.0));
-        recipe.stages[0].data.as_mut().unwrap().sampling = own;
-        let resolved = with_sampling(&recipe, &config);
-        let data = |place: usize| resolved.stages[place].data.as_ref().unwrap().sampling;
-        assert_eq!(data(0), own);
-        assert_eq!(data(1), Some(FrameSampling::Linspace));
-        let evaluations = resolved.stages.iter().filter_map(|s| s.evaluation.as_ref());
-        let evaluations: Vec<_> = evaluations.map(|e| e.data.sampling).collect();
-        assert!(!evaluations.is_empty());
-        assert!(
-            evaluations
-                .iter()
-                .all(|s| *s == Some(FrameSampling::Linspace))
-        );
-    }
-}

@@ -7,7 +7,7 @@ use burn::tensor::{Device, FloatDType};
 use serde_json::Value;
 use tpo_core::head::{HeadSet, HeadSpec};
 use tpo_core::model::CallOrder;
-use tpo_core::token::{TaskTokens, TokenId};
+use tpo_core::token::{TaskRegistry, TaskTokens, TokenId};
 use tpo_core::weights::{DtypePolicy, module_params};
 use tpo_llm::tokenizer::{AddedToken, Tokenizer};
 use tpo_llm::{
@@ -27,13 +27,43 @@ use crate::model::{
 };
 
 /// Names a recipe may give as `model.preset`.
-pub const PRESETS: [&str; 3] = ["videochat-tpo", "mini", "nano"];
+pub const PRESETS: [&str; 5] = [
+    "videochat-tpo",
+    "llava-ov-tpo-0.5b",
+    "llava-ov-tpo-7b",
+    "mini",
+    "nano",
+];
 
-/// Why the published sizes do not train.
-const SIZES_ALONE: &str = "model.preset: `videochat-tpo` has the published sizes for `--explain`, with \
-    task tokens 32000 to 32006, and the byte tokenizer, in which they are 259 to 265: no answer would \
-    call a head; to train, name the directory that `tpo assemble` writes: model.directory = \
-    \"models/videochat2\"";
+/// The published sizes of that name, which are for `--explain`.
+fn published_sizes(preset: &str) -> Option<TpoConfig> {
+    match preset {
+        "videochat-tpo" => Some(TpoConfig::videochat_tpo()),
+        "llava-ov-tpo-0.5b" => Some(TpoConfig::llava_ov_tpo_0_5b()),
+        "llava-ov-tpo-7b" => Some(TpoConfig::llava_ov_tpo_7b()),
+        _ => None,
+    }
+}
+
+/// Why published sizes do not train.
+fn sizes_alone(preset: &str, tasks: &TaskRegistry, tokenizer: &Tokenizer) -> String {
+    let first_to_last = |ids: Vec<u32>| {
+        let ends = (ids.iter().min(), ids.iter().max());
+        ends.0
+            .zip(ends.1)
+            .map_or("absent".into(), |(a, b)| format!("{a} to {b}"))
+    };
+    let own = tasks.tokens().map(|t| t.id).collect();
+    let bytes = tasks.tokens();
+    let bytes = bytes.filter_map(|t| tokenizer.token_to_id(&t.token));
+    format!(
+        "model.preset: `{preset}` has the published sizes for `--explain`, with task tokens {}, and the \
+         byte tokenizer, in which they are {}: no answer would call a head; to train, name the \
+         directory that `tpo assemble` writes: model.directory = \"models/..\"",
+        first_to_last(own),
+        first_to_last(bytes.collect())
+    )
+}
 
 /// A model that a recipe names.
 #[derive(Debug)]
@@ -88,6 +118,17 @@ impl NamedModel {
             return Err(invalid(problems));
         }
         let (mut config, tokenizer, files) = base(spec)?;
+        if let Some(frames) = spec.frames {
+            if config.vision.sees_pictures() {
+                config.input.frames = frames;
+            } else {
+                problems.push(format!(
+                    "model.frames: the model's encoder sees clips of {} frames together, and its tokens \
+                     are of that many; leave it out",
+                    config.input.frames
+                ));
+            }
+        }
         // Models were exported without the configurations of heads that nothing was written of.
         let tasks = config.tasks.tasks().iter().map(|t| &t.name);
         let known: Vec<String> = config.heads.0.keys().chain(tasks).cloned().collect();
@@ -148,8 +189,13 @@ impl NamedModel {
         if problems.is_empty() {
             return Ok(());
         }
-        if spec.preset.as_deref() == Some("videochat-tpo") {
-            return Err(invalid(vec![SIZES_ALONE.into()]));
+        if let Some(preset) = spec
+            .preset
+            .as_deref()
+            .filter(|p| published_sizes(p).is_some())
+        {
+            let why = sizes_alone(preset, &self.config.tasks, &self.tokenizer);
+            return Err(invalid(vec![why]));
         }
         Err(invalid(problems))
     }
@@ -217,8 +263,8 @@ fn base_problems(spec: &ModelSpec) -> Vec<String> {
         if let Some(dir) = dir.as_ref().filter(|dir| !there(dir)) {
             problems.push(format!(
                 "model.{field}: {} is {}; put the model's files there (`tpo assemble` makes a directory of \
-                  published files), or take a preset ({}), of which model.preset=videochat-tpo has the \
-                  published sizes for --explain",
+                  published files), or take a preset ({}), of which the first three have published sizes \
+                  for --explain (model.preset=videochat-tpo)",
                 dir.display(),
                 match field {
                     "llm" => "neither a directory nor a GGUF file",
@@ -277,14 +323,10 @@ fn base(spec: &ModelSpec) -> Result<(TpoConfig, Tokenizer, Files)> {
             mini::mini_tokenizer()?,
             mini::mini_tokenizer_files(),
         ),
-        Some("videochat-tpo") => (
-            TpoConfig::videochat_tpo(),
-            byte_tokenizer()?,
-            byte_tokenizer_files(),
-        ),
-        _ => {
+        preset => {
             let tokenizer = byte_tokenizer()?;
-            let config = TpoConfig::nano(tokenizer.vocab_size());
+            let config = preset.and_then(published_sizes);
+            let config = config.unwrap_or_else(|| TpoConfig::nano(tokenizer.vocab_size()));
             (config, tokenizer, byte_tokenizer_files())
         }
     })

@@ -11,7 +11,6 @@ use std::sync::Arc;
 use burn::module::Module;
 use burn::tensor::{Device, FloatDType};
 use tpo_core::head::HeadSet;
-use tpo_core::traits::VisualShape;
 use tpo_core::weights::module_params;
 use tpo_train::explain::{Explanation, MemoryEstimate, ModelShape, PartShape};
 use tpo_train::recipe::{ModelSpec, Recipe, SourceSpec};
@@ -24,10 +23,10 @@ use crate::error::Result;
 use crate::model::memory::{
     WeightFormat, available_memory, mask_scratch, otherwise, refused, trains_through_masks,
 };
-use crate::model::{Quantize, TpoConfig};
+use crate::model::{Quantize, TEXT, TpoConfig};
 
-/// The shape of the model that a recipe names, for prompts of the most tokens it takes. No weight is
-/// drawn or read.
+/// The shape of the model that a recipe names, for prompts about a video with 1,024 tokens of text. No
+/// weight is drawn or read.
 ///
 /// # Errors
 /// As [`model_config`].
@@ -48,7 +47,7 @@ fn name_of(spec: &ModelSpec) -> String {
     }
 }
 
-/// The shape of a model for batches of these sizes, or of the longest prompts it takes.
+/// The shape of a model for batches of these sizes, or of usual prompts about a video.
 fn shape_of<H: HeadSet>(
     name: String,
     config: &TpoConfig,
@@ -60,28 +59,32 @@ fn shape_of<H: HeadSet>(
     plain.set_quantization(Quantize::default());
     let model = plain.init::<H>(&Device::flex())?;
     let heads: Vec<String> = H::specs().into_iter().map(|s| s.name).collect();
-    let side = config.input.size as u32;
-    let video = VisualShape::video((side, side), config.input.frames);
-    let tokens = config.vision.tokens(video.pictures);
-    let visual = config.rows(&video)?;
-    let longest = config.max_prompt();
     let BatchSizes {
         tokens: prompt,
         labels,
+        pictures,
+        visual,
         packed,
         masks,
-    } = sizes.unwrap_or(BatchSizes {
-        tokens: longest,
-        labels: longest.saturating_sub(visual),
-        packed: false,
-        masks: true,
-    });
+    } = match sizes {
+        Some(sizes) => sizes,
+        None => BatchSizes::of_text(config, TEXT)?,
+    };
+    let tokens = config.vision.tokens(pictures);
     let mut vision = PartShape::new("vision", ["vision."], tokens).with_checkpointed_blocks();
-    let pixels = (config.input.frames * 3 * config.input.size.pow(2)) as u64;
+    let pixels = (pictures * 3 * config.input.size.pow(2)) as u64;
     vision.pixels = pixels;
     let (blocks, heads_of_block) = config.vision.attention();
-    vision = vision.with_attention(blocks, heads_of_block, [tokens; 2], config.vision.dim());
+    let seen = if config.vision.sees_pictures() {
+        config.vision.tokens(1)
+    } else {
+        tokens
+    };
+    let pairs = [tokens, seen];
+    vision = vision.with_attention(blocks, heads_of_block, pairs, config.vision.dim());
+    // OneVision's layers read tokens, of which it makes fewer rows.
     let mut connector = PartShape::new("connector", ["connector."], visual)
+        .with_rows_of("connector.linear_", tokens)
         .with_shared_rows_of("crossattention.self.key", tokens)
         .with_shared_rows_of("crossattention.self.value", tokens);
     if let Some(qformer) = config.connector.qformer().map(|c| &c.qformer) {
@@ -278,7 +281,9 @@ pub(crate) fn check_memory<H: HeadSet>(recipe: &Recipe, options: &RunOptions) ->
         Ok(fits)
     };
     // If the longest rows fit, it does not matter which there are.
-    if fits(&[])? {
+    let config = model_config::<H>(&recipe.model)?;
+    let longest = BatchSizes::of_text(&config, usize::MAX)?;
+    if fits(&vec![Some(longest); recipe.stages.len()])? {
         return Ok(());
     }
     let sizes = stage_sizes::<H>(recipe)?;
@@ -300,7 +305,7 @@ pub(crate) fn check_memory<H: HeadSet>(recipe: &Recipe, options: &RunOptions) ->
         } else {
             FloatDType::F32
         },
-        quantize: model_config::<H>(&recipe.model)?.quantization(),
+        quantize: config.quantization(),
     };
     let mut other = recipe.clone();
     set_quantize(&mut other.model, Quantize::default());

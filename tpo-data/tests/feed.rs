@@ -965,6 +965,28 @@ fn a_row_of_several_images() {
         [1.0 / 16.0, 1.0 / 12.0, 3.0 / 16.0, 0.75]
     );
 
+    // A base of tiles reads several on square canvases, and one whole.
+    let mut squares = config.clone();
+    squares.frames.transform = ImageTransform::siglip().with_size([8, 8]);
+    squares.frames.squares = true;
+    squares.mixture.augment = None;
+    let qwen = LayoutEncoder {
+        layout: Arc::new(QwenLayout),
+        ..encoder()
+    };
+    let batch = open(&squares, qwen).next_batch().unwrap().unwrap();
+    let transform = &squares.frames.transform;
+    let read = |name: &str| {
+        let path = dir.path().join(format!("{name}.png"));
+        [tpo_data::read_image(path, &squares.media).unwrap()]
+    };
+    let square = |name: &str| transform.squares(&read(name)).unwrap().0;
+    let mut expected = ["a", "b", "c"].map(square).to_vec();
+    expected.push(transform.apply(&read("b")).unwrap().0);
+    assert_ne!(expected[1], expected[3]);
+    let values: Vec<_> = batch.visuals.into_iter().map(|(_, v, _)| v).collect();
+    assert_eq!(values, expected);
+
     let batch = open(&config, encoder()).next_batch().unwrap().unwrap();
     assert_eq!(batch.skipped.len(), 1);
     let why = batch.skipped[0].to_string();

@@ -1,19 +1,38 @@
-//! The names that the parts of VideoChat-TPO have in the files they were published in.
+//! The files that the parts of a model are taken from; of VideoChat-TPO, which they are and what their tensors are
+//! called there.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use tpo_core::weights::{
-    Checkpoint, KeyMap, KeyRules, KeyScope, KeyTables, KeyTarget, WeightsError,
+    Checkpoint, KeyMap, KeyRules, KeyScope, KeyTables, KeyTarget, ParamInfo, WeightsError,
 };
 use tpo_heads::mask::sam2::sam2_keys;
+use tpo_llm::LlmConfig;
+use tpo_llm::tokenizer::Tokenizer;
 
-use super::videochat::{qformer_keys, umt_keys};
+use super::videochat::{qformer_keys, umt_keys, videochat_tasks};
 use crate::error::{Error, Result};
-use crate::model::{TpoConfig, VisionConfig};
+use crate::model::assemble::Plan;
+use crate::model::{Quantize, TpoConfig, VisionConfig};
+
+/// Words of the language model that the task tokens come after (reference implementation).
+const WORDS: usize = 32_000;
+
+/// What `tokenizer_config.json` of the published model says that bears on ids.
+const TOKENIZER_CONFIG: &str = r#"{
+  "add_bos_token": true,
+  "add_eos_token": false,
+  "bos_token": "<s>",
+  "eos_token": "</s>",
+  "legacy": true,
+  "pad_token": "<unk>",
+  "unk_token": "<unk>"
+}
+"#;
 
 /// The dictionaries that PyTorch's files hold a model in.
-const WRAPPERS: [&str; 3] = ["model.", "module.", "state_dict."];
+pub(super) const WRAPPERS: [&str; 3] = ["model.", "module.", "state_dict."];
 
 /// The files that parts are taken from. Several may be one file.
 #[derive(Debug, Clone)]
@@ -44,12 +63,14 @@ pub(crate) struct Part {
     pub optional: bool,
     /// Paths that the file may lack.
     pub may_lack: Vec<String>,
+    /// Ends of paths that may be of another width in the file, and are then not taken.
+    pub other_width: &'static [&'static str],
     /// Whether a parameter of the model is of this part.
-    of: fn(&str) -> bool,
+    pub of: fn(&str) -> bool,
 }
 
 impl Part {
-    fn new(
+    pub(super) fn new(
         [name, flag]: [&'static str; 2],
         file: &Path,
         keys: KeyTables<'static>,
@@ -63,18 +84,38 @@ impl Part {
             scope: KeyScope::Part,
             optional: false,
             may_lack: Vec::new(),
+            other_width: &[],
             of,
         }
-    }
-
-    /// Whether a parameter of the model is of this part.
-    pub fn takes(&self, path: &str) -> bool {
-        (self.of)(path)
     }
 
     /// Whether the tensor `key` of the file becomes a parameter of this part.
     pub fn owns(&self, key: &str) -> bool {
         matches!(self.keys.module_path(key), KeyTarget::Path(_))
+    }
+
+    /// SAM 2 from its own file.
+    pub(super) fn sam2(file: &Path) -> Result<Self> {
+        let keys = tables(vec![sam2_keys()?], "heads.mask.sam.");
+        Ok(Self {
+            scope: KeyScope::Whole,
+            ..Self::new(["SAM 2", "--sam2"], file, keys, |path| {
+                path.starts_with("heads.mask.sam.")
+            })
+        })
+    }
+
+    /// The paths of `own` that are of another width in the file and may be.
+    pub fn of_other_width(&self, checkpoint: &Checkpoint, own: &[ParamInfo]) -> HashSet<String> {
+        let may = |path: &str| self.other_width.iter().any(|end| path.ends_with(end));
+        let paths = checkpoint.tensors().filter_map(|tensor| {
+            let KeyTarget::Path(path) = self.keys.module_path(&tensor.key) else {
+                return None;
+            };
+            let differs = |p: &ParamInfo| p.path == path && p.shape != tensor.shape;
+            (may(&path) && own.iter().any(differs)).then_some(path)
+        });
+        paths.collect()
     }
 
     /// What is wrong with its file, and what the file holds.
@@ -102,7 +143,7 @@ impl Part {
     }
 }
 
-fn tables(rules: Vec<KeyRules>, field: &str) -> KeyTables<'static> {
+pub(super) fn tables(rules: Vec<KeyRules>, field: &str) -> KeyTables<'static> {
     let mut tables = KeyTables::new();
     for rules in rules {
         tables = tables.with(rules.wrapped_in(&WRAPPERS).within(field));
@@ -110,8 +151,88 @@ fn tables(rules: Vec<KeyRules>, field: &str) -> KeyTables<'static> {
     tables
 }
 
+/// How VideoChat-TPO is put together.
+pub(crate) fn plan(files: &PartFiles, sizes: Option<&TpoConfig>) -> Result<Plan> {
+    let config = config_of(files, sizes)?;
+    let inputs = [&files.llm, &files.vision, &files.qformer, &files.sam2];
+    Ok(Plan {
+        rows: WORDS,
+        used: WORDS,
+        new: WORDS..config.llm.vocab_size,
+        parts: parts(files, &config)?,
+        opened: BTreeMap::new(),
+        inputs: inputs.map(Clone::clone).into(),
+        tokenizer: tokenizer_files(files, &config)?,
+        config,
+    })
+}
+
+/// The sizes of the whole: those that are given or the published ones, and of the language model those of its own file.
+fn config_of(files: &PartFiles, sizes: Option<&TpoConfig>) -> Result<TpoConfig> {
+    let wrong = |path: &Path, why: String| Error::ModelDir {
+        path: path.into(),
+        why,
+    };
+    let path = files.llm.join("config.json");
+    let json = std::fs::read_to_string(&path).map_err(|e| {
+        wrong(
+            &path,
+            format!("{e}; give the directory of Mistral-7B-Instruct as Hugging Face has it"),
+        )
+    })?;
+    let llm = LlmConfig::from_hf_json(&json)?;
+    let pieces = Tokenizer::from_sentencepiece_dir(&files.llm)?.vocab_size();
+    for (what, found) in [
+        (
+            "the table of words in config.json (vocab_size)",
+            llm.vocab_size,
+        ),
+        ("tokenizer.model", pieces),
+    ] {
+        if found != WORDS {
+            return Err(wrong(
+                &files.llm,
+                format!(
+                    "{what} has {found} entries, expected {WORDS}: the task tokens are {WORDS} to {}, \
+                     after all words; take Mistral-7B-Instruct v0.2 (v0.3 has 32768 words)",
+                    WORDS + 6
+                ),
+            ));
+        }
+    }
+    let mut config = sizes.cloned().unwrap_or_else(TpoConfig::videochat_tpo);
+    config.tasks = videochat_tasks(WORDS as u32);
+    config.llm = LlmConfig {
+        vocab_size: WORDS + 7,
+        lora: config.llm.lora,
+        ..llm
+    };
+    config.set_quantization(Quantize::default());
+    Ok(config)
+}
+
+/// The tokenizer as the published directory has it: the slow one, whose ids the model was trained with,
+/// and the task tokens by name.
+fn tokenizer_files(files: &PartFiles, config: &TpoConfig) -> Result<Vec<(String, Vec<u8>)>> {
+    let path = files.llm.join("tokenizer.model");
+    let model = std::fs::read(&path).map_err(|e| Error::ModelDir {
+        path,
+        why: e.to_string(),
+    })?;
+    let tokens = config.tasks.tokens();
+    let added: BTreeMap<&str, u32> = tokens.map(|t| (t.token.as_str(), t.id)).collect();
+    Ok(vec![
+        ("tokenizer.model".into(), model),
+        ("tokenizer_config.json".into(), TOKENIZER_CONFIG.into()),
+        (
+            "added_tokens.json".into(),
+            serde_json::json!(added).to_string().into_bytes(),
+        ),
+    ])
+}
+
 /// Where the parts of a model of these sizes are.
-pub(crate) fn parts(files: &PartFiles, config: &TpoConfig) -> Result<Vec<Part>> {
+fn parts(files: &PartFiles, config: &TpoConfig) -> Result<Vec<Part>> {
     let llm = KeyRules::new().ignore(
         r"\.rotary_emb\.inv_freq$",
         "frequencies are computed from the configuration",
@@ -155,7 +276,6 @@ pub(crate) fn parts(files: &PartFiles, config: &TpoConfig) -> Result<Vec<Part>> 
         tables(connector, "connector."),
         tables(vec![adapters], "llm."),
     );
-    let sam2 = tables(vec![sam2_keys()?], "heads.mask.sam.");
     Ok(vec![
         Part {
             scope: KeyScope::Whole,
@@ -190,12 +310,7 @@ pub(crate) fn parts(files: &PartFiles, config: &TpoConfig) -> Result<Vec<Part>> 
                 |path| path.starts_with("llm.") && path.contains(".lora."),
             )
         },
-        Part {
-            scope: KeyScope::Whole,
-            ..Part::new(["SAM 2", "--sam2"], &files.sam2, sam2, |path| {
-                path.starts_with("heads.mask.sam.")
-            })
-        },
+        Part::sam2(&files.sam2)?,
     ])
 }
 

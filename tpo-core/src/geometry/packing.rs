@@ -166,6 +166,26 @@ impl Packing {
         }
     }
 
+    /// At least as many rows as any image becomes.
+    pub fn most_image_rows(&self) -> usize {
+        let tile = self.side.saturating_mul(self.side);
+        let shrunk = match self.max_tiles {
+            Some(most) if self.unpads() => {
+                let above = SHRINK_ABOVE * SHRINK_ABOVE;
+                (most.saturating_mul(tile) as f64 * above).ceil() as usize
+            }
+            _ => usize::MAX,
+        };
+        let rows = |[height, width]: &[u32; 2]| {
+            let tiles = [height, width].map(|n| (n / self.tiling.tile.max(1)) as usize);
+            let [down, across] = tiles.map(|n| n.saturating_mul(self.side));
+            let tokens = down.saturating_mul(across).min(shrunk);
+            tokens.saturating_add(down).saturating_add(tile)
+        };
+        let most = self.tiling.pinpoints.iter().map(rows).max();
+        most.unwrap_or(0).max(tile.saturating_add(1))
+    }
+
     /// Rows that a visual becomes.
     ///
     /// # Errors
@@ -183,7 +203,7 @@ impl Packing {
     pub fn layout(&self, visual: &VisualShape) -> Result<Layout> {
         let (width, height) = visual.size;
         let tile = self.side.saturating_mul(self.side);
-        let unpads = matches!(self.merge, Merge::SpatialUnpad | Merge::SpatialUnpadNobase);
+        let unpads = self.unpads();
         let refuse = |why: String| {
             let what = match visual.kind {
                 Visual::Video => "video",
@@ -245,6 +265,11 @@ impl Packing {
                 Ok(layout)
             }
         }
+    }
+
+    /// Whether images lose their margins and have newlines, which go together.
+    fn unpads(&self) -> bool {
+        matches!(self.merge, Merge::SpatialUnpad | Merge::SpatialUnpadNobase)
     }
 
     fn grid(&self, size: (u32, u32), canvas: Canvas, unpads: bool) -> GridLayout {

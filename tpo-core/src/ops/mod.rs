@@ -33,6 +33,7 @@ pub use activation::{gelu, gelu_tanh, silu, swiglu};
 pub use adamw::{AdamWUpdate, adamw, sum_of_squares};
 pub use attention::{AttentionOptions, WindowAttention, attention, window_attention};
 pub use conv::{ConvShape, conv2d, up_conv_2x2};
+pub use elementwise::add;
 pub(crate) use flex::plain;
 pub use host::{activation_dtype, floats, indices, to_f32};
 pub use linear::{

@@ -5,6 +5,7 @@ use burn::tensor::{DType, Tensor, bf16, f16, module};
 use pulp::Simd;
 
 use super::flex::{differentiable, floats};
+use super::half::HalfFloat;
 use super::host::to_f32;
 use super::norm_backward::NormInputs;
 use super::rows::{RowMap, map_rows, sum};
@@ -126,18 +127,24 @@ impl RowMap for RmsNormRow<'_> {
         let mean_square = sum(s, row, 0.0, true) / row.len() as f32;
         let scale = (1.0 / (f64::from(mean_square) + self.eps).sqrt()) as f32;
         match self.dtype {
-            DType::F16 => {
-                for (x, w) in row.iter_mut().zip(self.weight) {
-                    *x = f16::from_f32(*x * scale).to_f32() * w;
-                }
-            }
-            DType::BF16 => {
-                for (x, w) in row.iter_mut().zip(self.weight) {
-                    *x = bf16::from_f32(*x * scale).to_f32() * w;
-                }
-            }
+            DType::F16 => scale_rounded::<f16>(row, scale, self.weight),
+            DType::BF16 => scale_rounded::<bf16>(row, scale, self.weight),
             _ => affine(s, row, 0.0, scale, self.weight, None),
         }
+    }
+}
+
+/// `row = row · scale`, rounded to `H`, `· weight`.
+#[inline(always)]
+fn scale_rounded<H: HalfFloat>(row: &mut [f32], scale: f32, weight: &[f32]) {
+    const PIECE: usize = 256;
+    let mut rounded = [H::ZERO; PIECE];
+    for (row, weight) in row.chunks_mut(PIECE).zip(weight.chunks(PIECE)) {
+        let rounded = &mut rounded[..row.len()];
+        row.iter_mut().for_each(|x| *x *= scale);
+        H::narrow_slice(row, rounded);
+        H::widen_slice(rounded, row);
+        row.iter_mut().zip(weight).for_each(|(x, w)| *x *= w);
     }
 }
 

@@ -1,11 +1,14 @@
 //! Parallel, vectorised maps over the rows (last axis) of a CPU tensor.
 
 use burn::backend::flex::FlexTensor;
-use burn::tensor::DType;
+use burn::tensor::{DType, Element, bf16, f16};
+use pulp::bytemuck::Pod;
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
+use super::elementwise::overwrite_half;
 use super::flex::{contiguous, floats, from_floats};
+use super::half::HalfFloat;
 
 /// Rewrites one row in place.
 pub(super) trait RowMap: Copy + Send + Sync {
@@ -55,6 +58,11 @@ pub(super) fn map_rows<K: RowMap>(x: FlexTensor, kernel: K) -> FlexTensor {
         });
         return x;
     }
+    match dtype {
+        DType::F16 => return map_half::<f16, K>(x, width, kernel),
+        DType::BF16 => return map_half::<bf16, K>(x, width, kernel),
+        _ => {}
+    }
     let src = floats(&x);
     let mut out = vec![0.0f32; src.len()];
     out.par_chunks_mut(chunk)
@@ -71,6 +79,29 @@ pub(super) fn map_rows<K: RowMap>(x: FlexTensor, kernel: K) -> FlexTensor {
             }
         });
     from_floats(out, shape, dtype)
+}
+
+fn map_half<H, K: RowMap>(mut x: FlexTensor, width: usize, kernel: K) -> FlexTensor
+where
+    H: HalfFloat + Element + Pod,
+{
+    let arch = Arch::new();
+    overwrite_half::<H>(&mut x, |x| {
+        x.par_chunks_mut((CHUNK / width).max(1) * width)
+            .for_each(|rows| {
+                let mut wide = vec![0.0f32; width];
+                for row in rows.chunks_exact_mut(width) {
+                    H::widen_slice(row, &mut wide);
+                    arch.dispatch(Rows {
+                        kernel,
+                        rows: &mut wide,
+                        width,
+                    });
+                    H::narrow_slice(&wide, row);
+                }
+            });
+    });
+    x
 }
 
 /// Largest element of the row.

@@ -1,6 +1,11 @@
 //! Elementary functions on SIMD vectors, for any instruction set `pulp` knows.
 
-use pulp::{Arch, Simd, WithSimd};
+#[cfg(target_arch = "x86_64")]
+use std::arch::x86_64::{__m512, __m512d};
+
+#[cfg(target_arch = "x86_64")]
+use pulp::x86::V4;
+use pulp::{Arch, Simd, WithSimd, bytemuck};
 
 /// `1.5 · 2²³`: adding and subtracting it rounds a small `f32` to the nearest integer.
 const ROUND: f32 = 12_582_912.0;
@@ -117,6 +122,63 @@ pub(super) fn erf<S: Simd>(s: S, x: S::f32s) -> S::f32s {
     s.or_f32s(magnitude, sign)
 }
 
+/// The instruction set as one of x86, where it is that one. Decided while compiling.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+pub(super) fn known<T: Copy + 'static>(s: impl Simd) -> Option<T> {
+    (&s as &dyn std::any::Any).downcast_ref().copied()
+}
+
+/// The sums across the lanes of sixteen vectors, each as `reduce_sum_f32s` gives it.
+#[inline(always)]
+pub(super) fn sums_across<S: Simd>(s: S, vectors: [S::f32s; 16]) -> [f32; 16] {
+    #[cfg(target_arch = "x86_64")]
+    if let Some(v4) = known::<V4>(s) {
+        return bytemuck::cast(sums_of_sixteen(v4, bytemuck::cast(vectors)));
+    }
+    let mut sums = [0.0; 16];
+    for (sum, vector) in sums.iter_mut().zip(vectors) {
+        *sum = s.reduce_sum_f32s(vector);
+    }
+    sums
+}
+
+/// Halves, quarters, pairs and lanes are added, those of several vectors at a time.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+fn sums_of_sixteen(v4: V4, vectors: [__m512; 16]) -> __m512 {
+    let f = v4.avx512f;
+    let mut quarters = [f._mm512_setzero_ps(); 4];
+    for (at, sums) in quarters.iter_mut().enumerate() {
+        let (a, b) = (vectors[at], vectors[at + 4]);
+        let (c, d) = (vectors[at + 8], vectors[at + 12]);
+        let ab = f._mm512_add_ps(
+            f._mm512_shuffle_f32x4::<0x44>(a, b),
+            f._mm512_shuffle_f32x4::<0xee>(a, b),
+        );
+        let cd = f._mm512_add_ps(
+            f._mm512_shuffle_f32x4::<0x44>(c, d),
+            f._mm512_shuffle_f32x4::<0xee>(c, d),
+        );
+        *sums = f._mm512_add_ps(
+            f._mm512_shuffle_f32x4::<0x88>(ab, cd),
+            f._mm512_shuffle_f32x4::<0xdd>(ab, cd),
+        );
+    }
+    let mut pairs = [f._mm512_setzero_ps(); 2];
+    for (sums, quarters) in pairs.iter_mut().zip(quarters.as_chunks::<2>().0) {
+        let [a, b]: [__m512d; 2] = bytemuck::cast(*quarters);
+        let low = f._mm512_unpacklo_pd(a, b);
+        let high = f._mm512_unpackhi_pd(a, b);
+        *sums = f._mm512_add_ps(bytemuck::cast(low), bytemuck::cast(high));
+    }
+    let [a, b] = pairs;
+    f._mm512_add_ps(
+        f._mm512_shuffle_ps::<0x88>(a, b),
+        f._mm512_shuffle_ps::<0xdd>(a, b),
+    )
+}
+
 /// Runs vector code on one instruction set.
 pub(super) trait Cpu: Copy + Send + Sync {
     fn run<W: WithSimd>(self, work: W) -> W::Output;
@@ -172,3 +234,41 @@ macro_rules! every_instruction_set {
 
 #[cfg(test)]
 pub(super) use every_instruction_set;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The sums of a set of vectors, all at once and one by one.
+    struct Both;
+
+    impl WithSimd for Both {
+        type Output = [[f32; 16]; 2];
+
+        #[inline(always)]
+        fn with_simd<S: Simd>(self, s: S) -> Self::Output {
+            let mut vectors = [s.splat_f32s(0.0); 16];
+            let numbers: [[f32; 16]; 16] = std::array::from_fn(|row| {
+                // Sizes at which another order of the sums gives other bits.
+                std::array::from_fn(|at| {
+                    ((row * 16 + at) as f32 * 0.7).sin() * 10f32.powi(at as i32 % 5)
+                })
+            });
+            let mut alone = [0.0; 16];
+            for n in 0..16 {
+                vectors[n] = S::as_simd_f32s(&numbers[n]).0[0];
+                alone[n] = s.reduce_sum_f32s(vectors[n]);
+            }
+            [sums_across(s, vectors), alone]
+        }
+    }
+
+    #[test]
+    fn sums_of_sixteen_are_those_of_each() {
+        fn check(cpu: impl Cpu) {
+            let [together, alone] = cpu.run(Both);
+            assert_eq!(together.map(f32::to_bits), alone.map(f32::to_bits));
+        }
+        every_instruction_set!(check);
+    }
+}

@@ -33,6 +33,9 @@ pub struct FramesConfig {
     pub sampling: FrameSampling,
     /// Transform of every frame.
     pub transform: ImageTransform,
+    /// Whether each of several images of a row goes on a square canvas ([`ImageTransform::squares`]); alone it is
+    /// resized whole.
+    pub squares: bool,
 }
 
 impl Default for FramesConfig {
@@ -42,6 +45,7 @@ impl Default for FramesConfig {
             num_frames: clip.num_frames,
             sampling: clip.sampling,
             transform: clip.transform,
+            squares: false,
         }
     }
 }
@@ -242,10 +246,16 @@ impl ItemMaker {
         let boxes = dialogue.boxes.iter().filter(|(turn, _)| fits(*turn));
         known.boxes = boxes.map(|(_, b)| *b).collect();
         // Last, because it is the dear part.
+        let squares = frames.squares && shapes.len() > 1;
         let mut visuals = Vec::with_capacity(shapes.len());
         for (shape, (reader, indices, view)) in shapes.into_iter().zip(seen) {
-            let read = read_view(&*reader, indices, &frames.transform, &view, None)?;
-            visuals.push((shape, read.values, read.shape));
+            let (values, dims) = if squares {
+                frames.transform.squares(&reader.read_frames(&indices)?)?
+            } else {
+                let read = read_view(&*reader, indices, &frames.transform, &view, None)?;
+                (read.values, read.shape)
+            };
+            visuals.push((shape, values, dims));
         }
         Ok(Item {
             boxes: known.boxes.clone(),

@@ -78,11 +78,11 @@ impl Block {
         let attended = self
             .self_attn
             .forward(self.input_layernorm.forward(x.clone()), pass, cache);
-        let x = x + attended;
+        let x = ops::add(x, attended);
         let out = self
             .mlp
             .forward(self.post_attention_layernorm.forward(x.clone()));
-        x + out
+        ops::add(x, out)
     }
 
     pub(crate) fn map_linears(self, f: &impl Fn(&str, LoraLinear) -> LoraLinear) -> Self {

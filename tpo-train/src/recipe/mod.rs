@@ -131,6 +131,10 @@ pub struct ModelSpec {
     /// small preset; heads and their tokens are new then.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub llm: Option<PathBuf>,
+    /// Frames that are sampled from a video, where the model's own number is to be another. Only of an encoder that
+    /// sees one picture at a time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub frames: Option<usize>,
     /// Configurations of heads by name: of those the base does not have, and fields of others that
     /// are to be other than the base has them.
     #[serde(skip_serializing_if = "is_empty")]

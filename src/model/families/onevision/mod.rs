@@ -2,7 +2,9 @@
 //! names ([`Names`]) and two kinds of `config.json`; the model with heads is not, so its sizes are ours.
 
 mod names;
+pub(crate) mod parts;
 pub(crate) mod published;
+pub(crate) mod written;
 
 use tpo_core::geometry::UnpadRule;
 use tpo_core::model::CallOrder;
@@ -16,7 +18,7 @@ use tpo_llm::config::videochat_lora;
 use tpo_vision::{OneVisionConnectorConfig, SiglipConfig};
 
 pub use names::Names;
-pub(crate) use names::{connector_keys, llm_keys, prepared, tower_keys};
+pub(crate) use names::{connector_keys, llm_keys, open_named, prepared, tower_keys};
 
 use super::videochat::{heads, videochat_tasks};
 use crate::model::{
@@ -31,7 +33,8 @@ const FRAMES: usize = 32;
 
 impl TpoConfig {
     /// LLaVA-OV-TPO on `llava-onevision-qwen2-0.5b-ov`: SigLIP so400m, 32 frames of 384 pixels, Qwen2-0.5B. Its output
-    /// layer is the embedding, with an adapter of its own.
+    /// layer is the embedding, with an adapter of its own: the rows of the task tokens begin equal, so that only an
+    /// adapter there can learn to tell them apart.
     pub fn llava_ov_tpo_0_5b() -> Self {
         llava_ov_tpo(LlmConfig::qwen2_0_5b())
     }

@@ -1,10 +1,13 @@
 //! The names of LLaVA-OneVision's tensors in files, and what else differs between its files.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use burn::tensor::DType;
 use serde::Serialize;
-use tpo_core::weights::{Checkpoint, KeyRules, MismatchedTensor, TensorEntry, read_tensor_as};
+use tpo_core::weights::{
+    Checkpoint, KeyRules, MismatchedTensor, Refusal, TensorEntry, WeightsError, read_tensor_as,
+};
 use tpo_llm::LlmConfig;
 use tpo_vision::siglip::SIGLIP_UNUSED_KEYS;
 
@@ -168,6 +171,26 @@ pub(crate) fn llm_keys(llm: &LlmConfig, names: Names) -> Result<KeyRules> {
         r"(^|\.)lm_head(\.base_layer)?\.weight$",
         "equal to the embedding, which is the output layer",
     )?)
+}
+
+/// The weights in `dir` as a model with the language model `llm` reads them, and their names, told by the tensors.
+///
+/// # Errors
+/// [`Error::Weights`](crate::Error::Weights) for files that are damaged, and for an output layer that must be the
+/// embedding and is not.
+pub(crate) fn open_named(dir: &Path, llm: &LlmConfig) -> Result<(Checkpoint, Names)> {
+    let checkpoint = Checkpoint::open(dir)?;
+    let names = Names::of(&checkpoint).unwrap_or_default();
+    let (checkpoint, differs) = prepared(checkpoint, llm, names)?;
+    let Some(differs) = differs else {
+        return Ok((checkpoint, names));
+    };
+    Err(WeightsError::Refused(Box::new(Refusal {
+        checkpoint: dir.into(),
+        mismatched: vec![differs],
+        ..Refusal::default()
+    }))
+    .into())
 }
 
 /// `checkpoint` as a model with the language model `llm` reads it, and what is wrong with its output layer if that

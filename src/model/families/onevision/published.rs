@@ -12,7 +12,7 @@ use super::{FIRST_TASK_TOKEN, Names, around};
 use crate::model::{ConnectorConfig, TpoConfig};
 
 /// The tower that files of lmms-lab name, whose sizes they do not say.
-const TOWER: &str = "siglip-so400m-patch14-384";
+pub(super) const TOWER: &str = "siglip-so400m-patch14-384";
 /// Rows of Qwen2's tables, and what they have in llava-hf's files, filled up with random ones.
 const FILLED: [(usize, usize); 2] = [(151_936, 152_000), (152_064, 152_128)];
 

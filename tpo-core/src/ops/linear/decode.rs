@@ -33,7 +33,7 @@ impl Decode<2> for F32 {
 pub(super) struct Bf16;
 
 impl Decode<1> for Bf16 {
-    const WIDEN_ONCE: usize = usize::MAX;
+    const WIDEN_ONCE: usize = 96;
 
     #[inline(always)]
     fn block<S: Simd>(s: S, [u]: [S::u32s; 1]) -> [S::f32s; 2] {

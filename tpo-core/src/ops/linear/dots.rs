@@ -360,6 +360,10 @@ impl<W: Source<U>, const U: usize> Task<'_, W, U> {
                 tile::products::<S, W::Decode, U, L>(s, x, count, lines, ends, sums, &mut y);
                 if ends.last {
                     for (out, y) in self.out[rows.clone()].iter_mut().zip(&y) {
+                        if spacing == 1 && first + L <= outputs.end {
+                            out[first..first + L].copy_from_slice(y);
+                            continue;
+                        }
                         let out = out[first..outputs.end].iter_mut().step_by(spacing);
                         out.zip(y).for_each(|(out, y)| *out = *y);
                     }

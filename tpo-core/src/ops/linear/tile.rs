@@ -10,12 +10,14 @@ use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::decode::Decode;
-use crate::ops::simd::Cpu;
+use crate::ops::simd::{Cpu, sums_across};
 
 /// Rows of the largest register tile: with four lines 24 of 32 vector registers hold sums.
 pub(super) const ROWS: usize = 6;
 /// Lines of a register tile of one or two rows, for which inputs are not cut into stretches.
 pub(super) const WHOLE: usize = 8;
+/// Sums across lanes taken at a time; a tile has at most twice as many.
+const SUMS: usize = 16;
 /// Units of the largest block (two vectors of 16 lanes).
 const MAX_BLOCK: usize = 32;
 /// Floats above which the rows are arranged on all threads.
@@ -220,10 +222,29 @@ fn products_of<S: Simd, D: Decode<U>, const U: usize, const L: usize, const R: u
         }
         return;
     }
-    for (i, acc) in acc.into_iter().enumerate() {
-        for (r, acc) in acc.into_iter().enumerate() {
-            out[r][i] = s.reduce_sum_f32s(acc);
+    // Beside decoding there are too few registers for many at a time.
+    if U == 1 && R > 1 {
+        for (i, acc) in acc.into_iter().enumerate() {
+            for (r, acc) in acc.into_iter().enumerate() {
+                out[r][i] = s.reduce_sum_f32s(acc);
+            }
         }
+        return;
+    }
+    let mut parts = [[s.splat_f32s(0.0); SUMS]; 2];
+    #[allow(clippy::needless_range_loop)] // an iterator would keep the sums in memory
+    for i in 0..L {
+        for r in 0..R {
+            let n = r * L + i;
+            parts[n / SUMS][n % SUMS] = acc[i][r];
+        }
+    }
+    let [first, second] = parts;
+    let out = &mut out.as_flattened_mut()[..R * L];
+    let (low, high) = out.split_at_mut(SUMS.min(R * L));
+    low.copy_from_slice(&sums_across(s, first)[..low.len()]);
+    if R * L > SUMS {
+        high.copy_from_slice(&sums_across(s, second)[..high.len()]);
     }
 }
 

@@ -10,7 +10,8 @@ use pulp::x86::{V3, V4};
 use pulp::{Simd, bytemuck};
 
 use super::super::quant_format::GROUP;
-use super::unpack::known;
+#[cfg(target_arch = "x86_64")]
+use crate::ops::simd::known;
 
 /// Sums of products in one step of the weight, or words of the weight.
 pub(super) const LANES: usize = 16;

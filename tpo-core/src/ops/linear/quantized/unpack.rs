@@ -7,6 +7,8 @@ use pulp::x86::{V3, V4};
 use pulp::{Simd, bytemuck};
 
 use super::super::quant_format::GROUP;
+#[cfg(target_arch = "x86_64")]
+use crate::ops::simd::known;
 
 /// How the `W` words of a block become its elements.
 ///
@@ -106,13 +108,6 @@ fn byte(words: &[u32], at: usize) -> u8 {
 #[inline(always)]
 fn vector<S: Simd>(_: S, lanes: [f32; 16]) -> S::f32s {
     S::as_simd_f32s(&lanes).0[0]
-}
-
-/// The instruction set as one of x86, where it is that one. Decided while compiling.
-#[cfg(target_arch = "x86_64")]
-#[inline(always)]
-pub(super) fn known<T: Copy + 'static>(s: impl Simd) -> Option<T> {
-    (&s as &dyn std::any::Any).downcast_ref().copied()
 }
 
 /// How many bytes ahead memory is asked for: far into the second-level cache, which waits for more lines at
