@@ -444,6 +444,18 @@ fn a_source_brings_features_that_were_computed_before() {
         error.contains("text/qid1") && error.contains("--towers DIR"),
         "{error}"
     );
+    // A model that reads its own language model needs none.
+    context.config.features = FeatureTowers::InternVideo2Video;
+    let mut data = stage_data(Purpose::Evaluate, &recipe.stages[0], 1, &context).unwrap();
+    data.see(&built.model);
+    let samples = data.next_batch(&Device::flex()).unwrap().samples;
+    for sample in &samples {
+        let call = sample.calls[0].features.as_ref().unwrap();
+        let read = call.features(TEMPORAL_TEXT_FEATURES).unwrap().unwrap();
+        assert_eq!(read.into_data(), text.clone().into_data());
+    }
+    assert_eq!(samples.len(), 2);
+    context.config.features = FeatureTowers::InternVideo2;
     for id in ["17", "18"] {
         write_npy(&features.join(format!("text/qid{id}.npy")), &text);
     }
