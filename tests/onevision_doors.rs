@@ -293,6 +293,7 @@ fn pictures_and_videos_of_any_shape() {
         let error = session.ask(question(text)).err().unwrap().to_string();
         assert!(error.contains(part), "{error}");
     };
+    session.clear_history();
     refused(
         &mut session,
         "<image> and <image>?",
