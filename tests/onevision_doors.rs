@@ -232,6 +232,7 @@ fn pictures_and_videos_of_any_shape() {
     session.load_images(&many[..15]).unwrap();
     assert_ne!(asked(&mut session, "Where?").1, all.1);
     let question = |text: &str| Question::new(text).with_task("region");
+    session.clear_history();
     // A mark for each image, or none: one too few is refused.
     for (marks, fits) in [(15, true), (0, true), (14, false)] {
         let text = format!("{} Which?", "<image>".repeat(marks));
@@ -292,6 +293,7 @@ fn pictures_and_videos_of_any_shape() {
         let error = session.ask(question(text)).err().unwrap().to_string();
         assert!(error.contains(part), "{error}");
     };
+    session.clear_history();
     refused(
         &mut session,
         "<image> and <image>?",

@@ -36,7 +36,7 @@ fn reset_peak() {
 /// GFLOP/s of a product of matrices in f32 and bf16 weights, as this machine gives them now.
 fn rate(dtype: FloatDType) -> f64 {
     let device = Device::flex();
-    let (rows, inner, out) = (1458, 1152, 4304);
+    let (rows, inner, out) = (1458_usize, 1152, 4304);
     let x = Tensor::<2>::random([rows, inner], Distribution::Default, &device);
     let w = Tensor::<2>::random([out, inner], Distribution::Default, &device).cast(dtype);
     let mut best = f64::MAX;
@@ -46,7 +46,7 @@ fn rate(dtype: FloatDType) -> f64 {
         std::hint::black_box(y.into_data());
         best = best.min(start.elapsed().as_secs_f64());
     }
-    2.0 * (rows * inner * out) as f64 / best / 1e9
+    2.0 * [rows, inner, out].map(|n| n as f64).iter().product::<f64>() / best / 1e9
 }
 
 #[test]
