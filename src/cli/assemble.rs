@@ -20,7 +20,8 @@ use crate::model::read_config;
 ///
 /// With --base, a LLaVA-OneVision (0.5B or 7B, as lmms-lab or llava-hf published it) and SAM 2 become a
 /// LLaVA-OV-TPO: the task tokens take the spare ids 151648 to 151654, new adapters are on all linear layers of
-/// the language model and its output layer, and the temporal head reads the model's own features.
+/// the language model and its output layer, and the temporal head reads the model's own words and pictures; with
+/// --temporal its own words and InternVideo2-CLIP's videos, for which CG-DETR was trained.
 #[derive(clap::Args)]
 #[command(after_help = HELP)]
 pub(super) struct Args {

@@ -22,7 +22,8 @@ pub(crate) use names::{connector_keys, llm_keys, open_named, prepared, tower_key
 
 use super::videochat::{heads, videochat_tasks};
 use crate::model::{
-    ConnectorConfig, FORMAT, FeatureTowers, InputConfig, PromptStyle, TpoConfig, VisionConfig,
+    ConnectorConfig, FORMAT, FeatureTowers, InputConfig, OwnClips, PromptStyle, TpoConfig,
+    VisionConfig,
 };
 
 /// The first task token: the spare rows of Qwen2's vocabulary begin at 151646, where the base has `<image>` and
@@ -57,9 +58,18 @@ fn llava_ov_tpo(llm: LlmConfig) -> TpoConfig {
     )
 }
 
+/// The means of the model's own visual tokens, a frame each second: where the temporal head has no second tower.
+pub(crate) fn tower_means() -> FeatureTowers {
+    FeatureTowers::Own(OwnClips {
+        frames_per_second: 1.0,
+        frames_per_clip: 1,
+        features_per_clip: 1,
+    })
+}
+
 /// A model of these parts, and heads of the published proportions for them: the temporal head reads the video tower
 /// of InternVideo2-CLIP and the language model's own hidden states, so that CG-DETR's published tensors fit, but for
-/// those of the width of its text. [`TpoConfig::set_features`] takes the means of SigLIP's tokens in its place.
+/// those of the width of its text. [`TpoConfig::set_features`] takes [`tower_means`] in its place.
 fn around(
     vision: SiglipConfig,
     connector: OneVisionConnectorConfig,

@@ -9,7 +9,7 @@ use tpo_heads::temporal::{CG_DETR_KEYS, CG_DETR_KEYS_INVERSE, cg_detr_rules};
 use tpo_llm::config::videochat_lora;
 use tpo_llm::tokenizer::Tokenizer;
 
-use super::open_named;
+use super::{open_named, tower_means};
 use crate::error::{Error, Result};
 use crate::model::assemble::Plan;
 use crate::model::families::parts::{Part, tables};
@@ -45,7 +45,7 @@ const OF_FEATURES: [&str; 9] = [
 
 /// How LLaVA-OV-TPO is put together.
 pub(crate) fn plan(files: &BaseFiles, sizes: Option<&TpoConfig>) -> Result<Plan> {
-    let config = config_of(&files.base, sizes)?;
+    let config = config_of(files, sizes)?;
     let new = new_rows(&config)?;
     // The base's own tokens stand in front of the task tokens.
     let used = new.start.checked_sub(NAMED_TOKENS.len()).filter(|n| *n > 0);
@@ -88,15 +88,20 @@ pub(crate) fn plan(files: &BaseFiles, sizes: Option<&TpoConfig>) -> Result<Plan>
     })
 }
 
-/// The sizes that are given, or those of the base with new adapters (Table 17).
-fn config_of(base: &Path, sizes: Option<&TpoConfig>) -> Result<TpoConfig> {
-    let found = match sizes {
-        Some(sizes) => Some(sizes.clone()),
-        None => published_config(base)?.map(|mut config| {
-            config.llm.lora = Some(videochat_lora());
-            config
-        }),
-    };
+/// The sizes that are given, or those of the base with new adapters (Table 17). Without a CG-DETR to begin with the
+/// temporal head needs no second tower: it reads the means of the model's own.
+fn config_of(files: &BaseFiles, sizes: Option<&TpoConfig>) -> Result<TpoConfig> {
+    let base = &files.base;
+    let mut found = sizes.cloned();
+    if sizes.is_none()
+        && let Some(mut config) = published_config(base)?
+    {
+        config.llm.lora = Some(videochat_lora());
+        if files.temporal.is_none() {
+            config.set_features(tower_means())?;
+        }
+        found = Some(config);
+    }
     let found = found.filter(|c| matches!(c.connector, ConnectorConfig::OneVision(_)));
     let mut config = found.ok_or_else(|| Error::ModelDir {
         path: base.into(),
