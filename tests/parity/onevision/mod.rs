@@ -110,7 +110,7 @@ impl Base {
             heads,
             ..TpoConfig::nano(llm.vocab_size)
         };
-        let ids = &fixture.json["task_ids"];
+        let (ids, vocab) = (&fixture.json["task_ids"], llm.vocab_size);
         if ids.is_object() {
             config.tasks = tasks(|token| ids[format!("<{token}>")].as_u64())?;
         }
@@ -134,6 +134,31 @@ impl Base {
         }
         let checkpoint = Checkpoint::open(file)?;
         let (model, _) = load_module(model, &checkpoint, &Stored(&keys), &options)?;
+        let model = if ids.is_object() {
+            model
+        } else {
+            // No id of a base alone calls a head.
+            let beyond = tasks(|token| {
+                let all = [
+                    "box_begin",
+                    "time_begin",
+                    "track_begin",
+                    "boxes",
+                    "temp",
+                    "tracking",
+                ];
+                let at = all.iter().position(|name| *name == token);
+                Some((vocab + at.unwrap_or(all.len())) as u64)
+            })?;
+            Tpo::new(
+                model.vision,
+                model.connector,
+                model.llm,
+                model.heads,
+                beyond,
+                device,
+            )?
+        };
         let mark = |key: &str| json[key].as_i64().unwrap_or(-1);
         Ok(Self {
             model,
