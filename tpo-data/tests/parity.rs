@@ -47,9 +47,10 @@ fn onevision_frames_equal_the_reference() {
         check(FrameSampling::Linspace, &case, "frames");
     }
     for case in cases("train_frames") {
-        let sampling = match case["force_sample"].as_bool().unwrap() {
-            true => FrameSampling::Linspace,
-            false => FrameSampling::UpTo(case["video_fps"].as_f64().unwrap()),
+        let sampling = if case["force_sample"].as_bool().unwrap() {
+            FrameSampling::Linspace
+        } else {
+            FrameSampling::UpTo(case["video_fps"].as_f64().unwrap())
         };
         check(sampling, &case, "frames_upbound");
     }

@@ -28,12 +28,12 @@ const MERGES: [(&str, &str); 7] = [
 fn letters() -> Vec<char> {
     let plain = |b: u32| (33..=126).contains(&b) || (161..=172).contains(&b) || b >= 174;
     let mut next = 256;
-    let letters = (0..256).map(|b| match plain(b) {
-        true => b,
-        false => {
-            next += 1;
-            next - 1
+    let letters = (0..256).map(|b| {
+        if plain(b) {
+            return b;
         }
+        next += 1;
+        next - 1
     });
     letters.map(|c| char::from_u32(c).unwrap()).collect()
 }

@@ -1,60 +1,15 @@
-//! OneVision's connector beside the published code, and what it does with mixed and unusable visuals.
+//! What OneVision's connector does with mixed and unusable visuals. Beside the published code it is held by the root
+//! package's `tests/parity`.
 
 mod common;
 
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{DType, Device, FloatDType, Tensor};
 use common::params::{gradients, values};
-use common::stored::Stored;
 use common::{max_diff, random};
-use serde_json::Value;
-use tpo_core::geometry::{Merge, Packing, Pooling, Tiling, UnpadRule, VideoNewline, shrunk};
+use tpo_core::geometry::{Packing, Pooling, Tiling, UnpadRule};
 use tpo_core::traits::{Connector, VisualShape};
-use tpo_vision::connector::onevision::pack;
 use tpo_vision::{OneVisionConnector, OneVisionConnectorConfig, VisionError};
-
-/// The layout that a fixture's configuration says.
-fn packing(json: &Value, unpad: UnpadRule) -> Packing {
-    let config = &json["config"];
-    let vision = &config["vision_config"];
-    let number = |key: &str| vision[key].as_u64().unwrap();
-    Packing {
-        side: (number("image_size") / number("patch_size")) as usize,
-        tiling: Tiling {
-            tile: number("image_size") as u32,
-            pinpoints: serde_json::from_value(config["image_grid_pinpoints"].clone()).unwrap(),
-        },
-        ..Packing::one_vision(unpad)
-    }
-}
-
-/// A connector with the weights of a fixture, under the names of its layout.
-fn connector(stored: &Stored, packing: Packing, names: [&str; 3]) -> OneVisionConnector {
-    let [first, second, newline] = names;
-    let weight = |name: &str| stored.tensor::<2>(&format!("{name}.weight"));
-    let bias = |name: &str| Some(Param::from_tensor(stored.tensor(&format!("{name}.bias"))));
-    let newline = stored.tensor::<1>(newline);
-    let [d_llm, d_vision] = weight(first).dims();
-    let config = OneVisionConnectorConfig::new(d_vision, d_llm, packing);
-    let mut connector = config.init(&newline.device()).unwrap();
-    connector.linear_1.weight = weight(first).into();
-    connector.linear_1.bias = bias(first);
-    connector.linear_2.weight = weight(second).into();
-    connector.linear_2.bias = bias(second);
-    connector.image_newline = Param::from_tensor(newline);
-    connector
-}
-
-const HUB: [&str; 3] = [
-    "w.multi_modal_projector.linear_1",
-    "w.multi_modal_projector.linear_2",
-    "w.image_newline",
-];
-const ORIGINAL: [&str; 3] = [
-    "w.model.mm_projector.0",
-    "w.model.mm_projector.2",
-    "w.model.image_newline",
-];
 
 /// Rows of one visual, after a check that they are as many as the layout counts.
 fn rows_of(connector: &OneVisionConnector, features: Tensor<3>, visual: VisualShape) -> Tensor<2> {
@@ -71,139 +26,6 @@ fn image(size: (u32, u32), pictures: usize) -> VisualShape {
         pictures,
         ..VisualShape::image(size)
     }
-}
-
-#[test]
-fn pictures_in_tiles_are_the_published_rows() {
-    let stored = Stored::open("ov_images", &Device::flex());
-    let cases = stored.json["cases"].as_array().unwrap();
-    assert_eq!(cases.len(), 12);
-    for rule in [UnpadRule::HuggingFace, UnpadRule::Original] {
-        let nine = packing(&stored.json, rule);
-        let four = Packing {
-            max_tiles: Some(4),
-            ..nine.clone()
-        };
-        let connectors =
-            [("max9", nine), ("max4", four)].map(|(key, p)| (key, connector(&stored, p, HUB)));
-        for (i, case) in cases.iter().enumerate() {
-            let [height, width] = serde_json::from_value(case["size_hw"].clone()).unwrap();
-            let pixels = stored.pixels(&format!("in.{i}.tiles"));
-            let features = stored.siglip("w.vision_tower.vision_model", pixels);
-            let visual = image((width, height), case["tiles"].as_u64().unwrap() as usize);
-            for (key, connector) in &connectors {
-                let rows = rows_of(connector, features.clone(), visual);
-                stored.assert_close(&format!("out.{i}.{key}"), rows, "out");
-            }
-        }
-    }
-}
-
-#[test]
-fn variants_are_the_published_rows() {
-    let stored = Stored::open("ov_original", &Device::flex());
-    let base = packing(&stored.json, UnpadRule::Original);
-    let features = |key: &str| {
-        let pixels = stored.pixels(key);
-        stored.siglip("w.model.vision_tower.vision_tower.vision_model", pixels)
-    };
-    let (tiles, frames) = (features("in.tiles_0"), features("in.frames_1"));
-    let check = |key: &str, features: &Tensor<3>, visual, packing: Packing| {
-        let connector = connector(&stored, packing, ORIGINAL);
-        let rows = rows_of(&connector, features.clone(), visual);
-        stored.assert_close(&format!("out.{key}"), rows, "out");
-    };
-    let picture = image((40, 22), 9);
-    for (key, merge, max_tiles) in [
-        ("spatial_unpad.anyres", Merge::SpatialUnpad, None),
-        ("spatial_unpad.anyres_max_4", Merge::SpatialUnpad, Some(4)),
-        (
-            "spatial_unpad_nobase.anyres_max_9",
-            Merge::SpatialUnpadNobase,
-            Some(9),
-        ),
-        ("spatial.anyres", Merge::Spatial, None),
-        ("flat.anyres_max_9", Merge::Flat, Some(9)),
-    ] {
-        let packing = Packing {
-            merge,
-            max_tiles,
-            ..base.clone()
-        };
-        check(&format!("image.{key}"), &tiles, picture, packing);
-    }
-    let video = VisualShape::video((13, 13), 3);
-    for (key, pooling, newline) in [
-        (
-            "bilinear.one_token",
-            Pooling::Bilinear,
-            VideoNewline::OneToken,
-        ),
-        ("bilinear.grid", Pooling::Bilinear, VideoNewline::Grid),
-        ("bilinear.frame", Pooling::Bilinear, VideoNewline::Frame),
-        (
-            "bilinear.no_token",
-            Pooling::Bilinear,
-            VideoNewline::NoToken,
-        ),
-        (
-            "average.one_token",
-            Pooling::Average,
-            VideoNewline::OneToken,
-        ),
-        ("max.one_token", Pooling::Max, VideoNewline::OneToken),
-    ] {
-        let packing = Packing {
-            pooling,
-            newline,
-            ..base.clone()
-        };
-        check(&format!("video.{key}"), &frames, video, packing);
-    }
-}
-
-#[test]
-fn pooling_and_shrink_of_the_published_size() {
-    let device = Device::flex().autodiff();
-    let stored = Stored::open("ov_pool", &device);
-    let grid = stored.tensor::<3>("in.grid").require_grad();
-    let newline = stored.tensor::<1>("in.newline");
-    let frames = grid.clone().reshape([2, 27, 27, 3]);
-    for (key, pooling, side) in [
-        ("bilinear", Pooling::Bilinear, 14),
-        ("average", Pooling::Average, 13),
-        ("max", Pooling::Max, 13),
-    ] {
-        let packing = Packing {
-            pooling,
-            ..Packing::one_vision(UnpadRule::Original)
-        };
-        assert_eq!(packing.pooled_side(), side);
-        let pooled = pack::pool(frames.clone(), side, pooling);
-        stored.assert_close(
-            &format!("out.{key}"),
-            pooled.reshape([2, side * side, 3]),
-            "out",
-        );
-    }
-    let pooled = pack::pool(frames, 14, Pooling::Bilinear);
-    for (key, place) in [
-        ("one_token", VideoNewline::OneToken),
-        ("grid", VideoNewline::Grid),
-        ("frame", VideoNewline::Frame),
-    ] {
-        let rows = pack::video(pooled.clone(), place, &newline);
-        stored.assert_close(&format!("out.bilinear.{key}"), rows, "out");
-    }
-    let cotangent = stored.tensor::<4>("in.cotangent").permute([0, 2, 3, 1]);
-    let grads = (pooled * cotangent).sum().backward();
-    stored.assert_close("grad.in.grid", grid.grad(&grads).unwrap(), "grad");
-
-    let map = stored.tensor::<3>("in.anyres").permute([1, 2, 0]);
-    let [rows, columns, _] = map.dims();
-    let size = shrunk([rows, columns], 4 * 27 * 27);
-    let small = pack::shrink(map, size).permute([2, 0, 1]);
-    stored.assert_close("out.anyres_max4", small, "out");
 }
 
 /// Tiles of 12 pixels and 3x3 tokens on up to 4x4, shrunk above 4 tiles.

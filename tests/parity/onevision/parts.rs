@@ -328,9 +328,9 @@ fn pixels(
     report.expect(key, expected.len() == values.len(), || {
         format!("{} values, expected {}", values.len(), expected.len())
     });
-    let apart = expected.iter().zip(values).map(|(a, b)| (a - b).abs());
-    let largest = apart.clone().fold(0.0, f32::max);
-    let differ = apart.filter(|apart| *apart > 1e-5).count() as f64 / values.len().max(1) as f64;
+    let errors = expected.iter().zip(values).map(|(a, b)| (a - b).abs());
+    let largest = errors.clone().fold(0.0, f32::max);
+    let differ = errors.filter(|error| *error > 1e-5).count() as f64 / values.len().max(1) as f64;
     let tolerance = |of: &str| fixture.tolerance(of);
     report.measure(key, largest.into(), tolerance("atol")?);
     report.measure(

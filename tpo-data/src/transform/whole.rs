@@ -60,9 +60,10 @@ impl WholeAxis {
             let weights: Vec<i16> = weights.collect();
             let first = start.clamp(picture.start, picture.end);
             let end = (start + weights.len()).clamp(first, picture.end);
-            let read = match first < end {
-                true => weights[first - start..end - start].to_vec(),
-                false => Vec::new(),
+            let read = if first < end {
+                weights[first - start..end - start].to_vec()
+            } else {
+                Vec::new()
             };
             let all = sum(&weights);
             sums.push((all, all - sum(&read)));

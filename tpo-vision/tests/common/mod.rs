@@ -2,7 +2,6 @@
 #![allow(dead_code)]
 
 pub mod params;
-pub mod stored;
 
 use burn::tensor::{Device, Distribution, Tensor};
 

@@ -35,7 +35,7 @@ const FRAMES: usize = 32;
 impl TpoConfig {
     /// LLaVA-OV-TPO on `llava-onevision-qwen2-0.5b-ov`: SigLIP so400m, 32 frames of 384 pixels, Qwen2-0.5B. Its output
     /// layer is the embedding, with an adapter of its own: the rows of the task tokens begin equal, so that only an
-    /// adapter there can learn to tell them apart.
+    /// adapter there can learn the differences between them.
     pub fn llava_ov_tpo_0_5b() -> Self {
         llava_ov_tpo(LlmConfig::qwen2_0_5b())
     }
